@@ -1,0 +1,38 @@
+# Every target sets up what it needs; the first run installs into .venv, later runs start at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-all check bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(READY)
+
+setup: $(READY)  ## make .venv with everything a developer needs
+
+demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordings; writes demo/report.html
+	$(BIN)/mmkd-demo --out demo
+
+test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## also the slow tests and those that need a package registry
+	$(BIN)/python -m pytest -m 'not gpu'
+
+check: $(READY)  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## benchmark the shipped student on this machine
+	$(BIN)/mmkd-bench run mmkd_edge/bundles/watch_acc.edge
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache

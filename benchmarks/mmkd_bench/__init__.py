@@ -1,0 +1,1 @@
+"""Latency and memory of a bundle on the machine that runs it."""

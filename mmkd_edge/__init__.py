@@ -1,0 +1,1 @@
+"""mmkd-edge: single-modality inference for factory applications."""

@@ -1,0 +1,83 @@
+"""The errors of mmkd-edge. Every error a user can cause or meet is an `MmkdError`.
+
+```
+MmkdError                      exit 1   caught by `except MmkdError`
+├── UsageError                 exit 2   an argument or an input file that the user can correct
+│   ├── DatasetError                    a dataset directory or interchange file
+│   └── InputError                      a window that does not fit the model
+├── UnavailableError           exit 3   a library, device or backend that this machine lacks
+├── BackendError               exit 3   a backend that is there and fails
+├── GateError                  exit 4   an accuracy or parity gate that did not pass
+├── PerformanceError           exit 5   a performance gate that did not pass
+└── ArtifactError              exit 6   a file made by mmkd-edge that is damaged or incompatible
+    ├── CheckpointError                 *.ckpt
+    ├── ManifestError                   the manifest.json of a bundle
+    └── BundleError                     *.edge
+```
+
+A message has four parts: where, what was expected, what came, how to fix it.
+"""
+
+from __future__ import annotations
+
+
+class MmkdError(Exception):
+    """The root: `exit_code` is what a command returns when it ends with this error."""
+
+    exit_code = 1
+
+
+class UsageError(MmkdError):
+    """An argument or an input file that the user can correct."""
+
+    exit_code = 2
+
+
+class DatasetError(UsageError):
+    """A dataset directory or an interchange file that breaks its contract."""
+
+
+class InputError(UsageError):
+    """A window that does not fit the model."""
+
+
+class UnavailableError(MmkdError):
+    """A library, device or backend that this machine lacks; the message names the extra to install."""
+
+    exit_code = 3
+
+
+class BackendError(MmkdError):
+    """A backend that is installed and fails to open or to run an artifact."""
+
+    exit_code = 3
+
+
+class GateError(MmkdError):
+    """An accuracy or parity gate that did not pass."""
+
+    exit_code = 4
+
+
+class PerformanceError(MmkdError):
+    """A performance gate that did not pass."""
+
+    exit_code = 5
+
+
+class ArtifactError(MmkdError):
+    """A file made by mmkd-edge that is damaged or incompatible."""
+
+    exit_code = 6
+
+
+class CheckpointError(ArtifactError):
+    """A checkpoint (`*.ckpt`) that cannot be used."""
+
+
+class ManifestError(ArtifactError):
+    """A bundle's `manifest.json` that breaks its contract."""
+
+
+class BundleError(ArtifactError):
+    """A bundle (`*.edge`) that is damaged, altered or not a bundle."""

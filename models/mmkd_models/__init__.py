@@ -1,0 +1,1 @@
+"""The training side of mmkd-edge: teachers, students, distillation, data and evaluation."""

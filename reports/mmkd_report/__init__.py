@@ -1,0 +1,1 @@
+"""Numbers in, one self-contained HTML page out."""
