@@ -1,0 +1,99 @@
+"""Files on a device: opened with care, written all or nothing.
+
+Owns the two ways in which the project touches single files. Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from mmkd_edge.errors import UsageError
+
+
+def open_file(path: Path, *, expected: str) -> int:
+    """Open a regular file for reading; links are followed, since deployments switch versions with them.
+
+    Args:
+        path: the file.
+        expected: what the file should be, for the error messages.
+
+    Returns:
+        A file descriptor that the caller closes.
+
+    Raises:
+        UsageError: there is no such file, it may not be read, or it is a directory, a pipe or a device.
+    """
+    try:
+        # O_NONBLOCK: a pipe must give an error here, not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: expected {expected}, found no such file; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UsageError(f"{path}: expected {expected}, cannot open it: {_reason(error)}") from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        got = "a directory" if stat.S_ISDIR(mode) else "something that is not a regular file"
+        raise UsageError(f"{path}: expected {expected}, got {got}; name the file itself")
+    return descriptor
+
+
+def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
+    """Read `size_bytes` from `offset`; fewer come back only where the file ends earlier."""
+    parts: list[bytes] = []
+    while size_bytes > 0:
+        part = os.pread(descriptor, size_bytes, offset)
+        if not part:
+            break
+        parts.append(part)
+        size_bytes -= len(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that any interruption leaves either the earlier file or the whole new one.
+
+    Writes a temporary sibling, flushes it to the disk, renames it over `path` and flushes the directory.
+
+    Raises:
+        UsageError: the file cannot be written (no such directory, no permission, no space); the earlier one is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write_new(temporary, data)
+        temporary.replace(path)
+        _flush_directory(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot write it: {_reason(error)}; an earlier file is left as it was") from error
+    except BaseException:  # Ctrl-C: leave nothing half-written behind
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or str(error)).lower()
