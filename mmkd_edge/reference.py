@@ -16,6 +16,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import open_file, read_exactly, write_file
 from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.strict_json import JsonFault, parse_object
 
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 20
@@ -52,8 +53,8 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path}: expected a reference of at most {MAX_BYTES} bytes, got more")
     try:
-        reference = msgspec.json.decode(data, type=Reference)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reference = msgspec.convert(parse_object(data), type=Reference, strict=True)
+    except (JsonFault, msgspec.ValidationError) as error:
         raise UsageError(f"{path}: not a reference: {error}; make it again with mmkd-data reference") from error
     fault = _fault(reference)
     if fault:

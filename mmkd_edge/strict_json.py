@@ -1,0 +1,77 @@
+"""JSON as files need it: stricter than the standard library, with the path of the fault.
+
+Refuses what the standard library lets pass in silence: a key given twice, NaN and infinities, numbers beyond float64, half a
+surrogate pair, text that is not UTF-8, nesting that exhausts the stack.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+class JsonFault(ValueError):
+    """What is wrong with a document, and where: `path` is empty for the document as a whole.
+
+    Never reaches a user: the module that owns the document turns it into its own error.
+    """
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+        self.message = message
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object's members as they stand in the file."""
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parse a document whose outermost value is an object.
+
+    Raises:
+        JsonFault: the bytes are no such document.
+    """
+    try:
+        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_Pairs)
+        document = _plain(parsed, "")
+    except JsonFault:
+        raise
+    except RecursionError as error:
+        raise JsonFault("", "not a JSON document: nested too deeply") from error
+    except ValueError as error:
+        raise JsonFault("", f"not a JSON document: {error}") from error
+    if not isinstance(document, dict):
+        raise JsonFault("", f"expected an object, got {type(document).__name__}")
+    return document
+
+
+def _plain(node: Any, path: str) -> Any:
+    if isinstance(node, _Pairs):
+        return _plain_object(node, path)
+    if isinstance(node, list):
+        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(node)]
+    if isinstance(node, float) and not math.isfinite(node):
+        raise JsonFault(path, f"expected a finite number, got {node}")
+    if isinstance(node, str):
+        _check_text(node, path)
+    return node
+
+
+def _plain_object(pairs: _Pairs, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        _check_text(key, path)
+        inner = f"{path}.{key}" if path else key
+        if key in found:
+            raise JsonFault(inner, "expected once, got it twice")
+        found[key] = _plain(value, inner)
+    return found
+
+
+def _check_text(text: str, path: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise JsonFault(path, "expected text, got half a surrogate pair") from error
