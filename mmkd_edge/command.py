@@ -1,0 +1,110 @@
+"""What every command does around its work: errors into messages and exit codes, `--debug`, Ctrl-C.
+
+Owns the last lines of a command's life. Parses nothing but `--debug`; imports the standard library alone, so that any
+command of any package may use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from mmkd_edge.errors import MmkdError, UnavailableError
+
+INTERNAL_EXIT_CODE = 1
+BAD_INPUT_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
+BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
+
+# These name a path that the user gave; every other OSError (disk full, too many files) is not the user's mistake.
+_PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def run_command(
+    name: str,
+    command: Callable[[list[str]], object],
+    *,
+    arguments: Sequence[str] | None = None,
+    needs: Sequence[str] = (),
+    extra: str = "",
+) -> NoReturn:
+    """Runs `command` with the command line and ends the process with the exit code that fits.
+
+    A `MmkdError` becomes one message on stderr and its own exit code; any other exception becomes one line and exit 1.
+    `--debug`, anywhere before a `--`, is taken out of the arguments and shows the traceback as well.
+
+    Args:
+        name: what the user typed; it starts every message.
+        command: takes the arguments that are left; it fails by raising, and what it returns is ignored.
+        arguments: the command line without the program; None reads `sys.argv`.
+        needs: modules that `command` imports; a missing one ends in exit 3 before `command` is called.
+        extra: the extra of `mmkd-edge` that installs them.
+
+    Raises:
+        SystemExit: always.
+    """
+    given, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    try:
+        require_modules(needs, by=name, extra=extra)
+        command(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _say(f"{name}: interrupted", debug=debug)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: Python must not complain once more when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE_EXIT_CODE)
+    except Exception as error:
+        message, exit_code = _message_and_exit_code(error)
+        _say(f"{name}: {message}", debug=debug)
+        sys.exit(exit_code)
+    sys.exit(0)
+
+
+def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
+    """Checks that the modules can be imported.
+
+    Raises:
+        UnavailableError: names the missing modules and the extra that installs them.
+    """
+    missing = [module for module in needs if not _can_import(module)]
+    if missing:
+        raise UnavailableError(
+            f"{by} needs {' and '.join(missing)}, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
+        )
+
+
+def _can_import(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return kept + list(arguments[end:]), len(kept) < end
+
+
+def _message_and_exit_code(error: Exception) -> tuple[str, int]:
+    if isinstance(error, MmkdError):
+        return str(error), error.exit_code
+    if isinstance(error, _PATH_ERRORS) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", BAD_INPUT_EXIT_CODE
+    if isinstance(error, OSError):
+        return str(error), INTERNAL_EXIT_CODE
+    text = f"internal error: {type(error).__name__}: {error}; add --debug to see where, and please report it"
+    return text, INTERNAL_EXIT_CODE
+
+
+def _say(message: str, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc(file=sys.stderr)
+    sys.stderr.write(message + "\n")
