@@ -1,0 +1,267 @@
+"""StudentCheckpoint and TeacherCheckpoint <-> file: one safetensors file, tensors + JSON metadata.
+
+A checkpoint holds what it claims and nothing else: a student checkpoint has no teacher and no projector in it, and its
+tensor names are exactly those of the network it describes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.augment import AugmentConfig, channel_statistics
+from mmkd_models.config import StudentConfig, TeacherConfig
+from mmkd_models.data.dataset import Windows
+from mmkd_models.distill import Recipe
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
+from mmkd_models.train import CurvePoint, TrainConfig
+
+FORMAT_VERSION = 1
+MOST_WINDOWS = 256
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a network comes from.
+
+    Attributes:
+        dataset: name of the dataset.
+        dataset_sha256: of its content.
+        licence: of the data.
+        metric: what validation maximised.
+        score: of the kept weights on validation.
+        best_step: when they were reached.
+        teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
+        training: how.
+        augment: how windows were varied.
+        recipe: of the distillation; None where labels alone taught.
+        curve: the validations.
+        versions: of Python and the libraries.
+    """
+
+    dataset: str
+    dataset_sha256: str
+    licence: str
+    metric: str
+    score: float
+    best_step: int
+    teacher_sha256: str | None = None
+    training: TrainConfig
+    augment: AugmentConfig
+    recipe: Recipe | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    versions: dict[str, str] = {}
+
+
+class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format_version: int
+    modality: ModalitySpec
+    task: TaskSpec
+    config: StudentConfig
+    facts: Facts
+
+
+class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format_version: int
+    modalities: tuple[ModalitySpec, ...]
+    task: TaskSpec
+    config: TeacherConfig
+    facts: Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedWindows:
+    """Validation windows that travel with a student, for calibration and golden tests at export.
+
+    Attributes:
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing.
+        labels: (N,) int64.
+    """
+
+    windows: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentCheckpoint:
+    """A trained student with what is needed to export it."""
+
+    modality: ModalitySpec
+    task: TaskSpec
+    config: StudentConfig
+    facts: Facts
+    state: Mapping[str, Tensor]
+    carried: CarriedWindows | None
+
+    def network(self) -> Student:
+        """Gives the student with its weights, in evaluation mode."""
+        student = Student(self.modality, len(self.task.labels), self.config)
+        student.load_state_dict(self.state)
+        return student.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCheckpoint:
+    """A trained teacher."""
+
+    modalities: tuple[ModalitySpec, ...]
+    task: TaskSpec
+    config: TeacherConfig
+    facts: Facts
+    state: Mapping[str, Tensor]
+
+    def network(self) -> Teacher:
+        """Gives the teacher with its weights, in evaluation mode."""
+        teacher = Teacher(self.modalities, len(self.task.labels), self.config)
+        teacher.load_state_dict(self.state)
+        return teacher.eval()
+
+
+def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
+    """Replaces the file, all or nothing."""
+    document = _StudentDocument(
+        format_version=FORMAT_VERSION,
+        modality=checkpoint.modality,
+        task=checkpoint.task,
+        config=checkpoint.config,
+        facts=checkpoint.facts,
+    )
+    tensors = {f"student/{name}": tensor for name, tensor in checkpoint.state.items()}
+    if checkpoint.carried is not None:
+        tensors["carried/windows"] = torch.from_numpy(checkpoint.carried.windows)
+        tensors["carried/labels"] = torch.from_numpy(checkpoint.carried.labels)
+    write_tensors(path, tensors, kind="student", document=msgspec.json.encode(document))
+
+
+def read_student(path: Path) -> StudentCheckpoint:
+    """Gives the student in the file.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: the file is no student checkpoint, damaged, or made by a newer version.
+    """
+    tensors, raw = read_tensors(path, kind="student")
+    document = _decoded(raw, _StudentDocument, path)
+    state = _part(tensors, "student/")
+    carried = _part(tensors, "carried/")
+    unknown = [name for name in tensors if not name.startswith(("student/", "carried/"))]
+    if unknown:
+        raise CheckpointError(f"{path}: expected tensors of a student, got also {unknown[:3]}; the file was altered")
+    network = Student(document.modality, len(document.task.labels), document.config)
+    same_tensors(network.state_dict(), state, path=path)
+    return StudentCheckpoint(
+        modality=document.modality,
+        task=document.task,
+        config=document.config,
+        facts=document.facts,
+        state=state,
+        carried=_carried(carried, document.modality, path) if carried else None,
+    )
+
+
+def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
+    """Replaces the file, all or nothing."""
+    document = _TeacherDocument(
+        format_version=FORMAT_VERSION,
+        modalities=checkpoint.modalities,
+        task=checkpoint.task,
+        config=checkpoint.config,
+        facts=checkpoint.facts,
+    )
+    tensors = {f"teacher/{name}": tensor for name, tensor in checkpoint.state.items()}
+    write_tensors(path, tensors, kind="teacher", document=msgspec.json.encode(document))
+
+
+def read_teacher(path: Path) -> TeacherCheckpoint:
+    """Gives the teacher in the file; errors as `read_student`."""
+    tensors, raw = read_tensors(path, kind="teacher")
+    document = _decoded(raw, _TeacherDocument, path)
+    state = _part(tensors, "teacher/")
+    network = Teacher(document.modalities, len(document.task.labels), document.config)
+    same_tensors(network.state_dict(), state, path=path)
+    return TeacherCheckpoint(
+        modalities=document.modalities,
+        task=document.task,
+        config=document.config,
+        facts=document.facts,
+        state=state,
+    )
+
+
+def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
+    """Draws up to `most` labelled windows of the validation split, in a fixed order."""
+    known = np.flatnonzero(valid.labels >= 0)
+    rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
+    return CarriedWindows(
+        windows=np.ascontiguousarray(valid.take(rows)[modality]), labels=valid.labels[rows].astype(np.int64)
+    )
+
+
+def set_normalisation(network: nn.Module, windows: Windows) -> None:
+    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph."""
+    encoders: Sequence[tuple[str, nn.Module]]
+    if isinstance(network, Teacher):
+        encoders = [(name, network.encoders[name]) for name in network.names]
+    else:
+        encoders = [(m.name, network.get_submodule("encoder")) for m in windows.spec.modalities]
+    for name, encoder in encoders:
+        mean, std = channel_statistics(windows, name)
+        encoder.front.mean.copy_(torch.from_numpy(mean))  # type: ignore[union-attr,operator]
+        encoder.front.std.copy_(torch.from_numpy(std))  # type: ignore[union-attr,operator]
+
+
+def library_versions() -> dict[str, str]:
+    """Gives the versions that a result depends on."""
+    names = ("mmkd-edge", "torch", "numpy", "lightning-fabric", "safetensors")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def file_sha256(path: Path) -> str:
+    """Gives the SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, path: Path) -> CarriedWindows:
+    windows, labels = tensors.get("windows"), tensors.get("labels")
+    if windows is None or labels is None or windows.shape[1:] != modality.shape or len(windows) != len(labels):
+        raise CheckpointError(f"{path}: carried windows: expected (N, {modality.samples}, C) with labels; train again")
+    return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
+
+
+_Document = TypeVar("_Document", _StudentDocument, _TeacherDocument)
+
+
+def _decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
+    try:
+        found = json.loads(raw).get("format_version")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: metadata: expected a JSON document, got damaged text; copy the file again"
+        ) from error
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format_version {FORMAT_VERSION}, got {found}; use the version of mmkd-edge that wrote it"
+        )
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path}: metadata: {error}; the file was altered or made by another version") from error

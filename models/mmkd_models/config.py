@@ -1,0 +1,95 @@
+"""Frozen sizes and choices of networks and training.
+
+Owns the presets. Everything here is a `msgspec.Struct`, because checkpoints store it as JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+
+Preset = Literal["tiny", "small", "medium", "base"]
+
+
+class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Size of one modality's encoder.
+
+    Attributes:
+        width: D, the model width; a multiple of `heads`.
+        heads: H, attention heads.
+        depth: self-attention blocks.
+        feedforward_ratio: hidden width of the feed-forward layer divided by D.
+        spectrum_bands: bands of the spectrum token.
+        most_tokens: the stem halves the time axis until at most this many tokens are left.
+        dropout: probability, in training only.
+    """
+
+    width: int
+    heads: int
+    depth: int
+    feedforward_ratio: int = 2
+    spectrum_bands: int = 24
+    most_tokens: int = 32
+    dropout: float = 0.1
+
+
+class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A student: one encoder and a head."""
+
+    preset: str
+    encoder: EncoderConfig
+
+
+class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A teacher: one encoder per modality, `fusion_depth` cross-attention layers, a head.
+
+    Attributes:
+        preset: the name of the size, for people.
+        encoder: size of every modality's encoder.
+        fusion_depth: layers in which each modality queries the others.
+        modality_dropout: probability in training that one modality of a window is hidden (never the last one).
+    """
+
+    preset: str
+    encoder: EncoderConfig
+    fusion_depth: int
+    modality_dropout: float = 0.2
+
+
+def student_config(preset: Preset) -> StudentConfig:
+    """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
+    match preset:
+        case "tiny":
+            encoder = EncoderConfig(width=48, heads=4, depth=2)
+        case "small":
+            encoder = EncoderConfig(width=88, heads=4, depth=2)
+        case "medium":
+            encoder = EncoderConfig(width=152, heads=8, depth=3)
+        case "base":
+            encoder = EncoderConfig(width=256, heads=8, depth=4)
+        case _:
+            raise _unknown_preset(preset)
+    return StudentConfig(preset=preset, encoder=encoder)
+
+
+def teacher_config(preset: Preset) -> TeacherConfig:
+    """Gives the teacher of that size; its parameters grow with the number of modalities."""
+    match preset:
+        case "tiny":
+            encoder, fusion_depth = EncoderConfig(width=64, heads=4, depth=2), 1
+        case "small":
+            encoder, fusion_depth = EncoderConfig(width=96, heads=4, depth=2), 2
+        case "medium":
+            encoder, fusion_depth = EncoderConfig(width=128, heads=8, depth=3), 2
+        case "base":
+            encoder, fusion_depth = EncoderConfig(width=192, heads=8, depth=4), 2
+        case _:
+            raise _unknown_preset(preset)
+    return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)
+
+
+def _unknown_preset(preset: str) -> UsageError:
+    return UsageError(f"preset {preset!r}: expected one of {', '.join(get_args(Preset))}; choose one of these sizes")

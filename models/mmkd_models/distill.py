@@ -1,0 +1,220 @@
+"""Recipe and distillation step: which loss, between which layers, with which weight over time.
+
+Function matching (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022): teacher
+and student see the same augmented window, the teacher on the fly, so that it has something to say on windows it has
+learnt by heart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.augment import Batch
+from mmkd_models.losses.attention import aligned_map, edam_divergence, edam_loss
+from mmkd_models.losses.contrast import ContrastHead
+from mmkd_models.losses.logits import kl_loss
+from mmkd_models.losses.task import soft_cross_entropy
+from mmkd_models.networks.encoder import EXTRA_TOKENS
+from mmkd_models.networks.student import Student, StudentOutput
+from mmkd_models.networks.teacher import Teacher, TeacherOutput, hide_modalities
+
+
+class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A weight over time: from `start` to `end` along a cosine, reached after the share `until` of the training."""
+
+    start: float
+    end: float
+    until: float = 1.0
+
+    def at(self, share: float) -> float:
+        """Gives the weight after `share` of the training.
+
+        Example:
+            >>> decay = Weight(start=0.5, end=0.0, until=0.6)
+            >>> decay.at(0.0), round(decay.at(0.3), 3), decay.at(0.9)
+            (0.5, 0.25, 0.0)
+        """
+        done = min(1.0, share / self.until)
+        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def constant(value: float) -> Weight:
+    """Gives a weight that stays."""
+    return Weight(start=value, end=value)
+
+
+class TaskTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
+    """Cross-entropy against the labels, on labelled windows."""
+
+    weight: Weight
+
+
+class LogitTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="logit"):
+    """Kullback-Leibler divergence from the teacher's outputs at `temperature`."""
+
+    weight: Weight
+    temperature: float = 2.0
+
+
+class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="edam"):
+    """The student's self-attention learns the teacher's cross-attention; layers count from 0, negative from the end."""
+
+    weight: Weight
+    student_layer: int = -1
+    teacher_layer: int = -1
+
+
+class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="crd"):
+    """Contrast between the student's embedding and the teacher's fused one; `queue` 0 takes negatives from the batch."""
+
+    weight: Weight
+    temperature: float = 0.07
+    width: int = 64
+    queue: int = 1024
+
+
+Term = TaskTerm | LogitTerm | EdamTerm | CrdTerm
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The terms of one distillation; at most one of a kind."""
+
+    terms: tuple[Term, ...]
+
+
+def check_recipe(recipe: Recipe, *, student_layers: int, teacher_layers: int) -> None:
+    """Raises UsageError where a term names a layer that is not there, or a kind stands twice."""
+    kinds = [type(term).__name__ for term in recipe.terms]
+    if not kinds or len(set(kinds)) != len(kinds):
+        raise UsageError(
+            f"recipe: expected one or more terms of different kinds, got {kinds or 'none'}; drop the repeats"
+        )
+    for term in recipe.terms:
+        if isinstance(term, EdamTerm):
+            _check_layer("student", term.student_layer, student_layers, "self-attention")
+            _check_layer("teacher", term.teacher_layer, teacher_layers, "cross-attention")
+
+
+def _check_layer(who: str, layer: int, layers: int, kind: str) -> None:
+    if layers == 0:
+        raise UsageError(
+            f"recipe: term 'edam' needs {kind} layers of the {who}, which has none; "
+            "use a teacher of two or more modalities, or drop the term"
+        )
+    if not -layers <= layer < layers:
+        raise UsageError(
+            f"recipe: term 'edam' names {kind} layer {layer} of the {who}, which has {layers}; "
+            f"choose {-layers} to {layers - 1}"
+        )
+
+
+class SupervisedLearner(nn.Module):
+    """Labels only: trains a baseline student, or a teacher with modality dropout."""
+
+    def __init__(self, network: Student | Teacher, *, modality: str | None, modality_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.network = network
+        self.modality = modality
+        self.modality_dropout = modality_dropout
+
+    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Gives the cross-entropy of the labelled rows."""
+        if self.modality is not None:
+            logits = self.network(*batch.inputs[self.modality]).logits
+        else:
+            inputs = batch.inputs
+            if self.network.training:
+                inputs = hide_modalities(inputs, self.modality_dropout, torch.default_generator)
+            logits = self.network(inputs).logits
+        return {"loss": soft_cross_entropy(logits, batch.targets, weight=batch.labelled)}
+
+
+class DistillLearner(nn.Module):
+    """Teacher and student see the same batch; the recipe says what the student learns from it.
+
+    The teacher stays in evaluation mode, gets no gradient and is no submodule: no checkpoint of this learner holds it.
+    """
+
+    def __init__(self, student: Student, teacher: Teacher, recipe: Recipe, *, modality: str) -> None:
+        super().__init__()
+        if modality not in teacher.names:
+            raise UsageError(
+                f"modality {modality!r}: expected one the teacher knows ({', '.join(teacher.names)}); "
+                "train a teacher with it first"
+            )
+        layers = len(student.encoder.blocks)
+        check_recipe(recipe, student_layers=layers, teacher_layers=len(teacher.fusion))
+        self.network = student
+        self.recipe = recipe
+        self.modality = modality
+        self._teacher: Sequence[Teacher] = (teacher.eval().requires_grad_(False),)
+        crd = next((term for term in recipe.terms if isinstance(term, CrdTerm)), None)
+        self.contrast = (
+            ContrastHead(student.head.in_features, teacher.head.in_features, width=crd.width, queue=crd.queue)
+            if crd is not None
+            else None
+        )
+
+    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Gives every term by its name, unweighted, `loss` their weighted sum, `edam_kl` for people."""
+        weights = {type(term): term.weight.at(share) for term in self.recipe.terms}
+        taps = weights.get(EdamTerm, 0.0) > 0
+        student = self.network(*batch.inputs[self.modality], taps=taps)
+        with torch.no_grad():
+            teacher = self._on_device(batch)(batch.inputs, taps=taps)
+        terms: dict[str, Tensor] = {}
+        total = student.logits.new_zeros(())
+        for term in self.recipe.terms:
+            weight = weights[type(term)]
+            if weight == 0:
+                continue
+            value = self._term(term, batch, student, teacher, terms)
+            total = total + weight * value
+        terms["loss"] = total
+        return terms
+
+    def _term(
+        self, term: Term, batch: Batch, student: StudentOutput, teacher: TeacherOutput, terms: dict[str, Tensor]
+    ) -> Tensor:
+        match term:
+            case TaskTerm():
+                value = soft_cross_entropy(student.logits, batch.targets, weight=batch.labelled)
+                terms["task"] = value
+            case LogitTerm():
+                value = kl_loss(student.logits, teacher.logits, temperature=term.temperature)
+                terms["logit"] = value
+            case EdamTerm():
+                maps = student.attention[term.student_layer], self._target_map(teacher, term.teacher_layer)
+                rows = self._valid_rows(batch)
+                value = edam_loss(*maps, valid_rows=rows)
+                terms["edam_kl"] = edam_divergence(*maps, valid_rows=rows).detach()
+            case CrdTerm():
+                if self.contrast is None:
+                    raise AssertionError("the constructor makes the projectors of a CRD term")
+                value = self.contrast(student.embedding, teacher.embedding, batch.index, temperature=term.temperature)
+                terms["crd"] = value
+        return value
+
+    def _on_device(self, batch: Batch) -> Teacher:
+        teacher = self._teacher[0]
+        return teacher.to(batch.targets.device)
+
+    def _target_map(self, teacher: TeacherOutput, layer: int) -> Tensor:
+        network = self._teacher[0]
+        lengths = [network.encoders[name].length for name in network.names if name != self.modality]
+        return aligned_map(
+            teacher.cross_attention[self.modality][layer],
+            source_lengths=lengths,
+            length=self.network.encoder.length,
+            extra=EXTRA_TOKENS,
+        )
+
+    def _valid_rows(self, batch: Batch) -> Tensor:
+        _, present = batch.inputs[self.modality]
+        return (self.network.encoder._key_bias(present) == 0).float()

@@ -1,0 +1,54 @@
+"""Accuracy, balanced accuracy and macro-F1 from one confusion matrix."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """Fractions from 0 to 1, over the classes that occur.
+
+    Attributes:
+        accuracy: share of right answers.
+        balanced_accuracy: mean recall over the classes that occur in the truth.
+        macro_f1: mean F1 over the classes that occur in the truth or among the answers.
+        confusion: K rows (truth) of K counts (answers).
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    confusion: tuple[tuple[int, ...], ...]
+
+    def metric(self, name: Metric) -> float:
+        """Gives one figure by its name."""
+        match name:
+            case "accuracy":
+                return self.accuracy
+            case "balanced_accuracy":
+                return self.balanced_accuracy
+            case "macro_f1":
+                return self.macro_f1
+
+
+def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> Scores:
+    """Scores answers against the truth; both int64 (N,), N > 0, values in [0, classes)."""
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (truth, answers), 1)
+    right = np.diag(confusion).astype(float)
+    of_truth, of_answers = confusion.sum(1), confusion.sum(0)
+    recall = right[of_truth > 0] / of_truth[of_truth > 0]
+    occurs = (of_truth + of_answers) > 0
+    f1 = 2 * right[occurs] / (of_truth + of_answers)[occurs]
+    return Scores(
+        accuracy=float(right.sum() / len(truth)),
+        balanced_accuracy=float(recall.mean()),
+        macro_f1=float(f1.mean()),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+    )

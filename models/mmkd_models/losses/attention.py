@@ -1,0 +1,95 @@
+"""EDAM: entropy distillation in attention maps.
+
+The student's self-attention learns where the teacher looks: the teacher's cross-attention whose *query* is the
+student's modality is the target of a cross-entropy, row by row. Idea: Agarwal et al., "From Multimodal to Unimodal
+Attention in Transformers using Knowledge Distillation", AVSS 2021 (arXiv 2110.08270). Its method section was not
+available to us; the form here is the mean-head attention cross-entropy known from TextBrewer (Yang et al., ACL 2020
+demo, loss `att_ce_mean`), taken on probabilities. Unlike TextBrewer's it expects maps whose rows already sum to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkd_models.losses.weighting import weighted_mean
+
+EPSILON = 1e-6
+"""Smallest probability under the logarithm; 1e-8 would be 0 in half precision."""
+
+
+def edam_loss(
+    student_map: Tensor, teacher_map: Tensor, *, valid_rows: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """Gives the cross-entropy -sum_j A_T[i, j] log A_S[i, j], mean over valid rows i, then over the batch.
+
+    It does not reach 0: its least value is the entropy of the teacher's rows. Report `edam_divergence` as progress.
+
+    Args:
+        student_map: (B, H_S, L, L) self-attention, rows sum to 1; heads are averaged.
+        teacher_map: (B, L, L) aligned target (see `aligned_map`), rows sum to 1; no gradient flows into it.
+        valid_rows: (B, L) 1 for query rows that count; all where None.
+        weight: (B,) trust in each window.
+    """
+    student = student_map.float().mean(1)
+    target = teacher_map.detach().float()
+    rows = -(target * student.clamp(min=EPSILON).log()).sum(-1)  # (B, L)
+    return _over_rows(rows, valid_rows, weight)
+
+
+def edam_divergence(
+    student_map: Tensor, teacher_map: Tensor, *, valid_rows: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """Gives KL = cross-entropy - H(teacher), which is 0 when the maps agree; arguments as `edam_loss`."""
+    target = teacher_map.detach().float()
+    entropy = _over_rows(-(target * target.clamp(min=EPSILON).log()).sum(-1), valid_rows, weight)
+    return edam_loss(student_map, teacher_map, valid_rows=valid_rows, weight=weight) - entropy
+
+
+def aligned_map(teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, extra: int) -> Tensor:
+    """Brings a teacher's cross-attention onto the student's own keys.
+
+    The teacher's keys are, per source modality, its time tokens and then `extra` summary tokens. Every source covers
+    the same stretch of time, so its time keys are pooled to `length` (adaptive sums) and the sources are added up:
+    attention to a moment, whatever sensor showed it. Rows keep their sum of 1.
+
+    Args:
+        teacher_map: (B, H, Lq, sum of (L_source + extra)); heads are averaged.
+        source_lengths: time tokens of each source, in key order.
+        length: time tokens of the student.
+        extra: summary tokens after the time tokens, of every source and of the student.
+
+    Returns:
+        (B, Lq, length + extra).
+    """
+    mean = teacher_map.float().mean(1)  # (B, Lq, keys)
+    total = mean.new_zeros(*mean.shape[:2], length + extra)
+    start = 0
+    for source_length in source_lengths:
+        time = mean[..., start : start + source_length]
+        summary = mean[..., start + source_length : start + source_length + extra]
+        total = total + torch.cat([_pooled_keys(time, length), summary], dim=-1)
+        start += source_length + extra
+    if start != mean.shape[-1]:
+        raise ValueError(
+            f"teacher map: expected {start} keys from sources {list(source_lengths)}, got {mean.shape[-1]}"
+        )
+    return total / total.sum(-1, keepdim=True).clamp(min=EPSILON)
+
+
+def _pooled_keys(time: Tensor, length: int) -> Tensor:
+    if time.shape[-1] == length:
+        return time
+    return F.adaptive_avg_pool1d(time, length)
+
+
+def _over_rows(rows: Tensor, valid_rows: Tensor | None, weight: Tensor | None) -> Tensor:
+    if valid_rows is None:
+        return weighted_mean(rows.mean(-1), weight)
+    valid = valid_rows.float()
+    per_window = (rows * valid).sum(-1) / valid.sum(-1).clamp(min=1.0)
+    some = (valid.sum(-1) > 0).float()
+    return weighted_mean(per_window, some if weight is None else some * weight)

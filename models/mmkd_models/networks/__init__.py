@@ -1,0 +1,1 @@
+"""Networks: one encoder per modality, fusion over modalities, teacher, student."""

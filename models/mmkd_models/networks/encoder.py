@@ -1,0 +1,307 @@
+"""One modality -> tokens: masked front-end, convolutional stem, spectrum and statistics tokens, self-attention.
+
+Owns everything that teacher and student share. Uses only operators that every engine takes: the spectrum is a
+constant matmul, masks are additive and finite, shapes are static.
+
+Token layout, everywhere: L time tokens, then one spectrum token, then one statistics token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.config import EncoderConfig
+
+MASKED = -1e4
+"""Additive attention score of a missing key: finite, so FP16 holds it and an all-missing row stays finite."""
+
+EXTRA_TOKENS = 2
+"""Spectrum and statistics, after the time tokens."""
+
+_CLIP = 8.0  # standard deviations; keeps one glitch of a sensor from owning the window (rosa_rotor's strain: 81,288)
+_CDF_LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)  # standard deviations of the training data
+_STATISTICS = 7 + len(_CDF_LEVELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """What an encoder gives.
+
+    Attributes:
+        values: (B, L + 2, D).
+        bias: (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` where its samples are missing.
+        hidden: (B, L + 2, D) after each block; empty unless taps were asked for.
+        attention: (B, H, L + 2, L + 2) of each block, rows sum to 1; empty unless taps were asked for.
+    """
+
+    values: Tensor
+    bias: Tensor
+    hidden: tuple[Tensor, ...] = ()
+    attention: tuple[Tensor, ...] = ()
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al., 2017, section 3.2.2) with fused projections.
+
+    The fast path is `scaled_dot_product_attention`; with `want_map` the same result is computed with its map.
+    """
+
+    def __init__(self, width: int, heads: int, *, cross: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.cross = cross
+        self.query = nn.Linear(width, width) if cross else None
+        self.project = nn.Linear(width, 2 * width if cross else 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, Tensor | None]:
+        """Attends from x to source.
+
+        Args:
+            x: (B, Lq, D) queries.
+            source: (B, Lk, D) keys and values; ignored by self-attention.
+            bias: (B, Lk) additive key scores.
+            want_map: also give the attention map.
+
+        Returns:
+            (B, Lq, D), and the map (B, H, Lq, Lk) or None.
+        """
+        batch, length, width = x.shape
+        if self.query is None:
+            q, k, v = self.project(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        else:
+            q = self.query(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            shape = (batch, source.shape[1], 2, self.heads, width // self.heads)
+            k, v = self.project(source).view(shape).permute(2, 0, 3, 1, 4)  # each (B, H, Lk, D/H)
+        mask = bias[:, None, None, :]  # (B, 1, 1, Lk)
+        if want_map:
+            scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads) + mask
+            weights = torch.softmax(scores, dim=-1)  # (B, H, Lq, Lk)
+            mixed = weights @ v
+        else:
+            weights = None
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), weights
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        out: Tensor = self.down(F.gelu(self.up(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention block (Xiong et al., 2020)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads, cross=False)
+        self.norm_feedforward = nn.LayerNorm(config.width)
+        self.feedforward = FeedForward(config.width, config.feedforward_ratio)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, L, D), (B, L) -> (B, L, D) and the map (B, H, L, L) or None."""
+        normed = self.norm_attention(x)
+        attended, weights = self.attention(normed, normed, bias, want_map=want_map)
+        x = x + self.dropout(attended)
+        x = x + self.dropout(self.feedforward(self.norm_feedforward(x)))
+        return x, weights
+
+
+class FrontEnd(nn.Module):
+    """Raw values and presence -> normalised views and summaries, all masked.
+
+    Buffers hold the training data's statistics, so normalisation travels inside the graph.
+    """
+
+    mean: Tensor
+    std: Tensor
+    spectrum_basis: Tensor
+    spectrum_bands: Tensor
+    levels: Tensor
+
+    def __init__(self, modality: ModalitySpec, bands: int) -> None:
+        super().__init__()
+        samples, channels = modality.shape
+        basis, band_matrix = _spectrum_matrices(samples, bands)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("spectrum_basis", basis, persistent=False)
+        self.register_buffer("spectrum_bands", band_matrix, persistent=False)
+        self.register_buffer("levels", torch.tensor(_CDF_LEVELS), persistent=False)
+        self.bands = band_matrix.shape[1]
+        self.statistics = _STATISTICS * channels + channels * channels
+
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the three views of a window.
+
+        Args:
+            values: (B, T, C) raw values, 0 where missing.
+            present: (B, T, C) 1 or 0.
+
+        Returns:
+            series (B, T, 3 C): globally normalised, per-window normalised, presence;
+            spectrum (B, C * bands): log power in bands of the per-window normalised signal;
+            statistics (B, S): moments, extremes, mean absolute step, soft distribution function, channel products.
+        """
+        scaled = ((values - self.mean) / self.std).clamp(-_CLIP, _CLIP) * present
+        count = present.sum(1, keepdim=True).clamp(min=1.0)  # (B, 1, C)
+        mean = scaled.sum(1, keepdim=True) / count
+        centred = (scaled - mean) * present
+        spread = ((centred * centred).sum(1, keepdim=True) / count + 1e-4).sqrt()
+        local = centred / spread
+        series = torch.cat([scaled, local, present], dim=-1)
+        return series, self._spectrum(local), self._statistics(scaled, local, present, (count, mean, spread))
+
+    def _spectrum(self, local: Tensor) -> Tensor:
+        parts = local.transpose(1, 2) @ self.spectrum_basis  # (B, C, 2 F): real parts, then imaginary parts
+        real, imaginary = parts.chunk(2, dim=-1)
+        power = (real * real + imaginary * imaginary) @ self.spectrum_bands  # (B, C, bands)
+        return (power + 1e-3).log().flatten(1)
+
+    def _statistics(self, scaled: Tensor, local: Tensor, present: Tensor, moments: tuple[Tensor, ...]) -> Tensor:
+        count, mean, spread = moments
+        absent = 1.0 - present
+        low = (scaled + absent * 2 * _CLIP).amin(1).clamp(max=_CLIP)  # (B, C)
+        high = (scaled - absent * 2 * _CLIP).amax(1).clamp(min=-_CLIP)
+        pairs = present[:, 1:] * present[:, :-1]
+        step = ((scaled[:, 1:] - scaled[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
+        squares = local * local
+        skewness = (squares * local).sum(1) / count[:, 0]
+        kurtosis = ((squares * squares).sum(1) / count[:, 0] + 1e-2).log()
+        below = torch.sigmoid((self.levels - scaled[..., None]) * 4.0) * present[..., None]  # (B, T, C, levels)
+        below = below.sum(1) / count.transpose(1, 2)  # (B, C, levels)
+        products = local.transpose(1, 2) @ local / local.shape[1]  # (B, C, C), correlations of the channels
+        one_each = [mean[:, 0], spread[:, 0].log(), low, high, step, skewness, kurtosis]
+        return torch.cat([*one_each, below.flatten(1), products.flatten(1)], dim=-1)
+
+
+class Encoder(nn.Module):
+    """One modality's window -> tokens."""
+
+    coverage: Tensor
+
+    def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
+        super().__init__()
+        channels = len(modality.channels)
+        strides = stem_strides(modality.samples, config.most_tokens)
+        self.length = -(-modality.samples // math.prod(strides))
+        self.front = FrontEnd(modality, config.spectrum_bands)
+        self.stem = _stem(3 * channels, config.width, strides)
+        self.spectrum = nn.Linear(channels * self.front.bands, config.width)
+        self.statistics = nn.Linear(self.front.statistics, config.width)
+        self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.register_buffer("coverage", _coverage(modality.samples, math.prod(strides)), persistent=False)
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
+        """Encodes a batch of windows.
+
+        Args:
+            values: (B, T, C) raw values, 0 where missing.
+            present: (B, T, C) 1 or 0.
+            taps: also give hidden states and attention maps of every block.
+        """
+        series, spectrum, statistics = self.front(values, present)
+        time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
+        extra = torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=1)  # (B, 2, D)
+        x = self.dropout(torch.cat([time, extra], dim=1) + self.position)
+        bias = self._key_bias(present)
+        hidden, maps = [], []
+        for block in self.blocks:
+            x, weights = block(x, bias, want_map=taps)
+            if taps:
+                hidden.append(x)
+                maps.append(weights)
+        return Tokens(values=x, bias=bias, hidden=tuple(hidden), attention=tuple(maps))
+
+    def _key_bias(self, present: Tensor) -> Tensor:
+        share = present.mean(-1) @ self.coverage  # (B, L): share of each token's samples that are there
+        time = (share <= 0).to(share.dtype) * MASKED
+        whole = (share.sum(-1, keepdim=True) <= 0).to(share.dtype) * MASKED
+        return torch.cat([time, whole, whole], dim=-1)
+
+
+class Pool(nn.Module):
+    """Tokens -> one embedding: mean of the present time tokens beside the spectrum and statistics tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(3 * width, width)
+
+    def forward(self, values: Tensor, bias: Tensor) -> Tensor:
+        """(B, L + 2, D), (B, L + 2) -> (B, D)."""
+        x = self.norm(values)
+        weights = (bias[:, :-EXTRA_TOKENS] == 0).to(x.dtype)[..., None]  # (B, L, 1)
+        mean = (x[:, :-EXTRA_TOKENS] * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+        return F.gelu(self.mix(torch.cat([mean, x[:, -2], x[:, -1]], dim=-1)))
+
+
+def stem_strides(samples: int, most_tokens: int) -> tuple[int, ...]:
+    """Strides of the stem's convolutions: halvings until at most `most_tokens` are left, at least one.
+
+    Example:
+        >>> stem_strides(200, 32)
+        (2, 2, 2)
+    """
+    halvings = max(1, math.ceil(math.log2(samples / most_tokens)))
+    return (2,) * halvings
+
+
+def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for stage, stride in enumerate(strides):
+        last = stage == len(strides) - 1
+        out = width if last else width // 2
+        layers += [nn.Conv1d(channels, out, kernel_size=5, stride=stride, padding=2), nn.GELU()]
+        channels = out
+    return nn.Sequential(*layers)
+
+
+def _coverage(samples: int, stride: int) -> Tensor:
+    """(T, L): column l averages the samples that token l stands for."""
+    length = -(-samples // stride)
+    owner = np.arange(samples) // stride
+    matrix = np.zeros((samples, length), dtype=np.float32)
+    matrix[np.arange(samples), owner] = 1.0
+    return torch.from_numpy(matrix / matrix.sum(0, keepdims=True))
+
+
+def _spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
+    """A Hann-windowed discrete Fourier transform as a matmul, and the bands that pool its bins.
+
+    Bins 1 .. T/2 (the mean is in the statistics); band edges are geometric, so low frequencies keep their resolution.
+    Power is scaled by the window's energy (Harris, 1978, "On the use of windows", equation 10).
+
+    Returns:
+        basis (T, 2 F) and pooling matrix (F, bands); fewer bands when there are fewer bins.
+    """
+    bins = np.arange(1, samples // 2 + 1)
+    window = np.hanning(samples + 2)[1:-1]
+    angle = 2 * np.pi * np.outer(np.arange(samples), bins) / samples
+    scale = window[:, None] / math.sqrt(float((window**2).sum()))
+    basis = np.concatenate([np.cos(angle) * scale, np.sin(angle) * scale], axis=1)
+    edges = np.unique(np.round(np.geomspace(1, len(bins) + 1, min(bands, len(bins)) + 1)).astype(int))
+    pooling = np.zeros((len(bins), len(edges) - 1))
+    for band, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        pooling[start - 1 : stop - 1, band] = 1.0 / (stop - start)
+    return torch.from_numpy(basis.astype(np.float32)), torch.from_numpy(pooling.astype(np.float32))

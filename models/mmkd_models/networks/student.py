@@ -1,0 +1,66 @@
+"""The student: one modality, one encoder, one head; the only network that leaves the training side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.config import StudentConfig
+from mmkd_models.networks.encoder import Encoder, Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOutput:
+    """What a student gives.
+
+    Attributes:
+        logits: (B, K).
+        embedding: (B, D).
+        hidden: (B, L + 2, D) after each block; empty without taps.
+        attention: (B, H, L + 2, L + 2) of each block; empty without taps.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    hidden: tuple[Tensor, ...] = ()
+    attention: tuple[Tensor, ...] = ()
+
+
+class Student(nn.Module):
+    """A single-modality transformer classifier."""
+
+    def __init__(self, modality: ModalitySpec, classes: int, config: StudentConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(modality, config.encoder)
+        self.pool = Pool(config.encoder.width)
+        self.dropout = nn.Dropout(config.encoder.dropout)
+        self.head = nn.Linear(config.encoder.width, classes)
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+        """Classifies a batch of windows.
+
+        Args:
+            values: (B, T, C) raw values, 0 where missing.
+            present: (B, T, C) 1 or 0.
+            taps: also give hidden states and attention maps.
+        """
+        tokens = self.encoder(values, present, taps=taps)
+        embedding = self.pool(tokens.values, tokens.bias)
+        logits = self.head(self.dropout(embedding))
+        return StudentOutput(logits=logits, embedding=embedding, hidden=tokens.hidden, attention=tokens.attention)
+
+
+class ExportStudent(nn.Module):
+    """The graph that is exported: raw values and presence in, logits and probabilities out."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, T, C), (1, T, C) -> logits (1, K), probabilities (1, K)."""
+        logits = self.student(values, present).logits
+        return logits, torch.softmax(logits, dim=-1)

@@ -1,0 +1,115 @@
+"""The teacher: any number of modalities, fused by cross-attention. Training side only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.config import TeacherConfig
+from mmkd_models.networks.encoder import MASKED, Encoder, Pool, Tokens
+from mmkd_models.networks.fusion import FusionLayer
+
+Inputs = Mapping[str, tuple[Tensor, Tensor]]
+"""Modality name -> (values (B, T, C), present (B, T, C))."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOutput:
+    """What a teacher gives.
+
+    Attributes:
+        logits: (B, K).
+        embedding: (B, D) the fused representation.
+        pooled: per modality (B, D), before fusion over modalities.
+        hidden: per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps.
+        cross_attention: per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps.
+        self_attention: per modality and encoder block, (B, H, L + 2, L + 2); empty without taps.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    pooled: dict[str, Tensor]
+    hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    self_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
+class Teacher(nn.Module):
+    """A multimodal transformer classifier.
+
+    A modality whose window is all missing is masked out of every attention; nothing is filled in for it.
+    """
+
+    def __init__(self, modalities: Sequence[ModalitySpec], classes: int, config: TeacherConfig) -> None:
+        super().__init__()
+        if not modalities:
+            raise UsageError("teacher: expected at least one modality, got none; name those it shall use")
+        self.names = tuple(modality.name for modality in modalities)
+        self.encoders = nn.ModuleDict({m.name: Encoder(m, config.encoder) for m in modalities})
+        fusing = config.fusion_depth if len(self.names) > 1 else 0
+        self.fusion = nn.ModuleList(FusionLayer(self.names, config.encoder) for _ in range(fusing))
+        self.pools = nn.ModuleDict({name: Pool(config.encoder.width) for name in self.names})
+        self.gate = nn.Linear(config.encoder.width, 1)
+        self.dropout = nn.Dropout(config.encoder.dropout)
+        self.head = nn.Linear(config.encoder.width, classes)
+
+    def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
+        """Classifies a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
+        tokens: dict[str, Tokens] = {name: self.encoders[name](*inputs[name], taps=taps) for name in self.names}
+        hidden = {name: list(tokens[name].hidden) for name in self.names}
+        self_maps = {name: tokens[name].attention for name in self.names}
+        cross: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        for layer in self.fusion:
+            tokens, maps = layer(tokens, want_maps=taps)
+            if taps:
+                for name in self.names:
+                    hidden[name].append(tokens[name].values)
+                    if (weights := maps[name]) is not None:
+                        cross[name].append(weights)
+        pooled = {name: self.pools[name](tokens[name].values, tokens[name].bias) for name in self.names}
+        embedding = self._fuse(pooled, tokens)
+        return TeacherOutput(
+            logits=self.head(self.dropout(embedding)),
+            embedding=embedding,
+            pooled=pooled,
+            hidden={name: tuple(states) for name, states in hidden.items()} if taps else {},
+            cross_attention={name: tuple(maps) for name, maps in cross.items()} if taps else {},
+            self_attention=self_maps if taps else {},
+        )
+
+    def _fuse(self, pooled: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
+        """Softmax-gated sum over the modalities that are there, (B, D)."""
+        stacked = torch.stack([pooled[name] for name in self.names], dim=1)  # (B, M, D)
+        absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M): 0 or MASKED
+        weights = torch.softmax(self.gate(stacked)[..., 0] + absent, dim=1)  # (B, M)
+        return (stacked * weights[..., None]).sum(1)
+
+
+def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
+    """Modality dropout: with `probability` a window loses one of its modalities, chosen evenly; one always stays.
+
+    Args:
+        inputs: as for `Teacher.forward`; not changed.
+        probability: of losing a modality, per window.
+        generator: the source of chance, on the CPU.
+    """
+    names = list(inputs)
+    if len(names) < 2 or probability <= 0:
+        return dict(inputs)
+    batch = inputs[names[0]][0].shape[0]
+    hit = torch.rand(batch, generator=generator) < probability
+    which = torch.randint(len(names), (batch,), generator=generator)
+    hidden: dict[str, tuple[Tensor, Tensor]] = {}
+    for position, name in enumerate(names):
+        values, present = inputs[name]
+        keep = (~(hit & (which == position))).to(values)[:, None, None]
+        hidden[name] = (values * keep, present * keep)
+    return hidden
+
+
+__all__ = ["MASKED", "Inputs", "Teacher", "TeacherOutput", "hide_modalities"]

@@ -1,0 +1,77 @@
+"""Tensors and one JSON document in one safetensors file: the only form in which the training side keeps state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.files import open_file, write_file
+
+_PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
+    """Writes tensors and the JSON `document` (under the key `kind`) all or nothing."""
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_file(path, save(plain, {kind: document.decode()}))
+
+
+def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
+    """Gives the tensors and the JSON document of a file of that kind; nothing in it is ever executed.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: it is a pickle, damaged, or a file of another kind.
+    """
+    import os
+
+    from safetensors import SafetensorError, safe_open
+
+    descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
+    try:
+        start = os.pread(descriptor, 8, 0)
+    finally:
+        os.close(descriptor)
+    if start.startswith(_PICKLE_MARKS):
+        raise CheckpointError(
+            f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), which could run "
+            "code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
+            "copy it again from where it was made"
+        ) from error
+    if kind not in metadata:
+        found = ", ".join(sorted(metadata)) or "none of ours"
+        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got one of another kind ({found})")
+    return tensors, metadata[kind].encode()
+
+
+def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path) -> None:
+    """Raises CheckpointError where names, shapes or values (NaN, infinity) are not those of a usable network."""
+    missing = sorted(set(expected) - set(got))
+    extra = sorted(set(got) - set(expected))
+    if missing or extra:
+        raise CheckpointError(
+            f"{path}: expected exactly the tensors of its network, got missing {missing[:3]} and unknown {extra[:3]}; "
+            "the file was altered or made by another version"
+        )
+    for name, tensor in expected.items():
+        if got[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r}: expected shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}"
+            )
+        if not bool(torch.isfinite(got[name]).all()):
+            raise CheckpointError(f"{path}: tensor {name!r}: expected finite values, got NaN or infinity; train again")

@@ -1,0 +1,338 @@
+"""One training loop for teacher, baseline and student.
+
+Owns optimisation, validation, the best weights and resuming. What is learnt is the learner's: a module whose forward
+takes (batch, share of training done) and gives loss terms, the sum under "loss".
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.augment import Batch, BatchSource
+from mmkd_models.evaluate.metrics import Metric, Scores
+from mmkd_models.resume import ResumeState, read_resume, write_resume
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # pragma: no cover
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network is trained.
+
+    Attributes:
+        steps: optimisation steps.
+        batch: windows per step, over all devices.
+        learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
+        weight_decay: of AdamW, on matrices only.
+        warmup_share: share of the steps that warm up.
+        clip_norm: largest gradient norm.
+        ema_decay: of the averaged weights that are validated and kept; 0 keeps the raw weights.
+        eval_every: steps between validations.
+        patience: validations without a better score before training stops; 0 never stops early.
+        metric: what validation maximises.
+        seed: of everything random.
+        precision: Lightning Fabric's name of the arithmetic.
+        devices: how many devices (or CPU processes) share a batch.
+    """
+
+    steps: int = 400
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_share: float = 0.1
+    clip_norm: float = 1.0
+    ema_decay: float = 0.99
+    eval_every: int = 50
+    patience: int = 0
+    metric: Metric = "balanced_accuracy"
+    seed: int = 0
+    precision: Precision = "32-true"
+    devices: int = 1
+
+
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One validation: mean training loss since the last one, and the score."""
+
+    step: int
+    train_loss: float
+    valid_score: float
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What an observer of training sees after every step."""
+
+    step: int
+    steps: int
+    terms: Mapping[str, float]
+    best_score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A finished training: the best weights (CPU), their scores on validation, the curve, and where it stopped."""
+
+    state: dict[str, Tensor]
+    scores: Scores
+    best_step: int
+    curve: tuple[CurvePoint, ...]
+    stopped_at: int
+
+
+class Learner(Protocol):
+    """A module with the `network` that is kept; its forward gives loss terms with their sum under "loss"."""
+
+    network: nn.Module
+
+    def __call__(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Computes the loss terms of a batch after `share` of the training."""
+        ...
+
+
+@dataclass(kw_only=True)
+class _Best:
+    score: float = -math.inf
+    step: int = 0
+    scores: Scores | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    learner: nn.Module,
+    source: BatchSource,
+    *,
+    evaluate: Callable[[nn.Module], Scores],
+    config: TrainConfig,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Fit:
+    """Trains `learner.network` and gives the weights that validated best.
+
+    Deterministic: batches and dropout follow from (seed, step), so the same seed, machine and thread count give
+    bit-equal weights, and a resumed run ends where an uninterrupted one does.
+
+    Args:
+        learner: see `Learner`; changed in place.
+        source: the batches.
+        evaluate: scores the network on the validation split.
+        config: how.
+        run_dir: where the resume state (every `eval_every` steps) and TensorBoard logs go; nothing is written if None.
+        resume: continue from the state in `run_dir`, if there is one.
+        on_step: called after every step.
+    """
+    if config.steps < 1 or config.batch < 2:
+        raise UsageError(f"training: expected steps >= 1 and batch >= 2, got {config.steps} and {config.batch}")
+    fabric = _fabric(config)
+    with torch.random.fork_rng(devices=[] if fabric.device.type == "cpu" else None):
+        return _Loop(fabric, learner, source, evaluate, config, run_dir).run(resume=resume, on_step=on_step)
+
+
+class _Loop:
+    """The state of one training between steps."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        learner: nn.Module,
+        source: BatchSource,
+        evaluate: Callable[[nn.Module], Scores],
+        config: TrainConfig,
+        run_dir: Path | None,
+    ) -> None:
+        self.fabric, self.source, self.evaluate, self.config, self.run_dir = fabric, source, evaluate, config, run_dir
+        self.learner = learner
+        self.network: nn.Module = learner.network  # type: ignore[assignment]
+        learner.to(fabric.device)
+        self.optimizer = _optimizer(learner, config)
+        self.wrapped, self.wrapped_optimizer = fabric.setup(learner, self.optimizer)
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.best = _Best()
+        self.curve: list[CurvePoint] = []
+        self.step = 0
+        self.sums: dict[str, float] = {}
+        self.since = 0
+
+    def run(self, *, resume: bool, on_step: Callable[[Progress], None] | None) -> Fit:
+        """Steps until the end or until patience runs out."""
+        config = self.config
+        if resume and self.run_dir is not None:
+            self._load(self.run_dir)
+        log = _scalar_log(self.run_dir) if self.run_dir is not None and self.fabric.is_global_zero else None
+        while self.step < config.steps and not self._out_of_patience():
+            terms = self._one_step()
+            if self.step % config.eval_every == 0 or self.step == config.steps:
+                self._validate()
+                if log is not None:
+                    _write_scalars(log, self.curve[-1])
+                if self.run_dir is not None and self.fabric.is_global_zero:
+                    self._save(self.run_dir)
+            if on_step is not None:
+                best = self.best.score if self.best.scores is not None else None
+                on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
+        if log is not None:
+            log.close()
+        if self.best.scores is None:
+            raise AssertionError("a training validates at its last step")
+        return Fit(
+            state=self.best.state,
+            scores=self.best.scores,
+            best_step=self.best.step,
+            curve=tuple(self.curve),
+            stopped_at=self.step,
+        )
+
+    def _one_step(self) -> dict[str, float]:
+        config = self.config
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(self.step / config.steps, config.warmup_share)
+        batch = _shard(self.source.at(self.step), self.fabric.global_rank, self.fabric.world_size)
+        self.wrapped.train()
+        terms = self.wrapped(batch.to(self.fabric.device), self.step / config.steps)
+        self.wrapped_optimizer.zero_grad()
+        self.fabric.backward(terms["loss"])
+        self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=config.clip_norm)
+        self.wrapped_optimizer.step()
+        self.step += 1
+        self._update_average()
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not math.isfinite(values["loss"]):
+            raise UsageError(
+                f"training: the loss became {values['loss']} at step {self.step}; lower --learning-rate or check the data"
+            )
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.since += 1
+        return values
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The ramp lets the average forget the start (as TensorFlow's ExponentialMovingAverage with num_updates does).
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step)) if self.config.ema_decay > 0 else 0.0
+        for name, value in self.network.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.average[name].lerp_(value, 1 - decay)
+
+    def _validate(self) -> None:
+        raw = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+        scores = self.evaluate(self.network)
+        self.network.load_state_dict(raw)
+        score = scores.metric(self.config.metric)
+        means = {name: total / self.since for name, total in self.sums.items()}
+        self.curve.append(CurvePoint(step=self.step, train_loss=means.pop("loss"), valid_score=score, terms=means))
+        self.sums, self.since = {}, 0
+        if score >= self.best.score:
+            state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
+            self.best = _Best(score=score, step=self.step, scores=scores, state=state)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.patience * self.config.eval_every
+        return patience > 0 and self.step - self.best.step >= patience
+
+    def _save(self, run_dir: Path) -> None:
+        scores = self.best.scores
+        if scores is None:
+            raise AssertionError("the state is saved after a validation")
+        write_resume(
+            run_dir,
+            ResumeState(
+                config=msgspec.to_builtins(self.config),
+                step=self.step,
+                learner={k: v.cpu() for k, v in self.learner.state_dict().items()},
+                optimizer=self.optimizer.state_dict(),
+                average={k: v.cpu() for k, v in self.average.items()},
+                best=self.best.state,
+                best_step=self.best.step,
+                best_scores=msgspec.to_builtins(scores),
+                curve=[msgspec.to_builtins(point) for point in self.curve],
+            ),
+        )
+
+    def _load(self, run_dir: Path) -> None:
+        state = read_resume(run_dir, config=msgspec.to_builtins(self.config))
+        if state is None:
+            return
+        self.learner.load_state_dict(state.learner)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
+        scores = msgspec.convert(state.best_scores, Scores)
+        self.best = _Best(
+            score=scores.metric(self.config.metric), step=state.best_step, scores=scores, state=dict(state.best)
+        )
+        self.curve = [msgspec.convert(point, CurvePoint) for point in state.curve]
+        self.step = state.step
+        logger.info("resumed at step %d of %d", self.step, self.config.steps)
+
+
+def schedule(share: float, warmup_share: float) -> float:
+    """Gives the factor on the peak learning rate after `share` of the training.
+
+    Example:
+        >>> [round(schedule(share, 0.1), 3) for share in (0.0, 0.1, 1.0)]
+        [0.01, 1.0, 0.01]
+    """
+    if share < warmup_share:
+        return max(0.01, share / warmup_share)
+    done = (share - warmup_share) / max(1e-9, 1 - warmup_share)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)
+    if config.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def _optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    matrices = [p for p in learner.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in learner.parameters() if p.requires_grad and p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
+    if world_size == 1:
+        return batch
+    return Batch(
+        inputs={name: (v[rank::world_size], p[rank::world_size]) for name, (v, p) in batch.inputs.items()},
+        targets=batch.targets[rank::world_size],
+        labelled=batch.labelled[rank::world_size],
+        index=batch.index[rank::world_size],
+    )
+
+
+def _scalar_log(run_dir: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run_dir))
+
+
+def _write_scalars(log: Any, point: CurvePoint) -> None:
+    log.add_scalar("valid/score", point.valid_score, point.step)
+    log.add_scalar("train/loss", point.train_loss, point.step)
+    for name, value in point.terms.items():
+        log.add_scalar(f"train/{name}", value, point.step)
