@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench.machine import (
+    MachineFacts,
+    Temperature,
+    cpu_quota,
+    read_machine,
+    read_number,
+    read_temperatures,
+    resident_mb,
+    resident_peak_mb,
+)
+
+
+def _write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.fixture
+def orin(tmp_path: Path) -> Path:
+    """A tree with the files of a Jetson Orin that decide its speed."""
+    files = {
+        "proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nBogoMIPS\t: 62.50\n",
+        "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
+        "proc/loadavg": "0.52 0.58 0.59 1/467 9112\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "729600\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "2201600\n",
+        "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "schedutil\n",
+        "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "2201600\n",
+        "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "not a core\n",
+        "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+        "sys/class/thermal/thermal_zone0/temp": "49187\n",
+        "sys/class/thermal/thermal_zone10/type": "tj-thermal\n",
+        "sys/class/thermal/thermal_zone10/temp": "50312\n",
+        "sys/class/thermal/thermal_zone2/type": "cv0-thermal\n",
+        "sys/fs/cgroup/cpu.max": "150000 100000\n",
+        "sys/fs/cgroup/memory.max": "268435456\n",
+    }
+    return _write(tmp_path, files)
+
+
+def test_facts_come_from_the_tree(orin: Path) -> None:
+    facts = read_machine(orin, power_mode="MAXN")
+    assert facts.cpu == "ARMv8 Processor rev 1 (v8l)"
+    assert facts.board == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert facts.governors == ("schedutil",)
+    assert (facts.frequency_mhz, facts.frequency_max_mhz) == (2201.6, 2201.6)
+    assert facts.cpu_quota == 1.5
+    assert facts.memory_limit_mb == 256.0
+    assert facts.load_1min == 0.52
+    assert facts.power_mode == "MAXN"
+    assert not facts.virtual
+    assert not facts.container
+
+
+def test_a_zone_that_does_not_answer_is_left_out(orin: Path) -> None:
+    assert read_temperatures(orin) == (
+        Temperature(zone="cpu-thermal", celsius=49.187),
+        Temperature(zone="tj-thermal", celsius=50.312),
+    )
+
+
+def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
+    facts = read_machine(tmp_path)
+    assert facts.governors == ()
+    assert facts.temperatures == ()
+    unknown = (facts.board, facts.cpu_quota, facts.memory_limit_mb, facts.frequency_mhz, facts.load_1min)
+    assert unknown == (None,) * 5
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+    ],
+)
+def test_both_versions_of_control_groups_are_read(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    assert cpu_quota(_write(tmp_path, files)) == quota
+
+
+def test_a_memory_limit_of_two_to_the_63_is_no_limit(tmp_path: Path) -> None:
+    _write(tmp_path, {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"})
+    assert read_machine(tmp_path).memory_limit_mb is None
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{".dockerenv": ""}, {"run/.containerenv": ""}, {"proc/1/cgroup": "0::/system.slice/docker-0123.scope\n"}],
+)
+def test_containers_are_recognised(tmp_path: Path, files: dict[str, str]) -> None:
+    assert read_machine(_write(tmp_path, files)).container
+
+
+def test_a_hypervisor_is_recognised(tmp_path: Path) -> None:
+    assert read_machine(_write(tmp_path, {"proc/cpuinfo": "flags\t\t: fpu vme hypervisor\n"})).virtual
+
+
+def test_what_is_no_number_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "temp"
+    path.write_text("<unsupported>\n")
+    assert read_number(path) is None
+    assert read_number(tmp_path / "absent") is None
+
+
+def test_this_machine_is_read() -> None:
+    facts = read_machine()
+    assert isinstance(facts, MachineFacts)
+    assert 1 <= facts.usable_cores <= facts.cores
+    assert facts.memory_mb > 64
+    assert facts.versions["mmkd-edge"]
+
+
+def test_facts_do_not_identify_the_machine() -> None:
+    assert os.uname().nodename not in str(read_machine())
+
+
+def test_resident_memory_never_exceeds_its_peak() -> None:
+    assert 5.0 < resident_mb() <= resident_peak_mb() + 1.0
+
+
+def test_memory_comes_from_the_process_table(tmp_path: Path) -> None:
+    _write(tmp_path, {"proc/self/status": "Name:\tpython\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n"})
+    assert (resident_mb(tmp_path), resident_peak_mb(tmp_path)) == (10.0, 20.0)
