@@ -1,0 +1,26 @@
+"""Datasets: a directory of windows with labels and splits, opened, checked, written and split into folds.
+
+Owns everything between files and windows. Trains nothing, imports no torch.
+"""
+
+from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset, shipped_names
+from mmkd_models.data.folds import Fold, fold_indices, label_subset
+from mmkd_models.data.spec import DatasetSpec, RecordingsSpec
+from mmkd_models.data.windows import Windows
+from mmkd_models.data.writer import Recording, write_dataset, write_recordings
+
+__all__ = [
+    "Dataset",
+    "DatasetSpec",
+    "Fold",
+    "Recording",
+    "RecordingsSpec",
+    "Windows",
+    "fold_indices",
+    "label_subset",
+    "open_dataset",
+    "shipped_dataset",
+    "shipped_names",
+    "write_dataset",
+    "write_recordings",
+]

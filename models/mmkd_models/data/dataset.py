@@ -1,0 +1,188 @@
+"""A dataset directory: opened, memory-mapped, and given out as windows.
+
+Owns the way from files to `Windows`. `docs/datasets.md` describes the directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data.files import (
+    RECORDINGS,
+    Arrays,
+    columns_of,
+    is_cut_from_recordings,
+    load_arrays,
+    structure_problems,
+)
+from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSource, latest_start_s, window_starts_s
+from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, problem_message, read_dataset_spec
+from mmkd_models.data.windows import Windows, group_statistics
+
+_HASHED_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """An opened dataset directory.
+
+    Attributes:
+        path: the directory.
+        spec: the content of its `dataset.json`.
+        arrays: its array files by name, memory-mapped read-only.
+    """
+
+    path: Path
+    spec: DatasetSpec
+    arrays: Arrays
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over the content of `dataset.json` and of every array file; where the directory lies is not in it."""
+        digest = hashlib.sha256()
+        for name in sorted([SPEC_FILE, *self.arrays]):
+            digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
+            with (self.path / name).open("rb") as file:
+                while block := file.read(_HASHED_BLOCK_BYTES):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def split(self, name: SplitName) -> Windows:
+        """Gives the windows of one split.
+
+        Raises:
+            UsageError: the name is none of train, valid and test.
+        """
+        if name not in SPLIT_NAMES:
+            raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
+        first = sum(self.spec.splits[earlier] for earlier in SPLIT_NAMES[: SPLIT_NAMES.index(name)])
+        return self._everything.subset(np.arange(first, first + self.spec.splits[name]))
+
+    def everything(self) -> Windows:
+        """Gives the windows of train, valid and test, in this order: for cross-validation."""
+        return self._everything
+
+    @cached_property
+    def _everything(self) -> Windows:
+        cut = is_cut_from_recordings(self.path, self.spec)
+        windows = windows_of(self.spec, self.arrays, cut=cut)
+        return replace(windows, statistics=group_statistics(windows))
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens a dataset directory: checks `dataset.json`, dtypes, shapes, labels and groups, and maps the arrays.
+
+    The values of the windows are not read; `check_dataset` does that.
+
+    Raises:
+        DatasetError: the directory breaks its contract; the message lists every problem found.
+    """
+    path = Path(path)
+    spec = read_dataset_spec(path)
+    cut = is_cut_from_recordings(path, spec)
+    arrays, problems = load_arrays(path, spec)
+    problems += structure_problems(spec, arrays, cut=cut)
+    if not problems and cut:
+        problems += _count_problems(spec, arrays)
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    return Dataset(path=path, spec=spec, arrays=arrays)
+
+
+def shipped_dataset(name: str = "watch_exercises") -> Path:
+    """Gives the directory of a dataset that is part of this package.
+
+    Raises:
+        UsageError: there is none of that name; the message lists the names.
+    """
+    names = shipped_names()
+    if name not in names:
+        raise UsageError(f"shipped dataset {name!r}: there is none of that name; choose one of {', '.join(names)}")
+    return Path(__file__).parent / name
+
+
+def shipped_names() -> list[str]:
+    """Gives the names of the datasets that are part of this package."""
+    return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
+
+
+def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
+    """Gives all windows of checked arrays, train, valid and test in this order, without group statistics."""
+    columns = columns_of(arrays, cut=cut)
+    if not cut:
+        rows = np.arange(len(columns["labels"]))
+        return Windows(
+            spec=spec,
+            labels=columns["labels"],
+            groups=columns.get("groups", rows),
+            folds=columns.get("folds"),
+            source=_stored_windows(spec, arrays),
+            rows=rows,
+        )
+    source = _cut_windows(spec, arrays)
+    rows = np.argsort(columns["splits"][source.recording], kind="stable")
+    recording = source.recording[rows]
+    return Windows(
+        spec=spec,
+        labels=columns["labels"][recording],
+        groups=columns["groups"][recording] if "groups" in columns else recording,
+        folds=columns["folds"][recording] if "folds" in columns else None,
+        source=source,
+        rows=rows,
+    )
+
+
+def _stored_windows(spec: DatasetSpec, arrays: Arrays) -> WindowSource:
+    counts = [spec.splits[split] for split in SPLIT_NAMES]
+    return StoredWindows(
+        parts={
+            modality.name: [np.asarray(arrays[f"{split}/{modality.name}.npy"]) for split in SPLIT_NAMES]
+            for modality in spec.modalities
+        },
+        offsets=_starts(np.array([*counts, 0])),
+    )
+
+
+def _cut_windows(spec: DatasetSpec, arrays: Arrays) -> CutWindows:
+    assert spec.recordings is not None  # windows are cut only where recordings are described
+    hop_s = spec.recordings.hop_s
+    lengths = arrays[f"{RECORDINGS}/lengths.npy"].astype(np.int64)  # (R, M)
+    starts = [window_starts_s(row, spec.modalities, hop_s=hop_s) for row in lengths.tolist()]
+    names = [modality.name for modality in spec.modalities]
+    return CutWindows(
+        samples={name: np.asarray(arrays[f"{RECORDINGS}/{name}.npy"]) for name in names},
+        scale={name: np.array(scale, dtype=np.float32) for name, scale in spec.recordings.scale.items()},
+        offsets={name: _starts(lengths[:, number]) for number, name in enumerate(names)},
+        lengths={name: lengths[:, number] for number, name in enumerate(names)},
+        recording=np.repeat(np.arange(len(lengths)), [len(row) for row in starts]),
+        start_s=np.array([start for row in starts for start in row], dtype=np.float64),
+        latest_start_s=np.array([latest_start_s(row, spec.modalities) for row in lengths.tolist()]),
+        hop_s=hop_s,
+    )
+
+
+def _starts(counts: Rows) -> Rows:
+    return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+
+
+def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
+    """Gives how many windows of each split can be cut from checked recordings."""
+    source = _cut_windows(spec, arrays)
+    numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
+    return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
+
+
+def _count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
+    found = window_counts(spec, arrays)
+    return [
+        f"{SPEC_FILE}: split {name!r}: expected {spec.splits[name]} windows, got {found[name]} cut from {RECORDINGS}/;"
+        " correct 'splits' or 'recordings.hop_s'"
+        for name in SPLIT_NAMES
+        if found[name] != spec.splits[name]
+    ]

@@ -1,0 +1,219 @@
+"""The array files of a dataset directory: which there are, how they are mapped, what they must look like.
+
+Owns the rules that need no look into the windows themselves: dtypes, shapes, labels, groups and folds. Refuses pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
+
+AnyArray = npt.NDArray[Any]
+Arrays = Mapping[str, AnyArray]  # by the file's name inside the dataset directory
+
+RECORDINGS = "recordings"
+
+
+def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:
+    """Whether windows come from `recordings/`: it is described and no split has a folder of its own."""
+    return spec.recordings is not None and not any((path / name).is_dir() for name in SPLIT_NAMES)
+
+
+def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], list[str]]:
+    """Maps every array file of the dataset.
+
+    Returns:
+        The arrays by file name, memory-mapped read-only, and one text for every file that is missing or damaged.
+    """
+    arrays: dict[str, AnyArray] = {}
+    problems: list[str] = []
+    for name, is_required in _file_names(spec, cut=is_cut_from_recordings(path, spec)):
+        file = path / name
+        if not file.is_file():
+            if is_required:
+                problems.append(f"{name}: the file is missing; write it or take it out of {SPEC_FILE}")
+            continue
+        try:
+            arrays[name] = _map_array(file)
+        except (ValueError, EOFError, OSError) as error:
+            problems.append(f"{name}: expected a .npy array, got something numpy cannot read ({error}); write it again")
+    return arrays, problems
+
+
+def _file_names(spec: DatasetSpec, *, cut: bool) -> Iterator[tuple[str, bool]]:
+    folders: tuple[str, ...] = (RECORDINGS,) if cut else SPLIT_NAMES
+    for folder in folders:
+        for modality in spec.modalities:
+            yield f"{folder}/{modality.name}.npy", True
+        yield f"{folder}/labels.npy", True
+        yield f"{folder}/groups.npy", False
+        yield f"{folder}/folds.npy", False
+    if cut:
+        yield f"{RECORDINGS}/lengths.npy", True
+        yield f"{RECORDINGS}/splits.npy", True
+
+
+def _map_array(file: Path) -> AnyArray:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        array = np.load(file, allow_pickle=False)  # an array without elements cannot be mapped, but can be read
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of several arrays")  # noqa: TRY004 - the file's content is wrong, not a type
+    return array
+
+
+def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
+    """Gives one text for every array that does not fit `dataset.json`; arrays that are not there are passed over."""
+    found = list(_recording_problems(spec, arrays) if cut else _split_problems(spec, arrays))
+    yield from found
+    if not found:
+        yield from _group_problems(spec, arrays, cut=cut)
+
+
+def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
+    for split in SPLIT_NAMES:
+        count = spec.splits[split]
+        for modality in spec.modalities:
+            name = f"{split}/{modality.name}.npy"
+            yield from _dtype_and_shape_problems(
+                arrays, name, dtypes=("float32",), letters="(N, T, C)", shape=(count, *modality.shape)
+            )
+        for column in ("labels", "groups", "folds"):
+            name = f"{split}/{column}.npy"
+            yield from _dtype_and_shape_problems(arrays, name, dtypes=("int64",), letters="(N,)", shape=(count,))
+        yield from _label_problems(spec, arrays, f"{split}/labels.npy")
+    for column in ("groups", "folds"):
+        names = [f"{split}/{column}.npy" for split in SPLIT_NAMES]
+        missing = [name for name in names if name not in arrays]
+        if 0 < len(missing) < len(names):
+            yield f"{', '.join(missing)}: missing while another split has {column}.npy; write it for all splits or none"
+
+
+def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
+    labels = arrays.get(f"{RECORDINGS}/labels.npy")
+    count = 0 if labels is None or labels.ndim == 0 else len(labels)
+    for column, dtype in (("labels", "int64"), ("groups", "int64"), ("folds", "int64"), ("splits", "int8")):
+        name = f"{RECORDINGS}/{column}.npy"
+        yield from _dtype_and_shape_problems(arrays, name, dtypes=(dtype,), letters="(R,)", shape=(count,))
+    lengths_name = f"{RECORDINGS}/lengths.npy"
+    shape = (count, len(spec.modalities))
+    lengths_found = list(
+        _dtype_and_shape_problems(arrays, lengths_name, dtypes=("int64",), letters="(R, M)", shape=shape)
+    )
+    yield from lengths_found
+    lengths = None if lengths_found else arrays.get(lengths_name)
+    if lengths is not None and bool((lengths < 0).any()):
+        yield f"{lengths_name}: expected numbers of samples, got {int(lengths.min())}; correct the lengths"
+    for number, modality in enumerate(spec.modalities):
+        rows = None if lengths is None else int(lengths[:, number].sum())
+        yield from _samples_problems(spec, arrays, modality.name, rows=rows, channels=len(modality.channels))
+    splits = arrays.get(f"{RECORDINGS}/splits.npy")
+    stray = [] if splits is None else splits[~np.isin(splits, (0, 1, 2))].tolist()
+    if stray:
+        yield f"{RECORDINGS}/splits.npy: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it"
+    yield from _label_problems(spec, arrays, f"{RECORDINGS}/labels.npy")
+
+
+def _samples_problems(
+    spec: DatasetSpec, arrays: Arrays, modality: str, *, rows: int | None, channels: int
+) -> Iterator[str]:
+    name = f"{RECORDINGS}/{modality}.npy"
+    array = arrays.get(name)
+    if array is None:
+        return
+    scaled = spec.recordings is not None and modality in spec.recordings.scale
+    if array.dtype == np.int16 and not scaled:
+        yield f"{name}: int16 samples need 'recordings.scale.{modality}' in {SPEC_FILE}; add one number per channel"
+    if array.dtype == np.float32 and scaled:
+        yield f"{name}: float32 samples have no scale; remove 'recordings.scale.{modality}' from {SPEC_FILE}"
+    shape = (array.shape[0] if rows is None and array.ndim else rows or 0, channels)
+    yield from _dtype_and_shape_problems(
+        arrays, name, dtypes=("float32", "int16"), letters="(sum of lengths, C)", shape=shape
+    )
+
+
+def _dtype_and_shape_problems(
+    arrays: Arrays, name: str, *, dtypes: tuple[str, ...], letters: str, shape: tuple[int, ...]
+) -> Iterator[str]:
+    array = arrays.get(name)
+    if array is None:
+        return
+    if not any(array.dtype == np.dtype(dtype) for dtype in dtypes):
+        yield f"{name}: expected {' or '.join(dtypes)}, got {array.dtype}; save it with .astype({dtypes[0]!r})"
+    if array.shape == shape:
+        return
+    if array.ndim == 3 and array.transpose(0, 2, 1).shape == shape:
+        fix = "transpose it"
+    else:
+        fix = f"correct the array or {SPEC_FILE}"
+    yield f"{name}: expected shape {letters}={shape}, got {array.shape}; {fix}"
+
+
+def _label_problems(spec: DatasetSpec, arrays: Arrays, name: str) -> Iterator[str]:
+    labels = arrays.get(name)
+    if labels is None or labels.dtype != np.int64 or labels.ndim != 1:
+        return
+    highest = len(spec.task.labels) - 1
+    wrong = np.flatnonzero((labels < -1) | (labels > highest))
+    if len(wrong):
+        yield (
+            f"{name}: expected -1 (unlabelled) or a class from 0 to {highest}, got {int(labels[wrong[0]])} in row"
+            f" {int(wrong[0])} ({len(wrong)} such rows); correct the labels or add the classes to {SPEC_FILE}"
+        )
+
+
+def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
+    columns = columns_of(arrays, cut=cut)
+    for split in SPLIT_NAMES[1:]:
+        unlabelled = int((columns["labels"][columns["splits"] == SPLIT_NAMES.index(split)] == -1).sum())
+        if unlabelled:
+            where = f"{RECORDINGS}/labels.npy" if cut else f"{split}/labels.npy"
+            yield (
+                f"{where}: {unlabelled} rows of {split} are unlabelled (-1); only train may have such;"
+                " label them or move their groups to train"
+            )
+    if "groups" not in columns:
+        return
+    shared = _groups_with_several(columns["groups"], columns["splits"])
+    if shared:
+        group, numbers = shared[0]
+        names = " and ".join(SPLIT_NAMES[number] for number in numbers)
+        yield (
+            f"group {group} is in {names} ({len(shared)} such groups); splits never share a group:"
+            " move all its windows into one split"
+        )
+    torn = _groups_with_several(columns["groups"], columns["folds"]) if "folds" in columns else []
+    if torn:
+        group, numbers = torn[0]
+        names = " and ".join(str(number) for number in numbers)
+        yield (
+            f"group {group} is in folds {names} ({len(torn)} such groups); folds hold whole groups:"
+            " give all its windows one fold"
+        )
+
+
+def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, npt.NDArray[np.int64]]:
+    """Gives labels, splits and, where they exist, groups and folds: one row per window, or per recording when cut."""
+    if cut:
+        names = {column: f"{RECORDINGS}/{column}.npy" for column in ("labels", "splits", "groups", "folds")}
+        return {column: arrays[name].astype(np.int64) for column, name in names.items() if name in arrays}
+    columns = {
+        column: np.concatenate([arrays[f"{split}/{column}.npy"] for split in SPLIT_NAMES])
+        for column in ("labels", "groups", "folds")
+        if f"train/{column}.npy" in arrays
+    }
+    counts = [len(arrays[f"{split}/labels.npy"]) for split in SPLIT_NAMES]
+    return {**columns, "splits": np.repeat(np.arange(len(SPLIT_NAMES)), counts)}
+
+
+def _groups_with_several(groups: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> list[tuple[int, list[int]]]:
+    pairs = np.unique(np.stack([groups, numbers], axis=1), axis=0)
+    names, counts = np.unique(pairs[:, 0], return_counts=True)
+    return [(int(group), pairs[pairs[:, 0] == group, 1].tolist()) for group in names[counts > 1]]

@@ -1,0 +1,108 @@
+"""Cross-validation folds over whole groups, and a share of labels.
+
+Owns which window is trained on, chosen by and judged with. Everything here is repeatable by its seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.sources import Rows
+from mmkd_models.data.windows import Windows
+
+_LEAST_FOLDS = 3  # one to judge, one to choose by, one to train on
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fold:
+    """Window numbers of one fold: int64, ascending, disjoint, no group in two of them."""
+
+    train: Rows
+    valid: Rows
+    test: Rows
+
+
+def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> Fold:
+    """Splits the windows: test is one fold, valid the next one, train all others.
+
+    Where the dataset has folds they are used, whatever `seed` and `folds` say. Elsewhere whole groups are dealt into
+    `folds` folds by `seed`, classes balanced as far as the groups allow. Unlabelled windows are trained on only.
+
+    Args:
+        windows: usually `Dataset.everything()`.
+        fold: any number from 0; it counts round: `fold % k` of k folds is the test.
+        seed: deals groups into folds.
+        folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
+
+    Raises:
+        UsageError: there are fewer than three folds or groups.
+    """
+    numbers = _dealt(windows, seed=seed, folds=folds) if windows.folds is None else windows.folds
+    names = np.unique(numbers)
+    if len(names) < _LEAST_FOLDS:
+        raise UsageError(
+            f"dataset {windows.spec.name!r}: expected {_LEAST_FOLDS} folds or more (train, valid, test), got"
+            f" {len(names)}; record more groups or choose more folds"
+        )
+    is_test = numbers == names[fold % len(names)]
+    is_valid = numbers == names[(fold + 1) % len(names)]
+    is_labelled = windows.labels >= 0
+    return Fold(
+        train=np.flatnonzero(~is_test & ~is_valid),
+        valid=np.flatnonzero(is_valid & is_labelled),
+        test=np.flatnonzero(is_test & is_labelled),
+    )
+
+
+def label_subset(labels: npt.NDArray[np.int64], *, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Chooses the windows whose labels may be used, for "a tenth was labelled".
+
+    Of each class `round(share * count)` windows are chosen (halves to the even number), at least one. For one seed a
+    smaller share is part of a larger one.
+
+    Args:
+        labels: int64 (N,); windows labelled -1 are never chosen.
+        share: above 0, up to 1.
+        seed: chooses the windows.
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        UsageError: the share is not above 0 and up to 1.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels[labels >= 0]).tolist():
+        members = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
+        chosen[members[: max(1, round(share * len(members)))]] = True
+    return chosen
+
+
+def _dealt(windows: Windows, *, seed: int, folds: int) -> Rows:
+    """Gives int64 (N,): the fold of each window's group.
+
+    Groups are dealt one by one, larger ones mostly first, each to the fold that has least of its classes. This keeps
+    the sum over folds and classes of the squared shares low, the aim of scikit-learn's StratifiedGroupKFold.
+    """
+    _, group = np.unique(windows.groups, return_inverse=True)
+    classes = np.unique(windows.labels, return_inverse=True)[1]
+    counts = np.zeros((group.max() + 1, classes.max() + 1))  # windows of each class in each group
+    np.add.at(counts, (group, classes), 1)
+    shares = counts / counts.sum(axis=0)
+    # Without the jitter groups of different sizes would be dealt in the same order for every seed.
+    jitter = np.random.default_rng(seed).uniform(0.7, 1.3, size=len(counts))
+    fold_shares = np.zeros((folds, counts.shape[1]))
+    fold_of_group = np.zeros(len(counts), dtype=np.int64)
+    for number in np.argsort(-counts.sum(axis=1) * jitter):
+        # Adding s to a fold that holds f changes the sum of squares by 2 s·f + s·s, and s·s is the same for every fold.
+        crowded = fold_shares @ shares[number]
+        best = int(np.lexsort((fold_shares.sum(axis=1), crowded))[0])
+        fold_of_group[number] = best
+        fold_shares[best] += shares[number]
+    return fold_of_group[group]

@@ -1,0 +1,136 @@
+"""Where the values of windows come from: arrays of ready windows, or whole recordings that windows are cut from.
+
+Owns the gather and nothing else: values leave here raw, in `unit`, NaN where a sample is missing. No labels here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.files import AnyArray
+
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+# int16 has no NaN; its lowest value, which no symmetric scale needs, stands for a missing sample.
+MISSING_COUNT = np.int16(-32768)
+
+
+class WindowSource(Protocol):
+    """Gives raw windows by row number."""
+
+    @property
+    def max_shift_s(self) -> float:
+        """How far a window may usefully be moved either way, in seconds; 0 where windows cannot be moved."""
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
+        """Gives new float32 (B, T, C) in raw units; NaN and Inf as stored."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredWindows:
+    """Windows that lie ready in arrays, the parts one behind the other.
+
+    Attributes:
+        parts: for each modality float32 (N_i, T, C) arrays, usually memory-mapped.
+        offsets: int64 (parts + 1,): the first row of each part, and the end.
+    """
+
+    parts: Mapping[str, Sequence[AnyArray]]
+    offsets: Rows
+
+    @property
+    def max_shift_s(self) -> float:
+        """Always 0: nothing is known of what lies around a stored window."""
+        return 0.0
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
+        """Gives new float32 (B, T, C); `shift_s` is ignored."""
+        parts = self.parts[modality.name]
+        part_of = np.searchsorted(self.offsets, rows, side="right") - 1
+        used = np.unique(part_of)
+        if len(used) == 1:
+            return np.asarray(parts[used[0]][rows - self.offsets[used[0]]])
+        out = np.empty((len(rows), *modality.shape), dtype=np.float32)
+        for part in used:
+            here = part_of == part
+            out[here] = parts[part][rows[here] - self.offsets[part]]
+        return out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CutWindows:
+    """Windows cut from recordings when they are asked for, at any offset.
+
+    Attributes:
+        samples: for each modality float32 or int16 (sum of lengths, C), all recordings end to end.
+        scale: float32 (C,) for each int16 modality: what one count is worth.
+        offsets: for each modality int64 (R,): where a recording starts in `samples`.
+        lengths: for each modality int64 (R,): how many samples it has there.
+        recording: int64 (N,): the recording of each window.
+        start_s: float64 (N,): where each window starts in its recording.
+        latest_start_s: float64 (R,): the latest start at which a whole window of every modality fits.
+        hop_s: seconds between the starts of neighbouring windows.
+    """
+
+    samples: Mapping[str, AnyArray]
+    scale: Mapping[str, Floats]
+    offsets: Mapping[str, Rows]
+    lengths: Mapping[str, Rows]
+    recording: Rows
+    start_s: npt.NDArray[np.float64]
+    latest_start_s: npt.NDArray[np.float64]
+    hop_s: float
+
+    @property
+    def max_shift_s(self) -> float:
+        """Half a hop: moved further, a window becomes its neighbour."""
+        return self.hop_s / 2
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
+        """Gives new float32 (B, T, C), each window moved by its `shift_s` as far as its recording reaches."""
+        recording = self.recording[rows]
+        start_s = self.start_s[rows]
+        if shift_s is not None:
+            start_s = np.clip(start_s + shift_s, 0.0, self.latest_start_s[recording])
+        first = first_sample(start_s, modality.rate_hz)
+        first = np.minimum(first, self.lengths[modality.name][recording] - modality.samples)
+        flat = self.samples[modality.name]
+        samples, channels = modality.shape
+        # (sum of lengths - T + 1, T * C): row i is the window that starts at sample i, without a copy
+        views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * channels)[::channels]
+        counts = views[first + self.offsets[modality.name][recording]].reshape(len(rows), samples, channels)
+        if counts.dtype == np.float32:
+            return np.asarray(counts)
+        values: Floats = np.multiply(counts, self.scale[modality.name], dtype=np.float32)
+        values[counts == MISSING_COUNT] = np.nan
+        return values
+
+
+def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
+    """Gives the number of the sample nearest to each start; halves go to the even number, as in Python's `round`."""
+    return np.rint(start_s * rate_hz).astype(np.int64)
+
+
+def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], *, hop_s: float) -> list[float]:
+    """Gives the starts k * hop_s of all windows of one recording that fit into every modality."""
+    latest_s = latest_start_s(lengths, modalities)
+    starts: npt.NDArray[np.float64] = np.arange(max(int(latest_s / hop_s) + 2, 0), dtype=np.float64) * hop_s
+    fits = np.ones(len(starts), dtype=bool)
+    for length, modality in zip(lengths, modalities, strict=True):
+        fits &= first_sample(starts, modality.rate_hz) + modality.samples <= length
+    found: list[float] = starts[fits].tolist()
+    return found
+
+
+def latest_start_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec]) -> float:
+    """Gives the latest start at which a whole window of every modality fits; negative where none does."""
+    return min(
+        (length - modality.samples) / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True)
+    )

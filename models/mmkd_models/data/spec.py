@@ -1,0 +1,177 @@
+"""`dataset.json`: what a dataset holds, and the gate it passes when it is read.
+
+Owns the words of `dataset.json` and their checks. Reads no arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+SplitName = Literal["train", "valid", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+FORMAT_VERSION = 1
+SPEC_FILE = "dataset.json"
+
+# The name is a file's stem and, with `_present` behind it, a tensor's name in every engine.
+_MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")
+
+
+class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How windows are cut from `recordings/`.
+
+    Attributes:
+        hop_s: seconds from the start of one window to the start of the next.
+        scale: for every modality stored as int16, what one count of each channel is worth in `unit`.
+    """
+
+    hop_s: float
+    scale: dict[str, tuple[float, ...]] = {}
+
+
+class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of `dataset.json`.
+
+    Attributes:
+        format_version: what this file's layout is called; another one is refused.
+        name: what people and reports call the dataset.
+        task: the classes, in the order of the label numbers.
+        modalities: every modality of a window.
+        splits: number of windows of train, valid and test.
+        source: where the measurements come from.
+        licence: what may be done with them.
+        recordings: present when windows are cut from whole recordings.
+    """
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    task: TaskSpec
+    modalities: tuple[ModalitySpec, ...]
+    splits: dict[str, int]
+    source: str = ""
+    licence: str = ""
+    recordings: RecordingsSpec | None = None
+
+    def modality(self, name: str) -> ModalitySpec:
+        """Gives the modality of that name.
+
+        Raises:
+            UsageError: there is none; the message lists the names.
+        """
+        for modality in self.modalities:
+            if modality.name == name:
+                return modality
+        names = ", ".join(modality.name for modality in self.modalities)
+        raise UsageError(f"dataset {self.name!r}: modality {name!r} is not in it; choose one of {names}")
+
+
+def read_dataset_spec(path: Path) -> DatasetSpec:
+    """Reads and checks `dataset.json` in the directory `path`.
+
+    Raises:
+        DatasetError: there is no such file, it is no JSON, or it breaks the contract.
+    """
+    file = path / SPEC_FILE
+    if not path.is_dir():
+        raise DatasetError(f"{path}: expected a dataset directory, found none there; check the path")
+    if not file.is_file():
+        raise DatasetError(
+            f"{path}: expected a dataset directory, got one without {SPEC_FILE};"
+            " make one with mmkd-data import or write_dataset"
+        )
+    spec = _decode(file)
+    problems = list(spec_problems(spec))
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    return spec
+
+
+def problem_message(path: Path, problems: list[str]) -> str:
+    """Joins the problems of one dataset into one message: a line for one, a list for more."""
+    if len(problems) == 1:
+        return f"dataset {path}: {problems[0]}"
+    return "\n  - ".join([f"dataset {path}: {len(problems)} problems", *problems])
+
+
+def _decode(file: Path) -> DatasetSpec:
+    content = file.read_bytes()
+    try:
+        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version")
+        if version is not None and bytes(version) != str(FORMAT_VERSION).encode():
+            raise DatasetError(
+                f"{file}: expected format_version {FORMAT_VERSION}, got {bytes(version).decode()};"
+                " use the mmkd-edge that wrote it, or a newer one"
+            )
+        return msgspec.json.decode(content, type=DatasetSpec)
+    except msgspec.MsgspecError as error:
+        raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
+
+
+def spec_problems(spec: DatasetSpec) -> Iterator[str]:
+    """Gives one text for every rule that `dataset.json` breaks beyond types."""
+    labels = spec.task.labels
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        yield f"{SPEC_FILE}: 'task.labels': expected two or more different classes, got {list(labels)}; name each class"
+    if not spec.modalities:
+        yield f"{SPEC_FILE}: 'modalities': expected one or more, got none; describe each sensor"
+    names = [modality.name for modality in spec.modalities]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{SPEC_FILE}: 'modalities': {name!r} is there {names.count(name)} times; give each its own name"
+    for number, modality in enumerate(spec.modalities):
+        for text in _modality_problems(modality):
+            yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
+    yield from _split_problems(spec)
+    if spec.recordings is not None:
+        yield from _recordings_problems(spec, spec.recordings)
+
+
+def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
+    if modality.kind != "series":
+        yield f"kind {modality.kind!r} is not supported yet; only 'series' is, so turn it into a series of features"
+    if not _MODALITY_NAME.fullmatch(modality.name) or modality.name in _RESERVED_NAMES:
+        yield (
+            f"expected a name of letters, digits and _ that starts with a letter and is none of"
+            f" {', '.join(_RESERVED_NAMES)}; rename it"
+        )
+    if not modality.channels or len(set(modality.channels)) < len(modality.channels):
+        yield f"expected one or more different channels, got {list(modality.channels)}; name each column"
+    if not 0 < modality.rate_hz < float("inf"):
+        yield f"expected a rate_hz above 0, got {modality.rate_hz}; give samples per second"
+    if modality.samples < 1:
+        yield f"expected samples of 1 or more, got {modality.samples}; give the length of one window"
+    if modality.range is not None and not modality.range[0] < modality.range[1]:
+        yield f"expected range [low, high] with low below high, got {list(modality.range)}; swap or correct it"
+
+
+def _split_problems(spec: DatasetSpec) -> Iterator[str]:
+    if set(spec.splits) != set(SPLIT_NAMES):
+        yield (
+            f"{SPEC_FILE}: 'splits': expected train, valid and test, got {', '.join(sorted(spec.splits)) or 'none'};"
+            " give the number of windows of each"
+        )
+        return
+    for name in SPLIT_NAMES:
+        if spec.splits[name] < 1:
+            yield f"{SPEC_FILE}: split {name!r} is empty; expected one window or more; move whole groups into it"
+
+
+def _recordings_problems(spec: DatasetSpec, recordings: RecordingsSpec) -> Iterator[str]:
+    if not 0 < recordings.hop_s < float("inf"):
+        yield f"{SPEC_FILE}: 'recordings.hop_s': expected seconds above 0, got {recordings.hop_s}; correct it"
+    channels = {modality.name: len(modality.channels) for modality in spec.modalities}
+    for name, scale in recordings.scale.items():
+        if name not in channels:
+            yield f"{SPEC_FILE}: 'recordings.scale': modality {name!r} is not in 'modalities'; remove it"
+        elif len(scale) != channels[name] or not all(0 < value < float("inf") for value in scale):
+            yield (
+                f"{SPEC_FILE}: 'recordings.scale.{name}': expected {channels[name]} numbers above 0,"
+                f" got {list(scale)}; give one per channel"
+            )

@@ -1,0 +1,185 @@
+"""Windows: what training, calibration and judging see of a dataset, addressed by index.
+
+Owns the order of steps from stored values to windows: gather, missing where invalid, per-group normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.spec import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupStatistics:
+    """Mean and spread of the raw values of each group, for modalities that are normalised per group.
+
+    Attributes:
+        groups: int64 (G,), ascending.
+        mean: for each such modality float32 (G, C).
+        std: for each such modality float32 (G, C), all above 0.
+    """
+
+    groups: Rows
+    mean: dict[str, Floats]
+    std: dict[str, Floats]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Windows with their labels and groups. Holds no values itself: `take` fetches them.
+
+    Attributes:
+        spec: of the dataset; its modalities are those that `take` gives.
+        labels: int64 (N,), class number or -1 for unlabelled.
+        groups: int64 (N,); where the dataset has no groups, the number of the window, or of its recording.
+        folds: int64 (N,), or None where the dataset has no folds.
+        source: gives the raw values.
+        rows: int64 (N,), the row of each window in `source`.
+        statistics: of the groups, or None where no modality is normalised per group.
+    """
+
+    spec: DatasetSpec
+    labels: Rows
+    groups: Rows
+    folds: Rows | None
+    source: WindowSource
+    rows: Rows
+    statistics: GroupStatistics | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def max_shift_s(self) -> float:
+        """Half a hop where windows are cut from recordings, else 0."""
+        return self.source.max_shift_s
+
+    def take(self, index: npt.NDArray[Any], *, shift_s: npt.NDArray[Any] | None = None) -> dict[str, Floats]:
+        """Gives the windows of these numbers.
+
+        Values outside a modality's `range` and infinite values come as NaN. A modality with `normalise: per_group`
+        comes z-scored with the statistics of the window's group over the whole dataset (no label is used).
+
+        Args:
+            index: integers (B,).
+            shift_s: (B,), seconds by which each window is moved inside its recording, clipped to the recording's ends.
+                Ignored where windows are not cut from recordings (`max_shift_s` is 0).
+
+        Returns:
+            For each modality a new float32 (B, T, C); NaN means missing.
+        """
+        rows = self.rows[index]
+        shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
+        groups = self.groups[index]
+        return {
+            modality.name: self._normalised(modality, self._valid(modality, rows, shift_s=shift), groups=groups)
+            for modality in self.spec.modalities
+        }
+
+    def _valid(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
+        return valid_values(self.source.gather(modality, rows, shift_s=shift_s), modality=modality)
+
+    def _normalised(self, modality: ModalitySpec, values: Floats, *, groups: Rows) -> Floats:
+        if modality.normalise == "none" or self.statistics is None:
+            return values
+        group = np.searchsorted(self.statistics.groups, groups)
+        mean = self.statistics.mean[modality.name][group][:, None, :]  # (B, 1, C)
+        std = self.statistics.std[modality.name][group][:, None, :]  # (B, 1, C)
+        return np.asarray((values - mean) / std)
+
+    def subset(self, index: npt.NDArray[Any]) -> Windows:
+        """Gives the windows of these numbers, or where a bool mask (N,) is true."""
+        return replace(
+            self,
+            labels=self.labels[index],
+            groups=self.groups[index],
+            folds=None if self.folds is None else self.folds[index],
+            rows=self.rows[index],
+        )
+
+    def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
+        """Gives the same windows with other labels: integers (N,), -1 for unlabelled.
+
+        Raises:
+            UsageError: there is not one label per window.
+        """
+        if labels.shape != self.labels.shape:
+            raise UsageError(
+                f"labels: expected shape (N,)={self.labels.shape}, got {labels.shape}; give one for each window"
+            )
+        return replace(self, labels=labels.astype(np.int64))
+
+    def with_modalities(self, names: Sequence[str]) -> Windows:
+        """Gives the same windows with these modalities only, in this order.
+
+        Raises:
+            UsageError: a name is unknown, or there is none.
+        """
+        if not names:
+            raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")
+        modalities = tuple(self.spec.modality(name) for name in names)
+        return replace(self, spec=msgspec.structs.replace(self.spec, modalities=modalities))
+
+
+def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
+    """Gives the values with NaN for everything infinite or outside the modality's range."""
+    if modality.range is None:
+        invalid = np.isinf(values)
+    else:
+        low, high = modality.range
+        invalid = (values < low) | (values > high)
+    return np.where(invalid, np.float32(np.nan), values) if invalid.any() else values
+
+
+def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Gives mean and population standard deviation of each channel over the values that are there.
+
+    Args:
+        values: (n, C); NaN means missing.
+
+    Returns:
+        float64 (C,) each. A channel without values has mean 0; one that never changes has std 1.
+    """
+    present = ~np.isnan(values)
+    count = np.maximum(present.sum(axis=0), 1)
+    known = np.where(present, values, 0.0).astype(np.float64)
+    mean = known.sum(axis=0) / count
+    deviation = np.where(present, known - mean, 0.0)
+    std = np.sqrt(np.square(deviation).sum(axis=0) / count)
+    # Rounding leaves a constant channel with a spread of a few float32 steps; dividing by that would blow up noise.
+    constant = std <= 1e-6 * np.abs(mean)
+    return mean, np.where(constant, 1.0, std)
+
+
+def group_statistics(windows: Windows) -> GroupStatistics | None:
+    """Computes the statistics of every group over all its windows; None where no modality is normalised per group."""
+    modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
+    if not modalities:
+        return None
+    names, group = np.unique(windows.groups, return_inverse=True)
+    mean: dict[str, Floats] = {}
+    std: dict[str, Floats] = {}
+    for modality in modalities:
+        pairs = [
+            mean_and_std(raw_values(windows, modality=modality, rows=windows.rows[group == number]))
+            for number in range(len(names))
+        ]
+        mean[modality.name] = np.stack([pair[0] for pair in pairs]).astype(np.float32)
+        std[modality.name] = np.stack([pair[1] for pair in pairs]).astype(np.float32)
+    return GroupStatistics(groups=names, mean=mean, std=std)
+
+
+def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:
+    """Gives all valid raw values of these rows of the source, float32 (n, C); nothing is normalised."""
+    values = valid_values(windows.source.gather(modality, rows, shift_s=None), modality=modality)
+    return values.reshape(-1, len(modality.channels))

@@ -1,0 +1,246 @@
+"""Datasets from arrays: checked first, written to a temporary sibling, then renamed. All or nothing.
+
+Owns the way from arrays to files. Never replaces a directory that exists.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.data.check import content_problems
+from mmkd_models.data.dataset import Dataset, open_dataset, window_counts
+from mmkd_models.data.files import RECORDINGS, AnyArray, structure_problems
+from mmkd_models.data.spec import (
+    SPEC_FILE,
+    SPLIT_NAMES,
+    DatasetSpec,
+    RecordingsSpec,
+    SplitName,
+    problem_message,
+    spec_problems,
+)
+
+_COLUMNS = ("labels", "groups", "folds")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recording:
+    """One whole recording, longer than a window.
+
+    Attributes:
+        samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled.
+        label: class number, or -1 for unlabelled.
+        group: the person, machine or session; it never straddles splits.
+        split: where its windows belong.
+        fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
+    """
+
+    samples: Mapping[str, npt.NDArray[Any]]
+    label: int
+    group: int
+    split: SplitName
+    fold: int | None = None
+
+
+def write_dataset(
+    path: str | Path,
+    *,
+    name: str,
+    labels: Sequence[str],
+    modalities: Sequence[ModalitySpec],
+    splits: Mapping[str, Mapping[str, npt.ArrayLike]],
+    source: str = "",
+    licence: str = "",
+) -> Dataset:
+    """Writes a dataset directory from arrays of windows and opens it.
+
+    Args:
+        path: the directory to make; it must not exist.
+        name: what people and reports call the dataset.
+        labels: class names in the order of the label numbers.
+        modalities: describes every modality.
+        splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing, `labels`
+            (N,) with class numbers and, if there are any, `groups` (N,) and `folds` (N,). Numbers are converted to
+            the dtypes of the contract.
+        source: where the measurements come from.
+        licence: what may be done with them.
+
+    Raises:
+        DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
+        UsageError: `path` exists.
+    """
+    spec = DatasetSpec(
+        name=name,
+        task=TaskSpec(labels=tuple(labels)),
+        modalities=tuple(modalities),
+        splits={split: len(np.atleast_1d(arrays.get("labels", []))) for split, arrays in splits.items()},
+        source=source,
+        licence=licence,
+    )
+    _check_spec(Path(path), spec)
+    return _write_checked(Path(path), spec, _arrays_of_splits(Path(path), spec, splits), cut=False)
+
+
+def write_recordings(
+    path: str | Path,
+    *,
+    name: str,
+    labels: Sequence[str],
+    modalities: Sequence[ModalitySpec],
+    recordings: Sequence[Recording],
+    hop_s: float,
+    scale: Mapping[str, Sequence[float]] | None = None,
+    source: str = "",
+    licence: str = "",
+) -> Dataset:
+    """Writes a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
+
+    Args:
+        path: the directory to make; it must not exist.
+        name: what people and reports call the dataset.
+        labels: class names in the order of the label numbers.
+        modalities: describes every modality.
+        recordings: all of them.
+        hop_s: seconds from the start of one window to the start of the next.
+        scale: for modalities given as int16, what one count of each channel is worth in its unit.
+        source: where the measurements come from.
+        licence: what may be done with them.
+
+    Raises:
+        DatasetError: the recordings break the contract of docs/datasets.md; nothing is written.
+        UsageError: `path` exists.
+    """
+    path = Path(path)
+    spec = DatasetSpec(
+        name=name,
+        task=TaskSpec(labels=tuple(labels)),
+        modalities=tuple(modalities),
+        splits=dict.fromkeys(SPLIT_NAMES, 1),  # counted below, when the lengths are known to be sound
+        source=source,
+        licence=licence,
+        recordings=RecordingsSpec(hop_s=hop_s, scale={key: tuple(row) for key, row in (scale or {}).items()}),
+    )
+    _check_spec(path, spec)
+    arrays = _arrays_of_recordings(path, spec, recordings)
+    problems = list(structure_problems(spec, arrays, cut=True))
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    spec = msgspec.structs.replace(spec, splits=window_counts(spec, arrays))
+    _check_spec(path, spec)
+    return _write_checked(path, spec, arrays, cut=True)
+
+
+def _check_spec(path: Path, spec: DatasetSpec) -> None:
+    if path.exists():
+        raise UsageError(
+            f"{path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
+        )
+    problems = list(spec_problems(spec))
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+
+
+def _arrays_of_splits(
+    path: Path, spec: DatasetSpec, splits: Mapping[str, Mapping[str, npt.ArrayLike]]
+) -> dict[str, AnyArray]:
+    names = [modality.name for modality in spec.modalities]
+    arrays: dict[str, AnyArray] = {}
+    problems: list[str] = []
+    for split in SPLIT_NAMES:
+        given = splits[split]
+        problems += [
+            f"splits[{split!r}]: array {key!r} is missing; give one per modality and labels"
+            for key in (*names, "labels")
+            if key not in given
+        ]
+        for key, values in given.items():
+            if key not in (*names, *_COLUMNS):
+                problems.append(
+                    f"splits[{split!r}]: {key!r} is no modality and none of {', '.join(_COLUMNS)};"
+                    " describe it in 'modalities' or leave it out"
+                )
+                continue
+            dtype = "int64" if key in _COLUMNS else "float32"
+            converted = _converted(np.asarray(values), dtype=dtype)
+            if converted is None:
+                got = np.asarray(values).dtype
+                problems.append(f"splits[{split!r}][{key!r}]: expected numbers that fit {dtype}, got {got}; convert it")
+            else:
+                arrays[f"{split}/{key}.npy"] = converted
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    return arrays
+
+
+def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
+    """Gives the values in that dtype, or None where that would lose more than precision."""
+    allowed = "biu" if dtype == "int64" else "biuf"
+    return np.ascontiguousarray(values, dtype=dtype) if values.dtype.kind in allowed else None
+
+
+def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> dict[str, AnyArray]:
+    names = [modality.name for modality in spec.modalities]
+    problems = [
+        f"recordings[{number}]: expected samples of {', '.join(names)}, got {', '.join(recording.samples)};"
+        " give every modality and no other"
+        for number, recording in enumerate(recordings)
+        if set(recording.samples) != set(names)
+    ]
+    with_fold = [recording.fold for recording in recordings if recording.fold is not None]
+    if 0 < len(with_fold) < len(recordings) or not recordings:
+        problems.append(
+            f"recordings: expected one or more, with a fold for all or none, got {len(recordings)},"
+            f" {len(with_fold)} with a fold; complete them"
+        )
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    arrays: dict[str, AnyArray] = {
+        f"{RECORDINGS}/{name}.npy": np.concatenate([_samples(recording.samples[name]) for recording in recordings])
+        for name in names
+    }
+    lengths = [[len(recording.samples[name]) for name in names] for recording in recordings]
+    arrays[f"{RECORDINGS}/lengths.npy"] = np.array(lengths, dtype=np.int64)
+    arrays[f"{RECORDINGS}/labels.npy"] = np.array([recording.label for recording in recordings], dtype=np.int64)
+    arrays[f"{RECORDINGS}/groups.npy"] = np.array([recording.group for recording in recordings], dtype=np.int64)
+    numbers = [SPLIT_NAMES.index(recording.split) for recording in recordings]
+    arrays[f"{RECORDINGS}/splits.npy"] = np.array(numbers, dtype=np.int8)
+    if with_fold:
+        arrays[f"{RECORDINGS}/folds.npy"] = np.array(with_fold, dtype=np.int64)
+    return arrays
+
+
+def _samples(values: npt.NDArray[Any]) -> AnyArray:
+    return values if values.dtype == np.int16 else values.astype(np.float32)
+
+
+def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool) -> Dataset:
+    problems = list(structure_problems(spec, arrays, cut=cut))
+    problems = problems or list(content_problems(spec, arrays, cut=cut))
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, array in arrays.items():
+            file = temporary / name
+            file.parent.mkdir(exist_ok=True)
+            np.save(file, array, allow_pickle=False)
+        text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
+        (temporary / SPEC_FILE).write_bytes(text + b"\n")
+        temporary.chmod(0o755)  # mkdtemp lets nobody else in; a dataset is an ordinary directory
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_dataset(path)
