@@ -15,7 +15,7 @@ import msgspec
 
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-from mmkd_edge.strict_json import JsonFault, parse_object
+from mmkd_edge.strict_json import JsonError, parse_object
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -212,8 +212,8 @@ def _require(condition: bool, path: str, message: str) -> None:
 def _document(data: bytes) -> dict[str, Any]:
     try:
         return parse_object(data)
-    except JsonFault as fault:
-        _fail(fault.path, fault.message)
+    except JsonError as error:
+        _fail(error.path, error.message)
 
 
 def _check_version(document: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import open_file, read_exactly, write_file
 from mmkd_edge.spec import ModalitySpec
-from mmkd_edge.strict_json import JsonFault, parse_object
+from mmkd_edge.strict_json import JsonError, parse_object
 
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 20
@@ -54,7 +54,7 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
         raise UsageError(f"{path}: expected a reference of at most {MAX_BYTES} bytes, got more")
     try:
         reference = msgspec.convert(parse_object(data), type=Reference, strict=True)
-    except (JsonFault, msgspec.ValidationError) as error:
+    except (JsonError, msgspec.ValidationError) as error:
         raise UsageError(f"{path}: not a reference: {error}; make it again with mmkd-data reference") from error
     fault = _fault(reference)
     if fault:

@@ -1,7 +1,7 @@
 """JSON as files need it: stricter than the standard library, with the path of the fault.
 
-Refuses what the standard library lets pass in silence: a key given twice, NaN and infinities, numbers beyond float64, half a
-surrogate pair, text that is not UTF-8, nesting that exhausts the stack.
+Refuses what the standard library lets pass in silence: a key given twice, NaN and infinities, numbers beyond float64,
+half a surrogate pair, nesting that exhausts the stack.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 
-class JsonFault(ValueError):
+class JsonError(ValueError):
     """What is wrong with a document, and where: `path` is empty for the document as a whole.
 
     Never reaches a user: the module that owns the document turns it into its own error.
@@ -31,19 +31,19 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """Parse a document whose outermost value is an object.
 
     Raises:
-        JsonFault: the bytes are no such document.
+        JsonError: the bytes are no such document.
     """
     try:
         parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_Pairs)
         document = _plain(parsed, "")
-    except JsonFault:
+    except JsonError:
         raise
     except RecursionError as error:
-        raise JsonFault("", "not a JSON document: nested too deeply") from error
+        raise JsonError("", "not a JSON document: nested too deeply") from error
     except ValueError as error:
-        raise JsonFault("", f"not a JSON document: {error}") from error
+        raise JsonError("", f"not a JSON document: {error}") from error
     if not isinstance(document, dict):
-        raise JsonFault("", f"expected an object, got {type(document).__name__}")
+        raise JsonError("", f"expected an object, got {type(document).__name__}")
     return document
 
 
@@ -53,7 +53,7 @@ def _plain(node: Any, path: str) -> Any:
     if isinstance(node, list):
         return [_plain(item, f"{path}[{index}]") for index, item in enumerate(node)]
     if isinstance(node, float) and not math.isfinite(node):
-        raise JsonFault(path, f"expected a finite number, got {node}")
+        raise JsonError(path, f"expected a finite number, got {node}")
     if isinstance(node, str):
         _check_text(node, path)
     return node
@@ -65,7 +65,7 @@ def _plain_object(pairs: _Pairs, path: str) -> dict[str, Any]:
         _check_text(key, path)
         inner = f"{path}.{key}" if path else key
         if key in found:
-            raise JsonFault(inner, "expected once, got it twice")
+            raise JsonError(inner, "expected once, got it twice")
         found[key] = _plain(value, inner)
     return found
 
@@ -74,4 +74,4 @@ def _check_text(text: str, path: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise JsonFault(path, "expected text, got half a surrogate pair") from error
+        raise JsonError(path, "expected text, got half a surrogate pair") from error

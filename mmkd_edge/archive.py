@@ -1,0 +1,122 @@
+"""The canonical ZIP: one list of members has exactly one archive, byte for byte.
+
+Members are stored, not compressed, in a given order, with fixed dates and attributes. So a reader can compute every
+header from the members and compare, rather than trust one, and any unzip tool can still look inside.
+Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LOCAL_SIGNATURE = b"PK\x03\x04"
+_LOCAL = struct.Struct("<4sHHHHHLLLHH")
+_CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
+_END = struct.Struct("<4sHHHHLLH")
+LOCAL_HEADER_BYTES = _LOCAL.size
+_NEEDED = 20  # ZIP 2.0: the version that readers expect for stored files in folders
+_MADE_BY = (3 << 8) | _NEEDED  # Unix
+_DATE = (1 << 5) | 1  # 1980-01-01, the first day that a ZIP can name
+_MODE = 0o100644 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What an archive's headers say of one member; `name` is ASCII."""
+
+    name: str
+    size_bytes: int
+    crc32: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the member with its local header."""
+        return LOCAL_HEADER_BYTES + len(self.name) + self.size_bytes
+
+
+def local_header(member: Member) -> bytes:
+    """What stands before a member's bytes."""
+    name = member.name.encode("ascii")
+    size = member.size_bytes
+    fields = (LOCAL_SIGNATURE, _NEEDED, 0, 0, 0, _DATE, member.crc32, size, size, len(name), 0)
+    return _LOCAL.pack(*fields) + name
+
+
+def central_directory(members: Sequence[Member]) -> bytes:
+    """What stands after the last member's bytes."""
+    parts: list[bytes] = []
+    offset = 0
+    for member in members:
+        name = member.name.encode("ascii")
+        size = member.size_bytes
+        fixed = (b"PK\x01\x02", _MADE_BY, _NEEDED, 0, 0, 0, _DATE, member.crc32, size, size, len(name))
+        parts.append(_CENTRAL.pack(*fixed, 0, 0, 0, 0, _MODE, offset) + name)
+        offset += member.stored_bytes
+    return b"".join(parts)
+
+
+def end_record(members: Sequence[Member], *, comment: bytes) -> bytes:
+    """The last bytes of the archive."""
+    count = len(members)
+    size = len(central_directory(members))
+    offset = sum(member.stored_bytes for member in members)
+    return _END.pack(b"PK\x05\x06", 0, 0, count, count, size, offset, len(comment)) + comment
+
+
+def end_record_bytes(*, comment_bytes: int) -> int:
+    """Size of the end record."""
+    return _END.size + comment_bytes
+
+
+def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]:
+    """Everything before the end record, and the members for it.
+
+    Args:
+        files: name to content, in the order in which they are stored; names are ASCII.
+    """
+    members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
+    parts: list[bytes] = []
+    for member in members:
+        parts += (local_header(member), files[member.name])
+    return b"".join(parts) + central_directory(members), members
+
+
+def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
+    """Names and sizes as an archive's central directory gives them, to say how it differs from what was expected.
+
+    Args:
+        tail: the end record.
+        directory: the bytes before it, as long as `directory_bytes` says.
+
+    Returns:
+        None where the directory cannot be read or names a member twice.
+    """
+    count = _END.unpack_from(tail)[4]
+    found: dict[str, int] = {}
+    position = 0
+    for _ in range(count):
+        if position + _CENTRAL.size > len(directory):
+            return None
+        fields = _CENTRAL.unpack_from(directory, position)
+        start = position + _CENTRAL.size
+        position = start + fields[10] + fields[11] + fields[12]
+        name = directory[start : start + fields[10]].decode("utf-8", "replace")
+        if fields[0] != b"PK\x01\x02" or name in found:
+            return None
+        found[name] = fields[9]
+    return found
+
+
+def directory_bytes(tail: bytes) -> int:
+    """Size of the central directory as the end record gives it."""
+    size: int = _END.unpack_from(tail)[5]
+    return size
+
+
+def member_size(header: bytes) -> int:
+    """Size of a member as its local header gives it; 0 where the header is cut off."""
+    size: int = _LOCAL.unpack_from(header)[7] if len(header) >= LOCAL_HEADER_BYTES else 0
+    return size

@@ -1,0 +1,126 @@
+"""Golden windows: what a student was asked at export and what it answered, carried in the bundle.
+
+A device tests itself with them; half of them (`judge`) decides whether an artifact of lower precision is good enough,
+the other half calibrates it. Owns `<model>/golden.npz`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_edge.archive import archive_body, end_record
+from mmkd_edge.errors import BundleError
+from mmkd_edge.manifest import ModelEntry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_DTYPES = {
+    "windows": np.float32,
+    "labels": np.int64,
+    "logits": np.float32,
+    "probabilities": np.float32,
+    "judge": np.bool_,
+    "tolerance": np.float64,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Windows with their answers.
+
+    Attributes:
+        windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
+            that is normalised per group. NaN = missing.
+        labels: (N,) int64, -1 where unknown.
+        logits: (N, K) float32, from the checkpoint.
+        probabilities: (N, K) float32, from the checkpoint.
+        judge: (N,) bool: False windows may calibrate, True windows only judge.
+        tolerance: largest difference of a logit or a probability that counts as the same answer.
+    """
+
+    windows: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    judge: NDArray[np.bool_]
+    tolerance: float
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """The golden windows as an uncompressed .npz; the same windows give the same bytes."""
+    files: dict[str, bytes] = {}
+    for name, dtype in _DTYPES.items():
+        buffer = io.BytesIO()
+        # C order: numpy would else record how the array happened to lie in memory.
+        np.save(buffer, np.asarray(getattr(golden, name), dtype=dtype, order="C"), allow_pickle=False)
+        files[f"{name}.npy"] = buffer.getvalue()
+    body, members = archive_body(files)
+    return body + end_record(members, comment=b"")
+
+
+def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
+    """Read golden windows and check them against the student they belong to.
+
+    Raises:
+        BundleError: the bytes are no golden windows of this student.
+    """
+    arrays = _arrays(data, entry.golden.file)
+    fault = _fault(arrays, entry)
+    if fault:
+        raise BundleError(f"{entry.golden.file}: {fault}; export the bundle again")
+    return Golden(
+        windows=arrays["windows"],
+        labels=arrays["labels"],
+        logits=arrays["logits"],
+        probabilities=arrays["probabilities"],
+        judge=arrays["judge"],
+        tolerance=float(arrays["tolerance"]),
+    )
+
+
+def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    import zipfile  # 10 ms that opening a bundle does not need
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise BundleError(f"{where}: expected stored arrays, got compressed ones; export the bundle again")
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            return {name: np.asarray(loaded[name]) for name in loaded.files}
+    # numpy and zipfile meet a damaged file with all of these; a header that asks for terabytes is a MemoryError.
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{where}: not readable as arrays: {error}; export the bundle again") from error
+
+
+def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
+    if set(arrays) != set(_DTYPES):
+        return f"expected the arrays {', '.join(sorted(_DTYPES))}, got {', '.join(sorted(arrays))}"
+    count = arrays["labels"].shape[0] if arrays["labels"].ndim == 1 else -1
+    classes = len(entry.task.labels)
+    shapes = {
+        "windows": (count, *entry.modality.shape),
+        "labels": (count,),
+        "logits": (count, classes),
+        "probabilities": (count, classes),
+        "judge": (count,),
+        "tolerance": (),
+    }
+    for name, dtype in _DTYPES.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != shapes[name]:
+            wanted = f"{np.dtype(dtype)} {shapes[name]}"
+            return f"{name}: expected {wanted}, got {array.dtype} {array.shape}"
+    if count < 1:
+        return "expected at least one window, got none"
+    if not (np.isfinite(arrays["logits"]).all() and np.isfinite(arrays["probabilities"]).all()):
+        return "expected finite logits and probabilities, got others"
+    tolerance = float(arrays["tolerance"])
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        return f"tolerance: expected a finite number above 0, got {tolerance}"
+    return ""

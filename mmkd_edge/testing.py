@@ -1,0 +1,109 @@
+"""A double for tests of applications: a predictor that answers what the test says, without a bundle or an engine.
+
+>>> from mmkd_edge import ModalitySpec
+>>> from mmkd_edge.testing import fake_predictor
+>>> acc = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
+>>> predictor = fake_predictor([0.1, 0.9], modality=acc, labels=("ok", "worn"))
+>>> predictor.predict([[0.0, 0.0, 9.8]] * 200).label
+'worn'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmkd_edge.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.reference import Reference
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Feeds = Mapping[str, "NDArray[np.float32]"]
+Answer = Sequence[float] | Callable[[Feeds], Sequence[float]]
+# The logit of a class that the answer rules out: its softmax is 0 in float32.
+_RULED_OUT = 1e-38
+
+
+class FakeBackend:
+    """A `Backend` that answers what it is told.
+
+    Args:
+        answer: the probabilities (K,), or a function from the feeds to them; the function may raise `BackendError`.
+        inputs: what `inputs` should say.
+        outputs: what `outputs` should say.
+
+    Attributes:
+        feeds: what every `run` was given, in order.
+        closed: whether `close` was called.
+    """
+
+    name = "fake"
+    version = "fake 1"
+    threads = 1
+
+    def __init__(
+        self, answer: Answer, *, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[TensorSpec, ...] = ()
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.feeds: list[Feeds] = []
+        self.closed = False
+        self._answer = answer
+
+    def run(self, feeds: Feeds) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The answer as logits and probabilities, each a new float32 array (1, K)."""
+        self.feeds.append(feeds)
+        answer = self._answer(feeds) if callable(self._answer) else self._answer
+        probabilities = np.array([answer], dtype=np.float32)
+        return np.log(np.maximum(probabilities, np.float32(_RULED_OUT))), probabilities
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+def fake_entry(*, modality: ModalitySpec, labels: Sequence[str]) -> ModelEntry:
+    """The manifest entry of a student that takes `modality`, answers `labels`, and was never trained."""
+    task = TaskSpec(labels=tuple(labels))
+    parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
+    file = f"{modality.name}/model.fp32.onnx"
+    digest = "0" * 64
+    return ModelEntry(
+        name=modality.name,
+        modality=modality,
+        task=task,
+        inputs=graph_inputs(modality),
+        outputs=graph_outputs(task),
+        preset="fake",
+        parameters=0,
+        mflops=0.0,
+        validation_metric="none",
+        validation_score=0.0,
+        dataset_name="none",
+        dataset_sha256=digest,
+        artifacts=(
+            Artifact(file=file, format="onnx", precision="fp32", opset=20, sha256=digest, size_bytes=1, parity=parity),
+        ),
+        golden=FileEntry(file=f"{modality.name}/golden.npz", sha256=digest, size_bytes=1),
+    )
+
+
+def fake_predictor(
+    answer: Answer, *, modality: ModalitySpec, labels: Sequence[str], reference: Reference | None = None
+) -> EdgePredictor:
+    """A predictor over a `FakeBackend`: windows are checked and prepared as on a device, the answer is yours.
+
+    Args:
+        answer: the probabilities in the order of `labels`, or a function from the feeds to them.
+        modality: what the predictor takes.
+        labels: what it answers.
+        reference: for a modality that is normalised per group.
+    """
+    entry = fake_entry(modality=modality, labels=labels)
+    backend = FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs)
+    return EdgePredictor(entry=entry, backend=backend, reference=reference)
