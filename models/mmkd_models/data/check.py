@@ -1,30 +1,181 @@
 """The full check of a dataset: every rule of docs/datasets.md, the values of the windows included.
 
-Owns the rules that need a look into the windows, and the facts that a person wants to know. Changes nothing.
+Owns the rules that need a look into the windows, and what is allowed but worth knowing. Changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from mmkd_models.data.dataset import windows_of
-from mmkd_models.data.files import Arrays
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.dataset import count_problems, windows_of
+from mmkd_models.data.files import RECORDINGS, Arrays, is_cut_from_recordings, load_arrays, structure_problems
+from mmkd_models.data.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.sources import Rows
-from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
+from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message, read_dataset_spec
 from mmkd_models.data.windows import Windows
 
+_LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
+# A channel whose farthest value lies this many times beyond where 99.9 % of its values lie has a glitch, not a signal.
+_GLITCH_RATIO = 10.0
+_GLITCH_SHARE = 0.999
+_MOST_GLITCH_VALUES = 2_000_000
 
-def content_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
-    """Gives one text for every rule that the windows break; the structure must be sound already."""
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What the check of a sound dataset found.
+
+    Attributes:
+        facts: one sentence each, for people.
+        warnings: allowed by the contract, but it may spoil training or judging.
+    """
+
+    facts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check_dataset(path: str | Path) -> CheckReport:
+    """Checks every rule of the dataset directory, and reads every value once.
+
+    Raises:
+        DatasetError: the directory breaks its contract; the message lists every problem found.
+    """
+    path = Path(path)
+    spec = read_dataset_spec(path)
+    cut = is_cut_from_recordings(path, spec)
+    arrays, problems = load_arrays(path, spec)
+    problems += structure_problems(spec, arrays, cut=cut)
+    if not problems and cut:
+        problems += count_problems(spec, arrays)
+    if problems:  # the windows can only be read when dtypes and shapes are right
+        raise DatasetError(problem_message(path, problems))
     windows = windows_of(spec, arrays, cut=cut)
-    split_of = np.repeat(np.arange(len(SPLIT_NAMES)), [spec.splits[split] for split in SPLIT_NAMES])
-    yield from _class_problems(windows, split_of)
+    scan = scan_windows(windows)
+    problems += content_problems(windows, scan, cut=cut)
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    return CheckReport(facts=tuple(_facts(windows, scan, arrays)), warnings=tuple(_warnings(windows, scan)))
 
 
-def _class_problems(windows: Windows, split_of: Rows) -> Iterator[str]:
+def content_problems(windows: Windows, scan: Scan, *, cut: bool) -> Iterator[str]:
+    """Gives one text for every rule that the windows of a dataset of sound structure break."""
+    spec = windows.spec
+    split_of = split_numbers(spec)
     labels = windows.labels[split_of == 0]
-    for number, name in enumerate(windows.spec.task.labels):
+    for number, name in enumerate(spec.task.labels):
         if not (labels == number).any():
             yield f"class {name!r} ({number}) has no window in train; move a group that has it, or remove the class"
+    for name, found in scan.modalities.items():
+        yield from _value_problems(name, found, split_of, cut=cut)
+    yield from _copy_problems(windows, scan, split_of)
+    folds = [] if windows.folds is None else np.unique(windows.folds).tolist()
+    if windows.folds is not None and len(folds) < _LEAST_FOLDS:
+        yield f"folds: expected {_LEAST_FOLDS} or more, got {len(folds)}; deal the groups into more, or leave them out"
+
+
+def split_numbers(spec: DatasetSpec) -> Rows:
+    """Gives int64 (N,): 0 train, 1 valid, 2 test for every window of `Dataset.everything()`."""
+    return np.repeat(np.arange(len(SPLIT_NAMES)), [spec.splits[split] for split in SPLIT_NAMES])
+
+
+def _value_problems(name: str, found: ModalityScan, split_of: Rows, *, cut: bool) -> Iterator[str]:
+    for number, split in enumerate(SPLIT_NAMES):
+        infinite = found.infinite[split_of == number]
+        if infinite.any():
+            where = f"{RECORDINGS}/{name}.npy: in windows of {split}" if cut else f"{split}/{name}.npy"
+            yield (
+                f"{where}: {int(infinite.sum())} infinite values in {int((infinite > 0).sum())} windows, the first in"
+                f" window {int(np.flatnonzero(infinite)[0])}; expected numbers or NaN for missing: store NaN"
+            )
+    if (found.unusable[split_of == 0] == found.values).all():
+        yield f"modality {name!r} has no valid value in train; correct its values or its range, or leave it out"
+
+
+def _copy_problems(windows: Windows, scan: Scan, split_of: Rows) -> Iterator[str]:
+    first_seen: dict[bytes, int] = {}
+    copies: list[tuple[int, int]] = []
+    for row, digest in enumerate(scan.digests):
+        if not digest:
+            continue
+        first = first_seen.setdefault(digest, row)
+        if split_of[first] != split_of[row]:
+            copies.append((first, row))
+    if copies:
+        first, row = copies[0]
+        yield (
+            f"{_place(windows.spec, first)} and {_place(windows.spec, row)} are the same window ({len(copies)} such"
+            " copies across splits); expected splits that share nothing: remove the copies or give both one group"
+        )
+
+
+def _place(spec: DatasetSpec, row: int) -> str:
+    for split in SPLIT_NAMES:
+        if row < spec.splits[split]:
+            return f"{split} window {row}"
+        row -= spec.splits[split]
+    raise AssertionError("a row beyond the last split")
+
+
+def _facts(windows: Windows, scan: Scan, arrays: Arrays) -> Iterator[str]:
+    spec = windows.spec
+    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
+    yield f"{len(windows)} windows: {counts}"
+    has_groups = any(name.endswith("/groups.npy") for name in arrays)
+    if has_groups:
+        yield f"{len(np.unique(windows.groups))} groups, none in two splits"
+    else:
+        yield "no groups: windows of different splits are taken to be independent"
+    if windows.folds is not None:
+        yield f"{len(np.unique(windows.folds))} folds of whole groups"
+    yield f"{len(spec.task.labels)} classes, all in train; {int((windows.labels == -1).sum())} unlabelled windows"
+    for name, found in scan.modalities.items():
+        total = found.values * len(windows)
+        text = f"{name}: {_percent(int(found.unusable.sum()), total)} of the values missing"
+        whole = int((found.unusable == found.values).sum())
+        text += f", {whole} windows without any value"
+        outside = int(found.outside.sum())
+        yield text + (f", {outside} values outside the range" if outside else "")
+
+
+def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
+    spec = windows.spec
+    split_of = split_numbers(spec)
+    for number, split in enumerate(SPLIT_NAMES[1:], start=1):
+        labels = windows.labels[split_of == number]
+        absent = [name for index, name in enumerate(spec.task.labels) if not (labels == index).any()]
+        if absent:
+            yield f"{split} has no window of {', '.join(absent)}: nothing it says about them counts"
+    for modality in spec.modalities:
+        found = scan.modalities[modality.name]
+        for channel, (low, high) in enumerate(zip(found.low, found.high, strict=True)):
+            if low == high:
+                yield f"{modality.name}: channel {modality.channels[channel]} is {low:g} throughout: it tells nothing"
+        if modality.range is None:
+            yield from _glitches(windows, modality_name=modality.name)
+
+
+def _glitches(windows: Windows, *, modality_name: str) -> Iterator[str]:
+    modality = windows.spec.modality(modality_name)
+    step = max(1, len(windows) * modality.samples * len(modality.channels) // _MOST_GLITCH_VALUES)
+    values = windows.source.gather(modality, windows.rows[::step], shift_s=None)
+    flat = values.reshape(-1, len(modality.channels))
+    for channel, name in enumerate(modality.channels):
+        column = flat[~np.isnan(flat[:, channel]), channel].astype(np.float64)
+        if not len(column):
+            continue
+        distance = np.abs(column - np.median(column))
+        usual = float(np.quantile(distance, _GLITCH_SHARE))
+        if distance.max() > _GLITCH_RATIO * usual > 0:
+            yield (
+                f"{modality_name}: channel {name} reaches {column[int(distance.argmax())]:g}, while 99.9 % of it lies"
+                f" within {usual:g} of {np.median(column):g}: set its 'range' if that is a glitch"
+            )
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2f} %" if count else "none"

@@ -25,6 +25,17 @@ from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSour
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, problem_message, read_dataset_spec
 from mmkd_models.data.windows import Windows, group_statistics
 
+__all__ = [
+    "Dataset",
+    "Windows",
+    "count_problems",
+    "open_dataset",
+    "shipped_dataset",
+    "shipped_names",
+    "window_counts",
+    "windows_of",
+]
+
 _HASHED_BLOCK_BYTES = 1 << 20
 
 
@@ -89,7 +100,7 @@ def open_dataset(path: str | Path) -> Dataset:
     arrays, problems = load_arrays(path, spec)
     problems += structure_problems(spec, arrays, cut=cut)
     if not problems and cut:
-        problems += _count_problems(spec, arrays)
+        problems += count_problems(spec, arrays)
     if problems:
         raise DatasetError(problem_message(path, problems))
     return Dataset(path=path, spec=spec, arrays=arrays)
@@ -178,7 +189,8 @@ def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
 
 
-def _count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
+def count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
+    """Gives one text for every split of checked recordings that `dataset.json` counts wrongly."""
     found = window_counts(spec, arrays)
     return [
         f"{SPEC_FILE}: split {name!r}: expected {spec.splits[name]} windows, got {found[name]} cut from {RECORDINGS}/;"

@@ -180,6 +180,9 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
                 " label them or move their groups to train"
             )
     if "groups" not in columns:
+        for modality in spec.modalities:
+            if modality.normalise == "per_group":
+                yield f"modality {modality.name!r} is normalised per group, which needs groups.npy; write the groups"
         return
     shared = _groups_with_several(columns["groups"], columns["splits"])
     if shared:

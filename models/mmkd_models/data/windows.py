@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import standardise
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.data.spec import DatasetSpec
@@ -25,13 +26,13 @@ class GroupStatistics:
 
     Attributes:
         groups: int64 (G,), ascending.
-        mean: for each such modality float32 (G, C).
-        std: for each such modality float32 (G, C), all above 0.
+        mean: for each such modality (G, C).
+        std: for each such modality (G, C), all above 0.
     """
 
     groups: Rows
-    mean: dict[str, Floats]
-    std: dict[str, Floats]
+    mean: dict[str, npt.NDArray[np.float64]]
+    std: dict[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,24 +79,20 @@ class Windows:
         Returns:
             For each modality a new float32 (B, T, C); NaN means missing.
         """
-        rows = self.rows[index]
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
-        groups = self.groups[index]
-        return {
-            modality.name: self._normalised(modality, self._valid(modality, rows, shift_s=shift), groups=groups)
-            for modality in self.spec.modalities
-        }
+        return {modality.name: self._take_one(modality, index, shift_s=shift) for modality in self.spec.modalities}
 
-    def _valid(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
-        return valid_values(self.source.gather(modality, rows, shift_s=shift_s), modality=modality)
-
-    def _normalised(self, modality: ModalitySpec, values: Floats, *, groups: Rows) -> Floats:
+    def _take_one(
+        self, modality: ModalitySpec, index: npt.NDArray[Any], *, shift_s: npt.NDArray[np.float64] | None
+    ) -> Floats:
+        values = self.source.gather(modality, self.rows[index], shift_s=shift_s)
         if modality.normalise == "none" or self.statistics is None:
-            return values
-        group = np.searchsorted(self.statistics.groups, groups)
-        mean = self.statistics.mean[modality.name][group][:, None, :]  # (B, 1, C)
-        std = self.statistics.std[modality.name][group][:, None, :]  # (B, 1, C)
-        return np.asarray((values - mean) / std)
+            return valid_values(values, modality=modality)
+        group = np.searchsorted(self.statistics.groups, self.groups[index])
+        # (B, 1, C) each: one mean and one std for all samples of a window
+        mean = self.statistics.mean[modality.name][group][:, None, :]
+        std = self.statistics.std[modality.name][group][:, None, :]
+        return standardise(values, modality, mean=mean, std=std)
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
         """Gives the windows of these numbers, or where a bool mask (N,) is true."""
@@ -156,8 +153,8 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
     mean = known.sum(axis=0) / count
     deviation = np.where(present, known - mean, 0.0)
     std = np.sqrt(np.square(deviation).sum(axis=0) / count)
-    # Rounding leaves a constant channel with a spread of a few float32 steps; dividing by that would blow up noise.
-    constant = std <= 1e-6 * np.abs(mean)
+    # Rounding in the mean leaves a constant channel with a spread of a few float64 steps, which is no spread.
+    constant = std <= 1e-12 * np.abs(mean)
     return mean, np.where(constant, 1.0, std)
 
 
@@ -167,15 +164,15 @@ def group_statistics(windows: Windows) -> GroupStatistics | None:
     if not modalities:
         return None
     names, group = np.unique(windows.groups, return_inverse=True)
-    mean: dict[str, Floats] = {}
-    std: dict[str, Floats] = {}
+    mean: dict[str, npt.NDArray[np.float64]] = {}
+    std: dict[str, npt.NDArray[np.float64]] = {}
     for modality in modalities:
         pairs = [
             mean_and_std(raw_values(windows, modality=modality, rows=windows.rows[group == number]))
             for number in range(len(names))
         ]
-        mean[modality.name] = np.stack([pair[0] for pair in pairs]).astype(np.float32)
-        std[modality.name] = np.stack([pair[1] for pair in pairs]).astype(np.float32)
+        mean[modality.name] = np.stack([pair[0] for pair in pairs])
+        std[modality.name] = np.stack([pair[1] for pair in pairs])
     return GroupStatistics(groups=names, mean=mean, std=std)
 
 

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.check import content_problems
-from mmkd_models.data.dataset import Dataset, open_dataset, window_counts
+from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
 from mmkd_models.data.files import RECORDINGS, AnyArray, structure_problems
+from mmkd_models.data.scan import scan_windows
 from mmkd_models.data.spec import (
     SPEC_FILE,
     SPLIT_NAMES,
@@ -186,7 +187,10 @@ def _arrays_of_splits(
 def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
     """Gives the values in that dtype, or None where that would lose more than precision."""
     allowed = "biu" if dtype == "int64" else "biuf"
-    return np.ascontiguousarray(values, dtype=dtype) if values.dtype.kind in allowed else None
+    if values.dtype.kind not in allowed:
+        return None
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
+        return np.ascontiguousarray(values, dtype=dtype)
 
 
 def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> dict[str, AnyArray]:
@@ -226,7 +230,9 @@ def _samples(values: npt.NDArray[Any]) -> AnyArray:
 
 def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool) -> Dataset:
     problems = list(structure_problems(spec, arrays, cut=cut))
-    problems = problems or list(content_problems(spec, arrays, cut=cut))
+    if not problems:
+        windows = windows_of(spec, arrays, cut=cut)
+        problems = list(content_problems(windows, scan_windows(windows), cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
     path.parent.mkdir(parents=True, exist_ok=True)

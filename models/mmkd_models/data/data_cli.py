@@ -1,0 +1,241 @@
+"""The commands of `mmkd-data`: import, check, describe, reference, list.
+
+Owns arguments and how facts look. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.reference import write_reference
+from mmkd_models.data.check import check_dataset
+from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
+from mmkd_models.data.describe import Description, ModalityFacts, describe_dataset
+from mmkd_models.data.interchange import ImportReport, import_interchange
+from mmkd_models.data.reference import measure_reference
+from mmkd_models.data.spec import SPLIT_NAMES
+
+app = typer.Typer(
+    help="Import, check and describe dataset directories.",
+    epilog="--debug, with any command, shows the traceback of an error.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_WIDTH_WITHOUT_TERMINAL = 160
+
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset directory.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Windows in the interchange form.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to make.")],
+    per_group: Annotated[
+        str, typer.Option(metavar="NAMES", help="Modalities to z-score per group, separated by commas.")
+    ] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; else the file's.")] = None,
+    source: Annotated[str, typer.Option(help="Where the measurements come from.")] = "",
+    licence: Annotated[str, typer.Option(help="What may be done with them.")] = "",
+) -> None:
+    """Read an interchange file (.npz) and write a dataset directory, checked in full."""
+    names = [part.strip() for part in per_group.split(",") if part.strip()]
+    _progress(f"reading {file}")
+    report = import_interchange(file, out, name=name, per_group=names, source=source, licence=licence)
+    for line in _import_lines(report):
+        print(line)
+    print(f"wrote {out}; next: mmkd-data check {_quoted(out)}")
+
+
+def _import_lines(report: ImportReport) -> list[str]:
+    spec = report.dataset.spec
+    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
+    lines = [f"{spec.name}: {sum(spec.splits.values())} windows ({counts})"]
+    lines += [f"{name}: {count} infinite values became missing (NaN)" for name, count in report.infinite.items()]
+    if report.left_out:
+        lines.append(f"left out, no part of a dataset: {', '.join(report.left_out)}")
+    return lines
+
+
+@app.command()
+def check(directory: _Directory, as_json: _Json = False) -> None:
+    """Check every rule of a dataset directory; reads every value once."""
+    _progress(f"checking {directory}")
+    try:
+        report = check_dataset(directory)
+    except DatasetError as error:
+        if as_json:
+            print(_json({"dataset": str(directory), "ok": False, "error": str(error)}))
+        raise
+    if as_json:
+        print(_json({"dataset": str(directory), "ok": True, "facts": report.facts, "warnings": report.warnings}))
+        return
+    for fact in report.facts:
+        print(fact)
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    print(f"{directory} is sound; next: mmkd-train teacher {_quoted(directory)} -o teacher.ckpt")
+
+
+@app.command()
+def describe(directory: _Directory, as_json: _Json = False) -> None:
+    """Show modalities, rates, windows, classes, missing values, groups and folds."""
+    _progress(f"reading {directory}")
+    description = describe_dataset(open_dataset(directory))
+    if as_json:
+        print(_json(description))
+        return
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file or a pipe has no width that a table must fit
+        console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
+    console.print(f"{description.name}: {_headline(description)}")
+    console.print(_modality_table(description))
+    console.print(_split_table(description))
+    for line in _closing_lines(description):
+        console.print(line, soft_wrap=True)
+    print(f"next: mmkd-train teacher {_quoted(directory)} -o teacher.ckpt")
+
+
+def _headline(description: Description) -> str:
+    windows = sum(facts.windows for facts in description.splits.values())
+    parts = [f"{windows} windows", f"{len(description.splits['train'].classes)} classes"]
+    parts.append("no groups" if description.groups is None else f"{description.groups} groups")
+    if description.folds is not None:
+        parts.append(f"{len(description.folds)} folds")
+    return ", ".join(parts)
+
+
+def _modality_table(description: Description) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (
+        ("modality", "left"),
+        ("channels", "left"),
+        ("unit", "left"),
+        ("Hz", "right"),
+        ("window", "right"),
+        ("samples", "right"),
+        ("values", "left"),
+        ("normalise", "left"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type] # rich wants its literal here
+    for facts in description.modalities:
+        table.add_row(*_modality_row(facts))
+    return table
+
+
+def _modality_row(facts: ModalityFacts) -> tuple[str, ...]:
+    spec = facts.spec
+    return (
+        spec.name,
+        " ".join(spec.channels),
+        spec.unit or "-",
+        f"{spec.rate_hz:g}",
+        f"{facts.duration_s:g} s",
+        str(spec.samples),
+        _span(facts),
+        spec.normalise.replace("_", " "),
+    )
+
+
+def _span(facts: ModalityFacts) -> str:
+    lows = [value for value in facts.low if value is not None]
+    highs = [value for value in facts.high if value is not None]
+    return f"{min(lows):.3g} to {max(highs):.3g}" if lows and highs else "no value"
+
+
+def _split_table(description: Description) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for split in SPLIT_NAMES:
+        table.add_column(split, justify="right")
+    splits = [description.splits[split] for split in SPLIT_NAMES]
+    for name in splits[0].classes:
+        table.add_row(name, *(str(facts.classes[name]) for facts in splits))
+    table.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
+    table.add_row("all", *(str(facts.windows) for facts in splits))
+    if description.groups is not None:
+        table.add_row("groups", *(str(facts.groups) for facts in splits))
+    for modality in description.modalities:
+        for text, share in (("missing", modality.missing_share), ("absent", modality.dead_share)):
+            table.add_row(f"{modality.spec.name} {text}", *(_percent(share[split]) for split in SPLIT_NAMES))
+    return table
+
+
+def _closing_lines(description: Description) -> list[str]:
+    lines = []
+    if description.folds is not None:
+        counts = ", ".join(f"{name}: {count}" for name, count in description.folds.items())
+        lines.append(f"windows by fold: {counts}")
+    if description.recordings is not None:
+        facts = description.recordings
+        lines.append(
+            f"windows are cut from {facts.count} recordings, {facts.total_s / 60:.1f} min, one every {facts.hop_s:g} s"
+        )
+    lines += [f"source: {description.source}"] if description.source else []
+    lines += [f"licence: {description.licence}"] if description.licence else []
+    return [*lines, f"sha256: {description.sha256}"]
+
+
+@app.command()
+def reference(
+    directory: _Directory,
+    modality: Annotated[str, typer.Option(help="A modality that is normalised per group.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The reference file to write.")],
+    group: Annotated[int | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
+    windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
+) -> None:
+    """Measure the reference that a device needs for a modality that is normalised per group."""
+    if out.is_dir():
+        raise UsageError(f"{out}: expected a file to write, got a directory; name the file itself")
+    measured = measure_reference(
+        open_dataset(directory), modality=modality, group=group, windows=windows, seconds=seconds
+    )
+    write_reference(out, measured.reference)
+    spec = open_dataset(directory).spec.modality(modality)
+    for channel, mean, std in zip(spec.channels, measured.reference.mean, measured.reference.std, strict=True):
+        print(f"{channel}: mean {mean:g}, standard deviation {std:g} {spec.unit}".rstrip())
+    print(f"measured on {measured.windows} of the {measured.windows_in_group} windows of group {measured.group}")
+    print(f"wrote {out}; next: EdgePredictor.open(BUNDLE, reference={str(out)!r})")
+
+
+@app.command("list")
+def list_(as_json: _Json = False) -> None:
+    """Show the datasets that are part of this package, and where they are."""
+    paths = {name: str(shipped_dataset(name)) for name in shipped_names()}
+    if as_json:
+        print(_json(paths))
+        return
+    for name, path in paths.items():
+        print(f"{name}  {path}")
+    first = next(iter(paths.values()))
+    print(f"next: mmkd-data describe {_quoted(Path(first))}")
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "0"
+    return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _json(document: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _progress(text: str) -> None:
+    typer.echo(text, err=True)

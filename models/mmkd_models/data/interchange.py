@@ -1,0 +1,174 @@
+"""The interchange form, one `.npz` of arrays, read into a dataset directory.
+
+Owns that form: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
+unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,),
+`unit_<modality>` and `range_<modality>` (2,). Refuses pickled arrays. Other arrays are left out and named.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.files import AnyArray
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.writer import write_dataset
+
+_REQUIRED = ("y", "classes", "split")
+_COLUMNS = {"labels": "y", "groups": "group", "folds": "fold"}
+_PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """An imported dataset and what was changed or left out on the way.
+
+    Attributes:
+        dataset: opened.
+        infinite: for each modality that had infinite values: how many became NaN.
+        left_out: names of arrays that are no part of the interchange form.
+    """
+
+    dataset: Dataset
+    infinite: dict[str, int]
+    left_out: tuple[str, ...]
+
+
+def import_interchange(
+    file: str | Path,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    per_group: Sequence[str] = (),
+    source: str = "",
+    licence: str = "",
+) -> ImportReport:
+    """Reads an interchange file and writes a dataset directory.
+
+    Values are stored as float32. Infinite ones become NaN, missing, and are counted: a sensor cannot measure infinity,
+    it is what overflows leave behind.
+
+    Args:
+        file: the `.npz`.
+        path: the directory to make; it must not exist.
+        name: of the dataset; None takes the file's.
+        per_group: modalities that are only comparable after a z-score with their own group's statistics.
+        source: where the measurements come from.
+        licence: what may be done with them.
+
+    Raises:
+        DatasetError: the file is no interchange file, or what it holds breaks the contract of docs/datasets.md.
+        UsageError: the file is missing, `per_group` names an unknown modality, or `path` exists.
+    """
+    file = Path(file)
+    arrays = _load(file)
+    names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
+    _check(file, arrays, names)
+    for unknown in sorted(set(per_group) - set(names)):
+        raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
+    values = {name: _float32(file, arrays, name) for name in names}
+    infinite = {name: int(np.isinf(array).sum()) for name, array in values.items()}
+    values = {name: np.where(np.isinf(array), np.float32(np.nan), array) for name, array in values.items()}
+    dataset = write_dataset(
+        path,
+        name=file.stem if name is None else name,
+        labels=[str(label) for label in arrays["classes"].tolist()],
+        modalities=[_modality(file, arrays, name, per_group=name in per_group) for name in names],
+        splits=_splits(arrays, values),
+        source=source,
+        licence=licence,
+    )
+    used = {*_REQUIRED, *_COLUMNS.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
+    return ImportReport(
+        dataset=dataset,
+        infinite={name: count for name, count in infinite.items() if count},
+        left_out=tuple(key for key in arrays if key not in used),
+    )
+
+
+def _load(file: Path) -> dict[str, AnyArray]:
+    if not file.is_file():
+        raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
+    if not zipfile.is_zipfile(file):
+        raise DatasetError(
+            f"{file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
+        )
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DatasetError(
+            f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"
+        ) from error
+
+
+def _check(file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str]) -> None:
+    missing = [key for key in _REQUIRED if key not in arrays]
+    missing += [
+        f"{prefix}{name}" for name in names for prefix in ("rate_", "channels_") if f"{prefix}{name}" not in arrays
+    ]
+    if not names:
+        missing.append("x_<modality>")
+    if missing:
+        raise DatasetError(
+            f"{file}: expected arrays {', '.join(missing)}, which are missing; docs/datasets.md describes the form"
+        )
+    count = arrays["y"].shape
+    for key in ("split", *_COLUMNS.values(), *(f"x_{name}" for name in names)):
+        if key in arrays and arrays[key].shape[:1] != count:
+            raise DatasetError(
+                f"{file}: {key}: expected one row for each of the {count[0] if count else 0} labels in y,"
+                f" got shape {arrays[key].shape}; make them equally long"
+            )
+    stray = arrays["split"][~np.isin(arrays["split"], (0, 1, 2))].tolist()
+    if stray:
+        raise DatasetError(f"{file}: split: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it")
+
+
+def _float32(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:
+    array = arrays[f"x_{name}"]
+    if array.ndim != 3 or array.dtype.kind not in "iuf":
+        raise DatasetError(
+            f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
+        )
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is counted as such
+        return array.astype(np.float32)
+
+
+def _modality(file: Path, arrays: Mapping[str, AnyArray], name: str, *, per_group: bool) -> ModalitySpec:
+    bounds = arrays[f"range_{name}"].tolist() if f"range_{name}" in arrays else None
+    try:
+        rate_hz = float(str(arrays[f"rate_{name}"][()]))  # through its shortest text: a float32 0.1 stays 0.1
+        limits = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+        unit = str(arrays[f"unit_{name}"]) if f"unit_{name}" in arrays else ""
+    except (TypeError, ValueError, IndexError) as error:
+        raise DatasetError(
+            f"{file}: modality {name!r}: rate_ or range_ cannot be read ({error}); correct it"
+        ) from error
+    return ModalitySpec(
+        name=name,
+        channels=tuple(str(channel) for channel in np.atleast_1d(arrays[f"channels_{name}"]).tolist()),
+        unit=unit,
+        rate_hz=rate_hz,
+        samples=int(arrays[f"x_{name}"].shape[1]),
+        range=limits,
+        normalise="per_group" if per_group else "none",
+    )
+
+
+def _splits(
+    arrays: Mapping[str, AnyArray], values: Mapping[str, npt.NDArray[np.float32]]
+) -> dict[str, dict[str, AnyArray]]:
+    columns = {column: arrays[key] for column, key in _COLUMNS.items() if key in arrays}
+    return {
+        split: {key: array[arrays["split"] == number] for key, array in {**values, **columns}.items()}
+        for number, split in enumerate(SPLIT_NAMES)
+    }

@@ -1,0 +1,115 @@
+"""One pass over every value of a dataset: what is missing, infinite or out of range, and which windows are the same.
+
+Owns the counting. `check` judges the counts, `describe` shows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.sources import Floats, Rows
+from mmkd_models.data.windows import Windows
+
+_BLOCK_WINDOWS = 256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModalityScan:
+    """Counts of one modality, each int64 (N,): one number per window.
+
+    Attributes:
+        missing: values that are NaN.
+        infinite: values that are plus or minus infinity.
+        outside: finite values outside the modality's range; 0 without a range.
+        values: how many values a window has.
+        low: the smallest finite value of each channel (C,), in the modality's unit; NaN where there is none.
+        high: the largest.
+    """
+
+    missing: Rows
+    infinite: Rows
+    outside: Rows
+    values: int
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+    @property
+    def unusable(self) -> Rows:
+        """Values of each window that count as missing, whatever the reason."""
+        return self.missing + self.infinite + self.outside
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scan:
+    """What one pass over the windows found.
+
+    Attributes:
+        modalities: by name.
+        digests: bytes (N,), equal where two windows hold the same values in every modality. Empty where nothing moves
+            in any modality: two windows of silence are no copy of each other.
+    """
+
+    modalities: dict[str, ModalityScan]
+    digests: list[bytes]
+
+
+def scan_windows(windows: Windows) -> Scan:
+    """Reads every window once, in blocks, raw."""
+    modalities = windows.spec.modalities
+    parts: dict[str, list[ModalityScan]] = {modality.name: [] for modality in modalities}
+    digests: list[bytes] = []
+    for start in range(0, len(windows), _BLOCK_WINDOWS):
+        rows = windows.rows[start : start + _BLOCK_WINDOWS]
+        block = {modality.name: windows.source.gather(modality, rows, shift_s=None) for modality in modalities}
+        for modality in modalities:
+            parts[modality.name].append(_scan_block(block[modality.name], modality))
+        digests += _digests(list(block.values()))
+    return Scan(modalities={name: _joined(scans) for name, scans in parts.items()}, digests=digests)
+
+
+def _scan_block(values: Floats, modality: ModalitySpec) -> ModalityScan:
+    finite = np.isfinite(values)
+    missing = np.isnan(values)
+    outside = np.zeros_like(finite)
+    if modality.range is not None:
+        low, high = modality.range
+        outside = finite & ((values < low) | (values > high))
+    lowest = np.where(finite, values, np.inf).min(axis=(0, 1)).astype(np.float64)
+    highest = np.where(finite, values, -np.inf).max(axis=(0, 1)).astype(np.float64)
+    return ModalityScan(
+        missing=missing.sum(axis=(1, 2)),
+        infinite=(~finite & ~missing).sum(axis=(1, 2)),
+        outside=outside.sum(axis=(1, 2)),
+        values=modality.samples * len(modality.channels),
+        low=np.where(np.isposinf(lowest), np.nan, lowest),
+        high=np.where(np.isneginf(highest), np.nan, highest),
+    )
+
+
+def _joined(scans: list[ModalityScan]) -> ModalityScan:
+    return ModalityScan(
+        missing=np.concatenate([scan.missing for scan in scans]),
+        infinite=np.concatenate([scan.infinite for scan in scans]),
+        outside=np.concatenate([scan.outside for scan in scans]),
+        values=scans[0].values,
+        low=np.fmin.reduce([scan.low for scan in scans]),
+        high=np.fmax.reduce([scan.high for scan in scans]),
+    )
+
+
+def _digests(block: list[Floats]) -> Iterator[bytes]:
+    moves = np.zeros(len(block[0]), dtype=bool)
+    for values in block:
+        first = values[:, :1]  # (B, 1, C)
+        moves |= ((values != first) & ~(np.isnan(values) & np.isnan(first))).any(axis=(1, 2))
+    for number, moving in enumerate(moves):
+        digest = hashlib.blake2b(digest_size=16)
+        for values in block:
+            digest.update(np.ascontiguousarray(values[number]).tobytes())
+        yield digest.digest() if moving else b""
