@@ -1,0 +1,168 @@
+"""Small real students for the tests of the runtime: a graph that means over time, its bundle, and its parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from mmkd_edge import Golden, Manifest, ModalitySpec, TaskSpec, golden_bytes, write_bundle
+from mmkd_edge.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+
+LABELS = ("rest", "raise", "turn")
+WEIGHTS = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=np.float32)  # (C, K)
+BIAS = np.array([0.1, 0.0, -0.1], dtype=np.float32)  # (K,)
+
+
+def expected_answer(window: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits and probabilities (K,) of the test student for a window (T, C), computed without the runtime."""
+    means = np.where(np.isfinite(window), window, 0.0).astype(np.float64).mean(axis=0)  # (C,)
+    logits = means @ WEIGHTS.astype(np.float64) + BIAS
+    shares = np.exp(logits - logits.max())
+    return logits, shares / shares.sum()
+
+
+def student_model(modality: ModalitySpec, *, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
+    """An ONNX model: mean over time of values times presence, then one linear layer and a softmax."""
+    name, shape = modality.name, [1, *modality.shape]
+    nodes = [
+        helper.make_node("Mul", [name, f"{name}_present"], ["seen"]),
+        helper.make_node("ReduceMean", ["seen", "axes"], ["means"], keepdims=0),
+        helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    constants = {"axes": np.array([1], dtype=np.int64), "weights": weights, "bias": BIAS}
+    graph = helper.make_graph(
+        nodes,
+        "student",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in (name, f"{name}_present")],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in ("logits", "probabilities")],
+        [numpy_helper.from_array(array, key) for key, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a bundle is made of."""
+
+    manifest: Manifest
+    members: Mapping[str, bytes]
+
+    def with_model(self, **changes: object) -> Parts:
+        """The same parts with other facts about the student."""
+        entry = msgspec.structs.replace(self.manifest.models[0], **changes)
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, models=(entry,)))
+
+    def write(self, path: Path) -> Path:
+        """Write the bundle."""
+        write_bundle(path, manifest=self.manifest, members=self.members)
+        return path
+
+
+def file_entry(name: str, data: bytes) -> FileEntry:
+    """What a manifest says of one member."""
+    return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def golden_windows(modality: ModalitySpec, *, tolerance: float = 1e-5) -> Golden:
+    """Four windows, one with missing values, with the answers of the test student."""
+    windows = np.random.default_rng(3).normal(size=(4, *modality.shape)).astype(np.float32)
+    windows[1, :2] = np.nan
+    answers = [expected_answer(window) for window in windows]
+    return Golden(
+        windows=windows,
+        labels=np.array([0, 1, 2, -1], dtype=np.int64),
+        logits=np.array([logits for logits, _ in answers], dtype=np.float32),
+        probabilities=np.array([shares for _, shares in answers], dtype=np.float32),
+        judge=np.array([True, False, True, False]),
+        tolerance=tolerance,
+    )
+
+
+def bundle_parts(
+    modality: ModalitySpec, *, model: bytes | None = None, golden: Golden | None = None, name: str = "acc"
+) -> Parts:
+    """The parts of a valid bundle with one student."""
+    model = student_model(modality) if model is None else model
+    members = {
+        "report.json": b'{"made": "for a test"}\n',
+        "README.md": b"# A student\n",
+        f"{name}/model.fp32.onnx": model,
+        f"{name}/golden.npz": golden_bytes(golden or golden_windows(modality)),
+    }
+    task = TaskSpec(labels=LABELS)
+    parity = Parity(windows=4, max_abs_error=1e-7, mean_abs_error=1e-8, label_agreement=1.0, tolerance=1e-4)
+    stored = file_entry(f"{name}/model.fp32.onnx", model)
+    artifact = Artifact(
+        file=stored.file,
+        format="onnx",
+        precision="fp32",
+        opset=20,
+        sha256=stored.sha256,
+        size_bytes=stored.size_bytes,
+        parity=parity,
+    )
+    entry = ModelEntry(
+        name=name,
+        modality=modality,
+        task=task,
+        inputs=graph_inputs(modality),
+        outputs=graph_outputs(task),
+        preset="tiny",
+        parameters=12,
+        mflops=0.001,
+        validation_metric="balanced_accuracy",
+        validation_score=0.75,
+        dataset_name="made_up",
+        dataset_sha256="a" * 64,
+        teacher_sha256="b" * 64,
+        artifacts=(artifact,),
+        golden=file_entry(f"{name}/golden.npz", members[f"{name}/golden.npz"]),
+    )
+    manifest = Manifest(
+        model_id="made-up-acc",
+        models=(entry,),
+        tools={"mmkd-edge": "0.1.0"},
+        licence="Apache-2.0",
+        files=tuple(file_entry(file, members[file]) for file in ("report.json", "README.md")),
+    )
+    return Parts(manifest=manifest, members=members)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What tests build bundles with; here because test files cannot import each other."""
+
+    modality: ModalitySpec
+    parts: Callable[..., Parts] = field(default=bundle_parts)
+    model: Callable[..., bytes] = field(default=student_model)
+    golden: Callable[..., Golden] = field(default=golden_windows)
+    answer: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default=expected_answer)
+    file_entry: Callable[[str, bytes], FileEntry] = field(default=file_entry)
+
+
+@pytest.fixture(scope="session")
+def acc() -> ModalitySpec:
+    return ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=10.0, samples=20)
+
+
+@pytest.fixture(scope="session")
+def kit(acc: ModalitySpec) -> Kit:
+    return Kit(modality=acc)
+
+
+@pytest.fixture
+def bundle_path(kit: Kit, tmp_path: Path) -> Path:
+    return kit.parts(kit.modality).write(tmp_path / "student.edge")

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_edge import Manifest, ManifestError, ModalitySpec, TaskSpec, decode_manifest, encode_manifest
+from mmkd_edge.manifest import MAX_MANIFEST_BYTES, FileEntry, graph_inputs, graph_outputs, member_files
+
+AGAIN = "; export the bundle again"
+
+
+@pytest.fixture
+def manifest(kit: Any) -> Manifest:
+    made: Manifest = kit.parts(kit.modality).manifest
+    return made
+
+
+@pytest.fixture
+def document(manifest: Manifest) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(encode_manifest(manifest))
+    return loaded
+
+
+def message(document: object) -> str:
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
+    with pytest.raises(ManifestError) as caught:
+        decode_manifest(data)
+    return str(caught.value)
+
+
+def changed(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """A copy with the value at `path` ('models.0.name') replaced; `...` removes it."""
+    copy: Any = json.loads(json.dumps(document))
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    node = copy
+    for step in parents:
+        node = node[step]
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    result: dict[str, Any] = copy
+    return result
+
+
+def test_a_manifest_survives_its_file(manifest: Manifest) -> None:
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+def test_the_file_is_readable_and_ends_with_a_line(manifest: Manifest) -> None:
+    text = encode_manifest(manifest).decode()
+    assert text.startswith('{\n  "format_version": 1,\n  "model_id": "made-up-acc",\n')
+    assert text.endswith("}\n")
+
+
+names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True)
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10)
+finite = st.floats(-1e30, 1e30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=names,
+    channels=st.lists(texts, min_size=1, max_size=4, unique=True),
+    labels=st.lists(texts, min_size=2, max_size=4, unique=True),
+    rate_hz=st.floats(1e-3, 1e6),
+    samples=st.integers(1, 1000),
+    limits=st.none() | st.tuples(finite, finite).filter(lambda pair: pair[0] < pair[1]),
+    score=finite,
+    licence=st.text(st.characters(codec="utf-8")),
+    tools=st.dictionaries(texts, texts, max_size=3),
+)
+def test_whatever_a_manifest_says_survives_its_file(kit: Any, **facts: Any) -> None:
+    modality = ModalitySpec(
+        name=facts["name"],
+        channels=tuple(facts["channels"]),
+        rate_hz=facts["rate_hz"],
+        samples=facts["samples"],
+        range=facts["limits"],
+    )
+    task = TaskSpec(labels=tuple(facts["labels"]))
+    parts = kit.parts(kit.modality).with_model(
+        modality=modality,
+        task=task,
+        inputs=graph_inputs(modality),
+        outputs=graph_outputs(task),
+        validation_score=facts["score"],
+    )
+    manifest = msgspec.structs.replace(parts.manifest, licence=facts["licence"], tools=facts["tools"])
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+def test_the_members_come_in_their_stored_order(manifest: Manifest) -> None:
+    assert [entry.file for entry in member_files(manifest)] == [
+        "report.json",
+        "README.md",
+        "acc/model.fp32.onnx",
+        "acc/golden.npz",
+    ]
+
+
+def test_a_newer_format_asks_for_an_upgrade_before_anything_else(document: dict[str, Any]) -> None:
+    newer = changed(changed(document, "format_version", 2), "models", "in another shape by then")
+    assert message(newer) == (
+        "manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 2; "
+        "upgrade with pip install --upgrade mmkd-edge"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [(0, "0"), (-1, "-1"), ("1", "'1'"), (1.0, "1.0"), (True, "True"), (None, "None"), (..., "None")],
+)
+def test_another_format_version_is_refused(document: dict[str, Any], version: object, shown: str) -> None:
+    text = message(changed(document, "format_version", version))
+    assert text == f"manifest.json: format_version: expected 1, got {shown}{AGAIN}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("licence", ..., "object missing required field licence"),
+        ("models.0.artifacts.0.sha256", ..., "models[0].artifacts[0]: object missing required field sha256"),
+        ("models.0.colour", "red", "models[0]: object contains unknown field colour"),
+        ("models.0.modality.colour", "red", "models[0].modality: object contains unknown field colour"),
+        ("models.0.parameters", "12", "models[0].parameters: expected int, got str"),
+        ("models.0.parameters", 12.5, "models[0].parameters: expected int, got float"),
+        ("models.0.parameters", -1, "models[0].parameters: expected int >= 0"),
+        ("models.0.parameters", 10**30, "models[0].parameters: expected int <= 1000000000000000"),
+        ("models.0.validation_score", None, "models[0].validation_score: expected float, got null"),
+        ("models.0.mflops", -0.5, "models[0].mflops: expected float >= 0.0"),
+        ("models.0.artifacts", [], "models[0].artifacts: expected array of length >= 1"),
+        ("models.0.artifacts.0.size_bytes", 0, "models[0].artifacts[0].size_bytes: expected int >= 1"),
+        ("models.0.artifacts.0.size_bytes", 2**40, "models[0].artifacts[0].size_bytes: expected int <= 1073741824"),
+        ("models.0.artifacts.0.opset", 0, "models[0].artifacts[0].opset: expected int >= 1"),
+        ("models.0.artifacts.0.precision", "fp8", "models[0].artifacts[0].precision: invalid enum value 'fp8'"),
+        ("models.0.artifacts.0.format", "plan", "models[0].artifacts[0].format: invalid enum value 'plan'"),
+        (
+            "models.0.artifacts.0.parity.label_agreement",
+            1.5,
+            "models[0].artifacts[0].parity.label_agreement: expected float <= 1.0",
+        ),
+        ("models", [], "models: expected array of length >= 1"),
+        ("model_id", "", "model_id: expected a name, got none"),
+        ("files", [], "files: expected report.json and README.md, got nothing"),
+        ("tools", [1], "tools: expected object, got array"),
+        ("models.0.modality.kind", "audio", "models[0].modality.kind: 'audio' is not supported yet, only 'series' is"),
+        ("models.0.modality.rate_hz", 0, "models[0].modality.rate_hz: expected a rate above 0, got 0.0"),
+        ("models.0.modality.samples", 0, "models[0].modality.samples: expected at least 1, got 0"),
+        (
+            "models.0.modality.samples",
+            10**9,
+            "models[0].modality.samples: expected at most 16777216 values, got 3000000000",
+        ),
+        ("models.0.modality.channels", [], "models[0].modality.channels: expected one name per channel, got none"),
+        (
+            "models.0.modality.channels",
+            ["x", "y", "x"],
+            "models[0].modality.channels: expected each name once, got 'x' more than once",
+        ),
+        (
+            "models.0.modality.range",
+            [2, 1],
+            "models[0].modality.range: expected [low, high] with low below high, got [2.0, 1.0]",
+        ),
+        (
+            "models.0.modality.range",
+            [0, 1e39],
+            "models[0].modality.range: expected [low, high] with low below high, got [0.0, 1e+39]",
+        ),
+        ("models.0.task.labels", ["one"], "models[0].task.labels: expected 2 to 10000 labels, got 1"),
+        ("models.0.task.labels", ["a", ""], "models[0].task.labels: expected names, got an empty one"),
+        (
+            "models.0.task.labels",
+            ["a", "b", "a"],
+            "models[0].task.labels: expected each label once, got 'a' more than once",
+        ),
+        (
+            "models.0.artifacts.0.file",
+            "../../etc/passwd",
+            "models[0].artifacts[0].file: expected 'acc/model.fp32.onnx', got '../../etc/passwd'",
+        ),
+        (
+            "models.0.golden.file",
+            "acc/golden.npz\0",
+            "models[0].golden.file: expected 'acc/golden.npz', got 'acc/golden.npz\\x00'",
+        ),
+        (
+            "models.0.golden.sha256",
+            "A" * 64,
+            f"models[0].golden.sha256: expected 64 lower-case hexadecimal digits, got '{'A' * 64}'",
+        ),
+        (
+            "models.0.dataset_sha256",
+            "a" * 64 + "\n",
+            f"models[0].dataset_sha256: expected 64 lower-case hexadecimal digits, got '{'a' * 64}\\n'",
+        ),
+        (
+            "models.0.teacher_sha256",
+            "",
+            "models[0].teacher_sha256: expected 64 lower-case hexadecimal digits, got ''",
+        ),
+        (
+            "models.0.inputs.0.shape",
+            [1, 3, 20],
+            (
+                "models[0].inputs: expected acc float32 (1, 20, 3), acc_present float32 (1, 20, 3), "
+                "got acc float32 (1, 3, 20), acc_present float32 (1, 20, 3)"
+            ),
+        ),
+        (
+            "models.0.outputs",
+            [],
+            "models[0].outputs: expected logits float32 (1, 3), probabilities float32 (1, 3), got nothing",
+        ),
+    ],
+)
+def test_what_breaks_the_contract_is_named_with_its_path(
+    document: dict[str, Any], path: str, value: object, says: str
+) -> None:
+    assert message(changed(document, path, value)) == f"manifest.json: {says}{AGAIN}"
+
+
+@pytest.mark.parametrize("name", ["", "..", ".acc", "-acc", "a/b", "a\\b", "a b", "é", "a" * 65, "acc\n", "a\0"])
+def test_a_name_that_an_archive_must_not_hold_is_refused(document: dict[str, Any], name: str) -> None:
+    wanted = "expected 1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
+    assert message(changed(document, "models.0.name", name)) == (
+        f"manifest.json: models[0].name: {wanted}, got {name!r}{AGAIN}"
+    )
+    assert message(changed(document, "models.0.modality.name", name)) == (
+        f"manifest.json: models[0].modality.name: {wanted}, got {name!r}{AGAIN}"
+    )
+
+
+def test_two_students_whose_folders_clash_are_refused(manifest: Manifest) -> None:
+    entry = manifest.models[0]
+    other = msgspec.structs.replace(entry, name="ACC")
+    with pytest.raises(ManifestError) as caught:
+        encode_manifest(msgspec.structs.replace(manifest, models=(entry, other)))
+    assert str(caught.value) == f"manifest.json: models: expected each name once, got 'acc' more than once{AGAIN}"
+
+
+def test_a_key_given_twice_is_refused(manifest: Manifest) -> None:
+    data = encode_manifest(manifest).replace(b'"opset": 20', b'"opset": 20, "opset": 21')
+    assert message(data) == f"manifest.json: models[0].artifacts[0].opset: expected once, got it twice{AGAIN}"
+
+
+@pytest.mark.parametrize(("number", "shown"), [("NaN", "nan"), ("-Infinity", "-inf"), ("1e400", "inf")])
+def test_a_number_that_is_not_finite_is_refused(manifest: Manifest, number: str, shown: str) -> None:
+    data = encode_manifest(manifest).replace(b'"validation_score": 0.75', f'"validation_score": {number}'.encode())
+    assert message(data) == (f"manifest.json: models[0].validation_score: expected a finite number, got {shown}{AGAIN}")
+
+
+def test_a_nan_is_never_written(kit: Any) -> None:
+    with pytest.raises(ManifestError) as caught:
+        encode_manifest(kit.parts(kit.modality).with_model(validation_score=float("nan")).manifest)
+    assert str(caught.value) == f"manifest.json: models[0].validation_score: expected float, got null{AGAIN}"
+
+
+def test_half_a_surrogate_pair_is_refused(manifest: Manifest) -> None:
+    data = encode_manifest(manifest).replace(b'"Apache-2.0"', b'"\\ud800"')
+    assert message(data) == f"manifest.json: licence: expected text, got half a surrogate pair{AGAIN}"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not a JSON document: Expecting value: line 1 column 1 (char 0)"),
+        (b"[]", "expected an object, got list"),
+        (b"1", "expected an object, got int"),
+        (b"[" * 100_000, "not a JSON document: nested too deeply"),
+        (b"\xff", "not a JSON document: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b"{} {}", "not a JSON document: Extra data: line 1 column 4 (char 3)"),
+    ],
+)
+def test_what_is_not_a_json_object_is_refused(data: bytes, says: str) -> None:
+    assert message(data) == f"manifest.json: {says}{AGAIN}"
+
+
+def test_a_huge_manifest_is_refused_unread() -> None:
+    data = b" " * (MAX_MANIFEST_BYTES + 1)
+    assert message(data) == "manifest.json: expected at most 1048576 bytes, got 1048577"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit: Any, data: st.DataObject) -> None:
+    document: Any = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
+    node, steps = document, data.draw(st.integers(1, 6))
+    for _ in range(steps):
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if isinstance(node[key], dict | list) and node[key]:
+            parent, node = node, node[key]
+        else:
+            node[key] = data.draw(json_values)
+            break
+    else:
+        parent[key] = data.draw(json_values)
+    try:
+        manifest = decode_manifest(json.dumps(document).encode())
+    except ManifestError:
+        return
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+def test_a_file_entry_is_plain_data() -> None:
+    entry = FileEntry(file="a", sha256="0" * 64, size_bytes=1)
+    with pytest.raises(AttributeError):
+        entry.file = "b"  # type: ignore[misc]

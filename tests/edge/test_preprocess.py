@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mmkd_edge import InputError, ModalitySpec, Reference, check_window, prepare, prepare_batch
+from mmkd_edge.preprocess import standardise
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
+SMALL = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3)
+RANGED = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3, range=(-2.0, 5.5))
+TEMP = ModalitySpec(name="temp", channels=("t", "u"), rate_hz=1.0, samples=2, range=(20.0, 45.0), normalise="per_group")
+
+
+def message(window: object, modality: ModalitySpec = ACC) -> str:
+    with pytest.raises(InputError) as caught:
+        check_window(window, modality)
+    return str(caught.value)
+
+
+def test_a_native_float32_window_is_kept_without_a_copy() -> None:
+    window = np.zeros((200, 3), dtype=np.float32)
+    assert check_window(window, ACC) is window
+    assert check_window({"acc": window}, ACC) is window
+
+
+def test_any_mapping_is_a_window() -> None:
+    from types import MappingProxyType
+
+    window = np.zeros((200, 3), dtype=np.float32)
+    assert check_window(MappingProxyType({"acc": window}), ACC) is window
+
+
+@pytest.mark.parametrize(
+    "dtype", ["<f8", "<f2", ">f4", ">f8", "<i2", ">i2", "u1", "<i8", "<u8", "?", "g"], ids=lambda name: name
+)
+def test_every_kind_of_number_arrives_as_native_float32(dtype: str) -> None:
+    window = np.arange(6).reshape(3, 2).astype(dtype)
+    checked = check_window(window, SMALL)
+    assert checked.dtype == np.dtype("=f4")
+    np.testing.assert_array_equal(checked, np.array([[0, 1], [2, 3], [4, 5]]) if dtype != "?" else window)
+
+
+def test_numbers_beyond_float32_become_missing_without_a_warning() -> None:
+    window = np.array([[1e300, 0.0], [0.0, -1e300], [1.0, 2.0]])
+    values, present = prepare(check_window(window, SMALL), SMALL)
+    np.testing.assert_array_equal(values[0], [[0, 0], [0, 0], [1, 2]])
+    np.testing.assert_array_equal(present[0], [[0, 1], [1, 0], [1, 1]])
+
+
+def test_nested_lists_are_a_window() -> None:
+    np.testing.assert_array_equal(check_window([[1, 2.5], [3, 4], [5, 6]], SMALL), [[1, 2.5], [3, 4], [5, 6]])
+
+
+def test_strided_and_read_only_windows_are_right() -> None:
+    backing = np.arange(24, dtype=np.float32).reshape(6, 4)
+    window = backing[::-2, ::2]
+    window.flags.writeable = False
+    values, present = prepare(check_window(window, SMALL), SMALL)
+    np.testing.assert_array_equal(values, [[[20, 22], [12, 14], [4, 6]]])
+    assert present.all()
+
+
+def test_what_a_mask_hides_is_missing() -> None:
+    window = np.ma.MaskedArray([[1, 2], [3, 4], [5, 6]], mask=[[0, 1], [0, 0], [1, 0]])
+    np.testing.assert_array_equal(check_window(window, SMALL), [[1, np.nan], [3, 4], [np.nan, 6]])
+
+
+def test_a_transposed_window_is_told_to_transpose() -> None:
+    assert message(np.zeros((3, 200))) == "modality 'acc': expected shape (T, C)=(200, 3), got (3, 200); transpose it"
+
+
+def test_a_batch_is_sent_to_predict_batch() -> None:
+    assert message(np.zeros((5, 200, 3))) == (
+        "modality 'acc': expected shape (T, C)=(200, 3), got (5, 200, 3); "
+        "pass one window, or all of them to predict_batch"
+    )
+
+
+def test_a_flat_window_is_told_to_reshape() -> None:
+    assert message(np.zeros(600)) == (
+        "modality 'acc': expected shape (T, C)=(200, 3), got (600,); reshape it to (200, 3)"
+    )
+
+
+def test_a_window_of_another_length_is_told_how_long_one_is() -> None:
+    assert message(np.zeros((199, 3))) == (
+        "modality 'acc': expected shape (T, C)=(200, 3), got (199, 3); a window is 200 samples, 4 s at 50 Hz"
+    )
+
+
+def test_a_window_of_other_channels_is_told_their_names() -> None:
+    assert message(np.zeros((200, 6))) == (
+        "modality 'acc': expected shape (T, C)=(200, 3), got (200, 6); "
+        "one row per sample, one column per channel (x, y, z)"
+    )
+
+
+def test_an_unknown_modality_is_told_what_the_model_takes() -> None:
+    expected = "this model takes 'acc'; pass {'acc': array} or the bare array"
+    assert message({"vib": np.zeros((200, 3))}) == f"unknown modality 'vib': {expected}"
+    both = {"gyro": np.zeros((200, 3)), "acc": np.zeros((200, 3)), "mic": np.zeros(3)}
+    assert message(both) == f"unknown modality 'gyro', 'mic': {expected}"
+
+
+def test_an_empty_mapping_is_told_what_is_missing() -> None:
+    assert message({}) == (
+        "modality 'acc': expected it in the window, got an empty mapping; "
+        "pass an array of NaN where the sensor gave nothing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "what"),
+    [
+        ("hello", "str of dtype <U5"),
+        (None, "NoneType of dtype object"),
+        ([[1.0, None, 2.0]], "list of dtype object"),
+        (np.zeros((200, 3), dtype=np.complex64), "ndarray of dtype complex64"),
+        ([["1", "2", "3"]], "list of dtype <U1"),
+        (np.zeros((200, 3), dtype="datetime64[s]"), "ndarray of dtype datetime64[s]"),
+    ],
+)
+def test_what_is_not_numbers_is_refused(window: object, what: str) -> None:
+    assert message(window) == (
+        f"modality 'acc': expected an array of numbers, got {what}; "
+        "convert it to float32, with NaN where a value is missing"
+    )
+
+
+def test_ragged_rows_are_refused() -> None:
+    assert message([[1.0, 2.0], [3.0]]).startswith("modality 'acc': expected an array of numbers, got list: ")
+
+
+def test_an_array_on_another_device_is_refused_with_its_own_advice() -> None:
+    def refuse(dtype: object = None, copy: object = None) -> None:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu()")
+
+    class DeviceTensor(SimpleNamespace):
+        def __array__(self, dtype: object = None, copy: object = None) -> None:
+            refuse()
+
+    assert message(DeviceTensor()) == (
+        "modality 'acc': expected an array of numbers, got DeviceTensor: "
+        "can't convert cuda:0 device type tensor to numpy; use Tensor.cpu()"
+    )
+
+
+def test_a_complete_window_is_passed_on_with_full_presence() -> None:
+    window = np.arange(6, dtype=np.float32).reshape(3, 2)
+    values, present = prepare(window, SMALL)
+    np.testing.assert_array_equal(values, window.reshape(1, 3, 2))
+    np.testing.assert_array_equal(present, np.ones((1, 3, 2)))
+    assert (values.dtype, present.dtype) == (np.float32, np.float32)
+
+
+def test_missing_infinite_and_out_of_range_values_are_zero_and_absent() -> None:
+    window = np.array([[np.nan, -2.0], [5.5, np.inf], [5.6, -2.1]], dtype=np.float32)
+    values, present = prepare(window, RANGED)
+    np.testing.assert_array_equal(values, [[[0, -2], [5.5, 0], [0, 0]]])
+    np.testing.assert_array_equal(present, [[[0, 1], [1, 0], [0, 0]]])
+
+
+@pytest.mark.parametrize("value", [-2.1, 5.6, np.nan, np.inf, -np.inf])
+def test_a_single_invalid_value_is_found(value: float) -> None:
+    window = np.ones((3, 2), dtype=np.float32)
+    window[2, 1] = value
+    values, present = prepare(window, RANGED)
+    assert (values[0, 2, 1], present[0, 2, 1]) == (0, 0)
+    assert present.sum() == 5
+
+
+def test_prepare_leaves_the_window_as_it_was() -> None:
+    window = np.array([[np.nan, 9.0], [1.0, 2.0], [3.0, 4.0]], dtype=np.float32)
+    before = window.copy()
+    prepare(window, RANGED)
+    np.testing.assert_array_equal(window, before)
+
+
+raw_windows = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 4), st.just(3), st.just(2)),
+    elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(windows=raw_windows, modality=st.sampled_from([SMALL, RANGED]))
+def test_a_batch_is_prepared_as_its_windows_are(windows: np.ndarray, modality: ModalitySpec) -> None:
+    values, present = prepare_batch(windows, modality)
+    for index, window in enumerate(windows):
+        one_values, one_present = prepare(window, modality)
+        np.testing.assert_array_equal(values[index], one_values[0])
+        np.testing.assert_array_equal(present[index], one_present[0])
+    low, high = modality.range or (-np.inf, np.inf)
+    for raw, value, seen in zip(windows.ravel(), values.ravel(), present.ravel(), strict=True):
+        valid = bool(np.isfinite(raw)) and np.float32(low) <= raw <= np.float32(high)
+        assert (value, seen) == ((raw, 1.0) if valid else (0.0, 0.0))
+
+
+def test_a_prepared_batch_is_new_and_writable() -> None:
+    windows = np.ones((2, 3, 2), dtype=np.float32)
+    values, present = prepare_batch(windows, SMALL)
+    values[:] = 7
+    present[:] = 7
+    assert (windows == 1).all()
+
+
+def test_a_reference_turns_raw_values_into_z_scores() -> None:
+    reference = Reference(modality="temp", mean=(30.0, 40.0), std=(2.0, 0.5))
+    values, present = prepare(np.array([[32.0, 40.0], [27.0, 40.5]], dtype=np.float32), TEMP, reference)
+    np.testing.assert_array_equal(values, [[[1.0, 0.0], [-1.5, 1.0]]])
+    assert present.all()
+
+
+def test_the_range_of_a_per_group_modality_speaks_of_raw_values() -> None:
+    reference = Reference(modality="temp", mean=(30.0, 40.0), std=(2.0, 0.5))
+    raw = np.array([[19.0, 46.0], [np.nan, 40.0]], dtype=np.float32)
+    values, present = prepare(raw, TEMP, reference)
+    np.testing.assert_array_equal(values, [[[0, 0], [0, 0]]])
+    np.testing.assert_array_equal(present, [[[0, 0], [0, 1]]])
+    scores = np.array([[-5.5, 12.0], [0.0, 1.0]], dtype=np.float32)
+    assert prepare(scores, TEMP)[1].all()
+    assert prepare_batch(scores[None], TEMP)[1].all()
+
+
+def test_large_slow_values_keep_their_differences() -> None:
+    pressure = ModalitySpec(name="p", channels=("p",), rate_hz=1.0, samples=2, normalise="per_group")
+    raw = np.array([[101325.5], [101325.25]], dtype=np.float32)
+    scores = standardise(raw, pressure, mean=[101325.3], std=[0.1])
+    # Exact in float64; the rounding left is float32's own of a number near 2: 2**-23 * 2.
+    np.testing.assert_allclose(scores, [[2.0], [-0.5]], atol=3e-7)
+
+
+def test_a_score_beyond_float32_is_missing() -> None:
+    tiny = Reference(modality="temp", mean=(30.0, 40.0), std=(1e-300, 1.0))
+    _, present = prepare(np.array([[31.0, 40.0], [30.0, 41.0]], dtype=np.float32), TEMP, tiny)
+    np.testing.assert_array_equal(present, [[[0, 1], [1, 1]]])
