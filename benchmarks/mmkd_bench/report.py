@@ -155,12 +155,12 @@ class Stability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         stable: the thirds of every launch, and the launches among themselves, agree within 10 %.
         findings: what did not agree; empty when stable.
-        causes: what the machine's counters say about why; may be empty.
+        disturbances: what the machine's counters accuse; may be there although the figures held still.
     """
 
     stable: bool
     findings: tuple[str, ...]
-    causes: tuple[str, ...]
+    disturbances: tuple[str, ...]
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

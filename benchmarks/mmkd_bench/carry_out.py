@@ -1,0 +1,61 @@
+"""Inside the measuring process: from a job in JSON to files that the parent reads."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from mmkd_bench.jobs import (
+    FAILURE_FILE,
+    OUTCOME_FILE,
+    SAMPLES_FILE,
+    Failure,
+    Job,
+    PairJob,
+    PairOutcome,
+    RunJob,
+    RunOutcome,
+)
+from mmkd_bench.launch import measure_launch
+from mmkd_bench.paired import measure_overhead, measure_pair
+from mmkd_edge.errors import MmkdError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Found = tuple[RunOutcome | PairOutcome, dict[str, NDArray[np.int64]]]
+
+
+def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
+    """Do the job and leave its outcome, or why there is none, in `folder`."""
+    try:
+        found = _find(msgspec.json.decode(job, type=Job), import_ms, stop)
+    except MmkdError as error:
+        _write(folder / FAILURE_FILE, Failure(error=type(error).__name__, message=str(error), trace=""))
+        return
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        _write(folder / FAILURE_FILE, Failure(error="", message=message, trace=traceback.format_exc()))
+        return
+    if found is None:
+        return
+    outcome, samples = found
+    arrays: dict[str, Any] = {**samples}
+    np.savez(folder / SAMPLES_FILE, **arrays)
+    _write(folder / OUTCOME_FILE, outcome)
+
+
+def _find(job: Job, import_ms: float, stop: Event) -> Found | None:
+    if isinstance(job, RunJob):
+        return measure_launch(job, import_ms=import_ms, stop=stop)
+    pair = measure_pair(job, stop=stop) if isinstance(job, PairJob) else measure_overhead(job, stop=stop)
+    return None if pair is None else (pair, {})
+
+
+def _write(path: Path, content: msgspec.Struct) -> None:
+    path.write_bytes(msgspec.json.encode(content))

@@ -1,0 +1,294 @@
+"""Whether one report is slower than another, beyond noise.
+
+Owns the verdict. The two runs need not be of one machine, but then the differences are listed and the verdict speaks of
+both at once. Refuses runs of fewer than five launches: the variation between processes (memory layout, core, what else
+ran at the time) is the larger part of the noise, and it shows only between launches.
+
+The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13)
+in two stages: launches are drawn with replacement first, then the time windows inside each drawn launch. The statistic
+is the median over launches of the median over windows, so one disturbed launch of five does not decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_bench.report import BenchReport, Launch
+from mmkd_edge.errors import PerformanceError, UsageError
+
+COMPARISON_VERSION = 1
+CONFIDENCE = 0.95
+MIN_LAUNCHES = 5
+RESAMPLES = 2000
+SEED = 20211108
+VERDICT_QUANTITIES = ("p50", "p90")
+DEFAULT_CONDITIONS = "p50>+5%,p90>+5%"
+
+_CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<percent>[+-]?[0-9]+(\.[0-9]+)?)\s*%\s*\Z")
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One quantity in both reports.
+
+    Attributes:
+        quantity: `p50`, `load`...
+        unit: of the two values.
+        before: in the first report; None where it was not measured.
+        after: in the second report; None where it was not measured.
+        change: after / before - 1.
+        low: lower end of the 95 % interval of the change; None for a quantity with one value per run.
+        high: upper end of it.
+    """
+
+    quantity: str
+    unit: str
+    before: float | None
+    after: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change that fails the comparison.
+
+    Attributes:
+        quantity: which.
+        sign: `>` fails above the limit, `<` below it.
+        limit: as a fraction: 0.05 for +5 %.
+    """
+
+    quantity: str
+    sign: Literal["<", ">"]
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.quantity}{self.sign}{self.limit:+.4g}".replace(f"{self.limit:+.4g}", f"{100 * self.limit:+.4g}%")
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two reports side by side.
+
+    Attributes:
+        format_version: of this document.
+        verdict: from p50 and p90 alone: `slower` or `faster` where the whole interval of either lies beyond 5 %.
+        changes: every quantity; those of the verdict first.
+        failed: the conditions that hold, in words.
+        differences: what else differs between the runs.
+        remarks: what weakens the verdict.
+    """
+
+    format_version: int = COMPARISON_VERSION
+    verdict: Literal["equal", "slower", "faster"]
+    changes: tuple[Change, ...]
+    failed: tuple[str, ...]
+    differences: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Quantity:
+    """Where a quantity is found: groups of values per launch (windows, or one value), or one value per run."""
+
+    unit: str
+    of_launch: Callable[[Launch], Sequence[float | None]] | None = None
+    of_run: Callable[[BenchReport], float | None] | None = None
+
+
+def _launch_percentile(quantile: float) -> _Quantity:
+    return _Quantity(unit="µs", of_launch=lambda launch: (launch.latency.value_us(quantile),))
+
+
+_QUANTITIES: dict[str, _Quantity] = {
+    "p50": _Quantity(unit="µs", of_launch=lambda launch: [window.p50_us for window in launch.windows]),
+    "p90": _Quantity(unit="µs", of_launch=lambda launch: [window.p90_us for window in launch.windows]),
+    "p95": _launch_percentile(0.95),
+    "p99": _launch_percentile(0.99),
+    "p99.9": _launch_percentile(0.999),
+    "mean": _Quantity(unit="µs", of_launch=lambda launch: (launch.latency.mean_us,)),
+    "max": _Quantity(unit="µs", of_launch=lambda launch: (launch.latency.max_us,)),
+    "throughput": _Quantity(unit="1/s", of_launch=lambda launch: (launch.throughput_hz,)),
+    "load": _Quantity(unit="ms", of_launch=lambda launch: (launch.load_ms,)),
+    "first_call": _Quantity(unit="ms", of_launch=lambda launch: (launch.first_call_ms,)),
+    "rss": _Quantity(unit="MB", of_launch=lambda launch: (launch.rss_mb,)),
+    "size": _Quantity(unit="bytes", of_run=lambda report: float(report.subject.artifact_size_bytes)),
+    "energy": _Quantity(unit="mJ", of_run=lambda report: report.energy.above_idle_mj if report.energy else None),
+}
+
+
+def parse_conditions(text: str) -> tuple[Condition, ...]:
+    """Conditions from `p50>+5%,energy>+5%`; none from an empty text.
+
+    >>> [str(condition) for condition in parse_conditions("p90>+10%,throughput<-5%")]
+    ['p90>+10%', 'throughput<-5%']
+
+    Raises:
+        UsageError: a part is not a condition, or names an unknown quantity.
+    """
+    return tuple(_condition(part) for part in text.split(",") if part.strip())
+
+
+def _condition(part: str) -> Condition:
+    match = _CONDITION.match(part)
+    if match is None:
+        raise UsageError(f"condition {part.strip()!r}: expected a form like 'p90>+10%' or 'throughput<-5%'")
+    if match["quantity"] not in _QUANTITIES:
+        names = ", ".join(_QUANTITIES)
+        raise UsageError(f"condition {part.strip()!r}: unknown quantity {match['quantity']!r}; expected one of {names}")
+    sign: Literal["<", ">"] = "<" if match["sign"] == "<" else ">"
+    return Condition(quantity=match["quantity"], sign=sign, limit=float(match["percent"]) / 100)
+
+
+def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Condition]) -> Comparison:
+    """Compare two runs.
+
+    A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
+    quantity with one value per run has no interval, and its change is held against the limit itself.
+
+    Args:
+        before: the run to compare with.
+        after: the run in question.
+        conditions: what fails the comparison.
+
+    Raises:
+        UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.
+    """
+    for name, report in (("first", before), ("second", after)):
+        _check_launches(name, report)
+    changes = {name: _change(name, quantity, before, after) for name, quantity in _QUANTITIES.items()}
+    return Comparison(
+        verdict=_verdict([changes[name] for name in VERDICT_QUANTITIES]),
+        changes=tuple(changes.values()),
+        failed=tuple(
+            sentence for condition in conditions if (sentence := _failure(condition, changes[condition.quantity]))
+        ),
+        differences=_differences(before, after),
+        remarks=_remarks(before, after),
+    )
+
+
+def require_passed(comparison: Comparison) -> None:
+    """Give the gate's verdict as an error.
+
+    Raises:
+        PerformanceError: a condition holds.
+    """
+    if comparison.failed:
+        raise PerformanceError("the comparison failed: " + "; ".join(comparison.failed))
+
+
+def _check_launches(name: str, report: BenchReport) -> None:
+    complete = sum(launch.complete for launch in report.launches)
+    if complete < MIN_LAUNCHES:
+        raise UsageError(
+            f"the {name} report: expected at least {MIN_LAUNCHES} complete launches, got {complete}; "
+            f"run mmkd-bench run --launches {MIN_LAUNCHES} again"
+        )
+
+
+def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> Change:
+    if quantity.of_run is not None:
+        return _plain_change(name, quantity.unit, quantity.of_run(before), quantity.of_run(after))
+    first, second = _groups(quantity, before), _groups(quantity, after)
+    plain = _plain_change(name, quantity.unit, _statistic(first), _statistic(second))
+    if first is None or second is None or plain.change is None:
+        return plain
+    random = np.random.default_rng(SEED)
+    ratios = _resampled(second, random) / _resampled(first, random) - 1
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return msgspec.structs.replace(plain, low=float(low), high=float(high))
+
+
+def _plain_change(name: str, unit: str, before: float | None, after: float | None) -> Change:
+    change = None if before is None or after is None or before <= 0 else after / before - 1
+    return Change(quantity=name, unit=unit, before=before, after=after, change=change, low=None, high=None)
+
+
+def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
+    """The values of each complete launch; None where a launch lacks one."""
+    assert quantity.of_launch is not None
+    groups = [list(quantity.of_launch(launch)) for launch in report.launches if launch.complete]
+    if any(value is None for group in groups for value in group):
+        return None
+    return [np.array(group, dtype=np.float64) for group in groups]
+
+
+def _statistic(groups: Sequence[NDArray[np.float64]] | None) -> float | None:
+    return None if groups is None else float(np.median([np.median(group) for group in groups]))
+
+
+def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
+    """The statistic of `RESAMPLES` resampled runs, (R,): launches first, then windows inside each."""
+    count = len(groups)
+    drawn = random.integers(count, size=(RESAMPLES, count))
+    medians = np.empty((count, RESAMPLES, count))
+    for number, group in enumerate(groups):
+        inside = random.integers(len(group), size=(RESAMPLES, count, len(group)))
+        medians[number] = np.median(group[inside], axis=2)
+    picked = np.take_along_axis(medians, drawn[None], axis=0)[0]  # (R, L): launch drawn[r, l], as resampled for (r, l)
+    return np.asarray(np.median(picked, axis=1))
+
+
+def _verdict(changes: Sequence[Change]) -> Literal["equal", "slower", "faster"]:
+    limit = parse_conditions(DEFAULT_CONDITIONS)[0].limit
+    if any(change.low is not None and change.low > limit for change in changes):
+        return "slower"
+    if any(change.high is not None and change.high < -limit for change in changes):
+        return "faster"
+    return "equal"
+
+
+def _failure(condition: Condition, change: Change) -> str:
+    """The condition in words where it holds, else an empty text."""
+    if change.change is None:
+        raise UsageError(
+            f"condition '{condition}': {condition.quantity} was not measured in both reports; "
+            "leave the condition out, or measure longer and on a machine that shows it"
+        )
+    above = condition.sign == ">"
+    nearest = change.change if change.low is None or change.high is None else (change.low if above else change.high)
+    holds = nearest > condition.limit if above else nearest < condition.limit
+    if not holds:
+        return ""
+    interval = "" if change.low is None else f" (95 % interval {change.low:+.1%} to {change.high:+.1%})"
+    return f"{condition.quantity} changed by {change.change:+.1%}{interval}, which fails '{condition}'"
+
+
+def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
+    pairs = [
+        ("bundle", before.subject.sha256[:12], after.subject.sha256[:12]),
+        ("model", before.subject.model, after.subject.model),
+        ("backend", before.configuration.backend, after.configuration.backend),
+        ("precision", before.configuration.precision, after.configuration.precision),
+        ("threads", before.configuration.threads, after.configuration.threads),
+        ("clients", before.configuration.clients, after.configuration.clients),
+        ("mode", before.configuration.mode, after.configuration.mode),
+        ("rate_hz", before.configuration.rate_hz, after.configuration.rate_hz),
+        ("cpu", before.machine.cpu, after.machine.cpu),
+        ("board", before.machine.board, after.machine.board),
+        ("usable cores", before.machine.usable_cores, after.machine.usable_cores),
+        ("governors", ", ".join(before.machine.governors), ", ".join(after.machine.governors)),
+        ("power mode", before.machine.power_mode, after.machine.power_mode),
+        ("system", before.machine.os, after.machine.os),
+        ("python", before.machine.python, after.machine.python),
+    ]
+    names = sorted(before.machine.versions.keys() | after.machine.versions.keys())
+    pairs += [(name, before.machine.versions.get(name), after.machine.versions.get(name)) for name in names]
+    return tuple(f"{name}: {first or 'none'} -> {second or 'none'}" for name, first, second in pairs if first != second)
+
+
+def _remarks(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
+    named = (("first", before), ("second", after))
+    return tuple(
+        f"the {name} run was unstable: {'; '.join(report.stability.findings + report.stability.disturbances)}"
+        for name, report in named
+        if not report.stability.stable
+    )

@@ -1,0 +1,130 @@
+"""What a measuring process is asked to do, and what it hands back: the words between `process` and `worker`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mmkd_bench.report import Launch, Mode, Subject
+
+OUTCOME_FILE = "outcome.json"
+SAMPLES_FILE = "samples.npz"
+FAILURE_FILE = "failure.json"
+
+
+class RunJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="run"):
+    """One launch of `mmkd-bench run`: open a bundle, warm up, measure.
+
+    Attributes:
+        bundle: its path.
+        backend: what executes the artifact, or `auto`.
+        precision: of the artifact, or `auto`.
+        threads: of the backend; None leaves it to the runtime.
+        clients: threads that call at the same time.
+        mode: `closed` or `paced`.
+        rate_hz: calls per second where paced.
+        deadline_ms: longest acceptable response where paced.
+        duration_s: measured time of this launch.
+        warm_up_limit_s: longest warm-up.
+        reference: the reference file of a modality that is normalised per group.
+    """
+
+    bundle: str
+    backend: str
+    precision: Literal["auto", "fp32", "fp16", "int8"]
+    threads: int | None
+    clients: int
+    mode: Mode
+    rate_hz: float | None
+    deadline_ms: float | None
+    duration_s: float
+    warm_up_limit_s: float
+    reference: str | None
+
+
+class RunOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one launch found; the samples lie beside it.
+
+    Attributes:
+        subject: the bundle as it was opened.
+        backend: what executed the artifact.
+        precision: of the artifact.
+        threads: of the backend.
+        launch: the figures.
+    """
+
+    subject: Subject
+    backend: str
+    precision: str
+    threads: int
+    launch: Launch
+
+
+class PairJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pair"):
+    """Two models, called in turn in one process.
+
+    Attributes:
+        first: path of an ONNX model or a bundle.
+        second: path of the other.
+        threads: of each session.
+        repeats: how many ratios are taken, one after another.
+        duration_s: measured time of all repeats together.
+    """
+
+    first: str
+    second: str
+    threads: int
+    repeats: int
+    duration_s: float
+
+
+class OverheadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="overhead"):
+    """`predict` and the bare session on the same feeds, called in turn in one process.
+
+    Attributes:
+        bundle: its path.
+        threads: of the session; None leaves it to the runtime.
+        repeats: how many differences are taken, one after another.
+        duration_s: measured time of all repeats together.
+        reference: the reference file of a modality that is normalised per group.
+    """
+
+    bundle: str
+    threads: int | None
+    repeats: int
+    duration_s: float
+    reference: str | None
+
+
+class PairOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Medians of two things that were called in turn, one entry per repeat.
+
+    Attributes:
+        first_p50_us: of the first.
+        second_p50_us: of the second.
+        difference_p50_us: median over calls of first minus second, neighbour by neighbour.
+        count: calls of each, over all repeats.
+    """
+
+    first_p50_us: tuple[float, ...]
+    second_p50_us: tuple[float, ...]
+    difference_p50_us: tuple[float, ...]
+    count: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a measuring process has no outcome.
+
+    Attributes:
+        error: name of the class in `mmkd_edge.errors`; empty for a fault of the program.
+        message: its text.
+        trace: the traceback of a fault of the program.
+    """
+
+    error: str
+    message: str
+    trace: str
+
+
+Job = RunJob | PairJob | OverheadJob

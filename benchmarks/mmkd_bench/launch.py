@@ -1,0 +1,238 @@
+"""One launch, inside the measuring process: open a bundle, warm up, measure, take it apart into stages.
+
+Uses the runtime as an application would: `EdgePredictor.open`, then `predict`. Stages are the runtime's own steps,
+called one after another and timed from outside, after the end-to-end calls, so that those run undisturbed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmkd_bench.interference import Counters, interference, read_counters
+from mmkd_bench.jobs import RunJob, RunOutcome
+from mmkd_bench.machine import resident_mb, resident_peak_mb
+from mmkd_bench.percentiles import sample_floor, summarise
+from mmkd_bench.report import STAGES, Launch, Pace, Stage
+from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
+from mmkd_bench.timing import Call, PacedSamples, Samples, clock_cost_ns, closed_loop, paced_loop, time_windows, warm_up
+from mmkd_edge.postprocess import interpret
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.preprocess import check_window, prepare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Window = NDArray[np.float32]
+
+MAX_TIME_WINDOWS = 20
+STAGE_SHARE = 0.2
+"""Time for the stages as a share of the time for the end-to-end calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A predictor that has answered once, and what that took."""
+
+    predictor: EdgePredictor
+    windows: Sequence[Window]
+    load_ms: float
+    first_call_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """The measured time: samples, the schedule where paced, counters at both ends, resident memory before."""
+
+    samples: Samples
+    paced: PacedSamples | None
+    before: Counters
+    after: Counters
+    rss_mb: float
+
+
+def measure_launch(
+    job: RunJob, *, import_ms: float, stop: Event
+) -> tuple[RunOutcome, dict[str, NDArray[np.int64]]] | None:
+    """Carry out one job in this process.
+
+    Args:
+        job: what to measure.
+        import_ms: how long the import of the runtime took.
+        stop: ends the measurement early; what was measured until then counts.
+
+    Returns:
+        The outcome and its samples (`start_ns`, `latency_ns` and, where paced, `lateness_ns`, each int64 (N,)); None
+        where `stop` came before the measured time.
+
+    Raises:
+        MmkdError: the bundle cannot be opened or run.
+    """
+    opened = _open(job)
+    with opened.predictor as predictor:
+        warm = warm_up(predictor.predict, opened.windows, limit_s=job.warm_up_limit_s, stop=stop)
+        if stop.is_set():
+            return None
+        measured = _measure(job, predictor, opened.windows, stop)
+        complete = not stop.is_set()
+        stages = _stages(predictor, opened.windows, duration_s=STAGE_SHARE * job.duration_s, stop=stop)
+        samples, paced = measured.samples, measured.paced
+        launch = Launch(
+            complete=complete,
+            import_ms=import_ms,
+            load_ms=opened.load_ms,
+            first_call_ms=opened.first_call_ms,
+            warm_up=warm,
+            latency=summarise(samples.latency_ns),
+            windows=time_windows(samples, parts=_parts(len(samples))),
+            thirds_p50_us=tuple(window.p50_us for window in time_windows(samples, parts=3)),
+            stages=stages,
+            pace=None if paced is None else pace(paced, deadline_ms=job.deadline_ms),
+            throughput_hz=len(samples) / samples.elapsed_ns * 1e9,
+            cpu_share=(measured.after.own_s - measured.before.own_s) / (measured.after.time_s - measured.before.time_s),
+            rss_mb=measured.rss_mb,
+            rss_peak_mb=resident_peak_mb(),
+            clock_cost_ns=clock_cost_ns(),
+            interference=interference(measured.before, measured.after),
+        )
+        outcome = RunOutcome(
+            subject=describe(predictor, job.bundle),
+            backend=predictor.backend.name,
+            precision=predictor.info().precision,
+            threads=predictor.backend.threads,
+            launch=launch,
+        )
+    arrays = {"start_ns": samples.start_ns, "latency_ns": samples.latency_ns}
+    return outcome, arrays if paced is None else {**arrays, "lateness_ns": paced.lateness_ns}
+
+
+def pace(paced: PacedSamples, *, deadline_ms: float | None) -> Pace:
+    """How well a schedule was kept; without a deadline none is missed."""
+    intervals = np.diff(paced.samples.start_ns)
+    deadline_ns = np.inf if deadline_ms is None else deadline_ms * 1e6
+    return Pace(
+        lateness=summarise(paced.lateness_ns),
+        response=summarise(paced.response_ns),
+        interval_std_us=float(intervals.std()) / 1e3 if len(intervals) else None,
+        missed=int((paced.response_ns > deadline_ns).sum()),
+        overloaded=paced.overloaded,
+    )
+
+
+def _open(job: RunJob) -> _Opened:
+    choice = Choice(
+        bundle=job.bundle,
+        backend=job.backend,
+        precision=job.precision,
+        threads=job.threads,
+        reference=job.reference,
+    )
+    begin = time.perf_counter_ns()
+    predictor = open_predictor(choice)
+    loaded = time.perf_counter_ns()
+    windows = raw_windows(predictor)
+    before = time.perf_counter_ns()
+    predictor.predict(windows[0])
+    after = time.perf_counter_ns()
+    return _Opened(
+        predictor=predictor, windows=windows, load_ms=(loaded - begin) / 1e6, first_call_ms=(after - before) / 1e6
+    )
+
+
+def _measure(job: RunJob, predictor: EdgePredictor, windows: Sequence[Window], stop: Event) -> _Measured:
+    rss_mb = resident_mb()
+    before = read_counters()
+    paced = None
+    if job.rate_hz is not None:
+        paced = paced_loop(predictor.predict, windows, rate_hz=job.rate_hz, duration_s=job.duration_s, stop=stop)
+        samples = paced.samples
+    else:
+        samples = concurrent_loop(predictor.predict, windows, clients=job.clients, duration_s=job.duration_s, stop=stop)
+    return _Measured(samples=samples, paced=paced, before=before, after=read_counters(), rss_mb=rss_mb)
+
+
+def concurrent_loop(call: Call, windows: Sequence[Window], *, clients: int, duration_s: float, stop: Event) -> Samples:
+    """A closed loop in each of `clients` threads at once; the samples of all, in the order of their begins.
+
+    Raises:
+        Exception: whatever `call` raised first in any of the threads.
+    """
+    if clients == 1:
+        return closed_loop(call, windows, duration_s=duration_s, stop=stop)
+    barrier = threading.Barrier(clients)
+    loops: list[Samples] = []
+    errors: list[Exception] = []
+
+    def client(number: int) -> None:
+        turned = (*windows[number % len(windows) :], *windows[: number % len(windows)])
+        barrier.wait()
+        try:
+            loops.append(closed_loop(call, turned, duration_s=duration_s, stop=stop))
+        except Exception as error:
+            errors.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    start_ns = np.concatenate([loop.start_ns for loop in loops])
+    order = np.argsort(start_ns, kind="stable")
+    return Samples(
+        start_ns=start_ns[order],
+        latency_ns=np.concatenate([loop.latency_ns for loop in loops])[order],
+        elapsed_ns=max(loop.elapsed_ns for loop in loops),
+    )
+
+
+def _parts(count: int) -> int:
+    """How many time windows a loop is cut into: each has calls enough for a p90."""
+    return max(1, min(MAX_TIME_WINDOWS, count // sample_floor(0.9)))
+
+
+def _stages(
+    predictor: EdgePredictor, windows: Sequence[Window], *, duration_s: float, stop: Event
+) -> tuple[Stage, ...]:
+    modality, task, reference = predictor.modality, predictor.task, predictor.reference
+    values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
+    run, clock = predictor.backend.run, time.perf_counter_ns
+    lengths = tuple(array("q") for _ in STAGES)
+    end = clock() + round(duration_s * 1e9)
+    for window in itertools.cycle(windows):
+        begin = clock()
+        checked = check_window(window, modality)
+        after_check = clock()
+        values, present = prepare(checked, modality, reference)
+        after_prepare = clock()
+        _, probabilities = run({values_name: values, present_name: present})
+        after_run = clock()
+        interpret(probabilities, present, modality=modality, task=task)
+        after_interpret = clock()
+        moments = (begin, after_check, after_prepare, after_run, after_interpret)
+        for length, (earlier, later) in zip(lengths, itertools.pairwise(moments), strict=True):
+            length.append(later - earlier)
+        if after_interpret >= end or stop.is_set():
+            break
+    return tuple(_stage(name, np.array(length, dtype=np.int64)) for name, length in zip(STAGES, lengths, strict=True))
+
+
+def _stage(name: str, lengths_ns: NDArray[np.int64]) -> Stage:
+    p50_ns, p90_ns = np.quantile(lengths_ns, [0.5, 0.9])
+    return Stage(
+        name=name,
+        count=len(lengths_ns),
+        mean_us=float(lengths_ns.mean()) / 1e3,
+        p50_us=float(p50_ns) / 1e3,
+        p90_us=float(p90_ns) / 1e3,
+    )

@@ -1,0 +1,146 @@
+"""The parent's side of a measuring process: start it, wait, take its outcome, or turn its end into an error.
+
+Every measured configuration gets a process of its own: no cache, thread pool or library state of an earlier one is
+left, and a crash of a native library takes down a measurement, not the command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+import numpy as np
+
+from mmkd_bench.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, Failure, Job
+from mmkd_edge import errors
+from mmkd_edge.errors import BackendError, MmkdError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GRACE_S = 15.0
+"""How long an interrupted process may take to hand over what it has."""
+
+_MODULE = "mmkd_bench.worker"
+_ERRORS: tuple[type[MmkdError], ...] = (
+    errors.UsageError,
+    errors.DatasetError,
+    errors.InputError,
+    errors.UnavailableError,
+    errors.BackendError,
+    errors.GateError,
+    errors.PerformanceError,
+    errors.ArtifactError,
+    errors.CheckpointError,
+    errors.ManifestError,
+    errors.BundleError,
+)
+
+OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Generic[OutcomeT]):
+    """How a measuring process ended.
+
+    Attributes:
+        outcome: what it found; None where it was interrupted before it had measured anything.
+        samples: its raw samples by name, each int64 (N,).
+        interrupted: Ctrl-C ended it.
+    """
+
+    outcome: OutcomeT | None
+    samples: dict[str, NDArray[np.int64]]
+    interrupted: bool
+
+
+def run_job(job: Job, outcome_type: type[OutcomeT], *, limit_s: float) -> Ended[OutcomeT]:
+    """Carry out a job in a new process.
+
+    Ctrl-C asks the process for what it has; a second one ends it at once.
+
+    Args:
+        job: what to do.
+        outcome_type: what the job gives.
+        limit_s: a process that takes longer is ended.
+
+    Raises:
+        MmkdError: what the process raised, with the same class and message.
+        BackendError: the process crashed or took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="mmkd-bench-") as name:
+        folder = Path(name)
+        interrupted, exit_code = _run(job, folder, limit_s)
+        if (folder / FAILURE_FILE).exists():
+            raise _error((folder / FAILURE_FILE).read_bytes())
+        if not (folder / OUTCOME_FILE).exists():
+            if interrupted:
+                return Ended(outcome=None, samples={}, interrupted=True)
+            raise BackendError(_last_words(folder, exit_code, limit_s))
+        outcome = msgspec.json.decode((folder / OUTCOME_FILE).read_bytes(), type=outcome_type)
+        with np.load(folder / SAMPLES_FILE, allow_pickle=False) as stored:
+            samples = {key: stored[key] for key in stored.files}
+        return Ended(outcome=outcome, samples=samples, interrupted=interrupted)
+
+
+def _run(job: Job, folder: Path, limit_s: float) -> tuple[bool, int | None]:
+    """Whether Ctrl-C ended the process, and its exit code; None where it took too long."""
+    # Only from the installed packages: not from whatever folder the command was started in.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, os.fspath(folder)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then asks for what there is
+        )
+        try:
+            process.communicate(msgspec.json.encode(job), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return False, None
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            _wait_kindly(process)
+            return True, process.returncode
+        else:
+            return False, process.returncode
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _wait_kindly(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(timeout=GRACE_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        return
+
+
+def _error(data: bytes) -> Exception:
+    failure = msgspec.json.decode(data, type=Failure)
+    for error in _ERRORS:
+        if error.__name__ == failure.error:
+            return error(failure.message)
+    return RuntimeError(f"the measuring process failed: {failure.message}\n{failure.trace}".rstrip())
+
+
+def _last_words(folder: Path, exit_code: int | None, limit_s: float) -> str:
+    if exit_code is None:
+        how = f"did not end within {limit_s:.0f} s"
+    elif exit_code < 0:
+        how = f"was ended by {signal.Signals(-exit_code).name}"
+    else:
+        how = f"ended with exit code {exit_code}"
+    words = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = f"; its last words: {words[-1]}" if words else " and said nothing"
+    return f"the measuring process {how} before it had a result{said}"

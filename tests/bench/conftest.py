@@ -1,0 +1,149 @@
+"""Real bundles around small real graphs: what the benchmark measures in these tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mmkd_edge.bundle import Golden, golden_bytes, write_bundle
+from mmkd_edge.manifest import Artifact, FileEntry, Manifest, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
+
+SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
+TOLERANCE = 1e-4
+
+MakeBundle = Callable[..., Path]
+
+
+def _nodes(repeats: int) -> list[onnx.NodeProto]:
+    """Logits from the masked window; each repeat is one more matrix product of 120 x 120."""
+    nodes = [
+        helper.make_node("Mul", ["acc", "acc_present"], ["masked"]),
+        helper.make_node("Flatten", ["masked"], ["hidden_0"]),
+    ]
+    for number in range(repeats):
+        nodes += [
+            helper.make_node("MatMul", [f"hidden_{number}", "square"], [f"product_{number}"]),
+            helper.make_node("Tanh", [f"product_{number}"], [f"hidden_{number + 1}"]),
+        ]
+    return [
+        *nodes,
+        helper.make_node("MatMul", [f"hidden_{repeats}", "head"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+
+
+def onnx_model(repeats: int = 1) -> bytes:
+    """A graph with the signature of a student; more `repeats` make it slower."""
+    random = np.random.default_rng(0)
+    width = SAMPLES * CHANNELS
+    square = random.standard_normal((width, width)).astype(np.float32) / np.float32(width**0.5)
+    head = random.standard_normal((width, CLASSES)).astype(np.float32) / np.float32(width**0.5)
+    float32 = TensorProto.FLOAT
+    graph = helper.make_graph(
+        _nodes(repeats),
+        "student",
+        [helper.make_tensor_value_info(name, float32, (1, SAMPLES, CHANNELS)) for name in ("acc", "acc_present")],
+        [helper.make_tensor_value_info(name, float32, (1, CLASSES)) for name in ("logits", "probabilities")],
+        [numpy_helper.from_array(square, "square"), numpy_helper.from_array(head, "head")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _file(name: str, data: bytes) -> FileEntry:
+    return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _golden() -> Golden:
+    windows = np.random.default_rng(1).standard_normal((GOLDEN_WINDOWS, SAMPLES, CHANNELS)).astype(np.float32)
+    windows[0, 3, 1] = np.nan
+    answers = np.full((GOLDEN_WINDOWS, CLASSES), 1 / CLASSES, dtype=np.float32)
+    return Golden(
+        windows=windows,
+        labels=np.zeros(GOLDEN_WINDOWS, dtype=np.int64),
+        logits=answers,
+        probabilities=answers,
+        judge=np.arange(GOLDEN_WINDOWS) % 2 == 0,
+        tolerance=TOLERANCE,
+    )
+
+
+def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none") -> Path:
+    """Write a bundle around a small graph; its golden answers are not those of the graph: nothing here asks for them."""
+    modality = ModalitySpec(
+        name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
+    )
+    task = TaskSpec(labels=("a", "b", "c", "d"))
+    members = {
+        "student/model.fp32.onnx": onnx_model(repeats),
+        "student/golden.npz": golden_bytes(_golden()),
+        "report.json": b"{}",
+        "README.md": b"A small graph.\n",
+    }
+    model = _file("student/model.fp32.onnx", members["student/model.fp32.onnx"])
+    parity = Parity(windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=TOLERANCE)
+    entry = ModelEntry(
+        name="student",
+        modality=modality,
+        task=task,
+        inputs=graph_inputs(modality),
+        outputs=graph_outputs(task),
+        preset="tiny",
+        parameters=14_880,
+        mflops=0.03 * repeats,
+        validation_metric="balanced_accuracy",
+        validation_score=0.25,
+        dataset_name="noise",
+        dataset_sha256="0" * 64,
+        artifacts=(
+            Artifact(
+                file=model.file,
+                format="onnx",
+                precision="fp32",
+                opset=20,
+                sha256=model.sha256,
+                size_bytes=model.size_bytes,
+                parity=parity,
+            ),
+        ),
+        golden=_file("student/golden.npz", members["student/golden.npz"]),
+    )
+    files = tuple(_file(name, members[name]) for name in ("report.json", "README.md"))
+    manifest = Manifest(model_id="small", models=(entry,), tools={}, licence="CC0-1.0", files=files)
+    write_bundle(path, manifest=manifest, members=members)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that takes microseconds."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "small.edge")
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a graph of many more products."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "slow.edge", repeats=60)
+
+
+@pytest.fixture(scope="session")
+def per_group_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a modality that needs a reference."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "per_group.edge", normalise="per_group")
+
+
+@pytest.fixture(scope="session")
+def graph_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slow bundle's graph as a bare ONNX file."""
+    path = tmp_path_factory.mktemp("graphs") / "slow.onnx"
+    path.write_bytes(onnx_model(60))
+    return path
