@@ -89,13 +89,16 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise BundleError(f"{where}: expected stored arrays, got compressed ones; export the bundle again")
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-            return {name: np.asarray(loaded[name]) for name in loaded.files}
-    # numpy and zipfile meet a damaged file with all of these; a header that asks for terabytes is a MemoryError.
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
+            # A compressed archive may unpack to more than the device has.
+            arrays = {name: np.asarray(loaded[name]) for name in loaded.files} if stored else {}
+    # A damaged archive or header gives a dozen types, from BadZipFile and MemoryError to tokenize.TokenError.
+    except Exception as error:
         raise BundleError(f"{where}: not readable as arrays: {error}; export the bundle again") from error
+    if not stored:
+        raise BundleError(f"{where}: expected stored arrays, got compressed ones; export the bundle again")
+    return arrays
 
 
 def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:

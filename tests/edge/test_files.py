@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkd_edge import Bundle, UsageError
+from mmkd_edge.files import write_file
+
+
+def failing(code: int) -> Callable[..., Any]:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", b"old")
+    write_file(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "reason"),
+    [
+        ("open", errno.EACCES, "permission denied"),
+        ("fsync", errno.ENOSPC, "no space left on device"),
+        ("fsync", errno.EIO, "input/output error"),
+        ("replace", errno.EROFS, "read-only file system"),
+    ],
+)
+def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, reason: str
+) -> None:
+    path = tmp_path / "a"
+    write_file(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(code))
+        with pytest.raises(UsageError) as caught:
+            write_file(path, b"new")
+    assert str(caught.value) == f"{path}: cannot write it: {reason}; an earlier file is left as it was"
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    write_file(path, b"old")
+
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from mmkd_edge.files import write_file
+versions = [Path(name).read_bytes() for name in sys.argv[2:]]
+print("ready", flush=True)
+while True:
+    for version in versions:
+        write_file(Path(sys.argv[1]), version)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit: Any, tmp_path: Path) -> None:
+    # 4 MB of model: long enough that most kills fall into a write.
+    versions = [kit.parts(kit.modality, model=bytes([kind]) * (4 << 20)).write(tmp_path / str(kind)) for kind in (1, 2)]
+    target = tmp_path / "target" / "student.edge"
+    target.parent.mkdir()
+    target.write_bytes(versions[0].read_bytes())
+    whole = {path.read_bytes() for path in versions}
+    moments = random.Random(7)
+    for _ in range(6):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(target), *map(str, versions)], stdout=subprocess.PIPE
+        )
+        with writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(moments.uniform(0.0, 0.05))
+            writer.kill()
+        Bundle.open(target).close()
+        assert target.read_bytes() in whole

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import Bundle, BundleError, golden_bytes
+
+WHERE = "acc/golden.npz"
+
+
+def refusal(kit: Any, tmp_path: Path, data: bytes) -> str:
+    """What `Bundle.golden` says of a bundle that carries `data` as golden windows, its hashes right."""
+    parts = kit.parts(kit.modality)
+    parts = dataclasses.replace(parts, members={**parts.members, WHERE: data})
+    path = parts.with_model(golden=kit.file_entry(WHERE, data)).write(tmp_path / "student.edge")
+    with Bundle.open(path) as bundle, pytest.raises(BundleError) as caught:
+        bundle.golden("acc")
+    text = str(caught.value)
+    assert text.startswith(f"{path}: {WHERE}: ")
+    assert text.endswith("; export the bundle again")
+    return text.removeprefix(f"{path}: {WHERE}: ").removesuffix("; export the bundle again")
+
+
+def npz(arrays: dict[str, Any], *, compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(f"{name}.npy", content.getvalue())
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def arrays(kit: Any) -> dict[str, Any]:
+    golden = kit.golden(kit.modality)
+    return {field.name: np.asarray(getattr(golden, field.name)) for field in dataclasses.fields(golden)}
+
+
+def test_golden_windows_survive_the_bundle(kit: Any, bundle_path: Path) -> None:
+    golden = kit.golden(kit.modality)
+    with Bundle.open(bundle_path) as bundle:
+        read = bundle.golden("acc")
+    for field in dataclasses.fields(golden):
+        expected, got = getattr(golden, field.name), getattr(read, field.name)
+        np.testing.assert_array_equal(got, expected)
+        assert np.asarray(got).dtype == np.asarray(expected).dtype
+    assert np.isnan(read.windows).any()
+
+
+def test_the_same_windows_give_the_same_bytes_however_they_lie_in_memory(kit: Any) -> None:
+    golden = kit.golden(kit.modality)
+    other = dataclasses.replace(golden, windows=np.asfortranarray(golden.windows))
+    assert golden_bytes(other) == golden_bytes(golden)
+
+
+def test_numpy_reads_them_too(kit: Any) -> None:
+    golden = kit.golden(kit.modality)
+    with np.load(io.BytesIO(golden_bytes(golden)), allow_pickle=False) as loaded:
+        np.testing.assert_array_equal(loaded["logits"], golden.logits)
+
+
+def test_pickled_objects_are_refused_without_running_them(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(ran), "w"))
+
+    said = refusal(kit, tmp_path, npz({**arrays, "labels": np.array([Payload()], dtype=object)}))
+    assert said == "not readable as arrays: Object arrays cannot be loaded when allow_pickle=False"
+    assert not ran.exists()
+
+
+def test_compressed_arrays_are_refused(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    said = refusal(kit, tmp_path, npz(arrays, compression=zipfile.ZIP_DEFLATED))
+    assert said == "expected stored arrays, got compressed ones"
+
+
+def test_what_is_not_an_archive_is_refused(kit: Any, tmp_path: Path) -> None:
+    assert refusal(kit, tmp_path, b"not arrays") == "not readable as arrays: File is not a zip file"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 20, 3), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 20, 4), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-4, 20, 3), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 20, 3",
+        "{'descr': '<f4'}",
+        "(" * 5000,
+        "",
+    ],
+    ids=["terabytes", "more than there is", "negative", "cut off", "incomplete", "nested", "empty"],
+)
+def test_a_header_that_lies_is_refused(kit: Any, tmp_path: Path, arrays: dict[str, Any], header: str) -> None:
+    text = header.encode() + b"\n"
+    lying = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + arrays["windows"].tobytes()
+    buffer = io.BytesIO(npz({name: array for name, array in arrays.items() if name != "windows"}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("windows.npy", lying)
+    said = refusal(kit, tmp_path, buffer.getvalue())
+    assert said.startswith("not readable as arrays: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("windows", np.zeros((4, 3, 20), np.float32), "windows: expected float32 (4, 20, 3), got float32 (4, 3, 20)"),
+        ("windows", np.zeros((4, 20, 3)), "windows: expected float32 (4, 20, 3), got float64 (4, 20, 3)"),
+        ("labels", np.zeros(4, np.int32), "labels: expected int64 (4,), got int32 (4,)"),
+        ("logits", np.zeros((4, 2), np.float32), "logits: expected float32 (4, 3), got float32 (4, 2)"),
+        ("logits", np.full((4, 3), np.nan, np.float32), "expected finite logits and probabilities, got others"),
+        ("judge", np.zeros(3, np.bool_), "judge: expected bool (4,), got bool (3,)"),
+        ("tolerance", np.float64(0), "tolerance: expected a finite number above 0, got 0.0"),
+        ("tolerance", np.float64(np.nan), "tolerance: expected a finite number above 0, got nan"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_student_are_named(
+    kit: Any, tmp_path: Path, arrays: dict[str, Any], name: str, value: Any, says: str
+) -> None:
+    assert refusal(kit, tmp_path, npz({**arrays, name: value})) == says
+
+
+def test_no_windows_at_all_are_refused(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    empty = {name: array[:0] if array.ndim else array for name, array in arrays.items()}
+    assert refusal(kit, tmp_path, npz(empty)) == "expected at least one window, got none"
+
+
+def test_missing_arrays_are_named(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    del arrays["judge"]
+    assert refusal(kit, tmp_path, npz(arrays)) == (
+        "expected the arrays judge, labels, logits, probabilities, tolerance, windows, "
+        "got labels, logits, probabilities, tolerance, windows"
+    )
