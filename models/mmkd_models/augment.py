@@ -6,8 +6,6 @@ Missing stays missing: augmentation moves, mixes and hides samples, and never in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
-from mmkd_models.data.dataset import Windows
+from mmkd_models.data.windows import Windows
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,8 +39,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     span_dropout: float = 0.2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+# No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.
+class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One training batch.
 
     Attributes:

@@ -7,26 +7,28 @@ tensor names are exactly those of the network it describes.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.strict_json import JsonError, parse_object
 from mmkd_models.augment import AugmentConfig, channel_statistics
 from mmkd_models.config import StudentConfig, TeacherConfig
-from mmkd_models.data.dataset import Windows
+from mmkd_models.data.windows import Windows
 from mmkd_models.distill import Recipe
+from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
@@ -159,9 +161,8 @@ def read_student(path: Path) -> StudentCheckpoint:
     document = _decoded(raw, _StudentDocument, path)
     state = _part(tensors, "student/")
     carried = _part(tensors, "carried/")
-    unknown = [name for name in tensors if not name.startswith(("student/", "carried/"))]
-    if unknown:
-        raise CheckpointError(f"{path}: expected tensors of a student, got also {unknown[:3]}; the file was altered")
+    _check_parts(tensors, ("student/", "carried/"), path)
+    _check_sizes((document.modality,), document.task, path)
     network = Student(document.modality, len(document.task.labels), document.config)
     same_tensors(network.state_dict(), state, path=path)
     return StudentCheckpoint(
@@ -170,7 +171,7 @@ def read_student(path: Path) -> StudentCheckpoint:
         config=document.config,
         facts=document.facts,
         state=state,
-        carried=_carried(carried, document.modality, path) if carried else None,
+        carried=_carried(carried, document.modality, document.task, path) if carried else None,
     )
 
 
@@ -192,6 +193,8 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     tensors, raw = read_tensors(path, kind="teacher")
     document = _decoded(raw, _TeacherDocument, path)
     state = _part(tensors, "teacher/")
+    _check_parts(tensors, ("teacher/",), path)
+    _check_sizes(document.modalities, document.task, path)
     network = Teacher(document.modalities, len(document.task.labels), document.config)
     same_tensors(network.state_dict(), state, path=path)
     return TeacherCheckpoint(
@@ -212,17 +215,23 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOS
     )
 
 
-def set_normalisation(network: nn.Module, windows: Windows) -> None:
-    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph."""
-    encoders: Sequence[tuple[str, nn.Module]]
+def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
+    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
+
+    Raises:
+        ValueError: the network is a student and the windows have more than its one modality.
+    """
     if isinstance(network, Teacher):
-        encoders = [(name, network.encoders[name]) for name in network.names]
+        encoders = {name: cast("Encoder", network.encoders[name]) for name in network.names}
     else:
-        encoders = [(m.name, network.get_submodule("encoder")) for m in windows.spec.modalities]
-    for name, encoder in encoders:
+        names = [modality.name for modality in windows.spec.modalities]
+        if len(names) != 1:
+            raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
+        encoders = {names[0]: network.encoder}
+    for name, encoder in encoders.items():
         mean, std = channel_statistics(windows, name)
-        encoder.front.mean.copy_(torch.from_numpy(mean))  # type: ignore[union-attr,operator]
-        encoder.front.std.copy_(torch.from_numpy(std))  # type: ignore[union-attr,operator]
+        encoder.front.mean.copy_(torch.from_numpy(mean))
+        encoder.front.std.copy_(torch.from_numpy(std))
 
 
 def library_versions() -> dict[str, str]:
@@ -240,10 +249,37 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, path: Path) -> CarriedWindows:
-    windows, labels = tensors.get("windows"), tensors.get("labels")
-    if windows is None or labels is None or windows.shape[1:] != modality.shape or len(windows) != len(labels):
-        raise CheckpointError(f"{path}: carried windows: expected (N, {modality.samples}, C) with labels; train again")
+def _check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> None:
+    unknown = sorted(name for name in tensors if not name.startswith(prefixes))
+    if unknown:
+        raise CheckpointError(
+            f"{path}: expected only tensors named {' or '.join(prefixes)}..., got {unknown[:3]}; the file was altered"
+        )
+
+
+def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
+    fit = all(m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf for m in modalities)
+    if not modalities or not fit or len(task.labels) < 2:
+        raise CheckpointError(
+            f"{path}: metadata: expected modalities with samples, channels and a rate, and two labels or more, got "
+            f"{[(m.name, m.shape, m.rate_hz) for m in modalities]} and {list(task.labels)}; the file was altered"
+        )
+
+
+def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
+    windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
+    shape = (len(windows), *modality.shape)
+    known = labels.dtype == torch.int64 and labels.shape == shape[:1]
+    if windows.dtype != torch.float32 or windows.shape != shape or not known:
+        raise CheckpointError(
+            f"{path}: carried windows: expected float32 (N, T, C)={shape} with int64 labels (N,), got {windows.dtype} "
+            f"{tuple(windows.shape)} with {labels.dtype} {tuple(labels.shape)}; the file was altered"
+        )
+    if bool(((labels < 0) | (labels >= len(task.labels))).any()):
+        raise CheckpointError(
+            f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
+            f"{labels.max()}; the file was altered"
+        )
     return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
 
 
@@ -252,11 +288,9 @@ _Document = TypeVar("_Document", _StudentDocument, _TeacherDocument)
 
 def _decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
     try:
-        found = json.loads(raw).get("format_version")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: metadata: expected a JSON document, got damaged text; copy the file again"
-        ) from error
+        found = parse_object(raw).get("format_version")
+    except JsonError as error:
+        raise CheckpointError(f"{path}: metadata: {error}; copy the file again from where it was made") from error
     if found != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: expected format_version {FORMAT_VERSION}, got {found}; use the version of mmkd-edge that wrote it"

@@ -25,6 +25,9 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         spectrum_bands: bands of the spectrum token.
         most_tokens: the stem halves the time axis until at most this many tokens are left.
         dropout: probability, in training only.
+
+    Raises:
+        ValueError: the sizes describe no network.
     """
 
     width: int
@@ -34,6 +37,12 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     spectrum_bands: int = 24
     most_tokens: int = 32
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that describe no network, wherever they come from."""
+        sizes = (self.width, self.heads, self.depth, self.feedforward_ratio, self.spectrum_bands, self.most_tokens)
+        if min(sizes) < 1 or self.width % self.heads or not 0 <= self.dropout < 1:
+            raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
 
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

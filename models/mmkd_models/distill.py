@@ -8,7 +8,7 @@ learnt by heart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 import torch
@@ -20,7 +20,7 @@ from mmkd_models.losses.attention import aligned_map, edam_divergence, edam_loss
 from mmkd_models.losses.contrast import ContrastHead
 from mmkd_models.losses.logits import kl_loss
 from mmkd_models.losses.task import soft_cross_entropy
-from mmkd_models.networks.encoder import EXTRA_TOKENS
+from mmkd_models.networks.encoder import EXTRA_TOKENS, Encoder
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher, TeacherOutput, hide_modalities
 
@@ -71,7 +71,7 @@ class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="crd"):
-    """Contrast between the student's embedding and the teacher's fused one; `queue` 0 takes negatives from the batch."""
+    """Contrast of the student's embedding with the teacher's fused one; without a `queue` negatives are the batch's."""
 
     weight: Weight
     temperature: float = 0.07
@@ -89,16 +89,49 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def check_recipe(recipe: Recipe, *, student_layers: int, teacher_layers: int) -> None:
-    """Raises UsageError where a term names a layer that is not there, or a kind stands twice."""
-    kinds = [type(term).__name__ for term in recipe.terms]
+    """Raises UsageError where the terms cannot be computed: repeats, layers that are not there, impossible numbers."""
+    kinds = [_kind(term) for term in recipe.terms]
     if not kinds or len(set(kinds)) != len(kinds):
         raise UsageError(
-            f"recipe: expected one or more terms of different kinds, got {kinds or 'none'}; drop the repeats"
+            f"recipe: expected one or more terms of different kinds, got {', '.join(kinds) or 'none'}; "
+            "name each kind once"
         )
     for term in recipe.terms:
+        _check_weight(term)
+        if isinstance(term, LogitTerm | CrdTerm) and not 0 < term.temperature < math.inf:
+            raise UsageError(
+                f"recipe: term {_kind(term)!r}: expected a temperature above 0, got {term.temperature}; correct it"
+            )
+        if isinstance(term, CrdTerm) and (term.width < 1 or term.queue < 0):
+            raise UsageError(
+                f"recipe: term 'crd': expected width >= 1 and queue >= 0, got {term.width} and {term.queue}; "
+                "correct them"
+            )
         if isinstance(term, EdamTerm):
             _check_layer("student", term.student_layer, student_layers, "self-attention")
             _check_layer("teacher", term.teacher_layer, teacher_layers, "cross-attention")
+    if not any(_lasts(term.weight) for term in recipe.terms):
+        raise UsageError(
+            "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
+            "keep one term on, or let its weight end above 0"
+        )
+
+
+def _kind(term: Term) -> str:
+    return str(type(term).__struct_config__.tag)
+
+
+def _check_weight(term: Term) -> None:
+    weight = term.weight
+    if not (0 <= weight.start < math.inf and 0 <= weight.end < math.inf and 0 < weight.until <= 1):
+        raise UsageError(
+            f"recipe: term {_kind(term)!r}: expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
+            f"got {weight.start}, {weight.end} and {weight.until}; correct it"
+        )
+
+
+def _lasts(weight: Weight) -> bool:
+    return weight.start > 0 and (weight.end > 0 or weight.until == 1)
 
 
 def _check_layer(who: str, layer: int, layers: int, kind: str) -> None:
@@ -115,7 +148,13 @@ def _check_layer(who: str, layer: int, layers: int, kind: str) -> None:
 
 
 class SupervisedLearner(nn.Module):
-    """Labels only: trains a baseline student, or a teacher with modality dropout."""
+    """Labels only: trains a baseline student, or a teacher with modality dropout.
+
+    Args:
+        network: what is trained.
+        modality: the student's; None for a teacher.
+        modality_dropout: probability that a window loses a modality, for a teacher.
+    """
 
     def __init__(self, network: Student | Teacher, *, modality: str | None, modality_dropout: float = 0.0) -> None:
         super().__init__()
@@ -138,8 +177,15 @@ class SupervisedLearner(nn.Module):
 class DistillLearner(nn.Module):
     """Teacher and student see the same batch; the recipe says what the student learns from it.
 
-    The teacher stays in evaluation mode, gets no gradient and is no submodule: no checkpoint of this learner holds it.
+    The teacher is put into evaluation mode and frozen. It is no submodule, so it stays so when the student trains, and
+    no checkpoint of this learner holds it.
+
+    Raises:
+        UsageError: the teacher does not know the modality, or the recipe does not fit the networks.
     """
+
+    network: Student
+    contrast: ContrastHead | None
 
     def __init__(self, student: Student, teacher: Teacher, recipe: Recipe, *, modality: str) -> None:
         super().__init__()
@@ -150,10 +196,12 @@ class DistillLearner(nn.Module):
             )
         layers = len(student.encoder.blocks)
         check_recipe(recipe, student_layers=layers, teacher_layers=len(teacher.fusion))
+        if any(isinstance(term, EdamTerm) for term in recipe.terms):
+            _check_lengths(student.encoder.length, _tokens(teacher, modality), modality)
         self.network = student
         self.recipe = recipe
         self.modality = modality
-        self._teacher: Sequence[Teacher] = (teacher.eval().requires_grad_(False),)
+        self._teacher = (teacher.eval().requires_grad_(False),)
         crd = next((term for term in recipe.terms if isinstance(term, CrdTerm)), None)
         self.contrast = (
             ContrastHead(student.head.in_features, teacher.head.in_features, width=crd.width, queue=crd.queue)
@@ -162,7 +210,10 @@ class DistillLearner(nn.Module):
         )
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Gives every term by its name, unweighted, `loss` their weighted sum, `edam_kl` for people."""
+        """Gives the terms by name, unweighted, `loss` their weighted sum, and `edam_kl` for people.
+
+        A term whose weight is 0 at this time is left out.
+        """
         weights = {type(term): term.weight.at(share) for term in self.recipe.terms}
         taps = weights.get(EdamTerm, 0.0) > 0
         student = self.network(*batch.inputs[self.modality], taps=taps)
@@ -190,10 +241,8 @@ class DistillLearner(nn.Module):
                 value = kl_loss(student.logits, teacher.logits, temperature=term.temperature)
                 terms["logit"] = value
             case EdamTerm():
-                maps = student.attention[term.student_layer], self._target_map(teacher, term.teacher_layer)
-                rows = self._valid_rows(batch)
-                value = edam_loss(*maps, valid_rows=rows)
-                terms["edam_kl"] = edam_divergence(*maps, valid_rows=rows).detach()
+                value, divergence = self._edam(term, batch, student, teacher)
+                terms["edam"], terms["edam_kl"] = value, divergence
             case CrdTerm():
                 if self.contrast is None:
                     raise AssertionError("the constructor makes the projectors of a CRD term")
@@ -205,16 +254,32 @@ class DistillLearner(nn.Module):
         teacher = self._teacher[0]
         return teacher.to(batch.targets.device)
 
-    def _target_map(self, teacher: TeacherOutput, layer: int) -> Tensor:
-        network = self._teacher[0]
-        lengths = [network.encoders[name].length for name in network.names if name != self.modality]
-        return aligned_map(
-            teacher.cross_attention[self.modality][layer],
-            source_lengths=lengths,
+    def _edam(
+        self, term: EdamTerm, batch: Batch, student: StudentOutput, teacher: TeacherOutput
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its divergence, over the tokens and windows in which the teacher's map says something."""
+        sources = [name for name in self._teacher[0].names if name != self.modality]
+        valid = (self.network.encoder.key_bias(batch.inputs[self.modality][1]) == 0).float()  # (B, L + 2)
+        there = torch.stack([batch.inputs[name][1].amax((1, 2)) for name in sources]).amax(0)  # (B,)
+        target = aligned_map(
+            teacher.cross_attention[self.modality][term.teacher_layer],
+            source_lengths=[_tokens(self._teacher[0], name) for name in sources],
             length=self.network.encoder.length,
             extra=EXTRA_TOKENS,
+            valid_keys=valid,
         )
+        own = student.attention[term.student_layer]
+        loss = edam_loss(own, target, valid_rows=valid, weight=there)
+        return loss, edam_divergence(own, target, valid_rows=valid, weight=there).detach()
 
-    def _valid_rows(self, batch: Batch) -> Tensor:
-        _, present = batch.inputs[self.modality]
-        return (self.network.encoder._key_bias(present) == 0).float()
+
+def _tokens(teacher: Teacher, modality: str) -> int:
+    return cast("Encoder", teacher.encoders[modality]).length
+
+
+def _check_lengths(student: int, teacher: int, modality: str) -> None:
+    if student != teacher:
+        raise UsageError(
+            f"recipe: term 'edam' needs as many time tokens in student and teacher, got {student} and {teacher} for "
+            f"modality {modality!r}; use the same 'most_tokens' in both, or drop the term"
+        )

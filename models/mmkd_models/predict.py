@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
-from mmkd_models.data.dataset import Windows
+from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Scores, scores_from_answers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 
 _BATCH = 256
 
+Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
+"""From a modality's name and values (B, T, C), NaN missing, to other values."""
+
 
 @torch.no_grad()
-def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> NDArray[np.float32]:
-    """Gives logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored."""
+def logits_of(
+    network: nn.Module, windows: Windows, *, modality: str | None, change: Change | None = None
+) -> NDArray[np.float32]:
+    """Gives logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored.
+
+    Args:
+        network: a Teacher, or a Student of `modality`.
+        windows: N windows.
+        modality: the student's.
+        change: gives other values (B, T, C) for a modality's name and values, to see what they do.
+    """
     if not isinstance(network, (Student, Teacher)):
         raise TypeError(f"expected a Student or a Teacher, got {type(network).__name__}")
     training = network.training
@@ -30,7 +45,8 @@ def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> 
         inputs = {}
         for spec in windows.spec.modalities:
             if modality is None or spec.name == modality:
-                values, present = prepare_batch(taken[spec.name], spec)
+                array = taken[spec.name] if change is None else change(spec.name, taken[spec.name])
+                values, present = prepare_batch(array, spec)
                 inputs[spec.name] = torch.from_numpy(values).to(device), torch.from_numpy(present).to(device)
         output = network(inputs) if modality is None else network(*inputs[modality])
         parts.append(output.logits.float().cpu().numpy())
@@ -39,7 +55,13 @@ def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> 
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> Scores:
-    """Scores a network on the labelled ones of `windows`."""
+    """Scores a network on the labelled ones of `windows`.
+
+    Raises:
+        UsageError: none is labelled.
+    """
     known = windows.subset(np.flatnonzero(windows.labels >= 0))
+    if len(known) == 0:
+        raise UsageError("windows to score on: expected some labelled ones, got none; label some")
     answers = logits_of(network, known, modality=modality).argmax(1)
     return scores_from_answers(known.labels, answers, len(windows.spec.task.labels))

@@ -5,12 +5,12 @@ Owns that file only. Random state is not in it, because batches and dropout foll
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -23,14 +23,39 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:
-    """Everything a training needs to go on: learner (projectors and queues included), optimiser, averages, best."""
+    """Everything a training needs to go on.
+
+    Attributes:
+        config: what decides the result, as JSON values by name.
+        step: optimisation steps done.
+        learner: the learner's tensors, projectors and queues included.
+        optimizer: its state, as PyTorch gives it.
+        scaler: state of the gradient scaler; empty where the precision has none.
+        average: the averaged weights.
+        best: the weights that validated best.
+        best_step: when they did.
+        best_scores: their scores.
+        curve: the validations so far.
+    """
 
     config: dict[str, Any]
     step: int
     learner: Mapping[str, Tensor]
     optimizer: dict[str, Any]
+    scaler: dict[str, Any]
     average: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
+    best_step: int
+    best_scores: dict[str, Any]
+    curve: list[dict[str, Any]]
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True):
+    format_version: int
+    config: dict[str, Any]
+    step: int
+    param_groups: list[dict[str, Any]]
+    scaler: dict[str, Any]
     best_step: int
     best_scores: dict[str, Any]
     curve: list[dict[str, Any]]
@@ -43,16 +68,17 @@ def write_resume(run_dir: Path, state: ResumeState) -> None:
     }
     for row, moments in state.optimizer["state"].items():
         tensors.update({f"optimizer/{row}/{name}": torch.as_tensor(value) for name, value in moments.items()})
-    document = {
-        "format_version": _FORMAT_VERSION,
-        "config": state.config,
-        "step": state.step,
-        "param_groups": state.optimizer["param_groups"],
-        "best_step": state.best_step,
-        "best_scores": state.best_scores,
-        "curve": state.curve,
-    }
-    write_tensors(run_dir / FILE_NAME, tensors, kind="resume", document=json.dumps(document).encode())
+    document = _Document(
+        format_version=_FORMAT_VERSION,
+        config=state.config,
+        step=state.step,
+        param_groups=state.optimizer["param_groups"],
+        scaler=state.scaler,
+        best_step=state.best_step,
+        best_scores=state.best_scores,
+        curve=state.curve,
+    )
+    write_tensors(run_dir / FILE_NAME, tensors, kind="resume", document=msgspec.json.encode(document))
 
 
 def read_resume(run_dir: Path, *, config: dict[str, Any]) -> ResumeState | None:
@@ -66,12 +92,23 @@ def read_resume(run_dir: Path, *, config: dict[str, Any]) -> ResumeState | None:
     if not path.exists():
         return None
     document, tensors = _read(path)
-    for key, value in config.items():
-        if document["config"].get(key) != value:
+    _check_same(document.config, config, path)
+    try:
+        return _state(document, tensors)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: tensor with an unknown name ({error}); start without --resume") from error
+
+
+def _check_same(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    for key in {**wanted, **found}:
+        if found.get(key) != wanted.get(key):
             raise UsageError(
-                f"{path}: expected a training with {key}={value!r}, got {key}={document['config'].get(key)!r}; "
+                f"{path}: expected a training with {key}={wanted.get(key)!r}, got {key}={found.get(key)!r}; "
                 "use the same options as before, or start without --resume"
             )
+
+
+def _state(document: _Document, tensors: Mapping[str, Tensor]) -> ResumeState:
     parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "best": {}}
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -82,24 +119,27 @@ def read_resume(run_dir: Path, *, config: dict[str, Any]) -> ResumeState | None:
         else:
             parts[part][name] = tensor
     return ResumeState(
-        config=document["config"],
-        step=document["step"],
+        config=document.config,
+        step=document.step,
         learner=parts["learner"],
-        optimizer={"state": moments, "param_groups": document["param_groups"]},
+        optimizer={"state": moments, "param_groups": document.param_groups},
+        scaler=document.scaler,
         average=parts["average"],
         best=parts["best"],
-        best_step=document["best_step"],
-        best_scores=document["best_scores"],
-        curve=document["curve"],
+        best_step=document.best_step,
+        best_scores=document.best_scores,
+        curve=document.curve,
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[_Document, dict[str, Tensor]]:
     tensors, raw = read_tensors(path, kind="resume")
-    document: dict[str, Any] = json.loads(raw)
-    if document.get("format_version") != _FORMAT_VERSION:
+    try:
+        document = msgspec.json.decode(raw, type=_Document)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: metadata: {error}; start without --resume") from error
+    if document.format_version != _FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: expected format_version {_FORMAT_VERSION}, got {document.get('format_version')}; "
-            "start without --resume"
+            f"{path}: expected format_version {_FORMAT_VERSION}, got {document.format_version}; start without --resume"
         )
     return document, tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.files import open_file, write_file
+from mmkd_edge.files import open_file, read_exactly, write_file
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
+_KINDS = ("student", "teacher", "resume")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
@@ -30,37 +32,40 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
         UsageError: there is no such file.
         CheckpointError: it is a pickle, damaged, or a file of another kind.
     """
-    import os
-
     from safetensors import SafetensorError, safe_open
 
     descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
     try:
-        start = os.pread(descriptor, 8, 0)
+        start = read_exactly(descriptor, 8, offset=0)
     finally:
         os.close(descriptor)
-    if start.startswith(_PICKLE_MARKS):
-        raise CheckpointError(
-            f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), which could run "
-            "code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
-        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
-            "copy it again from where it was made"
-        ) from error
+        raise _unreadable(path, start, error) from error
     if kind not in metadata:
-        found = ", ".join(sorted(metadata)) or "none of ours"
-        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got one of another kind ({found})")
+        found = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
+        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {found}; name the right file")
     return tensors, metadata[kind].encode()
 
 
+def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
+    # Asked only here: a sound safetensors file may start with the same bytes, which are the length of its header.
+    if start.startswith(_PICKLE_MARKS):
+        return CheckpointError(
+            f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), which could "
+            "run code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
+        )
+    return CheckpointError(
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
+        "copy it again from where it was made"
+    )
+
+
 def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path) -> None:
-    """Raises CheckpointError where names, shapes or values (NaN, infinity) are not those of a usable network."""
+    """Raises CheckpointError where names, shapes, dtypes or values (NaN, infinity) are not a usable network's."""
     missing = sorted(set(expected) - set(got))
     extra = sorted(set(got) - set(expected))
     if missing or extra:
@@ -69,9 +74,15 @@ def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, p
             "the file was altered or made by another version"
         )
     for name, tensor in expected.items():
-        if got[name].shape != tensor.shape:
+        wanted, found = _shape_and_dtype(tensor), _shape_and_dtype(got[name])
+        if found != wanted:
             raise CheckpointError(
-                f"{path}: tensor {name!r}: expected shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}"
+                f"{path}: tensor {name!r}: expected {wanted}, got {found}; "
+                "the file was altered or made by another version"
             )
         if not bool(torch.isfinite(got[name]).all()):
             raise CheckpointError(f"{path}: tensor {name!r}: expected finite values, got NaN or infinity; train again")
+
+
+def _shape_and_dtype(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

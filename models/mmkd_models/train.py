@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import Batch, BatchSource
 from mmkd_models.evaluate.metrics import Metric, Scores
-from mmkd_models.resume import ResumeState, read_resume, write_resume
+from mmkd_models.resume import FILE_NAME, ResumeState, read_resume, write_resume
+from mmkd_models.tensors import same_tensors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # pragma: no cover
@@ -42,7 +44,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         clip_norm: largest gradient norm.
         ema_decay: of the averaged weights that are validated and kept; 0 keeps the raw weights.
         eval_every: steps between validations.
-        patience: validations without a better score before training stops; 0 never stops early.
+        patience: validations without a better score than any before, after which training stops; 0 never stops early.
         metric: what validation maximises.
         seed: of everything random.
         precision: Lightning Fabric's name of the arithmetic.
@@ -120,6 +122,7 @@ def fit(
     config: TrainConfig,
     run_dir: Path | None = None,
     resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Fit:
     """Trains `learner.network` and gives the weights that validated best.
@@ -134,13 +137,24 @@ def fit(
         config: how.
         run_dir: where the resume state (every `eval_every` steps) and TensorBoard logs go; nothing is written if None.
         resume: continue from the state in `run_dir`, if there is one.
+        settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name; a state
+            that was written with others is refused.
         on_step: called after every step.
+
+    Raises:
+        UsageError: the numbers make no sense, the loss is no longer finite, or the state in `run_dir` belongs to a
+            training with other settings.
+        CheckpointError: the state in `run_dir` is damaged.
     """
-    if config.steps < 1 or config.batch < 2:
-        raise UsageError(f"training: expected steps >= 1 and batch >= 2, got {config.steps} and {config.batch}")
+    if config.steps < 1 or config.batch < 2 or config.eval_every < 1:
+        raise UsageError(
+            f"training: expected steps >= 1, batch >= 2 and eval_every >= 1, got {config.steps}, {config.batch} and "
+            f"{config.eval_every}; correct them"
+        )
     fabric = _fabric(config)
-    with torch.random.fork_rng(devices=[] if fabric.device.type == "cpu" else None):
-        return _Loop(fabric, learner, source, evaluate, config, run_dir).run(resume=resume, on_step=on_step)
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        loop = _Loop(fabric, learner, source, evaluate, config, run_dir, settings or {})
+        return loop.run(resume=resume, on_step=on_step)
 
 
 class _Loop:
@@ -154,8 +168,11 @@ class _Loop:
         evaluate: Callable[[nn.Module], Scores],
         config: TrainConfig,
         run_dir: Path | None,
+        settings: Mapping[str, Any],
     ) -> None:
         self.fabric, self.source, self.evaluate, self.config, self.run_dir = fabric, source, evaluate, config, run_dir
+        identity = {**msgspec.structs.asdict(config), **settings}
+        self.identity: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(identity))
         self.learner = learner
         self.network: nn.Module = learner.network  # type: ignore[assignment]
         learner.to(fabric.device)
@@ -173,20 +190,18 @@ class _Loop:
         config = self.config
         if resume and self.run_dir is not None:
             self._load(self.run_dir)
-        log = _scalar_log(self.run_dir) if self.run_dir is not None and self.fabric.is_global_zero else None
-        while self.step < config.steps and not self._out_of_patience():
-            terms = self._one_step()
-            if self.step % config.eval_every == 0 or self.step == config.steps:
-                self._validate()
-                if log is not None:
-                    _write_scalars(log, self.curve[-1])
-                if self.run_dir is not None and self.fabric.is_global_zero:
-                    self._save(self.run_dir)
-            if on_step is not None:
-                best = self.best.score if self.best.scores is not None else None
-                on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
-        if log is not None:
-            log.close()
+        run_dir = self.run_dir if self.fabric.is_global_zero else None
+        with _scalar_log(run_dir) as log:
+            while self.step < config.steps and not self._out_of_patience():
+                terms = self._one_step()
+                if self.step % config.eval_every == 0 or self.step == config.steps:
+                    self._validate()
+                    if run_dir is not None:
+                        _write_scalars(log, self.curve[-1])
+                        self._save(run_dir)
+                if on_step is not None:
+                    best = self.best.score if self.best.scores is not None else None
+                    on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
         if self.best.scores is None:
             raise AssertionError("a training validates at its last step")
         return Fit(
@@ -214,7 +229,8 @@ class _Loop:
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not math.isfinite(values["loss"]):
             raise UsageError(
-                f"training: the loss became {values['loss']} at step {self.step}; lower --learning-rate or check the data"
+                f"training: expected a finite loss, got {values['loss']} at step {self.step}; "
+                "lower --learning-rate or check the data"
             )
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -244,8 +260,9 @@ class _Loop:
             self.best = _Best(score=score, step=self.step, scores=scores, state=state)
 
     def _out_of_patience(self) -> bool:
-        patience = self.config.patience * self.config.eval_every
-        return patience > 0 and self.step - self.best.step >= patience
+        # Equal scores keep the later weights, but they are no progress.
+        scores = [point.valid_score for point in self.curve]
+        return bool(scores) and 0 < self.config.patience < len(scores) - scores.index(max(scores))
 
     def _save(self, run_dir: Path) -> None:
         scores = self.best.scores
@@ -254,10 +271,11 @@ class _Loop:
         write_resume(
             run_dir,
             ResumeState(
-                config=msgspec.to_builtins(self.config),
+                config=self.identity,
                 step=self.step,
                 learner={k: v.cpu() for k, v in self.learner.state_dict().items()},
                 optimizer=self.optimizer.state_dict(),
+                scaler=self.fabric.strategy.precision.state_dict(),
                 average={k: v.cpu() for k, v in self.average.items()},
                 best=self.best.state,
                 best_step=self.best.step,
@@ -267,11 +285,13 @@ class _Loop:
         )
 
     def _load(self, run_dir: Path) -> None:
-        state = read_resume(run_dir, config=msgspec.to_builtins(self.config))
+        state = read_resume(run_dir, config=self.identity)
         if state is None:
             return
+        same_tensors(self.learner.state_dict(), state.learner, path=run_dir / FILE_NAME)
         self.learner.load_state_dict(state.learner)
         self.optimizer.load_state_dict(state.optimizer)
+        self.fabric.strategy.precision.load_state_dict(state.scaler)
         self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
         scores = msgspec.convert(state.best_scores, Scores)
         self.best = _Best(
@@ -325,10 +345,16 @@ def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
     )
 
 
-def _scalar_log(run_dir: Path) -> Any:
+@contextmanager
+def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
+    """Gives a TensorBoard writer that is closed whatever happens, or None where nothing is to be written."""
+    if run_dir is None:
+        yield None
+        return
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run_dir))
+    with SummaryWriter(str(run_dir)) as log:
+        yield log
 
 
 def _write_scalars(log: Any, point: CurvePoint) -> None:

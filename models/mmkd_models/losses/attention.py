@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd_models.losses.weighting import weighted_mean
@@ -49,41 +48,57 @@ def edam_divergence(
     return edam_loss(student_map, teacher_map, valid_rows=valid_rows, weight=weight) - entropy
 
 
-def aligned_map(teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, extra: int) -> Tensor:
+def aligned_map(
+    teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, extra: int, valid_keys: Tensor | None = None
+) -> Tensor:
     """Brings a teacher's cross-attention onto the student's own keys.
 
     The teacher's keys are, per source modality, its time tokens and then `extra` summary tokens. Every source covers
-    the same stretch of time, so its time keys are pooled to `length` (adaptive sums) and the sources are added up:
-    attention to a moment, whatever sensor showed it. Rows keep their sum of 1.
+    the same stretch of time, so the attention of each time key is shared out over the student's time keys by the time
+    they have in common, and the sources are added up: attention to a moment, whatever sensor showed it. Keys that the
+    student cannot see are taken out, and rows brought back to a sum of 1; a row that loses everything stays 0.
 
     Args:
         teacher_map: (B, H, Lq, sum of (L_source + extra)); heads are averaged.
         source_lengths: time tokens of each source, in key order.
         length: time tokens of the student.
         extra: summary tokens after the time tokens, of every source and of the student.
+        valid_keys: (B, length + extra) 1 for keys that the student can see, else 0; all where None.
 
     Returns:
-        (B, Lq, length + extra).
+        (B, Lq, length + extra) float32.
+
+    Raises:
+        ValueError: the map's keys are not those of the sources.
     """
     mean = teacher_map.float().mean(1)  # (B, Lq, keys)
     total = mean.new_zeros(*mean.shape[:2], length + extra)
     start = 0
     for source_length in source_lengths:
-        time = mean[..., start : start + source_length]
+        time = mean[..., start : start + source_length]  # (B, Lq, L_source)
         summary = mean[..., start + source_length : start + source_length + extra]
-        total = total + torch.cat([_pooled_keys(time, length), summary], dim=-1)
+        total = total + torch.cat([_shared_out(time, length), summary], dim=-1)
         start += source_length + extra
     if start != mean.shape[-1]:
         raise ValueError(
             f"teacher map: expected {start} keys from sources {list(source_lengths)}, got {mean.shape[-1]}"
         )
+    if valid_keys is not None:
+        total = total * valid_keys.float()[:, None, :]
     return total / total.sum(-1, keepdim=True).clamp(min=EPSILON)
 
 
-def _pooled_keys(time: Tensor, length: int) -> Tensor:
-    if time.shape[-1] == length:
+def _shared_out(time: Tensor, length: int) -> Tensor:
+    """(B, Lq, L) -> (B, Lq, length), the sum of every row unchanged."""
+    source_length = time.shape[-1]
+    if source_length == length:
         return time
-    return F.adaptive_avg_pool1d(time, length)
+    # In units of 1 / (source_length * length) of the window, source key i covers [i, i + 1) * length.
+    source = torch.arange(source_length, device=time.device)[:, None] * length
+    target = torch.arange(length, device=time.device)[None, :] * source_length
+    common = torch.minimum(source + length, target + source_length) - torch.maximum(source, target)
+    with torch.autocast(time.device.type, enabled=False):  # a matmul would run in half precision
+        return time @ (common.clamp(min=0).float() / length)
 
 
 def _over_rows(rows: Tensor, valid_rows: Tensor | None, weight: Tensor | None) -> Tensor:

@@ -2,11 +2,11 @@
 
 Source: Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, equations 17 and 18: with
 h(t, s) = exp(g_s . g_t / tau) / (exp(g_s . g_t / tau) + N / M) the loss is
--E_positive[log h] - N E_negative[log(1 - h)], both anchors. The authors' code (RepDistiller, `crd/criterion.py`) sets
-N / M to (number of negatives) / (size of the data set) after dividing the scores by a running constant Z; here, where
-negatives come from the batch and a queue, Z is the mean score of the negatives, recomputed every step, and M = N: a
-negative as likely as chance scores 1. The queue follows MoCo (He et al., CVPR 2020), as RepDistiller's author advises
-for data without an index.
+-E_positive[log h] - N E_negative[log(1 - h)], both anchors. The authors' code (RepDistiller, `crd/memory.py` and
+`crd/criterion.py`) divides the scores by Z = M * (their mean, taken once, in the first step), so that with
+e = exp(g_s . g_t / tau) / (mean score) it computes h = e / (e + N). We follow the code, with two differences: negatives
+come from the batch and a queue (MoCo, He et al., CVPR 2020, which RepDistiller's author advises where samples have no
+index), and the mean is that of the anchor's own negatives in every step, held constant for the gradient.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def crd_loss(
 ) -> Tensor:
     """Gives the CRD loss with both anchors; rows with the same index are no negatives of one another.
 
-    A batch of one without memory has no negatives and gives only the positive term.
+    Computed in float32, under autocast too. A row without negatives (a batch of one, no memory) gives only the positive
+    term, as if against one negative of score 1.
 
     Args:
         student: (B, E) unit vectors.
@@ -43,9 +44,11 @@ def crd_loss(
         memory_index: (Q,) which windows the memory holds.
         weight: (B,) trust in each window.
     """
-    student_anchor = _anchored(student, teacher, temperature, index, memory_teacher, memory_index)
-    teacher_anchor = _anchored(teacher, student, temperature, index, memory_student, memory_index)
-    return weighted_mean(student_anchor + teacher_anchor, weight)
+    student, teacher = student.float(), teacher.float()
+    with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits
+        student_anchor = _anchored(student, teacher, temperature, index, memory_teacher, memory_index)
+        teacher_anchor = _anchored(teacher, student, temperature, index, memory_student, memory_index)
+        return weighted_mean(student_anchor + teacher_anchor, weight)
 
 
 def _anchored(
@@ -61,16 +64,13 @@ def _anchored(
     if memory is not None and memory_index is not None:
         candidates, owners = torch.cat([other, memory]), torch.cat([index, memory_index])
     scores = anchor @ candidates.T / temperature  # (B, B + Q)
-    negative = (owners[None, :] != index[:, None]).float()
-    count = negative.sum(-1)  # (B,)
-    positive = scores.diagonal()
-    none = torch.finfo(scores.dtype).min
-    masked = scores.masked_fill(negative == 0, none)
-    log_z = torch.logsumexp(masked, dim=-1).detach() - count.clamp(min=1.0).log()  # log mean negative score
-    log_z = torch.where(count > 0, log_z, torch.zeros_like(log_z))
-    # h = e / (e + 1) with e = exp(score) / Z, so log h = logsigmoid(score - log Z), log(1 - h) = logsigmoid(log Z - score)
-    attract = -F.logsigmoid(positive - log_z)
-    repel = -(F.logsigmoid(log_z[:, None] - scores) * negative).sum(-1) / count.clamp(min=1.0)
+    negative = owners[None, :] != index[:, None]  # (B, B + Q)
+    masked = scores.masked_fill(~negative, torch.finfo(scores.dtype).min)
+    log_total = torch.logsumexp(masked, dim=-1).detach()  # (B,) log(N * mean negative score)
+    log_total = torch.where(negative.any(-1), log_total, torch.zeros_like(log_total))
+    # h = e / (e + N), e = exp(score) / mean: log h = logsigmoid(score - log total), log(1 - h) that of the opposite
+    attract = -F.logsigmoid(scores.diagonal() - log_total)
+    repel = -(F.logsigmoid(log_total[:, None] - scores) * negative).sum(-1)
     return attract + repel
 
 
@@ -100,8 +100,9 @@ class ContrastHead(nn.Module):
         self, student: Tensor, teacher: Tensor, index: Tensor, *, temperature: float, weight: Tensor | None = None
     ) -> Tensor:
         """(B, D_S), (B, D_T), (B,) -> the loss; the batch then joins the queue."""
-        of_student = F.normalize(self.student(student.float()), dim=-1)
-        of_teacher = F.normalize(self.teacher(teacher.detach().float()), dim=-1)
+        with torch.autocast(student.device.type, enabled=False):
+            of_student = F.normalize(self.student(student.float()), dim=-1)
+            of_teacher = F.normalize(self.teacher(teacher.detach().float()), dim=-1)
         filled = self.queue_index >= 0
         loss = crd_loss(
             of_student,

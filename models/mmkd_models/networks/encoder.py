@@ -8,6 +8,7 @@ Token layout, everywhere: L time tokens, then one spectrum token, then one stati
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -224,7 +225,7 @@ class Encoder(nn.Module):
         time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
         extra = torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=1)  # (B, 2, D)
         x = self.dropout(torch.cat([time, extra], dim=1) + self.position)
-        bias = self._key_bias(present)
+        bias = self.key_bias(present)
         hidden, maps = [], []
         for block in self.blocks:
             x, weights = block(x, bias, want_map=taps)
@@ -233,7 +234,8 @@ class Encoder(nn.Module):
                 maps.append(weights)
         return Tokens(values=x, bias=bias, hidden=tuple(hidden), attention=tuple(maps))
 
-    def _key_bias(self, present: Tensor) -> Tensor:
+    def key_bias(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, L + 2): 0 for tokens with at least one present sample behind them, else `MASKED`."""
         share = present.mean(-1) @ self.coverage  # (B, L): share of each token's samples that are there
         time = (share <= 0).to(share.dtype) * MASKED
         whole = (share.sum(-1, keepdim=True) <= 0).to(share.dtype) * MASKED
@@ -289,19 +291,20 @@ def _coverage(samples: int, stride: int) -> Tensor:
 def _spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
     """A Hann-windowed discrete Fourier transform as a matmul, and the bands that pool its bins.
 
-    Bins 1 .. T/2 (the mean is in the statistics); band edges are geometric, so low frequencies keep their resolution.
-    Power is scaled by the window's energy (Harris, 1978, "On the use of windows", equation 10).
+    Bins 1 .. T/2 (the mean is in the statistics; a window of one sample keeps one bin, so that no tensor is empty).
+    Band edges are geometric, so low frequencies keep their resolution. Power is divided by the window's energy, so that
+    white noise of variance 1 has power 1 in every bin (Harris, "On the use of windows for harmonic analysis", 1978).
 
     Returns:
         basis (T, 2 F) and pooling matrix (F, bands); fewer bands when there are fewer bins.
     """
-    bins = np.arange(1, samples // 2 + 1)
+    bins = np.arange(1, max(1, samples // 2) + 1)
     window = np.hanning(samples + 2)[1:-1]
     angle = 2 * np.pi * np.outer(np.arange(samples), bins) / samples
     scale = window[:, None] / math.sqrt(float((window**2).sum()))
     basis = np.concatenate([np.cos(angle) * scale, np.sin(angle) * scale], axis=1)
     edges = np.unique(np.round(np.geomspace(1, len(bins) + 1, min(bands, len(bins)) + 1)).astype(int))
     pooling = np.zeros((len(bins), len(edges) - 1))
-    for band, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for band, (start, stop) in enumerate(itertools.pairwise(edges)):
         pooling[start - 1 : stop - 1, band] = 1.0 / (stop - start)
     return torch.from_numpy(basis.astype(np.float32)), torch.from_numpy(pooling.astype(np.float32))

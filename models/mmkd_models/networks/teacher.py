@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.config import TeacherConfig
-from mmkd_models.networks.encoder import MASKED, Encoder, Pool, Tokens
+from mmkd_models.networks.encoder import Encoder, Pool, Tokens
 from mmkd_models.networks.fusion import FusionLayer
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
@@ -85,13 +85,13 @@ class Teacher(nn.Module):
     def _fuse(self, pooled: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
         """Softmax-gated sum over the modalities that are there, (B, D)."""
         stacked = torch.stack([pooled[name] for name in self.names], dim=1)  # (B, M, D)
-        absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M): 0 or MASKED
+        absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M)
         weights = torch.softmax(self.gate(stacked)[..., 0] + absent, dim=1)  # (B, M)
         return (stacked * weights[..., None]).sum(1)
 
 
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Modality dropout: with `probability` a window loses one of its modalities, chosen evenly; one always stays.
+    """Modality dropout: with `probability` a window loses one modality, chosen evenly; never the last one it has.
 
     Args:
         inputs: as for `Teacher.forward`; not changed.
@@ -104,12 +104,12 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
     batch = inputs[names[0]][0].shape[0]
     hit = torch.rand(batch, generator=generator) < probability
     which = torch.randint(len(names), (batch,), generator=generator)
+    there = torch.stack([(present > 0).flatten(1).any(1).cpu() for _, present in inputs.values()])  # (M, B)
+    left = there.sum(0) - there[which, torch.arange(batch)].to(torch.int64)  # (B,) modalities there without the chosen
+    hit = hit & (left > 0)
     hidden: dict[str, tuple[Tensor, Tensor]] = {}
     for position, name in enumerate(names):
         values, present = inputs[name]
-        keep = (~(hit & (which == position))).to(values)[:, None, None]
+        keep = (~(hit & (which == position))).to(values)[:, None, None]  # (B, 1, 1)
         hidden[name] = (values * keep, present * keep)
     return hidden
-
-
-__all__ = ["MASKED", "Inputs", "Teacher", "TeacherOutput", "hide_modalities"]
