@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from mmkd_bench.alternate import measure_overhead, measure_pair
 from mmkd_bench.jobs import (
     FAILURE_FILE,
     OUTCOME_FILE,
@@ -22,7 +23,6 @@ from mmkd_bench.jobs import (
     RunOutcome,
 )
 from mmkd_bench.launch import measure_launch
-from mmkd_bench.paired import measure_overhead, measure_pair
 from mmkd_edge.errors import MmkdError
 
 if TYPE_CHECKING:

@@ -1,213 +1,213 @@
-"""Two things called in turn in one process: what is left of a difference when the machine's mood is taken out.
+"""Ratios and differences that hold on a noisy machine: two things called in turn, in several processes.
 
-Two runs after one another meet two different machines: another clock speed, another neighbour. Calls that alternate
-meet the same one, so ratios and differences of neighbours hold where single figures move. The order inside a pair
-alternates too: whoever goes second finds the caches as the first left them.
+Owns what `mmkd-bench pair` and `mmkd-bench overhead` do. How calls alternate is in `alternate`.
 """
 
 from __future__ import annotations
 
-import time
-from array import array
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
-from mmkd_bench.subject import Choice, open_predictor, raw_windows
-from mmkd_edge.bundle import Bundle, choose_artifact
-from mmkd_edge.errors import BackendError, UnavailableError, UsageError
-from mmkd_edge.preprocess import check_window, prepare, prepare_batch
+from mmkd_bench.machine import MachineFacts, read_machine
+from mmkd_bench.process import run_job
+from mmkd_bench.run import START_LIMIT_S
+from mmkd_edge.errors import UsageError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Feeds = Mapping[str, NDArray[Any]]
-
-ZIP_START = b"PK\x03\x04"
-WARM_UP_S = 0.5
-MIN_PAIRS = 20
-SEED = 0
-
-_NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
+FORMAT_VERSION = 1
+MAX_LAUNCHES = 100
+REPEATS = 5
+"""Stretches of time per process that get a ratio of their own."""
 
 
-def measure_pair(job: PairJob, *, stop: Event) -> PairOutcome | None:
-    """Two models through ONNX Runtime, called in turn; see `alternate`.
+class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One figure over all repeats of all processes.
+
+    Attributes:
+        median: over the repeats.
+        min: the smallest.
+        max: the largest.
+        std: standard deviation over the repeats.
+        repeats: how many there are.
+    """
+
+    median: float
+    min: float
+    max: float
+    std: float
+    repeats: int
+
+
+class PairReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two models through ONNX Runtime, called in turn.
+
+    Attributes:
+        format_version: of this document.
+        first: path of one model.
+        second: path of the other.
+        threads: of each session.
+        count: calls of each.
+        first_p50_us: median latency of the bare session.
+        second_p50_us: of the other.
+        ratio: first over second: how many times faster the second is.
+        machine: what it ran on.
+    """
+
+    format_version: int = FORMAT_VERSION
+    first: str
+    second: str
+    threads: int
+    count: int
+    first_p50_us: Spread
+    second_p50_us: Spread
+    ratio: Spread
+    machine: MachineFacts
+
+
+class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`EdgePredictor.predict` and the bare session on the same feeds, called in turn.
+
+    Attributes:
+        format_version: of this document.
+        bundle: its path.
+        count: calls of each.
+        predict_p50_us: median latency of `predict`.
+        session_p50_us: median latency of the bare session.
+        overhead_us: median over pairs of neighbouring calls of the difference.
+        machine: what it ran on.
+    """
+
+    format_version: int = FORMAT_VERSION
+    bundle: str
+    count: int
+    predict_p50_us: Spread
+    session_p50_us: Spread
+    overhead_us: Spread
+    machine: MachineFacts
+
+
+def _silent(_line: str) -> None:
+    """Progress that nobody wants to see."""
+
+
+def measure_pair(
+    first: Path,
+    second: Path,
+    *,
+    threads: int = 1,
+    launches: int = 3,
+    duration_s: float = 6.0,
+    progress: Callable[[str], None] = _silent,
+) -> PairReport:
+    """How many times faster one model is than another, through ONNX Runtime with the same threads.
+
+    Args:
+        first: an ONNX model of static shape, or a bundle; of a bundle the fp32 artifact of the first student.
+        second: the other.
+        threads: of each session.
+        launches: processes, one after another.
+        duration_s: measured time over all launches.
+        progress: gets one line when a launch begins.
 
     Raises:
-        UsageError: a path is no ONNX model of static shape and no bundle.
+        UsageError: an argument makes no sense, or a path is neither.
         UnavailableError: onnxruntime is not installed.
         BackendError: ONNX Runtime refuses a model.
         ArtifactError: a bundle is damaged.
     """
-    first, second = (_session_call(Path(path), threads=job.threads) for path in (job.first, job.second))
-    return alternate(first, second, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
-
-
-def measure_overhead(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
-    """`predict` (first) and the bare session on the same feeds (second), called in turn; see `alternate`.
-
-    Raises:
-        MmkdError: the bundle cannot be opened or run.
-    """
-    choice = Choice(bundle=job.bundle, backend="ort", threads=job.threads, reference=job.reference)
-    with open_predictor(choice) as predictor:
-        assert predictor.bundle is not None
-        modality = predictor.modality
-        windows = raw_windows(predictor)
-        names = tuple(tensor.name for tensor in predictor.entry.inputs)
-        feeds = [
-            dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
-            for window in windows
-        ]
-        session = open_session(predictor.bundle.read(predictor.info().artifact), threads=predictor.backend.threads)
-        outputs = [tensor.name for tensor in predictor.entry.outputs]
-        predict = _turning(predictor.predict, windows)
-        bare = _turning(lambda fed: session.run(outputs, fed), feeds)
-        return alternate(predict, bare, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
-
-
-def alternate(
-    first: Callable[[], object], second: Callable[[], object], *, repeats: int, duration_s: float, stop: Event
-) -> PairOutcome | None:
-    """Call both in turn, in both orders, and take medians per repeat.
-
-    Args:
-        first: one thing.
-        second: the other.
-        repeats: how many stretches of time get a median of their own.
-        duration_s: all repeats together; every repeat has at least 20 pairs.
-        stop: ends the measurement after the repeat at hand.
-
-    Returns:
-        The medians; None where `stop` came before the first repeat was over.
-    """
-    _pairs(first, second, duration_s=min(WARM_UP_S, duration_s))
-    first_us, second_us, difference_us, count = [], [], [], 0
-    for _ in range(repeats):
-        one, other = _pairs(first, second, duration_s=duration_s / repeats)
-        if stop.is_set():
-            break
-        first_us.append(float(np.median(one)) / 1e3)
-        second_us.append(float(np.median(other)) / 1e3)
-        difference_us.append(float(np.median(one - other)) / 1e3)
-        count += len(one)
-    if not first_us:
-        return None
-    return PairOutcome(
-        first_p50_us=tuple(first_us),
-        second_p50_us=tuple(second_us),
-        difference_p50_us=tuple(difference_us),
-        count=count,
+    _check(threads=threads, launches=launches, duration_s=duration_s)
+    machine = read_machine()
+    job = PairJob(
+        first=str(first), second=str(second), threads=threads, repeats=REPEATS, duration_s=duration_s / launches
+    )
+    found = _outcomes(job, launches=launches, progress=progress)
+    first_us, second_us = _flat([one.first_p50_us for one in found]), _flat([one.second_p50_us for one in found])
+    return PairReport(
+        first=job.first,
+        second=job.second,
+        threads=threads,
+        count=sum(one.count for one in found),
+        first_p50_us=_spread(first_us),
+        second_p50_us=_spread(second_us),
+        ratio=_spread([one / other for one, other in zip(first_us, second_us, strict=True)]),
+        machine=machine,
     )
 
 
-def _pairs(
-    first: Callable[[], object], second: Callable[[], object], *, duration_s: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths in ns of neighbouring calls, each (N,); even pairs begin with the first, odd ones with the second."""
-    clock = time.perf_counter_ns
-    lengths = (array("q"), array("q"))
-    end = clock() + round(duration_s * 1e9)
-    calls = ((first, lengths[0]), (second, lengths[1]))
-    order = calls
-    while clock() < end or len(lengths[0]) < MIN_PAIRS:
-        for call, kept in order:
-            before = clock()
-            call()
-            kept.append(clock() - before)
-        order = calls if order is not calls else calls[::-1]
-    return np.array(lengths[0], dtype=np.int64), np.array(lengths[1], dtype=np.int64)
+def measure_overhead(
+    bundle: Path,
+    *,
+    launches: int = 3,
+    duration_s: float = 6.0,
+    reference: Path | None = None,
+    progress: Callable[[str], None] = _silent,
+) -> OverheadReport:
+    """What `predict` adds to the bare session, with one thread.
 
-
-def _turning(call: Callable[[Any], object], arguments: Any) -> Callable[[], object]:
-    """`call` without an argument: it takes the next of `arguments` each time."""
-    position, count = 0, len(arguments)
-
-    def turn() -> object:
-        nonlocal position
-        argument = arguments[position]
-        position = position + 1 if position + 1 < count else 0
-        return call(argument)
-
-    return turn
-
-
-def open_session(model: bytes, *, threads: int) -> Any:
-    """A plain ONNX Runtime session with the runtime's threading choices.
+    Args:
+        bundle: what to open.
+        launches: processes, one after another.
+        duration_s: measured time over all launches.
+        reference: the reference file of a modality that is normalised per group.
+        progress: gets one line when a launch begins.
 
     Raises:
-        UnavailableError: onnxruntime is not installed.
-        BackendError: ONNX Runtime refuses the model.
+        MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            "paired latency needs onnxruntime, which is not installed; run: pip install 'mmkd-edge[ort]'"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises more types than its own for a bad model
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot open the model: {text}") from error
+    _check(threads=1, launches=launches, duration_s=duration_s)
+    machine = read_machine()
+    job = OverheadJob(
+        bundle=str(bundle),
+        threads=1,
+        repeats=REPEATS,
+        duration_s=duration_s / launches,
+        reference=None if reference is None else str(reference),
+    )
+    found = _outcomes(job, launches=launches, progress=progress)
+    return OverheadReport(
+        bundle=job.bundle,
+        count=sum(one.count for one in found),
+        predict_p50_us=_spread(_flat([one.first_p50_us for one in found])),
+        session_p50_us=_spread(_flat([one.second_p50_us for one in found])),
+        overhead_us=_spread(_flat([one.difference_p50_us for one in found])),
+        machine=machine,
+    )
 
 
-def _session_call(path: Path, *, threads: int) -> Callable[[], object]:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(ZIP_START))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
-    model, feeds = _bundle_model(path) if start == ZIP_START else (path.read_bytes(), None)
-    try:
-        session = open_session(model, threads=threads)
-    except BackendError as error:
-        raise BackendError(f"{path}: {error}") from error
-    fed = feeds or {node.name: _made_up(node, path) for node in session.get_inputs()}
-    names = [node.name for node in session.get_outputs()]
-    return lambda: session.run(names, fed)
+def _check(*, threads: int, launches: int, duration_s: float) -> None:
+    if threads < 1:
+        raise UsageError(f"threads: expected a whole number from 1, got {threads}")
+    if not 1 <= launches <= MAX_LAUNCHES:
+        raise UsageError(f"launches: expected a whole number from 1 to {MAX_LAUNCHES}, got {launches}")
+    if not (math.isfinite(duration_s) and duration_s > 0):
+        raise UsageError(f"duration-s: expected a number above 0, got {duration_s:g}")
 
 
-def _bundle_model(path: Path) -> tuple[bytes, Feeds]:
-    """The fp32 model of a bundle's first student, and the feeds of its first golden window."""
-    with Bundle.open(path) as bundle:
-        entry = bundle.manifest.models[0]
-        artifact = choose_artifact(entry, "fp32", "ort")
-        values, present = prepare_batch(bundle.golden(entry.name).windows[:1], entry.modality)
-        return bundle.read(artifact.file), {entry.inputs[0].name: values, entry.inputs[1].name: present}
+def _outcomes(job: PairJob | OverheadJob, *, launches: int, progress: Callable[[str], None]) -> list[PairOutcome]:
+    found = []
+    for number in range(launches):
+        progress(f"launch {number + 1} of {launches}: calls in turn for {job.duration_s:.3g} s")
+        ended = run_job(job, PairOutcome, limit_s=START_LIMIT_S + 10 * job.duration_s)
+        if ended.outcome is not None:
+            found.append(ended.outcome)
+        if ended.interrupted:
+            raise KeyboardInterrupt
+    return found
 
 
-def _made_up(node: Any, path: Path) -> NDArray[Any]:
-    """Numbers for one input of a bare model: ones for presence, standard normal values otherwise."""
-    dtype = _NUMPY_TYPES.get(node.type)
-    if dtype is None:
-        raise UsageError(f"{path}: input {node.name!r} has the type {node.type}; expected numbers")
-    if not all(isinstance(size, int) and size > 0 for size in node.shape):
-        raise UsageError(
-            f"{path}: input {node.name!r} has the shape {list(node.shape)}; expected fixed sizes: export a static shape"
-        )
-    if node.name.endswith("_present"):
-        return np.ones(node.shape, dtype=dtype)
-    values: NDArray[Any] = np.random.default_rng(SEED).standard_normal(node.shape).astype(dtype)
-    return values
+def _flat(groups: Sequence[tuple[float, ...]]) -> list[float]:
+    return [value for group in groups for value in group]
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(
+        median=float(np.median(values)),
+        min=min(values),
+        max=max(values),
+        std=float(np.std(values)),
+        repeats=len(values),
+    )

@@ -1,0 +1,213 @@
+"""Two things called in turn in one process: what is left of a difference when the machine's mood is taken out.
+
+Two runs after one another meet two different machines: another clock speed, another neighbour. Calls that alternate
+meet the same one, so ratios and differences of neighbours hold where single figures move. The order inside a pair
+alternates too: whoever goes second finds the caches as the first left them.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
+from mmkd_bench.subject import Choice, open_predictor, raw_windows
+from mmkd_edge.bundle import Bundle, choose_artifact
+from mmkd_edge.errors import BackendError, UnavailableError, UsageError
+from mmkd_edge.preprocess import check_window, prepare, prepare_batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Feeds = Mapping[str, NDArray[Any]]
+
+ZIP_START = b"PK\x03\x04"
+WARM_UP_S = 0.5
+MIN_PAIRS = 20
+SEED = 0
+
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+def measure_pair(job: PairJob, *, stop: Event) -> PairOutcome | None:
+    """Two models through ONNX Runtime, called in turn; see `alternate`.
+
+    Raises:
+        UsageError: a path is no ONNX model of static shape and no bundle.
+        UnavailableError: onnxruntime is not installed.
+        BackendError: ONNX Runtime refuses a model.
+        ArtifactError: a bundle is damaged.
+    """
+    first, second = (_session_call(Path(path), threads=job.threads) for path in (job.first, job.second))
+    return alternate(first, second, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
+
+
+def measure_overhead(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
+    """`predict` (first) and the bare session on the same feeds (second), called in turn; see `alternate`.
+
+    Raises:
+        MmkdError: the bundle cannot be opened or run.
+    """
+    choice = Choice(bundle=job.bundle, backend="ort", threads=job.threads, reference=job.reference)
+    with open_predictor(choice) as predictor:
+        assert predictor.bundle is not None
+        modality = predictor.modality
+        windows = raw_windows(predictor)
+        names = tuple(tensor.name for tensor in predictor.entry.inputs)
+        feeds = [
+            dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
+            for window in windows
+        ]
+        session = open_session(predictor.bundle.read(predictor.info().artifact), threads=predictor.backend.threads)
+        outputs = [tensor.name for tensor in predictor.entry.outputs]
+        predict = _turning(predictor.predict, windows)
+        bare = _turning(lambda fed: session.run(outputs, fed), feeds)
+        return alternate(predict, bare, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
+
+
+def alternate(
+    first: Callable[[], object], second: Callable[[], object], *, repeats: int, duration_s: float, stop: Event
+) -> PairOutcome | None:
+    """Call both in turn, in both orders, and take medians per repeat.
+
+    Args:
+        first: one thing.
+        second: the other.
+        repeats: how many stretches of time get a median of their own.
+        duration_s: all repeats together; every repeat has at least 20 pairs.
+        stop: ends the measurement after the repeat at hand.
+
+    Returns:
+        The medians; None where `stop` came before the first repeat was over.
+    """
+    _pairs(first, second, duration_s=min(WARM_UP_S, duration_s))
+    first_us, second_us, difference_us, count = [], [], [], 0
+    for _ in range(repeats):
+        one, other = _pairs(first, second, duration_s=duration_s / repeats)
+        if stop.is_set():
+            break
+        first_us.append(float(np.median(one)) / 1e3)
+        second_us.append(float(np.median(other)) / 1e3)
+        difference_us.append(float(np.median(one - other)) / 1e3)
+        count += len(one)
+    if not first_us:
+        return None
+    return PairOutcome(
+        first_p50_us=tuple(first_us),
+        second_p50_us=tuple(second_us),
+        difference_p50_us=tuple(difference_us),
+        count=count,
+    )
+
+
+def _pairs(
+    first: Callable[[], object], second: Callable[[], object], *, duration_s: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lengths in ns of neighbouring calls, each (N,); even pairs begin with the first, odd ones with the second."""
+    clock = time.perf_counter_ns
+    lengths = (array("q"), array("q"))
+    end = clock() + round(duration_s * 1e9)
+    calls = ((first, lengths[0]), (second, lengths[1]))
+    order = calls
+    while clock() < end or len(lengths[0]) < MIN_PAIRS:
+        for call, kept in order:
+            before = clock()
+            call()
+            kept.append(clock() - before)
+        order = calls if order is not calls else calls[::-1]
+    return np.array(lengths[0], dtype=np.int64), np.array(lengths[1], dtype=np.int64)
+
+
+def _turning(call: Callable[[Any], object], arguments: Any) -> Callable[[], object]:
+    """`call` without an argument: it takes the next of `arguments` each time."""
+    position, count = 0, len(arguments)
+
+    def turn() -> object:
+        nonlocal position
+        argument = arguments[position]
+        position = position + 1 if position + 1 < count else 0
+        return call(argument)
+
+    return turn
+
+
+def open_session(model: bytes, *, threads: int) -> Any:
+    """A plain ONNX Runtime session with the runtime's threading choices.
+
+    Raises:
+        UnavailableError: onnxruntime is not installed.
+        BackendError: ONNX Runtime refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            "paired latency needs onnxruntime, which is not installed; run: pip install 'mmkd-edge[ort]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises more types than its own for a bad model
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot open the model: {text}") from error
+
+
+def _session_call(path: Path, *, threads: int) -> Callable[[], object]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(ZIP_START))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
+    model, feeds = _bundle_model(path) if start == ZIP_START else (path.read_bytes(), None)
+    try:
+        session = open_session(model, threads=threads)
+    except BackendError as error:
+        raise BackendError(f"{path}: {error}") from error
+    fed = feeds or {node.name: _made_up(node, path) for node in session.get_inputs()}
+    names = [node.name for node in session.get_outputs()]
+    return lambda: session.run(names, fed)
+
+
+def _bundle_model(path: Path) -> tuple[bytes, Feeds]:
+    """The fp32 model of a bundle's first student, and the feeds of its first golden window."""
+    with Bundle.open(path) as bundle:
+        entry = bundle.manifest.models[0]
+        artifact = choose_artifact(entry, "fp32", "ort")
+        values, present = prepare_batch(bundle.golden(entry.name).windows[:1], entry.modality)
+        return bundle.read(artifact.file), {entry.inputs[0].name: values, entry.inputs[1].name: present}
+
+
+def _made_up(node: Any, path: Path) -> NDArray[Any]:
+    """Numbers for one input of a bare model: ones for presence, standard normal values otherwise."""
+    dtype = _NUMPY_TYPES.get(node.type)
+    if dtype is None:
+        raise UsageError(f"{path}: input {node.name!r} has the type {node.type}; expected numbers")
+    if not all(isinstance(size, int) and size > 0 for size in node.shape):
+        raise UsageError(
+            f"{path}: input {node.name!r} has the shape {list(node.shape)}; expected fixed sizes: export a static shape"
+        )
+    if node.name.endswith("_present"):
+        return np.ones(node.shape, dtype=dtype)
+    values: NDArray[Any] = np.random.default_rng(SEED).standard_normal(node.shape).astype(dtype)
+    return values

@@ -1,0 +1,145 @@
+"""Reports as tables on a terminal. Colour and width are rich's choice: none where nobody watches, NO_COLOR obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mmkd_bench.text import (
+    change_rows,
+    duration_text,
+    fact_rows,
+    machine_text,
+    percentile_text,
+    significant,
+    stability_lines,
+    subject_text,
+)
+
+if TYPE_CHECKING:
+    from mmkd_bench.compare import Comparison
+    from mmkd_bench.paired import OverheadReport, PairReport, Spread
+    from mmkd_bench.report import BenchReport
+
+BAR_CELLS = 30
+
+
+def show(content: RenderableType) -> None:
+    """Write to stdout."""
+    Console(highlight=False).print(content)
+
+
+def report_view(report: BenchReport) -> RenderableType:
+    """One report: latency, stages, figures, steadiness, machine."""
+    latency = report.result.latency
+    percentiles = [
+        (entry.name, percentile_text(entry, latency.count), _bound(entry.upper_us)) for entry in latency.percentiles
+    ]
+    percentiles.append(("max", duration_text(latency.max_us), ""))
+    launches = f"{len(report.launches)} of {report.configuration.launches} launches"
+    return Group(
+        Text(subject_text(report), style="bold"),
+        Text(f"{latency.count:,} calls in {launches}{'' if report.complete else ', interrupted'}"),
+        Text(),
+        _table(("latency", "", "with 99 % confidence"), percentiles),
+        Text(),
+        _stage_table(report),
+        Text(),
+        _pairs(fact_rows(report)),
+        Text(),
+        *(_line(line, "yellow" if line.startswith("unstable") else "") for line in stability_lines(report)),
+        _line(machine_text(report), "dim"),
+    )
+
+
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """One comparison: every quantity, the verdict, what else differs."""
+    style = {"equal": "bold", "slower": "bold red", "faster": "bold green"}[comparison.verdict]
+    return Group(
+        _table(("", "before", "after", "change", "95 % interval"), change_rows(comparison)),
+        _line("* the verdict rests on these: medians over launches of windows", "dim"),
+        Text(),
+        *(_line(f"differs: {difference}") for difference in comparison.differences),
+        *(_line(remark, "yellow") for remark in comparison.remarks),
+        Text(f"verdict: {comparison.verdict}", style=style),
+    )
+
+
+def pair_view(report: PairReport) -> RenderableType:
+    """Two models and their ratio."""
+    rows = [
+        (report.first, *_spread_cells(report.first_p50_us)),
+        (report.second, *_spread_cells(report.second_p50_us)),
+    ]
+    ratio = report.ratio
+    spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {ratio.repeats} repeats"
+    sentence = (
+        f"the second is {significant(ratio.median)} times as fast as the first ({spread}, {report.count:,} pairs)"
+    )
+    return Group(
+        _table(("p50, called in turn", "median", "over repeats"), rows),
+        Text(),
+        Text(sentence, style="bold"),
+    )
+
+
+def overhead_view(report: OverheadReport) -> RenderableType:
+    """`predict`, the bare session, and the difference."""
+    rows = [
+        ("predict", *_spread_cells(report.predict_p50_us)),
+        ("bare session.run", *_spread_cells(report.session_p50_us)),
+        ("predict adds", *_spread_cells(report.overhead_us)),
+    ]
+    return Group(
+        Text(f"{report.bundle} · {report.count:,} pairs, one thread", style="bold"),
+        Text(),
+        _table(("p50, called in turn", "median", "over repeats"), rows),
+    )
+
+
+def _spread_cells(spread: Spread) -> tuple[str, str]:
+    return duration_text(spread.median), f"{duration_text(spread.min)} to {duration_text(spread.max)}"
+
+
+def _bound(upper_us: float | None) -> str:
+    return "" if upper_us is None else f"at most {duration_text(upper_us)}"
+
+
+def _stage_table(report: BenchReport) -> Table:
+    stages = report.result.stages
+    total_us = sum(stage.p50_us for stage in stages) or 1.0
+    rows = [
+        (stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us), _bar(stage.p50_us / total_us))
+        for stage in stages
+    ]
+    return _table(("stage", "p50", "p90", ""), rows, left=(0, 3))
+
+
+def _bar(share: float) -> str:
+    return "█" * max(1, round(BAR_CELLS * share)) + f" {share:.0%}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for number, title in enumerate(header):
+        table.add_column(title, justify="left" if number in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _line(text: str, style: str = "") -> RenderableType:
+    return Text(text, style=style)

@@ -1,0 +1,283 @@
+"""Reports as text for other programs and for people: numbers with units, CSV, Markdown. Prints nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from mmkd_bench.compare import VERDICT_QUANTITIES, Change, Comparison
+from mmkd_bench.percentiles import LatencySummary, Percentile
+from mmkd_bench.report import BenchReport, Launch
+
+CSV_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+
+
+def duration_text(microseconds: float) -> str:
+    """A length of time with three significant digits.
+
+    >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
+    ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
+    """
+    for unit, size in (("µs", 1.0), ("ms", 1e3), ("s", 1e6)):
+        text = significant(microseconds / size)
+        if float(text) < 1000:
+            return f"{text} {unit}"
+    return f"{microseconds / 1e6:.0f} s"
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent.
+
+    >>> [significant(value) for value in (0.0, 0.01234, 9.996, 123.4, 98765.0)]
+    ['0', '0.0123', '10.0', '123', '98765']
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    magnitude = math.floor(math.log10(abs(float(f"{value:.2e}"))))
+    return f"{value:.{max(0, 2 - magnitude)}f}"
+
+
+def size_text(size_bytes: float) -> str:
+    """A number of bytes.
+
+    >>> size_text(59_900), size_text(2_500_000)
+    ('59.9 kB', '2.50 MB')
+    """
+    return f"{significant(size_bytes / 1e3)} kB" if size_bytes < 1e6 else f"{significant(size_bytes / 1e6)} MB"
+
+
+def percentile_text(entry: Percentile, count: int) -> str:
+    """The percentile, or how many samples it lacks."""
+    if entry.value_us is None:
+        return f"needs {entry.floor:,} samples, has {count:,}"
+    return duration_text(entry.value_us)
+
+
+def subject_text(report: BenchReport) -> str:
+    """What was measured, in one line."""
+    configuration, subject = report.configuration, report.subject
+    manner = "calls back to back" if configuration.rate_hz is None else f"{configuration.rate_hz:g} calls per second"
+    parts = [
+        subject.bundle,
+        subject.modality,
+        configuration.precision,
+        configuration.backend,
+        _plural(configuration.threads, "thread"),
+        *([_plural(configuration.clients, "client")] if configuration.clients > 1 else []),
+        manner,
+    ]
+    return " · ".join(parts)
+
+
+def machine_text(report: BenchReport) -> str:
+    """What it ran on, in one line."""
+    machine = report.machine
+    parts = [
+        machine.board or machine.cpu,
+        _plural(machine.usable_cores, "core"),
+        *([f"governor {machine.governors[0]}"] if machine.governors else []),
+        *([f"power mode {machine.power_mode}"] if machine.power_mode else []),
+        *(["virtual machine"] if machine.virtual else []),
+        *(["container"] if machine.container else []),
+        machine.os,
+        f"Python {machine.python}",
+        *(f"{name} {version}" for name, version in machine.versions.items() if name in ("mmkd-edge", "onnxruntime")),
+    ]
+    return " · ".join(parts)
+
+
+def stability_lines(report: BenchReport) -> list[str]:
+    """Whether the figures held still, and what disturbed them."""
+    stability = report.stability
+    lines = [f"unstable: {finding}" for finding in stability.findings] or ["stable: all parts agree within 10 %"]
+    lines += [f"beside it: {sentence}" for sentence in stability.disturbances]
+    if stability.findings and not stability.disturbances:
+        lines.append("beside it: the machine's counters show no cause")
+    return lines
+
+
+def energy_text(report: BenchReport) -> str:
+    """Energy of one prediction, or why there is none."""
+    energy = report.energy
+    if energy is None:
+        return f"not measured: {report.energy_note}"
+    return (
+        f"{significant(energy.above_idle_mj)} mJ above idle per prediction "
+        f"({significant(energy.load_mw)} mW, idle {significant(energy.idle_mw)} mW; {energy.sensor})"
+    )
+
+
+def fact_rows(report: BenchReport) -> list[tuple[str, str]]:
+    """Figures beside the latency, name and value."""
+    result, subject = report.result, report.subject
+    rows = [
+        ("load", duration_text(1e3 * result.load_ms)),
+        ("first call", duration_text(1e3 * result.first_call_ms)),
+        ("import", duration_text(1e3 * result.import_ms)),
+        ("throughput", f"{significant(result.throughput_hz)} predictions per second"),
+        ("CPU", f"{result.cpu_share:.1%} of a core"),
+        ("memory", f"{significant(result.rss_mb)} MB resident, peak {significant(result.rss_peak_mb)} MB"),
+        ("artifact", f"{size_text(subject.artifact_size_bytes)}, {subject.parameters:,} parameters"),
+        ("energy", energy_text(report)),
+    ]
+    return rows + _pace_rows(report)
+
+
+def _pace_rows(report: BenchReport) -> list[tuple[str, str]]:
+    pace, deadline_ms = report.result.pace, report.configuration.deadline_ms
+    if pace is None or deadline_ms is None:
+        return []
+    share = pace.missed / pace.response.count
+    return [
+        ("response", f"{_two(pace.response)} after the scheduled time"),
+        ("wake-up", f"{_two(pace.lateness)} after the scheduled time"),
+        ("missed", f"{pace.missed:,} of {pace.response.count:,} deadlines of {deadline_ms:g} ms ({share:.2%})"),
+    ]
+
+
+def _two(summary: LatencySummary) -> str:
+    found = [
+        f"{entry.name} {duration_text(entry.value_us)}"
+        for entry in summary.percentiles
+        if entry.quantile in (0.5, 0.99) and entry.value_us is not None
+    ]
+    return ", ".join([*found, f"max {duration_text(summary.max_us)}"])
+
+
+def markdown_from_report(report: BenchReport) -> str:
+    """One report for a pull request."""
+    latency = report.result.latency
+    rows = [
+        (
+            entry.name,
+            percentile_text(entry, latency.count),
+            "" if entry.upper_us is None else duration_text(entry.upper_us),
+        )
+        for entry in latency.percentiles
+    ]
+    rows.append(("max", duration_text(latency.max_us), ""))
+    stages = [(stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us)) for stage in report.result.stages]
+    lines = [
+        f"### {subject_text(report)}",
+        "",
+        *_markdown_table(("latency", f"of {latency.count:,} calls", "99 % bound"), rows),
+        "",
+        *_markdown_table(("stage", "p50", "p90"), stages),
+        "",
+        *_markdown_table(("", "figure"), fact_rows(report)),
+        "",
+        machine_text(report),
+        "",
+        *(f"- {line}" for line in stability_lines(report)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_from_comparison(comparison: Comparison) -> str:
+    """One comparison for a pull request."""
+    lines = [
+        f"### Verdict: {comparison.verdict}",
+        "",
+        *_markdown_table(("", "before", "after", "change", "95 % interval"), change_rows(comparison)),
+        "",
+        *(f"- **failed:** {sentence}" for sentence in comparison.failed),
+        *(f"- differs: {difference}" for difference in comparison.differences),
+        *(f"- {remark}" for remark in comparison.remarks),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def change_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
+    """Quantity, before, after, change, interval."""
+    return [
+        (
+            change.quantity + (" *" if change.quantity in VERDICT_QUANTITIES else ""),
+            _value_text(change.before, change.unit),
+            _value_text(change.after, change.unit),
+            "" if change.change is None else f"{change.change:+.1%}",
+            "" if change.low is None or change.high is None else f"{change.low:+.1%} to {change.high:+.1%}",
+        )
+        for change in comparison.changes
+    ]
+
+
+def csv_from_report(report: BenchReport) -> str:
+    """One row per launch, and one for all of them together; a figure that was not measured is an empty cell."""
+    header, rows = _csv_rows(report)
+    return _csv(header, rows)
+
+
+def csv_from_comparison(comparison: Comparison) -> str:
+    """One row per quantity."""
+    rows = [
+        (one.quantity, one.unit, one.before, one.after, one.change, one.low, one.high) for one in comparison.changes
+    ]
+    return _csv(("quantity", "unit", "before", "after", "change", "low", "high"), rows)
+
+
+def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]]]:
+    subject, configuration, result = report.subject, report.configuration, report.result
+    names = [f"p{100 * quantile:g}_us" for quantile in CSV_QUANTILES]
+    header = [
+        *("bundle", "sha256", "modality", "backend", "precision", "threads", "clients", "rate_hz", "launch", "samples"),
+        *(*names, "max_us", "throughput_hz", "load_ms", "first_call_ms", "rss_mb"),
+        *(f"{stage.name}_us" for stage in result.stages),
+    ]
+    fixed = (
+        *(subject.bundle, subject.sha256, subject.modality, configuration.backend, configuration.precision),
+        *(configuration.threads, configuration.clients, configuration.rate_hz),
+    )
+
+    def row(
+        name: object, found: Launch | object, latency: LatencySummary, figures: Sequence[object]
+    ) -> Sequence[object]:
+        values = [latency.value_us(quantile) for quantile in CSV_QUANTILES]
+        return (*fixed, name, latency.count, *values, latency.max_us, *figures)
+
+    def figures(found: Launch) -> Sequence[object]:
+        stages = [stage.p50_us for stage in found.stages]
+        return (found.throughput_hz, found.load_ms, found.first_call_ms, found.rss_mb, *stages)
+
+    rows = [row(number, one, one.latency, figures(one)) for number, one in enumerate(report.launches, start=1)]
+    stages = [stage.p50_us for stage in result.stages]
+    together = (result.throughput_hz, result.load_ms, result.first_call_ms, result.rss_mb, *stages)
+    return header, [*rows, row("all", result, result.latency, together)]
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    alignment = ["---", *("---:" for _ in header[1:])]
+    return [line(header), line(alignment), *(line(row) for row in rows)]
+
+
+def _value_text(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not measured"
+    if unit == "µs":
+        return duration_text(value)
+    if unit == "ms":
+        return duration_text(1e3 * value)
+    if unit == "bytes":
+        return size_text(value)
+    return f"{significant(value)} {unit}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def change_of(comparison: Comparison, quantity: str) -> Change:
+    """One quantity's change."""
+    return next(change for change in comparison.changes if change.quantity == quantity)
