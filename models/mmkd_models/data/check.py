@@ -59,7 +59,8 @@ def check_dataset(path: str | Path) -> CheckReport:
     problems += content_problems(windows, scan, cut=cut)
     if problems:
         raise DatasetError(problem_message(path, problems))
-    return CheckReport(facts=tuple(_facts(windows, scan, arrays)), warnings=tuple(_warnings(windows, scan)))
+    warnings = [*_unused_files(path, arrays), *_warnings(windows, scan)]
+    return CheckReport(facts=tuple(_facts(windows, scan, arrays)), warnings=tuple(warnings))
 
 
 def content_problems(windows: Windows, scan: Scan, *, cut: bool) -> Iterator[str]:
@@ -140,6 +141,13 @@ def _facts(windows: Windows, scan: Scan, arrays: Arrays) -> Iterator[str]:
         text += f", {whole} windows without any value"
         outside = int(found.outside.sum())
         yield text + (f", {outside} values outside the range" if outside else "")
+
+
+def _unused_files(path: Path, arrays: Arrays) -> Iterator[str]:
+    for file in sorted(path.rglob("*.npy")):
+        name = file.relative_to(path).as_posix()
+        if name not in arrays:
+            yield f"{name}: nothing reads this file; describe it in dataset.json or remove it"
 
 
 def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:

@@ -111,7 +111,7 @@ def _decode(file: Path) -> DatasetSpec:
                 " use the mmkd-edge that wrote it, or a newer one"
             )
         return msgspec.json.decode(content, type=DatasetSpec)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
 
 

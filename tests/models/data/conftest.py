@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, Recording, write_dataset, write_recordings
+
+VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="m/s^2", rate_hz=100.0, samples=20)
+TEMP = ModalitySpec(name="temp", channels=("t",), unit="degC", rate_hz=25.0, samples=5)
+LABELS = ("idle", "ok", "worn")
+GROUPS = {"train": range(4), "valid": range(4, 6), "test": range(6, 8)}
+
+
+def _split(groups: range) -> dict[str, Any]:
+    """Two windows of each class for each group; every value differs, so a wrong row or sample shows."""
+    groups_of = np.repeat(np.array(groups), 2 * len(LABELS))
+    count = len(groups_of)
+    rng = np.random.default_rng(groups.start)
+    return {
+        "vib": rng.normal(size=(count, *VIB.shape)).astype(np.float32),
+        "temp": (20 + rng.normal(size=(count, *TEMP.shape))).astype(np.float32),
+        "labels": np.tile(np.arange(len(LABELS)), count // len(LABELS)),
+        "groups": groups_of,
+    }
+
+
+@pytest.fixture
+def splits() -> dict[str, dict[str, Any]]:
+    """Arrays of a sound dataset: two modalities, three classes, 4 + 2 + 2 groups, 24 + 12 + 12 windows."""
+    return {split: _split(groups) for split, groups in GROUPS.items()}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Dataset]:
+    """Writes splits into `tmp_path / "rig"`; keywords replace arguments of `write_dataset`."""
+
+    def _write(splits: dict[str, dict[str, Any]], **changed: Any) -> Dataset:
+        arguments = {"name": "rig", "labels": LABELS, "modalities": (VIB, TEMP), **changed}
+        return write_dataset(tmp_path / "rig", splits=splits, **arguments)
+
+    return _write
+
+
+@pytest.fixture
+def rig(splits: dict[str, dict[str, Any]], write: Callable[..., Dataset]) -> Dataset:
+    """A sound dataset on disk."""
+    return write(splits)
+
+
+@pytest.fixture
+def edit(tmp_path: Path) -> Callable[..., None]:
+    """Changes `dataset.json` of the dataset in `tmp_path / "rig"`: the function gets the decoded document."""
+
+    def _edit(change: Callable[[dict[str, Any]], object]) -> None:
+        file = tmp_path / "rig" / "dataset.json"
+        document = json.loads(file.read_text())
+        change(document)
+        file.write_text(json.dumps(document))
+
+    return _edit
+
+
+def _recordings() -> list[Recording]:
+    """One recording for each class and group: ramps, so that a sample's value is its place in time."""
+    found = []
+    for group in range(8):
+        split = next(name for name, groups in GROUPS.items() if group in groups)
+        for label in range(len(LABELS)):
+            seconds = np.arange(100 + 10 * label) / VIB.rate_hz
+            base = 100.0 * (1 + group * len(LABELS) + label)
+            samples = {
+                "vib": base + np.stack([seconds, seconds + 10, seconds + 20], axis=1),
+                "temp": base + np.arange(25 + 2 * label)[:, None] / TEMP.rate_hz,
+            }
+            found.append(Recording(samples=samples, label=label, group=group, split=split, fold=group % 4))
+    return found
+
+
+@pytest.fixture
+def recordings() -> list[Recording]:
+    """24 recordings of 1.0, 1.1 and 1.2 s, four folds."""
+    return _recordings()
+
+
+@pytest.fixture
+def write_line(tmp_path: Path) -> Callable[..., Dataset]:
+    """Writes recordings into `tmp_path / "line"`; keywords replace arguments of `write_recordings`."""
+
+    def _write(recordings: list[Recording], **changed: Any) -> Dataset:
+        arguments = {"name": "line", "labels": LABELS, "modalities": (VIB, TEMP), "hop_s": 0.1, **changed}
+        return write_recordings(tmp_path / "line", recordings=recordings, **arguments)
+
+    return _write
+
+
+@pytest.fixture
+def line(recordings: list[Recording], write_line: Callable[..., Dataset]) -> Dataset:
+    """A sound dataset of recordings on disk."""
+    return write_line(recordings)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import prepare
+from mmkd_edge.reference import Reference
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import open_dataset, shipped_dataset
+
+TEMP_PER_GROUP = ModalitySpec(
+    name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)
+)
+
+
+def _message(error: pytest.ExceptionInfo[BaseException]) -> str:
+    return str(error.value)
+
+
+def test_take_gives_the_stored_rows_as_new_float32(rig, splits):
+    windows = rig.split("valid")
+    index = np.array([11, 0, 3])
+    taken = windows.take(index)
+    for name in ("vib", "temp"):
+        np.testing.assert_array_equal(taken[name], splits["valid"][name][index])
+        assert (taken[name].dtype, taken[name].flags.owndata) == (np.float32, True)
+    taken["vib"][:] = 0  # belongs to the caller
+    np.testing.assert_array_equal(windows.take(index)["vib"], splits["valid"]["vib"][index])
+
+
+def test_everything_is_train_valid_test_and_take_crosses_their_borders(rig, splits):
+    windows = rig.everything()
+    index = np.array([47, 0, 24, 23, 36, 35])  # 24 + 12 + 12 windows
+    expected = np.concatenate([splits[split]["temp"] for split in ("train", "valid", "test")])
+    np.testing.assert_array_equal(windows.take(index)["temp"], expected[index])
+    np.testing.assert_array_equal(windows.groups, np.repeat(np.arange(8), 6))
+    assert len(windows) == 48
+
+
+def test_labels_and_groups_belong_to_the_split(rig, splits):
+    test = rig.split("test")
+    np.testing.assert_array_equal(test.labels, splits["test"]["labels"])
+    np.testing.assert_array_equal(test.groups, splits["test"]["groups"])
+    assert (len(test), test.labels.dtype, test.folds) == (12, np.int64, None)
+
+
+def test_without_groups_every_window_of_all_splits_is_its_own_group(write, splits):
+    for arrays in splits.values():
+        del arrays["groups"]
+    rig = write(splits)
+    np.testing.assert_array_equal(rig.split("valid").groups, np.arange(24, 36))
+
+
+def test_shift_is_ignored_where_windows_are_stored(rig):
+    windows = rig.split("train")
+    index = np.arange(5)
+    shifted = windows.take(index, shift_s=np.full(5, 0.05))
+    np.testing.assert_array_equal(shifted["vib"], windows.take(index)["vib"])
+    assert windows.max_shift_s == 0.0
+
+
+def test_subset_of_a_subset_addresses_the_same_windows(rig, splits):
+    windows = rig.split("train").subset(np.array([3, 5, 7, 9])).subset(np.array([False, True, False, True]))
+    np.testing.assert_array_equal(windows.take(np.array([1, 0]))["vib"], splits["train"]["vib"][[9, 5]])
+    np.testing.assert_array_equal(windows.labels, splits["train"]["labels"][[5, 9]])
+
+
+def test_with_labels_changes_labels_alone(rig):
+    windows = rig.split("train")
+    relabelled = windows.with_labels(np.full(24, -1))
+    assert (relabelled.labels == -1).all()
+    assert (windows.labels >= 0).all()
+    with pytest.raises(UsageError) as error:
+        windows.with_labels(np.zeros(3, dtype=np.int64))
+    assert _message(error) == "labels: expected shape (N,)=(24,), got (3,); give one for each window"
+
+
+def test_with_modalities_gives_those_alone_in_that_order(rig):
+    windows = rig.split("train")
+    assert list(windows.with_modalities(["temp", "vib"]).take(np.arange(2))) == ["temp", "vib"]
+    assert list(windows.with_modalities(["temp"]).take(np.arange(2))) == ["temp"]
+    with pytest.raises(UsageError) as error:
+        windows.with_modalities(["sound"])
+    assert _message(error) == "dataset 'rig': modality 'sound' is not in it; choose one of vib, temp"
+    with pytest.raises(UsageError) as error:
+        windows.with_modalities([])
+    assert _message(error) == "modalities: expected one or more names, got none; name a modality of the dataset"
+
+
+def test_missing_stays_nan_and_what_is_out_of_range_becomes_nan(write, splits):
+    splits["train"]["temp"][0, :3, 0] = (np.nan, -80.0, 999.0)
+    splits["train"]["temp"][0, 3:, 0] = (-40.0, 85.0)  # the ends belong to the range
+    temp = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5, range=(-40.0, 85.0))
+    vib = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
+    taken = write(splits, modalities=(vib, temp)).split("train").take(np.array([0]))["temp"]
+    np.testing.assert_array_equal(taken[0, :, 0], [np.nan, np.nan, np.nan, -40.0, 85.0])
+
+
+def test_per_group_modalities_come_z_scored_with_the_statistics_of_their_group(write, splits):
+    splits["train"]["temp"][0, 0, 0] = np.nan
+    splits["train"]["temp"][1, 0, 0] = 5000.0  # out of range: no part of the statistics
+    windows = write(splits, modalities=(_vib(), TEMP_PER_GROUP)).split("train")
+    raw = splits["train"]["temp"].astype(np.float64)
+    raw[1, 0, 0] = np.nan
+    taken = windows.take(np.arange(24))["temp"]
+    for group in range(4):
+        rows = slice(6 * group, 6 * group + 6)
+        expected = (raw[rows] - np.nanmean(raw[rows])) / np.nanstd(raw[rows])
+        np.testing.assert_allclose(taken[rows], expected, atol=1e-5)  # float32 values of size 3
+    np.testing.assert_array_equal(windows.take(np.array([0]))["vib"], splits["train"]["vib"][:1])
+
+
+def test_a_device_with_the_groups_reference_sees_the_same_numbers(write, splits):
+    windows = write(splits, modalities=(_vib(), TEMP_PER_GROUP)).split("test")
+    assert windows.statistics is not None
+    row = int(np.flatnonzero(windows.statistics.groups == 6)[0])
+    mean, std = windows.statistics.mean["temp"][row], windows.statistics.std["temp"][row]
+    reference = Reference(modality="temp", mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    values, _ = prepare(splits["test"]["temp"][2], TEMP_PER_GROUP, reference)
+    np.testing.assert_array_equal(windows.take(np.array([2]))["temp"][0], values[0])
+
+
+def test_a_channel_that_never_moves_is_centred_and_not_blown_up(write, splits):
+    splits["train"]["temp"][:6] = 36.6
+    windows = write(splits, modalities=(_vib(), TEMP_PER_GROUP)).split("train")
+    # 36.6 as float32 minus its own mean in float64
+    np.testing.assert_allclose(windows.take(np.arange(6))["temp"], 0.0, atol=1e-6)
+
+
+def test_the_shipped_recordings_are_whole(tmp_path):
+    dataset = open_dataset(shipped_dataset())
+    windows = dataset.everything()
+    assert dataset.spec.splits == {"train": 1421, "valid": 279, "test": 529}
+    assert [len(np.unique(dataset.split(name).groups)) for name in ("train", "valid", "test")] == [6, 2, 2]
+    assert windows.folds is not None
+    for person in range(1, 11):  # a fold is a pair of people
+        np.testing.assert_array_equal(np.unique(windows.folds[windows.groups == person]), [(person - 1) // 2])
+    taken = windows.take(np.arange(len(windows)))
+    assert {name: array.shape for name, array in taken.items()} == {"acc": (2229, 200, 3), "gyro": (2229, 200, 3)}
+    assert np.isfinite(taken["acc"]).all()
+    assert 0.9 < float(np.linalg.norm(taken["acc"], axis=2).mean()) < 1.3  # gravity is 1 g
+    assert (shipped_dataset() / "LICENSE").read_text().startswith("Copyright (c) 2018, David M. Burns\n")
+    assert "arXiv:1802.01489" in (shipped_dataset() / "SOURCE.md").read_text()
+
+
+def test_an_unknown_shipped_dataset_and_split_name_what_there_is(rig):
+    with pytest.raises(UsageError) as error:
+        shipped_dataset("nothing")
+    assert _message(error) == "shipped dataset 'nothing': there is none of that name; choose one of watch_exercises"
+    with pytest.raises(UsageError) as error:
+        rig.split("dev")
+    assert _message(error) == "split 'dev': expected train, valid or test; choose one of them"
+
+
+def test_the_hash_follows_the_content_and_not_the_place(rig, tmp_path):
+    first = rig.sha256
+    moved = tmp_path / "elsewhere"
+    rig.path.rename(moved)
+    assert open_dataset(moved).sha256 == first
+    (moved / "NOTES.md").write_text("a file that nothing reads")
+    assert open_dataset(moved).sha256 == first
+    values = np.load(moved / "train" / "vib.npy")
+    values[0, 0, 0] += 1
+    np.save(moved / "train" / "vib.npy", values)
+    assert open_dataset(moved).sha256 != first
+
+
+def _vib() -> ModalitySpec:
+    return ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
