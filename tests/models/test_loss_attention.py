@@ -1,0 +1,198 @@
+"""EDAM: cross-entropy of attention maps, and the teacher's map on the student's keys."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_models.losses.attention import EPSILON, aligned_map, edam_divergence, edam_loss
+
+
+def maps(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).mul(2).softmax(-1)
+
+
+def plain_edam(student: Tensor, teacher: Tensor, valid: Tensor, weight: Tensor) -> float:
+    """-sum_j A_T[i, j] log A_S[i, j] with A_S the mean over heads; mean over valid rows, weighted over windows."""
+    batch, heads, length, _ = student.shape
+    total = 0.0
+    for b in range(batch):
+        window, rows = 0.0, 0
+        for i in range(length):
+            if valid[b, i] == 0:
+                continue
+            rows += 1
+            for j in range(length):
+                mean = sum(float(student[b, h, i, j]) for h in range(heads)) / heads
+                window -= float(teacher[b, i, j]) * math.log(mean)
+        total += float(weight[b]) * window / rows
+    return total / float(weight.sum())
+
+
+def test_it_equals_a_plain_loop() -> None:
+    student, teacher = maps(2, 3, 4, 4, seed=0), maps(2, 4, 4, seed=1)
+    valid = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
+    weight = torch.tensor([0.25, 1.0])
+    loss = edam_loss(student, teacher, valid_rows=valid, weight=weight).item()
+    assert loss == pytest.approx(plain_edam(student, teacher, valid, weight), rel=1e-5)  # float32 against float64
+
+
+def test_without_masks_every_row_counts() -> None:
+    student, teacher = maps(2, 2, 5, 5, seed=0), maps(2, 5, 5, seed=1)
+    expected = plain_edam(student, teacher, torch.ones(2, 5), torch.ones(2))
+    assert edam_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_even_maps_cost_the_logarithm_of_their_length() -> None:
+    even = torch.full((1, 1, 8, 8), 1 / 8)
+    assert edam_loss(even, even[:, 0]).item() == pytest.approx(math.log(8), rel=1e-6)
+    assert edam_divergence(even, even[:, 0]).item() == 0.0
+
+
+def test_a_teacher_that_looks_at_one_key_costs_the_students_log_share_of_it() -> None:
+    student = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
+    teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    expected = -(math.log(0.25) + math.log(0.5)) / 2
+    assert edam_loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert edam_divergence(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.integers(0, 100), st.integers(1, 3), st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_the_divergence_is_zero_at_equality_and_never_below(seed: int, heads: int, length: int) -> None:
+    student, teacher = maps(2, heads, length, length, seed=seed), maps(2, length, length, seed=seed + 1)
+    # Sums of at most six terms of order 1 in float32.
+    assert edam_divergence(student, student.mean(1)).item() == pytest.approx(0.0, abs=1e-6)
+    assert edam_divergence(student, teacher).item() > -1e-6
+
+
+def test_the_order_of_the_heads_does_not_matter() -> None:
+    student, teacher = maps(2, 3, 4, 4, seed=0), maps(2, 4, 4, seed=1)
+    assert edam_loss(student[:, [2, 0, 1]], teacher).item() == pytest.approx(edam_loss(student, teacher).item())
+
+
+def test_a_student_blind_where_the_teacher_looks_stays_finite() -> None:
+    student = torch.tensor([[[[1.0, 0.0]]]], requires_grad=True)
+    loss = edam_loss(student, torch.tensor([[[0.0, 1.0]]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(EPSILON), rel=1e-6)
+    assert student.grad is not None
+    assert bool(student.grad.isfinite().all())
+
+
+def test_windows_without_a_valid_row_do_not_count() -> None:
+    student, teacher = maps(2, 2, 3, 3, seed=0), maps(2, 3, 3, seed=1)
+    valid = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    expected = edam_loss(student[:1], teacher[:1]).item()
+    assert edam_loss(student, teacher, valid_rows=valid).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_nothing_valid_gives_zero_and_no_nan(length: int) -> None:
+    student = torch.randn(1, 2, length, length, requires_grad=True)
+    loss = edam_loss(student.softmax(-1), maps(1, length, length, seed=1), valid_rows=torch.zeros(1, length))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student.grad is not None
+    assert not bool(student.grad.any())
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    student, teacher = torch.randn(1, 1, 3, 3, requires_grad=True), torch.randn(1, 3, 3, requires_grad=True)
+    edam_loss(student.softmax(-1), teacher.softmax(-1)).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_half_precision_maps_are_compared_in_float32() -> None:
+    student, teacher = maps(2, 2, 4, 4, seed=0).bfloat16(), maps(2, 4, 4, seed=1).bfloat16()
+    expected = edam_loss(student.float(), teacher.float()).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert edam_loss(student, teacher).item() == expected
+
+
+def test_keys_of_the_same_length_are_taken_as_they_are() -> None:
+    teacher = maps(2, 3, 5, 6, seed=0)
+    aligned = aligned_map(teacher, source_lengths=[4], length=4, extra=2)
+    torch.testing.assert_close(aligned, teacher.mean(1), atol=1e-6, rtol=1e-6)
+
+
+def test_two_sources_are_added_key_by_key() -> None:
+    teacher = maps(1, 1, 2, 8, seed=0)  # (2 time + 2 summary) keys of each of two sources
+    aligned = aligned_map(teacher, source_lengths=[2, 2], length=2, extra=2)
+    torch.testing.assert_close(aligned, teacher[:, 0, :, :4] + teacher[:, 0, :, 4:], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source_length", "length", "key", "expected"),
+    [
+        (4, 2, 3, [0.0, 1.0]),  # the later half of the window
+        (2, 4, 0, [0.5, 0.5, 0.0, 0.0]),
+        (3, 2, 1, [0.5, 0.5]),  # the middle third lies half in each half
+        (1, 3, 0, [1 / 3, 1 / 3, 1 / 3]),
+        (3, 1, 2, [1.0]),
+    ],
+)
+def test_attention_to_a_moment_goes_to_the_keys_of_that_moment(
+    source_length: int, length: int, key: int, expected: list[float]
+) -> None:
+    teacher = torch.zeros(1, 1, 1, source_length)
+    teacher[..., key] = 1.0
+    aligned = aligned_map(teacher, source_lengths=[source_length], length=length, extra=0)
+    torch.testing.assert_close(aligned[0, 0], torch.tensor(expected))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_sharing_out_equals_exact_fractions_of_common_time(source_length: int, length: int, seed: int) -> None:
+    teacher = maps(1, 1, 1, source_length, seed=seed)
+    aligned = aligned_map(teacher, source_lengths=[source_length], length=length, extra=0)[0, 0]
+    for j in range(length):
+        expected = 0.0
+        for i in range(source_length):
+            start = max(Fraction(i, source_length), Fraction(j, length))
+            stop = min(Fraction(i + 1, source_length), Fraction(j + 1, length))
+            expected += float(teacher[0, 0, 0, i]) * float(max(stop - start, Fraction(0)) * source_length)
+        assert aligned[j].item() == pytest.approx(expected, abs=1e-6)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 12), st.integers(0, 50))
+@settings(max_examples=25, deadline=None)
+def test_rows_keep_their_sum_of_one(source_lengths: list[int], length: int, seed: int) -> None:
+    teacher = maps(2, 2, 3, sum(source_lengths) + 2 * len(source_lengths), seed=seed)
+    aligned = aligned_map(teacher, source_lengths=source_lengths, length=length, extra=2)
+    assert aligned.shape == (2, 3, length + 2)
+    torch.testing.assert_close(aligned.sum(-1), torch.ones(2, 3), atol=1e-5, rtol=0)
+
+
+def test_keys_that_the_student_cannot_see_are_taken_out() -> None:
+    teacher = torch.tensor([[[[0.1, 0.3, 0.4, 0.2]]]])
+    valid = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    aligned = aligned_map(teacher, source_lengths=[2], length=2, extra=2, valid_keys=valid)
+    torch.testing.assert_close(aligned[0, 0], torch.tensor([0.1, 0.0, 0.4, 0.2]) / 0.7)
+
+
+def test_a_row_that_loses_every_key_is_zero_and_not_nan() -> None:
+    aligned = aligned_map(maps(1, 1, 2, 3, seed=0), source_lengths=[1], length=1, extra=2, valid_keys=torch.zeros(1, 3))
+    assert aligned.tolist() == [[[0.0] * 3] * 2]
+
+
+def test_a_map_with_other_keys_is_refused() -> None:
+    with pytest.raises(ValueError) as caught:
+        aligned_map(maps(1, 1, 2, 9, seed=0), source_lengths=[2, 2], length=2, extra=2)
+    assert str(caught.value) == "teacher map: expected 8 keys from sources [2, 2], got 9"
+
+
+def test_sharing_out_keeps_float32_under_autocast() -> None:
+    teacher = maps(1, 2, 3, 9, seed=0)
+    expected = aligned_map(teacher, source_lengths=[7], length=4, extra=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        aligned = aligned_map(teacher, source_lengths=[7], length=4, extra=2)
+    assert aligned.dtype == torch.float32
+    assert torch.equal(aligned, expected)

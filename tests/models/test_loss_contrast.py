@@ -1,0 +1,234 @@
+"""CRD: Tian, Krishnan, Isola, ICLR 2020, equations 17 and 18, with the normalisation of the authors' code."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_models.losses.contrast import ContrastHead, crd_loss
+
+TAU = 0.5
+
+
+def units(count: int, width: int, seed: int) -> Tensor:
+    return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def plain_anchor(anchor: list[float], positive: list[float], negatives: list[list[float]]) -> float:
+    """-log h(positive) - sum log(1 - h(negative)), h = e / (e + N), e = exp(dot / tau) / mean of the negatives'."""
+
+    def score(other: list[float]) -> float:
+        return math.exp(sum(a * o for a, o in zip(anchor, other, strict=True)) / TAU)
+
+    count = len(negatives)
+    mean = sum(score(n) for n in negatives) / count if count else 1.0
+    h = [score(v) / mean / (score(v) / mean + max(count, 1)) for v in (positive, *negatives)]
+    return -math.log(h[0]) - sum(math.log(1 - h_negative) for h_negative in h[1:])
+
+
+def plain_crd(student: Tensor, teacher: Tensor, index: Tensor, memory: tuple[Tensor, Tensor, Tensor] | None) -> float:
+    s, t, rows = student.tolist(), teacher.tolist(), index.tolist()
+    old_s, old_t, old_rows = (part.tolist() for part in memory) if memory else ([], [], [])
+    total = 0.0
+    for b, row in enumerate(rows):
+        of_teacher = [v for v, r in zip(t + old_t, rows + old_rows, strict=True) if r != row]
+        of_student = [v for v, r in zip(s + old_s, rows + old_rows, strict=True) if r != row]
+        total += plain_anchor(s[b], t[b], of_teacher) + plain_anchor(t[b], s[b], of_student)
+    return total / len(rows)
+
+
+def test_it_equals_a_plain_loop_over_the_batch() -> None:
+    student, teacher, index = units(4, 3, 0), units(4, 3, 1), torch.arange(4)
+    loss = crd_loss(student, teacher, temperature=TAU, index=index).item()
+    assert loss == pytest.approx(plain_crd(student, teacher, index, None), rel=1e-5)  # float32 against float64
+
+
+def test_it_equals_a_plain_loop_with_memory_and_repeated_windows() -> None:
+    student, teacher, index = units(4, 3, 0), units(4, 3, 1), torch.tensor([5, 7, 5, 9])
+    memory = units(6, 3, 2), units(6, 3, 3), torch.tensor([1, 5, 2, 9, 9, 3])
+    loss = crd_loss(
+        student,
+        teacher,
+        temperature=TAU,
+        index=index,
+        memory_student=memory[0],
+        memory_teacher=memory[1],
+        memory_index=memory[2],
+    ).item()
+    assert loss == pytest.approx(plain_crd(student, teacher, index, memory), rel=1e-5)
+
+
+def test_two_perfect_orthogonal_pairs_have_a_closed_form() -> None:
+    # N = 1 and the negative scores exp(0) = 1, so h(positive) = sigmoid(1 / tau), h(negative) = 1 / 2, two anchors.
+    pair = torch.eye(2)
+    expected = 2 * (math.log(1 + math.exp(-1 / TAU)) + math.log(2))
+    assert crd_loss(pair, pair, temperature=TAU, index=torch.arange(2)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_vectors_that_are_all_the_same_have_a_closed_form() -> None:
+    # Nothing tells the positive from N = 3 negatives: h = 1 / (1 + N) for all.
+    same = F.normalize(torch.ones(4, 3), dim=-1)
+    expected = 2 * (math.log(4) + 3 * math.log(4 / 3))
+    assert crd_loss(same, same, temperature=TAU, index=torch.arange(4)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.integers(0, 100), st.integers(1, 6))
+@settings(max_examples=20, deadline=None)
+def test_swapping_or_rotating_or_reordering_changes_nothing(seed: int, batch: int) -> None:
+    student, teacher, index = units(batch, 4, seed), units(batch, 4, seed + 1), torch.arange(batch)
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))[0]
+    order = torch.arange(batch).flip(0)
+    loss = crd_loss(student, teacher, temperature=TAU, index=index).item()
+    for s, t, i in (
+        (teacher, student, index),
+        (student @ rotation, teacher @ rotation, index),
+        (student[order], teacher[order], index[order]),
+    ):
+        # Scores of order 1 / tau = 2 in float32, sums of a few.
+        assert crd_loss(s, t, temperature=TAU, index=i).item() == pytest.approx(loss, abs=1e-4)
+
+
+def test_matching_pairs_cost_less_than_mismatched_ones() -> None:
+    vectors, index = units(6, 8, 0), torch.arange(6)
+    matched = crd_loss(vectors, vectors, temperature=0.07, index=index)
+    assert matched < crd_loss(vectors, vectors.roll(1, 0), temperature=0.07, index=index)
+
+
+def test_the_gradient_pulls_the_pair_together_and_pushes_the_negative_away() -> None:
+    student = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    teacher = F.normalize(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]), dim=-1)
+    crd_loss(student, teacher, temperature=TAU, index=torch.arange(2)).backward()
+    assert student.grad is not None
+    step = -student.grad[0]
+    assert step @ teacher[0] > 0
+    assert step @ teacher[1] < 0
+
+
+def test_a_batch_of_one_without_memory_has_only_its_positive() -> None:
+    student, teacher = torch.tensor([[1.0, 0.0]], requires_grad=True), torch.tensor([[0.6, 0.8]])
+    loss = crd_loss(student, teacher, temperature=TAU, index=torch.tensor([3]))
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-0.6 / TAU)), rel=1e-6)
+    assert student.grad is not None
+    assert bool(student.grad.isfinite().all())
+
+
+def test_a_window_is_no_negative_of_itself() -> None:
+    student, teacher, same = units(3, 4, 0), units(3, 4, 1), torch.tensor([2, 2, 2])
+    single = [
+        crd_loss(student[i : i + 1], teacher[i : i + 1], temperature=TAU, index=same[:1]).item() for i in range(3)
+    ]
+    loss = crd_loss(student, teacher, temperature=TAU, index=same).item()
+    assert loss == pytest.approx(sum(single) / 3, rel=1e-5)
+
+
+def test_weights_choose_the_anchors() -> None:
+    student, teacher, index = units(3, 4, 0), units(3, 4, 1), torch.arange(3)
+    only = [
+        crd_loss(student, teacher, temperature=TAU, index=index, weight=F.one_hot(torch.tensor(i), 3).float()).item()
+        for i in range(3)
+    ]
+    assert sum(only) / 3 == pytest.approx(crd_loss(student, teacher, temperature=TAU, index=index).item(), rel=1e-5)
+    assert crd_loss(student, teacher, temperature=TAU, index=index, weight=torch.zeros(3)).item() == 0.0
+
+
+def test_autocast_does_not_touch_the_digits() -> None:
+    student, teacher, index = units(8, 16, 0), units(8, 16, 1), torch.arange(8)
+    expected = crd_loss(student, teacher, temperature=0.07, index=index)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = crd_loss(student, teacher, temperature=0.07, index=index)
+    assert loss.dtype == torch.float32
+    assert loss.item() == expected.item()
+
+
+def head(queue: int) -> ContrastHead:
+    torch.manual_seed(0)
+    return ContrastHead(5, 6, width=4, queue=queue)
+
+
+def embeddings(seed: int, batch: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 5, generator=generator), torch.randn(batch, 6, generator=generator)
+
+
+def projected(module: ContrastHead, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    return F.normalize(module.student(student), dim=-1), F.normalize(module.teacher(teacher), dim=-1)
+
+
+def test_an_empty_queue_means_negatives_from_the_batch_alone() -> None:
+    module, index = head(8), torch.arange(3)
+    student, teacher = embeddings(0)
+    expected = crd_loss(*projected(module, student, teacher), temperature=TAU, index=index)
+    assert module(student, teacher, index, temperature=TAU).item() == expected.item()
+
+
+def test_the_queue_keeps_the_newest_rows_first() -> None:
+    module = head(4)
+    batches = [(embeddings(seed), torch.arange(3) + 10 * seed) for seed in range(2)]
+    for (student, teacher), index in batches:
+        module(student, teacher, index, temperature=TAU)
+    assert module.queue_index.tolist() == [10, 11, 12, 0]
+    newest = projected(module, *batches[1][0])
+    torch.testing.assert_close(module.queue_student[:3], newest[0])
+    torch.testing.assert_close(module.queue_teacher[:3], newest[1])
+    assert not module.queue_student.requires_grad
+
+
+def test_the_queues_rows_are_negatives_of_the_next_batch() -> None:
+    module = head(8)
+    first, second = embeddings(0), embeddings(1)
+    module(*first, torch.arange(3), temperature=TAU)
+    old = projected(module, *first)
+    index = torch.tensor([1, 8, 9])  # window 1 is in the queue: no negative of itself
+    expected = plain_crd(*projected(module, *second), index, (*old, torch.arange(3)))
+    assert module(*second, index, temperature=TAU).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_queue_shorter_than_a_batch_keeps_its_length() -> None:
+    module = head(2)
+    module(*embeddings(0), torch.arange(3), temperature=TAU)
+    assert module.queue_index.tolist() == [0, 1]
+    assert module.queue_student.shape == (2, 4)
+
+
+def test_without_a_queue_nothing_is_remembered() -> None:
+    module = head(0)
+    losses = [module(*embeddings(0), torch.arange(3), temperature=TAU).item() for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert module.queue_index.shape == (0,)
+
+
+def test_projectors_learn_and_the_teachers_embedding_gets_no_gradient() -> None:
+    module = head(4)
+    student, teacher = (tensor.requires_grad_() for tensor in embeddings(0))
+    module(student, teacher, torch.arange(3), temperature=TAU).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_a_reloaded_head_goes_on_where_it_was() -> None:
+    module, copy = head(8), ContrastHead(5, 6, width=4, queue=8)
+    module(*embeddings(0), torch.arange(3), temperature=TAU)
+    copy.load_state_dict({name: cast("Tensor", value).clone() for name, value in module.state_dict().items()})
+    index = torch.arange(3) + 3
+    again = [m(*embeddings(1), index, temperature=TAU).item() for m in (module, copy)]
+    assert again[0] == again[1]
+    assert torch.equal(module.queue_student, copy.queue_student)
+
+
+def test_the_projectors_work_in_float32_under_autocast() -> None:
+    student, teacher = embeddings(0)
+    expected = head(4)(student, teacher, torch.arange(3), temperature=0.07).item()
+    module = head(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = module(student, teacher, torch.arange(3), temperature=0.07)
+    assert loss.item() == expected
+    assert module.queue_student.dtype == torch.float32
