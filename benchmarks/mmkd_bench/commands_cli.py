@@ -78,6 +78,7 @@ def run(
     duration_s: _Duration = 10.0,
     launches: _Launches = 5,
     warm_up_s: Annotated[float, typer.Option("--warm-up-s", help="Longest warm-up of one launch.")] = 5.0,
+    energy: Annotated[bool, typer.Option(help="Also read a power sensor, where there is one.")] = True,
     reference: _Reference = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.", show_default=False)
@@ -103,6 +104,7 @@ def run(
         rate_hz=rate,
         deadline_ms=deadline_ms,
         warm_up_limit_s=warm_up_s,
+        energy=energy,
     )
     found = measure_bundle(choice, settings, progress=_say)
     if output is not None:

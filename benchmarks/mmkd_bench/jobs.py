@@ -51,6 +51,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         backend: what executed the artifact.
         precision: of the artifact.
         threads: of the backend.
+        begin_s: when the measured time began, on the monotonic clock.
+        end_s: when it ended.
         launch: the figures.
     """
 
@@ -58,6 +60,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     backend: str
     precision: str
     threads: int
+    begin_s: float
+    end_s: float
     launch: Launch
 
 

@@ -108,6 +108,8 @@ def measure_launch(
             backend=predictor.backend.name,
             precision=predictor.info().precision,
             threads=predictor.backend.threads,
+            begin_s=measured.before.time_s,
+            end_s=measured.after.time_s,
             launch=launch,
         )
     arrays = {"start_ns": samples.start_ns, "latency_ns": samples.latency_ns}

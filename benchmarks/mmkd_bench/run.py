@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from mmkd_bench.interference import Interference, suspicions
+from mmkd_bench.energy import IDLE_S, PowerLog, Span, energy_of, watch_idle
+from mmkd_bench.gather import joined, judge_stability, result_of
 from mmkd_bench.jobs import RunJob, RunOutcome
-from mmkd_bench.launch import STAGE_SHARE, pace
+from mmkd_bench.launch import STAGE_SHARE
 from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.percentiles import summarise
+from mmkd_bench.power import find_sensor, read_power_mode
 from mmkd_bench.process import Ended, run_job
-from mmkd_bench.report import BenchReport, Configuration, Launch, Pace, Result, Stability, Stage
+from mmkd_bench.report import BenchReport, Configuration, Energy
 from mmkd_bench.subject import Choice
-from mmkd_bench.timing import PacedSamples, Samples, is_steady
 from mmkd_edge.bundle import Bundle
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.files import write_file
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Settings:
         rate_hz: calls per second; None calls again at once.
         deadline_ms: longest acceptable response; None is the period of `rate_hz`.
         warm_up_limit_s: longest warm-up of one launch.
+        energy: also read a power sensor, where there is one.
     """
 
     launches: int = 5
@@ -59,6 +61,7 @@ class Settings:
     rate_hz: float | None = None
     deadline_ms: float | None = None
     warm_up_limit_s: float = 5.0
+    energy: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,11 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class _Launched:
-    outcomes: list[RunOutcome] = field(default_factory=list)
-    samples: list[Arrays] = field(default_factory=list)
+    """Launches that measured something, their samples beside them, and whether Ctrl-C ended the last."""
+
+    outcomes: list[RunOutcome]
+    samples: list[Arrays]
+    interrupted: bool
 
 
 def _silent(_line: str) -> None:
@@ -103,23 +109,46 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Callable[[st
     with Bundle.open(choice.bundle):
         pass  # verified before the first process starts
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    machine = read_machine()
-    job = _job(choice, settings)
-    launched = _Launched()
-    interrupted = False
+    machine = read_machine(power_mode=read_power_mode())
+    launched, energy, energy_note = _launch_with_power(_job(choice, settings), settings, progress)
+    if not launched.outcomes:
+        raise KeyboardInterrupt
+    report = _report(launched, settings=settings, machine=machine, created=created)
+    report = msgspec.structs.replace(report, energy=energy, energy_note=energy_note)
+    return Run(report=report, samples=joined(launched.samples), interrupted=launched.interrupted)
+
+
+def _launch_with_power(
+    job: RunJob, settings: Settings, progress: Callable[[str], None]
+) -> tuple[_Launched, Energy | None, str]:
+    if not settings.energy:
+        return _launch_all(job, settings, progress), None, "not asked for"
+    try:
+        sensor = find_sensor()
+    except UnavailableError as error:
+        return _launch_all(job, settings, progress), None, str(error)
+    with PowerLog(sensor) as log:
+        progress(f"idle power: {IDLE_S:g} s with {sensor.name}")
+        idle = watch_idle()
+        launched = _launch_all(job, settings, progress)
+    if not launched.outcomes:
+        return launched, None, "interrupted"
+    loaded = [Span(begin_s=outcome.begin_s, end_s=outcome.end_s) for outcome in launched.outcomes]
+    predictions = sum(outcome.launch.latency.count for outcome in launched.outcomes)
+    return launched, *energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
+
+
+def _launch_all(job: RunJob, settings: Settings, progress: Callable[[str], None]) -> _Launched:
+    outcomes, samples = [], []
     for number in range(settings.launches):
         progress(f"launch {number + 1} of {settings.launches}: warm-up, then {job.duration_s:.3g} s")
         ended = _launch(job)
         if ended.outcome is not None:
-            launched.outcomes.append(ended.outcome)
-            launched.samples.append(ended.samples)
+            outcomes.append(ended.outcome)
+            samples.append(ended.samples)
         if ended.interrupted:
-            interrupted = True
-            break
-    if not launched.outcomes:
-        raise KeyboardInterrupt
-    report = _report(launched, settings=settings, machine=machine, created=created)
-    return Run(report=report, samples=_joined(launched.samples), interrupted=interrupted)
+            return _Launched(outcomes=outcomes, samples=samples, interrupted=True)
+    return _Launched(outcomes=outcomes, samples=samples, interrupted=False)
 
 
 def check_settings(settings: Settings) -> None:
@@ -163,47 +192,7 @@ def write_samples(path: Path, samples: Arrays) -> None:
     write_file(path, buffer.getvalue())
 
 
-def demo_document(report: BenchReport) -> dict[str, Any]:
-    """The figures of a report that the demo's page shows, as plain JSON values.
-
-    Percentiles that had too few samples are None.
-    """
-    result = report.result
-    latency_ms: dict[str, Any] = {
-        name: None if (value_us := result.latency.value_us(quantile)) is None else value_us / 1e3
-        for name, quantile in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
-    }
-    machine = report.machine
-    return {
-        "bundle": report.subject.bundle,
-        "backend": report.configuration.backend,
-        "precision": report.configuration.precision,
-        "threads": report.configuration.threads,
-        "launches": len(report.launches),
-        "latency_ms": {**latency_ms, "samples": result.latency.count},
-        "stages_us": {stage.name: stage.p50_us for stage in result.stages},
-        "load_ms": result.load_ms,
-        "first_call_ms": result.first_call_ms,
-        "rss_mb": result.rss_mb,
-        "stable": report.stability.stable,
-        "machine": {
-            "cpu": machine.board or machine.cpu,
-            "architecture": machine.architecture,
-            "cores": machine.usable_cores,
-            "memory_mb": round(machine.memory_mb),
-            "os": machine.os,
-            "python": machine.python,
-            "governor": ", ".join(machine.governors) or None,
-            "virtual": machine.virtual,
-            "container": machine.container,
-        },
-    }
-
-
 def _job(choice: Choice, settings: Settings) -> RunJob:
-    deadline_ms = settings.deadline_ms
-    if deadline_ms is None and settings.rate_hz is not None:
-        deadline_ms = 1e3 / settings.rate_hz
     return RunJob(
         bundle=choice.bundle,
         backend=choice.backend,
@@ -212,11 +201,18 @@ def _job(choice: Choice, settings: Settings) -> RunJob:
         clients=settings.clients,
         mode="closed" if settings.rate_hz is None else "paced",
         rate_hz=settings.rate_hz,
-        deadline_ms=deadline_ms,
+        deadline_ms=_deadline_ms(settings),
         duration_s=settings.duration_s / settings.launches,
         warm_up_limit_s=settings.warm_up_limit_s,
         reference=choice.reference,
     )
+
+
+def _deadline_ms(settings: Settings) -> float | None:
+    """The asked deadline, else the period of the rate."""
+    if settings.deadline_ms is not None or settings.rate_hz is None:
+        return settings.deadline_ms
+    return 1e3 / settings.rate_hz
 
 
 def _launch(job: RunJob) -> Ended[RunOutcome]:
@@ -228,9 +224,7 @@ def _launch(job: RunJob) -> Ended[RunOutcome]:
 def _report(launched: _Launched, *, settings: Settings, machine: MachineFacts, created: str) -> BenchReport:
     first = launched.outcomes[0]
     launches = tuple(outcome.launch for outcome in launched.outcomes)
-    job_deadline_ms = settings.deadline_ms
-    if job_deadline_ms is None and settings.rate_hz is not None:
-        job_deadline_ms = 1e3 / settings.rate_hz
+    deadline_ms = _deadline_ms(settings)
     return BenchReport(
         created_utc=created,
         complete=len(launches) == settings.launches and all(launch.complete for launch in launches),
@@ -242,108 +236,15 @@ def _report(launched: _Launched, *, settings: Settings, machine: MachineFacts, c
             clients=settings.clients,
             mode="closed" if settings.rate_hz is None else "paced",
             rate_hz=settings.rate_hz,
-            deadline_ms=job_deadline_ms,
+            deadline_ms=deadline_ms,
             launches=settings.launches,
             duration_s=settings.duration_s,
             warm_up_limit_s=settings.warm_up_limit_s,
         ),
         machine=machine,
-        result=_result(launches, launched.samples, job_deadline_ms),
+        result=result_of(launches, launched.samples, deadline_ms),
         stability=judge_stability(launches, machine),
         energy=None,
         energy_note="",
         launches=launches,
     )
-
-
-def _result(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None) -> Result:
-    def median(values: Sequence[float]) -> float:
-        return float(np.median(values))
-
-    return Result(
-        latency=summarise(np.concatenate([arrays["latency_ns"] for arrays in samples])),
-        stages=_median_stages(launches),
-        pace=_joined_pace(launches, samples, deadline_ms),
-        import_ms=median([launch.import_ms for launch in launches]),
-        load_ms=median([launch.load_ms for launch in launches]),
-        first_call_ms=median([launch.first_call_ms for launch in launches]),
-        throughput_hz=median([launch.throughput_hz for launch in launches]),
-        cpu_share=median([launch.cpu_share for launch in launches]),
-        rss_mb=median([launch.rss_mb for launch in launches]),
-        rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
-    )
-
-
-def _median_stages(launches: Sequence[Launch]) -> tuple[Stage, ...]:
-    return tuple(
-        Stage(
-            name=stages[0].name,
-            count=sum(stage.count for stage in stages),
-            mean_us=float(np.median([stage.mean_us for stage in stages])),
-            p50_us=float(np.median([stage.p50_us for stage in stages])),
-            p90_us=float(np.median([stage.p90_us for stage in stages])),
-        )
-        for stages in zip(*(launch.stages for launch in launches), strict=True)
-    )
-
-
-def _joined_pace(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None) -> Pace | None:
-    if launches[0].pace is None:
-        return None
-    joined = _joined(samples)
-    paced = PacedSamples(
-        samples=Samples(start_ns=joined["start_ns"], latency_ns=joined["latency_ns"], elapsed_ns=0),
-        lateness_ns=joined["lateness_ns"],
-        overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
-    )
-    found = pace(paced, deadline_ms=deadline_ms)
-    # The step from one launch to the next is no interval of the schedule.
-    intervals = np.concatenate([np.diff(arrays["start_ns"]) for arrays in samples])
-    interval_std_us = float(intervals.std()) / 1e3 if len(intervals) else None
-    return Pace(
-        lateness=found.lateness,
-        response=found.response,
-        interval_std_us=interval_std_us,
-        missed=found.missed,
-        overloaded=found.overloaded,
-    )
-
-
-def _joined(samples: Sequence[Arrays]) -> Arrays:
-    numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
-    names = samples[0].keys()
-    return {
-        "launch": np.concatenate(numbers),
-        **{name: np.concatenate([one[name] for one in samples]) for name in names},
-    }
-
-
-def judge_stability(launches: Sequence[Launch], machine: MachineFacts) -> Stability:
-    """Whether thirds of launches, and launches among themselves, agree within 10 %; and who disturbed them."""
-    findings = []
-    for number, launch in enumerate(launches, start=1):
-        if not launch.warm_up.stable:
-            findings.append(f"launch {number} was not steady after {launch.warm_up.seconds:.1f} s of warm-up")
-        if not is_steady(launch.thirds_p50_us):
-            medians = ", ".join(f"{value:.4g}" for value in launch.thirds_p50_us)
-            findings.append(f"launch {number}: medians of its thirds were {medians} µs")
-        if launch.pace is not None and launch.pace.overloaded:
-            findings.append(f"launch {number} could not keep up with the rate")
-    medians_us = [float(np.median([window.p50_us for window in launch.windows])) for launch in launches]
-    if not is_steady(medians_us):
-        findings.append(f"medians of launches ran from {min(medians_us):.4g} to {max(medians_us):.4g} µs")
-    return Stability(
-        stable=not findings,
-        findings=tuple(findings),
-        disturbances=suspicions(_worst([launch.interference for launch in launches]), machine),
-    )
-
-
-def _worst(found: Sequence[Interference]) -> Interference:
-    """For each field the largest value over the launches."""
-
-    def largest(name: str) -> Any:
-        values = [value for one in found if (value := getattr(one, name)) is not None]
-        return max(values, default=None)
-
-    return Interference(**{name: largest(name) for name in Interference.__struct_fields__})

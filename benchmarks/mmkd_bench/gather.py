@@ -1,0 +1,116 @@
+"""From single launches to the figures of a run: all samples together, medians over launches, the judgement on both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_bench.interference import Interference, suspicions
+from mmkd_bench.launch import pace
+from mmkd_bench.machine import MachineFacts
+from mmkd_bench.percentiles import summarise
+from mmkd_bench.report import Launch, Pace, Result, Stability, Stage
+from mmkd_bench.timing import PacedSamples, Samples, is_steady
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[np.int64]]
+
+
+def result_of(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None) -> Result:
+    """The figures of all launches; `samples` are their raw samples, in the same order."""
+
+    def median(values: Sequence[float]) -> float:
+        return float(np.median(values))
+
+    return Result(
+        latency=summarise(np.concatenate([arrays["latency_ns"] for arrays in samples])),
+        stages=_median_stages(launches),
+        pace=_joined_pace(launches, samples, deadline_ms),
+        import_ms=median([launch.import_ms for launch in launches]),
+        load_ms=median([launch.load_ms for launch in launches]),
+        first_call_ms=median([launch.first_call_ms for launch in launches]),
+        throughput_hz=median([launch.throughput_hz for launch in launches]),
+        cpu_share=median([launch.cpu_share for launch in launches]),
+        rss_mb=median([launch.rss_mb for launch in launches]),
+        rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
+    )
+
+
+def _median_stages(launches: Sequence[Launch]) -> tuple[Stage, ...]:
+    return tuple(
+        Stage(
+            name=stages[0].name,
+            count=sum(stage.count for stage in stages),
+            mean_us=float(np.median([stage.mean_us for stage in stages])),
+            p50_us=float(np.median([stage.p50_us for stage in stages])),
+            p90_us=float(np.median([stage.p90_us for stage in stages])),
+        )
+        for stages in zip(*(launch.stages for launch in launches), strict=True)
+    )
+
+
+def _joined_pace(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None) -> Pace | None:
+    if launches[0].pace is None:
+        return None
+    together = joined(samples)
+    paced = PacedSamples(
+        samples=Samples(start_ns=together["start_ns"], latency_ns=together["latency_ns"], elapsed_ns=0),
+        lateness_ns=together["lateness_ns"],
+        overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
+    )
+    found = pace(paced, deadline_ms=deadline_ms)
+    # The step from one launch to the next is no interval of the schedule.
+    intervals = np.concatenate([np.diff(arrays["start_ns"]) for arrays in samples])
+    interval_std_us = float(intervals.std()) / 1e3 if len(intervals) else None
+    return Pace(
+        lateness=found.lateness,
+        response=found.response,
+        interval_std_us=interval_std_us,
+        missed=found.missed,
+        overloaded=found.overloaded,
+    )
+
+
+def joined(samples: Sequence[Arrays]) -> Arrays:
+    """The samples of all launches, one after another, with the number of the launch of each under `launch`."""
+    numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
+    names = samples[0].keys()
+    return {
+        "launch": np.concatenate(numbers),
+        **{name: np.concatenate([one[name] for one in samples]) for name in names},
+    }
+
+
+def judge_stability(launches: Sequence[Launch], machine: MachineFacts) -> Stability:
+    """Whether thirds of launches, and launches among themselves, agree within 10 %; and who disturbed them."""
+    findings = []
+    for number, launch in enumerate(launches, start=1):
+        if not launch.warm_up.stable:
+            findings.append(f"launch {number} was not steady after {launch.warm_up.seconds:.1f} s of warm-up")
+        if not is_steady(launch.thirds_p50_us):
+            medians = ", ".join(f"{value:.4g}" for value in launch.thirds_p50_us)
+            findings.append(f"launch {number}: medians of its thirds were {medians} µs")
+        if launch.pace is not None and launch.pace.overloaded:
+            findings.append(f"launch {number} could not keep up with the rate")
+    medians_us = [float(np.median([window.p50_us for window in launch.windows])) for launch in launches]
+    if not is_steady(medians_us):
+        findings.append(f"medians of launches ran from {min(medians_us):.4g} to {max(medians_us):.4g} µs")
+    return Stability(
+        stable=not findings,
+        findings=tuple(findings),
+        disturbances=suspicions(_worst([launch.interference for launch in launches]), machine),
+    )
+
+
+def _worst(found: Sequence[Interference]) -> Interference:
+    """For each field the largest value over the launches."""
+
+    def largest(name: str) -> Any:
+        values = [value for one in found if (value := getattr(one, name)) is not None]
+        return max(values, default=None)
+
+    return Interference(**{name: largest(name) for name in Interference.__struct_fields__})
