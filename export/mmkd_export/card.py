@@ -1,0 +1,135 @@
+"""The model card: the bundle's `README.md`, for whoever finds the file years later.
+
+Owns its text. Every figure comes from the report or the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmkd_edge.manifest import ModelEntry
+from mmkd_export.report import ArtifactReport, ExportReport
+
+
+def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
+    """Gives the card as Markdown, the same for the same report."""
+    return "\n".join(
+        [*_heading(report, entry), *_input(entry), *_use(entry), *_measured(report), *_origin(report, licence)]
+    )
+
+
+def _heading(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
+    labels = ", ".join(entry.task.labels)
+    yield f"# {report.model_id}"
+    yield ""
+    yield (
+        f"A student that reads one sensor, `{entry.modality.name}`, and answers with one of {len(entry.task.labels)} "
+        f"classes: {labels}."
+    )
+    yield (
+        f"{report.student.parameters:,} parameters ({report.student.preset}), {report.student.mflops:.2f} million "
+        "floating point operations for one window."
+    )
+    yield ""
+
+
+def _input(entry: ModelEntry) -> Iterator[str]:
+    modality = entry.modality
+    samples, channels = modality.shape
+    yield "## What it takes"
+    yield ""
+    unit = f" in {modality.unit}" if modality.unit else ""
+    yield (
+        f"Windows of {samples} samples ({modality.duration_s:g} s at {modality.rate_hz:g} Hz) by {channels} "
+        f"channels ({', '.join(modality.channels)}), raw values{unit}, float32. NaN means missing."
+    )
+    if modality.range is not None:
+        yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing."
+    if modality.normalise == "per_group":
+        yield (
+            "Raw values are only comparable within one group (person, machine or session): measure a reference with "
+            "`mmkd-data reference` and open the bundle with it."
+        )
+    yield (
+        f"The graph takes `{modality.name}` (missing values as 0) and `{modality.name}_present` (1 or 0), both "
+        f"(1, {samples}, {channels}), and gives `logits` and `probabilities`, both (1, {len(entry.task.labels)})."
+    )
+    yield ""
+
+
+def _use(entry: ModelEntry) -> Iterator[str]:
+    reference = ', reference="reference.json"' if entry.modality.normalise == "per_group" else ""
+    yield from (
+        "## How to use it",
+        "",
+        "```python",
+        "from mmkd_edge import EdgePredictor",
+        "",
+        f'with EdgePredictor.open("student.edge"{reference}) as predictor:',
+        f"    print(predictor.predict(window))  # window: array {entry.modality.shape}",
+        "```",
+        "",
+    )
+    yield (
+        "`mmkd-bench run student.edge` measures its latency on the machine at hand; `predictor.selftest()` checks that "
+        "the machine computes the answers that are stored in the bundle."
+    )
+    yield ""
+
+
+def _measured(report: ExportReport) -> Iterator[str]:
+    windows = report.windows
+    yield "## What was measured at export"
+    yield ""
+    yield (
+        f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
+        "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
+    )
+    yield ""
+    yield "| artifact | size | parity | parity with gaps | labels agree | accuracy | balanced accuracy | macro-F1 |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for artifact in report.artifacts:
+        yield _row(artifact)
+    yield ""
+    yield (
+        "These windows come from validation: they chose the weights, so they flatter. The test split of the dataset "
+        "is the measure of the student."
+    )
+    yield ""
+
+
+def _row(artifact: ArtifactReport) -> str:
+    parity, gaps, scores = artifact.parity, artifact.parity_with_gaps, artifact.scores
+    cells = [
+        f"`{artifact.file}` (opset {artifact.opset})",
+        f"{artifact.size_bytes / 1000:.0f} kB",
+        f"{parity.max_abs_error:.1e}",
+        f"{gaps.max_abs_error:.1e}",
+        f"{parity.label_agreement:.1%}",
+    ]
+    figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1) if scores else (None, None, None)
+    cells += [f"{figure:.3f}" if figure is not None else "no labels" for figure in figures]
+    return f"| {' | '.join(cells)} |"
+
+
+def _origin(report: ExportReport, licence: str) -> Iterator[str]:
+    student = report.student
+    taught = (
+        f"Distilled from the teacher with SHA-256 `{student.teacher_sha256}`"
+        if student.teacher_sha256
+        else "Trained on labels alone"
+    )
+    metric = student.metric.replace("_", " ")
+    yield from (
+        "## Where it comes from",
+        "",
+        f"- Dataset {student.dataset} (SHA-256 `{student.dataset_sha256}`), licence: {licence}.",
+        f"- {taught}; {metric} on the validation split {student.score:.3f}.",
+        f"- Checkpoint SHA-256 `{student.checkpoint_sha256}`, trained with {_versions(student.trained_with)}.",
+        f"- Exported with {_versions(report.tools)}.",
+        "",
+    )
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

@@ -1,0 +1,18 @@
+"""`mmkd-export`: the command's door. Its work is in `export_cli`, which needs typer and rich."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from mmkd_edge.command import run_command
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
+    run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export")
+
+
+def _run(arguments: list[str]) -> None:
+    from mmkd_export.export_cli import app
+
+    app(args=arguments, prog_name="mmkd-export")

@@ -1,0 +1,165 @@
+"""torch -> ONNX: the fp32 graph of a student, and of a teacher for comparison.
+
+The only module of the package that imports torch. Owns the exporter's settings and keeps its chatter off the user's
+terminal; what the graph must look like is `graph.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import MmkdError, UsageError
+from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+from mmkd_export.graph import OPSET, check_graph, clean_graph, graph_bytes
+from mmkd_export.parity import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from mmkd_models.checkpoint import StudentCheckpoint
+    from mmkd_models.networks.teacher import Teacher
+
+
+_BATCH = 64
+
+
+def onnx_from_student(checkpoint: StudentCheckpoint) -> bytes:
+    """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
+
+    Inputs `<modality>` and `<modality>_present` (1, T, C), outputs `logits` and `probabilities` (1, K), all float32.
+
+    Raises:
+        MmkdError: the exporter failed.
+        GateError: its graph is not what the bundle promises.
+    """
+    from mmkd_models.networks.student import ExportStudent
+
+    return _onnx_from_module(
+        ExportStudent(checkpoint.network()),
+        inputs=graph_inputs(checkpoint.modality),
+        outputs=graph_outputs(checkpoint.task),
+        metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
+    )
+
+
+def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
+    """Gives a teacher's fp32 graph, to compare its latency with a student's; it is never part of a bundle.
+
+    Inputs are `<modality>` and `<modality>_present` (1, T, C) of every modality in the order of `modalities`, which is
+    the teacher's own; outputs as a student's.
+
+    Raises:
+        UsageError: the modalities are not the teacher's.
+        MmkdError: the exporter failed.
+        GateError: its graph has another signature.
+    """
+    names = tuple(modality.name for modality in modalities)
+    if names != teacher.names:
+        raise UsageError(f"teacher: expected the modalities {', '.join(teacher.names)}, got {', '.join(names)}")
+    labels = tuple(str(number) for number in range(teacher.head.out_features))
+    return _onnx_from_module(
+        _export_teacher(teacher),
+        inputs=tuple(tensor for modality in modalities for tensor in graph_inputs(modality)),
+        outputs=graph_outputs(TaskSpec(labels=labels)),
+        metadata=_metadata(modalities),
+    )
+
+
+def answers_from_student(checkpoint: StudentCheckpoint, windows: NDArray[np.float32]) -> Answers:
+    """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
+    import torch
+
+    from mmkd_models.networks.student import ExportStudent
+
+    student = ExportStudent(checkpoint.network()).eval()
+    logits, probabilities = [], []
+    with torch.no_grad():
+        for start in range(0, len(windows), _BATCH):
+            values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
+            answer = student(torch.from_numpy(values), torch.from_numpy(present))
+            logits.append(answer[0].numpy())
+            probabilities.append(answer[1].numpy())
+    return Answers(logits=np.concatenate(logits), probabilities=np.concatenate(probabilities))
+
+
+def _export_teacher(teacher: Teacher) -> nn.Module:
+    import torch
+
+    class ExportTeacher(torch.nn.Module):
+        """The teacher with its inputs side by side, as a graph takes them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = teacher
+
+        def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            pairs = zip(tensors[::2], tensors[1::2], strict=True)
+            logits = self.teacher(dict(zip(self.teacher.names, pairs, strict=True))).logits
+            return logits, torch.softmax(logits, dim=-1)
+
+    return ExportTeacher()
+
+
+def _metadata(modalities: Sequence[ModalitySpec]) -> list[tuple[str, str]]:
+    return [(f"mmkd_edge.modality.{modality.name}", _json(modality)) for modality in modalities]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _onnx_from_module(
+    module: nn.Module,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    metadata: Sequence[tuple[str, str]],
+) -> bytes:
+    import torch
+
+    module = module.eval().cpu()
+    # Values are examples for the tracer; the graph does not depend on them.
+    examples = tuple(torch.full(tensor.shape, float(number % 2)) for number, tensor in enumerate(inputs))
+    try:
+        with torch.no_grad(), _quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                examples,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[tensor.name for tensor in inputs],
+                output_names=[tensor.name for tensor in outputs],
+                external_data=False,  # one file
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps what it meets in types of its own private modules
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MmkdError(f"torch could not export the network: {first}; add --debug and report it") from error
+    assert program is not None
+    model = clean_graph(program.model_proto, metadata=metadata)
+    check_graph(model, inputs=inputs, outputs=outputs)
+    return graph_bytes(model)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Drops the exporter's warnings and log lines: they speak of its internals; what matters is checked after."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,194 @@
+"""The real windows an export is judged by: those a checkpoint carries, or those the user names.
+
+Owns where they come from and which half calibrates and which half judges. Refuses to invent any: a student that was
+only ever compared on random numbers has not been compared.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.files import open_file
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmkd_models.checkpoint import CarriedWindows
+
+MOST_WINDOWS = 256
+"""As many as a checkpoint carries; more make a bundle larger and prove little more."""
+
+_SEED = 20211116  # of every draw here, so that the same export gives the same bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealWindows:
+    """Recorded windows with their labels.
+
+    Attributes:
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0.
+        labels: (N,) int64, -1 where unknown.
+        judge: (N,) bool: False windows may calibrate, True windows only judge.
+        source: where they come from, for people.
+    """
+
+    windows: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    judge: NDArray[np.bool_]
+    source: str
+
+
+def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
+    """Gives the validation windows that the checkpoint carries.
+
+    Raises:
+        UsageError: it carries none.
+    """
+    if carried is None or len(carried.windows) == 0:
+        raise UsageError(
+            f"{checkpoint}: expected real windows to compare the export on, got a checkpoint without any; "
+            "name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+        )
+    return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
+
+
+def windows_from_path(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWindows:
+    """Gives windows of the validation split of a dataset directory, or those in an .npz file.
+
+    An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing) and may hold `y` (N,), class numbers with
+    -1 for unknown, and `classes` (K,), their names.
+
+    Raises:
+        UsageError: there is no such file, or it holds no windows of this modality.
+        DatasetError: the directory breaks its contract.
+    """
+    if path.is_dir():
+        return _from_dataset(path, modality=modality, task=task)
+    return _from_npz(path, modality=modality, task=task)
+
+
+def judging_half(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Draws the half that judges, by a fixed seed, with every class halved as evenly as it goes.
+
+    Args:
+        labels: (N,) class numbers, -1 where unknown.
+
+    Returns:
+        (N,) bool; a single window judges.
+    """
+    shuffled = np.random.default_rng(_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    judge = np.zeros(len(labels), dtype=bool)
+    judge[by_class[::2]] = True
+    return judge
+
+
+def _real(windows: NDArray[np.float32], labels: NDArray[np.int64], *, source: str) -> RealWindows:
+    return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
+
+
+def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWindows:
+    from mmkd_models.data.dataset import open_dataset
+
+    dataset = open_dataset(path)
+    _check_fit(dataset.spec.modality(modality.name), modality, where=str(path))
+    _check_labels(dataset.spec.task.labels, task, where=str(path))
+    valid = dataset.split("valid")
+    rows = _draw(len(valid))
+    windows = np.ascontiguousarray(valid.take(rows)[modality.name], dtype=np.float32)
+    return _real(
+        windows,
+        valid.labels[rows].astype(np.int64),
+        source=f"windows of the validation split of dataset {dataset.spec.name!r}",
+    )
+
+
+def _draw(count: int) -> NDArray[np.int64]:
+    rows = np.random.default_rng(_SEED).permutation(count)[:MOST_WINDOWS]
+    return np.sort(rows)
+
+
+def _check_fit(found: ModalitySpec, wanted: ModalitySpec, *, where: str) -> None:
+    """What the student was trained for must be what the windows are; a range may differ."""
+    for name in ("channels", "unit", "rate_hz", "samples", "normalise"):
+        got, expected = getattr(found, name), getattr(wanted, name)
+        if got != expected:
+            raise UsageError(
+                f"{where}: modality {wanted.name!r}: expected {name} {expected!r} as in the checkpoint, got {got!r}; "
+                "use the dataset the student was trained on, or one recorded alike"
+            )
+
+
+def _check_labels(found: tuple[str, ...], task: TaskSpec, *, where: str) -> None:
+    if found != task.labels:
+        raise UsageError(
+            f"{where}: expected the classes {', '.join(task.labels)} in this order, got {', '.join(found)}; "
+            "use windows of the same task"
+        )
+
+
+def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWindows:
+    if modality.normalise == "per_group":
+        raise UsageError(
+            f"{path}: modality {modality.name!r} is normalised per group, which a file of windows does not tell; "
+            "import the recordings with mmkd-data import --per-group and give that directory to --calib"
+        )
+    arrays = _read_npz(path)
+    windows = _windows_of(arrays, modality, path=path)
+    labels = _labels_of(arrays, task, count=len(windows), path=path)
+    rows = _draw(len(windows))
+    return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {_digest(path)[:16]})")
+
+
+def _digest(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
+    import os
+
+    os.close(open_file(path, expected="a dataset directory or an .npz file of windows"))
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path}: expected an .npz file of windows, got a single array; save it with np.savez")
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
+
+
+def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[np.float32]:
+    key = f"x_{modality.name}"
+    if key not in arrays:
+        raise UsageError(f"{path}: expected an array {key!r}, got {', '.join(sorted(arrays)) or 'nothing'}")
+    found = arrays[key]
+    if found.dtype.kind not in "iuf" or found.shape[1:] != modality.shape or len(found) == 0:
+        samples, channels = modality.shape
+        raise UsageError(
+            f"{path}: {key!r}: expected numbers of shape (N, {samples}, {channels}) with N > 0, "
+            f"got {found.dtype} of shape {found.shape}"
+        )
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> NDArray[np.int64]:
+    if "classes" in arrays:
+        _check_labels(tuple(str(name) for name in arrays["classes"].tolist()), task, where=str(path))
+    if "y" not in arrays:
+        return np.full(count, -1, dtype=np.int64)
+    labels, classes = arrays["y"], len(task.labels)
+    whole = labels.dtype.kind in "iu" and labels.shape == (count,)
+    if not whole or labels.min() < -1 or labels.max() >= classes:
+        raise UsageError(f"{path}: 'y': expected {count} whole numbers from -1 to {classes - 1}, one per window")
+    return labels.astype(np.int64)

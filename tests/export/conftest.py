@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.onnx_from_student import onnx_from_student
+from mmkd_export.plan import export_plan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
+from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.train import TrainConfig
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
+TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
+
+
+def make_student(
+    *,
+    modality: ModalitySpec = ACC,
+    task: TaskSpec = TASK,
+    config: StudentConfig | None = None,
+    windows: int | None = 12,
+    seed: int = 0,
+) -> StudentCheckpoint:
+    """A student with random weights, and recorded-looking windows: sines with noise, some samples missing."""
+    config = config or StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = Student(modality, len(task.labels), config)
+    return StudentCheckpoint(
+        modality=modality,
+        task=task,
+        config=config,
+        facts=Facts(
+            dataset="toy_set",
+            dataset_sha256="d" * 64,
+            licence="CC0",
+            metric="balanced_accuracy",
+            score=0.75,
+            best_step=3,
+            teacher_sha256="7" * 64,
+            training=TrainConfig(),
+            augment=AugmentConfig(),
+            versions={"python": "3.11.0", "torch": "2.13.0"},
+        ),
+        state=student.state_dict(),
+        carried=None if windows is None else make_windows(modality, task, count=windows, seed=seed),
+    )
+
+
+def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: int = 0) -> CarriedWindows:
+    rng = np.random.default_rng(seed)
+    samples, channels = modality.shape
+    labels = np.arange(count) % len(task.labels)
+    time_s = np.arange(samples)[None, :, None] / modality.rate_hz
+    waves = np.sin(2 * np.pi * (1 + labels[:, None, None]) * time_s + np.arange(channels))
+    windows = (waves + 0.3 * rng.standard_normal((count, samples, channels))).astype(np.float32)
+    windows[1::3, 5:9, 0] = np.nan
+    return CarriedWindows(windows=windows, labels=labels.astype(np.int64))
+
+
+@pytest.fixture(scope="session")
+def build_student() -> Callable[..., StudentCheckpoint]:
+    return make_student
+
+
+@pytest.fixture(scope="session")
+def build_windows() -> Callable[..., CarriedWindows]:
+    return make_windows
+
+
+@pytest.fixture(scope="session")
+def student() -> StudentCheckpoint:
+    return make_student()
+
+
+@pytest.fixture(scope="session")
+def student_graph(student: StudentCheckpoint) -> bytes:
+    return onnx_from_student(student)
+
+
+@pytest.fixture(scope="session")
+def student_file(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("student") / "student.ckpt"
+    write_student(path, student)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    output = tmp_path_factory.mktemp("bundle") / "student.edge"
+    return export(export_plan(student_file, output=output))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.bundle import Bundle
+from mmkd_export.cli import main
+from mmkd_export.run import ExportResult
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+
+STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs the command in this process: torch takes seconds to import in another."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["mmkd-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        return Done(exit_info.value.code, captured.out, captured.err)
+
+    return run
+
+
+def test_the_command_shows_its_steps_and_the_result(
+    run: Callable[..., Done], student_file: Path, exported: ExportResult, tmp_path: Path
+):
+    output = tmp_path / "my student.edge"
+    done = run(student_file, "-o", output)
+    assert done.returncode == 0
+    assert done.stderr == STEPS
+    lines = done.stdout.splitlines()
+    student = exported.report.student
+    assert lines[0] == (
+        f"{exported.report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
+        f"{exported.size_bytes / 1000:.0f} kB"
+    )
+    assert lines[1].split("  ")[0] == "artifact"
+    assert lines[2].split()[:2] == ["fp32", "onnx"]
+    assert lines[3] == "compared with torch on 12 validation windows carried by the checkpoint"
+    assert lines[4] == f"wrote {output}; next: mmkd-bench run '{output}'"
+    assert len(lines) == 5
+
+
+def test_json_is_one_document_and_another_process_gives_the_same_bundle(
+    student_file: Path, exported: ExportResult, tmp_path: Path
+):
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == STEPS
+    document = json.loads(done.stdout)
+    with Bundle.open(tmp_path / "s.edge") as bundle:
+        report = json.loads(bundle.read("report.json"))
+    assert document == {
+        "bundle": str(tmp_path / "s.edge"),
+        "size_bytes": exported.size_bytes,
+        "sha256": exported.sha256,
+        "report": report,
+    }
+
+
+def test_no_windows_is_a_usage_error(
+    run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    path = tmp_path / "s.ckpt"
+    write_student(path, build_student(windows=None))
+    done = run(path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == (
+        f"mmkd-export: {path}: expected real windows to compare the export on, got a checkpoint without any; "
+        "name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+    )
+
+
+def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+    path = tmp_path / "s.ckpt"
+    path.write_bytes(student_file.read_bytes()[:-100])
+    done = run(path)
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"mmkd-export: {path}: expected a safetensors checkpoint of mmkd-edge"
+    )
+
+
+def test_an_unknown_option_is_a_usage_error(run: Callable[..., Done], student_file: Path):
+    done = run(student_file, "--no-such-option")
+    assert done.returncode == 2
+    assert "--no-such-option" in done.stderr
+
+
+def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
+    script = "import sys; sys.modules['torch'] = None; from mmkd_export.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "a.ckpt: expected a student checkpoint of mmkd-edge, found no such file" in done.stderr
+    assert f"{tmp_path}: expected the name of a bundle, got a directory" in done.stderr

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mmkd_edge.errors import GateError
+from mmkd_edge.spec import TensorSpec
+from mmkd_export.graph import check_graph, clean_graph, graph_bytes, multiply_adds
+
+X = TensorSpec(name="x", dtype="float32", shape=(1, 8, 3))
+ADVICE = "please report it with the checkpoint"
+Y = TensorSpec(name="y", dtype="float32", shape=(1, 8, 5))
+
+
+def _graph(*, opset: int = 20, ir_version: int = 10, nodes: list[onnx.NodeProto] | None = None) -> onnx.ModelProto:
+    weights = numpy_helper.from_array(np.ones((3, 5), dtype=np.float32), "w")
+    weights.doc_string = "from /home/me/train.py"
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product", doc_string="/home/me/student.py")
+    node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/me")
+    graph = helper.make_graph(
+        nodes or [node],
+        "main",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, Y.shape)],
+        [weights],
+        doc_string="/home/me",
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_version="2.13.0+cpu")
+    model.ir_version = ir_version
+    model.metadata_props.add(key="host", value="build-7")
+    return model
+
+
+def test_a_cleaned_graph_keeps_its_weights_and_loses_its_origin():
+    model = _graph()
+    before = model.SerializeToString()
+    cleaned = clean_graph(model, metadata=[("mmkd_edge.labels", '["a"]')])
+    data = graph_bytes(cleaned)
+    for trace in (b"/home", b"torch", b"2.13.0", b"build-7"):
+        assert trace not in data
+    assert [(entry.key, entry.value) for entry in cleaned.metadata_props] == [("mmkd_edge.labels", '["a"]')]
+    np.testing.assert_array_equal(numpy_helper.to_array(cleaned.graph.initializer[0]), np.ones((3, 5)))
+    assert model.SerializeToString() == before
+    check_graph(cleaned, inputs=(X,), outputs=(Y,))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            _graph(opset=21),
+            "the exported graph: expected opset 20 and no other operators, got {'': 21}; " + ADVICE,
+        ),
+        (
+            _graph(ir_version=9),
+            "the exported graph: expected IR version 10, got 9; " + ADVICE,
+        ),
+        (
+            _graph(nodes=[helper.make_node("MatMul", ["x", "missing"], ["y"])]),
+            "the exported graph is not valid ONNX: Nodes in a graph must be topologically sorted, "
+            "however input 'missing' of node: ; " + ADVICE,
+        ),
+    ],
+)
+def test_a_graph_that_breaks_a_rule_is_refused(model: onnx.ModelProto, message: str):
+    with pytest.raises(GateError) as error:
+        check_graph(model, inputs=(X,), outputs=(Y,))
+    assert str(error.value) == message
+
+
+def test_a_graph_with_another_signature_is_refused():
+    wanted = TensorSpec(name="x", dtype="float32", shape=(1, 9, 3))
+    with pytest.raises(GateError) as error:
+        check_graph(_graph(), inputs=(wanted,), outputs=(Y,))
+    assert str(error.value) == ("the exported graph: expected x float32 (1, 9, 3), got x float32 (1, 8, 3); " + ADVICE)
+
+
+def test_multiply_adds_are_counted_as_by_hand():
+    # MatMul (1, 8, 3) @ (3, 5): 8 * 3 * 5. Conv of (1, 3, 8), 6 filters of 3 channels x 5, stride 2: 4 outputs each.
+    # Gemm (1, 24) @ (24, 2): 48.
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["t", "filters"], ["c"], kernel_shape=[5], strides=[2], pads=[2, 2]),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node("Gemm", ["f", "head"], ["z"]),
+    ]
+    model = _graph(nodes=nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((6, 3, 5), dtype=np.float32), "filters"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((24, 2), dtype=np.float32), "head"))
+    assert multiply_adds(model) == 8 * 3 * 5 + 6 * 4 * 3 * 5 + 24 * 2

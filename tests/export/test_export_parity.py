@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from mmkd_edge.errors import GateError
+from mmkd_edge.manifest import Parity
+from mmkd_edge.testing import FakeBackend
+from mmkd_export.artifacts import Evidence, judge_artifact
+from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.parity import (
+    Answers,
+    answers_from_backend,
+    compare,
+    require_parity,
+    with_missing_samples,
+)
+from mmkd_export.windows import windows_from_checkpoint
+from mmkd_models.checkpoint import StudentCheckpoint
+
+
+def _answers(logits: list[list[float]]) -> Answers:
+    rows = np.array(logits, dtype=np.float32)
+    exponents = np.exp(rows - rows.max(1, keepdims=True))
+    return Answers(logits=rows, probabilities=exponents / exponents.sum(1, keepdims=True))
+
+
+def _evidence(student: StudentCheckpoint, tmp_path) -> Evidence:
+    real = windows_from_checkpoint(student.carried, checkpoint=tmp_path / "student.ckpt")
+    gaps = with_missing_samples(real.windows, seed=0)
+    return Evidence(
+        modality=student.modality,
+        task=student.task,
+        real=real,
+        answers=answers_from_student(student, real.windows),
+        gaps=gaps,
+        gap_answers=answers_from_student(student, gaps),
+    )
+
+
+def test_parity_is_the_largest_the_mean_and_the_angle_of_the_differences():
+    parity = compare(_answers([[3.0, 4.0], [1.0, 0.0]]), _answers([[3.0, 4.5], [0.0, 1.0]]))
+    assert parity.windows == 2
+    assert parity.logits.max_abs_error == 1.0
+    assert parity.logits.mean_abs_error == (0.0 + 0.5 + 1.0 + 1.0) / 4
+    assert parity.logits.cosine == 0.0  # (1, 0) against (0, 1)
+    assert parity.label_agreement == 0.5
+
+
+def test_equal_answers_are_in_parity_even_where_they_are_zero():
+    parity = compare(_answers([[0.0, 0.0]]), _answers([[0.0, 0.0]]))
+    assert (parity.max_abs_error, parity.logits.cosine, parity.label_agreement) == (0.0, 1.0, 1.0)
+
+
+def test_a_comparison_within_tolerance_gives_what_the_manifest_says():
+    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 4.5]]))
+    assert require_parity(parity, tolerance=0.5, what="fp32 graph") == Parity(
+        windows=1, max_abs_error=0.5, mean_abs_error=0.25, label_agreement=1.0, tolerance=0.5
+    )
+
+
+def test_a_difference_above_tolerance_is_refused():
+    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 2.5]]))
+    with pytest.raises(GateError) as error:
+        require_parity(parity, tolerance=1e-4, what="fp32 graph")
+    assert str(error.value) == (
+        "fp32 graph: expected the checkpoint's answers within 0.0001 on 1 windows, got a difference of 1.5 "
+        "(labels agree on 0.0%); no bundle was written. Please report it with the versions of torch and onnxruntime"
+    )
+
+
+@pytest.mark.parametrize("tensor", ["logits", "probabilities"])
+def test_an_answer_that_is_no_number_is_refused(tensor: str):
+    expected = _answers([[3.0, 4.0]])
+    parity = compare(expected, replace(expected, **{tensor: np.full((1, 2), np.nan, dtype=np.float32)}))
+    with pytest.raises(GateError, match="got a difference of nan"):
+        require_parity(parity, tolerance=1e6, what="fp32 graph")
+
+
+def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
+    backend = FakeBackend([0.1, 0.7, 0.1, 0.1])
+    answers = answers_from_backend(backend, student.carried.windows[:3], student.modality)
+    np.testing.assert_array_equal(answers.probabilities, np.float32([[0.1, 0.7, 0.1, 0.1]] * 3))
+    assert [feeds["acc"].shape for feeds in backend.feeds] == [(1, 64, 3)] * 3
+    gap = np.isnan(student.carried.windows[1])
+    assert gap.any()  # a missing sample goes in as a zero that is not there
+    assert (backend.feeds[1]["acc"][0][gap] == 0).all()
+    assert (backend.feeds[1]["acc_present"][0] == ~gap).all()
+
+
+def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, tmp_path):
+    judged = judge_artifact(student_graph, _evidence(student, tmp_path), precision="fp32", tolerance=1e-4)
+    assert judged.artifact.file == "acc/model.fp32.onnx"
+    assert judged.artifact.parity.windows == 12
+    assert judged.artifact.parity.max_abs_error < 1e-5
+    assert judged.report.parity_with_gaps.max_abs_error < 1e-5
+    assert judged.report.parity_with_gaps.logits.max_abs_error > 0  # other windows, so other rounding
+    assert judged.report.scores is not None
+
+
+def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, tmp_path):
+    model = onnx.load_from_string(student_graph)
+    head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
+    head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
+    evidence = _evidence(student, tmp_path)
+    with pytest.raises(GateError) as error:
+        judge_artifact(model.SerializeToString(), evidence, precision="fp32", tolerance=1e-4)
+    bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "student.head.bias"))
+    # Doubled weights add W e once more to W e + b, so the difference is the logits without their bias.
+    difference = np.abs(evidence.answers.logits - bias).max()
+    assert f"got a difference of {difference:.3g} " in str(error.value)
+
+
+def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint, student_graph: bytes, tmp_path):
+    whole = student.carried.windows.copy()
+    whole[np.isnan(whole)] = 0
+    complete = replace(student, carried=replace(student.carried, windows=whole))
+    model = onnx.load_from_string(student_graph)
+    # Presence is ignored: every use of the input becomes a constant one.
+    ones = numpy_helper.from_array(np.ones((1, 64, 3), dtype=np.float32), "always")
+    model.graph.initializer.append(ones)
+    for node in model.graph.node:
+        node.input[:] = ["always" if name == "acc_present" else name for name in node.input]
+    with pytest.raises(GateError, match="fp32 graph, windows with gaps: expected the checkpoint's answers within"):
+        judge_artifact(model.SerializeToString(), _evidence(complete, tmp_path), precision="fp32", tolerance=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 9), samples=st.integers(1, 20), channels=st.integers(1, 3), seed=st.integers(0, 9))
+def test_gaps_only_remove_samples(count: int, samples: int, channels: int, seed: int):
+    windows = np.ones((count, samples, channels), dtype=np.float32)
+    gaps = with_missing_samples(windows, seed=seed)
+    assert np.isnan(gaps[0]).all()
+    assert np.isnan(gaps).any(axis=(1, 2)).all()
+    assert (gaps[~np.isnan(gaps)] == 1).all()
+    assert not np.isnan(windows).any()

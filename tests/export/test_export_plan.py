@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_export.plan import ExportPlan, check_plan, export_plan
+
+
+def _refusal(plan: ExportPlan) -> str:
+    with pytest.raises(UsageError) as error:
+        check_plan(plan)
+    return str(error.value)
+
+
+def test_without_an_output_the_bundle_goes_beside_the_checkpoint():
+    assert export_plan(Path("runs/a.ckpt")).output == Path("runs/a.edge")
+    assert export_plan(Path("runs/a.ckpt"), output=Path("b.edge")).output == Path("b.edge")
+
+
+def test_a_sound_plan_passes(student_file: Path, tmp_path: Path):
+    check_plan(export_plan(student_file, output=tmp_path / "student.edge", calibration=tmp_path))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path):
+    source = tmp_path / "absent.ckpt"
+    assert _refusal(export_plan(source)) == (
+        f"{source}: expected a student checkpoint of mmkd-edge, found no such file; check the path"
+    )
+
+
+def test_all_problems_are_reported_together(tmp_path: Path):
+    plan = export_plan(tmp_path / "a.ckpt", output=tmp_path / "no" / "a.edge", calibration=tmp_path / "data")
+    assert _refusal(plan) == (
+        "3 problems; nothing was exported:\n"
+        f"  - {tmp_path}/a.ckpt: expected a student checkpoint of mmkd-edge, found no such file; check the path\n"
+        f"  - {tmp_path}/data: expected a dataset directory or an .npz file of windows, found nothing there; "
+        "check the path\n"
+        f"  - {tmp_path}/no/a.edge: cannot be written: there is no directory {tmp_path}/no; make it first"
+    )
+
+
+def test_a_file_that_is_no_bundle_is_never_overwritten(student_file: Path):
+    assert _refusal(export_plan(student_file, output=student_file)) == (
+        f"{student_file}: exists and is not a bundle, so it is not overwritten; choose another -o"
+    )
+
+
+def test_a_directory_is_no_output(student_file: Path, tmp_path: Path):
+    assert _refusal(export_plan(student_file, output=tmp_path)) == (
+        f"{tmp_path}: expected the name of a bundle, got a directory; name a file in it with -o"
+    )
+
+
+def test_a_read_only_directory_is_named_before_anything_is_computed(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Root may write anywhere, so the system is asked through a stand-in.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    assert _refusal(export_plan(student_file, output=tmp_path / "a.edge")) == (
+        f"{tmp_path}/a.edge: cannot be written: the directory {tmp_path} is read-only; choose another -o"
+    )
+
+
+def test_an_earlier_bundle_may_be_replaced(exported, student_file: Path):
+    check_plan(export_plan(student_file, output=exported.path))
+
+
+def test_missing_libraries_are_named_with_their_extra(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    find = importlib.util.find_spec
+    absent = ("onnx", "onnxscript")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
+    with pytest.raises(UnavailableError) as error:
+        check_plan(export_plan(student_file, output=tmp_path / "a.edge"))
+    assert str(error.value) == (
+        "an export from a checkpoint needs onnx and onnxscript, which this Python lacks; "
+        "run: pip install 'mmkd-edge[export]'"
+    )

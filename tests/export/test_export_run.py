@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_export.plan import export_plan
+from mmkd_export.report import decode_report
+from mmkd_export.run import ExportResult, ExportStep, export
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+
+STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
+
+
+def test_an_exported_bundle_passes_its_own_self_test(exported: ExportResult):
+    with EdgePredictor.open(exported.path) as predictor:
+        result = predictor.selftest()
+    assert (result.windows, result.tolerance, result.label_agreement) == (12, 1e-4, 1.0)
+    assert result.max_abs_error < 1e-5
+
+
+def test_the_manifest_says_what_the_checkpoint_said(exported: ExportResult, student: StudentCheckpoint):
+    (entry,) = exported.manifest.models
+    assert (entry.name, entry.modality, entry.task) == ("acc", student.modality, student.task)
+    assert (entry.preset, entry.validation_metric, entry.validation_score) == ("toy", "balanced_accuracy", 0.75)
+    assert (entry.dataset_name, entry.dataset_sha256, entry.teacher_sha256) == ("toy_set", "d" * 64, "7" * 64)
+    assert entry.parameters == sum(p.numel() for p in student.network().parameters())
+    assert exported.manifest.licence == "CC0"
+    assert exported.manifest.tools["torch"]
+
+
+def test_the_golden_windows_are_those_of_the_checkpoint(exported: ExportResult, student: StudentCheckpoint):
+    with Bundle.open(exported.path) as bundle:
+        golden = bundle.golden("acc")
+    np.testing.assert_array_equal(golden.windows, student.carried.windows)
+    np.testing.assert_array_equal(golden.labels, student.carried.labels)
+    assert golden.judge.sum() == 6
+    assert golden.tolerance == 1e-4
+
+
+def test_the_report_in_the_bundle_is_the_report_of_the_export(exported: ExportResult):
+    with Bundle.open(exported.path) as bundle:
+        assert decode_report(bundle.read("report.json")) == exported.report
+    (artifact,) = exported.report.artifacts
+    assert (artifact.precision, artifact.opset, artifact.file) == ("fp32", 20, "acc/model.fp32.onnx")
+    assert exported.report.student.mflops > 0.1
+
+
+def test_the_model_card_has_the_figures_of_the_report(exported: ExportResult):
+    with Bundle.open(exported.path) as bundle:
+        card = bundle.read("README.md").decode()
+    report = exported.report
+    assert card.startswith(f"# {report.model_id}\n")
+    for text in (
+        f"{report.student.parameters:,} parameters",
+        "Windows of 64 samples (1.28 s at 50 Hz) by 3 channels (x, y, z), raw values in m/s^2, float32.",
+        f"{report.artifacts[0].parity.max_abs_error:.1e}",
+        "Distilled from the teacher with SHA-256 `7777",
+        "licence: CC0",
+    ):
+        assert text in card
+    assert "reference" not in card
+
+
+def test_the_card_of_a_per_group_student_speaks_of_its_reference(
+    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
+):
+    modality = msgspec.structs.replace(student.modality, normalise="per_group", range=(-50.0, 50.0))
+    write_student(tmp_path / "s.ckpt", build_student(modality=modality))
+    result = export(export_plan(tmp_path / "s.ckpt"))
+    with Bundle.open(result.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert 'EdgePredictor.open("student.edge", reference="reference.json")' in card
+    assert "A value outside -50 to 50 counts as missing." in card
+    with EdgePredictor.open(result.path) as predictor:
+        assert predictor.selftest().label_agreement == 1.0  # golden windows are z-scores and need no reference
+
+
+def test_the_result_names_the_file_as_it_lies_on_the_disk(exported: ExportResult):
+    data = exported.path.read_bytes()
+    assert exported.sha256 == hashlib.sha256(data).hexdigest()
+    assert exported.size_bytes == len(data)
+
+
+def test_an_observer_sees_every_step(student_file: Path, tmp_path: Path):
+    seen: list[ExportStep] = []
+    export(export_plan(student_file, output=tmp_path / "s.edge"), on_step=seen.append)
+    assert [(step.name, step.number, step.of) for step in seen] == [(n, i + 1, 4) for i, n in enumerate(STEPS)]
+
+
+def test_windows_named_by_the_user_replace_the_carried_ones(
+    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
+):
+    write_student(tmp_path / "s.ckpt", build_student(windows=None))
+    np.savez(tmp_path / "line.npz", x_acc=student.carried.windows[:5])
+    result = export(export_plan(tmp_path / "s.ckpt", calibration=tmp_path / "line.npz"))
+    assert result.report.windows.count == 5
+    assert result.report.artifacts[0].scores is None
+    with Bundle.open(result.path) as bundle:
+        assert bundle.golden("acc").labels.tolist() == [-1] * 5
+        assert "| no labels | no labels | no labels |" in bundle.read("README.md").decode()
+
+
+def test_a_checkpoint_without_windows_exports_nothing(build_student: Callable[..., StudentCheckpoint], tmp_path: Path):
+    write_student(tmp_path / "s.ckpt", build_student(windows=None))
+    with pytest.raises(UsageError, match="expected real windows to compare the export on"):
+        export(export_plan(tmp_path / "s.ckpt"))
+    assert _files(tmp_path) == ["s.ckpt"]
+
+
+def test_a_pickle_is_refused_without_running_it(tmp_path: Path):
+    path = tmp_path / "evil.ckpt"
+    path.write_bytes(b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(CheckpointError, match="got a pickle"):
+        export(export_plan(path))
+    assert _files(tmp_path) == ["evil.ckpt"]
+
+
+def test_a_failed_gate_leaves_the_earlier_bundle(
+    exported: ExportResult, student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    output = tmp_path / "student.edge"
+    output.write_bytes(exported.path.read_bytes())
+    monkeypatch.setattr("mmkd_export.run.FP32_TOLERANCE", 1e-12)  # a gate that no float32 passes
+    with pytest.raises(GateError, match="no bundle was written"):
+        export(export_plan(student_file, output=output))
+    assert output.read_bytes() == exported.path.read_bytes()
+    assert _files(tmp_path) == ["student.edge"]
+
+
+def _killed_after(arguments: list[str], line: str) -> None:
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for found in process.stderr:
+        if found.strip() == line:
+            break
+    time.sleep(0.002)  # into the step, not before it
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_killed_export_leaves_the_earlier_bundle(
+    exported: ExportResult, build_student: Callable[..., StudentCheckpoint], tmp_path: Path, number: int
+):
+    output = tmp_path / "student.edge"
+    output.write_bytes(exported.path.read_bytes())
+    write_student(tmp_path / "other.ckpt", build_student(seed=1))
+    command = [sys.executable, "-m", "mmkd_export", str(tmp_path / "other.ckpt"), "-o", str(output)]
+    _killed_after(command, f"{number}/4 {STEPS[number - 1]}")
+    with Bundle.open(output) as bundle:  # whole, whichever of the two it is
+        if number < 4:
+            assert bundle.sha256 == exported.sha256
+        assert bundle.golden("acc").windows.shape == (12, 64, 3)

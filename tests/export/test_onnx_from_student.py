@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import mmkd_models
+from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student, onnx_from_teacher
+from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.config import EncoderConfig, TeacherConfig
+from mmkd_models.networks.teacher import Teacher
+
+
+def test_the_graph_has_the_promised_signature(student_graph: bytes):
+    model = onnx.load_from_string(student_graph)
+    tensors = [*model.graph.input, *model.graph.output]
+    shapes = {t.name: [axis.dim_value for axis in t.type.tensor_type.shape.dim] for t in tensors}
+    assert shapes == {"acc": [1, 64, 3], "acc_present": [1, 64, 3], "logits": [1, 4], "probabilities": [1, 4]}
+    assert {t.type.tensor_type.elem_type for t in tensors} == {onnx.TensorProto.FLOAT}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert model.ir_version == 10
+
+
+def test_the_graph_says_nothing_of_the_machine_that_made_it(student_graph: bytes):
+    root = str(Path(mmkd_models.__file__).parents[2])
+    for trace in (root, sys.prefix, ".py", "line ", "pkg.torch", "namespace", "mmkd_models", torch.__version__):
+        assert trace.encode() not in student_graph, trace
+
+
+def test_a_lone_graph_says_what_it_takes_and_answers(student_graph: bytes, student: StudentCheckpoint):
+    session = onnxruntime.InferenceSession(student_graph)
+    found = session.get_modelmeta().custom_metadata_map
+    assert found["mmkd_edge.labels"] == '["rest","walk","run","fall"]'
+    assert '"channels":["x","y","z"]' in found["mmkd_edge.modality.acc"]
+
+
+def test_the_graph_answers_as_torch_does(student_graph: bytes, student: StudentCheckpoint):
+    expected = answers_from_student(student, student.carried.windows)
+    session = onnxruntime.InferenceSession(student_graph)
+    values, present = prepare_batch(student.carried.windows, student.modality)
+    for number in range(len(values)):
+        feeds = {"acc": values[number : number + 1], "acc_present": present[number : number + 1]}
+        logits, probabilities = session.run(None, feeds)
+        # float32 sums in another order: a few units in the last place of values near 1.
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=2e-6)
+        np.testing.assert_allclose(probabilities[0], expected.probabilities[number], atol=2e-6)
+
+
+def test_an_export_leaves_the_network_and_the_terminal_alone(student: StudentCheckpoint):
+    before = {name: tensor.clone() for name, tensor in student.state.items()}
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        onnx_from_student(student)
+    assert (out.getvalue(), err.getvalue()) == ("", "")
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state.items())
+
+
+@pytest.mark.parametrize(("samples", "channels", "classes"), [(31, 1, 2), (200, 6, 3)])
+def test_other_window_sizes_export_too(
+    build_student: Callable[..., StudentCheckpoint], samples: int, channels: int, classes: int
+):
+    modality = ModalitySpec(name="m", channels=tuple(f"c{n}" for n in range(channels)), rate_hz=1.0, samples=samples)
+    task = TaskSpec(labels=tuple(f"k{n}" for n in range(classes)))
+    checkpoint = build_student(modality=modality, task=task, windows=2)
+    session = onnxruntime.InferenceSession(onnx_from_student(checkpoint))
+    values, present = prepare_batch(checkpoint.carried.windows[:1], modality)
+    logits, _ = session.run(None, {"m": values, "m_present": present})
+    np.testing.assert_allclose(
+        logits, answers_from_student(checkpoint, checkpoint.carried.windows).logits[:1], atol=5e-6
+    )
+
+
+def _teacher() -> tuple[Teacher, tuple[ModalitySpec, ...]]:
+    modalities = (
+        ModalitySpec(name="acc", channels=("x", "y"), rate_hz=50.0, samples=40),
+        ModalitySpec(name="heat", channels=("t",), rate_hz=4.0, samples=12),
+    )
+    encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4)
+    return Teacher(modalities, 3, TeacherConfig(preset="toy", encoder=encoder, fusion_depth=1)).eval(), modalities
+
+
+def test_a_teacher_graph_takes_every_modality_and_answers_as_torch_does():
+    teacher, modalities = _teacher()
+    session = onnxruntime.InferenceSession(onnx_from_teacher(teacher, modalities))
+    assert [tensor.name for tensor in session.get_inputs()] == ["acc", "acc_present", "heat", "heat_present"]
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for modality in modalities:
+        feeds[modality.name] = rng.standard_normal((1, *modality.shape)).astype(np.float32)
+        feeds[f"{modality.name}_present"] = np.ones((1, *modality.shape), dtype=np.float32)
+    logits, probabilities = session.run(["logits", "probabilities"], feeds)
+    with torch.no_grad():
+        inputs = {
+            m.name: (torch.from_numpy(feeds[m.name]), torch.from_numpy(feeds[f"{m.name}_present"])) for m in modalities
+        }
+        expected = teacher(inputs).logits
+    np.testing.assert_allclose(logits, expected.numpy(), atol=5e-6)
+    np.testing.assert_allclose(probabilities, torch.softmax(expected, -1).numpy(), atol=5e-6)
+
+
+def test_modalities_in_another_order_than_the_teachers_are_refused():
+    teacher, modalities = _teacher()
+    with pytest.raises(UsageError) as error:
+        onnx_from_teacher(teacher, modalities[::-1])
+    assert str(error.value) == "teacher: expected the modalities acc, heat, got heat, acc"
