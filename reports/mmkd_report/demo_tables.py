@@ -1,0 +1,321 @@
+"""The tables of the demo page as written cells: results, key figures, confusion, subsets, stages, facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmkd_report.demo_answer import best_student, has_spread, mean_of
+from mmkd_report.demo_document import (
+    Contest,
+    DemoDocument,
+    Gain,
+    Latency,
+    Network,
+    Rival,
+    Spread,
+    SubsetScore,
+    spread_of,
+)
+from mmkd_report.formats import (
+    NOTHING,
+    TIMES,
+    fixed,
+    interval,
+    is_figure,
+    magnitude,
+    percent,
+    points,
+    significant,
+    with_unit,
+)
+
+ROLE_NAMES = {
+    "teacher": "Teacher",
+    "extra_trees": "Extra-trees",
+    "mini_rocket": "MiniRocket",
+    "baseline": "Labels only",
+    "student": "Distilled student",
+}
+MOST_MATRIX_LABELS = 20  # above it a matrix is a page of its own, and its largest confusions say more
+MOST_SUBSETS = 12  # rows shown at once; the rest folds away
+MOST_FOLDED_SUBSETS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One competitor of the main table, as written; `reason` says why a rival was not run."""
+
+    role: str
+    name: str
+    accuracy: str = NOTHING
+    balanced_accuracy: str = NOTHING
+    macro_f1: str = NOTHING
+    gain: str = NOTHING
+    gain_interval: str = NOTHING
+    gap_recovered: str = NOTHING
+    parameters: str = NOTHING
+    latency: str = NOTHING
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultGroup:
+    """The rows of one modality, or of the teacher."""
+
+    title: str
+    rows: tuple[ResultRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFigure:
+    """One large figure under the answer and what it is."""
+
+    figure: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfusionCell:
+    """How many windows of a true class got an answer, and as what share of that class (0 to 1)."""
+
+    count: int
+    share: float
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """One confusion matrix, or, for many labels, its largest confusions (count, true label, answer)."""
+
+    title: str
+    role: str
+    rows: tuple[tuple[ConfusionCell, ...], ...]
+    largest: tuple[tuple[int, str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetRow:
+    """The teacher under one subset: which of its modalities it had, and how it did (`x`: percent of the axis)."""
+
+    used: tuple[bool, ...]
+    name: str
+    written: str
+    x: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar: its width in percent of the widest."""
+
+    name: str
+    written: str
+    width: float
+
+
+def written_spread(measure: Spread | float | None, seeds: Sequence[int]) -> str:
+    """A measure in percent, "71.2 ± 3.1", or the mean alone where one seed has no spread."""
+    spread = spread_of(measure)
+    if spread is None or not is_figure(spread.mean):
+        return NOTHING
+    written = percent(spread.mean)
+    return f"{written} ± {percent(spread.std)}" if has_spread(spread, seeds) else written
+
+
+def result_groups(demo: DemoDocument) -> tuple[ResultGroup, ...]:
+    """The main table: the teacher, then for each modality the rivals, the baseline and the student."""
+    teacher = ResultGroup(title="All sensors", rows=(_network_row("teacher", demo.teacher, demo.seeds),))
+    return (teacher, *(_modality_group(name, contest, demo.seeds) for name, contest in demo.students.items()))
+
+
+def _modality_group(name: str, contest: Contest, seeds: Sequence[int]) -> ResultGroup:
+    rows = [
+        _rival_row("extra_trees", contest.extra_trees, seeds),
+        _rival_row("mini_rocket", contest.mini_rocket, seeds),
+    ]
+    if contest.baseline is not None:
+        rows.append(_network_row("baseline", contest.baseline, seeds))
+    rows.append(_network_row("student", contest.student, seeds, gain=contest.gain_points, gap=contest.gap_recovered))
+    return ResultGroup(title=name, rows=tuple(rows))
+
+
+def _network_row(
+    role: str, network: Network, seeds: Sequence[int], *, gain: Gain | None = None, gap: float | None = None
+) -> ResultRow:
+    latency = network.latency_ms or Latency()
+    return ResultRow(
+        role=role,
+        name=ROLE_NAMES[role],
+        accuracy=written_spread(network.accuracy, seeds),
+        balanced_accuracy=written_spread(network.balanced_accuracy, seeds),
+        macro_f1=written_spread(network.macro_f1, seeds),
+        gain=points(gain.mean) if gain is not None else NOTHING,
+        gain_interval=interval(gain.low, gain.high) if gain is not None else NOTHING,
+        gap_recovered=with_unit(percent(gap, 0), "%"),
+        parameters=magnitude(network.parameters),
+        latency=with_unit(significant(latency.p50), "ms"),
+    )
+
+
+def _rival_row(role: str, rival: Rival | None, seeds: Sequence[int]) -> ResultRow:
+    if rival is None or rival.reason:
+        reason = "no reason was given" if rival is None or not rival.reason else rival.reason
+        return ResultRow(role=role, name=ROLE_NAMES[role], reason=reason)
+    return ResultRow(
+        role=role,
+        name=ROLE_NAMES[role],
+        accuracy=written_spread(rival.accuracy, seeds),
+        balanced_accuracy=written_spread(rival.balanced_accuracy, seeds),
+        macro_f1=written_spread(rival.macro_f1, seeds),
+    )
+
+
+def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
+    """The few figures that a decision hangs on; what was not measured is left out."""
+    best = best_student(demo)
+    if best is None:
+        return ()
+    contest = demo.students[best]
+    figures = [
+        KeyFigure(
+            figure=with_unit(percent(mean_of(contest.student.accuracy)), "%"),
+            caption=f"right with {best} alone{_after(' · all sensors ', demo.teacher.accuracy)}",
+        ),
+        *_gain_figure(demo, contest),
+        *_parameters_figure(demo, contest),
+        *_latency_figure(demo, contest),
+    ]
+    return tuple(figures)
+
+
+def _after(words: str, accuracy: Spread | None) -> str:
+    mean = mean_of(accuracy)
+    return f"{words}{with_unit(percent(mean), '%')}" if is_figure(mean) else ""
+
+
+def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    several = len(demo.students) > 1
+    gain = demo.mean_gain_points if several else contest.gain_points
+    if gain is None or not is_figure(gain.mean):
+        return
+    span = interval(gain.low, gain.high)
+    tail = f" · interval {span}" if span != NOTHING else ""
+    where = f", mean over {len(demo.students)} sensors" if several else ""
+    yield KeyFigure(figure=points(gain.mean), caption=f"points from distillation{where}{tail}")
+
+
+def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    teacher, student = demo.teacher.parameters, contest.student.parameters
+    ratio = contest.parameters_ratio or (teacher / student if teacher and student else None)
+    if not is_figure(ratio) or ratio <= 0:
+        return
+    sizes = f" · {magnitude(student)} instead of {magnitude(teacher)}" if teacher and student else ""
+    word = "fewer" if ratio >= 1 else "more"
+    yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} parameters than the teacher{sizes}")
+
+
+def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    student = contest.student.latency_ms or Latency()
+    ratio = contest.latency_ratio
+    own = with_unit(significant(student.p50), "ms")
+    if is_figure(ratio) and ratio > 0:
+        word = "faster" if ratio >= 1 else "slower"
+        tail = f" · {own} per window" if own != NOTHING else ""
+        yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} than the teacher{tail}")
+    elif own != NOTHING:
+        yield KeyFigure(figure=own, caption="per window, median")
+
+
+def _times(ratio: float) -> str:
+    return significant(ratio if ratio >= 1 else 1 / ratio, 2)
+
+
+def confusions(title: str, role: str, network: Network | None, labels: Sequence[str]) -> Iterator[Confusion]:
+    """The confusion of one network, where it was counted."""
+    if network is None or network.confusion is None:
+        return
+    if len(labels) <= MOST_MATRIX_LABELS:
+        rows = tuple(_confusion_row(index, row) for index, row in enumerate(network.confusion))
+        yield Confusion(title=title, role=role, rows=rows, largest=())
+    else:
+        yield Confusion(title=title, role=role, rows=(), largest=_largest_confusions(network.confusion, labels))
+
+
+def _confusion_row(index: int, row: Sequence[int]) -> tuple[ConfusionCell, ...]:
+    windows = sum(row) or 1
+    return tuple(
+        ConfusionCell(count=cell, share=cell / windows, right=index == column) for column, cell in enumerate(row)
+    )
+
+
+def _largest_confusions(
+    matrix: Sequence[Sequence[int]], labels: Sequence[str], most: int = 8
+) -> tuple[tuple[int, str, str], ...]:
+    wrong = [
+        (cell, labels[index], labels[column])
+        for index, row in enumerate(matrix)
+        for column, cell in enumerate(row)
+        if index != column and cell
+    ]
+    return tuple(sorted(wrong, key=lambda one: -one[0])[:most])
+
+
+def subset_rows(demo: DemoDocument) -> tuple[tuple[str, ...], tuple[SubsetRow, ...], tuple[SubsetRow, ...]]:
+    """The teacher's modalities, the rows to show, and the rows to fold away, the fullest and best first."""
+    scores = demo.teacher.missing or ()
+    named = {name: None for score in scores for name in score.modalities}
+    order = tuple(demo.teacher.modalities or named)
+    columns = (*order, *(name for name in named if name not in order))
+    rows = sorted(scores, key=lambda score: (-len(score.modalities), -(mean_of(score.accuracy) or 0.0)))
+    if len(rows) <= MOST_SUBSETS:
+        return columns, tuple(_subset_row(row, columns, demo.seeds) for row in rows), ()
+    edges = (1, len(columns) - 1, len(columns))
+    shown = [row for row in rows if len(row.modalities) in edges]
+    folded = [row for row in rows if len(row.modalities) not in edges][:MOST_FOLDED_SUBSETS]
+    return (
+        columns,
+        tuple(_subset_row(row, columns, demo.seeds) for row in shown),
+        tuple(_subset_row(row, columns, demo.seeds) for row in folded),
+    )
+
+
+def _subset_row(score: SubsetScore, columns: Sequence[str], seeds: Sequence[int]) -> SubsetRow:
+    return SubsetRow(
+        used=tuple(name in score.modalities for name in columns),
+        name=" + ".join(score.modalities) or "none",
+        written=written_spread(score.accuracy, seeds),
+        x=round(100 * min(1.0, max(0.0, mean_of(score.accuracy) or 0.0)), 2),
+    )
+
+
+def latency_rows(demo: DemoDocument) -> tuple[tuple[str, Latency], ...]:
+    """Latency of one whole prediction in the runtime, and of the bare networks, where they were measured."""
+    measured = [("whole prediction", demo.benchmark.latency_ms if demo.benchmark else None)]
+    measured.append(("network, teacher", demo.teacher.latency_ms))
+    measured += [(f"network, {name}", contest.student.latency_ms) for name, contest in demo.students.items()]
+    return tuple((name, latency) for name, latency in measured if latency is not None and is_figure(latency.p50))
+
+
+def stage_bars(stages_us: Mapping[str, float | None] | None) -> tuple[Bar, ...]:
+    """The stages of one prediction as bars, in their order; a stage that was not measured is left out."""
+    known = {name: value for name, value in (stages_us or {}).items() if is_figure(value)}
+    widest = max(known.values(), default=0.0) or 1.0
+    return tuple(
+        Bar(name=name, written=with_unit(fixed(value), "µs"), width=round(100 * value / widest, 2))
+        for name, value in known.items()
+    )
+
+
+def facts(mapping: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    """Names and values of a flat list of facts; what is null is left out."""
+    return tuple((name, _fact(value)) for name, value in (mapping or {}).items() if value is not None)
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items() if inner is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_fact(inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -1,0 +1,25 @@
+"""The errors of mmkd_report.
+
+```
+ReportError                    caught by `except ReportError`
+├── DocumentError              a document of figures that breaks its contract
+└── PageError                  a page that cannot be written
+```
+
+A message has four parts: where, what was expected, what came, how to fix it. The package stands alone, so its tree does
+too; a command gives it an exit code.
+"""
+
+from __future__ import annotations
+
+
+class ReportError(Exception):
+    """The root: a page that could not be made."""
+
+
+class DocumentError(ReportError):
+    """A document of figures that breaks its contract; the message names the place inside it."""
+
+
+class PageError(ReportError):
+    """A page that cannot be written."""

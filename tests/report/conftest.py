@@ -1,0 +1,287 @@
+"""Documents as `mmkd-demo --json` writes them: a full one, one of a single seed with many nulls, one of five sensors.
+
+Figures are drawn from a fixed seed in the range of real runs, and agree with each other: a confusion matrix counts what
+its accuracy says, a gain is the mean of the gains of the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+Document = dict[str, Any]
+
+EXERCISES = [
+    "pendulum",
+    "abduction",
+    "forward elevation",
+    "internal rotation",
+    "external rotation",
+    "trapezius extension",
+    "upright row",
+]
+LONG_LABELS = [
+    "normal operation under full load",
+    "outer bearing race damaged",
+    "<b>loose</b> foundation & worn coupling",
+    "pump leakage, severe",
+]
+FIVE_SENSORS = [
+    "vibration_drive_end_triaxial",
+    "motor_current_phase_u",
+    "acoustic_emission",
+    "strain",
+    "housing_temperature_bearing_2",
+]
+
+
+def spread(values: Sequence[float]) -> Document:
+    """Mean, sample standard deviation and the figures themselves."""
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": std, "per_seed": list(values)}
+
+
+def scores(rng: random.Random, level: float, seeds: int) -> Document:
+    """The three measures around a level of accuracy."""
+    accuracy = [min(0.995, max(0.05, rng.gauss(level, 0.03))) for _ in range(seeds)]
+    return {
+        "accuracy": spread(accuracy),
+        "balanced_accuracy": spread([value - 0.012 for value in accuracy]),
+        "macro_f1": spread([value - 0.021 for value in accuracy]),
+    }
+
+
+def confusion(rng: random.Random, labels: int, accuracy: float, per_class: int = 210) -> list[list[int]]:
+    """A (K, K) count with about that accuracy; neighbours are confused most."""
+    matrix = [[0] * labels for _ in range(labels)]
+    for true in range(labels):
+        for _ in range(per_class):
+            wrong = (true + rng.choice([1, 1, 1, -1, 2, 3])) % labels
+            matrix[true][true if rng.random() < accuracy else wrong] += 1
+    return matrix
+
+
+def curve(rng: random.Random, level: float, steps: int = 1600) -> list[Document]:
+    """A training run that ends near a level."""
+    return [
+        {
+            "step": step,
+            "train_loss": 1.9 * math.exp(-step / 420) + 0.21 + rng.gauss(0, 0.015),
+            "valid_score": level - (level - 0.15) * math.exp(-step / 300) + rng.gauss(0, 0.008),
+        }
+        for step in range(40, steps + 1, 40)
+    ]
+
+
+def network(rng: random.Random, level: float, seeds: int, *, labels: int, parameters: int, p50: float) -> Document:
+    """A network with all that a full document tells about it."""
+    measured = scores(rng, level, seeds)
+    return {
+        **measured,
+        "parameters": parameters,
+        "preset": "tiny",
+        "modalities": [],
+        "latency_ms": {"p50": p50, "p90": p50 * 1.12, "p99": p50 * 1.71},
+        "confusion": confusion(rng, labels, measured["accuracy"]["mean"]),
+        "curve": curve(rng, level),
+    }
+
+
+def attention(size: int, width: float, shift: float) -> list[list[float]]:
+    """A row-normalised map: a band along the diagonal and one bright column."""
+    rows = []
+    for query in range(size):
+        raw = [
+            math.exp(-(((query - key - shift) / width) ** 2)) + (0.35 if key == size // 3 else 0.02)
+            for key in range(size)
+        ]
+        rows.append([value / sum(raw) for value in raw])
+    return rows
+
+
+def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline: float, student: float) -> Document:
+    """One modality with rivals, gain, attention and the missing-sample test."""
+    low = network(rng, baseline, seeds, labels=labels, parameters=61_432, p50=0.1123)
+    high = network(rng, student, seeds, labels=labels, parameters=61_432, p50=0.1131)
+    gains = [
+        100 * (after - before)
+        for before, after in zip(low["accuracy"]["per_seed"], high["accuracy"]["per_seed"], strict=True)
+    ]
+    mean = statistics.fmean(gains)
+    shares = [0.0, 0.1, 0.25, 0.5, 0.75]
+    return {
+        "baseline": {**low, "modalities": [name], "learning_rate": [0.001, 0.003, 0.001, 0.001, 0.002][:seeds]},
+        "student": {**high, "modalities": [name]},
+        "extra_trees": scores(rng, student - 0.05, seeds),
+        "mini_rocket": scores(rng, student - 0.02, seeds),
+        "gain_points": {"mean": mean, "low": mean - 3.4, "high": mean + 3.1},
+        "gap_recovered": mean / (100 * (0.83 - baseline)),
+        "bundle": f"students/{name}.edge",
+        "latency_ratio": 4.31,
+        "parameters_ratio": 20.4,
+        "attention": {
+            "teacher": attention(40, 5.0, 0.0),
+            "student": attention(50, 4.0, 3.0),
+            "teacher_layer": "fusion 2, mean of heads",
+            "student_layer": "block 2, mean of heads",
+            "window_label": "forward elevation",
+            "seconds": 4.0,
+        },
+        "missing": {
+            "shares": shares,
+            "student": [spread([rng.gauss(student - 0.3 * share, 0.02) for _ in range(seeds)]) for share in shares],
+            "baseline": [spread([rng.gauss(baseline - 0.4 * share, 0.02) for _ in range(seeds)]) for share in shares],
+        },
+    }
+
+
+def subsets(rng: random.Random, names: Sequence[str], seeds: int) -> list[Document]:
+    """The teacher under every non-empty subset."""
+    found = []
+    for mask in range(1, 2 ** len(names)):
+        used = [name for index, name in enumerate(names) if mask >> index & 1]
+        level = 0.55 + 0.28 * len(used) / len(names)
+        found.append({"modalities": used, "accuracy": spread([rng.gauss(level, 0.02) for _ in range(seeds)])})
+    return found
+
+
+def full(
+    names: Sequence[str], labels: Sequence[str], levels: Sequence[tuple[float, float]], *, seeds: int = 5
+) -> Document:
+    """A document in which everything was measured."""
+    rng = random.Random(20)
+    teacher = network(rng, 0.83, seeds, labels=len(labels), parameters=1_253_000, p50=0.487)
+    teacher |= {"preset": "medium", "modalities": list(names), "missing": subsets(rng, names, seeds)}
+    teacher["sizes_tried"] = [
+        {"preset": "small", "parameters": 312_000, "valid_score": spread([0.79, 0.81, 0.8]), "chosen": False},
+        {"preset": "medium", "parameters": 1_253_000, "valid_score": spread([0.84, 0.85, 0.83]), "chosen": True},
+        {"preset": "large", "parameters": 4_900_000, "valid_score": spread([0.84, 0.845, 0.835]), "chosen": False},
+    ]
+    students = {
+        name: contest(rng, name, seeds, labels=len(labels), baseline=low, student=high)
+        for name, (low, high) in zip(names, levels, strict=True)
+    }
+    mean = statistics.fmean(one["gain_points"]["mean"] for one in students.values())
+    return {
+        "format_version": 1,
+        "command": f"mmkd-demo --seeds {seeds} --out demo",
+        "dataset": {
+            "name": "watch_exercises",
+            "title": "Shoulder exercises with a smartwatch",
+            "source": "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
+            "licence": "BSD-3-Clause",
+            "sha256": "3f1c0b8e" * 8,
+            "windows": {"train": 1338, "valid": 445, "test": 446},
+            "groups": 10,
+            "labels": list(labels),
+            "modalities": [
+                {
+                    "name": name,
+                    "channels": [f"{name}_{axis}" for axis in "xyz"],
+                    "rate_hz": 50.0,
+                    "samples": 200,
+                    "unit": "g",
+                }
+                for name in names
+            ],
+        },
+        "label_share": 0.1,
+        "seeds": list(range(seeds)),
+        "teacher": teacher,
+        "students": students,
+        "mean_gain_points": {
+            "mean": mean,
+            "low": mean - 2.2,
+            "high": mean + 2.4,
+            "method": "95 % bootstrap over people, resampled over all sensors together, 2000 draws",
+        },
+        "benchmark": {
+            "bundle": f"students/{names[-1]}.edge",
+            "backend": "ort",
+            "threads": 1,
+            "latency_ms": {"p50": 0.1271, "p90": 0.1394, "p99": 0.1907, "samples": 23_815},
+            "stages_us": {"check_window": 2.13, "prepare": 6.42, "run": 113.6, "interpret": 4.91},
+            "load_ms": 12.31,
+            "first_call_ms": 0.913,
+            "rss_mb": 61.4,
+            "machine": {"cpu": "Example CPU 2.4 GHz", "cores": 2, "governor": None, "os": "Linux 6.1"},
+        },
+        "versions": {"mmkd-edge": "0.1.0", "torch": "2.9.0", "onnxruntime": "1.23.0"},
+        "machine": {
+            "cpu": "Example CPU 2.4 GHz",
+            "cores": 2,
+            "os": "Linux 6.1",
+            "memory": {"total_gb": 8, "swap_gb": 0},
+        },
+        "duration_s": 431.7,
+        "report": "report.html",
+    }
+
+
+def sparse() -> Document:
+    """One seed, one sensor measured, and null or nothing wherever that is allowed."""
+    one = {"mean": 0.6123, "std": 0.0, "per_seed": [0.6123]}
+    two = {"mean": 0.7051, "std": None, "per_seed": [0.7051]}
+    return {
+        "format_version": 1,
+        "command": "mmkd-demo --out demo",
+        "dataset": {"name": "rotor", "title": None, "labels": ["good", "worn"], "modalities": [], "groups": None},
+        "label_share": 1,
+        "seeds": [3],
+        "teacher": {"accuracy": two, "balanced_accuracy": None, "macro_f1": None, "parameters": None, "curve": None},
+        "students": {
+            "drive": {
+                "baseline": {"accuracy": one, "latency_ms": None, "confusion": [[9, 3], [5, 7]]},
+                "student": {"accuracy": {"mean": 0.5998, "std": 0.0, "per_seed": [0.5998]}, "curve": []},
+                "extra_trees": {"accuracy": 0.6456, "balanced_accuracy": 0.6312, "macro_f1": None},
+                "mini_rocket": {"reason": "the library aeon is not installed: pip install 'mmkd-edge[rivals]'"},
+                "gain_points": {"mean": -1.25, "low": -4.0, "high": 1.5},
+                "gap_recovered": None,
+                "bundle": None,
+                "attention": None,
+                "missing": None,
+            }
+        },
+        "mean_gain_points": None,
+        "benchmark": None,
+        "versions": None,
+        "machine": None,
+        "duration_s": None,
+    }
+
+
+@pytest.fixture
+def two_sensors() -> Document:
+    """Five seeds, two sensors, everything measured."""
+    return full(["acc", "gyro"], EXERCISES, [(0.744, 0.752), (0.558, 0.711)])
+
+
+@pytest.fixture
+def one_seed() -> Document:
+    """One seed and many nulls."""
+    return sparse()
+
+
+@pytest.fixture
+def five_sensors() -> Document:
+    """Five sensors with long names, all 31 subsets."""
+    levels = [(0.71, 0.78), (0.55, 0.61), (0.62, 0.60), (0.48, 0.52), (0.40, 0.44)]
+    return full(FIVE_SENSORS, LONG_LABELS, levels)
+
+
+@pytest.fixture(params=["two_sensors", "one_seed", "five_sensors"])
+def any_document(request: pytest.FixtureRequest, make: Callable[[str], Document]) -> Document:
+    """Each of the three in turn."""
+    return make(request.param)
+
+
+@pytest.fixture
+def make(two_sensors: Document, one_seed: Document, five_sensors: Document) -> Callable[[str], Document]:
+    """A document by name."""
+    documents = {"two_sensors": two_sensors, "one_seed": one_seed, "five_sensors": five_sensors}
+    return documents.__getitem__
