@@ -89,9 +89,11 @@ def _value_problems(name: str, found: ModalityScan, split_of: Rows, *, cut: bool
         infinite = found.infinite[split_of == number]
         if infinite.any():
             where = f"{RECORDINGS}/{name}.npy: in windows of {split}" if cut else f"{split}/{name}.npy"
+            values, windows = _counted(infinite.sum(), "infinite value"), _counted((infinite > 0).sum(), "window")
+            first = int(np.flatnonzero(infinite)[0])
             yield (
-                f"{where}: {int(infinite.sum())} infinite values in {int((infinite > 0).sum())} windows, the first in"
-                f" window {int(np.flatnonzero(infinite)[0])}; expected numbers or NaN for missing: store NaN"
+                f"{where}: {values} in {windows}, the first in window {first};"
+                " expected numbers or NaN for missing: store NaN"
             )
     if (found.unusable[split_of == 0] == found.values).all():
         yield f"modality {name!r} has no valid value in train; correct its values or its range, or leave it out"
@@ -109,8 +111,8 @@ def _copy_problems(windows: Windows, scan: Scan, split_of: Rows) -> Iterator[str
     if copies:
         first, row = copies[0]
         yield (
-            f"{_place(windows.spec, first)} and {_place(windows.spec, row)} are the same window ({len(copies)} such"
-            " copies across splits); expected splits that share nothing: remove the copies or give both one group"
+            f"{_place(windows.spec, first)} and {_place(windows.spec, row)} are the same window ({len(copies)} in all);"
+            " expected splits that share nothing: remove the copies or give both one group"
         )
 
 
@@ -133,14 +135,15 @@ def _facts(windows: Windows, scan: Scan, arrays: Arrays) -> Iterator[str]:
         yield "no groups: windows of different splits are taken to be independent"
     if windows.folds is not None:
         yield f"{len(np.unique(windows.folds))} folds of whole groups"
-    yield f"{len(spec.task.labels)} classes, all in train; {int((windows.labels == -1).sum())} unlabelled windows"
+    unlabelled = _counted((windows.labels == -1).sum(), "unlabelled window")
+    yield f"{len(spec.task.labels)} classes, all in train; {unlabelled}"
     for name, found in scan.modalities.items():
         total = found.values * len(windows)
         text = f"{name}: {_percent(int(found.unusable.sum()), total)} of the values missing"
         whole = int((found.unusable == found.values).sum())
-        text += f", {whole} windows without any value"
+        text += f", {_counted(whole, 'window')} without any value"
         outside = int(found.outside.sum())
-        yield text + (f", {outside} values outside the range" if outside else "")
+        yield text + (f", {_counted(outside, 'value')} outside the range" if outside else "")
 
 
 def _unused_files(path: Path, arrays: Arrays) -> Iterator[str]:
@@ -183,6 +186,10 @@ def _glitches(windows: Windows, *, modality_name: str) -> Iterator[str]:
                 f"{modality_name}: channel {name} reaches {column[int(distance.argmax())]:g}, while 99.9 % of it lies"
                 f" within {usual:g} of {np.median(column):g}: set its 'range' if that is a glitch"
             )
+
+
+def _counted(count: int | np.int64, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _percent(count: int, total: int) -> str:

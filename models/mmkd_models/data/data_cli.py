@@ -62,7 +62,7 @@ def _import_lines(report: ImportReport) -> list[str]:
     spec = report.dataset.spec
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
     lines = [f"{spec.name}: {sum(spec.splits.values())} windows ({counts})"]
-    lines += [f"{name}: {count} infinite values became missing (NaN)" for name, count in report.infinite.items()]
+    lines += [f"{name}: infinite values that became missing (NaN): {count}" for name, count in report.infinite.items()]
     if report.left_out:
         lines.append(f"left out, no part of a dataset: {', '.join(report.left_out)}")
     return lines

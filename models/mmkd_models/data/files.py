@@ -165,7 +165,7 @@ def _label_problems(spec: DatasetSpec, arrays: Arrays, name: str) -> Iterator[st
     if len(wrong):
         yield (
             f"{name}: expected -1 (unlabelled) or a class from 0 to {highest}, got {int(labels[wrong[0]])} in row"
-            f" {int(wrong[0])} ({len(wrong)} such rows); correct the labels or add the classes to {SPEC_FILE}"
+            f" {int(wrong[0])} ({len(wrong)} in all); correct the labels or add the classes to {SPEC_FILE}"
         )
 
 
@@ -176,7 +176,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
         if unlabelled:
             where = f"{RECORDINGS}/labels.npy" if cut else f"{split}/labels.npy"
             yield (
-                f"{where}: {unlabelled} rows of {split} are unlabelled (-1); only train may have such;"
+                f"{where}: rows of {split} are unlabelled (-1), {unlabelled} in all; only train may have such;"
                 " label them or move their groups to train"
             )
     if "groups" not in columns:
@@ -189,7 +189,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
         group, numbers = shared[0]
         names = " and ".join(SPLIT_NAMES[number] for number in numbers)
         yield (
-            f"group {group} is in {names} ({len(shared)} such groups); splits never share a group:"
+            f"group {group} is in {names} ({len(shared)} in all); splits never share a group:"
             " move all its windows into one split"
         )
     torn = _groups_with_several(columns["groups"], columns["folds"]) if "folds" in columns else []
@@ -197,7 +197,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
         group, numbers = torn[0]
         names = " and ".join(str(number) for number in numbers)
         yield (
-            f"group {group} is in folds {names} ({len(torn)} such groups); folds hold whole groups:"
+            f"group {group} is in folds {names} ({len(torn)} in all); folds hold whole groups:"
             " give all its windows one fold"
         )
 

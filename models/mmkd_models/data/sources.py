@@ -98,7 +98,7 @@ class CutWindows:
         recording = self.recording[rows]
         start_s = self.start_s[rows]
         if shift_s is not None:
-            start_s = np.clip(start_s + shift_s, 0.0, self.latest_start_s[recording])
+            start_s = np.clip(start_s + shift_s, 0.0, np.maximum(self.latest_start_s[recording], start_s))
         first = first_sample(start_s, modality.rate_hz)
         first = np.minimum(first, self.lengths[modality.name][recording] - modality.samples)
         flat = self.samples[modality.name]
@@ -120,7 +120,8 @@ def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
 
 def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], *, hop_s: float) -> list[float]:
     """Gives the starts k * hop_s of all windows of one recording that fit into every modality."""
-    latest_s = latest_start_s(lengths, modalities)
+    # Rounding to the nearest sample lets a window start up to half a sample late.
+    latest_s = latest_start_s(lengths, modalities) + max(0.5 / modality.rate_hz for modality in modalities)
     starts: npt.NDArray[np.float64] = np.arange(max(int(latest_s / hop_s) + 2, 0), dtype=np.float64) * hop_s
     fits = np.ones(len(starts), dtype=bool)
     for length, modality in zip(lengths, modalities, strict=True):

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.data.check import check_dataset
+
+
+def _refusal(path) -> str:
+    open_dataset(path)  # only the full check sees these
+    with pytest.raises(DatasetError) as error:
+        check_dataset(path)
+    return str(error.value)
+
+
+def test_a_sound_dataset_gives_facts_and_no_warning(rig):
+    report = check_dataset(rig.path)
+    assert report.facts == (
+        "48 windows: train 24, valid 12, test 12",
+        "8 groups, none in two splits",
+        "3 classes, all in train; 0 unlabelled windows",
+        "vib: none of the values missing, 0 windows without any value",
+        "temp: none of the values missing, 0 windows without any value",
+    )
+    assert report.warnings == ()
+
+
+def test_the_shipped_dataset_is_sound():
+    report = check_dataset(shipped_dataset())
+    assert report.facts[:3] == (
+        "2229 windows: train 1421, valid 279, test 529",
+        "10 groups, none in two splits",
+        "5 folds of whole groups",
+    )
+    assert report.warnings == ()
+
+
+def test_missing_and_invalid_values_are_counted(rig, edit, splits):
+    temp = splits["train"]["temp"].copy()
+    temp[0] = np.nan
+    temp[1, :2] = np.nan
+    temp[2, 0] = 500.0
+    np.save(rig.path / "train" / "temp.npy", temp)
+    edit(lambda document: document["modalities"][1].update(range=[-40, 85]))
+    expected = "temp: 3.33 % of the values missing, 1 window without any value, 1 value outside the range"
+    assert check_dataset(rig.path).facts[-1] == expected  # (5 + 2 + 1) of 48 * 5
+
+
+def test_without_groups_the_check_says_what_is_assumed(write, splits):
+    for arrays in splits.values():
+        del arrays["groups"]
+    facts = check_dataset(write(splits).path).facts
+    assert facts[1] == "no groups: windows of different splits are taken to be independent"
+
+
+def test_infinite_values(rig, splits):
+    vib = splits["valid"]["vib"].copy()
+    vib[3, 0, :2] = np.inf
+    vib[9, 5, 0] = -np.inf
+    np.save(rig.path / "valid" / "vib.npy", vib)
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: valid/vib.npy: 3 infinite values in 2 windows, the first in window 3;"
+        " expected numbers or NaN for missing: store NaN"
+    )
+
+
+def test_infinite_values_in_recordings(line):
+    vib = np.load(line.path / "recordings" / "vib.npy")
+    vib[0, 0] = np.inf
+    np.save(line.path / "recordings" / "vib.npy", vib)
+    assert _refusal(line.path) == (
+        f"dataset {line.path}: recordings/vib.npy: in windows of train: 1 infinite value in 1 window, the first in"
+        " window 0; expected numbers or NaN for missing: store NaN"
+    )
+
+
+def test_a_class_that_train_does_not_have(rig, splits):
+    labels = splits["train"]["labels"].copy()
+    labels[labels == 1] = 0
+    np.save(rig.path / "train" / "labels.npy", labels)
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: class 'ok' (1) has no window in train; move a group that has it, or remove the class"
+    )
+
+
+def test_a_window_copied_into_another_split(rig, splits):
+    for name in ("vib", "temp"):
+        array = splits["test"][name].copy()
+        array[4] = splits["train"][name][17]
+        np.save(rig.path / "test" / f"{name}.npy", array)
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: train window 17 and test window 4 are the same window (1 in all);"
+        " expected splits that share nothing: remove the copies or give both one group"
+    )
+
+
+def test_windows_in_which_nothing_moves_are_no_copies(rig, splits):
+    for split in ("train", "test"):
+        for name in ("vib", "temp"):
+            array = splits[split][name].copy()
+            array[0] = 0.0
+            array[1] = np.nan
+            np.save(rig.path / split / f"{name}.npy", array)
+    check_dataset(rig.path)
+
+
+def test_a_modality_without_any_value_in_train(rig):
+    np.save(rig.path / "train" / "temp.npy", np.full((24, 5, 1), np.nan, dtype=np.float32))
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: modality 'temp' has no valid value in train; correct its values or its range,"
+        " or leave it out"
+    )
+
+
+def test_two_folds_are_too_few(rig):
+    for split, groups in (("train", range(4)), ("valid", range(4, 6)), ("test", range(6, 8))):
+        np.save(rig.path / split / "folds.npy", np.repeat(np.array(groups) % 2, 6))
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: folds: expected 3 or more, got 2; deal the groups into more, or leave them out"
+    )
+
+
+def test_what_may_spoil_training_is_a_warning(write, splits):
+    splits["valid"]["labels"][splits["valid"]["labels"] == 2] = 0
+    for arrays in splits.values():
+        arrays["temp"][:] = 21.5
+    splits["train"]["vib"][3, 3, 1] = 81288.0
+    rig = write(splits)
+    np.save(rig.path / "train" / "sound.npy", np.zeros(3))
+    median = np.median(np.concatenate([splits[name]["vib"][..., 1] for name in ("train", "valid", "test")]))
+    warnings = check_dataset(rig.path).warnings
+    assert warnings[:3] == (
+        "train/sound.npy: nothing reads this file; describe it in dataset.json or remove it",
+        "valid has no window of worn: nothing it says about them counts",
+        (
+            "vib: channel y reaches 81288, while 99.9 % of it lies within"
+            f" {warnings[2].split('within ')[1].split(' of')[0]} of {median:g}: set its 'range' if that is a glitch"
+        ),
+    )
+    assert warnings[3:] == ("temp: channel t is 21.5 throughout: it tells nothing",)
+
+
+def test_a_range_silences_the_glitch_and_counts_it(rig, edit, splits):
+    vib = splits["train"]["vib"].copy()
+    vib[3, 3, 1] = 81288.0
+    np.save(rig.path / "train" / "vib.npy", vib)
+    edit(lambda document: document["modalities"][0].update(range=[-50, 50]))
+    report = check_dataset(rig.path)
+    assert report.warnings == ()
+    assert (
+        report.facts[3] == "vib: 0.03 % of the values missing, 0 windows without any value, 1 value outside the range"
+    )
+
+
+def test_all_problems_of_the_windows_come_together(rig, splits):
+    labels = splits["train"]["labels"].copy()
+    labels[labels == 2] = -1
+    np.save(rig.path / "train" / "labels.npy", labels)
+    temp = splits["train"]["temp"].copy()
+    temp[0, 0] = np.inf
+    np.save(rig.path / "train" / "temp.npy", temp)
+    assert _refusal(rig.path) == "\n  - ".join(
+        [
+            f"dataset {rig.path}: 2 problems",
+            "class 'worn' (2) has no window in train; move a group that has it, or remove the class",
+            (
+                "train/temp.npy: 1 infinite value in 1 window, the first in window 0;"
+                " expected numbers or NaN for missing: store NaN"
+            ),
+        ]
+    )
+
+
+def test_two_modalities_may_repeat_as_long_as_one_differs(write, splits):
+    splits["test"]["temp"][:] = splits["train"]["temp"][:12]
+    temp = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5)
+    vib = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
+    check_dataset(write(splits, modalities=(vib, temp)).path)

@@ -1,0 +1,231 @@
+"""`mmkd-data` as a user meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge.reference import read_reference
+from mmkd_models.data import open_dataset, shipped_dataset
+
+_RUN = "from mmkd_models.data.cli import main; main()"
+
+
+def _run(*arguments: object, code: str = _RUN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture
+def press(tmp_path):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "press.npz"
+    x_temp = rng.normal(size=(12, 4, 1))
+    x_temp[5, 0] = np.inf
+    np.savez(
+        file,
+        x_vib=rng.normal(size=(12, 8, 2)),
+        rate_vib=40.0,
+        channels_vib=["a", "b"],
+        x_temp=x_temp,
+        rate_temp=20.0,
+        channels_temp=["t"],
+        y=np.array([0, 1] * 6),
+        classes=["ok", "worn"],
+        group=np.repeat(np.arange(6), 2),
+        split=np.repeat([0, 1, 2], 4),
+        targets=np.zeros(12),
+    )
+    return file
+
+
+def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(press, tmp_path):
+    out = tmp_path / "press"
+    done = _run("import", press, "-o", out, "--per-group", "temp", "--name", "line 3", "--licence", "CC0")
+    assert done.stdout.splitlines() == [
+        "line 3: 12 windows (train 4, valid 4, test 4)",
+        "temp: infinite values that became missing (NaN): 1",
+        "left out, no part of a dataset: targets",
+        f"wrote {out}; next: mmkd-data check {out}",
+    ]
+    assert (done.returncode, done.stderr) == (0, f"reading {press}\n")
+    spec = open_dataset(out).spec
+    assert (spec.name, spec.licence, spec.modality("temp").normalise) == ("line 3", "CC0", "per_group")
+
+
+def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("a,b\n")
+    done = _run("import", file, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    expected = f"mmkd-data: {file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
+    assert done.stderr.splitlines() == [f"reading {file}", expected]
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_prints_facts_and_the_next_command(rig):
+    done = _run("check", rig.path)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "48 windows: train 24, valid 12, test 12"
+    assert lines[-1] == f"{rig.path} is sound; next: mmkd-train teacher {rig.path} -o teacher.ckpt"
+
+
+def test_check_prints_warnings(rig, edit):
+    np.save(rig.path / "train" / "sound.npy", np.zeros(3))
+    assert (
+        "warning: train/sound.npy: nothing reads this file; describe it in dataset.json or remove it"
+        in _run("check", rig.path).stdout.splitlines()
+    )
+
+
+def test_check_as_json_is_one_document_whether_sound_or_not(rig):
+    done = _run("check", rig.path, "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["ok"], document["warnings"]) == (0, True, [])
+    assert document["facts"][0] == "48 windows: train 24, valid 12, test 12"
+    (rig.path / "train" / "vib.npy").unlink()
+    done = _run("check", rig.path, "--json")
+    problem = f"dataset {rig.path}: train/vib.npy: the file is missing; write it or take it out of dataset.json"
+    assert json.loads(done.stdout) == {"dataset": str(rig.path), "ok": False, "error": problem}
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"mmkd-data: {problem}")
+
+
+def test_a_directory_that_is_no_dataset_is_one_line_and_debug_shows_where(tmp_path):
+    expected = (
+        f"mmkd-data: {tmp_path}: expected a dataset directory, got one without dataset.json;"
+        " make one with mmkd-data import or write_dataset"
+    )
+    done = _run("describe", tmp_path)
+    assert (done.returncode, done.stderr.splitlines()) == (2, [f"reading {tmp_path}", expected])
+    debugged = _run("describe", tmp_path, "--debug")
+    assert debugged.returncode == 2
+    assert "Traceback (most recent call last):" in debugged.stderr
+    assert debugged.stderr.endswith(expected + "\n")
+
+
+def test_describe_shows_modalities_windows_and_missing_values(splits, write):
+    splits["train"]["temp"][0] = np.nan  # 1 of 24 windows
+    splits["train"]["labels"][3] = -1
+    rig = write(splits, source="our rig", licence="internal")
+    lines = [line.rstrip() for line in _run("describe", rig.path).stdout.splitlines()]
+    assert lines == [
+        "rig: 48 windows, 3 classes, 8 groups",
+        lines[1],
+        lines[2],
+        lines[3],
+        "              train  valid  test",
+        "idle              7      4     4",
+        "ok                8      4     4",
+        "worn              8      4     4",
+        "unlabelled        1      0     0",
+        "all              24     12    12",
+        "groups            4      2     2",
+        "vib missing       0      0     0",
+        "vib absent        0      0     0",
+        "temp missing  4.2 %      0     0",
+        "temp absent   4.2 %      0     0",
+        "source: our rig",
+        "licence: internal",
+        f"sha256: {rig.sha256}",
+        f"next: mmkd-train teacher {rig.path} -o teacher.ckpt",
+    ]
+    assert lines[1].split() == ["modality", "channels", "unit", "Hz", "window", "samples", "values", "normalise"]
+    assert lines[2].split()[:7] == ["vib", "x", "y", "z", "m/s^2", "100", "0.2"]
+    assert lines[3].split()[:5] == ["temp", "t", "degC", "25", "0.2"]
+    assert lines[3].split()[-1] == "none"
+
+
+def test_describe_as_json_holds_the_same_facts(line):
+    done = _run("describe", line.path, "--json")
+    document = json.loads(done.stdout)
+    assert document["sha256"] == line.sha256
+    assert document["splits"]["valid"] == {
+        "windows": 60,
+        "groups": 2,
+        "unlabelled": 0,
+        "classes": {"idle": 18, "ok": 20, "worn": 22},
+    }
+    assert document["folds"] == {"0": 60, "1": 60, "2": 60, "3": 60}
+    assert document["recordings"] == {"count": 24, "total_s": pytest.approx(26.4, abs=1e-6), "hop_s": 0.1}
+    assert document["modalities"][0]["missing_share"] == {"train": 0.0, "valid": 0.0, "test": 0.0}
+
+
+def test_describe_of_the_shipped_set_fits_a_narrow_terminal():
+    done = _run("describe", shipped_dataset())
+    assert done.returncode == 0
+    table = done.stdout.splitlines()[:18]
+    assert max(len(line.rstrip()) for line in table) <= 80
+    assert "windows are cut from 140 recordings, 81.4 min, one every 2 s" in done.stdout
+
+
+def test_reference_writes_the_file_that_a_device_reads(splits, write, tmp_path, edit):
+    rig = write(splits)
+    edit(lambda document: document["modalities"][1].update(normalise="per_group"))
+    out = tmp_path / "temp.json"
+    done = _run("reference", rig.path, "--modality", "temp", "--group", 5, "--windows", 4, "-o", out)
+    values = splits["valid"]["temp"][6:10].astype(np.float64)
+    assert done.stdout.splitlines() == [
+        f"t: mean {values.mean():g}, standard deviation {values.std():g} degC",
+        "measured on 4 of the 6 windows of group 5",
+        f"wrote {out}; next: EdgePredictor.open(BUNDLE, reference={str(out)!r})",
+    ]
+    reference = read_reference(out)
+    assert reference.modality == "temp"
+    np.testing.assert_allclose(reference.mean, [values.mean()], rtol=1e-12)
+
+
+def test_reference_into_a_directory_is_refused(rig, tmp_path):
+    done = _run("reference", rig.path, "--modality", "temp", "-o", tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"mmkd-data: {tmp_path}: expected a file to write, got a directory; name the file itself\n",
+    )
+
+
+def test_list_shows_where_the_shipped_set_is():
+    lines = _run("list").stdout.splitlines()
+    assert lines == [f"watch_exercises  {shipped_dataset()}", f"next: mmkd-data describe {shipped_dataset()}"]
+    assert json.loads(_run("list", "--json").stdout) == {"watch_exercises": str(shipped_dataset())}
+
+
+def test_a_wrong_option_is_usage_and_help_names_every_command():
+    assert _run("check").returncode == 2
+    assert _run("check", "--colour").returncode == 2
+    text = _run("--help").stdout
+    assert [name for name in ("import", "check", "describe", "reference", "list", "--debug") if name not in text] == []
+
+
+def test_without_typer_or_rich_the_command_says_what_to_install():
+    blocked = "import sys; sys.modules['typer'] = sys.modules['rich'] = None\n" + _RUN
+    done = _run("list", code=blocked)
+    expected = (
+        "mmkd-data: mmkd-data needs typer and rich, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", expected)
+
+
+def test_reading_data_needs_neither_torch_nor_typer(tmp_path):
+    blocked = (
+        "import sys\n"
+        "for name in ('torch', 'typer', 'rich', 'sklearn', 'onnx'): sys.modules[name] = None\n"
+        "from mmkd_models.data import open_dataset, shipped_dataset\n"
+        "print(len(open_dataset(shipped_dataset()).everything()))"
+    )
+    done = _run(code=blocked)
+    assert (done.stdout, done.stderr) == ("2229\n", "")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data import fold_indices, label_subset, open_dataset, shipped_dataset
+
+
+def _message(error: pytest.ExceptionInfo[BaseException]) -> str:
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def watch():
+    return open_dataset(shipped_dataset()).everything()
+
+
+def test_the_datasets_folds_are_used_and_count_round(watch):
+    fold = fold_indices(watch, fold=4, seed=9)
+    assert watch.folds is not None
+    assert set(watch.folds[fold.test]) == {4}
+    assert set(watch.folds[fold.valid]) == {0}
+    assert set(watch.folds[fold.train]) == {1, 2, 3}
+    np.testing.assert_array_equal(fold_indices(watch, fold=9, seed=0).test, fold.test)
+
+
+@settings(max_examples=15, deadline=None)
+@given(fold=st.integers(0, 7), seed=st.integers(0, 1000))
+def test_dealt_folds_are_disjoint_whole_and_share_no_group(watch, fold, seed):
+    windows = replace(watch, folds=None)
+    found = fold_indices(windows, fold=fold, seed=seed)
+    parts = [found.train, found.valid, found.test]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(windows)))
+    groups = [set(windows.groups[part]) for part in parts]
+    assert sum(len(group) for group in groups) == len(set.union(*groups))
+    assert [len(group) for group in groups] == [6, 2, 2]  # ten people of nearly equal size
+    assert all(set(windows.labels[part]) == set(range(7)) for part in parts)
+
+
+def test_the_same_seed_deals_the_same_and_another_seed_differently(watch):
+    windows = replace(watch, folds=None)
+    first = fold_indices(windows, fold=0, seed=1).test
+    np.testing.assert_array_equal(first, fold_indices(windows, fold=0, seed=1).test)
+    tests = {tuple(np.unique(windows.groups[fold_indices(windows, fold=0, seed=seed).test])) for seed in range(6)}
+    assert len(tests) > 2
+
+
+def test_every_window_is_tested_once_over_all_folds(watch):
+    windows = replace(watch, folds=None)
+    tested = np.concatenate([fold_indices(windows, fold=fold, seed=3, folds=4).test for fold in range(4)])
+    np.testing.assert_array_equal(np.sort(tested), np.arange(len(windows)))
+
+
+def test_where_every_window_is_its_own_group_the_classes_are_spread_evenly(watch):
+    windows = replace(watch, folds=None, groups=np.arange(len(watch)))
+    counts = np.array(
+        [np.bincount(windows.labels[fold_indices(windows, fold=fold, seed=0).test], minlength=7) for fold in range(5)]
+    )
+    assert (counts.max(axis=0) - counts.min(axis=0)).max() <= 1
+
+
+def test_unlabelled_windows_are_trained_on_and_never_judged(rig):
+    labels = rig.everything().labels.copy()
+    labels[::5] = -1
+    windows = rig.everything().with_labels(labels)
+    fold = fold_indices(windows, fold=0, seed=0, folds=4)
+    assert (labels[fold.valid] >= 0).all()
+    assert (labels[fold.test] >= 0).all()
+    assert (labels[fold.train] == -1).any()
+
+
+def test_too_few_groups_or_folds_say_how_many_there_are(rig):
+    windows = rig.everything()
+    few = windows.subset(np.flatnonzero(windows.groups < 2))
+    expected = (
+        "dataset 'rig': expected 3 folds or more (train, valid, test), got 2; record more groups or choose more folds"
+    )
+    with pytest.raises(UsageError) as error:
+        fold_indices(few, fold=0, seed=0)
+    assert _message(error) == expected
+    with pytest.raises(UsageError) as error:
+        fold_indices(windows, fold=0, seed=0, folds=2)
+    assert _message(error) == expected
+
+
+def test_a_tenth_of_each_class_is_chosen_and_at_least_one():
+    labels = np.repeat([0, 1, 2, -1], [200, 35, 3, 50])
+    chosen = label_subset(labels, share=0.1, seed=0)
+    assert [int(chosen[labels == label].sum()) for label in (0, 1, 2, -1)] == [20, 4, 1, 0]  # round(3.5) is 4
+    assert chosen.dtype == bool
+
+
+def test_all_labels_are_everything_that_is_labelled():
+    labels = np.array([0, 1, -1, 1])
+    np.testing.assert_array_equal(label_subset(labels, share=1, seed=0), labels >= 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    labels=st.lists(st.integers(-1, 4), min_size=1, max_size=80),
+    shares=st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
+    seed=st.integers(0, 1000),
+)
+def test_a_smaller_share_is_part_of_a_larger_one(labels, shares, seed):
+    array = np.array(labels)
+    small, large = (label_subset(array, share=share, seed=seed) for share in sorted(shares))
+    assert not (small & ~large).any()
+    np.testing.assert_array_equal(small, label_subset(array, share=min(shares), seed=seed))
+    assert set(array[small]) == set(array[array >= 0])
+
+
+def test_another_seed_chooses_other_windows():
+    labels = np.zeros(100, dtype=np.int64)
+    assert (label_subset(labels, share=0.3, seed=0) != label_subset(labels, share=0.3, seed=1)).any()
+
+
+@pytest.mark.parametrize("share", [0, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(UsageError) as error:
+        label_subset(np.zeros(3, dtype=np.int64), share=share, seed=0)
+    assert _message(error) == (
+        f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels"
+    )

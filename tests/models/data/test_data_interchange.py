@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data.interchange import import_interchange
+
+
+@pytest.fixture
+def arrays():
+    """12 windows of two modalities, two classes, 6 groups of two windows."""
+    rng = np.random.default_rng(0)
+    return {
+        "x_vib": rng.normal(size=(12, 8, 2)).astype(np.float16),
+        "rate_vib": np.float32(0.1),
+        "channels_vib": np.array(["a", "b"]),
+        "x_temp": rng.normal(size=(12, 4, 1)),
+        "rate_temp": np.float32(50),
+        "channels_temp": np.array(["t"]),
+        "y": np.array([0, 1] * 6),
+        "classes": np.array(["ok", "worn"]),
+        "group": np.repeat(np.arange(6, dtype=np.int32), 2),
+        "split": np.repeat(np.array([2, 0, 1], dtype=np.int8), 4),
+        "fold": np.repeat(np.arange(3, dtype=np.int8), 4),
+    }
+
+
+def _import(tmp_path: Path, arrays, **options):
+    file = tmp_path / "press.npz"
+    np.savez_compressed(file, **arrays)
+    return import_interchange(file, tmp_path / "press", **options)
+
+
+def _refusal(tmp_path: Path, arrays, **options) -> str:
+    with pytest.raises(UsageError) as error:
+        _import(tmp_path, arrays, **options)
+    assert not (tmp_path / "press").exists()
+    prefix = f"{tmp_path / 'press.npz'}: "
+    assert str(error.value).startswith(prefix)
+    return str(error.value).removeprefix(prefix)
+
+
+def test_windows_labels_groups_and_folds_arrive_in_their_split(tmp_path, arrays):
+    report = _import(tmp_path, arrays)
+    assert report.dataset.spec.splits == {"train": 4, "valid": 4, "test": 4}
+    train = report.dataset.split("train")  # rows 4 to 7
+    taken = train.take(np.arange(4))
+    np.testing.assert_array_equal(taken["vib"], arrays["x_vib"][4:8].astype(np.float32))
+    np.testing.assert_array_equal(taken["temp"], arrays["x_temp"][4:8].astype(np.float32))
+    np.testing.assert_array_equal(train.groups, [2, 2, 3, 3])
+    np.testing.assert_array_equal(train.folds, [1, 1, 1, 1])
+    np.testing.assert_array_equal(train.labels, [0, 1, 0, 1])
+    assert (report.infinite, report.left_out) == ({}, ())
+
+
+def test_names_rates_and_channels_arrive_in_dataset_json(tmp_path, arrays):
+    arrays |= {"unit_vib": np.array("m/s^2"), "range_vib": np.array([-90.0, 90.0]), "targets": np.zeros(12)}
+    report = _import(tmp_path, arrays, per_group=["temp"], source="the press", licence="CC0")
+    spec = report.dataset.spec
+    vib, temp = spec.modalities
+    assert (spec.name, spec.source, spec.licence) == ("press", "the press", "CC0")
+    assert (vib.rate_hz, vib.channels, vib.unit, vib.range, vib.samples) == (0.1, ("a", "b"), "m/s^2", (-90.0, 90.0), 8)
+    assert (temp.normalise, vib.normalise) == ("per_group", "none")
+    assert report.left_out == ("targets",)
+
+
+def test_infinite_values_become_missing_and_are_counted(tmp_path, arrays):
+    arrays["x_vib"][4, 0] = np.inf
+    arrays["x_temp"][5, 1] = 1e300  # beyond float32
+    report = _import(tmp_path, arrays)
+    assert report.infinite == {"vib": 2, "temp": 1}
+    taken = report.dataset.split("train").take(np.arange(4))
+    assert np.isnan(taken["vib"][0, 0]).all()
+    assert int(np.isnan(taken["temp"]).sum()) == 1
+
+
+def test_groups_and_folds_are_optional(tmp_path, arrays):
+    del arrays["group"], arrays["fold"]
+    train = _import(tmp_path, arrays, name="mine").dataset.split("train")
+    assert (train.folds, train.spec.name) == (None, "mine")
+    np.testing.assert_array_equal(train.groups, np.arange(4))
+
+
+def test_missing_arrays_are_all_named(tmp_path, arrays):
+    del arrays["y"], arrays["rate_vib"], arrays["channels_temp"]
+    assert _refusal(tmp_path, arrays) == (
+        "expected arrays y, rate_vib, channels_temp, which are missing; docs/datasets.md describes the form"
+    )
+    assert _refusal(tmp_path, {"a": np.zeros(2)}) == (
+        "expected arrays y, classes, split, x_<modality>, which are missing; docs/datasets.md describes the form"
+    )
+
+
+def test_arrays_of_different_length(tmp_path, arrays):
+    arrays["x_temp"] = arrays["x_temp"][:11]
+    assert _refusal(tmp_path, arrays) == (
+        "x_temp: expected one row for each of the 12 labels in y, got shape (11, 4, 1); make them equally long"
+    )
+
+
+def test_windows_of_a_wrong_shape_or_kind(tmp_path, arrays):
+    arrays["x_temp"] = arrays["x_temp"][..., 0]
+    assert _refusal(tmp_path, arrays) == (
+        "x_temp: expected numbers of shape (N, T, C), got float64 (12, 4); reshape it"
+    )
+    arrays["x_temp"] = np.full((12, 4, 1), "a")
+    assert _refusal(tmp_path, arrays) == ("x_temp: expected numbers of shape (N, T, C), got <U1 (12, 4, 1); reshape it")
+
+
+def test_a_split_of_another_number(tmp_path, arrays):
+    arrays["split"][3] = 3
+    assert _refusal(tmp_path, arrays) == "split: expected 0 train, 1 valid or 2 test, got 3; correct it"
+
+
+def test_a_rate_that_is_no_number(tmp_path, arrays):
+    arrays["rate_vib"] = np.array("fast")
+    assert _refusal(tmp_path, arrays) == (
+        "modality 'vib': rate_ or range_ cannot be read (could not convert string to float: 'fast'); correct it"
+    )
+
+
+def test_per_group_of_a_modality_that_is_not_there(tmp_path, arrays):
+    assert _refusal(tmp_path, arrays, per_group=["temp", "eda"]) == (
+        "modality 'eda' is not in it; choose one of vib, temp"
+    )
+
+
+def test_pickled_arrays_are_refused(tmp_path, arrays):
+    arrays["classes"] = np.array(["ok", "worn"], dtype=object)
+    assert _refusal(tmp_path, arrays) == (
+        "expected plain arrays, numpy cannot read them (Object arrays cannot be loaded when allow_pickle=False);"
+        " write it again"
+    )
+
+
+def test_a_file_that_is_missing_or_no_archive(tmp_path):
+    file = tmp_path / "press.npz"
+    with pytest.raises(UsageError) as error:
+        import_interchange(file, tmp_path / "press")
+    assert str(error.value) == f"{file}: expected an interchange file (.npz), found no such file; check the path"
+    file.write_text("acc,label\n")
+    with pytest.raises(DatasetError) as error:
+        import_interchange(file, tmp_path / "press")
+    assert str(error.value) == (
+        f"{file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
+    )
+
+
+def test_what_breaks_the_dataset_contract_is_told_in_its_words(tmp_path, arrays):
+    arrays["group"][:] = 7
+    with pytest.raises(DatasetError) as error:
+        _import(tmp_path, arrays)
+    assert str(error.value) == "\n  - ".join(
+        [
+            f"dataset {tmp_path / 'press'}: 2 problems",
+            (
+                "group 7 is in train and valid and test (1 in all); splits never share a group:"
+                " move all its windows into one split"
+            ),
+            "group 7 is in folds 0 and 1 and 2 (1 in all); folds hold whole groups: give all its windows one fold",
+        ]
+    )

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Recording, open_dataset, write_recordings
+from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
+
+VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
+TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5)
+
+
+def _message(error: pytest.ExceptionInfo[BaseException]) -> str:
+    return str(error.value)
+
+
+def test_windows_start_every_hop_and_all_modalities_start_together(line):
+    # The first recording of train lasts 1.0 s: windows of 0.2 s start at 0.0, 0.1 ... 0.8. Its values: 100 + seconds.
+    taken = line.split("train").take(np.arange(9))
+    np.testing.assert_allclose(taken["vib"][:, 0, 0] - 100, np.arange(9) * 0.1, atol=1e-5)
+    np.testing.assert_allclose(taken["vib"][:, -1, 1] - 110, np.arange(9) * 0.1 + 0.19, atol=1e-5)
+    # temp has a sample every 0.04 s: the one nearest to the start, halves to the even number
+    np.testing.assert_allclose(taken["temp"][:, 0, 0] - 100, np.rint(np.arange(9) * 2.5) * 0.04, atol=1e-5)
+
+
+def test_counts_labels_groups_and_folds_follow_the_recording(line):
+    # 9, 10 and 11 windows of the recordings of 1.0, 1.1 and 1.2 s, for each group
+    assert line.spec.splits == {"train": 120, "valid": 60, "test": 60}
+    valid = line.split("valid")
+    np.testing.assert_array_equal(valid.labels, np.tile(np.repeat([0, 1, 2], [9, 10, 11]), 2))
+    np.testing.assert_array_equal(valid.groups, np.repeat([4, 5], 30))
+    np.testing.assert_array_equal(valid.folds, np.repeat([0, 1], 30))
+
+
+def test_without_groups_a_recording_is_a_group(line):
+    (line.path / "recordings" / "groups.npy").unlink()
+    groups = open_dataset(line.path).split("train").groups
+    np.testing.assert_array_equal(groups, np.repeat(np.arange(12), np.tile([9, 10, 11], 4)))
+
+
+def test_a_shift_moves_the_window_inside_its_recording_and_stops_at_its_ends(line):
+    windows = line.split("train")
+    index = np.array([3, 3, 0, 8, 9])  # window 8 is the last of its recording, 9 the first of the next
+    taken = windows.take(index, shift_s=np.array([0.05, -0.05, -0.05, 0.05, -9.0]))
+    starts = taken["vib"][:, 0, 0] - np.array([100, 100, 100, 100, 200])
+    np.testing.assert_allclose(starts, [0.35, 0.25, 0.0, 0.8, 0.0], atol=1e-4)
+    assert windows.max_shift_s == 0.05
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), farthest_s=st.sampled_from([0.05, 0.5, 5.0]))
+def test_no_shift_ever_leaves_the_recording(shared_line, seed, farthest_s):
+    windows = shared_line.everything()
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, len(windows), 40)
+    taken = windows.take(index, shift_s=rng.uniform(-farthest_s, farthest_s, 40))
+    base = 100 * (1 + windows.groups[index] * 3 + windows.labels[index])
+    for name in ("vib", "temp"):  # every recording's values lie within 1.3 above its own hundred
+        seconds = taken[name][:, :, 0] - base[:, None]
+        assert (seconds > -1e-3).all()
+        assert (seconds < 1.3).all()
+
+
+@pytest.fixture(scope="module")
+def shared_line(tmp_path_factory):
+    recordings = [
+        Recording(
+            samples={
+                "vib": 100.0 * (1 + group * 3 + label) + np.repeat(np.arange(120 - group)[:, None] / 100, 3, axis=1),
+                "temp": 100.0 * (1 + group * 3 + label) + np.arange(29)[:, None] / 25,
+            },
+            label=label,
+            group=group,
+            split=("train", "valid", "test")[group],
+        )
+        for group in range(3)
+        for label in range(3)
+    ]
+    path = tmp_path_factory.mktemp("data") / "line"
+    return write_recordings(
+        path, name="line", labels=("a", "b", "c"), modalities=(VIB, TEMP), recordings=recordings, hop_s=0.07
+    )
+
+
+def test_no_shift_is_the_window_itself_even_where_its_start_was_rounded(tmp_path):
+    # 5 samples of temp at 25 Hz: the window that starts at 0.02 s rounds to its first sample and just fits.
+    samples = {"vib": np.arange(66.0).reshape(22, 3), "temp": np.arange(5.0)[:, None]}
+    recordings = [
+        Recording(
+            samples={name: value + 100 * number for name, value in samples.items()},
+            label=number % 2,
+            group=group,
+            split=split,
+        )
+        for number, (group, split) in enumerate([(0, "train"), (1, "train"), (2, "valid"), (3, "test")])
+    ]
+    line = write_recordings(
+        tmp_path / "line", name="line", labels=("a", "b"), modalities=(VIB, TEMP), recordings=recordings, hop_s=0.01
+    )
+    windows = line.split("train")
+    assert len(windows) == 6
+    np.testing.assert_array_equal(
+        windows.take(np.arange(6), shift_s=np.zeros(6))["vib"], windows.take(np.arange(6))["vib"]
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.tuples(st.integers(0, 300), st.integers(0, 80)),
+    hop_s=st.floats(0.01, 2.0),
+)
+def test_every_start_fits_and_the_next_one_does_not(lengths, hop_s):
+    starts = window_starts_s(lengths, (VIB, TEMP), hop_s=hop_s)
+
+    def fits(start_s: float) -> bool:
+        return round(start_s * 100.0) + 20 <= lengths[0] and round(start_s * 25.0) + 5 <= lengths[1]
+
+    assert all(fits(start) for start in starts)
+    assert not fits(len(starts) * hop_s)
+    assert starts == [number * hop_s for number in range(len(starts))]
+
+
+def test_samples_are_counted_as_pythons_round_counts():
+    starts = np.array([0.005, 0.015, 0.02, 0.026])
+    assert first_sample(starts, 100.0).tolist() == [round(float(start) * 100.0) for start in starts]
+    assert latest_start_s([30, 5], (VIB, TEMP)) == 0.0
+
+
+def test_int16_counts_are_scaled_and_the_lowest_count_is_missing(recordings, write_line):
+    scale = (0.5, 0.25, 2.0)
+    counted = [replace(item, samples={**item.samples, "vib": _counts(item)}) for item in recordings]
+    line = write_line(counted, scale={"vib": scale})
+    assert np.load(line.path / "recordings" / "vib.npy").dtype == np.int16
+    taken = line.split("train").take(np.array([1]))["vib"][0]  # starts at sample 10 of the first recording
+    np.testing.assert_array_equal(taken[:2], [[5.0, np.nan, 20.0], [5.5, np.nan, 22.0]])
+    assert taken.dtype == np.float32
+
+
+def _counts(recording: Recording) -> np.ndarray:
+    row = np.arange(len(recording.samples["vib"]), dtype=np.int16) + 100 * recording.group
+    return np.stack([row, np.full_like(row, -32768), row], axis=1)
+
+
+def test_folders_of_splits_win_over_recordings(line, rig):
+    for split in ("train", "valid", "test"):
+        (rig.path / split).rename(line.path / split)
+    document = json.loads((line.path / "dataset.json").read_text())
+    (line.path / "dataset.json").write_text(json.dumps({**document, "splits": rig.spec.splits}))
+    windows = open_dataset(line.path).split("train")
+    assert (len(windows), windows.max_shift_s) == (24, 0.0)
+
+
+def test_wrong_counts_say_what_the_recordings_give(line):
+    document = json.loads((line.path / "dataset.json").read_text())
+    document["splits"]["valid"] = 59
+    (line.path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError) as error:
+        open_dataset(line.path)
+    assert _message(error) == (
+        f"dataset {line.path}: dataset.json: split 'valid': expected 59 windows, got 60 cut from recordings/;"
+        " correct 'splits' or 'recordings.hop_s'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "problem"),
+    [
+        ("splits", np.full(24, 3, dtype=np.int8), "expected 0 train, 1 valid or 2 test, got 3; correct it"),
+        ("splits", np.zeros(24), "expected int8, got float64; save it with .astype('int8')"),
+        (
+            "lengths",
+            np.full((24, 3), 1),
+            "expected shape (R, M)=(24, 2), got (24, 3); correct the array or dataset.json",
+        ),
+        ("lengths", np.full((24, 2), -1), "expected numbers of samples, got -1; correct the lengths"),
+        (
+            "labels",
+            np.full(24, 3),
+            (
+                "expected -1 (unlabelled) or a class from 0 to 2, got 3 in row 0 (24 in all);"
+                " correct the labels or add the classes to dataset.json"
+            ),
+        ),
+        ("vib", np.zeros((7, 3), dtype=np.float32), "expected shape (sum of lengths, C)=(2640, 3), got (7, 3);"),
+        ("vib", np.zeros((2640, 3), dtype=np.int16), "int16 samples need 'recordings.scale.vib' in dataset.json;"),
+    ],
+)
+def test_a_wrong_array_says_which_and_why(line, name, array, problem):
+    np.save(line.path / "recordings" / f"{name}.npy", array)
+    with pytest.raises(DatasetError) as error:
+        open_dataset(line.path)
+    assert f"recordings/{name}.npy: {problem}" in _message(error)
+
+
+def test_a_scale_without_counts_and_a_recording_in_two_splits_of_its_group(line):
+    document = json.loads((line.path / "dataset.json").read_text())
+    document["recordings"]["scale"] = {"vib": [1.0, 1.0, 1.0]}
+    (line.path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError) as error:
+        open_dataset(line.path)
+    assert _message(error) == (
+        f"dataset {line.path}: recordings/vib.npy: float32 samples have no scale;"
+        " remove 'recordings.scale.vib' from dataset.json"
+    )
+
+
+def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(recordings, write_line, tmp_path):
+    recordings[0] = replace(recordings[0], split="test", fold=2)
+    with pytest.raises(DatasetError) as error:
+        write_line(recordings)
+    assert _message(error) == "\n  - ".join(
+        [
+            f"dataset {tmp_path / 'line'}: 2 problems",
+            (
+                "group 0 is in train and test (1 in all); splits never share a group: move all its windows into one"
+                " split"
+            ),
+            "group 0 is in folds 0 and 2 (1 in all); folds hold whole groups: give all its windows one fold",
+        ]
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recordings_that_lack_a_modality_or_some_folds_are_refused(recordings, write_line, tmp_path):
+    recordings[1] = replace(recordings[1], samples={"vib": recordings[1].samples["vib"]}, fold=None)
+    with pytest.raises(DatasetError) as error:
+        write_line(recordings)
+    assert _message(error) == "\n  - ".join(
+        [
+            f"dataset {tmp_path / 'line'}: 2 problems",
+            "recordings[1]: expected samples of vib, temp, got vib; give every modality and no other",
+            "recordings: expected one or more, with a fold for all or none, got 24, 23 with a fold; complete them",
+        ]
+    )
+
+
+def test_a_split_whose_recordings_are_too_short_is_empty(recordings, write_line, tmp_path):
+    short = [
+        replace(item, samples={name: array[:4] for name, array in item.samples.items()})
+        if item.split == "test"
+        else item
+        for item in recordings
+    ]
+    with pytest.raises(DatasetError) as error:
+        write_line(short)
+    assert _message(error) == (
+        f"dataset {tmp_path / 'line'}: dataset.json: split 'test' is empty; expected one window or more;"
+        " move whole groups into it"
+    )

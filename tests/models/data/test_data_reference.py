@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.reference import measure_reference
+
+
+@pytest.fixture
+def rig(splits, write, rig_modalities):
+    splits["train"]["temp"][0, 0, 0] = np.nan
+    splits["train"]["temp"][1, 0, 0] = 5000.0  # out of range
+    return write(splits, modalities=rig_modalities)
+
+
+@pytest.fixture
+def rig_modalities():
+    from mmkd_edge.spec import ModalitySpec
+
+    return (
+        ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20),
+        ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)),
+    )
+
+
+def _refusal(rig, **options) -> str:
+    with pytest.raises(UsageError) as error:
+        measure_reference(rig, **{"modality": "temp", "group": 0, **options})
+    return str(error.value)
+
+
+def test_all_windows_of_a_group_give_what_training_used(rig):
+    measured = measure_reference(rig, modality="temp", group=0)
+    statistics = rig.everything().statistics
+    assert measured.reference.mean == tuple(statistics.mean["temp"][0].tolist())
+    assert measured.reference.std == tuple(statistics.std["temp"][0].tolist())
+    assert (measured.windows, measured.windows_in_group, measured.group) == (6, 6, 0)
+
+
+def test_the_first_windows_alone_count_without_missing_and_invalid_values(rig, splits):
+    measured = measure_reference(rig, modality="temp", group=0, windows=2)
+    values = splits["train"]["temp"][:2].astype(np.float64)
+    known = np.concatenate([values[0, 1:, 0], values[1, 1:, 0]])
+    np.testing.assert_allclose(measured.reference.mean, [known.mean()], rtol=1e-12)
+    np.testing.assert_allclose(measured.reference.std, [known.std()], rtol=1e-12)
+    assert measured.windows == 2
+
+
+@pytest.mark.parametrize(("seconds", "windows"), [(0.1, 1), (0.2, 1), (0.21, 2), (0.6, 3), (60, 6)])
+def test_seconds_are_counted_in_windows_one_behind_the_other(rig, seconds, windows):
+    assert measure_reference(rig, modality="temp", group=0, seconds=seconds).windows == windows
+
+
+@pytest.mark.parametrize(("seconds", "windows"), [(0.2, 1), (0.21, 2), (0.3, 2), (0.5, 4)])
+def test_seconds_of_recordings_are_counted_in_hops(recordings, write_line, rig_modalities, seconds, windows):
+    line = write_line(recordings, modalities=(rig_modalities[0], _wide(rig_modalities[1])))
+    assert measure_reference(line, modality="temp", group=0, seconds=seconds).windows == windows
+
+
+def _wide(modality):
+    import msgspec
+
+    return msgspec.structs.replace(modality, range=None)
+
+
+def test_a_group_must_be_named_where_there_are_several(rig):
+    assert _refusal(rig, group=None) == (
+        "group: expected one, got none and the dataset has 8; choose one of 0, 1, 2, 3, 4, 5, 6, 7"
+    )
+    assert _refusal(rig, group=99) == "group 99: the dataset has no such group; choose one of 0, 1, 2, 3, 4, 5, 6, 7"
+
+
+def test_a_raw_modality_needs_no_reference(rig):
+    assert _refusal(rig, modality="vib") == (
+        "modality 'vib': expected one that is normalised per group, got one that takes raw values;"
+        " it needs no reference"
+    )
+
+
+def test_windows_and_seconds_exclude_each_other_and_are_at_least_one(rig):
+    assert _refusal(rig, windows=2, seconds=3) == (
+        "expected a number of windows or of seconds, got both (2, 3); give one"
+    )
+    nothing = "reference: expected one window or more, got 0; ask for more windows or seconds"
+    assert _refusal(rig, windows=0) == nothing
+    assert _refusal(rig, seconds=0) == nothing
+
+
+def test_a_group_without_values_gives_no_reference(splits, write, rig_modalities):
+    splits["valid"]["temp"][:6] = np.nan
+    assert _refusal(write(splits, modalities=rig_modalities), group=4) == (
+        "modality 'temp': a channel has no valid value in the first 6 windows of group 4;"
+        " take more windows or another group"
+    )

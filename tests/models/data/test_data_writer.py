@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data import open_dataset, write_dataset
+
+
+def test_what_is_written_is_what_is_read(rig, splits):
+    dataset = open_dataset(rig.path)
+    assert dataset.spec == rig.spec
+    assert dataset.spec.splits == {"train": 24, "valid": 12, "test": 12}
+    for split, arrays in splits.items():
+        windows = dataset.split(split)
+        np.testing.assert_array_equal(windows.take(np.arange(len(windows)))["vib"], arrays["vib"])
+        np.testing.assert_array_equal(windows.labels, arrays["labels"])
+        np.testing.assert_array_equal(windows.groups, arrays["groups"])
+
+
+def test_the_directory_holds_the_files_of_the_contract_and_no_other(rig):
+    names = sorted(file.relative_to(rig.path).as_posix() for file in rig.path.rglob("*") if file.is_file())
+    expected = [
+        f"{split}/{name}.npy" for split in ("test", "train", "valid") for name in ("groups", "labels", "temp", "vib")
+    ]
+    assert names == ["dataset.json", *expected]
+    document = json.loads((rig.path / "dataset.json").read_text())
+    assert document["format_version"] == 1
+    assert document["modalities"][0]["channels"] == ["x", "y", "z"]
+
+
+def test_plain_numbers_become_the_dtypes_of_the_contract(write, splits):
+    for arrays in splits.values():
+        arrays["vib"] = arrays["vib"].astype(np.float64)
+        arrays["labels"] = arrays["labels"].tolist()
+        arrays["groups"] = arrays["groups"].astype(np.uint8)
+        arrays["folds"] = arrays["groups"].astype(np.int16)
+    rig = write(splits)
+    assert {
+        name: np.load(rig.path / f"train/{name}.npy").dtype.name for name in ("vib", "labels", "groups", "folds")
+    } == {
+        "vib": "float32",
+        "labels": "int64",
+        "groups": "int64",
+        "folds": "int64",
+    }
+
+
+def test_missing_values_and_unlabelled_windows_survive(write, splits):
+    splits["train"]["vib"][0, 0, 0] = np.nan
+    splits["train"]["labels"][5] = -1
+    windows = write(splits).split("train")
+    assert np.isnan(windows.take(np.array([0]))["vib"][0, 0, 0])
+    assert windows.labels[5] == -1
+
+
+def test_source_and_licence_are_kept(write, splits):
+    spec = write(splits, source="our line", licence="internal").spec
+    assert (spec.name, spec.source, spec.licence) == ("rig", "our line", "internal")
+
+
+def test_an_existing_path_is_never_replaced(rig, write, splits):
+    before = rig.sha256
+    with pytest.raises(UsageError) as error:
+        write(splits)
+    assert str(error.value) == (
+        f"{rig.path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
+    )
+    assert open_dataset(rig.path).sha256 == before
+
+
+def test_arrays_that_break_the_contract_leave_nothing_behind(write, splits, tmp_path):
+    splits["train"]["vib"] = splits["train"]["vib"].transpose(0, 2, 1)
+    splits["test"]["groups"] = splits["test"]["groups"] - 6
+    with pytest.raises(DatasetError) as error:
+        write(splits)
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'rig'}: train/vib.npy: expected shape (N, T, C)=(24, 20, 3), got (24, 3, 20);"
+        " transpose it"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_windows_are_checked_before_anything_is_written(write, splits, tmp_path):
+    splits["train"]["vib"] = splits["train"]["vib"].astype(np.float64)
+    splits["train"]["vib"][0, 0, 0] = 1e300  # float32 has no such number
+    with pytest.raises(DatasetError) as error:
+        write(splits)
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'rig'}: train/vib.npy: 1 infinite value in 1 window, the first in window 0;"
+        " expected numbers or NaN for missing: store NaN"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_names_and_kinds_of_arrays_come_together(write, splits, tmp_path):
+    del splits["train"]["temp"]
+    splits["valid"]["sound"] = np.zeros((12, 4, 1))
+    splits["test"]["labels"] = ["idle"] * 12
+    with pytest.raises(DatasetError) as error:
+        write(splits)
+    assert str(error.value) == "\n  - ".join(
+        [
+            f"dataset {tmp_path / 'rig'}: 3 problems",
+            "splits['train']: array 'temp' is missing; give one per modality and labels",
+            (
+                "splits['valid']: 'sound' is no modality and none of labels, groups, folds;"
+                " describe it in 'modalities' or leave it out"
+            ),
+            "splits['test']['labels']: expected numbers that fit int64, got <U4; convert it",
+        ]
+    )
+
+
+def test_a_missing_split_and_an_empty_one(write, splits, tmp_path):
+    with pytest.raises(DatasetError) as error:
+        write({"train": splits["train"], "test": splits["test"]})
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'rig'}: dataset.json: 'splits': expected train, valid and test, got test, train;"
+        " give the number of windows of each"
+    )
+    with pytest.raises(DatasetError) as error:
+        write({**splits, "valid": {}})
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'rig'}: dataset.json: split 'valid' is empty; expected one window or more;"
+        " move whole groups into it"
+    )
+
+
+def test_an_interrupted_write_leaves_nothing(write, splits, tmp_path, monkeypatch):
+    saved = []
+
+    def save_twice(file, array, **options):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(file)
+
+    monkeypatch.setattr(np, "save", save_twice)
+    with pytest.raises(KeyboardInterrupt):
+        write(splits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_above_the_dataset_are_made(splits, tmp_path, rig):
+    path = tmp_path / "a" / "b" / "rig"
+    dataset = write_dataset(
+        str(path), name="rig", labels=rig.spec.task.labels, modalities=rig.spec.modalities, splits=splits
+    )
+    assert dataset.path == path
+    assert dataset.sha256 == rig.sha256
