@@ -92,10 +92,11 @@ def interpret(
 
 
 def _quality(missing: int, present: NDArray[np.float32], modality: ModalitySpec) -> tuple[Status, str]:
-    live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
-    dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
-    if dead:
-        return "degraded", f"channel {', '.join(dead)} is missing"
+    if missing >= modality.samples:  # else no channel can be wholly missing
+        live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
+        dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
+        if dead:
+            return "degraded", f"channel {', '.join(dead)} is missing"
     if missing >= DEGRADED_SHARE * present.size:
         return "degraded", f"{missing / present.size:.1%} of the values are missing"
     return "ok", ""

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_edge import BackendError, ModalitySpec, TaskSpec, interpret
+from mmkd_edge.postprocess import DEGRADED_SHARE
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)
+TASK = TaskSpec(labels=("rest", "raise", "turn"))
+
+
+def shares(*values: float) -> np.ndarray:
+    return np.array([values], dtype=np.float32)
+
+
+def presence(missing: int = 0) -> np.ndarray:
+    present = np.ones((1, 10, 2), dtype=np.float32)
+    present.reshape(-1)[:missing] = 0
+    return present
+
+
+def test_the_most_probable_class_is_named() -> None:
+    prediction = interpret(shares(0.25, 0.125, 0.625), presence(), modality=ACC, task=TASK)
+    assert prediction.label == "turn"
+    assert prediction.index == 2
+    assert prediction.probability == 0.625
+    np.testing.assert_array_equal(prediction.probabilities, np.array([0.25, 0.125, 0.625], dtype=np.float32))
+    assert prediction.probabilities.dtype == np.float32
+    assert (prediction.status, prediction.reason, prediction.missing_share) == ("ok", "", 0.0)
+    assert prediction.modality == "acc"
+
+
+def test_the_first_of_equal_classes_is_named() -> None:
+    assert interpret(shares(0.2, 0.4, 0.4), presence(), modality=ACC, task=TASK).label == "raise"
+
+
+def test_a_few_missing_values_are_counted_and_forgiven() -> None:
+    prediction = interpret(shares(1, 0, 0), presence(1), modality=ACC, task=TASK)
+    assert (prediction.status, prediction.reason, prediction.missing_share) == ("ok", "", 0.05)
+
+
+def test_from_a_tenth_missing_a_prediction_is_degraded() -> None:
+    assert DEGRADED_SHARE == 0.1
+    prediction = interpret(shares(1, 0, 0), presence(2), modality=ACC, task=TASK)
+    assert (prediction.status, prediction.missing_share) == ("degraded", 0.1)
+    assert prediction.reason == "10.0% of the values are missing"
+    assert prediction.label == "rest"
+
+
+def test_a_dead_channel_is_named() -> None:
+    present = presence()
+    present[:, :, 1] = 0
+    prediction = interpret(shares(1, 0, 0), present, modality=ACC, task=TASK)
+    assert (prediction.status, prediction.missing_share) == ("degraded", 0.5)
+    assert prediction.reason == "channel 'y' is missing"
+
+
+def test_one_dead_channel_of_many_degrades_though_its_share_is_small() -> None:
+    many = ModalitySpec(name="acc", channels=tuple(f"c{i}" for i in range(20)), rate_hz=10.0, samples=5)
+    present = np.ones((1, 5, 20), dtype=np.float32)
+    present[:, :, 7] = 0
+    prediction = interpret(shares(1, 0, 0), present, modality=many, task=TASK)
+    assert (prediction.status, prediction.missing_share) == ("degraded", 0.05)
+    assert prediction.reason == "channel 'c7' is missing"
+
+
+def test_without_any_value_there_is_no_answer() -> None:
+    prediction = interpret(shares(0.2, 0.2, 0.6), presence(20), modality=ACC, task=TASK)
+    assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
+    assert (prediction.status, prediction.reason) == ("invalid", "all values are missing")
+    assert prediction.missing_share == 1.0
+    np.testing.assert_array_equal(prediction.probabilities, np.zeros(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (np.nan, 0.5, 0.5),
+        (0.5, 0.5, np.nan),
+        (np.nan, np.nan, np.nan),
+        (np.inf, 0.0, 0.0),
+        (-np.inf, 1.0, 0.0),
+        (np.inf, -np.inf, 0.0),
+        (1.5, -0.25, -0.25),
+        (0.9, 0.9, 0.9),
+        (0.0, 0.0, 0.0),
+    ],
+)
+def test_what_is_not_a_distribution_is_no_answer(values: tuple[float, ...]) -> None:
+    prediction = interpret(shares(*values), presence(3), modality=ACC, task=TASK)
+    assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
+    assert (prediction.status, prediction.reason) == ("invalid", "the model's answer is not a distribution")
+    assert prediction.missing_share == 0.15
+    assert np.isfinite(prediction.probabilities).all()
+
+
+def test_another_number_of_classes_is_an_error() -> None:
+    with pytest.raises(BackendError) as caught:
+        interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)
+    assert str(caught.value) == (
+        "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits=st.lists(st.floats(-80, 80), min_size=2, max_size=40), half=st.booleans())
+def test_any_softmax_is_a_distribution(logits: list[float], half: bool) -> None:
+    exact = np.exp(np.array(logits) - max(logits))
+    answer = (exact / exact.sum())[None].astype(np.float16 if half else np.float32).astype(np.float32)
+    task = TaskSpec(labels=tuple(f"class {i}" for i in range(len(logits))))
+    prediction = interpret(answer, presence(), modality=ACC, task=task)
+    assert prediction.status == "ok"
+    assert prediction.index == int(answer.argmax())
+    assert prediction.label == f"class {prediction.index}"
+
+
+def test_predictions_cannot_be_changed_and_differ_by_identity() -> None:
+    first = interpret(shares(1, 0, 0), presence(), modality=ACC, task=TASK)
+    second = interpret(shares(1, 0, 0), presence(), modality=ACC, task=TASK)
+    assert first != second
+    with pytest.raises(AttributeError):
+        first.label = "turn"  # type: ignore[misc]

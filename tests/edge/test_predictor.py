@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import (
+    BackendError,
+    BundleError,
+    EdgePredictor,
+    GateError,
+    InputError,
+    ModalitySpec,
+    Reference,
+    UsageError,
+    write_reference,
+)
+from mmkd_edge.testing import FakeBackend, fake_predictor
+
+TEMP = ModalitySpec(name="temp", channels=("a", "b", "c"), rate_hz=4.0, samples=8, normalise="per_group")
+
+
+@pytest.fixture
+def predictor(bundle_path: Path) -> Any:
+    with EdgePredictor.open(bundle_path) as opened:
+        yield opened
+
+
+def windows(count: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 20, 3)).astype(np.float32)
+
+
+def said(kind: type[Exception], call: Callable[[], object]) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_prediction_is_the_students_answer(kit: Any, predictor: EdgePredictor) -> None:
+    window = windows(1)[0]
+    prediction = predictor.predict(window)
+    _, expected = kit.answer(window)
+    # float32 against float64: see the test of the backend.
+    np.testing.assert_allclose(prediction.probabilities, expected, atol=2e-6)
+    assert prediction.label == ("rest", "raise", "turn")[int(expected.argmax())]
+    assert (prediction.status, prediction.modality) == ("ok", "acc")
+
+
+def test_a_mapping_and_a_bare_array_are_the_same_window(predictor: EdgePredictor) -> None:
+    window = windows(1)[0]
+    np.testing.assert_array_equal(
+        predictor.predict({"acc": window}).probabilities, predictor.predict(window).probabilities
+    )
+
+
+def test_however_a_window_lies_in_memory_the_answer_is_the_same(predictor: EdgePredictor) -> None:
+    window = windows(1)[0]
+    expected = predictor.predict(window).probabilities
+    read_only = window.copy()
+    read_only.flags.writeable = False
+    unaligned = np.frombuffer(b"\0" + window.tobytes(), dtype=np.float32, offset=1).reshape(20, 3)
+    wide = np.zeros((40, 6), dtype=np.float32)
+    wide[::2, ::2] = window
+    for same in (
+        read_only,
+        unaligned,
+        wide[::2, ::2],
+        np.asfortranarray(window),
+        window[::-1].copy()[::-1],
+        window.astype(">f4"),
+        window.astype(np.float64),
+    ):
+        np.testing.assert_array_equal(predictor.predict(same).probabilities, expected)
+
+
+def test_missing_values_count_as_nothing_and_are_reported(kit: Any, predictor: EdgePredictor) -> None:
+    window = windows(1)[0]
+    window[:15, :] = np.nan
+    prediction = predictor.predict(window)
+    np.testing.assert_allclose(prediction.probabilities, kit.answer(window)[1], atol=2e-6)
+    assert (prediction.status, prediction.missing_share) == ("degraded", 0.75)
+
+
+def test_a_dead_sensor_gets_no_class(predictor: EdgePredictor) -> None:
+    prediction = predictor.predict(np.full((20, 3), np.nan, dtype=np.float32))
+    assert (prediction.status, prediction.label, prediction.missing_share) == ("invalid", "", 1.0)
+    assert np.isfinite(prediction.probabilities).all()
+
+
+def test_a_result_is_not_touched_by_later_ones(predictor: EdgePredictor) -> None:
+    first, second = windows(2)
+    prediction = predictor.predict(first)
+    kept = prediction.probabilities.copy()
+    predictor.predict(second)
+    np.testing.assert_array_equal(prediction.probabilities, kept)
+
+
+def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor: EdgePredictor) -> None:
+    window = windows(1)[0]
+    before = predictor.predict(window).probabilities
+    assert said(InputError, lambda: predictor.predict(window.T)) == (
+        "modality 'acc': expected shape (T, C)=(20, 3), got (3, 20); transpose it"
+    )
+    assert said(InputError, lambda: predictor.predict({"vib": window})) == (
+        "unknown modality 'vib': this model takes 'acc'; pass {'acc': array} or the bare array"
+    )
+    np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
+
+
+# Batches.
+
+
+def test_a_batch_is_answered_window_by_window(predictor: EdgePredictor) -> None:
+    batch = windows(4)
+    batch[2, 0] = np.nan
+    singly = [predictor.predict(window).probabilities for window in batch]
+    for given in (
+        batch,
+        {"acc": batch},
+        list(batch),
+        [{"acc": window} for window in batch],
+        iter(batch),
+        batch.tolist(),
+    ):
+        answers = predictor.predict_batch(given)
+        np.testing.assert_array_equal([answer.probabilities for answer in answers], singly)
+    assert predictor.predict_batch(batch.astype(np.float64))[2].missing_share == 0.05
+
+
+def test_an_empty_batch_has_no_answers(predictor: EdgePredictor) -> None:
+    assert predictor.predict_batch([]) == []
+    assert predictor.predict_batch(np.zeros((0, 20, 3))) == []
+
+
+def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit: Any) -> None:
+    entry = kit.parts(kit.modality).manifest.models[0]
+    backend = FakeBackend([1.0, 0.0, 0.0])
+    predictor = EdgePredictor(entry=entry, backend=backend)
+    given = [*windows(2), np.zeros((19, 3))]
+    assert said(InputError, lambda: predictor.predict_batch(given)) == (
+        "window 2: modality 'acc': expected shape (T, C)=(20, 3), got (19, 3); a window is 20 samples, 2 s at 10 Hz"
+    )
+    assert backend.feeds == []
+
+
+def test_a_single_window_is_not_a_batch(predictor: EdgePredictor) -> None:
+    assert said(InputError, lambda: predictor.predict_batch(windows(1)[0])) == (
+        "modality 'acc': expected shape (N, T, C)=(N, 20, 3), got (20, 3); predict takes a single window"
+    )
+    assert said(InputError, lambda: predictor.predict_batch(3)) == (  # type: ignore[arg-type]
+        "expected windows, got int; pass an array (N, T, C) or a list of windows"
+    )
+
+
+# Opening.
+
+
+def test_what_was_opened_can_be_read(kit: Any, bundle_path: Path, predictor: EdgePredictor) -> None:
+    info = predictor.info()
+    artifact = kit.parts(kit.modality).manifest.models[0].artifacts[0]
+    assert (info.model_id, info.model, info.modality) == ("made-up-acc", "acc", "acc")
+    assert info.labels == ("rest", "raise", "turn")
+    assert (info.backend, info.precision, info.threads, info.parameters) == ("ort", "fp32", 1, 12)
+    assert info.backend_version.startswith("onnxruntime ")
+    assert (info.artifact, info.artifact_sha256) == ("acc/model.fp32.onnx", artifact.sha256)
+    assert info.bundle == str(bundle_path)
+    assert predictor.bundle is not None
+    assert info.bundle_sha256 == predictor.bundle.sha256
+    assert info.versions["numpy"] == np.__version__
+    assert set(info.versions) == {"mmkd-edge", "numpy", "python"}
+    assert predictor.backend.name == "ort"
+    assert predictor.modality == kit.modality
+    assert predictor.task.labels == info.labels
+    assert predictor.entry == kit.parts(kit.modality).manifest.models[0]
+    assert repr(predictor) == "EdgePredictor('acc', backend='ort', open)"
+
+
+def test_threads_reach_the_backend(bundle_path: Path) -> None:
+    with EdgePredictor.open(bundle_path, threads=2) as predictor:
+        assert predictor.info().threads == 2
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.0, True, "2"])
+def test_an_impossible_number_of_threads_is_refused(bundle_path: Path, threads: Any) -> None:
+    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, threads=threads)) == (
+        f"threads: expected a whole number from 1 to 256, or None; got {threads!r}"
+    )
+
+
+def test_an_unknown_backend_is_refused(bundle_path: Path) -> None:
+    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, backend="cuda")) == (  # type: ignore[arg-type]
+        "backend 'cuda' is unknown; expected 'auto' or 'ort'"
+    )
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle_path: Path) -> None:
+    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, precision="int8")) == (
+        "model 'acc' has no artifact of precision 'int8' for backend 'ort': "
+        "'acc/model.fp32.onnx' has the precision fp32; "
+        "ask for a precision that is there, or export the student with this one"
+    )
+
+
+def test_a_truncated_bundle_is_refused(bundle_path: Path) -> None:
+    bundle_path.write_bytes(bundle_path.read_bytes()[:-10])
+    assert said(BundleError, lambda: EdgePredictor.open(bundle_path)) == (
+        f"{bundle_path}: the bundle is truncated or changed: its end record is missing; copy or export it again"
+    )
+
+
+def test_a_graph_that_is_not_the_manifests_is_refused(kit: Any, tmp_path: Path) -> None:
+    longer = msgspec.structs.replace(kit.modality, samples=21)
+    path = kit.parts(kit.modality, model=kit.model(longer)).write(tmp_path / "student.edge")
+    assert said(BundleError, lambda: EdgePredictor.open(path)) == (
+        f"{path}: 'acc/model.fp32.onnx': expected the inputs acc float32 (1, 20, 3), acc_present float32 (1, 20, 3), "
+        "got acc float32 (1, 21, 3), acc_present float32 (1, 21, 3); export the bundle again"
+    )
+
+
+def test_a_graph_that_answers_nan_is_refused(kit: Any, tmp_path: Path) -> None:
+    model = kit.model(kit.modality, weights=np.full((3, 3), np.nan, dtype=np.float32))
+    path = kit.parts(kit.modality, model=model).write(tmp_path / "student.edge")
+    assert said(BackendError, lambda: EdgePredictor.open(path)) == (
+        "backend 'ort': expected finite logits float32 (1, 3) for a window of zeros, "
+        "got float32 (1, 3): [nan, nan, nan]; export the bundle again"
+    )
+
+
+def test_a_failed_opening_gives_the_file_back(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
+    bad = kit.parts(kit.modality, model=b"not a model").write(tmp_path / "bad.edge")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting descriptors, not files
+    for _ in range(5):
+        with pytest.raises(UsageError):
+            EdgePredictor.open(bundle_path, precision="fp16")
+        with pytest.raises(BackendError):
+            EdgePredictor.open(bad)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_bundle_may_be_replaced_under_an_open_predictor(kit: Any, bundle_path: Path) -> None:
+    window = windows(1)[0]
+    with EdgePredictor.open(bundle_path) as predictor:
+        before = predictor.predict(window).probabilities
+        other = kit.model(kit.modality, weights=np.zeros((3, 3), dtype=np.float32))
+        kit.parts(kit.modality, model=other).write(bundle_path)
+        np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
+        assert predictor.selftest().windows == 4
+
+
+# Closing.
+
+
+def test_a_closed_predictor_says_so(bundle_path: Path) -> None:
+    with EdgePredictor.open(bundle_path) as predictor:
+        pass
+    predictor.close()
+    for call in (
+        lambda: predictor.predict(windows(1)[0]),
+        lambda: predictor.predict_batch(windows(2)),
+        predictor.selftest,
+    ):
+        assert said(UsageError, call) == "the predictor is closed; open the bundle again"
+    assert predictor.info().model == "acc"
+    assert repr(predictor) == "EdgePredictor('acc', backend='ort', closed)"
+
+
+# The self-test.
+
+
+def test_the_self_test_compares_with_the_stored_answers(predictor: EdgePredictor) -> None:
+    result = predictor.selftest()
+    assert (result.windows, result.tolerance, result.label_agreement) == (4, 1e-5, 1.0)
+    assert 0 <= result.max_abs_error < 1e-6
+
+
+def test_a_device_that_computes_something_else_fails_the_self_test(kit: Any, tmp_path: Path) -> None:
+    weights = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=np.float32)
+    path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=2 * weights)).write(tmp_path / "student.edge")
+    golden = kit.golden(kit.modality)
+    doubled = [np.abs(kit.answer(2 * window)[0] - kit.answer(window)[0]).max() for window in golden.windows]
+    with EdgePredictor.open(path) as predictor:
+        text = said(GateError, predictor.selftest)
+        version = predictor.backend.version
+    prefix, suffix = text.split("got a difference of ")
+    worst = int(np.argmax(doubled))
+    assert prefix == (f"{path}: self-test: golden window {worst}: expected the stored answer within 1e-05, ")
+    assert float(suffix.split(";")[0]) == pytest.approx(max(doubled), rel=1e-4)
+    assert suffix.split("; ")[1] == (
+        f"{version} computes another result here than at export: do not use it on this device"
+    )
+
+
+def test_an_answer_of_nan_fails_the_self_test(kit: Any, bundle_path: Path) -> None:
+    with EdgePredictor.open(bundle_path) as opened:
+        predictor = EdgePredictor(entry=opened.entry, backend=FakeBackend([np.nan, 0.5, 0.5]), bundle=opened.bundle)
+        assert "got a difference of nan" in said(GateError, predictor.selftest)
+
+
+def test_a_predictor_without_a_bundle_has_no_self_test(kit: Any) -> None:
+    predictor = fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b"))
+    assert said(UsageError, predictor.selftest) == (
+        "self-test: this predictor was made without a bundle and has no golden windows"
+    )
+
+
+# Modalities that are normalised per group.
+
+
+@pytest.fixture
+def temp_bundle(kit: Any, tmp_path: Path) -> Path:
+    parts = kit.parts(TEMP, model=kit.model(TEMP), golden=kit.golden(TEMP), name="temp")
+    written: Path = parts.write(tmp_path / "temp.edge")
+    return written
+
+
+def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle: Path) -> None:
+    with EdgePredictor.open(temp_bundle) as predictor:
+        assert predictor.selftest().windows == 4
+        window = np.zeros((8, 3))
+        for call in (lambda: predictor.predict(window), lambda: predictor.predict_batch([window])):
+            assert said(InputError, call) == (
+                "modality 'temp' is normalised per group and raw values need the group's statistics; "
+                "run mmkd-data reference DATA --modality temp -o FILE on its first windows "
+                "and open the bundle with EdgePredictor.open(..., reference=FILE)"
+            )
+
+
+def test_with_a_reference_raw_values_are_normalised(kit: Any, temp_bundle: Path, tmp_path: Path) -> None:
+    reference = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
+    write_reference(tmp_path / "temp.json", reference)
+    raw = np.random.default_rng(1).normal((36, 20, 5), (0.5, 2, 1), size=(8, 3)).astype(np.float32)
+    raw[3, 1] = np.nan
+    scores = (raw - np.array([36, 20, 5])) / np.array([0.5, 2, 1])
+    for given in (tmp_path / "temp.json", str(tmp_path / "temp.json"), reference):
+        with EdgePredictor.open(temp_bundle, reference=given) as predictor:
+            assert predictor.reference == reference
+            prediction = predictor.predict(raw)
+            np.testing.assert_allclose(prediction.probabilities, kit.answer(scores)[1], atol=2e-6)
+            assert prediction.missing_share == 1 / 24
+            assert predictor.selftest().windows == 4
+
+
+def test_a_reference_for_another_modality_is_refused(bundle_path: Path, temp_bundle: Path, tmp_path: Path) -> None:
+    reference = Reference(modality="eda", mean=(1.0,), std=(1.0,))
+    path = tmp_path / "eda.json"
+    write_reference(path, reference)
+    assert said(UsageError, lambda: EdgePredictor.open(temp_bundle, reference=path)) == (
+        f"{path}: expected a reference of modality 'temp', got one of 'eda'"
+    )
+    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, reference=reference)) == (
+        "modality 'acc' takes raw values and no reference; open the bundle without one"
+    )
+
+
+# Threads, and what the runtime must not do.
+
+
+def test_threads_get_the_answers_that_one_thread_gets(predictor: EdgePredictor) -> None:
+    batch = windows(16)
+    batch[::3, :7] = np.nan
+    expected = [predictor.predict(window).probabilities for window in batch]
+    wrong: list[int] = []
+
+    def ask(offset: int) -> None:
+        for turn in range(300):
+            index = (turn + offset) % len(batch)
+            if not np.array_equal(predictor.predict(batch[index]).probabilities, expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=ask, args=(offset,)) for offset in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_closing_under_load_gives_answers_or_clear_errors(bundle_path: Path) -> None:
+    predictor = EdgePredictor.open(bundle_path)
+    window = windows(1)[0]
+    unexpected: list[BaseException] = []
+    started = threading.Barrier(5)
+
+    def ask() -> None:
+        started.wait()
+        try:
+            while True:
+                predictor.predict(window)
+        except (UsageError, BackendError):
+            pass
+        except BaseException as error:
+            unexpected.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    predictor.close()
+    for thread in threads:
+        thread.join()
+    assert unexpected == []
+
+
+def test_no_socket_is_opened_and_nothing_is_printed(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with EdgePredictor.open(bundle_path) as predictor:
+        predictor.predict(windows(1)[0])
+        predictor.selftest()
+        predictor.info()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_predictor_that_is_not_closed_ends_quietly(bundle_path: Path) -> None:
+    script = (
+        "import sys, numpy as np; from mmkd_edge import EdgePredictor\n"
+        "predictor = EdgePredictor.open(sys.argv[1])\n"
+        "print(predictor.predict(np.zeros((20, 3))).label)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script, bundle_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("rest\n", "")

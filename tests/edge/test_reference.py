@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge import ModalitySpec, Reference, UsageError, read_reference, write_reference
+from mmkd_edge.reference import check_reference
+
+TEMP = ModalitySpec(name="temp", channels=("wrist", "room"), rate_hz=4.0, samples=8, normalise="per_group")
+AGAIN = "; make it again with mmkd-data reference"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_reference(path)
+    return str(caught.value)
+
+
+def test_a_reference_survives_its_file(tmp_path: Path) -> None:
+    reference = Reference(modality="temp", mean=(36.25, 21.0), std=(0.5, 1.0))
+    write_reference(tmp_path / "temp.json", reference)
+    assert read_reference(tmp_path / "temp.json") == reference
+    assert json.loads((tmp_path / "temp.json").read_text()) == {
+        "format_version": 1,
+        "modality": "temp",
+        "mean": [36.25, 21.0],
+        "std": [0.5, 1.0],
+    }
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    path = tmp_path / "temp.json"
+    assert refusal(path) == (
+        f"{path}: expected a reference written by mmkd-data reference, found no such file; check the path"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not a reference: not a JSON document: Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "not a reference: Object missing required field `modality`"),
+        (
+            '{"modality": "t", "mean": [1], "std": [1], "unit": "K"}',
+            "not a reference: Object contains unknown field `unit`",
+        ),
+        (
+            '{"modality": "t", "mean": ["1"], "std": [1]}',
+            "not a reference: Expected `float`, got `str` - at `$.mean[0]`",
+        ),
+        ('{"modality": "t", "mean": [NaN], "std": [1]}', "not a reference: mean[0]: expected a finite number, got nan"),
+        ('{"format_version": 2, "modality": "t", "mean": [1], "std": [1]}', "format_version: expected 1, got 2"),
+        (
+            '{"modality": "t", "mean": [1, 2], "std": [1]}',
+            "mean and std: expected one number each per channel, got 2 and 1",
+        ),
+        (
+            '{"modality": "t", "mean": [], "std": []}',
+            "mean and std: expected one number each per channel, got 0 and 0",
+        ),
+        ('{"modality": "t", "mean": [1], "std": [0]}', "std[0]: expected a finite number above 0, got 0.0"),
+        ('{"modality": "t", "mean": [1], "std": [-1]}', "std[0]: expected a finite number above 0, got -1.0"),
+    ],
+)
+def test_what_cannot_normalise_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "temp.json"
+    path.write_text(text)
+    assert refusal(path) == f"{path}: {says}{AGAIN}"
+
+
+def test_a_huge_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "temp.json"
+    path.write_bytes(b" " * (2 << 20))
+    assert refusal(path) == f"{path}: expected a reference of at most 1048576 bytes, got more"
+
+
+@pytest.mark.parametrize("std", [0.0, float("nan"), float("inf")])
+def test_an_unusable_reference_is_not_written(tmp_path: Path, std: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        write_reference(tmp_path / "temp.json", Reference(modality="temp", mean=(1.0,), std=(std,)))
+    assert str(caught.value) == f"reference of modality 'temp': std[0]: expected a finite number above 0, got {std}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reference_must_be_of_the_modality_and_its_channels() -> None:
+    good = Reference(modality="temp", mean=(1.0, 2.0), std=(1.0, 1.0))
+    check_reference(good, TEMP)
+    raw = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=4.0, samples=8)
+    other = Reference(modality="eda", mean=(1.0, 2.0), std=(1.0, 1.0))
+    short = Reference(modality="temp", mean=(1.0,), std=(1.0,))
+    for reference, modality, says in (
+        (good, raw, "modality 'acc' takes raw values and no reference; open the bundle without one"),
+        (other, TEMP, "expected a reference of modality 'temp', got one of 'eda'"),
+        (short, TEMP, "reference of modality 'temp': expected 2 channels (wrist, room), got 1"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_reference(reference, modality)
+        assert str(caught.value) == says

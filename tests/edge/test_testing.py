@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmkd_edge import BackendError, EdgePredictor, InputError, ModalitySpec, Reference
+from mmkd_edge.backends import Backend
+from mmkd_edge.manifest import Manifest, decode_manifest, encode_manifest
+from mmkd_edge.testing import FakeBackend, Feeds, fake_entry, fake_predictor
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
+LABELS = ("ok", "worn")
+
+
+def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given() -> None:
+    predictor = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
+    prediction = predictor.predict([[1, 2], [3, 4], [np.nan, 6], [7, 8]])
+    assert (prediction.label, prediction.probability) == ("worn", 0.75)
+    backend = predictor.backend
+    assert isinstance(backend, FakeBackend)
+    (feeds,) = backend.feeds
+    np.testing.assert_array_equal(feeds["acc"], [[[1, 2], [3, 4], [0, 6], [7, 8]]])
+    np.testing.assert_array_equal(feeds["acc_present"], [[[1, 1], [1, 1], [0, 1], [1, 1]]])
+    assert predictor.info().backend == "fake"
+    assert predictor.info().bundle == ""
+
+
+def test_a_fake_can_answer_by_a_function() -> None:
+    def answer(feeds: Feeds) -> list[float]:
+        return [0.0, 1.0] if feeds["acc"].mean() > 5 else [1.0, 0.0]
+
+    predictor = fake_predictor(answer, modality=ACC, labels=LABELS)
+    assert [p.label for p in predictor.predict_batch(np.stack([np.zeros((4, 2)), np.full((4, 2), 9)]))] == list(LABELS)
+
+
+def test_a_fake_can_fail() -> None:
+    def fail(feeds: Feeds) -> list[float]:
+        raise BackendError("the engine is gone")
+
+    with pytest.raises(BackendError, match=r"\Athe engine is gone\Z"):
+        fake_predictor(fail, modality=ACC, labels=LABELS).predict(np.zeros((4, 2)))
+
+
+def test_a_fake_checks_windows_as_a_device_does() -> None:
+    with pytest.raises(InputError) as caught:
+        fake_predictor([1, 0], modality=ACC, labels=LABELS).predict(np.zeros((2, 4)))
+    assert str(caught.value) == "modality 'acc': expected shape (T, C)=(4, 2), got (2, 4); transpose it"
+
+
+def test_a_fake_takes_a_reference() -> None:
+    temp = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=2, normalise="per_group")
+    reference = Reference(modality="temp", mean=(30.0,), std=(2.0,))
+    predictor = fake_predictor([1, 0], modality=temp, labels=LABELS, reference=reference)
+    predictor.predict([[32.0], [28.0]])
+    backend = predictor.backend
+    assert isinstance(backend, FakeBackend)
+    np.testing.assert_array_equal(backend.feeds[0]["temp"], [[[1], [-1]]])
+
+
+def test_closing_the_predictor_closes_the_fake() -> None:
+    backend = FakeBackend([1, 0])
+    with EdgePredictor(entry=fake_entry(modality=ACC, labels=LABELS), backend=backend):
+        assert not backend.closed
+    assert backend.closed
+
+
+def test_a_fake_is_a_backend_with_the_tensors_of_its_entry() -> None:
+    entry = fake_entry(modality=ACC, labels=LABELS)
+    backend: Backend = FakeBackend([0.5, 0.5], inputs=entry.inputs, outputs=entry.outputs)
+    feeds = {spec.name: np.ones(spec.shape, np.float32) for spec in backend.inputs}
+    for spec, answer in zip(backend.outputs, backend.run(feeds), strict=True):
+        assert (answer.shape, answer.dtype) == (spec.shape, np.float32)
+        assert np.isfinite(answer).all()
+
+
+def test_a_fake_entry_fits_into_a_manifest() -> None:
+    entry = fake_entry(modality=ACC, labels=LABELS)
+    files = tuple(type(entry.golden)(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
+    manifest = Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
+    assert decode_manifest(encode_manifest(manifest)) == manifest

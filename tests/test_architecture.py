@@ -1,0 +1,185 @@
+"""Which package may import what, read from the code itself and tried in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "mmkd_edge": ROOT / "mmkd_edge",
+    "mmkd_export": ROOT / "export" / "mmkd_export",
+    "mmkd_bench": ROOT / "benchmarks" / "mmkd_bench",
+    "mmkd_models": ROOT / "models" / "mmkd_models",
+    "mmkd_report": ROOT / "reports" / "mmkd_report",
+}
+MAY_IMPORT = {
+    "mmkd_edge": set[str](),
+    "mmkd_report": set[str](),
+    "mmkd_bench": {"mmkd_edge"},
+    "mmkd_models": {"mmkd_edge"},
+    "mmkd_export": {"mmkd_edge", "mmkd_models"},
+}
+# Joining the packages is the work of commands; these may import any of them, inside their functions.
+JOINERS = {"cli.py", "mmkd_bench/rivals.py", "mmkd_export/demo_cli.py"}
+# What a module may import while it is being imported, the standard library and the project aside.
+AT_THE_TOP = {
+    "mmkd_edge": {"numpy", "msgspec"},
+    "mmkd_bench": {"numpy", "msgspec", "typer", "rich", "psutil"},
+    "mmkd_export": {"numpy", "msgspec", "typer", "rich"},
+    "mmkd_models": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors", "lightning", "lightning_fabric"},
+    "mmkd_report": {"numpy", "msgspec"},
+}
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+BLOCKED = ("torch", "onnx", "onnxruntime", "openvino", "cv2")
+
+FILES = [(package, path) for package, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]
+
+
+def label(path: Path) -> str:
+    """`mmkd_bench/rivals.py`: a file as its package sees it."""
+    folder = next(folder for folder in PACKAGES.values() if folder in path.parents)
+    return path.relative_to(folder.parent).as_posix()
+
+
+def for_types_only(node: ast.AST) -> bool:
+    """Whether this is `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool, ast.Import | ast.ImportFrom]]:
+    """The first part of each imported name, and whether importing the module is enough to import it."""
+
+    def walk(node: ast.AST, at_the_top: bool) -> Iterator[tuple[str, bool, ast.Import | ast.ImportFrom]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield alias.name.split(".")[0], at_the_top, child
+            elif isinstance(child, ast.ImportFrom):
+                yield (child.module or "").split(".")[0], at_the_top, child
+            else:
+                late = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or for_types_only(child)
+                yield from walk(child, at_the_top and not late)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def is_joiner(path: Path) -> bool:
+    return path.name in JOINERS or label(path) in JOINERS
+
+
+def strays(package: str, path: Path) -> Iterator[str]:
+    for name, at_the_top, node in imports(path):
+        where = f"{label(path)}:{node.lineno}"
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield f"{where}: a relative import"
+        elif name in PACKAGES:
+            allowed = name == package or name in MAY_IMPORT[package] or (is_joiner(path) and not at_the_top)
+            if not allowed:
+                yield f"{where}: {package} may not import {name}"
+        elif at_the_top and name not in sys.stdlib_module_names and name not in AT_THE_TOP[package]:
+            yield f"{where}: {name} is imported at the top, not inside the function that uses it"
+
+
+@pytest.mark.parametrize(("package", "path"), FILES, ids=[label(path) for _, path in FILES])
+def test_a_module_imports_only_what_its_package_may(package: str, path: Path) -> None:
+    assert list(strays(package, path)) == []
+
+
+def test_every_package_has_modules() -> None:
+    assert {package for package, _ in FILES} == set(PACKAGES)
+
+
+def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
+    source = (
+        "import torch.nn\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import onnx\n"
+        "try:\n    import cv2\nexcept ImportError:\n    pass\n"
+        "class A:\n    import openvino\n    def f(self):\n        import aeon\n"
+        "def g():\n    from mmkd_models import x\n"
+    )
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    assert [(name, top) for name, top, _ in imports(path)] == [
+        ("torch", True),
+        ("typing", True),
+        ("onnx", False),
+        ("cv2", True),
+        ("openvino", True),
+        ("aeon", False),
+        ("mmkd_models", False),
+    ]
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert [label(path) for _, path in FILES if BANNED_NAMES & {*path.parts, path.stem}] == []
+
+
+def test_only_commands_print() -> None:
+    printing = [
+        label(path)
+        for _, path in FILES
+        if not path.name.endswith("cli.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert printing == []
+
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+package, blocked = sys.argv[1], sys.argv[2].split(",")
+for name in blocked:
+    sys.modules[name] = None
+top = importlib.import_module(package)
+for module in pkgutil.walk_packages(top.__path__, package + "."):
+    importlib.import_module(module.name)
+print(*sorted({name.split(".")[0] for name, module in sys.modules.items() if module is not None}))
+"""
+
+
+def imported_by(package: str, blocked: tuple[str, ...]) -> set[str]:
+    """What is imported, first name parts, after every module of the package was, in a fresh interpreter."""
+    command = [sys.executable, "-c", IMPORT_EVERYTHING, package, ",".join(blocked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("package", ["mmkd_edge", "mmkd_bench"])
+def test_a_device_can_import_everything_without_heavy_libraries(package: str) -> None:
+    assert package in imported_by(package, BLOCKED)
+
+
+def test_the_runtime_needs_numpy_and_msgspec_alone() -> None:
+    # What the interpreter itself imports at start (an editable install's finder, for one) is there without us too.
+    start = subprocess.run(
+        [sys.executable, "-c", "import sys; print(*{name.split('.')[0] for name in sys.modules})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = imported_by("mmkd_edge", ("typer", "rich", "psutil", *BLOCKED))
+    # typing_extensions: msgspec imports it where it is installed, and does without where not.
+    assert found - sys.stdlib_module_names - set(start.stdout.split()) - {"__mp_main__"} <= {
+        "mmkd_edge",
+        "numpy",
+        "msgspec",
+        "typing_extensions",
+    }
+
+
+def test_importing_the_runtime_opens_no_engine() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import mmkd_edge, sys; print('onnxruntime' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
