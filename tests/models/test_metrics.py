@@ -1,0 +1,57 @@
+"""Scores against scikit-learn's."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
+
+from mmkd_models.evaluate.metrics import scores_from_answers
+
+pairs = st.integers(2, 6).flatmap(
+    lambda classes: st.tuples(
+        st.just(classes),
+        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=40),
+    )
+)
+
+
+@given(pairs)
+@settings(max_examples=60, deadline=None)
+def test_every_figure_equals_scikit_learns(drawn: tuple[int, list[tuple[int, int]]]) -> None:
+    classes, rows = drawn
+    truth, answers = np.array(rows, dtype=np.int64).T
+    scores = scores_from_answers(truth, answers, classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scikit-learn warns of answers that never occur in the truth
+        expected = balanced_accuracy_score(truth, answers)
+        confusion = confusion_matrix(truth, answers, labels=np.arange(classes))
+    # The same few float64 divisions in another order.
+    assert scores.accuracy == pytest.approx(accuracy_score(truth, answers), abs=1e-12)
+    assert scores.balanced_accuracy == pytest.approx(expected, abs=1e-12)
+    assert scores.macro_f1 == pytest.approx(f1_score(truth, answers, average="macro"), abs=1e-12)
+    assert np.array_equal(np.array(scores.confusion), confusion)
+
+
+def test_a_hand_made_case_has_the_figures_worked_out_by_hand() -> None:
+    scores = scores_from_answers(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 2)
+    assert scores.accuracy == 3 / 4
+    assert scores.balanced_accuracy == pytest.approx((2 / 3 + 1) / 2)
+    assert scores.macro_f1 == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert scores.confusion == ((2, 1), (0, 1))
+
+
+def test_a_class_that_never_occurs_does_not_count() -> None:
+    with_third = scores_from_answers(np.array([0, 1]), np.array([0, 1]), 3)
+    assert (with_third.balanced_accuracy, with_third.macro_f1) == (1.0, 1.0)
+
+
+def test_figures_are_had_by_their_name() -> None:
+    scores = scores_from_answers(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 2)
+    assert scores.metric("accuracy") == scores.accuracy
+    assert scores.metric("balanced_accuracy") == scores.balanced_accuracy
+    assert scores.metric("macro_f1") == scores.macro_f1

@@ -1,0 +1,448 @@
+"""Encoders, student and teacher: shapes, masks, invariances, and the features against numpy."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config, teacher_config
+from mmkd_models.losses.attention import aligned_map
+from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd
+from mmkd_models.networks.student import ExportStudent, Student
+from mmkd_models.networks.teacher import Teacher, hide_modalities
+
+ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8)
+LENGTHS = [1, 2, 3, 15, 30, 60, 64, 100, 201, 1000]
+
+Inputs = dict[str, tuple[Tensor, Tensor]]
+
+
+def modality(name: str = "acc", *, samples: int = 40, channels: int = 2, rate_hz: float = 20.0) -> ModalitySpec:
+    return ModalitySpec(name=name, channels=tuple(f"c{i}" for i in range(channels)), rate_hz=rate_hz, samples=samples)
+
+
+def window(spec: ModalitySpec, *, batch: int = 3, seed: int = 0, missing: float = 0.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(batch, *spec.shape, generator=generator)
+    present = (torch.rand(values.shape, generator=generator) >= missing).float()
+    return values * present, present
+
+
+def student(spec: ModalitySpec, *, classes: int = 3) -> Student:
+    torch.manual_seed(0)
+    return Student(spec, classes, StudentConfig(preset="test", encoder=ENCODER)).eval()
+
+
+SENSORS = [
+    modality("acc", samples=40, channels=3, rate_hz=20.0),
+    modality("gyro", samples=20, channels=1, rate_hz=10.0),
+    modality("audio", samples=200, channels=2, rate_hz=100.0),
+    modality("power", samples=15, channels=4, rate_hz=7.5),
+    modality("heat", samples=2, channels=1, rate_hz=1.0),
+]
+
+
+def teacher(specs: Sequence[ModalitySpec]) -> Teacher:
+    torch.manual_seed(0)
+    return Teacher(specs, 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2)).eval()
+
+
+def windows(specs: Sequence[ModalitySpec], *, missing: float = 0.0) -> Inputs:
+    return {spec.name: window(spec, seed=number, missing=missing) for number, spec in enumerate(specs)}
+
+
+def absent(inputs: Inputs, *names: str) -> Inputs:
+    return {
+        name: (torch.zeros_like(v), torch.zeros_like(p)) if name in names else (v, p) for name, (v, p) in inputs.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("tiny", 60_000), ("small", 200_000), ("medium", 800_000), ("base", 2_700_000)]
+)
+def test_a_preset_has_about_the_size_it_promises(preset: Preset, parameters: int) -> None:
+    network = Student(modality(samples=200, channels=3), 5, student_config(preset))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=0.1)
+
+
+def test_teachers_grow_with_their_preset() -> None:
+    presets: tuple[Preset, ...] = ("tiny", "small", "medium", "base")
+    sizes = [sum(p.numel() for p in Teacher(SENSORS[:2], 3, teacher_config(p)).parameters()) for p in presets]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 10 * sizes[0]
+
+
+@pytest.mark.parametrize("make", [student_config, teacher_config])
+def test_an_unknown_preset_names_the_known_ones(make: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        make("huge")  # type: ignore[operator]
+    assert str(caught.value) == "preset 'huge': expected one of tiny, small, medium, base; choose one of these sizes"
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"width": 17}, {"depth": 0}, {"dropout": 1.0}, {"most_tokens": 0}])
+def test_sizes_that_describe_no_network_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError) as caught:
+        EncoderConfig(**{"width": 16, "heads": 2, "depth": 1, **wrong})  # type: ignore[arg-type]
+    assert str(caught.value) == "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)"
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_every_window_length_gives_tokens_within_the_limit(samples: int) -> None:
+    spec = modality(samples=samples)
+    output = student(spec)(*window(spec), taps=True)
+    length = student(spec).encoder.length
+    assert 1 <= length <= ENCODER.most_tokens
+    assert output.logits.shape == (3, 3)
+    assert output.embedding.shape == (3, 16)
+    assert [h.shape for h in output.hidden] == [(3, length + EXTRA_TOKENS, 16)] * 2
+    assert [a.shape for a in output.attention] == [(3, 2, length + EXTRA_TOKENS, length + EXTRA_TOKENS)] * 2
+    assert bool(output.logits.isfinite().all())
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+def test_asking_for_maps_does_not_change_the_answer(missing: float) -> None:
+    spec = modality(samples=100)
+    values, present = window(spec, missing=missing)
+    present[0, :50] = 0
+    network = student(spec)
+    fused, mapped = network(values * present, present), network(values * present, present, taps=True)
+    # Two orders of the same float32 sums over 10 keys and 16 columns: a few roundings of 1e-7, measured below 1e-6.
+    torch.testing.assert_close(mapped.logits, fused.logits, atol=5e-6, rtol=0)
+    assert fused.attention == ()
+    assert fused.hidden == ()
+
+
+def test_asking_a_teacher_for_maps_does_not_change_the_answer() -> None:
+    network, inputs = teacher(SENSORS[:3]), windows(SENSORS[:3], missing=0.3)
+    fused, mapped = network(inputs), network(inputs, taps=True)
+    torch.testing.assert_close(mapped.logits, fused.logits, atol=5e-6, rtol=0)  # as for the student, four layers
+    assert (fused.hidden, fused.cross_attention, fused.self_attention) == ({}, {}, {})
+
+
+def test_asking_for_maps_hardly_changes_the_answer_of_an_empty_window() -> None:
+    spec = modality()
+    network, nothing = student(spec), torch.zeros(1, *spec.shape)
+    fused, mapped = network(nothing, nothing).logits, network(nothing, nothing, taps=True).logits
+    # Every score is near MASKED = -1e4, where float32 has steps of 1e-3, so weights differ by 1e-3 of themselves.
+    torch.testing.assert_close(mapped, fused, atol=2e-3, rtol=0)
+
+
+def test_rows_of_attention_sum_to_one_and_missing_keys_get_nothing() -> None:
+    spec = modality(samples=64)
+    values, present = window(spec)
+    present[:, :32] = 0  # the first four of eight tokens
+    output = student(spec)(values * present, present, taps=True)
+    for weights in output.attention:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5, rtol=0)
+        assert weights[..., :4].abs().max() == 0
+
+
+@given(st.integers(0, 100), st.floats(0.05, 0.95))
+@settings(max_examples=15, deadline=None)
+def test_values_where_nothing_is_present_never_change_the_output(seed: int, missing: float) -> None:
+    spec = modality(samples=30)
+    values, present = window(spec, seed=seed, missing=missing)
+    garbage = values + (1 - present) * torch.randn(values.shape, generator=torch.Generator().manual_seed(seed)) * 1e6
+    network = student(spec)
+    assert torch.equal(network(garbage, present).logits, network(values, present).logits)
+
+
+def test_a_missing_value_is_not_a_zero() -> None:
+    spec = modality()
+    values, present = window(spec)
+    values[:, 10:20] = 0
+    hidden = present.clone()
+    hidden[:, 10:20] = 0
+    network = student(spec)
+    assert not torch.allclose(network(values, present).logits, network(values, hidden).logits, atol=1e-4)
+
+
+def test_an_empty_window_has_finite_outputs_and_gradients() -> None:
+    spec = modality()
+    network, nothing = student(spec), torch.zeros(2, *spec.shape)
+    logits = network(nothing, nothing).logits
+    logits.sum().backward()
+    assert bool(logits.isfinite().all())
+    assert torch.equal(logits[0], logits[1])
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+def test_a_teacher_without_any_modality_left_stays_finite() -> None:
+    network = teacher(SENSORS[:3])
+    output = network(absent(windows(SENSORS[:3]), "acc", "gyro", "audio"), taps=True)
+    assert bool(output.logits.isfinite().all())
+    assert all(bool(m.isfinite().all()) for maps in output.cross_attention.values() for m in maps)
+
+
+def test_a_glitch_is_clipped_before_it_owns_the_window() -> None:
+    front = FrontEnd(modality(), 4)
+    values, present = window(modality())
+    values[:, 5] = 1e9
+    assert front(values, present)[0][..., :2].abs().max() == 8.0  # standard deviations of the training data
+
+
+def test_reordering_the_batch_reorders_the_output() -> None:
+    order = torch.tensor([2, 0, 1])
+    network, inputs = teacher(SENSORS[:3]), windows(SENSORS[:3], missing=0.2)
+    shuffled = {name: (v[order], p[order]) for name, (v, p) in inputs.items()}
+    torch.testing.assert_close(network(shuffled).logits, network(inputs).logits[order], atol=5e-6, rtol=0)
+
+
+def test_a_window_alone_is_judged_as_in_a_batch() -> None:
+    network, inputs = teacher(SENSORS[:2]), windows(SENSORS[:2], missing=0.2)
+    alone = network({name: (v[1:2], p[1:2]) for name, (v, p) in inputs.items()}).logits
+    torch.testing.assert_close(alone[0], network(inputs).logits[1], atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count: int) -> None:
+    specs = SENSORS[:count]
+    network = teacher(specs)
+    output = network(windows(specs, missing=0.1), taps=True)
+    tokens = {name: network.encoders[name].length + EXTRA_TOKENS for name in network.names}
+    assert output.logits.shape == (3, 3)
+    assert output.embedding.shape == (3, 16)
+    assert set(output.pooled) == {spec.name for spec in specs}
+    layers = 2 if count > 1 else 0
+    for name in network.names:
+        others = sum(length for other, length in tokens.items() if other != name)
+        assert [m.shape for m in output.self_attention[name]] == [(3, 2, tokens[name], tokens[name])] * 2
+        assert [m.shape for m in output.cross_attention[name]] == [(3, 2, tokens[name], others)] * layers
+        assert [h.shape for h in output.hidden[name]] == [(3, tokens[name], 16)] * (2 + layers)
+
+
+@pytest.mark.parametrize("student_of", ["acc", "gyro", "audio"])
+def test_cross_attention_on_the_students_keys_sums_to_one(student_of: str) -> None:
+    network = teacher(SENSORS[:3])
+    output = network(windows(SENSORS[:3], missing=0.3), taps=True)
+    length = network.encoders[student_of].length
+    assert isinstance(length, int)
+    aligned = aligned_map(
+        output.cross_attention[student_of][-1],
+        source_lengths=[network.encoders[name].length for name in network.names if name != student_of],  # type: ignore[misc]
+        length=length,
+        extra=EXTRA_TOKENS,
+    )
+    assert aligned.shape == (3, length + EXTRA_TOKENS, length + EXTRA_TOKENS)
+    torch.testing.assert_close(aligned.sum(-1), torch.ones(aligned.shape[:-1]), atol=1e-5, rtol=0)
+
+
+def test_what_an_absent_modality_holds_never_changes_the_output() -> None:
+    network, inputs = teacher(SENSORS[:3]), absent(windows(SENSORS[:3]), "gyro")
+    garbage = {**inputs, "gyro": (torch.full_like(inputs["gyro"][0], 123.0), inputs["gyro"][1])}
+    assert torch.equal(network(garbage).logits, network(inputs).logits)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_absent_modality_has_no_say_whatever_its_encoder_learnt(count: int) -> None:
+    network, inputs = teacher(SENSORS[:count]), absent(windows(SENSORS[:count]), "gyro")
+    before = network(inputs).logits
+    with torch.no_grad():
+        for part in (network.encoders["gyro"], network.pools["gyro"]):
+            for parameter in part.parameters():
+                parameter.add_(torch.randn(parameter.shape))
+    assert torch.equal(network(inputs).logits, before)
+
+
+def test_a_present_modality_has_a_say() -> None:
+    network, inputs = teacher(SENSORS[:2]), windows(SENSORS[:2])
+    assert not torch.allclose(network(absent(inputs, "gyro")).logits, network(inputs).logits, atol=1e-4)
+
+
+def test_every_parameter_of_a_teacher_learns() -> None:
+    network = teacher(SENSORS[:3]).train()
+    network(windows(SENSORS[:3], missing=0.1)).logits.square().sum().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert silent == []
+
+
+def test_a_teacher_without_modalities_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        teacher([])
+    assert str(caught.value) == "teacher: expected at least one modality, got none; name those it shall use"
+
+
+def there(inputs: Inputs) -> Tensor:
+    return torch.stack([present.flatten(1).any(1) for _, present in inputs.values()])  # (M, B)
+
+
+@given(st.integers(0, 1000), st.integers(2, 5), st.floats(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_modality_dropout_takes_at_most_one_and_never_the_last_one(seed: int, count: int, share: float) -> None:
+    inputs = windows(SENSORS[:count])
+    generator = torch.Generator().manual_seed(seed)
+    gone = torch.rand(count, 3, generator=generator) < share
+    inputs = {
+        name: (v * ~gone[i][:, None, None], p * ~gone[i][:, None, None])
+        for i, (name, (v, p)) in enumerate(inputs.items())
+    }
+    before = there(inputs)
+    after = there(hide_modalities(inputs, 1.0, generator))
+    assert bool((after <= before).all())
+    assert bool(((before.sum(0) - after.sum(0)) <= 1).all())
+    assert bool((after.any(0) == before.any(0)).all())
+
+
+def test_modality_dropout_with_certainty_takes_exactly_one_and_leaves_its_input_alone() -> None:
+    inputs = windows(SENSORS[:3])
+    copies = {name: (v.clone(), p.clone()) for name, (v, p) in inputs.items()}
+    hidden = hide_modalities(inputs, 1.0, torch.Generator().manual_seed(0))
+    assert there(hidden).sum(0).tolist() == [2, 2, 2]
+    for name, (values, present) in hidden.items():
+        assert torch.equal(values, inputs[name][0] * present.amax((1, 2), keepdim=True))
+        assert torch.equal(copies[name][0], inputs[name][0])
+        assert torch.equal(copies[name][1], inputs[name][1])
+
+
+@pytest.mark.parametrize(("count", "probability"), [(1, 1.0), (3, 0.0)])
+def test_modality_dropout_without_cause_changes_nothing(count: int, probability: float) -> None:
+    inputs = windows(SENSORS[:count])
+    assert hide_modalities(inputs, probability, torch.Generator().manual_seed(0)) == inputs
+
+
+def test_modality_dropout_hides_about_the_share_it_is_told_to() -> None:
+    spec = modality(samples=1, channels=1)
+    inputs = {name: (torch.ones(4000, 1, 1), torch.ones(4000, 1, 1)) for name in (spec.name, "other")}
+    hidden = hide_modalities(inputs, 0.2, torch.Generator().manual_seed(0))
+    shares = [1 - present.mean().item() for _, present in hidden.values()]
+    # Each of two loses 0.1 of 4,000 windows: one standard deviation is 0.0047.
+    assert shares == pytest.approx([0.1, 0.1], abs=0.02)
+
+
+def test_key_scores_follow_the_samples_behind_each_token() -> None:
+    spec = modality(samples=6, channels=2)
+    encoder = Encoder(spec, EncoderConfig(width=8, heads=1, depth=1, most_tokens=3))  # three tokens of two samples
+    present = torch.zeros(3, 6, 2)
+    present[0, 1, 0] = 1  # one channel of one sample is enough for its token
+    present[1, 4:] = 1
+    assert encoder.key_bias(present).tolist() == [
+        [0, MASKED, MASKED, 0, 0],
+        [MASKED, MASKED, 0, 0, 0],
+        [MASKED] * 5,
+    ]
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_the_spectrum_is_the_power_of_numpys_rfft(samples: int) -> None:
+    front = FrontEnd(modality(samples=samples, channels=1), 6)
+    signal = np.random.default_rng(0).standard_normal(samples)
+    hann = np.hanning(samples + 2)[1:-1]
+    bins = max(1, samples // 2)
+    expected = np.abs(np.fft.rfft(signal * hann)) ** 2 / (hann**2).sum()
+    expected = expected[1 : bins + 1] if samples > 1 else expected[:1]
+    real, imaginary = (torch.from_numpy(signal).float() @ front.spectrum_basis).chunk(2)
+    # float32 sums of up to 1,000 products.
+    np.testing.assert_allclose((real**2 + imaginary**2).numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_bands_average_every_bin_exactly_once(samples: int) -> None:
+    bands = FrontEnd(modality(samples=samples), 6).spectrum_bands  # (F, bands)
+    assert bands.shape[0] == max(1, samples // 2)
+    assert bool(((bands > 0).sum(1) == 1).all())
+    torch.testing.assert_close(bands.sum(0), torch.ones(bands.shape[1]))
+
+
+def test_a_sine_lights_up_the_band_of_its_frequency() -> None:
+    spec = modality(samples=200, channels=1)
+    front = FrontEnd(spec, 8)
+    sine = torch.sin(2 * torch.pi * 20 * torch.arange(200) / 200).view(1, 200, 1)  # 20 periods: bin number 20
+    spectrum = front(sine, torch.ones_like(sine))[1]
+    assert front.spectrum_bands[19, int(spectrum.argmax())] > 0
+
+
+def plain_statistics(window: np.ndarray, std: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The statistics token's features of a full window (T, C), from their definitions."""
+    scaled = np.clip((window - mean) / std, -8, 8)
+    centre, spread = scaled.mean(0), np.sqrt(scaled.var(0) + 1e-4)
+    local = (scaled - centre) / spread
+    levels = np.array([-1.5, -0.75, -0.25, 0.25, 0.75, 1.5])
+    below = 1 / (1 + np.exp(-4 * (levels - scaled[:, :, None])))  # (T, C, levels)
+    return np.concatenate(
+        [
+            centre,
+            np.log(spread),
+            scaled.min(0),
+            scaled.max(0),
+            np.abs(np.diff(scaled, axis=0)).mean(0),
+            (local**3).mean(0),
+            np.log((local**4).mean(0) + 1e-2),
+            below.mean(0).ravel(),
+            (local.T @ local / len(local)).ravel(),
+        ]
+    )
+
+
+def test_statistics_equal_numpys_on_full_windows() -> None:
+    spec = modality(samples=50, channels=3)
+    front = FrontEnd(spec, 4)
+    mean, std = np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.5, 1.0])
+    front.mean.copy_(torch.from_numpy(mean))
+    front.std.copy_(torch.from_numpy(std))
+    values, present = window(spec, batch=2)
+    statistics = front(values, present)[2].numpy()
+    for row in range(2):
+        expected = plain_statistics(values[row].double().numpy(), std, mean)
+        np.testing.assert_allclose(statistics[row], expected, atol=1e-5)  # float32 against float64
+
+
+def test_statistics_of_a_partly_missing_window_are_those_of_what_is_there() -> None:
+    spec = modality(samples=40, channels=1)
+    values, present = window(spec, batch=1)
+    present[:, 25:] = 0
+    seen = FrontEnd(spec, 4)(values * present, present)[2]
+    whole = FrontEnd(modality(samples=25, channels=1), 4)(values[:, :25], present[:, :25])[2]
+    torch.testing.assert_close(seen[:, :-1], whole[:, :-1], atol=1e-5, rtol=1e-4)
+    assert seen[0, -1].item() == pytest.approx(whole[0, -1].item() * 25 / 40, rel=1e-4)  # products are over T
+
+
+def test_the_series_views_are_normalised_by_training_data_and_by_window() -> None:
+    spec = modality(samples=50, channels=2)
+    front = FrontEnd(spec, 4)
+    front.mean.fill_(3.0)
+    front.std.fill_(2.0)
+    values, present = window(spec, batch=1, missing=0.2)
+    series = front(values, present)[0]
+    torch.testing.assert_close(series[..., :2], (values - 3.0) / 2.0 * present)
+    assert torch.equal(series[..., 4:], present)
+    local = series[0, :, 2][present[0, :, 0] > 0]
+    assert local.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert local.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)  # 1e-4 is added to the variance
+
+
+def test_mixed_precision_stays_finite() -> None:
+    network, inputs = teacher(SENSORS[:3]), absent(windows(SENSORS[:3], missing=0.3), "gyro")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(inputs, taps=True)
+    assert bool(output.logits.isfinite().all())
+
+
+PLAIN_OPERATORS = {
+    *("abs", "add", "amax", "amin", "cat", "chunk", "clamp", "conv1d", "div", "dropout", "eq", "flatten", "gelu"),
+    *("layer_norm", "le", "linear", "log", "matmul", "mean", "mul", "permute", "reshape", "rsub"),
+    *("scaled_dot_product_attention", "select", "sigmoid", "slice", "softmax", "sqrt", "stack", "sub", "sum", "to"),
+    *("transpose", "unbind", "unsqueeze", "view"),
+}
+
+
+@pytest.mark.parametrize("samples", [15, 100])
+def test_the_exported_graph_uses_only_plain_operators(samples: int) -> None:
+    spec = modality(samples=samples, channels=3)
+    network, example = ExportStudent(student(spec)), window(spec, batch=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.export uses a name of its own that it deprecates
+        program = torch.export.export(network, example)
+    names = {str(node.target).split(".")[1] for node in program.graph.nodes if "aten." in str(node.target)}
+    assert names - {"_assert_tensor_metadata"} <= PLAIN_OPERATORS
+    logits, probabilities = program.module()(*example)
+    torch.testing.assert_close(logits, network.student(*example).logits)
+    torch.testing.assert_close(probabilities, logits.softmax(-1))

@@ -1,0 +1,80 @@
+"""Answers over whole splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import check_window, prepare
+from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.data import Dataset
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.predict import logits_of, scores_of
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def student(dataset: Dataset) -> Student:
+    torch.manual_seed(0)
+    return Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=ENCODER))
+
+
+def test_a_student_answers_a_split_as_it_answers_each_prepared_window(dataset: Dataset, student: Student) -> None:
+    windows, spec = dataset.split("test"), dataset.spec.modality("acc")
+    logits = logits_of(student, windows, modality="acc")
+    assert logits.shape == (8, 2)
+    assert logits.dtype == np.float32
+    student.eval()
+    for row in range(8):
+        feeds = prepare(check_window(windows.take(np.array([row]))["acc"][0], spec), spec)
+        alone = student(*(torch.from_numpy(feed) for feed in feeds)).logits[0]
+        # A batch of eight and a batch of one sum in other orders.
+        np.testing.assert_allclose(logits[row], alone.detach().numpy(), atol=1e-6)
+
+
+def test_the_network_is_judged_in_evaluation_mode_and_given_back_as_it_was(dataset: Dataset, student: Student) -> None:
+    student.train()
+    first, second = (logits_of(student, dataset.split("test"), modality="acc") for _ in range(2))
+    assert np.array_equal(first, second)  # dropout would differ
+    assert student.training
+
+
+def test_a_teacher_answers_from_all_its_modalities(dataset: Dataset) -> None:
+    torch.manual_seed(0)
+    config = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
+    teacher = Teacher(dataset.spec.modalities, 2, config)
+    whole = logits_of(teacher, dataset.split("test"), modality=None)
+    deaf = logits_of(
+        teacher,
+        dataset.split("test"),
+        modality=None,
+        change=lambda name, values: np.full_like(values, np.nan) if name == "gyro" else values,
+    )
+    assert whole.shape == (8, 2)
+    assert not np.allclose(whole, deaf)
+
+
+def test_only_labelled_windows_are_scored(dataset: Dataset, student: Student) -> None:
+    windows = dataset.split("valid")
+    labels = windows.labels.copy()
+    labels[8:] = -1
+    partly = scores_of(student, windows.with_labels(labels), modality="acc")
+    assert partly == scores_of(student, windows.subset(np.arange(8)), modality="acc")
+    assert sum(map(sum, partly.confusion)) == 8
+
+
+def test_windows_without_labels_cannot_be_scored(dataset: Dataset, student: Student) -> None:
+    windows = dataset.split("valid")
+    with pytest.raises(UsageError) as caught:
+        scores_of(student, windows.with_labels(np.full(16, -1)), modality="acc")
+    assert str(caught.value) == "windows to score on: expected some labelled ones, got none; label some"
+
+
+def test_a_network_of_another_kind_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(TypeError) as caught:
+        logits_of(torch.nn.Linear(1, 1), dataset.split("test"), modality="acc")
+    assert str(caught.value) == "expected a Student or a Teacher, got Linear"
