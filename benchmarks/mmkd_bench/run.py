@@ -139,15 +139,19 @@ def _launch_with_power(
 
 
 def _launch_all(job: RunJob, settings: Settings, progress: Callable[[str], None]) -> _Launched:
-    outcomes, samples = [], []
-    for number in range(settings.launches):
-        progress(f"launch {number + 1} of {settings.launches}: warm-up, then {job.duration_s:.3g} s")
-        ended = _launch(job)
-        if ended.outcome is not None:
-            outcomes.append(ended.outcome)
-            samples.append(ended.samples)
-        if ended.interrupted:
-            return _Launched(outcomes=outcomes, samples=samples, interrupted=True)
+    outcomes: list[RunOutcome] = []
+    samples: list[Arrays] = []
+    try:
+        for number in range(settings.launches):
+            progress(f"launch {number + 1} of {settings.launches}: warm-up, then {job.duration_s:.3g} s")
+            ended = _launch(job)
+            if ended.outcome is not None:
+                outcomes.append(ended.outcome)
+                samples.append(ended.samples)
+            if ended.interrupted:
+                return _Launched(outcomes=outcomes, samples=samples, interrupted=True)
+    except KeyboardInterrupt:  # between two launches
+        return _Launched(outcomes=outcomes, samples=samples, interrupted=True)
     return _Launched(outcomes=outcomes, samples=samples, interrupted=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mmkd_bench.gather import judge_stability, result_of
+from mmkd_bench.interference import Interference
+from mmkd_bench.machine import MachineFacts
+from mmkd_bench.percentiles import summarise
+from mmkd_bench.report import STAGES, BenchReport, Configuration, Launch, Stage, Subject
+from mmkd_bench.timing import TimeWindow, WarmUp
 from mmkd_edge.bundle import Golden, golden_bytes, write_bundle
 from mmkd_edge.manifest import Artifact, FileEntry, Manifest, ModelEntry, Parity, graph_inputs, graph_outputs
 from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
 
 SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
 TOLERANCE = 1e-4
-
-MakeBundle = Callable[..., Path]
 
 
 def _nodes(repeats: int) -> list[onnx.NodeProto]:
@@ -78,7 +82,7 @@ def _golden() -> Golden:
 
 
 def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none") -> Path:
-    """Write a bundle around a small graph; its golden answers are not those of the graph: nothing here asks for them."""
+    """Write a bundle around a small graph. Its golden answers are not the graph's: nothing here asks for them."""
     modality = ModalitySpec(
         name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
     )
@@ -147,3 +151,102 @@ def graph_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graphs") / "slow.onnx"
     path.write_bytes(onnx_model(60))
     return path
+
+
+def make_launch(p50_us: float = 100.0, *, p90_us: float | None = None, spread: float = 0.0, seed: int = 0) -> Launch:
+    """A launch whose time windows lie around `p50_us` with the relative standard deviation `spread`."""
+    random = np.random.default_rng(seed)
+    p90_us = 1.2 * p50_us if p90_us is None else p90_us
+    factors = 1 + spread * random.standard_normal(20)
+    latencies_ns = np.linspace(2 * p50_us - p90_us, p90_us, 1001) * 1e3
+    return Launch(
+        complete=True,
+        import_ms=60.0,
+        load_ms=30.0,
+        first_call_ms=0.2,
+        warm_up=WarmUp(calls=100, seconds=0.15, stable=True),
+        latency=summarise(latencies_ns.astype(np.int64)),
+        windows=tuple(TimeWindow(count=500, p50_us=p50_us * f, p90_us=p90_us * f) for f in factors.tolist()),
+        thirds_p50_us=(p50_us, p50_us, p50_us),
+        stages=tuple(Stage(name=name, count=10, mean_us=2.0, p50_us=1.0, p90_us=3.0) for name in STAGES),
+        pace=None,
+        throughput_hz=1e6 / p50_us,
+        cpu_share=1.0,
+        rss_mb=70.0,
+        rss_peak_mb=72.0,
+        clock_cost_ns=40.0,
+        interference=Interference(**dict.fromkeys(Interference.__struct_fields__)),
+    )
+
+
+def make_report(launches: Sequence[Launch]) -> BenchReport:
+    """A report of these launches on a small machine."""
+    samples = [{"latency_ns": np.full(1000, round(one.windows[0].p50_us * 1e3), dtype=np.int64)} for one in launches]
+    machine = MachineFacts(
+        cpu="A processor",
+        board=None,
+        architecture="aarch64",
+        cores=4,
+        usable_cores=4,
+        cpu_quota=None,
+        memory_mb=4096.0,
+        memory_limit_mb=None,
+        governors=("performance",),
+        frequency_mhz=None,
+        frequency_max_mhz=None,
+        virtual=False,
+        container=False,
+        power_mode=None,
+        load_1min=0.1,
+        temperatures=(),
+        os="Linux 6.1",
+        python="3.10.12",
+        versions={"mmkd-edge": "0.1.0", "onnxruntime": "1.32.0"},
+        thread_variables={},
+    )
+    return BenchReport(
+        created_utc="2026-01-02T03:04:05+00:00",
+        complete=True,
+        subject=Subject(
+            bundle="student.edge",
+            sha256="ab" * 32,
+            size_bytes=300_000,
+            model="student",
+            modality="acc",
+            rate_hz=50.0,
+            window_s=4.0,
+            artifact="student/model.fp32.onnx",
+            artifact_size_bytes=250_000,
+            parameters=60_000,
+        ),
+        configuration=Configuration(
+            backend="ort",
+            precision="fp32",
+            threads=1,
+            clients=1,
+            mode="closed",
+            rate_hz=None,
+            deadline_ms=None,
+            launches=len(launches),
+            duration_s=10.0,
+            warm_up_limit_s=5.0,
+        ),
+        machine=machine,
+        result=result_of(launches, samples, None),
+        stability=judge_stability(launches, machine),
+        energy=None,
+        energy_note="no sensor",
+        launches=tuple(launches),
+    )
+
+
+@pytest.fixture
+def launch_of() -> Callable[..., Launch]:
+    """`make_launch`."""
+    return make_launch
+
+
+@pytest.fixture
+def report_of() -> Callable[[Sequence[Launch]], BenchReport]:
+    """`make_report`."""
+    return make_report

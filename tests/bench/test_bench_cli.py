@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench.cli import main
+from mmkd_bench.report import BenchReport, Launch, decode_report, write_report
+
+LaunchOf = Callable[..., Launch]
+ReportOf = Callable[[Sequence[Launch]], BenchReport]
+
+PROGRAM = "from mmkd_bench.cli import main; main()"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def mmkd_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in this process: the same code from its arguments on, without the start of an interpreter."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["mmkd-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ended(returncode=ended.value.code, stdout=captured.out, stderr=captured.err)
+
+    return run
+
+
+@pytest.fixture
+def reports(launch_of: LaunchOf, report_of: ReportOf, tmp_path: Path) -> tuple[Path, Path]:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    write_report(before, report_of([launch_of(100.0)] * 5))
+    write_report(after, report_of([launch_of(115.0)] * 5))
+    return before, after
+
+
+def test_run_prints_a_table_and_the_next_command(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("run", bundle, "--launches", 1, "--duration-s", 0.2, "--no-energy")
+    assert ended.returncode == 0, ended.stderr
+    for word in ("p50", "p99.9", "check_window", "interpret", "first call", "energy       not measured: not asked for"):
+        assert word in ended.stdout
+    assert "\x1b[" not in ended.stdout
+    assert ended.stderr.splitlines() == [
+        "launch 1 of 1: warm-up, then 0.2 s",
+        f"next: mmkd-bench run {bundle} -o base.json",
+    ]
+
+
+def test_json_is_one_document_on_stdout(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
+    kept, samples = tmp_path / "kept.json", tmp_path / "samples.npz"
+    options = ("--launches", 1, "--duration-s", 0.2, "--no-energy", "--json", "-o", kept, "--samples", samples)
+    ended = mmkd_bench("run", bundle, *options)
+    assert ended.returncode == 0, ended.stderr
+    report = decode_report(ended.stdout.encode(), where="stdout")
+    assert report == decode_report(kept.read_bytes(), where="file")
+    assert samples.stat().st_size > 8 * report.result.latency.count
+    assert ended.stderr.splitlines()[-1] == (f"wrote {kept} and {samples}; next: mmkd-bench compare {kept} NEW.json")
+
+
+@pytest.mark.parametrize(("form", "start"), [("csv", "bundle,sha256,"), ("md", "### ")])
+def test_other_forms(bundle: Path, form: str, start: str, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("run", bundle, "--launches", 1, "--duration-s", 0.1, "--no-energy", "--format", form)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(start)
+
+
+def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, "run", str(bundle), "--duration-s", "100", "--launches", "200", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = [process.stderr.readline(), process.stderr.readline()]
+    assert said[1].startswith("launch 2 of 200")  # so one launch is over
+    process.send_signal(signal.SIGINT)
+    output, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    report = json.loads(output)
+    assert report["complete"] is False
+    assert 1 <= len(report["launches"]) <= 2
+    assert report["result"]["latency"]["count"] > 0
+    assert rest.splitlines()[-1] == "interrupted: the report holds what was measured until then"
+
+
+def test_a_damaged_bundle_exits_6(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
+    path = tmp_path / "damaged.edge"
+    path.write_bytes(bundle.read_bytes()[:-1])
+    ended = mmkd_bench("run", path)
+    assert ended.returncode == 6
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        f"mmkd-bench: {path}: the bundle is truncated or changed: its end record is missing; copy or export it again\n"
+    )
+
+
+def test_an_unknown_backend_exits_2(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("run", bundle, "--backend", "abacus", "--launches", 1)
+    assert ended.returncode == 2
+    assert "backend 'abacus' is unknown" in ended.stderr
+
+
+def test_compare_exits_5_when_slower(reports: tuple[Path, Path], mmkd_bench: Command) -> None:
+    before, after = reports
+    ended = mmkd_bench("compare", before, after)
+    assert ended.returncode == 5
+    assert "verdict: slower" in ended.stdout
+    assert ended.stderr.startswith("mmkd-bench: the comparison failed: p50 changed by +15.0%")
+
+
+def test_compare_exits_0_when_not(reports: tuple[Path, Path], mmkd_bench: Command) -> None:
+    before, after = reports
+    assert mmkd_bench("compare", before, before).returncode == 0
+    assert mmkd_bench("compare", after, before).returncode == 0
+    assert mmkd_bench("compare", before, after, "--fail-if", "").returncode == 0
+    assert mmkd_bench("compare", before, after, "--fail-if", "p90>+20%").returncode == 0
+
+
+def test_compare_in_other_forms(reports: tuple[Path, Path], mmkd_bench: Command) -> None:
+    before, after = reports
+    document = json.loads(mmkd_bench("compare", before, after, "--json").stdout)
+    assert document["format_version"] == 1
+    assert document["verdict"] == "slower"
+    assert mmkd_bench("compare", before, after, "--format", "md").stdout.startswith("### Verdict: slower\n")
+    assert mmkd_bench("compare", before, after, "--format", "csv").stdout.startswith("quantity,unit,")
+
+
+def test_pair_prints_the_ratio(slow_bundle: Path, graph_file: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("pair", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.2)
+    assert ended.returncode == 0, ended.stderr
+    assert "the second is" in ended.stdout
+    document = json.loads(
+        mmkd_bench("pair", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.1, "--json").stdout
+    )
+    assert document["ratio"]["repeats"] == 5
+
+
+def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 1000)
+    assert ended.returncode == 0, ended.stderr
+    assert "predict adds" in ended.stdout
+    ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 0.001)
+    assert ended.returncode == 5
+    assert "more than the limit of 0.001 µs" in ended.stderr
+
+
+def test_help_lists_the_commands(mmkd_bench: Command) -> None:
+    ended = mmkd_bench("--help")
+    assert ended.returncode == 0
+    for command in ("run", "compare", "pair", "overhead"):
+        assert command in ended.stdout
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = "import sys; sys.modules['rich'] = None; " + PROGRAM
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "run", "x"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        "mmkd-bench: mmkd-bench needs rich, which this Python lacks; run: pip install 'mmkd-edge[bench]'\n"
+    )

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from mmkd_bench.compare import Change, Comparison, compare, parse_conditions, require_passed
+from mmkd_bench.report import BenchReport, Launch
+from mmkd_edge.errors import PerformanceError, UsageError
+
+LaunchOf = Callable[..., Launch]
+ReportOf = Callable[[Sequence[Launch]], BenchReport]
+
+GATE = parse_conditions("p50>+5%,p90>+5%")
+
+
+@pytest.fixture
+def report_at(launch_of: LaunchOf, report_of: ReportOf) -> Callable[..., BenchReport]:
+    def make(p50_us: float, *, seed: int = 0, spread: float = 0.02) -> BenchReport:
+        return report_of([launch_of(p50_us, spread=spread, seed=100 * seed + number) for number in range(5)])
+
+    return make
+
+
+def _change(comparison: Comparison, quantity: str) -> Change:
+    return next(change for change in comparison.changes if change.quantity == quantity)
+
+
+def test_two_runs_of_one_build_are_equal(report_at: Callable[..., BenchReport]) -> None:
+    comparison = compare(report_at(100.0, seed=1), report_at(100.0, seed=2), conditions=GATE)
+    assert comparison.verdict == "equal"
+    assert comparison.failed == ()
+    require_passed(comparison)
+
+
+def test_a_slower_build_is_caught_in_words(report_at: Callable[..., BenchReport]) -> None:
+    comparison = compare(report_at(100.0, spread=0.0), report_at(115.0, spread=0.0), conditions=GATE)
+    assert comparison.verdict == "slower"
+    with pytest.raises(PerformanceError) as caught:
+        require_passed(comparison)
+    assert str(caught.value) == (
+        "the comparison failed: "
+        "p50 changed by +15.0% (95 % interval +15.0% to +15.0%), which fails 'p50>+5%'; "
+        "p90 changed by +15.0% (95 % interval +15.0% to +15.0%), which fails 'p90>+5%'"
+    )
+
+
+def test_a_faster_build_passes_and_is_called_faster(report_at: Callable[..., BenchReport]) -> None:
+    comparison = compare(report_at(100.0), report_at(80.0), conditions=GATE)
+    assert comparison.verdict == "faster"
+    assert comparison.failed == ()
+
+
+def test_one_disturbed_launch_of_five_does_not_decide(launch_of: LaunchOf, report_of: ReportOf) -> None:
+    quiet = [launch_of(100.0, spread=0.01, seed=number) for number in range(5)]
+    disturbed = [*[launch_of(100.0, spread=0.01, seed=10 + number) for number in range(4)], launch_of(300.0)]
+    comparison = compare(report_of(quiet), report_of(disturbed), conditions=GATE)
+    assert comparison.verdict == "equal"
+    # The interval knows of it nevertheless.
+    assert (_change(comparison, "p50").high or 0.0) > 0.01
+
+
+def test_a_change_within_the_noise_of_launches_does_not_fail(launch_of: LaunchOf, report_of: ReportOf) -> None:
+    before = report_of([launch_of(value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
+    after = report_of([launch_of(1.06 * value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
+    change = _change(compare(before, after, conditions=GATE), "p50")
+    assert change.change == pytest.approx(0.06)
+    assert change.low is not None
+    assert change.low < 0.05
+    assert compare(before, after, conditions=GATE).failed == ()
+
+
+def test_the_interval_covers_the_true_change(report_at: Callable[..., BenchReport]) -> None:
+    covered = 0
+    for seed in range(12):
+        before, after = report_at(100.0, seed=2 * seed), report_at(110.0, seed=2 * seed + 1)
+        change = _change(compare(before, after, conditions=()), "p50")
+        assert change.low is not None
+        assert change.high is not None
+        covered += change.low <= 0.10 <= change.high
+    # 95 % intervals: 9 or fewer of 12 has a probability of 2 %, and the seeds are fixed.
+    assert covered >= 10
+
+
+def test_comparing_again_gives_the_same_interval(report_at: Callable[..., BenchReport]) -> None:
+    before, after = report_at(100.0, seed=1), report_at(103.0, seed=2)
+    assert compare(before, after, conditions=GATE) == compare(before, after, conditions=GATE)
+
+
+def test_a_lower_throughput_fails_its_own_condition(report_at: Callable[..., BenchReport]) -> None:
+    comparison = compare(
+        report_at(100.0), report_at(125.0), conditions=parse_conditions("throughput<-10%,throughput<-30%")
+    )
+    assert len(comparison.failed) == 1
+    assert comparison.failed[0].startswith("throughput changed by -20.0%")
+
+
+def test_size_has_one_value_per_run_and_no_interval(report_at: Callable[..., BenchReport]) -> None:
+    before = report_at(100.0)
+    larger = msgspec.structs.replace(before.subject, artifact_size_bytes=300_000)
+    after = msgspec.structs.replace(before, subject=larger)
+    comparison = compare(before, after, conditions=parse_conditions("size>+10%"))
+    assert comparison.failed == ("size changed by +20.0%, which fails 'size>+10%'",)
+
+
+def test_a_condition_on_what_was_not_measured_is_an_error(report_at: Callable[..., BenchReport]) -> None:
+    with pytest.raises(UsageError) as caught:
+        compare(report_at(100.0), report_at(100.0), conditions=parse_conditions("energy>+5%"))
+    assert str(caught.value) == (
+        "condition 'energy>+5%': energy was not measured in both reports; "
+        "leave the condition out, or measure longer and on a machine that shows it"
+    )
+
+
+def test_fewer_than_five_launches_are_not_compared(
+    report_at: Callable[..., BenchReport], launch_of: LaunchOf, report_of: ReportOf
+) -> None:
+    interrupted = msgspec.structs.replace(launch_of(100.0), complete=False)
+    with pytest.raises(UsageError) as caught:
+        compare(report_at(100.0), report_of([launch_of(100.0)] * 4 + [interrupted]), conditions=GATE)
+    assert str(caught.value) == (
+        "the second report: expected at least 5 complete launches, got 4; run mmkd-bench run --launches 5 again"
+    )
+
+
+def test_what_else_differs_is_listed(report_at: Callable[..., BenchReport]) -> None:
+    before = report_at(100.0)
+    machine = msgspec.structs.replace(before.machine, versions={"mmkd-edge": "0.2.0"}, governors=("powersave",))
+    after = msgspec.structs.replace(before, machine=machine)
+    assert compare(before, after, conditions=GATE).differences == (
+        "governors: performance -> powersave",
+        "mmkd-edge: 0.1.0 -> 0.2.0",
+        "onnxruntime: 1.32.0 -> none",
+    )
+
+
+def test_an_unstable_run_is_remarked(
+    report_at: Callable[..., BenchReport], launch_of: LaunchOf, report_of: ReportOf
+) -> None:
+    restless = report_of([launch_of(value) for value in (80.0, 90.0, 100.0, 110.0, 120.0)])
+    assert compare(report_at(100.0), restless, conditions=()).remarks == (
+        "the second run was unstable: medians of launches ran from 80 to 120 µs",
+    )
+
+
+NAMES = "p50, p90, p95, p99, p99.9, mean, max, throughput, load, first_call, rss, size, energy"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p50", "condition 'p50': expected a form like 'p90>+10%' or 'throughput<-5%'"),
+        ("p50>5", "condition 'p50>5': expected a form like 'p90>+10%' or 'throughput<-5%'"),
+        ("speed>+5%", f"condition 'speed>+5%': unknown quantity 'speed'; expected one of {NAMES}"),
+    ],
+)
+def test_a_bad_condition_says_what_is_expected(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_conditions(text)
+    assert str(caught.value) == message
+
+
+def test_conditions_keep_their_words() -> None:
+    text = "p50>+5%,p99.9>+12.5%,throughput<-5%"
+    assert ",".join(str(condition) for condition in parse_conditions(text)) == text
+    assert parse_conditions("") == ()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench import process
+from mmkd_bench.jobs import RunJob, RunOutcome
+from mmkd_bench.process import run_job
+from mmkd_edge.errors import BackendError, BundleError, UsageError
+
+
+def _job(bundle: Path | str, *, duration_s: float = 0.05, **changes: object) -> RunJob:
+    fields: dict[str, object] = {
+        "bundle": str(bundle),
+        "backend": "auto",
+        "precision": "auto",
+        "threads": None,
+        "clients": 1,
+        "mode": "closed",
+        "rate_hz": None,
+        "deadline_ms": None,
+        "duration_s": duration_s,
+        "warm_up_limit_s": 0.2,
+        "reference": None,
+    }
+    return RunJob(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def _interrupt_after(seconds: float) -> None:
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def test_a_job_gives_its_outcome_and_samples(bundle: Path) -> None:
+    ended = run_job(_job(bundle), RunOutcome, limit_s=60)
+    assert not ended.interrupted
+    assert ended.outcome is not None
+    assert ended.outcome.launch.complete
+    assert len(ended.samples["latency_ns"]) == ended.outcome.launch.latency.count > 0
+    assert ended.outcome.end_s - ended.outcome.begin_s >= 0.05
+
+
+def test_the_measuring_process_is_not_this_one(bundle: Path) -> None:
+    # Memory of a fresh process: this one carries pytest, onnx and hypothesis as well.
+    ended = run_job(_job(bundle), RunOutcome, limit_s=60)
+    assert ended.outcome is not None
+    assert ended.outcome.launch.rss_mb < 150
+
+
+def test_an_error_there_is_the_same_error_here(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_job(_job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)
+    assert str(caught.value) == (
+        f"{tmp_path / 'absent.edge'}: expected a bundle written by mmkd-export, found no such file; check the path"
+    )
+
+
+def test_a_damaged_bundle_is_never_timed(bundle: Path, tmp_path: Path) -> None:
+    damaged = bytearray(bundle.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path = tmp_path / "damaged.edge"
+    path.write_bytes(damaged)
+    with pytest.raises(BundleError, match="the bundle is damaged or changed"):
+        run_job(_job(path), RunOutcome, limit_s=60)
+
+
+def test_ctrl_c_brings_what_was_measured(bundle: Path) -> None:
+    for delay_s in (1.5, 5.0, 20.0):  # on a busy machine the process may need longer to begin
+        _interrupt_after(delay_s)
+        begin = time.monotonic()
+        ended = run_job(_job(bundle, duration_s=600.0), RunOutcome, limit_s=1000)
+        assert ended.interrupted
+        assert time.monotonic() - begin < 300
+        if ended.outcome is not None:
+            break
+    assert ended.outcome is not None
+    assert not ended.outcome.launch.complete
+    assert ended.outcome.launch.latency.count == len(ended.samples["latency_ns"])
+
+
+def test_ctrl_c_before_anything_was_measured_brings_nothing(bundle: Path) -> None:
+    _interrupt_after(0.05)
+    ended = run_job(_job(bundle, duration_s=60.0), RunOutcome, limit_s=120)
+    assert ended.interrupted
+    assert ended.outcome is None
+
+
+def test_a_process_that_takes_too_long_is_ended(bundle: Path) -> None:
+    with pytest.raises(BackendError) as caught:
+        run_job(_job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)
+    assert str(caught.value) == ("the measuring process did not end within 1 s before it had a result and said nothing")
+
+
+def test_a_process_that_dies_leaves_its_last_words(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dies.py").write_text("import os, sys\nprint('out of luck', flush=True)\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(process, "_MODULE", "dies")
+    with pytest.raises(BackendError) as caught:
+        run_job(_job(bundle), RunOutcome, limit_s=60)
+    assert str(caught.value) == (
+        "the measuring process was ended by SIGABRT before it had a result; its last words: out of luck"
+    )

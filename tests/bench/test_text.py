@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmkd_bench.compare import compare, parse_conditions
+from mmkd_bench.report import BenchReport, Launch
+from mmkd_bench.text import (
+    csv_from_comparison,
+    csv_from_report,
+    duration_text,
+    markdown_from_comparison,
+    markdown_from_report,
+    significant,
+)
+
+LaunchOf = Callable[..., Launch]
+ReportOf = Callable[[Sequence[Launch]], BenchReport]
+
+
+@pytest.fixture
+def report(launch_of: LaunchOf, report_of: ReportOf) -> BenchReport:
+    return report_of([launch_of(100.0)] * 5)
+
+
+@given(st.floats(min_value=1e-3, max_value=1e9))
+def test_three_significant_digits_are_within_half_a_percent(value: float) -> None:
+    # 1.00 against 1.005: the third digit's half step is at most 0.5 % of the value.
+    assert float(significant(value)) == pytest.approx(value, rel=0.00501)
+
+
+@given(st.floats(min_value=1e-2, max_value=1e11))
+def test_a_duration_keeps_its_value_in_its_unit(microseconds: float) -> None:
+    number, unit = duration_text(microseconds).split()
+    assert float(number) * {"µs": 1.0, "ms": 1e3, "s": 1e6}[unit] == pytest.approx(microseconds, rel=0.006)
+
+
+def test_csv_has_a_row_per_launch_and_one_for_all(report: BenchReport) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_from_report(report))))
+    assert [row["launch"] for row in rows] == ["1", "2", "3", "4", "5", "all"]
+    assert rows[5]["samples"] == "5000"
+    assert float(rows[5]["p50_us"]) == 100.0
+    assert rows[5]["p99.9_us"] == ""  # too few samples
+    assert rows[0]["prepare_us"] == "1.0"
+
+
+def test_markdown_holds_the_figures(report: BenchReport) -> None:
+    text = markdown_from_report(report)
+    assert "| p50 | 100 µs | 100 µs |\n" in text
+    assert "| p99.9 | needs 6,636 samples, has 5,000 |  |\n" in text
+    assert "| energy | not measured: no sensor |\n" in text
+    assert "- stable: all parts agree within 10 %\n" in text
+
+
+def test_markdown_escapes_what_would_end_a_cell(launch_of: LaunchOf, report_of: ReportOf) -> None:
+    report = msgspec.structs.replace(report_of([launch_of()] * 5), energy_note="a|b")
+    assert "| energy | not measured: a\\|b |\n" in markdown_from_report(report)
+
+
+def test_a_comparison_reads_the_same_in_every_form(
+    report: BenchReport, launch_of: LaunchOf, report_of: ReportOf
+) -> None:
+    slower = report_of([launch_of(120.0)] * 5)
+    comparison = compare(report, slower, conditions=parse_conditions("p50>+5%"))
+    markdown = markdown_from_comparison(comparison)
+    assert markdown.startswith("### Verdict: slower\n")
+    assert "| p50 * | 100 µs | 120 µs | +20.0% | +20.0% to +20.0% |\n" in markdown
+    assert "- **failed:** p50 changed by +20.0%" in markdown
+    first = next(csv.DictReader(io.StringIO(csv_from_comparison(comparison))))
+    assert (first["quantity"], first["unit"]) == ("p50", "µs")
+    assert float(first["change"]) == pytest.approx(0.2)
