@@ -65,7 +65,7 @@ class Windows:
         """Half a hop where windows are cut from recordings, else 0."""
         return self.source.max_shift_s
 
-    def take(self, index: npt.NDArray[Any], *, shift_s: npt.NDArray[Any] | None = None) -> dict[str, Floats]:
+    def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Floats]:
         """Gives the windows of these numbers.
 
         Values outside a modality's `range` and infinite values come as NaN. A modality with `normalise: per_group`
@@ -80,7 +80,8 @@ class Windows:
             For each modality a new float32 (B, T, C); NaN means missing.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
-        return {modality.name: self._take_one(modality, index, shift_s=shift) for modality in self.spec.modalities}
+        numbers = np.asarray(index)
+        return {modality.name: self._take_one(modality, numbers, shift_s=shift) for modality in self.spec.modalities}
 
     def _take_one(
         self, modality: ModalitySpec, index: npt.NDArray[Any], *, shift_s: npt.NDArray[np.float64] | None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.reference import measure_reference
 
 
@@ -16,8 +18,6 @@ def rig(splits, write, rig_modalities):
 
 @pytest.fixture
 def rig_modalities():
-    from mmkd_edge.spec import ModalitySpec
-
     return (
         ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20),
         ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)),
@@ -54,14 +54,9 @@ def test_seconds_are_counted_in_windows_one_behind_the_other(rig, seconds, windo
 
 @pytest.mark.parametrize(("seconds", "windows"), [(0.2, 1), (0.21, 2), (0.3, 2), (0.5, 4)])
 def test_seconds_of_recordings_are_counted_in_hops(recordings, write_line, rig_modalities, seconds, windows):
-    line = write_line(recordings, modalities=(rig_modalities[0], _wide(rig_modalities[1])))
+    temp = msgspec.structs.replace(rig_modalities[1], range=None)
+    line = write_line(recordings, modalities=(rig_modalities[0], temp))
     assert measure_reference(line, modality="temp", group=0, seconds=seconds).windows == windows
-
-
-def _wide(modality):
-    import msgspec
-
-    return msgspec.structs.replace(modality, range=None)
 
 
 def test_a_group_must_be_named_where_there_are_several(rig):
