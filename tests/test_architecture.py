@@ -25,8 +25,8 @@ MAY_IMPORT = {
     "mmkd_models": {"mmkd_edge"},
     "mmkd_export": {"mmkd_edge", "mmkd_models"},
 }
-# Joining the packages is the work of commands; these may import any of them, inside their functions.
-JOINERS = {"cli.py", "mmkd_bench/rivals.py", "mmkd_export/demo_cli.py"}
+# Joining the packages is the work of commands; they and these may import any of them, inside their functions.
+JOINERS = {"mmkd_bench/rivals.py"}
 # What a module may import while it is being imported, the standard library and the project aside.
 AT_THE_TOP = {
     "mmkd_edge": {"numpy", "msgspec"},
@@ -70,7 +70,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool, ast.Import | ast.ImportFrom
 
 
 def is_joiner(path: Path) -> bool:
-    return path.name in JOINERS or label(path) in JOINERS
+    return path.name == "cli.py" or path.name.endswith("_cli.py") or label(path) in JOINERS
 
 
 def strays(package: str, path: Path) -> Iterator[str]:
