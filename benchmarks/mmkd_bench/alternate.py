@@ -97,12 +97,15 @@ def alternate(
     """
     _pairs(first, second, duration_s=min(WARM_UP_S, duration_s))
     first_us, second_us, difference_us, count = [], [], [], 0
+    first_tails_us, second_tails_us = [], []
     for _ in range(repeats):
         one, other = _pairs(first, second, duration_s=duration_s / repeats)
         if stop.is_set():
             break
         first_us.append(float(np.median(one)) / 1e3)
         second_us.append(float(np.median(other)) / 1e3)
+        first_tails_us.append(_tails_us(one))
+        second_tails_us.append(_tails_us(other))
         difference_us.append(float(np.median(one - other)) / 1e3)
         count += len(one)
     if not first_us:
@@ -110,9 +113,16 @@ def alternate(
     return PairOutcome(
         first_p50_us=tuple(first_us),
         second_p50_us=tuple(second_us),
+        first_tails_us=tuple(first_tails_us),
+        second_tails_us=tuple(second_tails_us),
         difference_p50_us=tuple(difference_us),
         count=count,
     )
+
+
+def _tails_us(lengths_ns: NDArray[np.int64]) -> tuple[float, float]:
+    p90, p99 = np.quantile(lengths_ns, (0.9, 0.99)) / 1e3
+    return float(p90), float(p99)
 
 
 def _pairs(
@@ -138,6 +148,7 @@ def _turning(call: Callable[[Any], object], arguments: Any) -> Callable[[], obje
     position, count = 0, len(arguments)
 
     def turn() -> object:
+        """Call it with the next one."""
         nonlocal position
         argument = arguments[position]
         position = position + 1 if position + 1 < count else 0

@@ -31,7 +31,12 @@ class Span:
 
 
 class PowerLog:
-    """Reads a sensor ten times a second in a thread, from `__enter__` to `__exit__`."""
+    """Reads a sensor in a thread, from `__enter__` to `__exit__`.
+
+    Attributes:
+        sensor: what is read; whoever opened it closes it.
+        fault: why it stopped answering; empty while it answers.
+    """
 
     def __init__(self, sensor: PowerSensor, *, interval_s: float = INTERVAL_S) -> None:
         self.sensor = sensor
@@ -50,7 +55,6 @@ class PowerLog:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self.sensor.close()
 
     def mean_mw(self, spans: Sequence[Span]) -> tuple[float, int] | None:
         """Mean power over spans of time and the number of readings in them; None without a reading."""

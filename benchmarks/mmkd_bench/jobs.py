@@ -107,12 +107,16 @@ class PairOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         first_p50_us: of the first.
         second_p50_us: of the second.
+        first_tails_us: p90 and p99 of the first.
+        second_tails_us: of the second.
         difference_p50_us: median over calls of first minus second, neighbour by neighbour.
         count: calls of each, over all repeats.
     """
 
     first_p50_us: tuple[float, ...]
     second_p50_us: tuple[float, ...]
+    first_tails_us: tuple[tuple[float, float], ...]
+    second_tails_us: tuple[tuple[float, float], ...]
     difference_p50_us: tuple[float, ...]
     count: int
 

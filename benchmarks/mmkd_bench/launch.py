@@ -174,6 +174,7 @@ def concurrent_loop(call: Call, windows: Sequence[Window], *, clients: int, dura
     errors: list[Exception] = []
 
     def client(number: int) -> None:
+        """One closed loop; each client begins with another window."""
         turned = (*windows[number % len(windows) :], *windows[: number % len(windows)])
         barrier.wait()
         try:

@@ -6,7 +6,7 @@ Owns what `mmkd-bench pair` and `mmkd-bench overhead` do. How calls alternate is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
 from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.process import run_job
+from mmkd_bench.process import Progress, run_job, unheard
 from mmkd_bench.run import START_LIMIT_S
 from mmkd_edge.errors import UsageError
 
@@ -53,6 +53,10 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         count: calls of each.
         first_p50_us: median latency of the bare session.
         second_p50_us: of the other.
+        first_p90_us: 90th percentile of the bare session.
+        second_p90_us: of the other.
+        first_p99_us: 99th percentile of the bare session.
+        second_p99_us: of the other.
         ratio: first over second: how many times faster the second is.
         machine: what it ran on.
     """
@@ -64,6 +68,10 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     count: int
     first_p50_us: Spread
     second_p50_us: Spread
+    first_p90_us: Spread
+    second_p90_us: Spread
+    first_p99_us: Spread
+    second_p99_us: Spread
     ratio: Spread
     machine: MachineFacts
 
@@ -90,10 +98,6 @@ class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     machine: MachineFacts
 
 
-def _silent(_line: str) -> None:
-    """Progress that nobody wants to see."""
-
-
 def measure_pair(
     first: Path,
     second: Path,
@@ -101,7 +105,7 @@ def measure_pair(
     threads: int = 1,
     launches: int = 3,
     duration_s: float = 6.0,
-    progress: Callable[[str], None] = _silent,
+    progress: Progress = unheard,
 ) -> PairReport:
     """How many times faster one model is than another, through ONNX Runtime with the same threads.
 
@@ -133,6 +137,10 @@ def measure_pair(
         count=sum(one.count for one in found),
         first_p50_us=_spread(first_us),
         second_p50_us=_spread(second_us),
+        first_p90_us=_spread([tails[0] for one in found for tails in one.first_tails_us]),
+        second_p90_us=_spread([tails[0] for one in found for tails in one.second_tails_us]),
+        first_p99_us=_spread([tails[1] for one in found for tails in one.first_tails_us]),
+        second_p99_us=_spread([tails[1] for one in found for tails in one.second_tails_us]),
         ratio=_spread([one / other for one, other in zip(first_us, second_us, strict=True)]),
         machine=machine,
     )
@@ -144,7 +152,7 @@ def measure_overhead(
     launches: int = 3,
     duration_s: float = 6.0,
     reference: Path | None = None,
-    progress: Callable[[str], None] = _silent,
+    progress: Progress = unheard,
 ) -> OverheadReport:
     """What `predict` adds to the bare session, with one thread.
 
@@ -187,7 +195,7 @@ def _check(*, threads: int, launches: int, duration_s: float) -> None:
         raise UsageError(f"duration-s: expected a number above 0, got {duration_s:g}")
 
 
-def _outcomes(job: PairJob | OverheadJob, *, launches: int, progress: Callable[[str], None]) -> list[PairOutcome]:
+def _outcomes(job: PairJob | OverheadJob, *, launches: int, progress: Progress) -> list[PairOutcome]:
     found = []
     for number in range(launches):
         progress(f"launch {number + 1} of {launches}: calls in turn for {job.duration_s:.3g} s")

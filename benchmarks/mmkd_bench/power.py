@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -85,10 +86,6 @@ class PowerSensor(Protocol):
         Raises:
             UnavailableError: the sensor stopped answering.
         """
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds."""
         ...
 
 
@@ -200,9 +197,6 @@ class RailSensor:
         """Power now; see `PowerSensor.read_mw`."""
         return self._read()[1]
 
-    def close(self) -> None:
-        """Holds nothing."""
-
     def _read(self) -> tuple[tuple[str, ...], float]:
         rails = read_rails(self._root)
         total = total_power_mw(rails)
@@ -272,9 +266,6 @@ class RaplSensor:
         self._last, self._last_s = now, now_s
         return power_mw
 
-    def close(self) -> None:
-        """Holds nothing."""
-
 
 def counter_rise(before: float, after: float, *, wraps_at: float | None) -> float:
     """What a counter rose by between two readings, where it may have started anew at most once.
@@ -328,3 +319,14 @@ def find_sensor(root: Path = ROOT) -> PowerSensor:
         except UnavailableError as error:
             reasons.append(str(error))
     raise UnavailableError("; ".join(reasons))
+
+
+@contextmanager
+def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
+    """`find_sensor` for a `with` block: a sensor that is a process ends with it."""
+    sensor = find_sensor(root)
+    try:
+        yield sensor
+    finally:
+        if isinstance(sensor, TegrastatsSensor):
+            sensor.close()

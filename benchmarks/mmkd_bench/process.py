@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -43,6 +44,9 @@ _ERRORS: tuple[type[MmkdError], ...] = (
     errors.BundleError,
 )
 
+Progress = Callable[[str], object]
+"""Gets one line when a launch begins."""
+
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
 
 
@@ -59,6 +63,11 @@ class Ended(Generic[OutcomeT]):
     outcome: OutcomeT | None
     samples: dict[str, NDArray[np.int64]]
     interrupted: bool
+
+
+def unheard(line: str) -> object:
+    """Progress for callers who do not want to see it."""
+    return line
 
 
 def run_job(job: Job, outcome_type: type[OutcomeT], *, limit_s: float) -> Ended[OutcomeT]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,8 +22,8 @@ from mmkd_bench.gather import joined, judge_stability, result_of
 from mmkd_bench.jobs import RunJob, RunOutcome
 from mmkd_bench.launch import STAGE_SHARE
 from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.power import find_sensor, read_power_mode
-from mmkd_bench.process import Ended, run_job
+from mmkd_bench.power import power_sensor, read_power_mode
+from mmkd_bench.process import Ended, Progress, run_job, unheard
 from mmkd_bench.report import BenchReport, Configuration, Energy
 from mmkd_bench.subject import Choice
 from mmkd_edge.bundle import Bundle
@@ -88,11 +88,7 @@ class _Launched:
     interrupted: bool
 
 
-def _silent(_line: str) -> None:
-    """Progress that nobody wants to see."""
-
-
-def measure_bundle(choice: Choice, settings: Settings, *, progress: Callable[[str], None] = _silent) -> Run:
+def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = unheard) -> Run:
     """Measure a bundle on this machine.
 
     Args:
@@ -118,16 +114,15 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Callable[[st
     return Run(report=report, samples=joined(launched.samples), interrupted=launched.interrupted)
 
 
-def _launch_with_power(
-    job: RunJob, settings: Settings, progress: Callable[[str], None]
-) -> tuple[_Launched, Energy | None, str]:
+def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> tuple[_Launched, Energy | None, str]:
     if not settings.energy:
         return _launch_all(job, settings, progress), None, "not asked for"
-    try:
-        sensor = find_sensor()
-    except UnavailableError as error:
-        return _launch_all(job, settings, progress), None, str(error)
-    with PowerLog(sensor) as log:
+    with ExitStack() as stack:
+        try:
+            sensor = stack.enter_context(power_sensor())
+        except UnavailableError as error:
+            return _launch_all(job, settings, progress), None, str(error)
+        log = stack.enter_context(PowerLog(sensor))
         progress(f"idle power: {IDLE_S:g} s with {sensor.name}")
         idle = watch_idle()
         launched = _launch_all(job, settings, progress)
@@ -138,7 +133,7 @@ def _launch_with_power(
     return launched, *energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
-def _launch_all(job: RunJob, settings: Settings, progress: Callable[[str], None]) -> _Launched:
+def _launch_all(job: RunJob, settings: Settings, progress: Progress) -> _Launched:
     outcomes: list[RunOutcome] = []
     samples: list[Arrays] = []
     try:
