@@ -71,7 +71,7 @@ class PowerLog:
             self._readings.append((time.monotonic(), power_mw))
 
 
-def watch_idle(seconds: float = IDLE_S) -> Span:
+def watch_idle(seconds: float) -> Span:
     """Wait, and say from when to when."""
     begin_s = time.monotonic()
     time.sleep(seconds)

@@ -44,7 +44,7 @@ _GPU = re.compile(r"\bGR3D_FREQ (\d+)%")
 _TEMPERATURE = re.compile(r"\b([A-Za-z][A-Za-z0-9_]*)@(-?\d+(?:\.\d+)?)C\b")
 # Now/mean, and on JetPack 7.2 now/mean/highest; before JetPack 5 without a unit. A rail that measures nothing is `NC`.
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?:/-?\d+mW)?(?=\s|\Z)")
-_POWER_MODE = re.compile(r"^NV Power Mode: *(\S.*?) *$", re.MULTILINE)
+_POWER_MODE = re.compile(r"\bNV Power Mode: *(\S.*?) *$", re.MULTILINE)
 _NOT_A_ZONE_C = -256.0
 """What tegrastats prints for a zone that is switched off."""
 

@@ -53,6 +53,7 @@ class Settings:
         deadline_ms: longest acceptable response; None is the period of `rate_hz`.
         warm_up_limit_s: longest warm-up of one launch.
         energy: also read a power sensor, where there is one.
+        idle_s: how long a sensor watches the machine at rest before the first launch.
     """
 
     launches: int = 5
@@ -62,6 +63,7 @@ class Settings:
     deadline_ms: float | None = None
     warm_up_limit_s: float = 5.0
     energy: bool = True
+    idle_s: float = IDLE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +125,8 @@ def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> t
         except UnavailableError as error:
             return _launch_all(job, settings, progress), None, str(error)
         log = stack.enter_context(PowerLog(sensor))
-        progress(f"idle power: {IDLE_S:g} s with {sensor.name}")
-        idle = watch_idle()
+        progress(f"idle power: {settings.idle_s:g} s with {sensor.name}")
+        idle = watch_idle(settings.idle_s)
         launched = _launch_all(job, settings, progress)
     if not launched.outcomes:
         return launched, None, "interrupted"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmkd_bench.demo import demo_document
+from mmkd_bench.power import power_sensor
 from mmkd_bench.report import STAGES
 from mmkd_bench.run import Run, Settings, check_settings, measure_bundle, write_samples
 from mmkd_bench.subject import Choice
@@ -102,6 +104,24 @@ def test_a_modality_that_needs_a_reference_is_measured_without_one(per_group_bun
     settings = Settings(launches=1, duration_s=0.1, energy=False)
     report = measure_bundle(Choice(bundle=str(per_group_bundle)), settings).report
     assert report.result.latency.count > 0
+
+
+def test_energy_is_measured_where_a_sensor_answers(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "tegrastats"
+    program.write_text("#!/bin/sh\nwhile true; do echo 'VDD_IN 6030mW/6030mW'; sleep 0.02; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("mmkd_bench.run.power_sensor", lambda: power_sensor(tmp_path))
+    lines: list[str] = []
+    settings = Settings(launches=1, duration_s=0.6, idle_s=0.5)
+    report = measure_bundle(Choice(bundle=str(bundle)), settings, progress=lines.append).report
+    assert lines[0] == "idle power: 0.5 s with tegrastats VDD_IN"
+    assert report.energy is not None
+    assert report.energy.load_mw == report.energy.idle_mw == 6030.0
+    assert report.energy.above_idle_mj == 0.0
+    assert report.energy.readings >= 2
 
 
 def test_a_damaged_bundle_starts_no_process(bundle: Path, tmp_path: Path) -> None:

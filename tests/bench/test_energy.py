@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench.energy import PowerLog, Span, energy_of, watch_idle
+from mmkd_bench.power import RailSensor
+from mmkd_edge.errors import UnavailableError
+
+
+class Dial:
+    """A sensor that shows what it was set to."""
+
+    name = "dial"
+
+    def __init__(self, power_mw: float) -> None:
+        self.power_mw = power_mw
+        self.broken = False
+
+    def read_mw(self) -> float:
+        if self.broken:
+            raise UnavailableError("dial: it fell off")
+        return self.power_mw
+
+
+def _span_of(log: PowerLog, *, readings: int) -> Span:
+    begin_s = time.monotonic()
+    while (found := log.mean_mw([Span(begin_s=begin_s, end_s=time.monotonic())])) is None or found[1] < readings:
+        time.sleep(0.002)
+        assert time.monotonic() - begin_s < 10
+    return Span(begin_s=begin_s, end_s=time.monotonic())
+
+
+def test_energy_is_power_above_idle_over_predictions() -> None:
+    dial = Dial(2000.0)
+    with PowerLog(dial, interval_s=0.005) as log:
+        idle = _span_of(log, readings=5)
+        dial.power_mw = 5000.0
+        loaded = _span_of(log, readings=5)
+        energy, note = energy_of(log, idle=idle, loaded=[loaded], predictions=100)
+    assert note == ""
+    assert energy is not None
+    assert (energy.idle_mw, energy.sensor) == (2000.0, "dial")
+    # One reading may have been on its way when the dial was turned.
+    assert 4000.0 < energy.load_mw <= 5000.0
+    seconds = loaded.end_s - loaded.begin_s
+    assert energy.above_idle_mj == pytest.approx((energy.load_mw - 2000.0) * seconds / 100)
+
+
+def test_a_sensor_that_breaks_gives_its_reason() -> None:
+    dial = Dial(2000.0)
+    with PowerLog(dial, interval_s=0.005) as log:
+        idle = _span_of(log, readings=2)
+        dial.broken = True
+        time.sleep(0.05)
+        energy, note = energy_of(log, idle=idle, loaded=[idle], predictions=1)
+    assert energy is None
+    assert note == "dial: it fell off"
+
+
+def test_too_short_a_measurement_is_no_measurement() -> None:
+    with PowerLog(Dial(1.0), interval_s=0.005) as log:
+        idle = _span_of(log, readings=2)
+        never = Span(begin_s=idle.end_s + 1000, end_s=idle.end_s + 1001)
+        energy, note = energy_of(log, idle=idle, loaded=[never], predictions=1)
+    assert energy is None
+    assert note == "dial: no reading in the measured time; measure longer"
+
+
+def test_idle_time_is_watched() -> None:
+    span = watch_idle(0.02)
+    assert span.end_s - span.begin_s >= 0.02
+
+
+def test_a_rail_that_vanishes_is_a_fault(tmp_path: Path) -> None:
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    chip.mkdir(parents=True)
+    for name, text in (("name", "ina3221"), ("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "1000")):
+        (chip / name).write_text(text)
+    sensor = RailSensor(tmp_path)
+    with PowerLog(sensor, interval_s=0.005) as log:
+        idle = _span_of(log, readings=1)
+        (chip / "curr1_input").unlink()
+        time.sleep(0.05)
+        assert energy_of(log, idle=idle, loaded=[idle], predictions=1) == (None, "INA rails: none in sysfs")
