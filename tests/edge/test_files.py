@@ -31,21 +31,21 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "code", "reason"),
+    ("owner", "call", "code", "reason"),
     [
-        ("open", errno.EACCES, "permission denied"),
-        ("fsync", errno.ENOSPC, "no space left on device"),
-        ("fsync", errno.EIO, "input/output error"),
-        ("replace", errno.EROFS, "read-only file system"),
+        (os, "open", errno.EACCES, "permission denied"),
+        (os, "fsync", errno.ENOSPC, "no space left on device"),
+        (os, "fsync", errno.EIO, "input/output error"),
+        (Path, "replace", errno.EROFS, "read-only file system"),
     ],
 )
 def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str, code: int, reason: str
 ) -> None:
     path = tmp_path / "a"
     write_file(path, b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, failing(code))
+        patch.setattr(owner, call, failing(code))
         with pytest.raises(UsageError) as caught:
             write_file(path, b"new")
     assert str(caught.value) == f"{path}: cannot write it: {reason}; an earlier file is left as it was"
