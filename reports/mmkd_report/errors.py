@@ -3,7 +3,7 @@
 ```
 ReportError                    caught by `except ReportError`
 ├── DocumentError              a document of figures that breaks its contract
-└── PageError                  a page that cannot be written
+└── PageError                  a page that cannot be written (an OSError as well)
 ```
 
 A message has four parts: where, what was expected, what came, how to fix it. The package stands alone, so its tree does
@@ -21,5 +21,5 @@ class DocumentError(ReportError):
     """A document of figures that breaks its contract; the message names the place inside it."""
 
 
-class PageError(ReportError):
-    """A page that cannot be written."""
+class PageError(ReportError, OSError):
+    """A page that cannot be written: an OSError as well, since it is the disk's or the path's fault."""

@@ -147,7 +147,7 @@ def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: f
     known = [value for value in values if is_figure(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     if high - low < 1e-9 * max(1.0, abs(high)):
-        pad = abs(high) * 0.1 or 1.0
+        pad = max(0.1 * abs(high), 1e-3)
         low, high = max(floor, low - pad), min(ceiling, high + pad)
     step = _round_step((high - low) / most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -170,26 +172,7 @@ def full(
     return {
         "format_version": 1,
         "command": f"mmkd-demo --seeds {seeds} --out demo",
-        "dataset": {
-            "name": "watch_exercises",
-            "title": "Shoulder exercises with a smartwatch",
-            "source": "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
-            "licence": "BSD-3-Clause",
-            "sha256": "3f1c0b8e" * 8,
-            "windows": {"train": 1338, "valid": 445, "test": 446},
-            "groups": 10,
-            "labels": list(labels),
-            "modalities": [
-                {
-                    "name": name,
-                    "channels": [f"{name}_{axis}" for axis in "xyz"],
-                    "rate_hz": 50.0,
-                    "samples": 200,
-                    "unit": "g",
-                }
-                for name in names
-            ],
-        },
+        "dataset": dataset(names, labels),
         "label_share": 0.1,
         "seeds": list(range(seeds)),
         "teacher": teacher,
@@ -200,26 +183,45 @@ def full(
             "high": mean + 2.4,
             "method": "95 % bootstrap over people, resampled over all sensors together, 2000 draws",
         },
-        "benchmark": {
-            "bundle": f"students/{names[-1]}.edge",
-            "backend": "ort",
-            "threads": 1,
-            "latency_ms": {"p50": 0.1271, "p90": 0.1394, "p99": 0.1907, "samples": 23_815},
-            "stages_us": {"check_window": 2.13, "prepare": 6.42, "run": 113.6, "interpret": 4.91},
-            "load_ms": 12.31,
-            "first_call_ms": 0.913,
-            "rss_mb": 61.4,
-            "machine": {"cpu": "Example CPU 2.4 GHz", "cores": 2, "governor": None, "os": "Linux 6.1"},
-        },
+        "benchmark": benchmark(f"students/{names[-1]}.edge"),
         "versions": {"mmkd-edge": "0.1.0", "torch": "2.9.0", "onnxruntime": "1.23.0"},
-        "machine": {
-            "cpu": "Example CPU 2.4 GHz",
-            "cores": 2,
-            "os": "Linux 6.1",
-            "memory": {"total_gb": 8, "swap_gb": 0},
-        },
+        "machine": MACHINE | {"memory": {"total_gb": 8, "swap_gb": 0}},
         "duration_s": 431.7,
         "report": "report.html",
+    }
+
+
+MACHINE = {"cpu": "Example CPU 2.4 GHz", "cores": 2, "governor": None, "os": "Linux 6.1"}
+
+
+def dataset(names: Sequence[str], labels: Sequence[str]) -> Document:
+    """Where the windows come from."""
+    sampling = {"rate_hz": 50.0, "samples": 200, "unit": "g"}
+    return {
+        "name": "watch_exercises",
+        "title": "Shoulder exercises with a smartwatch",
+        "source": "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
+        "licence": "BSD-3-Clause",
+        "sha256": "3f1c0b8e" * 8,
+        "windows": {"train": 1338, "valid": 445, "test": 446},
+        "groups": 10,
+        "labels": list(labels),
+        "modalities": [{"name": name, "channels": [f"{name}_{axis}" for axis in "xyz"], **sampling} for name in names],
+    }
+
+
+def benchmark(bundle: str) -> Document:
+    """The runtime measured on one bundle."""
+    return {
+        "bundle": bundle,
+        "backend": "ort",
+        "threads": 1,
+        "latency_ms": {"p50": 0.1271, "p90": 0.1394, "p99": 0.1907, "samples": 23_815},
+        "stages_us": {"check_window": 2.13, "prepare": 6.42, "run": 113.6, "interpret": 4.91},
+        "load_ms": 12.31,
+        "first_call_ms": 0.913,
+        "rss_mb": 61.4,
+        "machine": dict(MACHINE),
     }
 
 
@@ -285,3 +287,83 @@ def make(two_sensors: Document, one_seed: Document, five_sensors: Document) -> C
     """A document by name."""
     documents = {"two_sensors": two_sensors, "one_seed": one_seed, "five_sensors": five_sensors}
     return documents.__getitem__
+
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+@dataclass(kw_only=True)
+class Node:
+    """An element of a parsed page."""
+
+    tag: str
+    attrs: dict[str, str] = field(default_factory=dict)
+    children: list[Node | str] = field(default_factory=list)
+
+    def all(self, tag: str, cls: str = "") -> list[Node]:
+        """Descendants of that tag and class, in order."""
+        return [node for node in self.walk() if node.tag == tag and (not cls or cls in node.classes)]
+
+    def walk(self) -> Iterator[Node]:
+        for child in self.children:
+            if isinstance(child, Node):
+                yield child
+                yield from child.walk()
+
+    @property
+    def classes(self) -> list[str]:
+        return self.attrs.get("class", "").split()
+
+    @property
+    def text(self) -> str:
+        """All text below, with white space as a reader sees it; narrow spaces stay."""
+        raw = "".join(child if isinstance(child, str) else f" {child.text} " for child in self.children)
+        return " ".join(raw.replace("\u202f", "\0").split()).replace("\0", "\u202f")
+
+
+class Strict(HTMLParser):
+    """A parser that insists on what HTML leaves to chance: every element closed, in order, by its own tag."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = Node(tag="#page")
+        self.open = [self.root]
+        self.declaration = ""
+
+    def handle_decl(self, decl: str) -> None:
+        self.declaration = decl
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"<{tag}> repeats an attribute: {names}"
+        node = Node(tag=tag, attrs={name: value or "" for name, value in attrs})
+        self.open[-1].children.append(node)
+        if tag not in VOID:
+            self.open.append(node)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}>"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+@pytest.fixture
+def parse() -> Callable[[str], Node]:
+    """Parses a page and fails where it is not balanced."""
+
+    def parsed(html: str) -> Node:
+        parser = Strict()
+        parser.feed(html)
+        parser.close()
+        assert parser.declaration == "doctype html"
+        assert parser.open == [parser.root]
+        return parser.root
+
+    return parsed

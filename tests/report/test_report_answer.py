@@ -1,0 +1,158 @@
+"""The generated sentences: they say what the figures say, also when it is not what one hoped for."""
+
+from __future__ import annotations
+
+from mmkd_report.demo_answer import answer, question
+from mmkd_report.demo_document import read_demo
+
+S = "\u202f"
+
+
+def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, modalities=("acc", "gyro"), share=0.1):
+    """A document of accuracies alone: {name: (student, (mean, low, high) or None, {rival: accuracy})}."""
+
+    def spread(mean):
+        return {"mean": mean, "std": 0.021, "per_seed": [mean] * len(seeds)}
+
+    def gain(values):
+        return None if values is None else dict(zip(("mean", "low", "high"), values, strict=True))
+
+    return read_demo(
+        {
+            "format_version": 1,
+            "dataset": {"name": "set"},
+            "label_share": share,
+            "seeds": list(seeds),
+            "teacher": {"accuracy": None if teacher is None else spread(teacher), "modalities": list(modalities)},
+            "students": {
+                name: {
+                    "student": {"accuracy": None if score is None else spread(score)},
+                    "gain_points": gain(gained),
+                    **{rival: {"accuracy": value} for rival, value in rivals.items()},
+                }
+                for name, (score, gained, rivals) in students.items()
+            },
+            "mean_gain_points": gain(mean_gain),
+        }
+    )
+
+
+TWO = {"acc": (0.712, (1.04, -1.0, 3.0), {}), "gyro": (0.7451, (12.26, 8.1, 15.5), {})}
+
+
+def test_the_question_names_the_labelled_share() -> None:
+    assert question(build(TWO)) == (
+        f"Everything was recorded, 10{S}% was labelled. Which one sensor is enough, and what does distillation buy?"
+    )
+
+
+def test_the_question_knows_when_everything_was_labelled() -> None:
+    assert question(build(TWO, share=1.0)) == (
+        "Everything was recorded, and everything was labelled. "
+        "Which one sensor is enough, and what does distillation buy?"
+    )
+
+
+def test_the_question_of_one_sensor_does_not_ask_which() -> None:
+    assert question(build({"acc": TWO["acc"]}, share=None)) == (
+        "Everything was recorded. Is one sensor enough, and what does distillation buy?"
+    )
+
+
+def test_the_best_sensor_is_named_with_spread_and_teacher() -> None:
+    assert answer(build(TWO))[0] == (
+        f"Of the single sensors, gyro comes closest to all together: its distilled student is right in 74.5{S}% "
+        f"(± 2.1 over 3 seeds) of the test windows, the teacher with acc and gyro in 80.0{S}% (± 2.1)."
+    )
+
+
+def test_a_student_that_reaches_the_teacher_is_enough() -> None:
+    assert answer(build(TWO, teacher=0.7451))[0].startswith("One sensor is enough here: with gyro alone, the distilled")
+
+
+def test_a_single_sensor_that_falls_short_is_said_to() -> None:
+    assert answer(build({"acc": TWO["acc"]}))[0].startswith("One sensor falls short of all together: with acc alone,")
+
+
+def test_one_seed_has_no_spread() -> None:
+    sentence = answer(build(TWO, seeds=(4,)))[0]
+    assert f"74.5{S}% (one seed, no spread) of the test windows, the teacher with acc and gyro in 80.0{S}%." in sentence
+    assert "±" not in sentence
+
+
+def test_without_a_teacher_nothing_is_compared() -> None:
+    assert answer(build(TWO, teacher=None))[0] == (
+        f"With gyro alone, the distilled student is right in 74.5{S}% (± 2.1 over 3 seeds) of the test windows; "
+        "there is no teacher to compare it with."
+    )
+
+
+def test_without_any_student_there_is_no_answer() -> None:
+    assert answer(build({})) == ("No student was measured, so there is no answer yet.",)
+    assert answer(build({"acc": (None, None, {})})) == ("No student was measured, so there is no answer yet.",)
+
+
+def test_a_gain_above_zero_is_an_addition() -> None:
+    assert answer(build(TWO, mean_gain=(6.66, 3.2, 9.9)))[1] == (
+        "Distillation adds 6.7 points on average over the 2 sensors (interval 3.2 to 9.9): "
+        "acc +1.0 (\u22121.0 to 3.0, includes 0) and gyro +12.3 (8.1 to 15.5)."
+    )
+
+
+def test_a_gain_whose_interval_includes_zero_is_not_certain() -> None:
+    assert answer(build(TWO, mean_gain=(1.1, -0.4, 2.6)))[1].startswith(
+        "Distillation has no certain effect on average over the 2 sensors: +1.1 points, "
+        "and the interval \u22120.4 to 2.6 includes 0: acc"
+    )
+
+
+def test_a_gain_below_zero_is_a_cost() -> None:
+    assert answer(build({"acc": (0.7, (-3.0, -5.0, -1.0), {})}))[1] == (
+        "Distillation costs 3.0 points on acc (interval \u22125.0 to \u22121.0)."
+    )
+
+
+def test_a_gain_without_an_interval_is_not_judged() -> None:
+    assert answer(build({"acc": (0.7, (2.0, None, None), {})}))[1] == (
+        "Distillation changes accuracy by +2.0 points on acc, with no interval to judge it by."
+    )
+
+
+def test_many_sensors_are_given_as_a_range() -> None:
+    many = {f"s{index}": (0.5, (float(index), index - 1.5, index + 1.5), {}) for index in range(1, 6)}
+    assert answer(build(many, mean_gain=(3.0, 1.0, 5.0)))[1] == (
+        "Distillation adds 3.0 points on average over the 5 sensors (interval 1.0 to 5.0): "
+        "from +1.0 (s1) to +5.0 (s5), with an interval above 0 for 4 of 5 sensors."
+    )
+
+
+def test_no_gain_is_no_sentence() -> None:
+    assert len(answer(build({"acc": (0.7, None, {})}))) == 1
+
+
+def test_a_rival_that_wins_is_confessed() -> None:
+    students = {"acc": (0.71, None, {"extra_trees": 0.705}), "gyro": (0.74, None, {"extra_trees": 0.78})}
+    assert answer(build(students))[-1] == (
+        "But a classical rival does better than one student: "
+        f"on gyro extra-trees reaches 78.0{S}%, the student 74.0{S}%."
+    )
+
+
+def test_rivals_that_win_everywhere_are_counted() -> None:
+    students = {"acc": (0.71, None, {"extra_trees": 0.72}), "gyro": (0.74, None, {"mini_rocket": 0.9})}
+    assert answer(build(students))[-1] == (
+        "But classical rivals do better than 2 of 2 students; most of all, "
+        f"on gyro MiniRocket reaches 90.0{S}%, the student 74.0{S}%."
+    )
+
+
+def test_only_rivals_that_ran_everywhere_are_claimed_as_beaten() -> None:
+    students = {
+        "acc": (0.71, None, {"extra_trees": 0.7, "mini_rocket": 0.7}),
+        "gyro": (0.74, None, {"extra_trees": 0.7}),
+    }
+    assert answer(build(students))[-1] == "No student is below extra-trees trained on the same sensor and labels."
+
+
+def test_without_rivals_nothing_is_claimed_about_them() -> None:
+    assert not any("below" in sentence for sentence in answer(build(TWO)))

@@ -1,0 +1,91 @@
+"""The door of the demo page: what is refused, with which words, and what is let through."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from mmkd_report import DocumentError, render_demo
+from mmkd_report.demo_document import Spread, read_demo, spread_of
+
+
+def refusal(document) -> str:
+    with pytest.raises(DocumentError) as caught:
+        render_demo(document)
+    return str(caught.value)
+
+
+def test_an_unknown_format_version_is_refused(two_sensors) -> None:
+    assert refusal(two_sensors | {"format_version": 2}) == (
+        "demo document: expected format_version 1, got 2; make the page with the release that made the document"
+    )
+
+
+def test_a_document_without_a_format_version_is_refused() -> None:
+    assert refusal({}) == (
+        "demo document: expected format_version 1, got None; make the page with the release that made the document"
+    )
+
+
+def test_a_missing_part_is_named(two_sensors) -> None:
+    del two_sensors["teacher"]
+    assert refusal(two_sensors) == (
+        "demo document: Object missing required field `teacher`; "
+        "correct the value, or leave it out where it is optional"
+    )
+
+
+def test_a_mistyped_value_is_named_with_its_place(two_sensors) -> None:
+    two_sensors["teacher"]["accuracy"]["mean"] = "high"
+    assert refusal(two_sensors) == (
+        "demo document: Expected `float | null`, got `str` - at `$.teacher.accuracy.mean`; "
+        "correct the value, or leave it out where it is optional"
+    )
+
+
+def test_a_confusion_matrix_that_does_not_fit_the_labels_is_refused(one_seed) -> None:
+    one_seed["students"]["drive"]["baseline"]["confusion"] = [[1, 2, 3], [4, 5, 6]]
+    assert refusal(one_seed) == (
+        "demo document: students.drive.baseline.confusion: expected 2 rows of 2 (one per label), got rows of [3, 3]; "
+        "count every label, also one that never occurs"
+    )
+
+
+def test_a_ragged_attention_map_is_refused(two_sensors) -> None:
+    two_sensors["students"]["gyro"]["attention"]["student"] = [[0.5, 0.5], [1.0]]
+    assert refusal(two_sensors) == (
+        "demo document: students.gyro.attention.student: expected rows of one length, got lengths [2, 1]; "
+        "give a rectangular map"
+    )
+
+
+def test_missing_sample_figures_must_match_their_shares(two_sensors) -> None:
+    two_sensors["students"]["acc"]["missing"]["baseline"].pop()
+    assert refusal(two_sensors) == (
+        "demo document: students.acc.missing.baseline: expected 5 figures (one per share), got 4; "
+        "write null for a share that was not tested"
+    )
+
+
+def test_a_document_that_went_through_json_reads_the_same(any_document) -> None:
+    assert read_demo(json.loads(json.dumps(any_document))) == read_demo(any_document)
+
+
+def test_unknown_keys_are_left_alone(two_sensors) -> None:
+    grown = copy.deepcopy(two_sensors)
+    grown["teacher"]["energy_mj"] = 3.0
+    grown["later"] = {"x": 1}
+    assert render_demo(grown) == render_demo(two_sensors)
+
+
+def test_the_document_is_not_changed(any_document) -> None:
+    before = copy.deepcopy(any_document)
+    render_demo(any_document)
+    assert any_document == before
+
+
+def test_a_bare_figure_of_a_rival_is_a_mean_without_spread() -> None:
+    assert spread_of(0.5) == Spread(mean=0.5)
+    assert spread_of(None) is None

@@ -1,0 +1,438 @@
+"""The demo page as a browser gets it: its figures, its safety, its looks and its file."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mmkd_report
+from mmkd_report import PageError, render_demo, write_page
+
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
+
+
+def one(fraction) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def plus_minus(spread) -> str:
+    return f"{one(spread['mean'])} ± {one(spread['std'])}"
+
+
+def signed(value) -> str:
+    return f"{value:+.1f}".replace("-", "\u2212")
+
+
+def unsigned(value) -> str:
+    return f"{value:.1f}".replace("-", "\u2212")
+
+
+def result_rows(page) -> dict[tuple[str, str], list[str]]:
+    """The main table: (group, model) -> texts of its cells."""
+    rows, group = {}, ""
+    for row in page.all("table", "results")[0].all("tr")[1:]:
+        head = row.all("th")[0].text
+        if "group" in row.classes:
+            group = head.split()[0]
+        else:
+            rows[group, head] = [cell.text for cell in row.all("td")]
+    return rows
+
+
+def section(page, name):
+    """The section under a heading's id."""
+    return next(node for node in page.all("section") if node.attrs["aria-labelledby"] == name)
+
+
+@pytest.mark.parametrize("name", ["two_sensors", "five_sensors"])
+def test_the_main_table_holds_the_figures_of_the_document(name, make, parse) -> None:
+    document = make(name)
+    rows = result_rows(parse(render_demo(document)))
+    scores = ("accuracy", "balanced_accuracy", "macro_f1")
+    teacher = document["teacher"]
+    assert rows["All", "Teacher"] == [
+        *(plus_minus(teacher[key]) for key in scores),
+        "–",
+        "–",
+        "1.25\u202fM",
+        "0.487\u202fms",
+    ]
+    for modality, contest in document["students"].items():
+        for rival, head in (("extra_trees", "Extra-trees"), ("mini_rocket", "MiniRocket")):
+            assert rows[modality, head] == [*(plus_minus(contest[rival][key]) for key in scores), "–", "–", "–", "–"]
+        baseline, student, gain = contest["baseline"], contest["student"], contest["gain_points"]
+        assert rows[modality, "Labels only"] == [
+            *(plus_minus(baseline[key]) for key in scores), "–", "–", "61.4\u202fk", "0.112\u202fms"
+        ]  # fmt: skip
+        assert rows[modality, "Distilled student"] == [
+            *(plus_minus(student[key]) for key in scores),
+            f"{signed(gain['mean'])} {unsigned(gain['low'])} to {unsigned(gain['high'])}",
+            f"{100 * contest['gap_recovered']:.0f}\u202f%",
+            "61.4\u202fk",
+            "0.113\u202fms",
+        ]
+    assert len(rows) == 1 + 4 * len(document["students"])
+
+
+def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, parse) -> None:
+    html = render_demo(one_seed)
+    page = parse(html)
+    rows = result_rows(page)
+    assert rows["All", "Teacher"] == ["70.5", "–", "–", "–", "–", "–", "–"]
+    assert rows["drive", "Extra-trees"] == ["64.6", "63.1", "–", "–", "–", "–", "–"]
+    assert rows["drive", "MiniRocket"] == [
+        "not run: the library aeon is not installed: pip install 'mmkd-edge[rivals]'"
+    ]
+    assert rows["drive", "Labels only"] == ["61.2", "–", "–", "–", "–", "–", "–"]
+    assert rows["drive", "Distilled student"] == ["60.0", "–", "–", "\u22121.2 \u22124.0 to 1.5", "–", "–", "–"]
+    assert "One seed, no spread." in page.all("caption")[0].text
+    assert "±" not in page.all("main")[0].text.replace("± One standard deviation", "")
+
+
+def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
+    page = parse(render_demo(one_seed))
+    names = [node.attrs["aria-labelledby"] for node in page.all("section")]
+    assert names == ["answer", "results", "accuracy", "confusion", "reproduce", "glossary"]
+    links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
+    assert links == ["#results", "#accuracy", "#confusion", "#reproduce", "#glossary"]
+
+
+def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
+    names = [node.attrs["aria-labelledby"] for node in parse(render_demo(two_sensors)).all("section")]
+    assert names == [
+        "answer", "results", "accuracy", "confusion", "curves", "attention", "missing", "benchmark", "sizes",
+        "reproduce", "glossary",
+    ]  # fmt: skip
+
+
+def test_every_seed_has_a_dot_at_its_accuracy(any_document, parse) -> None:
+    page = parse(render_demo(any_document))
+    plots = page.all("svg", "dots-plot")
+    ticks = plots[-1].all("text", "tick")
+    (x0, low), (x1, high) = [(float(t.attrs["x"].rstrip("%")), float(t.text)) for t in (ticks[0], ticks[-1])]
+    expected = [any_document["teacher"]["accuracy"]]
+    for contest in any_document["students"].values():
+        measures = [contest.get(name) or {} for name in ("extra_trees", "mini_rocket", "baseline", "student")]
+        expected += [measure["accuracy"] for measure in measures if "accuracy" in measure]
+    rows = [row for plot in plots for row in plot.all("g")]
+    assert len(rows) == len(expected)
+    for row, measure in zip(rows, expected, strict=True):
+        mean, seeds = (measure["mean"], measure["per_seed"]) if isinstance(measure, dict) else (measure, [])
+        drawn = [float(dot.attrs["cx"].rstrip("%")) for dot in row.all("circle", "dot")]
+        drawn.append(float(row.all("line", "mean")[0].attrs["x1"].rstrip("%")))
+        accuracies = [low + (x - x0) / (x1 - x0) * (high - low) for x in drawn]
+        assert accuracies == pytest.approx([100 * value for value in (*seeds, mean)], abs=0.02)  # x has two digits
+
+
+def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse) -> None:
+    page = parse(render_demo(two_sensors))
+    shown = [
+        [[int(cell.text) for cell in row.all("td")] for row in table.all("tr")[1:]]
+        for table in page.all("table", "confusion")
+    ]
+    students = two_sensors["students"]
+    assert shown == [
+        two_sensors["teacher"]["confusion"],
+        *(students[name][network]["confusion"] for name in ("acc", "gyro") for network in ("baseline", "student")),
+    ]
+
+
+def test_many_labels_are_told_by_their_largest_confusions(two_sensors, parse) -> None:
+    labels = [f"class {index}" for index in range(30)]
+    two_sensors["dataset"]["labels"] = labels
+    matrix = [[0] * 30 for _ in labels]
+    matrix[3][7], matrix[0][29], matrix[4][4] = 1412, 5, 9000
+    for network in (
+        two_sensors["teacher"],
+        *(c[n] for c in two_sensors["students"].values() for n in ("baseline", "student")),
+    ):
+        network["confusion"] = matrix
+    tables = section(parse(render_demo(two_sensors)), "confusion").all("table")
+    assert len(tables) == 5
+    rows = [[cell.text for cell in row.all("td")] for row in tables[0].all("tr")[1:]]
+    assert rows == [["1\u202f412", "class 3", "class 7"], ["5", "class 0", "class 29"]]
+
+
+def test_every_subset_of_sensors_is_in_the_table(five_sensors, parse) -> None:
+    page = parse(render_demo(five_sensors))
+    shown = {}
+    for table in page.all("table", "subsets"):
+        names = [head.text for head in table.all("th", "upright")]
+        for row in table.all("tr")[1:]:
+            used = [name for name, cell in zip(names, row.all("td", "member"), strict=True) if cell.text == "there"]
+            shown[frozenset(used)] = row.all("td", "number")[0].text
+    expected = {frozenset(s["modalities"]): plus_minus(s["accuracy"]) for s in five_sensors["teacher"]["missing"]}
+    assert shown == expected
+    assert page.all("summary")[0].text == "20 further combinations"
+
+
+def test_benchmark_and_sizes_are_those_of_the_document(two_sensors, parse) -> None:
+    page = parse(render_demo(two_sensors))
+    bench = section(page, "benchmark")
+    rows = [[cell.text for cell in row.all("td")] for row in bench.all("table", "compact")[0].all("tr")[1:]]
+    assert rows[0] == ["0.127", "0.139", "0.191"]
+    assert rows[1] == ["0.487", "0.545", "0.833"]
+    assert [
+        (row.all("th")[0].text, row.all("td", "number")[0].text)
+        for row in bench.all("table", "stages")[0].all("tr")[1:]
+    ] == [
+        ("check_window", "2.1\u202fµs"),
+        ("prepare", "6.4\u202fµs"),
+        ("run", "113.6\u202fµs"),
+        ("interpret", "4.9\u202fµs"),
+    ]
+    for text in (
+        "23\u202f815",
+        "12.3\u202fms",
+        "0.913\u202fms",
+        "61.4\u202fMB",
+        "backend ort, 1 thread",
+        "students/gyro.edge",
+    ):
+        assert text in bench.text
+    assert "governor" not in bench.text
+    sizes = [[c.text for c in (*row.all("th"), *row.all("td"))] for row in section(page, "sizes").all("tr")[1:]]
+    assert sizes == [
+        ["small", "312\u202fk", "80.0 ± 1.0", ""],
+        ["medium", "1.25\u202fM", "84.0 ± 1.0", "chosen"],
+        ["large", "4.90\u202fM", "84.0 ± 0.5", ""],
+    ]
+
+
+def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
+    text = section(parse(render_demo(two_sensors)), "reproduce").text
+    for part in (
+        "mmkd-demo --seeds 5 --out demo",
+        "Took 7 min 12 s on the machine below, with seeds 0, 1, 2, 3, 4.",
+        two_sensors["dataset"]["sha256"],
+        "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
+        "BSD-3-Clause",
+        "gyro gyro_x, gyro_y, gyro_z in g; 200 samples, 4.00\u202fs",
+        "torch 2.9.0",
+        "memory total_gb 8, swap_gb 0",
+        "predictor = EdgePredictor.open('students/acc.edge')",
+    ):
+        assert part in text
+
+
+def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
+    gain = two_sensors["mean_gain_points"]
+    accuracies = {name: c["student"]["accuracy"]["mean"] for name, c in two_sensors["students"].items()}
+    best = max(accuracies, key=accuracies.get)
+    teacher = one(two_sensors["teacher"]["accuracy"]["mean"])
+    span = f"interval {unsigned(gain['low'])} to {unsigned(gain['high'])}"
+    assert [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")] == [
+        f"{one(accuracies[best])}\u202f% right with {best} alone · all sensors {teacher}\u202f%",
+        f"{signed(gain['mean'])} points from distillation, mean over 2 sensors · {span}",
+        "20× fewer parameters than the teacher · 61.4\u202fk instead of 1.25\u202fM",
+        "4.3× faster than the teacher · 0.113\u202fms per window",
+    ]
+
+
+def test_a_student_that_is_larger_or_slower_is_said_to_be(two_sensors, parse) -> None:
+    for contest in two_sensors["students"].values():
+        contest.update(latency_ratio=0.5, parameters_ratio=0.25)
+    texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
+    assert texts[2].startswith("4.0× more parameters than the teacher")
+    assert texts[3].startswith("2.0× slower than the teacher")
+
+
+def test_curves_and_missing_samples_are_drawn_for_every_network(two_sensors, parse) -> None:
+    page = parse(render_demo(two_sensors))
+    assert len(section(page, "curves").all("svg", "chart")) == 6
+    assert len(section(page, "curves").all("path", "line")) == 10
+    missing = section(page, "missing").all("svg", "chart")
+    assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
+    student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]
+    assert f"Distilled student {' '.join(student)}." in missing[1].all("desc")[0].text
+    assert len(section(page, "attention").all("image")) == 2
+
+
+def poisoned(value):
+    """The document with a hostile text behind every string, keys of students included."""
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_names_stay_text(any_document, parse) -> None:
+    document = poisoned(any_document)
+    document["students"] = {name + HOSTILE: contest for name, contest in document["students"].items()}
+    page = parse(render_demo(document))
+    tags = {node.tag for node in page.walk()}
+    assert "script" not in tags
+    assert "img" not in tags
+    assert len(page.all("style")) == 1
+    assert HOSTILE.split("{{")[0].strip('"&') in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
+
+
+def test_nothing_is_fetched_from_anywhere(any_document, parse) -> None:
+    html = render_demo(any_document)
+    page = parse(html)
+    allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert [n.attrs["content"] for n in page.all("meta") if "http-equiv" in n.attrs] == [allowed]
+    for node in page.walk():
+        assert node.tag not in {"script", "iframe", "object", "embed", "video", "audio", "base", "form"}
+        for name in ("src", "href", "xlink:href", "srcset", "action", "poster"):
+            assert node.attrs.get(name, "#").startswith(("#", "data:")), (node.tag, node.attrs[name])
+    style = page.all("style")[0].text
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_a_page_stays_far_below_a_megabyte(any_document) -> None:
+    assert len(render_demo(any_document).encode()) < 300_000
+
+
+def test_long_runs_and_large_maps_do_not_swell_the_page(five_sensors) -> None:
+    for contest in five_sensors["students"].values():
+        for network in (contest["student"], contest["baseline"]):
+            network["curve"] = [
+                {"step": step, "train_loss": 1 / (1 + step), "valid_score": 0.5} for step in range(20_000)
+            ]
+        contest["attention"]["teacher"] = [[1 / 400 * (1 + (i * j) % 7) for j in range(400)] for i in range(400)]
+    assert len(render_demo(five_sensors).encode()) < 500_000
+
+
+def test_ids_are_unique_and_every_reference_finds_its_id(any_document, parse) -> None:
+    page = parse(render_demo(any_document))
+    ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
+    assert len(ids) == len(set(ids))
+    named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
+    linked = [node.attrs["href"][1:] for node in page.all("a")]
+    assert set(named) | set(linked) <= set(ids)
+
+
+def test_every_figure_has_a_name_and_a_description_or_is_decoration(any_document, parse) -> None:
+    for svg in parse(render_demo(any_document)).all("svg"):
+        if svg.attrs.get("aria-hidden") != "true":
+            assert svg.attrs["role"] == "img"
+            assert svg.all("title")[0].text
+            assert svg.all("desc")[0].text
+
+
+def test_tables_have_captions_and_headings_never_skip_a_level(any_document, parse) -> None:
+    page = parse(render_demo(any_document))
+    assert all(table.all("caption") for table in page.all("table"))
+    levels = [int(node.tag[1]) for node in page.walk() if re.fullmatch(r"h[1-6]", node.tag)]
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def colours(style: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The custom properties of the light and of the dark scheme."""
+    light, dark = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)[:2]
+    found = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in (light, dark)]
+    return found[0], {**found[0], **found[1]}
+
+
+def mixed(over: str, share: float, under: str) -> list[float]:
+    pairs = zip(bytes.fromhex(over[1:]), bytes.fromhex(under[1:]), strict=True)
+    return [(share * top + (1 - share) * below) / 255 for top, below in pairs]
+
+
+def contrast(one_colour: list[float], other: list[float]) -> float:
+    """WCAG 2.2, definitions of relative luminance and contrast ratio."""
+
+    def luminance(rgb: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one_colour), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_text_and_figures_contrast_in_light_and_dark(scheme, two_sensors, parse) -> None:
+    style = parse(render_demo(two_sensors)).all("style")[0].text
+    assert "@media screen and (prefers-color-scheme: dark)" in style
+    colour = colours(style)[scheme]
+    for ground in ("paper", "panel"):
+        for ink in ("ink", "muted", "teacher", "student", "baseline", "rival"):
+            ratio = contrast(mixed(colour[ink], 1, colour[ink]), mixed(colour[ground], 1, colour[ground]))
+            assert ratio >= 4.5, (ink, ground, ratio)
+    for role in ("teacher", "student", "baseline"):  # the strongest cell of a confusion matrix holds 45 % of its colour
+        ratio = contrast(mixed(colour["ink"], 1, colour["ink"]), mixed(colour[role], 0.45, colour["panel"]))
+        assert ratio >= 4.5, (role, ratio)
+
+
+def test_figures_take_their_colours_from_the_style_sheet(two_sensors, parse) -> None:
+    for node in parse(render_demo(two_sensors)).walk():
+        assert not {"fill", "stroke", "color", "bgcolor"} & set(node.attrs)
+
+
+def test_equal_documents_give_equal_bytes_in_another_process(two_sensors, tmp_path) -> None:
+    html = render_demo(two_sensors)
+    assert render_demo(copy.deepcopy(two_sensors)) == html
+    (tmp_path / "document.py").write_text(f"document = {two_sensors!r}\n")
+    code = (
+        "from document import document; from mmkd_report import *; import sys;"
+        "write_page(sys.argv[1], render_demo(document))"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "page.html"], check=True, env=environment)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == html
+
+
+def test_the_package_is_thin_until_a_page_is_made() -> None:
+    code = (
+        "import sys; import mmkd_report; "
+        "loaded = {name.split('.')[0] for name in sys.modules}; "
+        "print(sorted(loaded & {'jinja2', 'matplotlib', 'numpy', 'torch', 'mmkd_edge', 'mmkd_models', 'mmkd_bench'}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_the_public_names_are_listed() -> None:
+    assert set(mmkd_report.__all__) == {"DocumentError", "PageError", "ReportError", "render_demo", "write_page"}
+
+
+def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    write_page(target, "new – page\n")
+    assert target.read_bytes() == "new – page\n".encode()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_page_needs_its_folder(tmp_path) -> None:
+    target = tmp_path / "absent" / "report.html"
+    with pytest.raises(PageError) as caught:
+        write_page(target, "page")
+    assert str(caught.value) == (
+        f"page '{target}': expected an existing folder, got '{target.parent}'; create it first"
+    )
+
+
+def test_a_failed_write_leaves_the_older_page_and_no_rest(tmp_path) -> None:
+    target = tmp_path / "report.html"
+    target.mkdir()
+    (target / "kept").write_text("kept")
+    with pytest.raises(PageError) as caught:
+        write_page(target, "page")
+    assert str(caught.value) == (
+        f"page '{target}': expected a file that can be written, got 'Is a directory'; "
+        "free the space, or choose another path"
+    )
+    assert (target / "kept").read_text() == "kept"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_text_that_cannot_be_encoded_leaves_the_older_page(tmp_path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_page(target, "half \ud800")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

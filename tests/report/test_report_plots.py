@@ -1,0 +1,143 @@
+"""The geometry of figures, by hand-computed places, properties and the PNG format."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_report import plots
+
+FIGURES = st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, derandomize=True)
+@given(FIGURES)
+def test_an_axis_holds_every_figure_between_round_ticks(values: list[float]) -> None:
+    over = plots.axis(values)
+    assert over.low <= min(values) + 1e-6
+    assert over.high >= max(values) - 1e-6
+    steps = np.diff(over.ticks)
+    assert 1 <= len(steps) <= 7
+    assert np.allclose(steps, steps[0])
+    mantissa = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
+    assert min(abs(mantissa - round_step) for round_step in (1, 2, 5, 10)) < 1e-6
+
+
+def test_an_axis_of_accuracies_stays_within_its_bounds() -> None:
+    over = plots.axis([0.93, 0.991], floor=0.0, ceiling=1.0)
+    assert (over.low, over.high, over.ticks) == (pytest.approx(0.92), 1.0, (0.92, 0.94, 0.96, 0.98, 1.0))
+
+
+def test_an_axis_of_one_figure_or_none_is_still_an_axis() -> None:
+    assert plots.axis([1.0], ceiling=1.0).high == 1.0
+    assert plots.axis([1.0], ceiling=1.0).low < 1.0
+    assert (plots.axis([None, math.nan]).low, plots.axis([]).high) == (0.0, 1.0)
+
+
+def test_a_tight_axis_ends_where_the_data_end() -> None:
+    over = plots.tight_axis([0, 40, 1600])
+    assert (over.low, over.high, over.ticks) == (0, 1600, (0.0, 500.0, 1000.0, 1500.0))
+
+
+def test_places_are_clipped_to_the_axis() -> None:
+    over = plots.Axis(low=0.5, high=1.0, ticks=(0.5, 1.0))
+    assert [over.place(value) for value in (0.4, 0.5, 0.75, 1.2)] == [0.0, 0.0, 0.5, 1.0]
+
+
+@settings(max_examples=40, derandomize=True)
+@given(st.integers(min_value=1, max_value=5000))
+def test_thinning_keeps_the_ends_and_the_limit(length: int) -> None:
+    kept = plots.thinned(length)
+    assert kept[0] == 0
+    assert kept[-1] == length - 1
+    assert len(kept) == min(length, plots.MOST_POINTS)
+    assert kept == sorted(set(kept))
+
+
+def chart(y, **bands) -> plots.LineChart:
+    x = [0.0, 1.0, 2.0, 3.0]
+    unit = plots.Axis(low=0.0, high=1.0, ticks=(0.0, 1.0))
+    return plots.line_chart(
+        [plots.Series(role="student", name="S", x=x, y=y, **bands)],
+        title="t",
+        description="d",
+        x_label="x",
+        x_axis=plots.Axis(low=0.0, high=3.0, ticks=(0.0, 3.0)),
+        y_axis=unit,
+        x_text=str,
+        y_text=str,
+    )
+
+
+def test_a_line_runs_from_corner_to_corner_of_the_plot() -> None:
+    line = chart([0.0, 0.25, 0.5, 1.0]).lines[0]
+    assert line.path == "M42 138L138.7 106L235.3 74L332 10"
+    assert line.points == ((42.0, 138.0), (138.7, 106.0), (235.3, 74.0), (332.0, 10.0))
+
+
+@pytest.mark.parametrize("gap", [None, math.nan])
+def test_a_missing_figure_lifts_the_pen(gap) -> None:
+    assert chart([0.0, gap, 0.5, 1.0]).lines[0].path == "M42 138M235.3 74L332 10"
+
+
+def test_a_band_goes_along_the_low_edge_and_back_along_the_high_one() -> None:
+    line = chart([0.5] * 4, low=[0.25, None, 0.25, 0.25], high=[0.75, None, 0.75, 0.75]).lines[0]
+    assert line.band == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
+
+
+def decoded(drawn: plots.AttentionMap) -> np.ndarray:
+    """The (rows, columns, RGBA) bytes of a picture, read as the PNG specification says."""
+    kind, data = drawn.picture.split(",", 1)
+    assert kind == "data:image/png;base64"
+    raw = base64.b64decode(data)
+    assert raw[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(raw):
+        (length,) = struct.unpack_from(">I", raw, at)
+        name, body = raw[at + 4 : at + 8], raw[at + 8 : at + 8 + length]
+        assert struct.unpack_from(">I", raw, at + 8 + length) == (zlib.crc32(name + body),)
+        chunks[name] = body
+        at += 12 + length
+    assert list(chunks) == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]
+    width, height, depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert (depth, colour_type, methods) == (8, 3, [0, 0, 0])
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
+    assert not lines[:, 0].any()  # no filter
+    palette = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
+    opacity = np.frombuffer(chunks[b"tRNS"], np.uint8)
+    return np.concatenate([palette[lines[:, 1:]], opacity[lines[:, 1:], None]], axis=-1)
+
+
+def attention(weights) -> np.ndarray:
+    return decoded(plots.attention_map(weights, role="teacher", title="t", description="d", rgb=(10, 20, 30), ticks=()))
+
+
+def test_a_map_is_a_png_whose_opacity_is_the_weight() -> None:
+    pixels = attention([[0.0, 0.5], [1.0, 0.25], [math.nan, -1.0]])
+    assert pixels.shape == (3, 2, 4)
+    assert np.all(pixels[..., :3] == (10, 20, 30))
+    assert pixels[..., 3].tolist() == [[0, 128], [255, 64], [0, 0]]
+
+
+def test_one_peak_does_not_bleach_the_rest_of_a_map() -> None:
+    weights = np.full((20, 20), 0.1)
+    weights[0, 0] = 50.0
+    assert attention(weights.tolist())[5, 5, 3] == 255
+
+
+def test_a_large_map_is_pooled_by_means() -> None:
+    weights = np.add.outer(np.zeros(192), np.arange(192) % 2).tolist()
+    pixels = attention(weights)
+    assert pixels.shape == (96, 96, 4)
+    assert np.all(pixels[..., 3] == 255)  # every block holds one 0 and one 1, so all means are the largest
+
+
+def test_a_map_of_zeros_is_empty() -> None:
+    assert not attention([[0.0, 0.0]])[..., 3].any()
