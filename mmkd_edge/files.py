@@ -31,7 +31,7 @@ def open_file(path: Path, *, expected: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: expected {expected}, found no such file; check the path") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: expected {expected}, cannot open it: {_reason(error)}") from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -94,5 +94,6 @@ def _flush_directory(path: Path) -> None:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).lower()
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return "the path holds a NUL character"  # the only ValueError that opening gives

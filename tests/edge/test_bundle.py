@@ -175,7 +175,9 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
 def test_a_path_with_a_nul_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         Bundle.open("a\0b")
-    assert str(caught.value) == ("a\0b: expected a bundle written by mmkd-export, cannot open it: embedded null byte")
+    assert str(caught.value) == (
+        "a\0b: expected a bundle written by mmkd-export, cannot open it: the path holds a NUL character"
+    )
 
 
 def test_a_link_to_the_current_version_is_followed(bundle_path: Path, tmp_path: Path) -> None:
