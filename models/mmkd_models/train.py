@@ -139,7 +139,7 @@ def fit(
         resume: continue from the state in `run_dir`, if there is one.
         settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name; a state
             that was written with others is refused.
-        on_step: called after every step.
+        on_step: called after every step, by the first process only.
 
     Raises:
         UsageError: the numbers make no sense, the loss is no longer finite, or the state in `run_dir` belongs to a
@@ -199,7 +199,7 @@ class _Loop:
                     if run_dir is not None:
                         _write_scalars(log, self.curve[-1])
                         self._save(run_dir)
-                if on_step is not None:
+                if on_step is not None and self.fabric.is_global_zero:
                     best = self.best.score if self.best.scores is not None else None
                     on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
         if self.best.scores is None:
@@ -220,22 +220,30 @@ class _Loop:
         batch = _shard(self.source.at(self.step), self.fabric.global_rank, self.fabric.world_size)
         self.wrapped.train()
         terms = self.wrapped(batch.to(self.fabric.device), self.step / config.steps)
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        self._check_finite("loss", values["loss"])
         self.wrapped_optimizer.zero_grad()
         self.fabric.backward(terms["loss"])
-        self.fabric.clip_gradients(self.wrapped, self.wrapped_optimizer, max_norm=config.clip_norm)
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.wrapped_optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+        # In 16-mixed the gradient scaler skips such a step and lowers its scale.
+        if norm is not None and config.precision != "16-mixed":
+            self._check_finite("gradient", float(norm))
         self.wrapped_optimizer.step()
         self.step += 1
         self._update_average()
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        if not math.isfinite(values["loss"]):
-            raise UsageError(
-                f"training: expected a finite loss, got {values['loss']} at step {self.step}; "
-                "lower --learning-rate or check the data"
-            )
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.since += 1
         return values
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UsageError(
+                f"training: expected a finite {what}, got {value} at step {self.step + 1}; "
+                "lower --learning-rate or check the data"
+            )
 
     @torch.no_grad()
     def _update_average(self) -> None:

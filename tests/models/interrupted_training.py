@@ -1,0 +1,91 @@
+"""A whole training as a process of its own, for tests that kill it.
+
+    python interrupted_training.py DATASET RUN_DIR WEIGHTS [DEVICES]
+
+Distils with every kind of term (CRD with a queue, EDAM) and writes the kept weights to WEIGHTS. With DEVICES it trains
+a baseline without dropout on that many CPU processes instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mmkd_models.augment import AugmentConfig, BatchSource
+from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.data import Dataset, open_dataset
+from mmkd_models.distill import (
+    CrdTerm,
+    DistillLearner,
+    EdamTerm,
+    LogitTerm,
+    Recipe,
+    SupervisedLearner,
+    TaskTerm,
+    Weight,
+    constant,
+)
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.predict import scores_of
+from mmkd_models.train import Progress, TrainConfig, fit
+
+RECIPE = Recipe(
+    terms=(
+        TaskTerm(weight=constant(0.5)),
+        LogitTerm(weight=constant(1.0)),
+        EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6)),
+        CrdTerm(weight=constant(0.2), width=8, queue=40),
+    )
+)
+
+
+def learner(dataset: Dataset, *, distilled: bool) -> SupervisedLearner | DistillLearner:
+    """Gives the same fresh learner every time."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.1 if distilled else 0.0)
+    labels = len(dataset.spec.task.labels)
+    student = Student(dataset.spec.modality("acc"), labels, StudentConfig(preset="test", encoder=encoder))
+    if not distilled:
+        return SupervisedLearner(student, modality="acc")
+    config = TeacherConfig(preset="test", encoder=encoder, fusion_depth=1)
+    return DistillLearner(student, Teacher(dataset.spec.modalities, labels, config), RECIPE, modality="acc")
+
+
+def slow_step(progress: Progress) -> None:
+    """Says which step is done, and leaves time to be killed in."""
+    sys.stdout.write(f"{progress.step}\n")
+    sys.stdout.flush()
+    time.sleep(0.02)
+
+
+def train(dataset: Dataset, run_dir: Path, weights: Path, *, devices: int | None) -> None:
+    """Trains with --resume and writes the weights."""
+    torch.set_num_threads(1)
+    valid = dataset.split("valid")
+    result = fit(
+        learner(dataset, distilled=devices is None),
+        BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_share=0.5, seed=1),
+        evaluate=lambda network: scores_of(network, valid, modality="acc"),
+        config=TrainConfig(steps=14, batch=8, eval_every=4, seed=1, devices=devices or 1),
+        run_dir=run_dir,
+        resume=True,
+        on_step=slow_step,
+    )
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # which Lightning Fabric sets in every process
+        save_file(result.state, weights)
+
+
+if __name__ == "__main__":
+    arguments = [Path(argument) for argument in sys.argv[1:4]]
+    train(
+        open_dataset(arguments[0]),
+        arguments[1],
+        arguments[2],
+        devices=int(sys.argv[4]) if len(sys.argv) > 4 else None,
+    )

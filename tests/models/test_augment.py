@@ -1,0 +1,325 @@
+"""Training batches: repeatable, honest about what is missing, mixed by one lambda."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.augment import AugmentConfig, Batch, BatchSource, channel_statistics
+from mmkd_models.data import Dataset, Recording, Windows, write_dataset, write_recordings
+
+PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
+COUNT = 12
+
+
+def plain_but(**changes: float) -> AugmentConfig:
+    return msgspec.structs.replace(PLAIN, **changes)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    """Window number i holds the value i everywhere and is of class i, so a mix tells its parts and its lambda."""
+    specs = [
+        ModalitySpec(name="a", channels=("x", "y", "z"), rate_hz=10.0, samples=20),
+        ModalitySpec(name="b", channels=("u",), rate_hz=5.0, samples=10),
+    ]
+    arrays = {spec.name: np.ones((COUNT, *spec.shape)) * np.arange(COUNT, dtype=float)[:, None, None] for spec in specs}
+    split = {**arrays, "labels": np.arange(COUNT)}
+    # The values of valid and test must differ from those of train: windows never straddle splits.
+    others = [{k: v if k == "labels" else v + 100.0 * n for k, v in split.items()} for n in (1, 2)]
+    return write_dataset(
+        tmp_path_factory.mktemp("numbered") / "data",
+        name="numbered",
+        labels=[f"class {i}" for i in range(COUNT)],
+        modalities=specs,
+        splits={"train": split, "valid": others[0], "test": others[1]},
+    ).split("train")
+
+
+def source(
+    windows: Windows, config: AugmentConfig, *, batch: int = 6, share: float = 0.0, seed: int = 3
+) -> BatchSource:
+    return BatchSource(windows, config, batch=batch, labelled_share=share, seed=seed)
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    return [batch.targets, batch.labelled, batch.index, *(part for pair in batch.inputs.values() for part in pair)]
+
+
+def test_the_same_seed_and_step_give_the_same_batch(dataset: Dataset) -> None:
+    first, second = (source(dataset.split("train"), AugmentConfig()).at(5) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
+
+
+@pytest.mark.parametrize(("seed", "step"), [(3, 6), (4, 5)])
+def test_another_seed_or_step_gives_another_batch(dataset: Dataset, seed: int, step: int) -> None:
+    first = source(dataset.split("train"), AugmentConfig()).at(5)
+    second = source(dataset.split("train"), AugmentConfig(), seed=seed).at(step)
+    assert not torch.equal(first.index, second.index)
+    assert not torch.equal(first.inputs["acc"][0], second.inputs["acc"][0])
+
+
+def test_without_augmentation_a_batch_is_the_prepared_windows(dataset: Dataset) -> None:
+    windows = dataset.split("train")
+    batch = source(windows, PLAIN).at(0)
+    taken = windows.take(batch.index.numpy())
+    for spec in windows.spec.modalities:
+        values, present = prepare_batch(taken[spec.name], spec)
+        # The value passes through (x - mean) + mean in float32.
+        np.testing.assert_allclose(batch.inputs[spec.name][0].numpy(), values, atol=1e-6)
+        assert np.array_equal(batch.inputs[spec.name][1].numpy(), present)
+    assert batch.targets.argmax(1).tolist() == windows.labels[batch.index.numpy()].tolist()
+    assert batch.targets.sum(1).tolist() == [1.0] * 6
+    assert {tensor.dtype for pair in batch.inputs.values() for tensor in pair} == {torch.float32}
+
+
+@given(st.integers(2, 7), st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_every_window_comes_once_per_epoch(numbered: Windows, batch: int, seed: int) -> None:
+    batches = source(numbered, PLAIN, batch=batch, seed=seed)
+    rows = np.concatenate([batches.at(step).index.numpy() for step in range(3 * COUNT // batch + 1)])
+    for epoch in range(len(rows) // COUNT):
+        assert sorted(rows[epoch * COUNT : (epoch + 1) * COUNT]) == list(range(COUNT))
+
+
+def half_labelled(windows: Windows) -> Windows:
+    labels = windows.labels.copy()
+    labels[COUNT // 2 :] = -1
+    return windows.with_labels(labels)
+
+
+def test_the_labelled_share_of_each_batch_is_labelled(numbered: Windows) -> None:
+    batches = source(half_labelled(numbered), plain_but(mixup=1.0), batch=8, share=0.5)
+    for step in range(6):
+        batch = batches.at(step)
+        assert batch.labelled[:4].tolist() == [1.0] * 4
+        assert bool((batch.index[:4] < COUNT // 2).all())
+        torch.testing.assert_close(batch.targets[:4].sum(1), torch.ones(4))
+
+
+def test_a_mix_with_an_unlabelled_part_has_no_target(numbered: Windows) -> None:
+    batches = source(half_labelled(numbered), plain_but(mixup=1.0), batch=12)
+    batch = batches.at(0)
+    unlabelled = batch.labelled == 0
+    assert unlabelled.any()
+    assert not bool(batch.targets[unlabelled].any())
+    assert not bool(unlabelled[batch.targets.sum(1) > 0].any())
+
+
+def test_training_on_labels_without_any_is_refused(numbered: Windows) -> None:
+    with pytest.raises(UsageError) as caught:
+        source(numbered.with_labels(np.full(COUNT, -1)), PLAIN, share=1.0)
+    assert str(caught.value) == (
+        "training windows: expected some labelled ones, got labels that are all -1; label some"
+    )
+
+
+def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered: Windows) -> None:
+    batches = source(numbered, plain_but(mixup=1.0), batch=12)
+    seen = []
+    for step in range(4):
+        batch = batches.at(step)
+        for row, first in enumerate(batch.index.tolist()):
+            classes = batch.targets[row].double()
+            lam = float(classes[first]) if int((classes > 0).sum()) == 2 else 1.0
+            expected = float((classes * torch.arange(COUNT)).sum())  # lambda i + (1 - lambda) j
+            for name in ("a", "b"):
+                # float32 products of numbers up to 12.
+                torch.testing.assert_close(
+                    batch.inputs[name][0][row],
+                    torch.full(batch.inputs[name][0][row].shape, expected),
+                    atol=1e-4,
+                    rtol=0,
+                )
+            seen.append(lam)
+    mixed = [lam for lam in seen if lam < 1]
+    assert len(mixed) > 30
+    assert 0.35 < np.mean(mixed) < 0.65  # uniform: the mean of 30 has a standard deviation of 0.05
+
+
+def test_the_mixup_share_of_batches_is_mixed(numbered: Windows) -> None:
+    batches = source(numbered, plain_but(mixup=0.3), batch=6)
+    mixed = [bool(((batches.at(step).targets > 0).sum(1) > 1).any()) for step in range(200)]
+    assert np.mean(mixed) == pytest.approx(0.3, abs=0.1)  # one standard deviation is 0.03
+
+
+def test_what_is_missing_in_either_part_of_a_mix_is_missing(dataset: Dataset) -> None:
+    windows = dataset.split("train")
+    plain, mixed = (source(windows, plain_but(mixup=share), batch=32).at(0) for share in (0.0, 1.0))
+    assert torch.equal(plain.index, mixed.index)
+    assert bool((mixed.inputs["acc"][1] <= plain.inputs["acc"][1]).all())
+    assert mixed.inputs["acc"][1].mean() == pytest.approx(0.81, abs=0.03)  # two tenths missing independently
+
+
+def test_augmentation_hides_and_never_invents(dataset: Dataset) -> None:
+    windows = dataset.split("train")
+    config = AugmentConfig(mixup=0.0, channel_dropout=0.3, span_dropout=0.5)
+    for step in range(5):
+        batch = source(windows, config).at(step)
+        taken = windows.take(batch.index.numpy())
+        for spec in windows.spec.modalities:
+            values, present = (part.numpy() for part in batch.inputs[spec.name])
+            assert not np.any(present[np.isnan(taken[spec.name])])
+            assert not np.any(values[present == 0])
+            assert np.isin(present, (0, 1)).all()
+
+
+def test_channel_dropout_hides_whole_channels_at_its_rate(numbered: Windows) -> None:
+    batches = source(numbered, plain_but(channel_dropout=0.25), batch=12)
+    shares = []
+    for step in range(40):
+        present = batches.at(step).inputs["a"][1].numpy()  # (12, 20, 3)
+        assert np.isin(present.mean(1), (0, 1)).all()
+        shares.append(1 - present.mean())
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.04)  # 1,440 channels: one standard deviation is 0.011
+
+
+def test_the_only_channel_is_never_dropped(numbered: Windows) -> None:
+    batches = source(numbered, plain_but(channel_dropout=0.9), batch=12)
+    assert all(bool(batches.at(step).inputs["b"][1].all()) for step in range(5))
+
+
+def test_span_dropout_hides_one_span_of_up_to_half(numbered: Windows) -> None:
+    batches = source(numbered, plain_but(span_dropout=1.0), batch=12)
+    lengths = []
+    for step in range(20):
+        present = batches.at(step).inputs["a"][1].numpy()
+        assert np.array_equal(present[..., :1].repeat(3, axis=-1), present)  # all channels at once
+        for row in 1 - present[..., 0]:
+            lengths.append(row.sum())
+            assert np.abs(np.diff(np.concatenate([[0], row, [0]]))).sum() == 2  # one run
+    assert min(lengths) >= 1
+    assert max(lengths) <= 10
+
+
+def test_noise_is_measured_in_standard_deviations_of_the_channel(dataset: Dataset) -> None:
+    windows = dataset.split("train")
+    _, std = channel_statistics(windows, "acc")
+    noisy, plain = (source(windows, plain_but(noise=sigma), batch=32).at(0) for sigma in (0.5, 0.0))
+    there = plain.inputs["acc"][1] > 0
+    added = (noisy.inputs["acc"][0] - plain.inputs["acc"][0])[there].std().item()
+    assert added == pytest.approx(0.5 * float(std.mean()), rel=0.1)  # some 2,300 values: 1.5 % at one deviation
+
+
+def test_gain_scales_around_the_mean_within_its_limits(numbered: Windows) -> None:
+    mean, _ = channel_statistics(numbered, "b")
+    batches = source(numbered, plain_but(gain=0.2), batch=12)
+    factors: list[float] = []
+    for step in range(10):
+        batch = batches.at(step)
+        distance = batch.index.numpy() - mean[0]
+        factors += (((batch.inputs["b"][0][:, 0, 0].numpy() - mean[0]) / distance)[np.abs(distance) > 0.4]).tolist()
+    assert 0.8 - 1e-5 <= min(factors) < 0.85
+    assert 1.15 < max(factors) <= 1.2 + 1e-5
+
+
+def ramps(path: Path) -> Windows:
+    """Recordings whose values are their own time in seconds: 20 Hz and 10 Hz, windows of 2 s, a hop of 1 s."""
+    specs = [
+        ModalitySpec(name="acc", channels=("t",), rate_hz=20.0, samples=40),
+        ModalitySpec(name="gyro", channels=("t",), rate_hz=10.0, samples=20),
+    ]
+    recordings = [
+        Recording(
+            samples={s.name: (np.arange(int(12 * s.rate_hz)) / s.rate_hz + 100.0 * n)[:, None] for s in specs},
+            label=n % 2,
+            group=n,
+            split=("train", "train", "valid", "valid", "test", "test")[n],  # type: ignore[arg-type]
+        )
+        for n in range(6)
+    ]
+    return write_recordings(
+        path / "ramps", name="ramps", labels=["a", "b"], modalities=specs, recordings=recordings, hop_s=1.0
+    ).split("train")
+
+
+def test_windows_of_recordings_move_by_up_to_half_a_hop_in_all_modalities_alike(tmp_path: Path) -> None:
+    windows = ramps(tmp_path)
+    batches = source(windows, plain_but(shift=True), batch=16)
+    moves: list[float] = []
+    for step in range(8):
+        batch = batches.at(step)
+        start = {name: values[:, 0, 0].numpy() for name, (values, _) in batch.inputs.items()}
+        # A start falls on the nearest sample: half a sample of 20 Hz and of 10 Hz apart at most.
+        assert np.abs(start["acc"] - start["gyro"]).max() <= 0.075 + 1e-4
+        steps = np.diff(batch.inputs["acc"][0][..., 0].numpy(), axis=1)
+        np.testing.assert_allclose(steps, 0.05, atol=1e-4)  # real neighbouring samples, none invented
+        moves += (start["acc"] - windows.take(batch.index.numpy())["acc"][:, 0, 0]).tolist()
+    assert -0.525 - 1e-4 <= min(moves) < -0.35
+    assert 0.35 < max(moves) <= 0.525 + 1e-4
+
+
+def test_windows_stay_where_they_are_without_shift(tmp_path: Path) -> None:
+    windows = ramps(tmp_path)
+    batch = source(windows, PLAIN, batch=16).at(0)
+    np.testing.assert_allclose(batch.inputs["acc"][0].numpy(), windows.take(batch.index.numpy())["acc"], atol=1e-4)
+
+
+def test_a_batch_is_no_larger_than_the_windows(numbered: Windows) -> None:
+    assert len(source(numbered, AugmentConfig(), batch=64).at(0).index) == COUNT
+
+
+def test_a_single_window_still_makes_a_batch_of_two(numbered: Windows) -> None:
+    assert source(numbered.subset(np.array([4])), AugmentConfig(), batch=64).at(7).index.tolist() == [0, 0]
+
+
+def test_a_batch_moves_whole_to_a_device(dataset: Dataset) -> None:
+    batch = source(dataset.split("train"), AugmentConfig()).at(0)
+    moved = batch.to(torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(batch), tensors(moved), strict=True))
+
+
+def with_values(tmp_path: Path, values: NDArray[np.float32]) -> Windows:
+    """A dataset of one modality whose train split holds these values (N, T, C)."""
+    count, samples, channels = values.shape
+    spec = ModalitySpec(name="a", channels=tuple(f"c{i}" for i in range(channels)), rate_hz=1.0, samples=samples)
+    labels = np.arange(count) % 2
+    return write_dataset(
+        tmp_path / "values",
+        name="values",
+        labels=["a", "b"],
+        modalities=[spec],
+        splits={
+            "train": {"a": values, "labels": labels},
+            "valid": {"a": np.random.default_rng(1).normal(size=values.shape), "labels": labels},
+            "test": {"a": np.random.default_rng(2).normal(size=values.shape), "labels": labels},
+        },
+    ).split("train")
+
+
+def test_channel_statistics_are_numpys_over_what_is_there(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal([5.0, -2.0], [3.0, 0.1], (50, 40, 2)).astype(np.float32)
+    values[:, ::3] = np.nan
+    mean, std = channel_statistics(with_values(tmp_path, values), "a")
+    # Without the outermost 0.2 % of a normal distribution the deviation is 1 % smaller.
+    np.testing.assert_allclose(mean, np.nanmean(values, (0, 1)), rtol=0.01)
+    np.testing.assert_allclose(std, np.nanstd(values, (0, 1)), rtol=0.03)
+    assert (mean.dtype, std.dtype) == (np.float32, np.float32)
+
+
+def test_one_glitch_does_not_move_the_statistics(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 40, 1)).astype(np.float32)
+    values[3, 7] = 1e8
+    mean, std = channel_statistics(with_values(tmp_path, values), "a")
+    assert abs(mean[0]) < 0.1
+    assert std[0] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_channel_that_never_changes_or_is_never_there_has_usable_statistics(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(10, 8, 3)).astype(np.float32)
+    values[..., 1] = 1000.0
+    values[..., 2] = np.nan
+    mean, std = channel_statistics(with_values(tmp_path, values), "a")
+    assert mean[1:].tolist() == [1000.0, 0.0]
+    assert std[1] == pytest.approx(1e-3)
+    assert std[2] == 1.0
