@@ -11,12 +11,13 @@ from typing import Any
 from mmkd_report.demo_answer import answer, best_student, question, teacher_name
 from mmkd_report.demo_charts import accuracy_panels, attention_pair, curve_panels, missing_charts
 from mmkd_report.demo_document import DemoDocument, read_demo
+from mmkd_report.demo_key_figures import key_figures
 from mmkd_report.demo_tables import (
     Confusion,
     confusions,
     facts,
-    key_figures,
     latency_rows,
+    machine_facts,
     result_groups,
     stage_bars,
     subset_rows,
@@ -62,12 +63,12 @@ def render_demo(document: Mapping[str, Any]) -> str:
             "missing": missing_charts(demo),
             "latencies": latency_rows(demo),
             "stages": stage_bars(demo.benchmark.stages_us if demo.benchmark else None),
-            "benchmark_machine": facts(demo.benchmark.machine if demo.benchmark else None),
+            "benchmark_machine": machine_facts(demo.benchmark.machine if demo.benchmark else None),
             "sizes": [(size, written_spread(size.valid_score, demo.seeds)) for size in demo.teacher.sizes_tried or ()],
             "rates": _learning_rates(demo),
             "bundles": [(name, contest.bundle) for name, contest in demo.students.items() if contest.bundle],
             "versions": facts(demo.versions),
-            "machine": facts(demo.machine),
+            "machine": machine_facts(demo.machine),
             "one_seed": len(demo.seeds) == 1,
         },
     )

@@ -37,10 +37,15 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
 
 
 def best_student(demo: DemoDocument) -> str | None:
-    """The modality whose distilled student has the highest mean accuracy; None where none was measured."""
-    scores = {name: mean_of(contest.student.accuracy) for name, contest in demo.students.items()}
-    known = {name: score for name, score in scores.items() if is_figure(score)}
-    return max(known, key=lambda name: known[name]) if known else None
+    """The modality to keep: the highest validation score where every student has one, or else the highest accuracy.
+
+    None where no student has an accuracy. Validation chooses, since a choice by the test windows would flatter itself.
+    """
+    measured = {name: one.student for name, one in demo.students.items() if is_figure(mean_of(one.student.accuracy))}
+    valid = {name: mean_of(student.valid_score) for name, student in measured.items()}
+    test = {name: mean_of(student.accuracy) for name, student in measured.items()}
+    scores = valid if all(is_figure(score) for score in valid.values()) else test
+    return max(scores, key=lambda name: scores[name] or 0.0) if scores else None
 
 
 def mean_of(measure: Spread | float | None) -> float | None:
@@ -95,8 +100,19 @@ def _sensor_sentence(demo: DemoDocument, best: str) -> str:
     if student_mean >= teacher_mean:
         return f"One sensor is enough here: with {best} alone, the {own}, {teacher}."
     if len(demo.students) > 1:
-        return f"Of the single sensors, {best} comes closest to all together: its {own}, {teacher}."
+        return f"Of the single sensors, {_claim(demo, best, student_mean)}: its {own}, {teacher}."
     return f"One sensor falls short of all together: with {best} alone, the {own}, {teacher}."
+
+
+def _claim(demo: DemoDocument, best: str, score: float) -> str:
+    """Why this sensor: it is ahead on the test windows as well, or validation chose it although another is ahead."""
+    ahead = {name: mean_of(contest.student.accuracy) or 0.0 for name, contest in demo.students.items()}
+    first = max(ahead, key=lambda name: ahead[name])
+    if ahead[first] <= score:
+        return f"{best} comes closest to all together"
+    return (
+        f"validation chooses {best} (on the test windows {first} is ahead with {with_unit(percent(ahead[first]), '%')})"
+    )
 
 
 def _gain_sentence(demo: DemoDocument) -> str:

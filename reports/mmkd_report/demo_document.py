@@ -43,6 +43,14 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     samples: int | None = None
 
 
+class RatioRange(msgspec.Struct, frozen=True, kw_only=True):
+    """The smallest and largest of a ratio that was measured `repeats` times in one run."""
+
+    min: float | None = None
+    max: float | None = None
+    repeats: int | None = None
+
+
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """One validation during training."""
 
@@ -52,11 +60,15 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A trained network: teacher, student or baseline. `confusion` is (K, K), rows true, columns answered."""
+    """A trained network: teacher, student or baseline. `confusion` is (K, K), rows true, columns answered.
+
+    All scores are of the test windows, but for `valid_score`: what the network was chosen by, on validation windows.
+    """
 
     accuracy: Spread | None = None
     balanced_accuracy: Spread | None = None
     macro_f1: Spread | None = None
+    valid_score: Spread | None = None
     parameters: int | None = None
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
@@ -128,6 +140,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True):
     gap_recovered: float | None = None
     bundle: str | None = None
     latency_ratio: float | None = None
+    latency_ratios: RatioRange | None = None
     parameters_ratio: float | None = None
     attention: Attention | None = None
     missing: MissingSamples | None = None
@@ -176,6 +189,7 @@ class BenchmarkFacts(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float | None = None
     first_call_ms: float | None = None
     rss_mb: float | None = None
+    stable: bool | None = None
     machine: dict[str, Any] | None = None
 
 

@@ -1,11 +1,11 @@
-"""The tables of the demo page as written cells: results, key figures, confusion, subsets, stages, facts."""
+"""The tables of the demo page as written cells: results, confusion, subsets, stages, facts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmkd_report.demo_answer import best_student, has_spread, mean_of
+from mmkd_report.demo_answer import has_spread, mean_of
 from mmkd_report.demo_document import (
     Contest,
     DemoDocument,
@@ -19,12 +19,12 @@ from mmkd_report.demo_document import (
 )
 from mmkd_report.formats import (
     NOTHING,
-    TIMES,
     fixed,
     interval,
     is_figure,
     magnitude,
     percent,
+    plain,
     points,
     significant,
     with_unit,
@@ -65,14 +65,6 @@ class ResultGroup:
 
     title: str
     rows: tuple[ResultRow, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyFigure:
-    """One large figure under the answer and what it is."""
-
-    figure: str
-    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,66 +162,6 @@ def _rival_row(role: str, rival: Rival | None, seeds: Sequence[int]) -> ResultRo
     )
 
 
-def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
-    """The few figures that a decision hangs on; what was not measured is left out."""
-    best = best_student(demo)
-    if best is None:
-        return ()
-    contest = demo.students[best]
-    figures = [
-        KeyFigure(
-            figure=with_unit(percent(mean_of(contest.student.accuracy)), "%"),
-            caption=f"right with {best} alone{_after(' · all sensors ', demo.teacher.accuracy)}",
-        ),
-        *_gain_figure(demo, contest),
-        *_parameters_figure(demo, contest),
-        *_latency_figure(demo, contest),
-    ]
-    return tuple(figures)
-
-
-def _after(words: str, accuracy: Spread | None) -> str:
-    mean = mean_of(accuracy)
-    return f"{words}{with_unit(percent(mean), '%')}" if is_figure(mean) else ""
-
-
-def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
-    several = len(demo.students) > 1
-    gain = demo.mean_gain_points if several else contest.gain_points
-    if gain is None or not is_figure(gain.mean):
-        return
-    span = interval(gain.low, gain.high)
-    tail = f" · interval {span}" if span != NOTHING else ""
-    where = f", mean over {len(demo.students)} sensors" if several else ""
-    yield KeyFigure(figure=points(gain.mean), caption=f"points from distillation{where}{tail}")
-
-
-def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
-    teacher, student = demo.teacher.parameters, contest.student.parameters
-    ratio = contest.parameters_ratio or (teacher / student if teacher and student else None)
-    if not is_figure(ratio) or ratio <= 0:
-        return
-    sizes = f" · {magnitude(student)} instead of {magnitude(teacher)}" if teacher and student else ""
-    word = "fewer" if ratio >= 1 else "more"
-    yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} parameters than the teacher{sizes}")
-
-
-def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
-    student = contest.student.latency_ms or Latency()
-    ratio = contest.latency_ratio
-    own = with_unit(significant(student.p50), "ms")
-    if is_figure(ratio) and ratio > 0:
-        word = "faster" if ratio >= 1 else "slower"
-        tail = f" · {own} per window" if own != NOTHING else ""
-        yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} than the teacher{tail}")
-    elif own != NOTHING:
-        yield KeyFigure(figure=own, caption="per window, median")
-
-
-def _times(ratio: float) -> str:
-    return significant(ratio if ratio >= 1 else 1 / ratio, 2)
-
-
 def confusions(title: str, role: str, network: Network | None, labels: Sequence[str]) -> Iterator[Confusion]:
     """The confusion of one network, where it was counted."""
     if network is None or network.confusion is None:
@@ -307,15 +239,24 @@ def stage_bars(stages_us: Mapping[str, float | None] | None) -> tuple[Bar, ...]:
 
 
 def facts(mapping: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
-    """Names and values of a flat list of facts; what is null is left out."""
-    return tuple((name, _fact(value)) for name, value in (mapping or {}).items() if value is not None)
+    """Names and values of a list of facts; what is null or empty is left out."""
+    return tuple((name, _fact(value)) for name, value in (mapping or {}).items() if _is_fact(value))
+
+
+def machine_facts(mapping: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    """The facts of a machine, their names written as words."""
+    return tuple((name.replace("_", " "), value) for name, value in facts(mapping))
+
+
+def _is_fact(value: object) -> bool:
+    return value is not None and value not in ("", [], (), {})
 
 
 def _fact(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items() if inner is not None)
+        return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items() if _is_fact(inner))
     if isinstance(value, (list, tuple)):
-        return ", ".join(_fact(inner) for inner in value)
+        return ", ".join(_fact(inner) for inner in value if _is_fact(inner))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return plain(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,99 @@
+"""The few large figures under the answer of the demo page: what a decision hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmkd_report.demo_answer import best_student, mean_of
+from mmkd_report.demo_document import Contest, DemoDocument, Latency, RatioRange, Spread
+from mmkd_report.formats import (
+    NOTHING,
+    TIMES,
+    interval,
+    is_figure,
+    magnitude,
+    percent,
+    points,
+    significant,
+    things,
+    with_unit,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFigure:
+    """One large figure under the answer and what it is."""
+
+    figure: str
+    caption: str
+
+
+def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
+    """The few figures that a decision hangs on; what was not measured is left out."""
+    best = best_student(demo)
+    if best is None:
+        return ()
+    contest = demo.students[best]
+    figures = [
+        KeyFigure(
+            figure=with_unit(percent(mean_of(contest.student.accuracy)), "%"),
+            caption=f"right with {best} alone{_after(' · all sensors ', demo.teacher.accuracy)}",
+        ),
+        *_gain_figure(demo, contest),
+        *_parameters_figure(demo, contest),
+        *_latency_figure(demo, contest),
+    ]
+    return tuple(figures)
+
+
+def _after(words: str, accuracy: Spread | None) -> str:
+    mean = mean_of(accuracy)
+    return f"{words}{with_unit(percent(mean), '%')}" if is_figure(mean) else ""
+
+
+def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    several = len(demo.students) > 1
+    gain = demo.mean_gain_points if several else contest.gain_points
+    if gain is None or not is_figure(gain.mean):
+        return
+    span = interval(gain.low, gain.high)
+    tail = f" · interval {span}" if span != NOTHING else ""
+    where = f", mean over {len(demo.students)} sensors" if several else ""
+    yield KeyFigure(figure=points(gain.mean), caption=f"points from distillation{where}{tail}")
+
+
+def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    teacher, student = demo.teacher.parameters, contest.student.parameters
+    ratio = contest.parameters_ratio or (teacher / student if teacher and student else None)
+    if not is_figure(ratio) or ratio <= 0:
+        return
+    sizes = f" · {magnitude(student)} instead of {magnitude(teacher)}" if teacher and student else ""
+    word = "fewer" if ratio >= 1 else "more"
+    yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} parameters than the teacher{sizes}")
+
+
+def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    student = contest.student.latency_ms or Latency()
+    ratio = contest.latency_ratio
+    own = with_unit(significant(student.p50), "ms")
+    if is_figure(ratio) and ratio > 0:
+        word = "faster" if ratio >= 1 else "slower"
+        tail = f" · {own} per window" if own != NOTHING else ""
+        caption = f"{word} than the teacher{_repeats(ratio, contest.latency_ratios)}{tail}"
+        yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=caption)
+    elif own != NOTHING:
+        yield KeyFigure(figure=own, caption="per window, median")
+
+
+def _repeats(ratio: float, over: RatioRange | None) -> str:
+    """The range of a ratio over its repeats, in the direction in which the ratio is told."""
+    if over is None or not (is_figure(over.min) and is_figure(over.max)) or over.min <= 0:
+        return ""
+    low, high = (over.min, over.max) if ratio >= 1 else (1 / over.max, 1 / over.min)
+    repeats = f" in {things(over.repeats, 'repeat')}" if over.repeats else ""
+    return f" ({significant(low, 2)} to {significant(high, 2)}{repeats})"
+
+
+def _times(ratio: float) -> str:
+    return significant(ratio if ratio >= 1 else 1 / ratio, 2)
