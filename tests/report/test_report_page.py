@@ -458,3 +458,12 @@ def test_a_text_that_cannot_be_encoded_leaves_the_older_page(tmp_path) -> None:
         write_page(target, "half \ud800")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_whoever_reads_the_older_page_keeps_it_whole(tmp_path) -> None:
+    target, held = tmp_path / "report.html", tmp_path / "held.html"
+    target.write_text("old")
+    os.link(target, held)  # stands for a reader that has the older file open
+    write_page(target, "new")
+    assert held.read_text() == "old"
+    assert target.read_text() == "new"
