@@ -44,7 +44,7 @@ _NUMPY_TYPES = {
 }
 
 
-def measure_pair(job: PairJob, *, stop: Event) -> PairOutcome | None:
+def alternate_models(job: PairJob, *, stop: Event) -> PairOutcome | None:
     """Two models through ONNX Runtime, called in turn; see `alternate`.
 
     Raises:
@@ -57,7 +57,7 @@ def measure_pair(job: PairJob, *, stop: Event) -> PairOutcome | None:
     return alternate(first, second, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
 
 
-def measure_overhead(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
+def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
     """`predict` (first) and the bare session on the same feeds (second), called in turn; see `alternate`.
 
     Raises:

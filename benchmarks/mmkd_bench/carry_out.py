@@ -10,25 +10,29 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mmkd_bench.alternate import measure_overhead, measure_pair
+from mmkd_bench.alternate import alternate_models, alternate_predict
 from mmkd_bench.jobs import (
     FAILURE_FILE,
     OUTCOME_FILE,
     SAMPLES_FILE,
     Failure,
     Job,
+    LoadJob,
+    LoadOutcome,
+    OverheadJob,
     PairJob,
     PairOutcome,
     RunJob,
     RunOutcome,
 )
 from mmkd_bench.launch import measure_launch
+from mmkd_bench.serve import serve_load
 from mmkd_edge.errors import MmkdError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Found = tuple[RunOutcome | PairOutcome, dict[str, NDArray[np.int64]]]
+    Found = tuple[RunOutcome | PairOutcome | LoadOutcome, dict[str, NDArray[np.int64]]]
 
 
 def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
@@ -53,8 +57,16 @@ def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> Non
 def _find(job: Job, import_ms: float, stop: Event) -> Found | None:
     if isinstance(job, RunJob):
         return measure_launch(job, import_ms=import_ms, stop=stop)
-    pair = measure_pair(job, stop=stop) if isinstance(job, PairJob) else measure_overhead(job, stop=stop)
-    return None if pair is None else (pair, {})
+    found = _without_samples(job, stop)
+    return None if found is None else (found, {})
+
+
+def _without_samples(job: PairJob | OverheadJob | LoadJob, stop: Event) -> PairOutcome | LoadOutcome | None:
+    if isinstance(job, PairJob):
+        return alternate_models(job, stop=stop)
+    if isinstance(job, OverheadJob):
+        return alternate_predict(job, stop=stop)
+    return serve_load(job, stop=stop)
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from mmkd_bench.load import Level
 from mmkd_bench.report import Launch, Mode, Subject
 
 OUTCOME_FILE = "outcome.json"
@@ -101,6 +102,56 @@ class OverheadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reference: str | None
 
 
+class LoadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="load"):
+    """Many streams on one predictor.
+
+    Attributes:
+        bundle: its path.
+        backend: what executes the artifact, or `auto`.
+        precision: of the artifact, or `auto`.
+        threads: of the backend; None leaves it to the runtime.
+        reference: the reference file of a modality that is normalised per group.
+        streams: how many; None searches for the most that are carried.
+        rate_hz: windows per second of one stream.
+        deadline_ms: longest acceptable response.
+        servers: threads that answer.
+        duration_s: length of the load where `streams` is given.
+        warm_up_limit_s: longest warm-up.
+    """
+
+    bundle: str
+    backend: str
+    precision: Literal["auto", "fp32", "fp16", "int8"]
+    threads: int | None
+    reference: str | None
+    streams: int | None
+    rate_hz: float
+    deadline_ms: float
+    servers: int
+    duration_s: float
+    warm_up_limit_s: float
+
+
+class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How loads were carried.
+
+    Attributes:
+        subject: the bundle as it was opened.
+        backend: what executed the artifact.
+        precision: of the artifact.
+        threads: of the backend.
+        streams: the most that were carried, where it was searched for; else those that were offered.
+        levels: every load in order.
+    """
+
+    subject: Subject
+    backend: str
+    precision: str
+    threads: int
+    streams: int
+    levels: tuple[Level, ...]
+
+
 class PairOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Medians of two things that were called in turn, one entry per repeat.
 
@@ -135,4 +186,4 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trace: str
 
 
-Job = RunJob | PairJob | OverheadJob
+Job = RunJob | PairJob | OverheadJob | LoadJob

@@ -1,0 +1,226 @@
+"""Many streams on one device, inside the measuring process: windows come due at fixed times, a few threads answer them.
+
+Each stream asks at the same rate, with a phase of its own drawn by a fixed seed: sensors do not agree on when to begin,
+and evenly spread phases would flatter the device. A window waits until a thread is free; its response counts from the
+moment it came due. The schedule is absolute, so an answer that comes late delays nobody's schedule, only their answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from mmkd_bench.percentiles import LatencySummary, summarise
+from mmkd_bench.timing import Call, closed_loop
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SEED = 0
+MISSED_SHARE = 0.001
+"""A load is carried when p99.9 of the response is within the deadline: at most this share of answers comes later."""
+
+TRIAL_S = 1.0
+MIN_TRIAL_ARRIVALS = 200
+MAX_TRIAL_S = 10.0
+RESOLUTION = 0.02
+"""The search ends when the largest load that was carried and the smallest that was not lie this close."""
+
+MAX_STREAMS = 1_000_000
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One load and how it was carried.
+
+    Attributes:
+        streams: how many there were.
+        offered_hz: windows that came due per second, over all streams.
+        answered: windows that were answered.
+        response: from the moment a window came due to its answer.
+        service: the `predict` calls alone.
+        missed: answers that came after the deadline, and windows that were given up.
+        cpu_share: core time of the process as a share of one core.
+        carried: at most one answer in a thousand missed its deadline.
+    """
+
+    streams: int
+    offered_hz: float
+    answered: int
+    response: LatencySummary
+    service: LatencySummary
+    missed: int
+    cpu_share: float
+    carried: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What every stream wants, and who serves it.
+
+    Attributes:
+        rate_hz: windows per second of one stream.
+        deadline_ms: longest acceptable response.
+        servers: threads that answer.
+    """
+
+    rate_hz: float
+    deadline_ms: float
+    servers: int
+
+
+def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
+    """When windows come due, counted from the begin, in rising order; at least one."""
+    phases = np.sort(np.random.default_rng(SEED).random(streams)) / rate_hz
+    rounds = max(1, int(np.ceil(duration_s * rate_hz)))
+    due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
+    inside = due_s[due_s < duration_s]
+    return np.asarray((inside if len(inside) else due_s[:1]) * 1e9).astype(np.int64)
+
+
+def carry_load(
+    call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float, stop: Event
+) -> Level:
+    """Offer the load of so many streams for some time.
+
+    Args:
+        call: answers one window.
+        windows: arguments, taken in turn.
+        streams: how many sources ask.
+        demand: their rate and deadline, and the threads that serve them.
+        duration_s: length of the schedule; when the backlog is as long again, the rest is given up.
+        stop: ends it early.
+
+    Raises:
+        Exception: whatever `call` raised first in any of the threads.
+    """
+    due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
+    crew = _Crew(call=call, windows=windows, due_ns=due.tolist(), give_up_ns=round(2e9 * duration_s), stop=stop)
+    cpu_before, begin_s = time.process_time(), time.monotonic()
+    crew.work(demand.servers)
+    wall_s = time.monotonic() - begin_s
+    cpu_share = (time.process_time() - cpu_before) / wall_s
+    response_ns, service_ns = crew.answers()
+    late = int((response_ns > demand.deadline_ms * 1e6).sum())
+    missed = late + (0 if stop.is_set() else len(due) - len(response_ns))
+    return Level(
+        streams=streams,
+        offered_hz=streams * demand.rate_hz,
+        answered=len(response_ns),
+        response=summarise(response_ns),
+        service=summarise(service_ns),
+        missed=missed,
+        cpu_share=cpu_share,
+        carried=missed <= MISSED_SHARE * len(due),
+    )
+
+
+class _Crew:
+    """Threads that take windows in the order in which they come due."""
+
+    def __init__(self, *, call: Call, windows: Sequence[Any], due_ns: list[int], give_up_ns: int, stop: Event) -> None:
+        self._call, self._windows, self._due_ns = call, windows, due_ns
+        self._give_up_ns, self._stop = give_up_ns, stop
+        self._numbers = itertools.count()  # next() is one step of the interpreter: no two threads get the same number
+        self._answers: list[tuple[array[int], array[int]]] = []
+        self._errors: list[Exception] = []
+
+    def work(self, servers: int) -> None:
+        """Answer all windows; back when every thread is done."""
+        # The first windows come due when the threads are up.
+        begin_ns = time.perf_counter_ns() + 5_000_000
+        threads = [threading.Thread(target=self._serve, args=(begin_ns,)) for _ in range(servers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def answers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Response and service time of every answer in ns, each (N,)."""
+        responses = [np.array(response, dtype=np.int64) for response, _ in self._answers]
+        services = [np.array(service, dtype=np.int64) for _, service in self._answers]
+        return np.concatenate(responses), np.concatenate(services)
+
+    def _serve(self, begin_ns: int) -> None:
+        responses, services = array("q"), array("q")
+        self._answers.append((responses, services))
+        clock, call, windows, count = time.perf_counter_ns, self._call, self._windows, len(self._windows)
+        try:
+            for number in iter(self._next_number, None):
+                due_ns = begin_ns + self._due_ns[number]
+                wait_ns = due_ns - clock()
+                if wait_ns > 0:
+                    time.sleep(wait_ns / 1e9)
+                before = clock()
+                call(windows[number % count])
+                after = clock()
+                responses.append(after - due_ns)
+                services.append(after - before)
+                if after - begin_ns > self._give_up_ns or self._stop.is_set():
+                    return
+        except Exception as error:
+            self._errors.append(error)
+
+    def _next_number(self) -> int | None:
+        number = next(self._numbers)
+        return number if number < len(self._due_ns) and not self._errors else None
+
+
+def search_streams(carries: Callable[[int], bool], *, first_guess: int) -> int:
+    """The largest number of streams that is carried, within `RESOLUTION`; 0 when not even one is.
+
+    Args:
+        carries: whether so many streams are carried; taken as true below and false above one point.
+        first_guess: where to begin, at least 1.
+    """
+    low, high, guess = 0, MAX_STREAMS + 1, first_guess
+    while high > MAX_STREAMS and guess <= MAX_STREAMS:
+        if carries(guess):
+            low, guess = guess, max(guess + 1, guess * 5 // 4)
+        else:
+            high = guess
+    while high - low > max(1.0, RESOLUTION * low):
+        middle = (low + high) // 2
+        if carries(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def find_capacity(
+    call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event
+) -> tuple[int, tuple[Level, ...]] | None:
+    """Search for the largest load that is carried.
+
+    A load that fails once may have met a hiccup of the machine: two of up to three trials decide.
+
+    Returns:
+        The number of streams and every trial in order; None where `stop` came first.
+    """
+    alone_ns = float(np.median(closed_loop(call, windows, duration_s=TRIAL_S, stop=stop).latency_ns))
+    first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
+    trials: list[Level] = []
+
+    def carries(streams: int) -> bool:
+        """Two of three trials."""
+        votes: list[bool] = []
+        while max(votes.count(True), votes.count(False)) < 2 and not stop.is_set():
+            duration_s = min(MAX_TRIAL_S, max(TRIAL_S, MIN_TRIAL_ARRIVALS / (streams * demand.rate_hz)))
+            level = carry_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop)
+            trials.append(level)
+            votes.append(level.carried)
+        return votes.count(True) >= 2
+
+    found = search_streams(carries, first_guess=min(first_guess, MAX_STREAMS))
+    return None if stop.is_set() else (found, tuple(trials))
