@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,16 @@ def test_pickled_objects_are_refused_without_running_them(kit: Any, tmp_path: Pa
     assert not ran.exists()
 
 
-def test_compressed_arrays_are_refused(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
-    said = refusal(kit, tmp_path, npz(arrays, compression=zipfile.ZIP_DEFLATED))
+def test_compressed_arrays_are_refused_packed(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    bomb = npz({**arrays, "windows": np.zeros(16 << 20, np.float32)}, compression=zipfile.ZIP_DEFLATED)
+    tracemalloc.start()
+    try:
+        said = refusal(kit, tmp_path, bomb)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert said == "expected stored arrays, got compressed ones"
+    assert peak_bytes < 8 << 20  # they would unpack to 64 MiB
 
 
 def test_what_is_not_an_archive_is_refused(kit: Any, tmp_path: Path) -> None:
