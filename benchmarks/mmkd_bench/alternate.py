@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -75,8 +75,8 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
         ]
         session = open_session(predictor.bundle.read(predictor.info().artifact), threads=predictor.backend.threads)
         outputs = [tensor.name for tensor in predictor.entry.outputs]
-        predict = _turning(predictor.predict, windows)
-        bare = _turning(lambda fed: session.run(outputs, fed), feeds)
+        predict = turning(predictor.predict, windows)
+        bare = turning(lambda fed: session.run(outputs, fed), feeds)
         return alternate(predict, bare, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
 
 
@@ -95,11 +95,11 @@ def alternate(
     Returns:
         The medians; None where `stop` came before the first repeat was over.
     """
-    _pairs(first, second, duration_s=min(WARM_UP_S, duration_s))
+    take_turns((first, second), duration_s=min(WARM_UP_S, duration_s))
     first_us, second_us, difference_us, count = [], [], [], 0
     first_tails_us, second_tails_us = [], []
     for _ in range(repeats):
-        one, other = _pairs(first, second, duration_s=duration_s / repeats)
+        one, other = take_turns((first, second), duration_s=duration_s / repeats)
         if stop.is_set():
             break
         first_us.append(float(np.median(one)) / 1e3)
@@ -125,25 +125,33 @@ def _tails_us(lengths_ns: NDArray[np.int64]) -> tuple[float, float]:
     return float(p90), float(p99)
 
 
-def _pairs(
-    first: Callable[[], object], second: Callable[[], object], *, duration_s: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths in ns of neighbouring calls, each (N,); even pairs begin with the first, odd ones with the second."""
+def take_turns(calls: Sequence[Callable[[], object]], *, duration_s: float) -> tuple[NDArray[np.int64], ...]:
+    """Call all of them again and again, each round in the opposite order of the last; at least 20 rounds.
+
+    Args:
+        calls: what is called; all get the same number of calls.
+        duration_s: when to end, between two rounds.
+
+    Returns:
+        For each the lengths of its calls in ns, (N,).
+    """
     clock = time.perf_counter_ns
-    lengths = (array("q"), array("q"))
+    lengths = tuple(array("q") for _ in calls)
     end = clock() + round(duration_s * 1e9)
-    calls = ((first, lengths[0]), (second, lengths[1]))
-    order = calls
-    while clock() < end or len(lengths[0]) < MIN_PAIRS:
+    forth = tuple(zip(calls, lengths, strict=True))
+    order, other = forth, forth[::-1]
+    rounds = 0
+    while rounds < MIN_PAIRS or clock() < end:
         for call, kept in order:
             before = clock()
             call()
             kept.append(clock() - before)
-        order = calls if order is not calls else calls[::-1]
-    return np.array(lengths[0], dtype=np.int64), np.array(lengths[1], dtype=np.int64)
+        order, other = other, order
+        rounds += 1
+    return tuple(np.array(length, dtype=np.int64) for length in lengths)
 
 
-def _turning(call: Callable[[Any], object], arguments: Any) -> Callable[[], object]:
+def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
     """`call` without an argument: it takes the next of `arguments` each time."""
     position, count = 0, len(arguments)
 

@@ -22,17 +22,20 @@ from mmkd_bench.jobs import (
     OverheadJob,
     PairJob,
     PairOutcome,
+    RivalsJob,
+    RivalsOutcome,
     RunJob,
     RunOutcome,
 )
 from mmkd_bench.launch import measure_launch
+from mmkd_bench.rivals import time_rivals
 from mmkd_bench.serve import serve_load
 from mmkd_edge.errors import MmkdError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Found = tuple[RunOutcome | PairOutcome | LoadOutcome, dict[str, NDArray[np.int64]]]
+    Found = tuple[RunOutcome | PairOutcome | LoadOutcome | RivalsOutcome, dict[str, NDArray[np.int64]]]
 
 
 def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
@@ -61,12 +64,16 @@ def _find(job: Job, import_ms: float, stop: Event) -> Found | None:
     return None if found is None else (found, {})
 
 
-def _without_samples(job: PairJob | OverheadJob | LoadJob, stop: Event) -> PairOutcome | LoadOutcome | None:
+def _without_samples(
+    job: PairJob | OverheadJob | LoadJob | RivalsJob, stop: Event
+) -> PairOutcome | LoadOutcome | RivalsOutcome | None:
     if isinstance(job, PairJob):
         return alternate_models(job, stop=stop)
     if isinstance(job, OverheadJob):
         return alternate_predict(job, stop=stop)
-    return serve_load(job, stop=stop)
+    if isinstance(job, LoadJob):
+        return serve_load(job, stop=stop)
+    return time_rivals(job, stop=stop)
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:

@@ -152,6 +152,61 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     levels: tuple[Level, ...]
 
 
+class RivalsJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rivals"):
+    """The same weights through several engines, called in turn in one process.
+
+    Attributes:
+        bundle: its path.
+        checkpoint: the student's checkpoint, for engines that need it; None leaves those out.
+        reference: the reference file of a modality that is normalised per group.
+        threads: of every engine.
+        repeats: how many medians are taken, one after another.
+        duration_s: measured time of all repeats together.
+    """
+
+    bundle: str
+    checkpoint: str | None
+    reference: str | None
+    threads: int
+    repeats: int
+    duration_s: float
+
+
+class RivalTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One engine.
+
+    Attributes:
+        name: which.
+        version: of its library; empty where it is not installed.
+        reason: why it was not timed; empty where it was.
+        load_ms: from the model's bytes to an engine that can answer, the import of its library included where nothing
+            needed it before; None for the runtime itself, whose start `mmkd-bench run` measures.
+        max_abs_error: largest difference of an answer from plain ONNX Runtime's; None where there is none to compare.
+        p50_us: median latency, one entry per repeat; empty where it was not timed.
+    """
+
+    name: str
+    version: str
+    reason: str
+    load_ms: float | None
+    max_abs_error: float | None
+    p50_us: tuple[float, ...]
+
+
+class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All engines.
+
+    Attributes:
+        subject: the bundle as it was opened.
+        tolerance: what `max_abs_error` had to stay within.
+        rivals: the runtime itself first.
+    """
+
+    subject: Subject
+    tolerance: float
+    rivals: tuple[RivalTimes, ...]
+
+
 class PairOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Medians of two things that were called in turn, one entry per repeat.
 
@@ -186,4 +241,4 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trace: str
 
 
-Job = RunJob | PairJob | OverheadJob | LoadJob
+Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob

@@ -123,7 +123,7 @@ def measure_pair(
         BackendError: ONNX Runtime refuses a model.
         ArtifactError: a bundle is damaged.
     """
-    _check(threads=threads, launches=launches, duration_s=duration_s)
+    check_pairing(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()
     job = PairJob(
         first=str(first), second=str(second), threads=threads, repeats=REPEATS, duration_s=duration_s / launches
@@ -135,13 +135,13 @@ def measure_pair(
         second=job.second,
         threads=threads,
         count=sum(one.count for one in found),
-        first_p50_us=_spread(first_us),
-        second_p50_us=_spread(second_us),
-        first_p90_us=_spread([tails[0] for one in found for tails in one.first_tails_us]),
-        second_p90_us=_spread([tails[0] for one in found for tails in one.second_tails_us]),
-        first_p99_us=_spread([tails[1] for one in found for tails in one.first_tails_us]),
-        second_p99_us=_spread([tails[1] for one in found for tails in one.second_tails_us]),
-        ratio=_spread([one / other for one, other in zip(first_us, second_us, strict=True)]),
+        first_p50_us=spread_of(first_us),
+        second_p50_us=spread_of(second_us),
+        first_p90_us=spread_of([tails[0] for one in found for tails in one.first_tails_us]),
+        second_p90_us=spread_of([tails[0] for one in found for tails in one.second_tails_us]),
+        first_p99_us=spread_of([tails[1] for one in found for tails in one.first_tails_us]),
+        second_p99_us=spread_of([tails[1] for one in found for tails in one.second_tails_us]),
+        ratio=spread_of([one / other for one, other in zip(first_us, second_us, strict=True)]),
         machine=machine,
     )
 
@@ -166,7 +166,7 @@ def measure_overhead(
     Raises:
         MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
     """
-    _check(threads=1, launches=launches, duration_s=duration_s)
+    check_pairing(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
     job = OverheadJob(
         bundle=str(bundle),
@@ -179,14 +179,19 @@ def measure_overhead(
     return OverheadReport(
         bundle=job.bundle,
         count=sum(one.count for one in found),
-        predict_p50_us=_spread(_flat([one.first_p50_us for one in found])),
-        session_p50_us=_spread(_flat([one.second_p50_us for one in found])),
-        overhead_us=_spread(_flat([one.difference_p50_us for one in found])),
+        predict_p50_us=spread_of(_flat([one.first_p50_us for one in found])),
+        session_p50_us=spread_of(_flat([one.second_p50_us for one in found])),
+        overhead_us=spread_of(_flat([one.difference_p50_us for one in found])),
         machine=machine,
     )
 
 
-def _check(*, threads: int, launches: int, duration_s: float) -> None:
+def check_pairing(*, threads: int, launches: int, duration_s: float) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        UsageError: names the setting, what it may be and what it was.
+    """
     if threads < 1:
         raise UsageError(f"threads: expected a whole number from 1, got {threads}")
     if not 1 <= launches <= MAX_LAUNCHES:
@@ -211,7 +216,8 @@ def _flat(groups: Sequence[tuple[float, ...]]) -> list[float]:
     return [value for group in groups for value in group]
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> Spread:
+    """The spread of at least one value."""
     return Spread(
         median=float(np.median(values)),
         min=min(values),
