@@ -129,12 +129,17 @@ class LineChart:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMap:
-    """One attention map as a transparent picture, with time along both sides of `MAP_SIZE`."""
+    """One attention map as a transparent picture, with time along both sides of `MAP_SIZE`.
+
+    `low` and `high` are the weights without colour and in full colour.
+    """
 
     role: str
     title: str
     description: str
     picture: str
+    low: float
+    high: float
     ticks: tuple[Tick, ...]
 
 
@@ -247,10 +252,23 @@ def attention_map(
     rgb: tuple[int, int, int],
     ticks: tuple[Tick, ...],
 ) -> AttentionMap:
-    """A map of (queries, keys) weights as a picture in one colour: the larger the weight, the less transparent."""
-    picture = base64.b64encode(png_from_shades(_shades(_pooled(weights)), rgb)).decode("ascii")
+    """A map of (queries, keys) weights as a picture in one colour: the larger the weight, the less transparent.
+
+    No colour stands for the 1st percentile of the weights and full colour for the 99th, so that neither one peak nor a
+    common floor hides the rest; both are told as `low` and `high`, since a flat map would look as lively as any other.
+    """
+    pooled = _pooled(weights)
+    known = sorted(weight for row in pooled for weight in row if is_figure(weight)) or [0.0]
+    low, high = known[math.floor(0.01 * (len(known) - 1))], known[math.ceil(0.99 * (len(known) - 1))]
+    picture = base64.b64encode(png_from_shades(_shades(pooled, low, high), rgb)).decode("ascii")
     return AttentionMap(
-        role=role, title=title, description=description, picture=f"data:image/png;base64,{picture}", ticks=ticks
+        role=role,
+        title=title,
+        description=description,
+        picture=f"data:image/png;base64,{picture}",
+        low=low,
+        high=high,
+        ticks=ticks,
     )
 
 
@@ -272,16 +290,11 @@ def _blocks(length: int) -> list[tuple[int, int]]:
     return [(index * length // parts, (index + 1) * length // parts) for index in range(parts)]
 
 
-def _shades(weights: Sequence[Sequence[float]]) -> list[bytes]:
-    """Rows of opacities: 0 at no weight and where a weight is missing, 255 at the largest hundredth of all weights.
-
-    Full colour starts there rather than at the very largest, so that one peak does not bleach the rest of the map.
-    """
-    known = sorted(weight for row in weights for weight in row if is_figure(weight))
-    top = known[math.ceil(0.99 * len(known)) - 1] if known else 0.0
-    scale = 255.0 / top if top > 0 else 0.0
+def _shades(weights: Sequence[Sequence[float]], low: float, high: float) -> list[bytes]:
+    """Rows of opacities: 0 up to `low` and where a weight is missing, 255 from `high` on."""
+    scale = 255.0 / (high - low) if high > low else 0.0
     return [
-        bytes(round(min(255.0, max(0.0, weight) * scale)) if is_figure(weight) else 0 for weight in row)
+        bytes(round(min(255.0, max(0.0, (weight - low) * scale))) if is_figure(weight) else 0 for weight in row)
         for row in weights
     ]
 

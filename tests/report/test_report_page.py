@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import mmkd_report
@@ -274,6 +275,18 @@ def test_curves_and_missing_samples_are_drawn_for_every_network(two_sensors, par
     student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]
     assert f"Distilled student {' '.join(student)}." in missing[1].all("desc")[0].text
     assert len(section(page, "attention").all("image")) == 2
+
+
+def test_attention_maps_tell_their_weights(two_sensors, parse) -> None:
+    maps = section(parse(render_demo(two_sensors)), "attention").all("figure", "map")
+    attention = two_sensors["students"]["acc"]["attention"]
+    for figure, network in zip(maps, ("teacher", "student"), strict=True):
+        low = np.quantile(attention[network], 0.01, method="lower")
+        high = np.quantile(attention[network], 0.99, method="higher")
+        caption = figure.all("figcaption")[0].text
+        assert caption.startswith(f"{network.title()}, {attention[network + '_layer']} weights ")
+        shown = [float(number) for number in re.findall(r"[\d.]+(?= \()", caption)]
+        assert shown == pytest.approx([low, high], rel=0.005)  # three significant digits
 
 
 def poisoned(value):

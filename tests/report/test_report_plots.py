@@ -92,9 +92,9 @@ def test_a_band_goes_along_the_low_edge_and_back_along_the_high_one() -> None:
     assert line.band == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
 
 
-def decoded(drawn: plots.AttentionMap) -> np.ndarray:
+def decoded(one: plots.AttentionMap) -> np.ndarray:
     """The (rows, columns, RGBA) bytes of a picture, read as the PNG specification says."""
-    kind, data = drawn.picture.split(",", 1)
+    kind, data = one.picture.split(",", 1)
     assert kind == "data:image/png;base64"
     raw = base64.b64decode(data)
     assert raw[:8] == b"\x89PNG\r\n\x1a\n"
@@ -115,29 +115,34 @@ def decoded(drawn: plots.AttentionMap) -> np.ndarray:
     return np.concatenate([palette[lines[:, 1:]], opacity[lines[:, 1:], None]], axis=-1)
 
 
-def attention(weights) -> np.ndarray:
-    return decoded(plots.attention_map(weights, role="teacher", title="t", description="d", rgb=(10, 20, 30), ticks=()))
+def drawn(weights) -> plots.AttentionMap:
+    return plots.attention_map(weights, role="teacher", title="t", description="d", rgb=(10, 20, 30), ticks=())
 
 
-def test_a_map_is_a_png_whose_opacity_is_the_weight() -> None:
-    pixels = attention([[0.0, 0.5], [1.0, 0.25], [math.nan, -1.0]])
-    assert pixels.shape == (3, 2, 4)
+def test_a_map_is_a_png_whose_opacity_is_the_weight_between_its_ends() -> None:
+    one = drawn([[0.1, 0.2], [0.3, 0.15], [math.nan, 0.1]])
+    assert (one.low, one.high) == (0.1, 0.3)
+    pixels = decoded(one)
     assert np.all(pixels[..., :3] == (10, 20, 30))
     assert pixels[..., 3].tolist() == [[0, 128], [255, 64], [0, 0]]
 
 
-def test_one_peak_does_not_bleach_the_rest_of_a_map() -> None:
-    weights = np.full((20, 20), 0.1)
-    weights[0, 0] = 50.0
-    assert attention(weights.tolist())[5, 5, 3] == 255
+def test_neither_a_peak_nor_a_floor_hides_the_rest_of_a_map() -> None:
+    weights = np.tile(np.linspace(0.4, 0.6, 20), (20, 1))
+    weights[0, 0], weights[1, 1] = 50.0, -50.0
+    one = drawn(weights.tolist())
+    assert (one.low, one.high) == (pytest.approx(0.4), pytest.approx(0.6))
+    assert np.allclose(decoded(one)[5, :, 3], np.linspace(0, 255, 20), atol=0.51)  # whole bytes
 
 
 def test_a_large_map_is_pooled_by_means() -> None:
-    weights = np.add.outer(np.zeros(192), np.arange(192) % 2).tolist()
-    pixels = attention(weights)
+    weights = np.add.outer(np.zeros(192), np.arange(192) % 2 + np.repeat([0, 2], 96)).tolist()
+    pixels = decoded(drawn(weights))
     assert pixels.shape == (96, 96, 4)
-    assert np.all(pixels[..., 3] == 255)  # every block holds one 0 and one 1, so all means are the largest
+    assert np.all(pixels[:, :48, 3] == 0)  # every block holds a 0 and a 1
+    assert np.all(pixels[:, 48:, 3] == 255)  # every block holds a 2 and a 3
 
 
-def test_a_map_of_zeros_is_empty() -> None:
-    assert not attention([[0.0, 0.0]])[..., 3].any()
+@pytest.mark.parametrize("weights", [[[0.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]], [[math.nan]]])
+def test_a_flat_map_has_no_colour(weights) -> None:
+    assert not decoded(drawn(weights))[..., 3].any()
