@@ -197,7 +197,7 @@ class DistillLearner(nn.Module):
         layers = len(student.encoder.blocks)
         check_recipe(recipe, student_layers=layers, teacher_layers=len(teacher.fusion))
         if any(isinstance(term, EdamTerm) for term in recipe.terms):
-            _check_lengths(student.encoder.length, _tokens(teacher, modality), modality)
+            _check_lengths(student.encoder.length, tokens_per_window(teacher, modality), modality)
         self.network = student
         self.recipe = recipe
         self.modality = modality
@@ -263,7 +263,7 @@ class DistillLearner(nn.Module):
         there = torch.stack([batch.inputs[name][1].amax((1, 2)) for name in sources]).amax(0)  # (B,)
         target = aligned_map(
             teacher.cross_attention[self.modality][term.teacher_layer],
-            source_lengths=[_tokens(self._teacher[0], name) for name in sources],
+            source_lengths=[tokens_per_window(self._teacher[0], name) for name in sources],
             length=self.network.encoder.length,
             extra=EXTRA_TOKENS,
             valid_keys=valid,
@@ -273,7 +273,8 @@ class DistillLearner(nn.Module):
         return loss, edam_divergence(own, target, valid_rows=valid, weight=there).detach()
 
 
-def _tokens(teacher: Teacher, modality: str) -> int:
+def tokens_per_window(teacher: Teacher, modality: str) -> int:
+    """Gives L, the time tokens into which the teacher's encoder of that modality turns a window."""
     return cast("Encoder", teacher.encoders[modality]).length
 
 

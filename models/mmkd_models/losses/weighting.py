@@ -9,5 +9,4 @@ def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
     """Gives the mean of (B,) rows weighted by (B,) weights >= 0; 0 when every weight is 0."""
     if weight is None:
         return rows.mean()
-    total = weight.sum()
-    return (rows * weight).sum() / total.clamp(min=1e-6) * (total > 0)
+    return (rows * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -1,0 +1,201 @@
+"""The demo's chain after training: bundles, the device runtime's answers, latencies, the page's document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.errors import GateError
+from mmkd_edge.files import write_file
+from mmkd_edge.reference import write_reference
+from mmkd_export.onnx_from_student import onnx_from_teacher
+from mmkd_export.plan import export_plan
+from mmkd_export.run import export
+from mmkd_models.attention_view import attention_view
+from mmkd_models.checkpoint import read_student, read_teacher
+from mmkd_models.comparison import FoldResult, fold_data, teacher_path
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.reference import measure_reference
+from mmkd_models.data.windows import Windows
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTimes:
+    """Latencies of two models that were called in turn: p50, p90, p99 in milliseconds, and how many times faster."""
+
+    first_ms: dict[str, float]
+    second_ms: dict[str, float]
+    ratio: float
+    ratios: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruments:
+    """What the chain measures with; the benchmark package is not its own.
+
+    Attributes:
+        pair: compares two models (ONNX files or bundles) in one run.
+        bundle: benchmarks a bundle, with the reference file of a per-group modality; gives the benchmark's entry and
+            the machine's.
+    """
+
+    pair: Callable[[Path, Path], PairTimes]
+    bundle: Callable[[Path, Path | None], tuple[dict[str, Any], dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was exported and measured on this machine.
+
+    Attributes:
+        entries: "teacher" and each modality -> more keys for its entry in the document.
+        benchmark: the runtime's benchmark of the best student.
+        best: the modality of that student, chosen by its score on validation.
+        bundle: its bundle.
+        window_shape: (T, C) of its window.
+        machine: what it was measured on.
+    """
+
+    entries: dict[str, dict[str, Any]]
+    benchmark: dict[str, Any]
+    best: str
+    bundle: Path
+    window_shape: tuple[int, int]
+    machine: dict[str, Any]
+
+
+def measure(
+    dataset: Dataset, folds: Sequence[FoldResult], instruments: Instruments, *, out: Path, say: Say
+) -> Measured:
+    """Exports the students of the first fold, runs and benchmarks them on this machine.
+
+    Args:
+        dataset: of the folds.
+        folds: finished ones; their checkpoints are in `out/seed-N`.
+        instruments: of the benchmark.
+        out: where bundles go.
+        say: gets one line when a part begins.
+    """
+    fold = folds[0]
+    folder = fold_folder(out, fold.seed)
+    modalities = fold.config.modalities
+    bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
+    entries: dict[str, dict[str, Any]] = {name: {"bundle": str(path)} for name, path in bundles.items()}
+    for name in modalities:
+        _check_runtime(dataset, fold, name, bundles[name], out)
+        entries[name] |= _attention(dataset, fold, folder, name)
+    entries["teacher"] = {}
+    _measure_latencies(entries, bundles, teacher_path(folder, fold.config.teacher), instruments, say=say)
+    best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
+    bundle = out / "student.edge"
+    write_file(bundle, bundles[best].read_bytes())
+    say(f"benchmark: {best} student through EdgePredictor")
+    benchmark, machine = instruments.bundle(bundle, _reference(dataset, fold, best, out))
+    return Measured(
+        entries=entries,
+        benchmark=benchmark,
+        best=best,
+        bundle=bundle,
+        window_shape=dataset.spec.modality(best).shape,
+        machine=machine,
+    )
+
+
+def fold_folder(out: Path, seed: int) -> Path:
+    """Gives the folder of one fold's results."""
+    return out / f"seed-{seed}"
+
+
+def _bundle(folder: Path, name: str, *, out: Path, say: Say) -> Path:
+    say(f"export: {name} student")
+    path = out / f"{name}.edge"
+    export(export_plan(folder / name / "student.ckpt", output=path))
+    return path
+
+
+def _check_runtime(dataset: Dataset, fold: FoldResult, name: str, bundle: Path, out: Path) -> None:
+    """The runtime must give the accuracy that the training side gave, window by window on the test split."""
+    test = _test_windows(dataset, fold).with_modalities((name,))
+    right = 0
+    for part in _parts(test, name):
+        reference = _group_reference(dataset, name, int(part.groups[0]), out)
+        windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
+        with EdgePredictor.open(bundle, reference=reference) as predictor:
+            answers = np.array([prediction.index for prediction in predictor.predict_batch(windows)])
+        right += int((answers == part.labels).sum())
+    expected = sum(count.right for count in fold.students[name].student.by_group)
+    if abs(right - expected) > 1:  # one window may sit on a tie
+        raise GateError(
+            f"{bundle}: runtime on the test split: expected {expected} of {len(test)} windows right as in training, "
+            f"got {right}; the export is wrong, please report it"
+        )
+
+
+def _test_windows(dataset: Dataset, fold: FoldResult) -> Windows:
+    return fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share).test
+
+
+def _parts(test: Windows, name: str) -> list[Windows]:
+    """One part per reference: all windows at once, or group by group where the modality is normalised per group."""
+    if test.spec.modality(name).normalise == "none":
+        return [test]
+    return [test.subset(test.groups == group) for group in np.unique(test.groups)]
+
+
+def _group_reference(dataset: Dataset, name: str, group: int, out: Path) -> Path | None:
+    if dataset.spec.modality(name).normalise == "none":
+        return None
+    path = out / f"{name}.reference.json"
+    write_reference(path, measure_reference(dataset, modality=name, group=group).reference)
+    return path
+
+
+def _reference(dataset: Dataset, fold: FoldResult, name: str, out: Path) -> Path | None:
+    return _group_reference(dataset, name, int(_test_windows(dataset, fold).groups[0]), out)
+
+
+def _attention(dataset: Dataset, fold: FoldResult, folder: Path, name: str) -> dict[str, Any]:
+    test = _test_windows(dataset, fold)
+    teacher = read_teacher(teacher_path(folder, fold.config.teacher)).network()
+    student = read_student(folder / name / "student.ckpt").network()
+    view = attention_view(teacher, student, test, modality=name)
+    if view is None:
+        return {}
+    return {
+        "attention": {
+            "teacher": np.round(view.teacher, 4).tolist(),
+            "student": np.round(view.student, 4).tolist(),
+            "teacher_layer": f"last cross-attention, query {name}",
+            "student_layer": "last self-attention",
+            "window_label": view.label,
+            "seconds": view.seconds,
+        }
+    }
+
+
+def _measure_latencies(
+    entries: dict[str, dict[str, Any]],
+    bundles: dict[str, Path],
+    teacher_checkpoint: Path,
+    instruments: Instruments,
+    *,
+    say: Say,
+) -> None:
+    """Teacher and each student through ONNX Runtime, interleaved in the same processes, one thread each."""
+    teacher = read_teacher(teacher_checkpoint)
+    with TemporaryDirectory() as temporary:
+        model = Path(temporary) / "teacher.onnx"
+        model.write_bytes(onnx_from_teacher(teacher.network(), teacher.modalities))
+        for name, bundle in bundles.items():
+            say(f"latency: teacher against {name} student")
+            pair = instruments.pair(model, bundle)
+            entries["teacher"].setdefault("latency_ms", pair.first_ms)
+            entries[name] |= {"latency_ms": pair.second_ms, "latency_ratio": pair.ratio, "latency_ratios": pair.ratios}

@@ -1,0 +1,283 @@
+"""The command `mmkd-demo`: its arguments, its progress and its last words."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.files import write_file
+from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import library_versions
+from mmkd_models.comparison import ComparisonConfig, FoldResult, Step, choose_teacher, compare_fold
+from mmkd_models.config import Preset
+from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
+from mmkd_models.defaults import (
+    BASELINE_LEARNING_RATES,
+    RECIPE,
+    STUDENT_PRESET,
+    STUDENT_TRAIN,
+    TEACHER_PRESET,
+    TEACHER_TRAIN,
+)
+from mmkd_models.progress import training_bar
+from mmkd_models.summary import demo_document
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog="An interrupted run continues where it was: give the same --out and options.")
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of everything that is written.")] = Path("demo"),
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="Dataset directory; default the shipped one.")
+    ] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option("--modality", help="Train a student for this sensor (repeat); default every one."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another grouped fold.")] = 1,
+    label_share: Annotated[
+        float, typer.Option("--label-share", help="Share of the training windows whose labels are seen; 1 is all.")
+    ] = 0.1,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", help="Teacher size (repeat): the smallest within 0.5 points of the best is taken."),
+    ] = None,
+    student: Annotated[
+        str, typer.Option("--student", help="Student size: tiny, small, medium or base.")
+    ] = STUDENT_PRESET,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?
+
+    Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and two
+    classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
+    """
+    began = time.monotonic()
+    data = open_dataset(shipped_dataset() if dataset is None else dataset)
+    numbers = range(seeds)
+    config = _config(data, modality, label_share, _presets(teacher)[0], student, steps)
+    watch = _Watch()
+    tried = choose_teacher(
+        data,
+        seeds=numbers,
+        presets=_presets(teacher),
+        config=config,
+        folder=lambda n: fold_folder(out, n),
+        on_step=watch,
+    )
+    config = msgspec.structs.replace(config, teacher=next(size.preset for size in tried if size.chosen))
+    folds = [
+        compare_fold(data, seed=number, config=config, out=fold_folder(out, number), on_step=watch)
+        for number in numbers
+    ]
+    watch.close()
+    measured = measure(data, folds, Instruments(pair=_pair, bundle=_bundle), out=out, say=_say)
+    document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
+    if len(tried) > 1:
+        document["teacher"]["sizes_tried"] = [msgspec.to_builtins(size) for size in tried]
+    _write(out, document)
+    if as_json:
+        print(_pretty(document))
+    else:
+        _show(document, measured)
+
+
+def _pair(first: Path, second: Path) -> PairTimes:
+    from mmkd_bench.paired import measure_pair
+
+    pair = measure_pair(first, second, launches=2, duration_s=4.0)
+    tails = {"p50": (pair.first_p50_us, pair.second_p50_us), "p90": (pair.first_p90_us, pair.second_p90_us)}
+    tails["p99"] = (pair.first_p99_us, pair.second_p99_us)
+    return PairTimes(
+        first_ms={name: both[0].median / 1000 for name, both in tails.items()},
+        second_ms={name: both[1].median / 1000 for name, both in tails.items()},
+        ratio=pair.ratio.median,
+        ratios=msgspec.to_builtins(pair.ratio),
+    )
+
+
+def _bundle(bundle: Path, reference: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mmkd_bench.run import Settings, measure_bundle
+    from mmkd_bench.subject import Choice
+
+    choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
+    report = measure_bundle(choice, Settings(launches=2, duration_s=4.0)).report
+    result = report.result
+    percentiles = {name: result.latency.value_us(value) for name, value in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
+    machine: dict[str, Any] = msgspec.to_builtins(report.machine)
+    latency_ms = {name: None if us is None else us / 1000 for name, us in percentiles.items()}
+    return {
+        "bundle": report.subject.bundle,
+        "backend": report.configuration.backend,
+        "threads": report.configuration.threads,
+        "latency_ms": latency_ms | {"samples": result.latency.count},
+        "stages_us": {stage.name: stage.p50_us for stage in result.stages},
+        "load_ms": result.load_ms,
+        "first_call_ms": result.first_call_ms,
+        "rss_mb": result.rss_mb,
+        "stable": report.stability.stable,
+        "machine": machine,
+    }, machine
+
+
+class _Watch:
+    """Shows each training of the comparison as a bar of its own."""
+
+    def __init__(self) -> None:
+        self._open: ExitStack | None = None
+        self._title = ""
+        self._show: Callable[..., None] = lambda progress: None
+
+    def __call__(self, step: Step) -> None:
+        title = f"seed {step.seed} {step.stage} {step.modality or ''}".rstrip()
+        if title != self._title:
+            self.close()
+            self._title = title
+            if step.progress is None:
+                _say(title)
+                return
+            self._open = ExitStack()
+            self._show = self._open.enter_context(training_bar(title))
+        if step.progress is not None:
+            self._show(step.progress)
+
+    def close(self) -> None:
+        """Ends the bar that is open."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _presets(names: list[str] | None) -> tuple[Preset, ...]:
+    chosen = names or [TEACHER_PRESET]
+    for name in chosen:
+        if name not in get_args(Preset):
+            raise UsageError(
+                f"--teacher: expected one of {', '.join(get_args(Preset))}, got {name!r}; choose one of them"
+            )
+    return tuple(chosen)  # type: ignore[arg-type]
+
+
+def _config(
+    data: Dataset,
+    modalities: list[str] | None,
+    label_share: float,
+    teacher: Preset,
+    student: str,
+    steps: int | None,
+) -> ComparisonConfig:
+    if student not in get_args(Preset):
+        raise UsageError(
+            f"--student: expected one of {', '.join(get_args(Preset))}, got {student!r}; choose one of them"
+        )
+    names = modalities or [spec.name for spec in data.spec.modalities]
+    for name in names:
+        data.spec.modality(name)
+    teacher_train, student_train = TEACHER_TRAIN, STUDENT_TRAIN
+    if steps is not None:
+        teacher_train = msgspec.structs.replace(teacher_train, steps=steps)
+        student_train = msgspec.structs.replace(student_train, steps=steps)
+    return ComparisonConfig(
+        label_share=label_share,
+        modalities=tuple(names),
+        teacher=teacher,
+        student=student,  # type: ignore[arg-type]
+        teacher_train=teacher_train,
+        student_train=student_train,
+        baseline_learning_rates=BASELINE_LEARNING_RATES,
+        augment=AugmentConfig(),
+        recipe=RECIPE,
+    )
+
+
+def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
+    document = demo_document(data.spec, data.sha256, folds, measured=measured.entries)
+    return document | {
+        "command": shlex.join(["mmkd-demo", *sys.argv[1:]]),
+        "benchmark": measured.benchmark,
+        "versions": library_versions(),
+        "machine": measured.machine,
+        "report": str(out / "report.html"),
+    }
+
+
+def _write(out: Path, document: dict[str, Any]) -> None:
+    from mmkd_report import render_demo, write_page
+
+    write_file(out / "demo.json", _pretty(document).encode())
+    write_page(out / "report.html", render_demo(document))
+
+
+def _pretty(document: dict[str, Any]) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
+
+
+def _show(document: dict[str, Any], measured: Measured) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=120)
+    share = document["label_share"]
+    table = Table(
+        title=f"{document['dataset']['name']}: accuracy on people and machines never seen, {share:.0%} labelled"
+    )
+    for heading in (
+        "sensor",
+        "extra-trees",
+        "MiniRocket",
+        "baseline",
+        "student",
+        "gain",
+        "95 % interval",
+        "gap recovered",
+    ):
+        table.add_column(heading, justify="left" if heading == "sensor" else "right")
+    for name, entry in document["students"].items():
+        gain, gap = entry["gain_points"], entry["gap_recovered"]
+        table.add_row(
+            name,
+            *(_accuracy(entry[who]) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
+            f"{gain['mean']:+.1f}",
+            f"{gain['low']:+.1f} to {gain['high']:+.1f}",
+            "-" if gap is None else f"{gap:.0%}",
+        )
+    console.print(table)
+    teacher = document["teacher"]
+    console.print(f"teacher (all sensors) {_accuracy(teacher)}, {teacher['parameters']:,} parameters")
+    mean = document["mean_gain_points"]
+    console.print(f"mean gain {mean['mean']:+.1f} points ({mean['low']:+.1f} to {mean['high']:+.1f})")
+    print(
+        "\nUse the student:\n"
+        "    from mmkd_edge import EdgePredictor\n"
+        f'    with EdgePredictor.open("{measured.bundle}") as predictor:\n'
+        f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
+    )
+    bundle = shlex.quote(str(measured.bundle))
+    print(f"wrote {document['report']} and {bundle}; next: mmkd-bench run {bundle}")
+
+
+def _accuracy(entry: dict[str, Any]) -> str:
+    accuracy = entry.get("accuracy")
+    if accuracy is None:
+        return "-"
+    std = accuracy["std"]
+    return f"{accuracy['mean']:.3f}" + ("" if std is None else f" ± {std:.3f}")

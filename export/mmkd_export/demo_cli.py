@@ -1,0 +1,20 @@
+"""`mmkd-demo`: the whole chain on real recordings, and one page that says what it showed."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from mmkd_edge.command import run_command
+
+_NEEDS = ("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich")
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-demo`."""
+    run_command("mmkd-demo", _run, needs=_NEEDS, extra="export,bench")
+
+
+def _run(arguments: list[str]) -> None:
+    from mmkd_export.demo.command_cli import app
+
+    app(args=arguments, prog_name="mmkd-demo")

@@ -1,0 +1,32 @@
+"""Entry points of `mmkd-train` and `mmkd-distill`: they say what is missing before they import it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mmkd_edge.command import run_command
+
+_NEEDS = ("torch", "safetensors", "lightning_fabric", "tensorboard", "typer", "rich")
+
+
+def train_main() -> NoReturn:
+    """Runs `mmkd-train`."""
+
+    def command(arguments: Sequence[str]) -> None:
+        from mmkd_models.train_cli import run_train
+
+        run_train(arguments)
+
+    run_command("mmkd-train", command, needs=_NEEDS, extra="train")
+
+
+def distill_main() -> NoReturn:
+    """Runs `mmkd-distill`."""
+
+    def command(arguments: Sequence[str]) -> None:
+        from mmkd_models.train_cli import run_distill
+
+        run_distill(arguments)
+
+    run_command("mmkd-distill", command, needs=_NEEDS, extra="train")

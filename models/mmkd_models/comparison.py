@@ -1,0 +1,492 @@
+"""One fair comparison: teacher, baseline, student and rivals on the same fold with the same labels.
+
+Owns what "fair" means: grouped folds; the same visible labels for everyone; the baseline gets the student's
+architecture, augmentation, steps and seed, and its own choice of learning rate by validation; the test windows are
+touched once, by finished models. A finished fold is a file, so an interrupted comparison continues with the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.files import write_file
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    file_sha256,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.config import Preset, student_config, teacher_config
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.windows import Windows
+from mmkd_models.distill import Recipe
+from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
+from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
+from mmkd_models.jobs import (
+    Run,
+    TrainingData,
+    distil,
+    train_baseline,
+    train_teacher,
+    visible_labels,
+    with_learning_rate,
+)
+from mmkd_models.predict import logits_of
+from mmkd_models.train import CurvePoint, Progress, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "fold.json"
+
+NEAR_BEST = 0.005
+"""How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
+
+
+class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides a comparison but the fold.
+
+    Attributes:
+        label_share: share of the training windows whose labels anyone sees.
+        modalities: those a student is trained for.
+        teacher: size of the teacher.
+        student: size of students and baselines.
+        teacher_train: how the teacher is trained; its seed is the fold's.
+        student_train: how students and baselines are trained.
+        baseline_learning_rates: those the baseline may choose from, by validation.
+        augment: the same for everyone.
+        recipe: of the distillation.
+    """
+
+    label_share: float
+    modalities: tuple[str, ...]
+    teacher: Preset
+    student: Preset
+    teacher_train: TrainConfig
+    student_train: TrainConfig
+    baseline_learning_rates: tuple[float, ...]
+    augment: AugmentConfig
+    recipe: Recipe
+
+
+class GroupCount(msgspec.Struct, frozen=True, kw_only=True):
+    """Right answers and windows of one group in the test split."""
+
+    group: int
+    right: int
+    windows: int
+
+
+class NetworkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained network on the test windows."""
+
+    scores: Scores
+    by_group: tuple[GroupCount, ...]
+    parameters: int
+    learning_rate: float
+    valid_score: float
+    curve: tuple[CurvePoint, ...]
+
+
+class RivalResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A rival's scores, or the reason why there are none."""
+
+    scores: Scores | None
+    reason: str = ""
+
+
+class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """Accuracy of student and baseline by share of missing samples."""
+
+    shares: tuple[float, ...]
+    student: tuple[float, ...]
+    baseline: tuple[float, ...]
+
+
+class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one modality on one fold."""
+
+    baseline: NetworkResult
+    student: NetworkResult
+    extra_trees: RivalResult
+    mini_rocket: RivalResult
+    missing: MissingCurve
+
+
+class SubsetAccuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """The teacher's accuracy when only these modalities are there."""
+
+    modalities: tuple[str, ...]
+    accuracy: float
+
+
+class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One fold of a comparison, as it stands in `fold.json`."""
+
+    config: ComparisonConfig
+    dataset_sha256: str
+    seed: int
+    windows: dict[str, int]
+    groups: int
+    teacher: NetworkResult
+    teacher_subsets: tuple[SubsetAccuracy, ...]
+    students: dict[str, ModalityResult]
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean, sample standard deviation (None for a single seed) and the figure of every seed."""
+
+    mean: float
+    std: float | None
+    per_seed: tuple[float, ...]
+
+
+class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
+    """One size of teacher and its score on validation; both figures are None where it was the only one."""
+
+    preset: Preset
+    parameters: int | None
+    valid_score: Spread | None
+    chosen: bool
+
+
+Stage = Literal["teacher", "baseline", "student", "rivals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a comparison stands, for progress bars."""
+
+    seed: int
+    stage: Stage
+    modality: str | None
+    progress: Progress | None
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """The windows of one fold, with the labels that training may see."""
+
+    training: TrainingData
+    test: Windows
+
+
+def fold_data(dataset: Dataset, *, seed: int, label_share: float) -> FoldData:
+    """Gives fold number `seed`; its training windows keep a share of their labels, chosen by the seed."""
+    windows = dataset.everything()
+    fold = fold_indices(windows, fold=seed, seed=0)
+    train = windows.subset(fold.train)
+    train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
+    training = TrainingData(train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256)
+    return FoldData(training=training, test=windows.subset(fold.test))
+
+
+def compare_fold(
+    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, on_step: OnStep | None = None
+) -> FoldResult:
+    """Trains and scores everything on one fold; a fold that is finished in `out` is read, not trained again.
+
+    Args:
+        dataset: where the windows come from.
+        seed: number of the fold, and seed of everything random in it.
+        config: what is compared.
+        out: folder of this fold: `fold.json`, `teacher.ckpt`, `<modality>/student.ckpt`, `<modality>/baseline.ckpt`.
+        on_step: called after every training step.
+    """
+    finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config)
+    if finished is not None:
+        return finished
+    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    say = on_step if on_step is not None else _silent
+    teacher = _teacher(data, seed, config, out, say)
+    network = teacher.network()
+    result = FoldResult(
+        config=config,
+        dataset_sha256=dataset.sha256,
+        seed=seed,
+        windows={
+            "train": len(data.training.train),
+            "labelled": int((data.training.train.labels >= 0).sum()),
+            "valid": len(data.training.valid),
+            "test": len(data.test),
+        },
+        groups=len(np.unique(dataset.everything().groups)),
+        teacher=_judged(teacher, logits_of(network, data.test, modality=None), data.test, learning_rate=None),
+        teacher_subsets=tuple(
+            SubsetAccuracy(modalities=subset, accuracy=scores.accuracy)
+            for subset, scores in scores_by_subset(network, data.test).items()
+        ),
+        students={name: _modality(data, name, seed, config, out, teacher, say) for name in config.modalities},
+    )
+    write_file(out / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
+    return result
+
+
+def _silent(step: Step) -> None:
+    return None
+
+
+def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> FoldResult | None:
+    if not path.exists():
+        return None
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=FoldResult)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: expected a finished fold, got a damaged file ({error}); delete it") from error
+    if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed):
+        raise UsageError(
+            f"{path}: expected a fold of this dataset with these options, got one of another comparison; "
+            "choose another --out, or delete the folder"
+        )
+    return result
+
+
+def _run(
+    config: ComparisonConfig, train: TrainConfig, seed: int, out: Path, name: str, on_step: Callable[[Progress], None]
+) -> Run:
+    return Run(
+        train=msgspec.structs.replace(train, seed=seed),
+        augment=config.augment,
+        run_dir=out / "runs" / name,
+        resume=True,
+        on_step=on_step,
+    )
+
+
+def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> TeacherCheckpoint:
+    path = teacher_path(out, config.teacher)
+    if path.exists():
+        return read_teacher(path)
+
+    def on_step(progress: Progress) -> None:
+        say(Step(seed=seed, stage="teacher", modality=None, progress=progress))
+
+    run = _run(config, config.teacher_train, seed, out, f"teacher-{config.teacher}", on_step)
+    teacher = train_teacher(data.training, teacher_config(config.teacher), run)
+    write_teacher(path, teacher)
+    return teacher
+
+
+def teacher_path(out: Path, preset: Preset) -> Path:
+    """Gives where a fold keeps its teacher of that size."""
+    return out / f"teacher-{preset}.ckpt"
+
+
+def choose_teacher(
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    presets: Sequence[Preset],
+    config: ComparisonConfig,
+    folder: Callable[[int], Path],
+    on_step: OnStep | None = None,
+) -> tuple[TriedSize, ...]:
+    """Trains a teacher of each size on every fold and chooses the smallest within half a point of the best.
+
+    The score is the one that training maximises, on validation.
+
+    A single size is chosen without training anything. The teachers stay in their folds' folders, where `compare_fold`
+    finds them.
+    """
+    if len(presets) == 1:
+        return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
+    say = on_step if on_step is not None else _silent
+    tried = []
+    for preset in presets:
+        sized = msgspec.structs.replace(config, teacher=preset)
+        teachers = [
+            _teacher(fold_data(dataset, seed=seed, label_share=config.label_share), seed, sized, folder(seed), say)
+            for seed in seeds
+        ]
+        parameters = sum(parameter.numel() for parameter in teachers[0].network().parameters())
+        tried.append((parameters, preset, [teacher.facts.score for teacher in teachers]))
+    best = max(float(np.mean(scores)) for _, _, scores in tried)
+    near = [size for size in sorted(tried) if float(np.mean(size[2])) >= best - NEAR_BEST]
+    return tuple(
+        TriedSize(preset=preset, parameters=parameters, valid_score=spread(scores), chosen=preset == near[0][1])
+        for parameters, preset, scores in tried
+    )
+
+
+def _modality(
+    data: FoldData,
+    name: str,
+    seed: int,
+    config: ComparisonConfig,
+    out: Path,
+    teacher: TeacherCheckpoint,
+    say: OnStep,
+) -> ModalityResult:
+    def on_baseline(progress: Progress) -> None:
+        say(Step(seed=seed, stage="baseline", modality=name, progress=progress))
+
+    def on_student(progress: Progress) -> None:
+        say(Step(seed=seed, stage="student", modality=name, progress=progress))
+
+    baseline = _baseline(data, name, seed, config, out, on_baseline)
+    student = _student(data, name, seed, config, out, teacher, on_student)
+    say(Step(seed=seed, stage="rivals", modality=name, progress=None))
+    train = data.training.train
+    networks = {"baseline": baseline.network(), "student": student.network()}
+    missing = {
+        who: scores_by_missing_share(network, data.test, modality=name, seed=seed) for who, network in networks.items()
+    }
+    return ModalityResult(
+        baseline=_judged(
+            baseline,
+            logits_of(networks["baseline"], data.test, modality=name),
+            data.test,
+            learning_rate=baseline.facts.training.learning_rate,
+        ),
+        student=_judged(
+            student, logits_of(networks["student"], data.test, modality=name), data.test, learning_rate=None
+        ),
+        extra_trees=RivalResult(scores=extra_trees_scores(train, data.test, modality=name, seed=seed)),
+        mini_rocket=_mini_rocket(train, data.test, modality=name, seed=seed),
+        missing=MissingCurve(
+            shares=tuple(missing["student"]),
+            student=tuple(scores.accuracy for scores in missing["student"].values()),
+            baseline=tuple(scores.accuracy for scores in missing["baseline"].values()),
+        ),
+    )
+
+
+def _baseline(
+    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, on_step: Callable[[Progress], None]
+) -> StudentCheckpoint:
+    path = out / name / "baseline.ckpt"
+    if path.exists():
+        return read_student(path)
+    best: StudentCheckpoint | None = None
+    for rate in config.baseline_learning_rates:
+        run = _run(config, config.student_train, seed, out, f"{name}-baseline-{rate:g}", on_step)
+        tried = train_baseline(data.training, name, student_config(config.student), with_learning_rate(run, rate))
+        if best is None or tried.facts.score > best.facts.score:
+            best = tried
+    if best is None:
+        raise UsageError("baseline: expected one or more learning rates, got none; name some")
+    write_student(path, best)
+    return best
+
+
+def _student(
+    data: FoldData,
+    name: str,
+    seed: int,
+    config: ComparisonConfig,
+    out: Path,
+    teacher: TeacherCheckpoint,
+    on_step: Callable[[Progress], None],
+) -> StudentCheckpoint:
+    path = out / name / "student.ckpt"
+    if path.exists():
+        return read_student(path)
+    student = distil(
+        data.training,
+        name,
+        student_config(config.student),
+        _run(config, config.student_train, seed, out, f"{name}-student", on_step),
+        teacher=teacher,
+        teacher_sha256=file_sha256(teacher_path(out, config.teacher)),
+        recipe=config.recipe,
+    )
+    write_student(path, student)
+    return student
+
+
+def _mini_rocket(train: Windows, test: Windows, *, modality: str, seed: int) -> RivalResult:
+    try:
+        return RivalResult(scores=mini_rocket_scores(train, test, modality=modality, seed=seed))
+    except ImportError:
+        return RivalResult(scores=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
+    except ValueError as error:  # aeon refuses windows that are too short for its kernels
+        return RivalResult(scores=None, reason=f"MiniRocket refused these windows: {error}")
+
+
+def _judged(
+    checkpoint: StudentCheckpoint | TeacherCheckpoint,
+    logits: NDArray[np.float32],
+    test: Windows,
+    *,
+    learning_rate: float | None,
+) -> NetworkResult:
+    answers = logits.argmax(1)
+    facts = checkpoint.facts
+    return NetworkResult(
+        scores=scores_from_answers(test.labels, answers, len(test.spec.task.labels)),
+        by_group=_by_group(test, answers),
+        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        learning_rate=facts.training.learning_rate if learning_rate is None else learning_rate,
+        valid_score=facts.score,
+        curve=facts.curve,
+    )
+
+
+def _by_group(test: Windows, answers: NDArray[np.int64]) -> tuple[GroupCount, ...]:
+    right = answers == test.labels
+    return tuple(
+        GroupCount(group=int(group), right=int(right[rows].sum()), windows=int(rows.sum()))
+        for group in np.unique(test.groups)
+        for rows in [test.groups == group]
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Gives the spread of a figure over seeds.
+
+    Example:
+        >>> spread([0.25, 0.75]).mean
+        0.5
+    """
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))
+
+
+def gain_points(folds: Sequence[FoldResult], modalities: Sequence[str], *, seed: int = 0) -> tuple[float, float, float]:
+    """Gives the gain of students over baselines in points of accuracy: mean, and a 95 % interval.
+
+    The mean is over modalities and folds of (student - baseline). The interval resamples whole groups (people,
+    machines, sessions) with replacement, the same draw for all modalities: a percentile bootstrap over clusters (Efron
+    and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13), 4,000 draws.
+    """
+    groups = sorted(
+        {count.group for fold in folds for name in modalities for count in fold.students[name].student.by_group}
+    )
+    position = {group: number for number, group in enumerate(groups)}
+    gains = np.zeros((len(folds), len(groups)))  # right answers more, summed over modalities
+    sizes = np.zeros((len(folds), len(groups)))
+    for row, fold in enumerate(folds):
+        for name in modalities:
+            result = fold.students[name]
+            for ours, theirs in zip(result.student.by_group, result.baseline.by_group, strict=True):
+                gains[row, position[ours.group]] += ours.right - theirs.right
+                sizes[row, position[ours.group]] += ours.windows
+
+    def points(weights: NDArray[np.float64]) -> float:
+        size = sizes @ weights
+        inside = size > 0
+        return float(100 * np.mean((gains @ weights)[inside] / size[inside]))
+
+    rng = np.random.default_rng(seed)
+    draws = [
+        points(rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups))).astype(float)) for _ in range(4000)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return points(np.ones(len(groups))), float(low), float(high)

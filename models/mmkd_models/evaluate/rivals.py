@@ -1,0 +1,81 @@
+"""Rivals that a user would try first on one sensor: extra-trees on window statistics, and MiniRocket.
+
+Both see the labelled training windows of one modality and nothing else. A student that loses to them is no product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+
+_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+_SPECTRUM_BINS = 32
+_TREES = 300
+
+
+def extra_trees_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> Scores:
+    """Scores extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    known = _labelled(train)
+    forest = ExtraTreesClassifier(n_estimators=_TREES, random_state=seed)
+    forest.fit(window_statistics(_window_values(known, modality)), known.labels)
+    answers = forest.predict(window_statistics(_window_values(_labelled(test), modality)))
+    return scores_from_answers(_labelled(test).labels, answers, len(train.spec.task.labels))
+
+
+def mini_rocket_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> Scores:
+    """Scores MiniRocket (Dempster et al., KDD 2021) as aeon builds it; missing samples are filled with 0.
+
+    Raises:
+        ImportError: aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
+    """
+    from aeon.classification.convolution_based import MiniRocketClassifier
+
+    known, judged = _labelled(train), _labelled(test)
+    classifier = MiniRocketClassifier(random_state=seed)
+    classifier.fit(_series(known, modality), known.labels)
+    answers = classifier.predict(_series(judged, modality)).astype(np.int64)
+    return scores_from_answers(judged.labels, answers, len(train.spec.task.labels))
+
+
+def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Gives per channel mean, standard deviation, quantiles, mean absolute step and log power of the lowest bins.
+
+    Args:
+        values: (N, T, C); NaN = missing, ignored by the statistics and 0 in the spectrum.
+
+    Returns:
+        (N, features), finite.
+    """
+    x = values.astype(np.float64)
+    known = np.isfinite(x)
+    filled = np.where(known, x, 0.0)
+    count = np.maximum(known.sum(1), 1)
+    mean = filled.sum(1) / count
+    centred = np.where(known, x - mean[:, None], 0.0)
+    std = np.sqrt((centred**2).sum(1) / count)
+    some = np.where(known.any(1, keepdims=True), x, 0.0)  # a channel without a value counts as 0
+    quantiles = np.nanquantile(some, _QUANTILES, axis=1).transpose(1, 0, 2).reshape(len(x), -1)
+    step = np.abs(np.diff(filled, axis=1)).mean(1)
+    power = np.abs(np.fft.rfft(centred, axis=1)[:, 1 : _SPECTRUM_BINS + 1]) ** 2
+    parts = [mean, std, quantiles, step, np.log(power + 1e-6).reshape(len(x), -1)]
+    features: NDArray[np.float64] = np.concatenate(parts, axis=1)
+    return features
+
+
+def _labelled(windows: Windows) -> Windows:
+    return windows.subset(np.flatnonzero(windows.labels >= 0))
+
+
+def _window_values(windows: Windows, modality: str) -> NDArray[np.float32]:
+    return windows.take(np.arange(len(windows)))[modality]
+
+
+def _series(windows: Windows, modality: str) -> NDArray[np.float64]:
+    values = _window_values(windows, modality).astype(np.float64)
+    series: NDArray[np.float64] = np.nan_to_num(values, nan=0.0).transpose(0, 2, 1)  # (N, C, T), as aeon wants it
+    return series

@@ -1,0 +1,226 @@
+"""The three trainings, from windows to a checkpoint: a teacher, a baseline on labels alone, a distilled student.
+
+Owns how a training is put together. The commands and the demo call these; neither knows more than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.augment import AugmentConfig, BatchSource
+from mmkd_models.checkpoint import (
+    Facts,
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    carried_windows,
+    library_versions,
+    set_normalisation,
+)
+from mmkd_models.config import StudentConfig, TeacherConfig
+from mmkd_models.data.folds import label_subset
+from mmkd_models.data.windows import Windows
+from mmkd_models.distill import DistillLearner, Recipe, SupervisedLearner, TaskTerm
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.predict import scores_of
+from mmkd_models.train import Fit, Progress, TrainConfig, fit
+
+OnStep = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a training sees: windows to learn from and to validate on, and whose they are."""
+
+    train: Windows
+    valid: Windows
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a training is run.
+
+    Attributes:
+        train: steps, learning rate, seed and so on.
+        augment: how windows are varied.
+        run_dir: where the resume state and TensorBoard logs go; None keeps nothing.
+        resume: continue an interrupted training in `run_dir`.
+        embed_windows: carry validation windows in a student's checkpoint.
+        on_step: called after every step.
+    """
+
+    train: TrainConfig
+    augment: AugmentConfig
+    run_dir: Path | None = None
+    resume: bool = False
+    embed_windows: bool = True
+    on_step: OnStep | None = None
+
+
+def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> TeacherCheckpoint:
+    """Trains a teacher on the labelled windows of all modalities of `data`."""
+    spec = data.train.spec
+    _check_classes(data)
+    torch.manual_seed(run.train.seed)
+    teacher = Teacher(spec.modalities, len(spec.task.labels), config)
+    set_normalisation(teacher, data.train)
+    learner = SupervisedLearner(teacher, modality=None, modality_dropout=config.modality_dropout)
+    result = _fit(learner, data, run, modality=None, labelled_share=1.0)
+    return TeacherCheckpoint(
+        modalities=spec.modalities,
+        task=spec.task,
+        config=config,
+        facts=_facts(data, run, result, recipe=None, teacher_sha256=None),
+        state=result.state,
+    )
+
+
+def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
+    """Trains a student on the labels of one modality alone: what distillation is measured against."""
+    _check_classes(data)
+    student = _new_student(data, modality, config, run)
+    learner = SupervisedLearner(student, modality=modality)
+    result = _fit(learner, data, run, modality=modality, labelled_share=1.0)
+    return _student_checkpoint(data, modality, config, run, result, recipe=None, teacher_sha256=None)
+
+
+def distil(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: Run,
+    *,
+    teacher: TeacherCheckpoint,
+    teacher_sha256: str,
+    recipe: Recipe,
+) -> StudentCheckpoint:
+    """Trains a student of one modality with the teacher, on all windows, labelled or not.
+
+    Raises:
+        UsageError: the teacher was trained for other modalities, labels or windows than `data` has.
+    """
+    check_teacher(teacher, data.train)
+    student = _new_student(data, modality, config, run)
+    learner = DistillLearner(student, teacher.network(), recipe, modality=modality)
+    result = _fit(learner, data, run, modality=modality, labelled_share=_labelled_share(recipe))
+    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teacher_sha256=teacher_sha256)
+
+
+def check_teacher(teacher: TeacherCheckpoint, windows: Windows) -> None:
+    """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
+    spec = windows.spec
+    if teacher.task != spec.task:
+        raise UsageError(
+            f"teacher: expected the labels {list(spec.task.labels)} of the dataset, got {list(teacher.task.labels)}; "
+            "train a teacher on this dataset"
+        )
+    for modality in teacher.modalities:
+        found = spec.modality(modality.name)
+        if found.shape != modality.shape or found.rate_hz != modality.rate_hz:
+            raise UsageError(
+                f"teacher: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
+                f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; train a teacher on this dataset"
+            )
+
+
+def _labelled_share(recipe: Recipe) -> float:
+    """A recipe that learns from labels draws a quarter of each batch from the labelled windows."""
+    return 0.25 if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0
+
+
+def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> Student:
+    spec = data.train.spec
+    torch.manual_seed(run.train.seed)
+    student = Student(spec.modality(modality), len(spec.task.labels), config)
+    set_normalisation(student, data.train.with_modalities((modality,)))
+    return student
+
+
+def _fit(learner: nn.Module, data: TrainingData, run: Run, *, modality: str | None, labelled_share: float) -> Fit:
+    train = data.train
+    if isinstance(learner, SupervisedLearner):
+        train = train.subset(np.flatnonzero(train.labels >= 0))
+        if modality is not None:
+            train = train.with_modalities((modality,))
+    valid = data.valid if modality is None else data.valid.with_modalities((modality,))
+    source = BatchSource(train, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed)
+    return fit(
+        learner,
+        source,
+        evaluate=lambda network: scores_of(network, valid, modality=modality),
+        config=run.train,
+        run_dir=run.run_dir,
+        resume=run.resume,
+        on_step=run.on_step,
+    )
+
+
+def _check_classes(data: TrainingData) -> None:
+    names = data.train.spec.task.labels
+    counts = np.bincount(data.train.labels[data.train.labels >= 0], minlength=len(names))
+    absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    if absent:
+        raise UsageError(
+            f"training windows: expected every class to have a labelled window, got none for {', '.join(absent)}; "
+            "label some, raise --label-share, or take the class out of the dataset"
+        )
+
+
+def _facts(data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, teacher_sha256: str | None) -> Facts:
+    spec = data.train.spec
+    return Facts(
+        dataset=spec.name,
+        dataset_sha256=data.sha256,
+        licence=spec.licence,
+        metric=run.train.metric,
+        score=result.scores.metric(run.train.metric),
+        best_step=result.best_step,
+        teacher_sha256=teacher_sha256,
+        training=run.train,
+        augment=run.augment,
+        recipe=recipe,
+        curve=result.curve,
+        versions=library_versions(),
+    )
+
+
+def _student_checkpoint(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: Run,
+    result: Fit,
+    *,
+    recipe: Recipe | None,
+    teacher_sha256: str | None,
+) -> StudentCheckpoint:
+    carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
+    return StudentCheckpoint(
+        modality=data.train.spec.modality(modality),
+        task=data.train.spec.task,
+        config=config,
+        facts=_facts(data, run, result, recipe=recipe, teacher_sha256=teacher_sha256),
+        state=result.state,
+        carried=carried,
+    )
+
+
+def visible_labels(train: Windows, *, share: float, seed: int) -> NDArray[np.int64]:
+    """Gives the labels that training may see: a share of them by class, -1 for the others; share 1 keeps all."""
+    visible = label_subset(train.labels, share=share, seed=seed)
+    return np.where(visible, train.labels, -1)
+
+
+def with_learning_rate(run: Run, learning_rate: float) -> Run:
+    """Gives the same run with another peak learning rate."""
+    return replace(run, train=msgspec.structs.replace(run.train, learning_rate=learning_rate))

@@ -1,0 +1,274 @@
+"""`mmkd-train teacher`, `mmkd-train student` and `mmkd-distill`: from a dataset directory to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+import typer
+from torch import nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import (
+    Facts,
+    file_sha256,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.config import Preset, student_config, teacher_config
+from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.defaults import RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.distill import Recipe
+from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.jobs import OnStep, Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
+from mmkd_models.progress import training_bar
+from mmkd_models.resume import FILE_NAME
+from mmkd_models.train import Precision, TrainConfig
+
+_Data = Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")]
+_Output = Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")]
+_Modality = Annotated[str, typer.Option(help="The one modality that the student sees.")]
+_Share = Annotated[float, typer.Option(help="Share of the training labels to use; 0.1 is a tenth.")]
+_Fold = Annotated[int | None, typer.Option(help="Use grouped fold N of all windows instead of the dataset's split.")]
+_Steps = Annotated[int, typer.Option(help="Optimisation steps.", min=1)]
+_Batch = Annotated[int, typer.Option(help="Windows per step.", min=2)]
+_Rate = Annotated[float, typer.Option(help="Peak learning rate.", min=0.0)]
+_Patience = Annotated[int, typer.Option(help="Validations without progress before stopping; 0 never stops.", min=0)]
+_MetricOption = Annotated[str, typer.Option(help="What validation maximises: accuracy, balanced_accuracy or macro_f1.")]
+_Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+_PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: 32-true, bf16-mixed or 16-mixed.")]
+_Devices = Annotated[int, typer.Option(help="Devices (or CPU processes) that share each batch.", min=1)]
+_Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same options.")]
+_Embed = Annotated[bool, typer.Option("--embed-windows/--no-embed-windows", help="Carry up to 256 validation windows.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+_train = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train a multimodal teacher, or a single-sensor student on labels alone (the baseline).",
+)
+_distill = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-train` with these arguments."""
+    _train(args=list(arguments), prog_name="mmkd-train")
+
+
+def run_distill(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-distill` with these arguments."""
+    _distill(args=list(arguments), prog_name="mmkd-distill")
+
+
+def _print_recipe(wanted: bool) -> None:
+    if wanted:
+        print(_pretty(RECIPE))
+        raise typer.Exit
+
+
+@_train.command(epilog="Example: mmkd-train teacher mydata -o teacher.ckpt")
+def teacher(
+    data: _Data,
+    output: _Output = Path("teacher.ckpt"),
+    modality: Annotated[list[str] | None, typer.Option(help="Use only these modalities (repeat); default all.")] = None,
+    preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = TEACHER_PRESET,
+    label_share: _Share = 1.0,
+    fold: _Fold = None,
+    steps: _Steps = TEACHER_TRAIN.steps,
+    batch: _Batch = TEACHER_TRAIN.batch,
+    learning_rate: _Rate = TEACHER_TRAIN.learning_rate,
+    patience: _Patience = TEACHER_TRAIN.patience,
+    metric: _MetricOption = TEACHER_TRAIN.metric,
+    seed: _Seed = 0,
+    precision: _PrecisionOption = TEACHER_TRAIN.precision,
+    devices: _Devices = 1,
+    resume: _Resume = False,
+    json: _Json = False,
+) -> None:
+    """Train a teacher on all modalities of a dataset."""
+    train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
+    with training_bar("teacher") as show:
+        run = Run(train=train, augment=AugmentConfig(), run_dir=_run_dir(output), resume=resume, on_step=show)
+        checkpoint = train_teacher(training, teacher_config(_preset(preset)), run)
+    write_teacher(output, checkpoint)
+    _finish(output)
+    names = [spec.name for spec in checkpoint.modalities]
+    following = f"mmkd-distill {output} {data} --modality {names[0]} -o student.ckpt"
+    _report(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
+
+
+@_train.command(epilog="Example: mmkd-train student mydata --modality acc -o baseline.ckpt")
+def student(
+    data: _Data,
+    modality: _Modality,
+    output: _Output = Path("baseline.ckpt"),
+    preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    label_share: _Share = 1.0,
+    fold: _Fold = None,
+    steps: _Steps = STUDENT_TRAIN.steps,
+    batch: _Batch = STUDENT_TRAIN.batch,
+    learning_rate: _Rate = STUDENT_TRAIN.learning_rate,
+    patience: _Patience = STUDENT_TRAIN.patience,
+    metric: _MetricOption = STUDENT_TRAIN.metric,
+    seed: _Seed = 0,
+    precision: _PrecisionOption = STUDENT_TRAIN.precision,
+    devices: _Devices = 1,
+    resume: _Resume = False,
+    embed_windows: _Embed = True,
+    json: _Json = False,
+) -> None:
+    """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
+    train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
+    with training_bar(f"{modality} baseline") as show:
+        run = _run(train, output, resume=resume, embed_windows=embed_windows, on_step=show)
+        checkpoint = train_baseline(training, modality, student_config(_preset(preset)), run)
+    write_student(output, checkpoint)
+    _finish(output)
+    following = f"mmkd-export {output} -o {output.with_suffix('.edge')}"
+    _report(checkpoint.facts, checkpoint.network(), output, [modality], following=following, json=json)
+
+
+@_distill.command(epilog="Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt")
+def distill(
+    teacher: Annotated[Path, typer.Argument(help="Teacher checkpoint, from mmkd-train teacher.")],
+    data: _Data,
+    modality: _Modality,
+    output: _Output = Path("student.ckpt"),
+    preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    recipe: Annotated[Path | None, typer.Option(help="JSON file with the recipe; see --print-recipe.")] = None,
+    label_share: _Share = 1.0,
+    fold: _Fold = None,
+    steps: _Steps = STUDENT_TRAIN.steps,
+    batch: _Batch = STUDENT_TRAIN.batch,
+    learning_rate: _Rate = STUDENT_TRAIN.learning_rate,
+    patience: _Patience = STUDENT_TRAIN.patience,
+    metric: _MetricOption = STUDENT_TRAIN.metric,
+    seed: _Seed = 0,
+    precision: _PrecisionOption = STUDENT_TRAIN.precision,
+    devices: _Devices = 1,
+    resume: _Resume = False,
+    embed_windows: _Embed = True,
+    print_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--print-recipe", help="Print the default recipe and stop.", is_eager=True, callback=_print_recipe
+        ),
+    ] = False,
+    json: _Json = False,
+) -> None:
+    """Distil a teacher into a student of one modality; windows without labels (-1) teach too."""
+    train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    taught_by = read_teacher(teacher)
+    names = [spec.name for spec in taught_by.modalities]
+    training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=names)
+    with training_bar(f"{modality} student") as show:
+        checkpoint = distil(
+            training,
+            modality,
+            student_config(_preset(preset)),
+            _run(train, output, resume=resume, embed_windows=embed_windows, on_step=show),
+            teacher=taught_by,
+            teacher_sha256=file_sha256(teacher),
+            recipe=RECIPE if recipe is None else _recipe_from_file(recipe),
+        )
+    write_student(output, checkpoint)
+    _finish(output)
+    following = f"mmkd-export {output} -o {output.with_suffix('.edge')}"
+    _report(checkpoint.facts, checkpoint.network(), output, [modality], following=following, json=json)
+
+
+def _train_config(
+    steps: int, batch: int, learning_rate: float, patience: int, metric: str, seed: int, precision: str, devices: int
+) -> TrainConfig:
+    return TrainConfig(
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        patience=patience,
+        metric=_choice(metric, get_args(Metric), "--metric"),
+        seed=seed,
+        precision=_choice(precision, get_args(Precision), "--precision"),
+        devices=devices,
+    )
+
+
+def _preset(name: str) -> Preset:
+    chosen: Preset = _choice(name, get_args(Preset), "--preset")
+    return chosen
+
+
+def _choice(value: str, allowed: tuple[str, ...], option: str) -> Any:
+    if value not in allowed:
+        raise UsageError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}; choose one of them")
+    return value
+
+
+def _training_data(
+    path: Path, *, label_share: float, fold: int | None, seed: int, modalities: Sequence[str] | None
+) -> TrainingData:
+    dataset = open_dataset(path)
+    if fold is None:
+        train, valid = dataset.split("train"), dataset.split("valid")
+    else:
+        windows = dataset.everything()
+        rows = fold_indices(windows, fold=fold, seed=0)
+        train, valid = windows.subset(rows.train), windows.subset(rows.valid)
+    train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
+    if modalities:
+        train, valid = train.with_modalities(modalities), valid.with_modalities(modalities)
+    return TrainingData(train=train, valid=valid, sha256=dataset.sha256)
+
+
+def _run(train: TrainConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep) -> Run:
+    return Run(
+        train=train,
+        augment=AugmentConfig(),
+        run_dir=_run_dir(output),
+        resume=resume,
+        embed_windows=embed_windows,
+        on_step=on_step,
+    )
+
+
+def _run_dir(output: Path) -> Path:
+    """Gives the folder of the training's logs and resume state, beside its checkpoint."""
+    return output.with_name(output.name + ".run")
+
+
+def _finish(output: Path) -> None:
+    """Drops the resume state of a finished training; its TensorBoard logs stay."""
+    (_run_dir(output) / FILE_NAME).unlink(missing_ok=True)
+
+
+def _recipe_from_file(path: Path) -> Recipe:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Recipe)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: expected a recipe, {error}; --print-recipe prints one to start from") from error
+
+
+def _pretty(document: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _report(
+    facts: Facts, network: nn.Module, output: Path, modalities: Sequence[str], *, following: str, json: bool
+) -> None:
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if json:
+        summary = {"checkpoint": str(output), "modalities": list(modalities), "parameters": parameters, "facts": facts}
+        print(_pretty(summary))
+        return
+    print(f"modalities    {', '.join(modalities)}")
+    print(f"parameters    {parameters:,}")
+    print(f"validation    {facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}")
+    print(f"logs          tensorboard --logdir {_run_dir(output)}")
+    print(f"wrote {output}; next: {following}")
