@@ -18,6 +18,7 @@ import numpy as np
 
 from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
 from mmkd_bench.subject import Choice, open_predictor, raw_windows
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.preprocess import check_window, prepare, prepare_batch
@@ -65,7 +66,6 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
     """
     choice = Choice(bundle=job.bundle, backend="ort", threads=job.threads, reference=job.reference)
     with open_predictor(choice) as predictor:
-        assert predictor.bundle is not None
         modality = predictor.modality
         windows = raw_windows(predictor)
         names = tuple(tensor.name for tensor in predictor.entry.inputs)
@@ -73,7 +73,10 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
             dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
             for window in windows
         ]
-        session = open_session(predictor.bundle.read(predictor.info().artifact), threads=predictor.backend.threads)
+        # The very session that predict uses: two sessions of one model differ by more than predict adds.
+        backend = predictor.backend
+        assert isinstance(backend, OrtBackend)
+        session = backend.session
         outputs = [tensor.name for tensor in predictor.entry.outputs]
         predict = turning(predictor.predict, windows)
         bare = turning(lambda fed: session.run(outputs, fed), feeds)

@@ -69,6 +69,11 @@ class OrtBackend:
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {_first_line(error)}") from error
         return logits, probabilities
 
+    @property
+    def session(self) -> Any:
+        """The engine's own session, for those who measure what this runtime adds to it; None after `close`."""
+        return self._session
+
     def close(self) -> None:
         """Give the session back; a `run` in another thread ends undisturbed."""
         self._session = None
