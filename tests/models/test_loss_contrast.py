@@ -111,6 +111,17 @@ def test_the_gradient_pulls_the_pair_together_and_pushes_the_negative_away() -> 
     assert step @ teacher[1] < 0
 
 
+def test_the_mean_score_is_a_constant_for_the_gradient() -> None:
+    # Two perfect orthogonal pairs as above. Each score g moves the loss by h - 1 (positive) or h (negative), over tau
+    # and B = 2; s_0 is the anchor and the positive of t_0, and a negative beside t_1 in both directions.
+    student, teacher = torch.eye(2, requires_grad=True), torch.eye(2)
+    crd_loss(student, teacher, temperature=TAU, index=torch.arange(2)).backward()
+    h_positive, h_negative = 1 / (1 + math.exp(-1 / TAU)), 1 / 2
+    expected = (2 * (h_positive - 1) * teacher[0] + 2 * h_negative * teacher[1]) / TAU / 2
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad[0], expected)
+
+
 def test_a_batch_of_one_without_memory_has_only_its_positive() -> None:
     student, teacher = torch.tensor([[1.0, 0.0]], requires_grad=True), torch.tensor([[0.6, 0.8]])
     loss = crd_loss(student, teacher, temperature=TAU, index=torch.tensor([3]))

@@ -182,6 +182,29 @@ def test_training_leaves_the_callers_random_numbers_alone(dataset: Dataset) -> N
     assert torch.equal(torch.rand(3), expected)
 
 
+class Dice(nn.Module):
+    """A learner that draws one random number in every step, as dropout does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.drawn: list[float] = []
+
+    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        self.drawn.append(float(torch.rand(())))
+        return {"loss": self.network(*batch.inputs["acc"]).logits.square().sum()}
+
+
+def test_every_step_draws_its_own_random_numbers_whenever_it_is_run(dataset: Dataset, tmp_path: Path) -> None:
+    whole, first, second = (Dice(baseline(dataset).network) for _ in range(3))
+    trained(dataset, learner=whole)
+    with pytest.raises(Interrupted):
+        trained(dataset, learner=first, run_dir=tmp_path, on_step=interrupt_at(5))
+    trained(dataset, learner=second, run_dir=tmp_path, resume=True)
+    assert len(set(whole.drawn)) == 6
+    assert second.drawn == whole.drawn[4:]
+
+
 def test_training_learns(dataset: Dataset) -> None:
     config = TrainConfig(steps=60, batch=16, eval_every=20, learning_rate=5e-3)
     result = trained(dataset, config, learner=baseline(dataset))
