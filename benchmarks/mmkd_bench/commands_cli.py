@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from mmkd_bench import compare as comparing
 from mmkd_bench import terminal, text
+from mmkd_bench.options_cli import (
+    ArtifactOption,
+    BackendOption,
+    BundleArgument,
+    DurationOption,
+    Form,
+    FormOption,
+    JsonOption,
+    LaunchesOption,
+    PrecisionOption,
+    ReferenceOption,
+    ThreadsOption,
+    json_text,
+    say,
+    text_or_none,
+    write,
+)
 from mmkd_bench.paired import OverheadReport, measure_overhead, measure_pair
 from mmkd_bench.report import BenchReport, encode_report, read_report, write_report
 from mmkd_bench.run import Settings, measure_bundle, write_samples
+from mmkd_bench.search_cli import capacity, plan, rivals
 from mmkd_bench.subject import Choice
 from mmkd_edge.errors import PerformanceError
 
 INTERRUPTED_EXIT_CODE = 130
-
-
-class Form(str, Enum):
-    """What a command prints."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    md = "md"
-
-
-class PrecisionOption(str, Enum):
-    """Which artifact of a bundle."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-_Bundle = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, as --format json.")]
-_Form = Annotated[Form, typer.Option("--format", help="What to print.")]
-_Launches = Annotated[int, typer.Option(help="Processes, one after another.")]
-_Duration = Annotated[float, typer.Option("--duration-s", help="Measured seconds over all launches.")]
-_Reference = Annotated[
-    Path | None, typer.Option(help="Reference of a modality that is normalised per group.", show_default=False)
-]
 
 
 def make_app() -> typer.Typer:
@@ -61,33 +48,36 @@ def make_app() -> typer.Typer:
     app.command("compare")(compare)
     app.command("pair")(pair)
     app.command("overhead")(overhead)
+    app.command("rivals")(rivals)
+    app.command("capacity")(capacity)
+    app.command("plan")(plan)
     return app
 
 
 def run(
-    bundle: _Bundle,
+    bundle: BundleArgument,
     *,
-    backend: Annotated[str, typer.Option(help="What executes the student; auto chooses for this machine.")] = "auto",
-    precision: Annotated[PrecisionOption, typer.Option(help="Of the artifact.")] = PrecisionOption.auto,
-    threads: Annotated[int | None, typer.Option(help="Threads of one prediction.", show_default="one")] = None,
+    backend: BackendOption = "auto",
+    precision: ArtifactOption = PrecisionOption.auto,
+    threads: ThreadsOption = None,
     clients: Annotated[int, typer.Option(help="Threads that ask at the same time.")] = 1,
     rate: Annotated[float | None, typer.Option(help="Predictions per second.", show_default="back to back")] = None,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Longest acceptable response at that rate.", show_default="its period")
     ] = None,
-    duration_s: _Duration = 10.0,
-    launches: _Launches = 5,
+    duration_s: DurationOption = 10.0,
+    launches: LaunchesOption = 5,
     warm_up_s: Annotated[float, typer.Option("--warm-up-s", help="Longest warm-up of one launch.")] = 5.0,
     energy: Annotated[bool, typer.Option(help="Also read a power sensor, where there is one.")] = True,
-    reference: _Reference = None,
+    reference: ReferenceOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.", show_default=False)
     ] = None,
     samples: Annotated[
         Path | None, typer.Option(help="Also write the raw samples, as .npz.", show_default=False)
     ] = None,
-    form: _Form = Form.table,
-    json: _Json = False,
+    form: FormOption = Form.table,
+    json: JsonOption = False,
 ) -> None:
     """Measure latency end to end and by stage, load time, memory and steadiness."""
     choice = Choice(
@@ -95,7 +85,7 @@ def run(
         backend=backend,
         precision=precision.value,
         threads=threads,
-        reference=None if reference is None else str(reference),
+        reference=text_or_none(reference),
     )
     settings = Settings(
         launches=launches,
@@ -106,16 +96,16 @@ def run(
         warm_up_limit_s=warm_up_s,
         energy=energy,
     )
-    found = measure_bundle(choice, settings, progress=_say)
+    found = measure_bundle(choice, settings, progress=say)
     if output is not None:
         write_report(output, found.report)
     if samples is not None:
         write_samples(samples, found.samples)
     _print_report(found.report, Form.json if json else form)
     if found.interrupted:
-        _say("interrupted: the report holds what was measured until then")
+        say("interrupted: the report holds what was measured until then")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
-    _say(_last_line(bundle, output, samples))
+    say(_last_line(bundle, output, samples))
 
 
 def compare(
@@ -125,19 +115,19 @@ def compare(
     fail_if: Annotated[
         str, typer.Option(help="Changes that end in exit code 5; an empty text fails nothing.")
     ] = comparing.DEFAULT_CONDITIONS,
-    form: _Form = Form.table,
-    json: _Json = False,
+    form: FormOption = Form.table,
+    json: JsonOption = False,
 ) -> None:
     """Compare two reports of 'run'; exit 5 where the second is slower beyond noise."""
     conditions = comparing.parse_conditions(fail_if)
     comparison = comparing.compare(read_report(before), read_report(after), conditions=conditions)
     form = Form.json if json else form
     if form is Form.json:
-        _write(_json_text(comparison))
+        write(json_text(comparison))
     elif form is Form.csv:
-        _write(text.csv_from_comparison(comparison))
+        write(text.csv_from_comparison(comparison))
     elif form is Form.md:
-        _write(text.markdown_from_comparison(comparison))
+        write(text.markdown_from_comparison(comparison))
     else:
         terminal.show(terminal.comparison_view(comparison))
     comparing.require_passed(comparison)
@@ -148,33 +138,33 @@ def pair(
     second: Annotated[Path, typer.Argument(metavar="SECOND", help="The other.")],
     *,
     threads: Annotated[int, typer.Option(help="Threads of each session.")] = 1,
-    duration_s: _Duration = 6.0,
-    launches: _Launches = 3,
-    json: _Json = False,
+    duration_s: DurationOption = 6.0,
+    launches: LaunchesOption = 3,
+    json: JsonOption = False,
 ) -> None:
     """Call two models in turn through ONNX Runtime: a ratio that holds on a noisy machine."""
-    report = measure_pair(first, second, threads=threads, launches=launches, duration_s=duration_s, progress=_say)
+    report = measure_pair(first, second, threads=threads, launches=launches, duration_s=duration_s, progress=say)
     if json:
-        _write(_json_text(report))
+        write(json_text(report))
     else:
         terminal.show(terminal.pair_view(report))
 
 
 def overhead(
-    bundle: _Bundle,
+    bundle: BundleArgument,
     *,
     limit_us: Annotated[
         float | None, typer.Option(help="Exit 5 where predict adds more.", show_default="no limit")
     ] = None,
-    duration_s: _Duration = 6.0,
-    launches: _Launches = 3,
-    reference: _Reference = None,
-    json: _Json = False,
+    duration_s: DurationOption = 6.0,
+    launches: LaunchesOption = 3,
+    reference: ReferenceOption = None,
+    json: JsonOption = False,
 ) -> None:
     """What predict adds to the bare ONNX Runtime session on the same feeds, one thread."""
-    report = measure_overhead(bundle, launches=launches, duration_s=duration_s, reference=reference, progress=_say)
+    report = measure_overhead(bundle, launches=launches, duration_s=duration_s, reference=reference, progress=say)
     if json:
-        _write(_json_text(report))
+        write(json_text(report))
     else:
         terminal.show(terminal.overhead_view(report))
     _require_below(report, limit_us)
@@ -191,11 +181,11 @@ def _require_below(report: OverheadReport, limit_us: float | None) -> None:
 
 def _print_report(report: BenchReport, form: Form) -> None:
     if form is Form.json:
-        _write(encode_report(report).decode("utf-8"))
+        write(encode_report(report).decode("utf-8"))
     elif form is Form.csv:
-        _write(text.csv_from_report(report))
+        write(text.csv_from_report(report))
     elif form is Form.md:
-        _write(text.markdown_from_report(report))
+        write(text.markdown_from_report(report))
     else:
         terminal.show(terminal.report_view(report))
 
@@ -205,15 +195,3 @@ def _last_line(bundle: Path, output: Path | None, samples: Path | None) -> str:
     written = " and ".join(str(path) for path in (output, samples) if path is not None)
     following = f"mmkd-bench run {bundle} -o base.json" if output is None else f"mmkd-bench compare {output} NEW.json"
     return (f"wrote {written}; " if written else "") + f"next: {following}"
-
-
-def _json_text(document: msgspec.Struct) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode("utf-8") + "\n"
-
-
-def _write(content: str) -> None:
-    sys.stdout.write(content)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 MISSED_SHARE = 0.001
-"""A load is carried when p99.9 of the response is within the deadline: at most this share of answers comes later."""
+"""A load is carried when p99.9 of the response is within the deadline: at most this share of windows is answered later."""
 
 TRIAL_S = 1.0
 MIN_TRIAL_ARRIVALS = 200
@@ -44,16 +44,18 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         streams: how many there were.
         offered_hz: windows that came due per second, over all streams.
-        answered: windows that were answered.
+        due: windows that came due.
+        answered: those that were answered before the load was given up.
         response: from the moment a window came due to its answer.
         service: the `predict` calls alone.
-        missed: answers that came after the deadline, and windows that were given up.
+        missed: windows that were answered after the deadline, or not at all.
         cpu_share: core time of the process as a share of one core.
-        carried: at most one answer in a thousand missed its deadline.
+        carried: at most one window in a thousand missed its deadline.
     """
 
     streams: int
     offered_hz: float
+    due: int
     answered: int
     response: LatencySummary
     service: LatencySummary
@@ -114,6 +116,7 @@ def carry_load(
     return Level(
         streams=streams,
         offered_hz=streams * demand.rate_hz,
+        due=len(due),
         answered=len(response_ns),
         response=summarise(response_ns),
         service=summarise(service_ns),

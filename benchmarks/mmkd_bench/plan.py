@@ -94,7 +94,7 @@ def throughput_hz(cores: int, *, alone_hz: float, serial_share: float) -> float:
 
 
 def fit_serial_share(by_cores: Mapping[int, float]) -> float:
-    """The serial share s of the model, by least squares on c X(1) / X(c) - 1 = s (c - 1); never below 0.
+    """The serial share s of the model, by least squares on c X(1) / X(c) - 1 = s (c - 1), within 0 to 1.
 
     Args:
         by_cores: throughput by core count; one core must be there.
@@ -106,7 +106,8 @@ def fit_serial_share(by_cores: Mapping[int, float]) -> float:
     if len(more) == 0:
         return 0.0
     lost = np.array([cores * by_cores[1] / by_cores[int(cores)] - 1 for cores in more])
-    return max(0.0, float((lost * (more - 1)).sum() / ((more - 1) ** 2).sum()))
+    share = float((lost * (more - 1)).sum() / ((more - 1) ** 2).sum())
+    return min(1.0, max(0.0, share))
 
 
 def left_out_error(by_cores: Mapping[int, float]) -> float | None:

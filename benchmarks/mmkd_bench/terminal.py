@@ -15,14 +15,19 @@ from mmkd_bench.text import (
     fact_rows,
     machine_text,
     percentile_text,
+    plural,
     significant,
     stability_lines,
     subject_text,
 )
 
 if TYPE_CHECKING:
+    from mmkd_bench.capacity import CapacityReport
     from mmkd_bench.compare import Comparison
+    from mmkd_bench.contest import RivalsReport
+    from mmkd_bench.load import Level
     from mmkd_bench.paired import OverheadReport, PairReport, Spread
+    from mmkd_bench.plan import PlanReport
     from mmkd_bench.report import BenchReport
 
 BAR_CELLS = 30
@@ -101,6 +106,79 @@ def overhead_view(report: OverheadReport) -> RenderableType:
     )
 
 
+def rivals_view(report: RivalsReport) -> RenderableType:
+    """Every engine: latency, ratio, difference of its answers, or why it is not there."""
+    rows = [
+        (
+            f"{rival.name} {rival.version}",
+            *_spread_cells(rival.p50_us),
+            "" if rival.ratio is None else f"{rival.ratio.median:.2f} x",
+            "" if rival.load_ms is None else duration_text(1e3 * rival.load_ms),
+            "" if rival.max_abs_error is None else f"{rival.max_abs_error:.1g}",
+        )
+        for rival in report.rivals
+        if rival.p50_us is not None
+    ]
+    return Group(
+        Text(f"{report.subject.bundle} · {plural(report.threads, 'thread')} · called in turn", style="bold"),
+        Text(),
+        _table(("engine", "p50", "over repeats", "to predict", "load", "difference"), rows),
+        Text(),
+        *(_line(f"{rival.name}: {rival.reason}", "yellow") for rival in report.rivals if rival.reason),
+    )
+
+
+def capacity_view(report: CapacityReport) -> RenderableType:
+    """The answer first, then the load at the answer."""
+    demand = f"{report.rate_hz:g} predictions per second each, answered within {report.deadline_ms:g} ms"
+    answer = f"{report.streams} streams" if report.streams else "not carried"
+    lines: list[RenderableType] = [
+        Text(f"{report.subject.bundle} · {report.precision} · {report.backend} · {demand}", style="bold"),
+        Text(f"carried by this device: {answer}", style="bold"),
+    ]
+    level = report.at_answer
+    if level is not None:
+        lines += [Text(), _pairs(_level_rows(report, level)), Text()]
+    lines.append(_line(f"{len(report.trials)} loads tried, {report.servers} threads answered", "dim"))
+    return Group(*lines)
+
+
+def _level_rows(report: CapacityReport, level: Level) -> list[tuple[str, str]]:
+    rows = [(entry.name, percentile_text(entry, level.response.count)) for entry in level.response.percentiles]
+    p999_us = level.response.value_us(0.999)
+    headroom = "unknown" if p999_us is None else duration_text(max(0.0, 1e3 * report.deadline_ms - p999_us))
+    idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f} of {report.machine.usable_cores} cores"
+    return [
+        ("offered", f"{level.streams} streams, {level.offered_hz:g} windows per second"),
+        *((f"response {name}", value) for name, value in rows),
+        ("response max", duration_text(level.response.max_us)),
+        ("missed", f"{level.missed:,} of {level.due:,} windows"),
+        ("headroom", f"{headroom} at p99.9, {idle} idle"),
+    ]
+
+
+def plan_view(report: PlanReport) -> RenderableType:
+    """Measured and forecast throughput, and how far the model may be trusted."""
+    measured = [
+        (f"{one.cores} measured", f"{one.throughput_hz:,.0f}", f"{one.low_hz:,.0f} to {one.high_hz:,.0f}", "")
+        for one in report.measured
+    ]
+    forecasts = [
+        (f"{one.cores} forecast", f"{one.throughput_hz:,.0f}", "", "" if one.streams is None else f"{one.streams:,}")
+        for one in report.forecasts
+    ]
+    error = "unknown: this machine has one usable core" if report.error is None else f"{report.error:+.1%}"
+    return Group(
+        Text(report.subject.bundle, style="bold"),
+        Text(),
+        _table(("cores", "predictions per second", "over rounds", "streams at most"), [*measured, *forecasts]),
+        Text(),
+        Text(f"serial share {report.serial_share:.3f}; the model's error at the largest measured count: {error}"),
+        *(_line(f"beside it: {sentence}", "yellow") for sentence in report.disturbances),
+        _line("more cores of this kind at this clock, and nothing else on them", "dim"),
+    )
+
+
 def _spread_cells(spread: Spread) -> tuple[str, str]:
     return duration_text(spread.median), f"{duration_text(spread.min)} to {duration_text(spread.max)}"
 
@@ -126,7 +204,8 @@ def _bar(share: float) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for number, title in enumerate(header):
-        table.add_column(title, justify="left" if number in left else "right", overflow="fold")
+        first = number in left
+        table.add_column(title, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

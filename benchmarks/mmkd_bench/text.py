@@ -64,8 +64,8 @@ def subject_text(report: BenchReport) -> str:
         subject.modality,
         configuration.precision,
         configuration.backend,
-        _plural(configuration.threads, "thread"),
-        *([_plural(configuration.clients, "client")] if configuration.clients > 1 else []),
+        plural(configuration.threads, "thread"),
+        *([plural(configuration.clients, "client")] if configuration.clients > 1 else []),
         manner,
     ]
     return " · ".join(parts)
@@ -76,7 +76,7 @@ def machine_text(report: BenchReport) -> str:
     machine = report.machine
     parts = [
         machine.board or machine.cpu,
-        _plural(machine.usable_cores, "core"),
+        plural(machine.usable_cores, "core"),
         *([f"governor {machine.governors[0]}"] if machine.governors else []),
         *([f"power mode {machine.power_mode}"] if machine.power_mode else []),
         *(["virtual machine"] if machine.virtual else []),
@@ -274,7 +274,12 @@ def _value_text(value: float | None, unit: str) -> str:
     return f"{significant(value)} {unit}"
 
 
-def _plural(count: int, word: str) -> str:
+def plural(count: int, word: str) -> str:
+    """A count with its word.
+
+    >>> plural(1, "core"), plural(2, "core")
+    ('1 core', '2 cores')
+    """
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 

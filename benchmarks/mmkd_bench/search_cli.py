@@ -1,0 +1,143 @@
+"""`mmkd-bench rivals`, `capacity` and `plan`: arguments in, tables and documents out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmkd_bench import terminal
+from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
+from mmkd_bench.contest import measure_rivals
+from mmkd_bench.options_cli import (
+    ArtifactOption,
+    BackendOption,
+    BundleArgument,
+    DurationOption,
+    JsonOption,
+    LaunchesOption,
+    PrecisionOption,
+    ReferenceOption,
+    ThreadsOption,
+    json_text,
+    say,
+    text_or_none,
+    write,
+)
+from mmkd_bench.plan import measure_plan
+from mmkd_bench.subject import Choice
+from mmkd_bench.text import plural
+from mmkd_edge.errors import PerformanceError, UsageError
+
+
+def rivals(
+    bundle: BundleArgument,
+    *,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The student's checkpoint: adds torch.", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    duration_s: DurationOption = 9.0,
+    launches: LaunchesOption = 3,
+    reference: ReferenceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Time the same weights through other engines, called in turn, answers compared first."""
+    report = measure_rivals(
+        bundle,
+        checkpoint=checkpoint,
+        reference=reference,
+        threads=threads,
+        launches=launches,
+        duration_s=duration_s,
+        progress=say,
+    )
+    if json:
+        write(json_text(report))
+    else:
+        terminal.show(terminal.rivals_view(report))
+
+
+def capacity(
+    bundle: BundleArgument,
+    *,
+    rate: Annotated[float, typer.Option(help="Predictions per second of one stream.")],
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Longest acceptable response.", show_default="the period of the rate")
+    ] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Offer so many instead; exit 5 if not carried.", show_default="search")
+    ] = None,
+    servers: Annotated[
+        int | None, typer.Option(help="Threads that answer.", show_default="one per usable core")
+    ] = None,
+    backend: BackendOption = "auto",
+    precision: ArtifactOption = PrecisionOption.auto,
+    threads: ThreadsOption = None,
+    reference: ReferenceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find how many streams this device carries, with p99.9 of the response within the deadline."""
+    choice = Choice(
+        bundle=str(bundle),
+        backend=backend,
+        precision=precision.value,
+        threads=threads,
+        reference=text_or_none(reference),
+    )
+    question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers)
+    if streams is None:
+        report = measure_capacity(choice, question, progress=say)
+    else:
+        report = measure_load(choice, question, streams, progress=say)
+    if json:
+        write(json_text(report))
+    else:
+        terminal.show(terminal.capacity_view(report))
+    if streams is not None:
+        _require_carried(report, streams)
+
+
+def plan(
+    bundle: BundleArgument,
+    *,
+    cores: Annotated[str, typer.Option(help="Core counts of interest, separated by commas.")] = "1,2,4,8",
+    rate: Annotated[
+        float | None, typer.Option(help="Predictions per second of one stream.", show_default="throughput alone")
+    ] = None,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="Seconds per core count and round.")] = 2.0,
+    backend: BackendOption = "auto",
+    precision: ArtifactOption = PrecisionOption.auto,
+    reference: ReferenceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Extrapolate throughput to other core counts, with the model's error on this machine."""
+    choice = Choice(
+        bundle=str(bundle),
+        backend=backend,
+        precision=precision.value,
+        threads=1,
+        reference=text_or_none(reference),
+    )
+    report = measure_plan(choice, cores=_core_counts(cores), rate_hz=rate, duration_s=duration_s, progress=say)
+    if json:
+        write(json_text(report))
+    else:
+        terminal.show(terminal.plan_view(report))
+
+
+def _core_counts(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"cores: expected whole numbers separated by commas, like 2,4,8; got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _require_carried(report: CapacityReport, streams: int) -> None:
+    level = report.at_answer
+    if report.streams < streams and level is not None:
+        raise PerformanceError(
+            f"{report.subject.bundle}: {plural(streams, 'stream')} not carried: {level.missed:,} of {level.due:,} windows "
+            f"missed the deadline of {report.deadline_ms:g} ms, more than one in a thousand"
+        )
