@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 MISSED_SHARE = 0.001
-"""A load is carried when p99.9 of the response is within the deadline: at most this share of windows is answered later."""
+"""A load is carried when p99.9 of the response is within the deadline: at most this share is answered later."""
 
 TRIAL_S = 1.0
 MIN_TRIAL_ARRIVALS = 200

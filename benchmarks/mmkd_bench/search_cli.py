@@ -137,7 +137,8 @@ def _core_counts(text: str) -> list[int]:
 def _require_carried(report: CapacityReport, streams: int) -> None:
     level = report.at_answer
     if report.streams < streams and level is not None:
+        missed = f"{level.missed:,} of {level.due:,} windows"
         raise PerformanceError(
-            f"{report.subject.bundle}: {plural(streams, 'stream')} not carried: {level.missed:,} of {level.due:,} windows "
+            f"{report.subject.bundle}: {plural(streams, 'stream')} not carried: {missed} "
             f"missed the deadline of {report.deadline_ms:g} ms, more than one in a thousand"
         )
