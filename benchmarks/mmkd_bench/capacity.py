@@ -117,7 +117,7 @@ def measure_load(choice: Choice, question: Question, streams: int, *, progress: 
     if not 1 <= streams <= MAX_STREAMS:
         raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
     job = _job(choice, question)
-    progress(f"offering {streams} streams for {_confirm_s(job, streams):.3g} s")
+    progress(f"offering {streams} streams for {confirm_s(streams, rate_hz=job.rate_hz):.3g} s")
     outcome = _outcome(_loaded(job, streams), _limit_s(job, streams))
     level = outcome.levels[0]
     return _report(job, outcome, streams=streams if level.carried else 0, confirmed=level, trials=list(outcome.levels))
@@ -133,19 +133,19 @@ def _confirm(job: LoadJob, streams: int, trials: list[Level]) -> Level | None:
     return carried[0] if len(carried) >= 2 else None
 
 
-def _confirm_s(job: LoadJob, streams: int) -> float:
-    """Long enough for the p99.9 that decides, unless that takes more than a minute."""
-    needed_s = 1.05 * sample_floor(0.999) / (streams * job.rate_hz)
+def confirm_s(streams: int, *, rate_hz: float) -> float:
+    """Seconds that hold samples enough for the p99.9 that decides, unless that takes more than a minute."""
+    needed_s = 1.05 * sample_floor(0.999) / (streams * rate_hz)
     return min(MAX_CONFIRM_S, max(CONFIRM_S, needed_s))
 
 
 def _loaded(job: LoadJob, streams: int) -> LoadJob:
-    return msgspec.structs.replace(job, streams=streams, duration_s=_confirm_s(job, streams))
+    return msgspec.structs.replace(job, streams=streams, duration_s=confirm_s(streams, rate_hz=job.rate_hz))
 
 
 def _limit_s(job: LoadJob, streams: int) -> float:
     # A load gives up when its backlog is as long as itself.
-    return START_LIMIT_S + 4 * _confirm_s(job, streams)
+    return START_LIMIT_S + 4 * confirm_s(streams, rate_hz=job.rate_hz)
 
 
 def _outcome(job: LoadJob, limit_s: float) -> LoadOutcome:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_bench import capacity
 from mmkd_bench.cli import main
 from mmkd_bench.report import BenchReport, Launch, decode_report, write_report
 
@@ -164,7 +165,7 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
 def test_help_lists_the_commands(mmkd_bench: Command) -> None:
     ended = mmkd_bench("--help")
     assert ended.returncode == 0
-    for command in ("run", "compare", "pair", "overhead"):
+    for command in ("run", "compare", "pair", "overhead", "rivals", "capacity", "plan"):
         assert command in ended.stdout
 
 
@@ -177,3 +178,46 @@ def test_a_missing_extra_is_named() -> None:
     assert ended.stderr == (
         "mmkd-bench: mmkd-bench needs rich, which this Python lacks; run: pip install 'mmkd-edge[bench]'\n"
     )
+
+
+def test_rivals_are_listed_with_their_reasons(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("rivals", bundle, "--launches", 1, "--duration-s", 0.1)
+    assert ended.returncode == 0, ended.stderr
+    assert "mmkd-edge predict" in ended.stdout
+    assert "torch eager: not asked for" in ended.stdout
+    ended = mmkd_bench("rivals", bundle, "--launches", 1, "--duration-s", 0.1, "--json")
+    assert [rival["name"] for rival in json.loads(ended.stdout)["rivals"]][:2] == ["mmkd-edge predict", "onnxruntime"]
+
+
+def test_a_load_that_is_not_carried_exits_5(
+    slow_bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "CONFIRM_S", 0.3)
+    ended = mmkd_bench("capacity", slow_bundle, "--rate", 100, "--streams", 5000)
+    assert ended.returncode == 5
+    assert "carried by this device: not carried" in ended.stdout
+    assert f"{slow_bundle}: 5000 streams not carried: " in ended.stderr
+    assert "windows missed the deadline of 10 ms" in ended.stderr
+
+
+def test_a_load_that_is_carried_exits_0(bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "CONFIRM_S", 0.3)
+    monkeypatch.setattr(capacity, "MAX_CONFIRM_S", 0.3)
+    options = ("--rate", 10, "--deadline-ms", 5000, "--streams", 2)
+    ended = mmkd_bench("capacity", bundle, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert "carried by this device: 2 streams" in ended.stdout
+    assert json.loads(mmkd_bench("capacity", bundle, *options, "--json").stdout)["streams"] == 2
+
+
+def test_a_plan_is_printed(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("plan", bundle, "--cores", "4,16", "--rate", 10, "--duration-s", 0.05)
+    assert ended.returncode == 0, ended.stderr
+    assert "16 forecast" in ended.stdout
+    assert "the model's error at the largest measured count" in ended.stdout
+
+
+def test_core_counts_are_numbers(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("plan", bundle, "--cores", "4,many")
+    assert ended.returncode == 2
+    assert ended.stderr == ("mmkd-bench: cores: expected whole numbers separated by commas, like 2,4,8; got '4,many'\n")

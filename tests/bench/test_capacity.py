@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench import capacity
+from mmkd_bench.capacity import Question, confirm_s, measure_capacity, measure_load
+from mmkd_bench.subject import Choice
+from mmkd_edge.errors import BundleError, UsageError
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "CONFIRM_S", 0.3)
+    monkeypatch.setattr(capacity, "MAX_CONFIRM_S", 0.3)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_light_load_is_carried(bundle: Path) -> None:
+    lines: list[str] = []
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1)
+    report = measure_load(Choice(bundle=str(bundle)), question, 4, progress=lines.append)
+    assert lines == ["offering 4 streams for 0.3 s"]
+    assert report.streams == 4
+    assert report.at_answer is not None
+    assert report.at_answer.missed == 0
+    assert report.idle_cores is not None
+    assert report.idle_cores > 0
+    assert (report.servers, report.deadline_ms, report.backend) == (1, 5000.0, "ort")
+
+
+@pytest.mark.usefixtures("short")
+def test_a_load_far_beyond_the_device_is_not_carried(slow_bundle: Path) -> None:
+    report = measure_load(Choice(bundle=str(slow_bundle)), Question(rate_hz=100.0), 5000)
+    assert report.streams == 0
+    assert report.deadline_ms == 10.0  # the period
+    assert report.at_answer is not None
+    assert report.at_answer.missed > 0
+
+
+@pytest.mark.parametrize(
+    ("streams", "seconds"),
+    # 1.05 times 6636 windows at 50 a second and stream; at least 3 s, at most a minute.
+    [(1, 60.0), (20, 6.9678), (1000, 3.0)],
+)
+def test_a_confirmation_is_long_enough_for_the_percentile_that_decides(streams: int, seconds: float) -> None:
+    assert confirm_s(streams, rate_hz=50.0) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("question", "streams", "message"),
+    [
+        (Question(rate_hz=0.0), 1, "rate: expected a number above 0, got 0"),
+        (Question(rate_hz=1.0, deadline_ms=-2.0), 1, "deadline-ms: expected a number above 0, got -2"),
+        (Question(rate_hz=1.0, servers=0), 1, "servers: expected a whole number from 1 to 256, got 0"),
+        (Question(rate_hz=1.0), 0, "streams: expected a whole number from 1 to 1000000, got 0"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(bundle: Path, question: Question, streams: int, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        measure_load(Choice(bundle=str(bundle)), question, streams)
+    assert str(caught.value) == message
+
+
+def test_a_damaged_bundle_starts_no_process(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.edge"
+    path.write_bytes(bundle.read_bytes()[:-1])
+    with pytest.raises(BundleError):
+        measure_capacity(Choice(bundle=str(path)), Question(rate_hz=1.0))
+
+
+@pytest.mark.slow
+def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
+    # A deadline of a tenth of a second: what else runs on a shared machine must not decide the answer.
+    choice, question = Choice(bundle=str(slow_bundle)), Question(rate_hz=10.0, deadline_ms=100.0)
+    report = measure_capacity(choice, question)
+    assert report.streams > 0
+    assert report.at_answer is not None
+    assert report.at_answer.streams == report.streams
+    assert (report.at_answer.response.value_us(0.999) or 1e9) <= 100_000
+
+    def votes(streams: int) -> int:
+        return sum(measure_load(choice, question, streams).streams == streams for _ in range(3))
+
+    assert votes(round(0.9 * report.streams)) >= 2
+    assert votes(round(1.1 * report.streams)) <= 1

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_bench.contest import measure_rivals
+from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
+from mmkd_bench.rivals import time_rivals
+from mmkd_edge.errors import BundleError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.plan import export_plan
+from mmkd_export.run import export
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
+from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.train import TrainConfig
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
+TASK = TaskSpec(labels=("a", "b", "c", "d"))
+
+
+def _checkpoint(path: Path, *, seed: int) -> Path:
+    """A student with random weights."""
+    config = StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        state = Student(ACC, len(TASK.labels), config).state_dict()
+    windows = np.random.default_rng(seed).standard_normal((8, *ACC.shape)).astype(np.float32)
+    checkpoint = StudentCheckpoint(
+        modality=ACC,
+        task=TASK,
+        config=config,
+        facts=Facts(
+            dataset="noise",
+            dataset_sha256="0" * 64,
+            licence="CC0",
+            metric="balanced_accuracy",
+            score=0.25,
+            best_step=1,
+            training=TrainConfig(),
+            augment=AugmentConfig(),
+        ),
+        state=state,
+        carried=CarriedWindows(windows=windows, labels=np.arange(8, dtype=np.int64) % 4),
+    )
+    write_student(path, checkpoint)
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _checkpoint(tmp_path_factory.mktemp("student") / "student.ckpt", seed=0)
+
+
+@pytest.fixture(scope="module")
+def student_bundle(student: Path) -> Path:
+    return export(export_plan(student)).path
+
+
+def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
+    return RivalsJob(
+        bundle=str(bundle),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        reference=None,
+        threads=1,
+        repeats=2,
+        duration_s=0.1,
+    )
+
+
+def _outcome(job: RivalsJob) -> RivalsOutcome:
+    found = time_rivals(job, stop=Event())
+    assert found is not None
+    return found
+
+
+def _rival(outcome: RivalsOutcome, name: str) -> RivalTimes:
+    return next(rival for rival in outcome.rivals if rival.name == name)
+
+
+def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
+    outcome = _outcome(_job(bundle))
+    names = [rival.name for rival in outcome.rivals]
+    assert names == ["mmkd-edge predict", "onnxruntime", "openvino", "torch eager"]
+    assert len(_rival(outcome, "mmkd-edge predict").p50_us) == 2
+    assert len(_rival(outcome, "onnxruntime").p50_us) == 2
+    assert all(bool(rival.p50_us) != bool(rival.reason) for rival in outcome.rivals)
+
+
+def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    rival = _rival(_outcome(_job(bundle)), "openvino")
+    assert rival.p50_us == ()
+    assert rival.reason == "not installed: import of openvino halted; None in sys.modules"
+
+
+def test_torch_needs_the_checkpoint(bundle: Path) -> None:
+    rival = _rival(_outcome(_job(bundle)), "torch eager")
+    assert rival.reason == "not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt"
+
+
+def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Path, student: Path) -> None:
+    outcome = _outcome(_job(student_bundle, student))
+    rival = _rival(outcome, "torch eager")
+    assert rival.reason == ""
+    assert len(rival.p50_us) == 2
+    assert rival.max_abs_error is not None
+    assert rival.max_abs_error <= outcome.tolerance
+
+
+def test_other_weights_are_not_timed(student_bundle: Path, tmp_path: Path) -> None:
+    other = _checkpoint(tmp_path / "other.ckpt", seed=1)
+    rival = _rival(_outcome(_job(student_bundle, other)), "torch eager")
+    assert rival.p50_us == ()
+    assert rival.reason.startswith("its answers differ by ")
+    assert rival.reason.endswith(": not timed")
+
+
+def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(b"no checkpoint")
+    rival = _rival(_outcome(_job(bundle, path)), "torch eager")
+    assert str(path) in rival.reason
+
+
+def test_the_contest_gathers_processes(bundle: Path) -> None:
+    lines: list[str] = []
+    report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)
+    assert lines == [f"launch {number} of 2: all engines in turn for 0.1 s" for number in (1, 2)]
+    ours, plain = report.rivals[:2]
+    assert ours.ratio is not None
+    assert (ours.ratio.min, ours.ratio.max, ours.ratio.repeats) == (1.0, 1.0, 10)
+    assert plain.p50_us is not None
+    assert plain.ratio is not None
+    # predict is a session's run and more; on this small graph it is far from equal.
+    assert plain.ratio.median < 1.0
+
+
+def test_a_damaged_bundle_is_never_timed(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.edge"
+    path.write_bytes(bundle.read_bytes()[:-1])
+    with pytest.raises(BundleError):
+        measure_rivals(path)
