@@ -1,17 +1,32 @@
-"""What the tests of the training side share: one thread, and a small dataset with two modalities."""
+"""What the tests of the training side share: one thread, a small dataset, small checkpoints, a short training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.augment import AugmentConfig, BatchSource
+from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.distill import CrdTerm, DistillLearner, EdamTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.predict import scores_of
+from mmkd_models.train import CurvePoint, Fit, TrainConfig, fit
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+STUDENT = StudentConfig(preset="test", encoder=ENCODER)
+TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,3 +64,85 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         ],
         splits={"train": _split(32, 0), "valid": _split(16, 1), "test": _split(8, 2)},
     )
+
+
+_FACTS = Facts(
+    dataset="two",
+    dataset_sha256="ab" * 32,
+    licence="BSD-3-Clause",
+    metric="balanced_accuracy",
+    score=0.75,
+    best_step=4,
+    teacher_sha256="cd" * 32,
+    training=TrainConfig(steps=6),
+    augment=AugmentConfig(noise=0.1),
+    recipe=Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.2)))),
+    curve=(CurvePoint(step=4, train_loss=0.5, valid_score=0.75, terms={"logit": 0.5}),),
+    versions={"python": "3.11"},
+)
+_TASK = TaskSpec(labels=("slow", "fast"))
+_ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, range=(-8.0, 8.0))
+_GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20, normalise="per_group")
+
+
+@pytest.fixture(scope="session")
+def student_checkpoint() -> StudentCheckpoint:
+    """A student of acc (40, 2) with weights of seed 0 and three carried windows."""
+    windows = np.random.default_rng(0).normal(size=(3, 40, 2)).astype(np.float32)
+    windows[1, 5:9] = np.nan
+    torch.manual_seed(0)
+    return StudentCheckpoint(
+        modality=_ACC,
+        task=_TASK,
+        config=STUDENT,
+        facts=_FACTS,
+        state=Student(_ACC, 2, STUDENT).state_dict(),
+        carried=CarriedWindows(windows=windows, labels=np.array([0, 1, 1])),
+    )
+
+
+@pytest.fixture(scope="session")
+def teacher_checkpoint() -> TeacherCheckpoint:
+    """A teacher of acc (40, 2) and gyro (20, 1) with weights of seed 1."""
+    torch.manual_seed(1)
+    state = Teacher((_ACC, _GYRO), 2, TEACHER).state_dict()
+    return TeacherCheckpoint(modalities=(_ACC, _GYRO), task=_TASK, config=TEACHER, facts=_FACTS, state=state)
+
+
+@pytest.fixture(scope="session")
+def short() -> TrainConfig:
+    """Six steps, validated at 2, 4 and 6."""
+    return TrainConfig(steps=6, batch=8, eval_every=2, seed=5)
+
+
+@pytest.fixture(scope="session")
+def distiller(dataset: Dataset) -> Callable[..., DistillLearner]:
+    """Gives a fresh learner of `acc` with every kind of term, the same each time."""
+    recipe = Recipe(
+        terms=(
+            TaskTerm(weight=constant(1.0)),
+            LogitTerm(weight=constant(1.0)),
+            EdamTerm(weight=constant(0.5)),
+            CrdTerm(weight=constant(0.1), queue=20, width=4),
+        )
+    )
+
+    def make(*, width: int = 8) -> DistillLearner:
+        torch.manual_seed(0)
+        config = msgspec.structs.replace(STUDENT, encoder=msgspec.structs.replace(ENCODER, width=width))
+        student = Student(dataset.spec.modality("acc"), 2, config)
+        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, TEACHER), recipe, modality="acc")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., DistillLearner]) -> Callable[..., Fit]:
+    """Trains: by default a fresh distiller for six steps, judged on the validation windows."""
+
+    def train(config: TrainConfig = short, *, learner: nn.Module | None = None, **options: Any) -> Fit:
+        source = BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_share=0.5, seed=config.seed)
+        options.setdefault("evaluate", lambda network: scores_of(network, dataset.split("valid"), modality="acc"))
+        return fit(distiller() if learner is None else learner, source, config=config, **options)
+
+    return train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count: int) -> Non
     specs = SENSORS[:count]
     network = teacher(specs)
     output = network(windows(specs, missing=0.1), taps=True)
-    tokens = {name: network.encoders[name].length + EXTRA_TOKENS for name in network.names}
+    tokens = {name: cast("Encoder", network.encoders[name]).length + EXTRA_TOKENS for name in network.names}
     assert output.logits.shape == (3, 3)
     assert output.embedding.shape == (3, 16)
     assert set(output.pooled) == {spec.name for spec in specs}

@@ -351,7 +351,7 @@ def hidden_share(module: SupervisedLearner, data: Batch) -> float:
     seen: list[Tensor] = []
     handles = [
         encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-        for encoder in module.network.encoders.values()  # type: ignore[union-attr,operator]
+        for encoder in module.network.encoders.values()  # type: ignore[operator]
     ]
     torch.manual_seed(0)
     module(data, 0.0)

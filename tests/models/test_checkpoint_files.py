@@ -1,0 +1,367 @@
+"""Checkpoint files that are no checkpoints: each refused with its message, none of them run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.tensors import read_tensors, write_tensors
+
+
+@pytest.fixture
+def path(tmp_path: Path, student_checkpoint: StudentCheckpoint) -> Path:
+    """A sound student checkpoint, for tests that damage it."""
+    write_student(tmp_path / "student.ckpt", student_checkpoint)
+    return tmp_path / "student.ckpt"
+
+
+def refusal(path: Path, read: Callable[[Path], object] = read_student) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read(path)
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+def outcome(path: Path) -> StudentCheckpoint | CheckpointError:
+    try:
+        return read_student(path)
+    except CheckpointError as error:
+        return error
+
+
+def rewrite(
+    path: Path,
+    *,
+    document: Callable[[dict[str, Any]], object] = lambda document: None,
+    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    kind: str = "student",
+) -> None:
+    """Writes the file again, its JSON document or its tensors changed in place."""
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        found = json.loads(file.metadata()[kind])
+    document(found)
+    tensors(parts)
+    save_file(parts, path, {kind: json.dumps(found)})
+
+
+def test_a_missing_file_is_a_wrong_argument(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_student(tmp_path / "none.ckpt")
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (
+        f"{tmp_path / 'none.ckpt'}: expected a checkpoint of mmkd-edge, found no such file; check the path"
+    )
+
+
+class Evil:
+    """An object whose unpickling makes a marker file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def pickled(path: Path, marker: Path, protocol: int) -> None:
+    path.write_bytes(pickle.dumps(Evil(marker), protocol=protocol))
+
+
+def torch_saved(path: Path, marker: Path, *, zipped: bool) -> None:
+    torch.save({"weights": torch.zeros(3), "evil": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
+
+
+EVIL_FILES: dict[str, Callable[[Path, Path], None]] = {
+    "a pickle of protocol 2": lambda path, marker: pickled(path, marker, 2),
+    "a pickle of protocol 5": lambda path, marker: pickled(path, marker, 5),
+    "the ZIP of torch.save": lambda path, marker: torch_saved(path, marker, zipped=True),
+    "the old file of torch.save": lambda path, marker: torch_saved(path, marker, zipped=False),
+}
+
+
+@pytest.mark.parametrize("kind", EVIL_FILES)
+@pytest.mark.parametrize("read", [read_student, read_teacher])
+def test_a_pickle_is_refused_without_running_it(tmp_path: Path, kind: str, read: Callable[[Path], object]) -> None:
+    path, marker = tmp_path / "student.ckpt", tmp_path / "ran"
+    EVIL_FILES[kind](path, marker)
+    assert refusal(path, read) == (
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), which could "
+        "run code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
+    )
+    assert not marker.exists()
+
+
+def test_these_pickles_do_run_when_they_are_loaded(tmp_path: Path) -> None:
+    # Otherwise the marker of the tests above would prove nothing.
+    for number, make in enumerate(EVIL_FILES.values()):
+        path, marker = tmp_path / f"{number}.ckpt", tmp_path / f"ran{number}"
+        make(path, marker)
+        if number < 2:
+            pickle.loads(path.read_bytes())
+        else:
+            torch.load(path, weights_only=False)
+        assert marker.exists()
+
+
+def test_a_pickle_of_the_oldest_protocol_is_refused_without_running_it(tmp_path: Path) -> None:
+    path, marker = tmp_path / "student.ckpt", tmp_path / "ran"
+    pickled(path, marker, 0)
+    message = refusal(path)
+    assert message.startswith(
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ("
+    )
+    assert not marker.exists()
+
+
+def test_a_sound_file_whose_header_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    # The first bytes are the header's length, a multiple of 8: one in 32 ends in 0x80, which is how pickles start.
+    for padding in range(0, 400, 8):
+        path = tmp_path / f"{padding}.ckpt"
+        write_tensors(path, {"t": torch.zeros(2)}, kind="student", document=b"x" * padding)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    tensors, document = read_tensors(path, kind="student")
+    assert torch.equal(tensors["t"], torch.zeros(2))
+    assert document == b"x" * padding
+
+
+def foreign_message(path: Path, error: BaseException | None) -> str:
+    return (
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
+        "copy it again from where it was made"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 100, -1])
+def test_a_truncated_file_is_refused(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError) as caught:
+        read_student(path)
+    assert caught.value.__cause__ is not None
+    assert str(caught.value) == foreign_message(path, caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello, world", struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 8) + b'{"a": 1}']
+)
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "student.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_student(path)
+    assert str(caught.value) == foreign_message(path, caught.value.__cause__)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_flipped_bytes_in_the_header_never_raise_anything_else(
+    student_checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("flip") / "student.ckpt"
+    write_student(path, student_checkpoint)
+    content = bytearray(path.read_bytes())
+    header = struct.unpack("<Q", content[:8])[0] + 8
+    for position in data.draw(st.lists(st.integers(0, header - 1), min_size=1, max_size=3)):
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    assert isinstance(outcome(path), StudentCheckpoint | CheckpointError)
+
+
+def test_safetensors_of_another_program_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "student.ckpt"
+    save_file({"weight": torch.zeros(2)}, path, {"format": "pt"})
+    expected = f"{path}: expected a student checkpoint, got a file of another program; name the right file"
+    assert refusal(path) == expected
+    save_file({"weight": torch.zeros(2)}, path)
+    assert refusal(path) == expected
+
+
+def test_a_checkpoint_of_another_kind_is_refused_by_its_name(
+    path: Path, tmp_path: Path, teacher_checkpoint: TeacherCheckpoint
+) -> None:
+    assert refusal(path, read_teacher) == (
+        f"{path}: expected a teacher checkpoint, got a student checkpoint; name the right file"
+    )
+    write_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint)
+    assert refusal(tmp_path / "teacher.ckpt") == (
+        f"{tmp_path / 'teacher.ckpt'}: expected a student checkpoint, got a teacher checkpoint; name the right file"
+    )
+
+
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_another_format_version_is_refused(path: Path, version: object) -> None:
+    rewrite(path, document=lambda document: document.update(format_version=version))
+    assert refusal(path) == (
+        f"{path}: expected format_version 1, got {version}; use the version of mmkd-edge that wrote it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda document: document.update(colour="red"), "Object contains unknown field `colour`"),
+        (lambda document: document["facts"].update(mood=1), "Object contains unknown field `mood` - at `$.facts`"),
+        (lambda document: document.pop("task"), "Object missing required field `task`"),
+        (
+            lambda document: document["modality"].update(samples="many"),
+            "Expected `int`, got `str` - at `$.modality.samples`",
+        ),
+        (
+            lambda document: document["config"]["encoder"].update(heads=3),
+            "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1) - at `$.config.encoder`",
+        ),
+        (
+            lambda document: document["facts"]["recipe"]["terms"][0].update(type="magic"),
+            "Invalid value 'magic' - at `$.facts.recipe.terms[0].type`",
+        ),
+    ],
+)
+def test_metadata_that_breaks_its_contract_is_refused_with_the_path(
+    path: Path, change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    rewrite(path, document=change)
+    assert refusal(path) == f"{path}: metadata: {problem}; the file was altered or made by another version"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[]", "expected an object, got list"),
+        ("[" * 100_000, "not a JSON document: nested too deeply"),
+        ('{"format_version": 1, "format_version": 1}', "format_version: expected once, got it twice"),
+    ],
+)
+def test_metadata_that_is_no_document_is_refused(path: Path, text: str, problem: str) -> None:
+    save_file({"student/x": torch.zeros(1)}, path, {"student": text})
+    assert refusal(path) == f"{path}: metadata: {problem}; copy the file again from where it was made"
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda document: document["modality"].update(samples=0), "[('acc', (0, 2), 20.0)] and ['slow', 'fast']"),
+        (lambda document: document["modality"].update(channels=[]), "[('acc', (40, 0), 20.0)] and ['slow', 'fast']"),
+        (lambda document: document["task"].update(labels=["slow"]), "[('acc', (40, 2), 20.0)] and ['slow']"),
+    ],
+)
+def test_metadata_that_describes_no_network_is_refused(
+    path: Path, change: Callable[[dict[str, Any]], object], got: str
+) -> None:
+    rewrite(path, document=change)
+    assert refusal(path) == (
+        f"{path}: metadata: expected modalities with samples, channels and a rate, and two labels or more, "
+        f"got {got}; the file was altered"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(path: Path, value: float) -> None:
+    rewrite(path, tensors=lambda tensors: tensors["student/head.weight"].view(-1)[3].fill_(value))
+    assert refusal(path) == (f"{path}: tensor 'head.weight': expected finite values, got NaN or infinity; train again")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "got"),
+    [
+        (torch.zeros(3, 8), "shape (3, 8) of float32"),
+        (torch.zeros(2, 8, dtype=torch.float16), "shape (2, 8) of float16"),
+        (torch.zeros(2, 8, dtype=torch.int64), "shape (2, 8) of int64"),
+    ],
+)
+def test_tensors_of_another_shape_or_dtype_are_refused(path: Path, tensor: Tensor, got: str) -> None:
+    rewrite(path, tensors=lambda tensors: tensors.update({"student/head.weight": tensor}))
+    assert refusal(path) == (
+        f"{path}: tensor 'head.weight': expected shape (2, 8) of float32, got {got}; "
+        "the file was altered or made by another version"
+    )
+
+
+def test_missing_and_unknown_tensors_of_the_network_are_refused(path: Path) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors["student/tail.weight"] = tensors.pop("student/head.weight")
+
+    rewrite(path, tensors=change)
+    assert refusal(path) == (
+        f"{path}: expected exactly the tensors of its network, got missing ['head.weight'] and unknown "
+        "['tail.weight']; the file was altered or made by another version"
+    )
+
+
+def test_a_student_file_that_smuggles_a_teacher_is_refused(path: Path) -> None:
+    rewrite(path, tensors=lambda tensors: tensors.update({"teacher/gate.weight": torch.zeros(1)}))
+    assert refusal(path) == (
+        f"{path}: expected only tensors named student/ or carried/..., got ['teacher/gate.weight']; "
+        "the file was altered"
+    )
+
+
+def test_a_teacher_file_with_tensors_of_others_is_refused(
+    tmp_path: Path, teacher_checkpoint: TeacherCheckpoint
+) -> None:
+    path = tmp_path / "teacher.ckpt"
+    write_teacher(path, teacher_checkpoint)
+    rewrite(path, tensors=lambda tensors: tensors.update({"student/x": torch.zeros(1)}), kind="teacher")
+    assert refusal(path, read_teacher) == (
+        f"{path}: expected only tensors named teacher/..., got ['student/x']; the file was altered"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"carried/windows": torch.zeros(3, 41, 2)},
+            "(N, T, C)=(3, 40, 2) with int64 labels (N,), got torch.float32 (3, 41, 2) with torch.int64 (3,)",
+        ),
+        (
+            {"carried/windows": torch.zeros(3, 40, 2, dtype=torch.float64)},
+            "(N, T, C)=(3, 40, 2) with int64 labels (N,), got torch.float64 (3, 40, 2) with torch.int64 (3,)",
+        ),
+        (
+            {"carried/labels": torch.zeros(2, dtype=torch.int64)},
+            "(N, T, C)=(3, 40, 2) with int64 labels (N,), got torch.float32 (3, 40, 2) with torch.int64 (2,)",
+        ),
+    ],
+)
+def test_carried_windows_that_do_not_fit_the_modality_are_refused(
+    path: Path, change: dict[str, Tensor], expected: str
+) -> None:
+    rewrite(path, tensors=lambda tensors: tensors.update(change))
+    assert refusal(path) == f"{path}: carried windows: expected float32 {expected}; the file was altered"
+
+
+def test_carried_windows_without_labels_are_refused(path: Path) -> None:
+    rewrite(path, tensors=lambda tensors: tensors.pop("carried/labels"))
+    assert refusal(path) == (
+        f"{path}: carried windows: expected float32 (N, T, C)=(3, 40, 2) with int64 labels (N,), "
+        "got torch.float32 (3, 40, 2) with torch.float32 (0,); the file was altered"
+    )
+
+
+def test_carried_labels_out_of_range_are_refused(path: Path) -> None:
+    rewrite(path, tensors=lambda tensors: tensors.update({"carried/labels": torch.tensor([0, 2, 1])}))
+    assert refusal(path) == (f"{path}: carried windows: expected labels from 0 to 1, got 0 to 2; the file was altered")
