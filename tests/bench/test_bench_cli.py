@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench import capacity
+from mmkd_bench import capacity, plan
 from mmkd_bench.cli import main
 from mmkd_bench.report import BenchReport, Launch, decode_report, write_report
 
@@ -210,7 +210,8 @@ def test_a_load_that_is_carried_exits_0(bundle: Path, mmkd_bench: Command, monke
     assert json.loads(mmkd_bench("capacity", bundle, *options, "--json").stdout)["streams"] == 2
 
 
-def test_a_plan_is_printed(bundle: Path, mmkd_bench: Command) -> None:
+def test_a_plan_is_printed(bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ROUNDS", 1)
     ended = mmkd_bench("plan", bundle, "--cores", "4,16", "--rate", 10, "--duration-s", 0.05)
     assert ended.returncode == 0, ended.stderr
     assert "16 forecast" in ended.stdout

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmkd_bench import plan
 from mmkd_bench.plan import fit_serial_share, left_out_error, measure_plan, measured_counts, throughput_hz
 from mmkd_bench.subject import Choice
 from mmkd_edge.errors import UsageError
@@ -42,15 +43,16 @@ def test_counts_double_up_to_all_usable_cores(usable: int, counts: list[int]) ->
     assert measured_counts(usable) == counts
 
 
-def test_a_plan_measures_and_forecasts(slow_bundle: Path) -> None:
+def test_a_plan_measures_and_forecasts(slow_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ROUNDS", 2)
     lines: list[str] = []
     report = measure_plan(
         Choice(bundle=str(slow_bundle)), cores=[1, 16], rate_hz=10.0, duration_s=0.1, progress=lines.append
     )
-    assert lines[0] == "round 1 of 3: 1 at once for 0.1 s"
+    assert lines[0] == "round 1 of 2: 1 at once for 0.1 s"
     counts = measured_counts(len(os.sched_getaffinity(0)))
     assert [one.cores for one in report.measured] == counts
-    assert len(lines) == 3 * len(counts)
+    assert len(lines) == 2 * len(counts)
     one, sixteen = report.forecasts
     assert one.throughput_hz == pytest.approx(report.measured[0].throughput_hz)
     assert sixteen.throughput_hz >= one.throughput_hz
