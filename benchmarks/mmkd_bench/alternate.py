@@ -93,16 +93,16 @@ def alternate(
         second: the other.
         repeats: how many stretches of time get a median of their own.
         duration_s: all repeats together; every repeat has at least 20 pairs.
-        stop: ends the measurement after the repeat at hand.
+        stop: ends the measurement; a repeat that it cuts short does not count.
 
     Returns:
         The medians; None where `stop` came before the first repeat was over.
     """
-    take_turns((first, second), duration_s=min(WARM_UP_S, duration_s))
+    take_turns((first, second), duration_s=min(WARM_UP_S, duration_s), stop=stop)
     first_us, second_us, difference_us, count = [], [], [], 0
     first_tails_us, second_tails_us = [], []
     for _ in range(repeats):
-        one, other = take_turns((first, second), duration_s=duration_s / repeats)
+        one, other = take_turns((first, second), duration_s=duration_s / repeats, stop=stop)
         if stop.is_set():
             break
         first_us.append(float(np.median(one)) / 1e3)
@@ -128,12 +128,15 @@ def _tails_us(lengths_ns: NDArray[np.int64]) -> tuple[float, float]:
     return float(p90), float(p99)
 
 
-def take_turns(calls: Sequence[Callable[[], object]], *, duration_s: float) -> tuple[NDArray[np.int64], ...]:
+def take_turns(
+    calls: Sequence[Callable[[], object]], *, duration_s: float, stop: Event
+) -> tuple[NDArray[np.int64], ...]:
     """Call all of them again and again, each round in the opposite order of the last; at least 20 rounds.
 
     Args:
         calls: what is called; all get the same number of calls.
         duration_s: when to end, between two rounds.
+        stop: ends it early, between two rounds.
 
     Returns:
         For each the lengths of its calls in ns, (N,).
@@ -144,7 +147,7 @@ def take_turns(calls: Sequence[Callable[[], object]], *, duration_s: float) -> t
     forth = tuple(zip(calls, lengths, strict=True))
     order, other = forth, forth[::-1]
     rounds = 0
-    while rounds < MIN_PAIRS or clock() < end:
+    while (rounds < MIN_PAIRS or clock() < end) and not stop.is_set():
         for call, kept in order:
             before = clock()
             call()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from mmkd_edge.command import run_command
+from mmkd_edge.command import INTERRUPTED_EXIT_CODE, run_command
 
 _NEEDS = ("typer", "rich", "psutil")
 
@@ -18,4 +18,10 @@ def _bench(arguments: list[str]) -> None:
     # Only now: they import typer and rich, which a device may lack.
     from mmkd_bench.commands_cli import make_app
 
-    make_app()(arguments, prog_name="mmkd-bench")
+    try:
+        make_app()(arguments, prog_name="mmkd-bench")
+    except SystemExit as ended:
+        # typer turns Ctrl-C into this code and says nothing.
+        if ended.code == INTERRUPTED_EXIT_CODE:
+            raise KeyboardInterrupt from None
+        raise

@@ -31,9 +31,8 @@ from mmkd_bench.report import BenchReport, encode_report, read_report, write_rep
 from mmkd_bench.run import Settings, measure_bundle, write_samples
 from mmkd_bench.search_cli import capacity, plan, rivals
 from mmkd_bench.subject import Choice
+from mmkd_edge.command import INTERRUPTED_EXIT_CODE
 from mmkd_edge.errors import PerformanceError
-
-INTERRUPTED_EXIT_CODE = 130
 
 
 def make_app() -> typer.Typer:
@@ -103,7 +102,7 @@ def run(
         write_samples(samples, found.samples)
     _print_report(found.report, Form.json if json else form)
     if found.interrupted:
-        say("interrupted: the report holds what was measured until then")
+        say("the report holds what was measured until then")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
     say(_last_line(bundle, output, samples))
 

@@ -160,10 +160,10 @@ def _largest_difference(answers: Sequence[Answers], expected: Sequence[Answers])
 
 def _time(entries: Sequence[_Entry], *, repeats: int, duration_s: float, stop: Event) -> tuple[RivalTimes, ...] | None:
     calls = [entry.call for entry in entries if entry.call is not None]
-    take_turns(calls, duration_s=min(WARM_UP_S, duration_s))
+    take_turns(calls, duration_s=min(WARM_UP_S, duration_s), stop=stop)
     p50_us: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        lengths = take_turns(calls, duration_s=duration_s / repeats)
+        lengths = take_turns(calls, duration_s=duration_s / repeats, stop=stop)
         if stop.is_set():
             break
         for values, length in zip(p50_us, lengths, strict=True):

@@ -98,7 +98,18 @@ def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
     assert report["complete"] is False
     assert 1 <= len(report["launches"]) <= 2
     assert report["result"]["latency"]["count"] > 0
-    assert rest.splitlines()[-1] == "interrupted: the report holds what was measured until then"
+    assert rest.splitlines()[-2:] == ["the report holds what was measured until then", "mmkd-bench: interrupted"]
+
+
+def test_ctrl_c_before_there_is_an_answer_says_so(bundle: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, "pair", str(bundle), str(bundle), "--duration-s", "300"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("launch 1 of 3")
+    process.send_signal(signal.SIGINT)
+    output, rest = process.communicate(timeout=200)
+    assert (process.returncode, output) == (130, ""), rest
+    assert rest.splitlines()[-1] == "mmkd-bench: interrupted"
 
 
 def test_a_damaged_bundle_exits_6(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
