@@ -41,6 +41,7 @@ from mmkd_models.jobs import (
     Run,
     TrainingData,
     distil,
+    self_train,
     train_baseline,
     train_teacher,
     visible_labels,
@@ -65,6 +66,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         modalities: those a student is trained for.
         teacher: size of the teacher.
         student: size of students and baselines.
+        self_training: train a second generation of the teacher on the unlabelled windows too.
         teacher_train: how the teacher is trained; its seed is the fold's.
         student_train: how students and baselines are trained.
         baseline_learning_rates: those the baseline may choose from, by validation.
@@ -76,6 +78,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     modalities: tuple[str, ...]
     teacher: Preset
     student: Preset
+    self_training: bool
     teacher_train: TrainConfig
     student_train: TrainConfig
     baseline_learning_rates: tuple[float, ...]
@@ -280,6 +283,9 @@ def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say
 
     run = _run(config, config.teacher_train, seed, out, f"teacher-{config.teacher}", on_step)
     teacher = train_teacher(data.training, teacher_config(config.teacher), run)
+    if config.self_training:
+        second = _run(config, config.teacher_train, seed, out, f"teacher-{config.teacher}-second", on_step)
+        teacher = self_train(data.training, teacher, second)
     write_teacher(path, teacher)
     return teacher
 

@@ -72,13 +72,13 @@ def student_config(preset: Preset) -> StudentConfig:
     """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
     match preset:
         case "tiny":
-            encoder = EncoderConfig(width=48, heads=4, depth=2)
+            encoder = EncoderConfig(width=48, heads=4, depth=2, dropout=0.0)
         case "small":
-            encoder = EncoderConfig(width=88, heads=4, depth=2)
+            encoder = EncoderConfig(width=88, heads=4, depth=2, dropout=0.0)
         case "medium":
-            encoder = EncoderConfig(width=152, heads=8, depth=3)
+            encoder = EncoderConfig(width=152, heads=8, depth=3, dropout=0.0)
         case "base":
-            encoder = EncoderConfig(width=256, heads=8, depth=4)
+            encoder = EncoderConfig(width=256, heads=8, depth=4, dropout=0.0)
         case _:
             raise _unknown_preset(preset)
     return StudentConfig(preset=preset, encoder=encoder)

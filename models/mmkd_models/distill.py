@@ -24,6 +24,9 @@ from mmkd_models.networks.encoder import EXTRA_TOKENS, Encoder
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher, TeacherOutput, hide_modalities
 
+_SELF_TRAINING_TEMPERATURE = 2.0
+_SELF_TRAINING_TASK = 0.5
+
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A weight over time: from `start` to `end` along a cosine, reached after the share `until` of the training."""
@@ -172,6 +175,32 @@ class SupervisedLearner(nn.Module):
                 inputs = hide_modalities(inputs, self.modality_dropout, torch.default_generator)
             logits = self.network(inputs).logits
         return {"loss": soft_cross_entropy(logits, batch.targets, weight=batch.labelled)}
+
+
+class SelfTrainingLearner(nn.Module):
+    """A second generation of a teacher: learns the first one's answers on all windows, and the labels.
+
+    Source: "Noisy Student" (Xie et al., CVPR 2020): the first generation answers undisturbed, the second one under
+    dropout and modality dropout; both see the same mixed window, as in function matching.
+    """
+
+    def __init__(self, network: Teacher, first: Teacher, *, modality_dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.modality_dropout = modality_dropout
+        self._first = (first.eval().requires_grad_(False),)
+
+    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Gives the divergence from the first generation, the labels' cross-entropy, and `loss`, their sum."""
+        inputs = batch.inputs
+        if self.network.training:
+            inputs = hide_modalities(inputs, self.modality_dropout, torch.default_generator)
+        logits = self.network(inputs).logits
+        with torch.no_grad():
+            first = self._first[0].to(batch.targets.device)(batch.inputs).logits
+        logit = kl_loss(logits, first, temperature=_SELF_TRAINING_TEMPERATURE)
+        task = soft_cross_entropy(logits, batch.targets, weight=batch.labelled)
+        return {"logit": logit, "task": task, "loss": logit + _SELF_TRAINING_TASK * task}
 
 
 class DistillLearner(nn.Module):

@@ -28,11 +28,14 @@ from mmkd_models.checkpoint import (
 from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.folds import label_subset
 from mmkd_models.data.windows import Windows
-from mmkd_models.distill import DistillLearner, Recipe, SupervisedLearner, TaskTerm
+from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import scores_of
 from mmkd_models.train import Fit, Progress, TrainConfig, fit
+
+_LABELLED_SHARE = 0.25
+"""Share of a batch that is drawn from labelled windows where labels and a teacher teach together."""
 
 OnStep = Callable[[Progress], None]
 
@@ -85,6 +88,24 @@ def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> Teache
     )
 
 
+def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> TeacherCheckpoint:
+    """Trains a second generation of the teacher on all windows and gives the generation that validates better.
+
+    The first one is given back at once where every training window is labelled.
+    """
+    if bool((data.train.labels >= 0).all()):
+        return first
+    torch.manual_seed(run.train.seed + 1)
+    teacher = Teacher(first.modalities, len(first.task.labels), first.config)
+    set_normalisation(teacher, data.train)
+    learner = SelfTrainingLearner(teacher, first.network(), modality_dropout=first.config.modality_dropout)
+    result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE)
+    if result.scores.metric(run.train.metric) <= first.facts.score:
+        return first
+    facts = _facts(data, run, result, recipe=None, teacher_sha256=None)
+    return replace(first, facts=facts, state=result.state)
+
+
 def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
     """Trains a student on the labels of one modality alone: what distillation is measured against."""
     _check_classes(data)
@@ -134,8 +155,8 @@ def check_teacher(teacher: TeacherCheckpoint, windows: Windows) -> None:
 
 
 def _labelled_share(recipe: Recipe) -> float:
-    """A recipe that learns from labels draws a quarter of each batch from the labelled windows."""
-    return 0.25 if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0
+    """A recipe that learns from labels draws part of each batch from the labelled windows."""
+    return _LABELLED_SHARE if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0
 
 
 def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> Student:

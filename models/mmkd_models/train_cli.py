@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -25,7 +26,16 @@ from mmkd_models.data.folds import fold_indices
 from mmkd_models.defaults import RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distill import Recipe
 from mmkd_models.evaluate.metrics import Metric
-from mmkd_models.jobs import OnStep, Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
+from mmkd_models.jobs import (
+    OnStep,
+    Run,
+    TrainingData,
+    distil,
+    self_train,
+    train_baseline,
+    train_teacher,
+    visible_labels,
+)
 from mmkd_models.progress import training_bar
 from mmkd_models.resume import FILE_NAME
 from mmkd_models.train import Precision, TrainConfig
@@ -78,6 +88,12 @@ def teacher(
     output: _Output = Path("teacher.ckpt"),
     modality: Annotated[list[str] | None, typer.Option(help="Use only these modalities (repeat); default all.")] = None,
     preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = TEACHER_PRESET,
+    self_training: Annotated[
+        bool,
+        typer.Option(
+            "--self-training/--no-self-training", help="Let a second generation learn from unlabelled windows."
+        ),
+    ] = True,
     label_share: _Share = 1.0,
     fold: _Fold = None,
     steps: _Steps = TEACHER_TRAIN.steps,
@@ -97,6 +113,10 @@ def teacher(
     with training_bar("teacher") as show:
         run = Run(train=train, augment=AugmentConfig(), run_dir=_run_dir(output), resume=resume, on_step=show)
         checkpoint = train_teacher(training, teacher_config(_preset(preset)), run)
+    if self_training and bool((training.train.labels < 0).any()):
+        with training_bar("teacher, second generation") as show:
+            second = replace(run, run_dir=_second_run_dir(output), on_step=show)
+            checkpoint = self_train(training, checkpoint, second)
     write_teacher(output, checkpoint)
     _finish(output)
     names = [spec.name for spec in checkpoint.modalities]
@@ -243,9 +263,14 @@ def _run_dir(output: Path) -> Path:
     return output.with_name(output.name + ".run")
 
 
+def _second_run_dir(output: Path) -> Path:
+    return _run_dir(output) / "second"
+
+
 def _finish(output: Path) -> None:
     """Drops the resume state of a finished training; its TensorBoard logs stay."""
-    (_run_dir(output) / FILE_NAME).unlink(missing_ok=True)
+    for folder in (_run_dir(output), _second_run_dir(output)):
+        (folder / FILE_NAME).unlink(missing_ok=True)
 
 
 def _recipe_from_file(path: Path) -> Recipe:

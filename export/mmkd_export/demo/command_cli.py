@@ -58,6 +58,10 @@ def demo(
     student: Annotated[
         str, typer.Option("--student", help="Student size: tiny, small, medium or base.")
     ] = STUDENT_PRESET,
+    self_training: Annotated[
+        bool,
+        typer.Option("--self-training/--no-self-training", help="Let the teacher learn from unlabelled windows too."),
+    ] = True,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
     ] = None,
@@ -71,7 +75,7 @@ def demo(
     began = time.monotonic()
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     numbers = range(seeds)
-    config = _config(data, modality, label_share, _presets(teacher)[0], student, steps)
+    config = _config(data, modality, label_share, _presets(teacher)[0], student, self_training, steps)
     watch = _Watch()
     tried = choose_teacher(
         data,
@@ -184,6 +188,7 @@ def _config(
     label_share: float,
     teacher: Preset,
     student: str,
+    self_training: bool,
     steps: int | None,
 ) -> ComparisonConfig:
     if student not in get_args(Preset):
@@ -202,6 +207,7 @@ def _config(
         modalities=tuple(names),
         teacher=teacher,
         student=student,  # type: ignore[arg-type]
+        self_training=self_training,
         teacher_train=teacher_train,
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
