@@ -81,19 +81,19 @@ def _golden() -> Golden:
     )
 
 
-def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none") -> Path:
+def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none", model: bytes | None = None) -> Path:
     """Write a bundle around a small graph. Its golden answers are not the graph's: nothing here asks for them."""
     modality = ModalitySpec(
         name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
     )
     task = TaskSpec(labels=("a", "b", "c", "d"))
     members = {
-        "student/model.fp32.onnx": onnx_model(repeats),
+        "student/model.fp32.onnx": model or onnx_model(repeats),
         "student/golden.npz": golden_bytes(_golden()),
         "report.json": b"{}",
         "README.md": b"A small graph.\n",
     }
-    model = _file("student/model.fp32.onnx", members["student/model.fp32.onnx"])
+    graph = _file("student/model.fp32.onnx", members["student/model.fp32.onnx"])
     parity = Parity(windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=TOLERANCE)
     entry = ModelEntry(
         name="student",
@@ -110,12 +110,12 @@ def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none") 
         dataset_sha256="0" * 64,
         artifacts=(
             Artifact(
-                file=model.file,
+                file=graph.file,
                 format="onnx",
                 precision="fp32",
                 opset=20,
-                sha256=model.sha256,
-                size_bytes=model.size_bytes,
+                sha256=graph.sha256,
+                size_bytes=graph.size_bytes,
                 parity=parity,
             ),
         ),
@@ -238,6 +238,12 @@ def make_report(launches: Sequence[Launch]) -> BenchReport:
         energy_note="no sensor",
         launches=tuple(launches),
     )
+
+
+@pytest.fixture(scope="session")
+def build_bundle() -> Callable[..., Path]:
+    """`make_bundle`."""
+    return make_bundle
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
@@ -13,10 +14,9 @@ from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.rivals import time_rivals
 from mmkd_edge.errors import BundleError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.plan import export_plan
-from mmkd_export.run import export
+from mmkd_export.onnx_from_student import onnx_from_student
 from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
+from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
 from mmkd_models.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train import TrainConfig
@@ -59,8 +59,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def student_bundle(student: Path) -> Path:
-    return export(export_plan(student)).path
+def student_bundle(student: Path, build_bundle: Callable[..., Path]) -> Path:
+    return build_bundle(student.with_suffix(".edge"), model=onnx_from_student(read_student(student)))
 
 
 def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
