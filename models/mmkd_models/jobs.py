@@ -5,9 +5,11 @@ Owns how a training is put together. The commands and the demo call these; neith
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -78,7 +80,8 @@ def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> Teache
     teacher = Teacher(spec.modalities, len(spec.task.labels), config)
     set_normalisation(teacher, data.train)
     learner = SupervisedLearner(teacher, modality=None, modality_dropout=config.modality_dropout)
-    result = _fit(learner, data, run, modality=None, labelled_share=1.0)
+    origin = {"network": msgspec.to_builtins(config)}
+    result = _fit(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
     return TeacherCheckpoint(
         modalities=spec.modalities,
         task=spec.task,
@@ -99,7 +102,8 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     teacher = Teacher(first.modalities, len(first.task.labels), first.config)
     set_normalisation(teacher, data.train)
     learner = SelfTrainingLearner(teacher, first.network(), modality_dropout=first.config.modality_dropout)
-    result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE)
+    origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
+    result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
     if result.scores.metric(run.train.metric) <= first.facts.score:
         return first
     facts = _facts(data, run, result, recipe=None, teacher_sha256=None)
@@ -111,7 +115,8 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     _check_classes(data)
     student = _new_student(data, modality, config, run)
     learner = SupervisedLearner(student, modality=modality)
-    result = _fit(learner, data, run, modality=modality, labelled_share=1.0)
+    origin = {"network": msgspec.to_builtins(config)}
+    result = _fit(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
     return _student_checkpoint(data, modality, config, run, result, recipe=None, teacher_sha256=None)
 
 
@@ -133,7 +138,12 @@ def distil(
     check_teacher(teacher, data.train)
     student = _new_student(data, modality, config, run)
     learner = DistillLearner(student, teacher.network(), recipe, modality=modality)
-    result = _fit(learner, data, run, modality=modality, labelled_share=_labelled_share(recipe))
+    origin = {
+        "network": msgspec.to_builtins(config),
+        "recipe": msgspec.to_builtins(recipe),
+        "teacher": teacher_sha256,
+    }
+    result = _fit(learner, data, run, modality=modality, labelled_share=_labelled_share(recipe), origin=origin)
     return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teacher_sha256=teacher_sha256)
 
 
@@ -167,7 +177,16 @@ def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: 
     return student
 
 
-def _fit(learner: nn.Module, data: TrainingData, run: Run, *, modality: str | None, labelled_share: float) -> Fit:
+def _fit(
+    learner: nn.Module,
+    data: TrainingData,
+    run: Run,
+    *,
+    modality: str | None,
+    labelled_share: float,
+    origin: Mapping[str, Any],
+) -> Fit:
+    """Trains; `origin` is what else decides the result, so that only the same training is resumed."""
     train = data.train
     if isinstance(learner, SupervisedLearner):
         train = train.subset(np.flatnonzero(train.labels >= 0))
@@ -175,11 +194,19 @@ def _fit(learner: nn.Module, data: TrainingData, run: Run, *, modality: str | No
             train = train.with_modalities((modality,))
     valid = data.valid if modality is None else data.valid.with_modalities((modality,))
     source = BatchSource(train, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed)
+    settings = {
+        "dataset": data.sha256,
+        "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+        "modality": modality,
+        "augment": msgspec.to_builtins(run.augment),
+        **origin,
+    }
     return fit(
         learner,
         source,
         evaluate=lambda network: scores_of(network, valid, modality=modality),
         config=run.train,
+        settings=settings,
         run_dir=run.run_dir,
         resume=run.resume,
         on_step=run.on_step,
