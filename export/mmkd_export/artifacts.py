@@ -6,41 +6,30 @@ Owns the judgement of one artifact: it is run as a device runs it, and compared 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import msgspec
+
+from mmkd_edge.backends import Backend
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.manifest import Artifact, Precision
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.manifest import Artifact, Parity, Precision
+from mmkd_export.evidence import Evidence
+from mmkd_export.gate import GateFacts, gate_facts, require_gate
 from mmkd_export.graph import OPSET
-from mmkd_export.parity import Answers, answers_from_backend, compare, require_parity
-from mmkd_export.report import ArtifactReport, judged_scores
-from mmkd_export.windows import RealWindows
+from mmkd_export.parity import (
+    FP32_TOLERANCE,
+    Answers,
+    ArtifactParity,
+    answers_from_backend,
+    compare,
+    require_parity,
+)
+from mmkd_export.report import ArtifactReport, BackendRun, judged_scores
+from mmkd_models.evaluate.metrics import Metric
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What every artifact of one student is judged by.
-
-    Attributes:
-        modality: what the student takes.
-        task: what it answers.
-        real: recorded windows.
-        answers: of the checkpoint for them.
-        gaps: copies of the windows that miss samples, (N, T, C).
-        gap_answers: of the checkpoint for these.
-    """
-
-    modality: ModalitySpec
-    task: TaskSpec
-    real: RealWindows
-    answers: Answers
-    gaps: NDArray[np.float32]
-    gap_answers: Answers
+_SELF_TEST_FACTOR = 2.0
+"""Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +41,114 @@ class JudgedArtifact:
     report: ArtifactReport
 
 
-def judge_artifact(model: bytes, evidence: Evidence, *, precision: Precision, tolerance: float) -> JudgedArtifact:
-    """Runs an ONNX artifact over all windows in onnxruntime and holds it against the checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class TaskGate:
+    """What the gate for lower precision asks: the metric, and the points of it that may be lost."""
+
+    metric: Metric
+    max_drop_points: float
+
+
+def judge_fp32(model: bytes, evidence: Evidence) -> JudgedArtifact:
+    """Runs the fp32 graph over all windows in onnxruntime and holds it against the checkpoint.
 
     Raises:
-        GateError: an answer differs from the checkpoint's by more than the tolerance.
+        GateError: an answer differs from the checkpoint's by more than `FP32_TOLERANCE`.
         BackendError: onnxruntime does not run it.
     """
+    answered = _answer_all(OrtBackend(model), evidence)
+    proof = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what="fp32 graph")
+    require_parity(answered.gap_parity, tolerance=FP32_TOLERANCE, what="fp32 graph, windows with gaps")
+    return _judged(model, answered, evidence, precision="fp32", proof=proof)
+
+
+def judge_lower(model: bytes, evidence: Evidence, gate: TaskGate, *, precision: Precision) -> JudgedArtifact:
+    """Runs an artifact of lower precision; whether it passed is in its report's `gate`.
+
+    Raises:
+        BackendError: onnxruntime does not run it.
+    """
+    answered = _answer_all(OrtBackend(model), evidence)
+    parity = answered.parity
+    proof = Parity(
+        windows=parity.windows,
+        max_abs_error=parity.logits.max_abs_error,
+        mean_abs_error=parity.logits.mean_abs_error,
+        label_agreement=parity.label_agreement,
+        tolerance=_SELF_TEST_FACTOR * parity.max_abs_error + FP32_TOLERANCE,
+    )
+    judged = _judged(model, answered, evidence, precision=precision, proof=proof)
+    facts = task_gate_facts(answered.judging, evidence, gate)
+    return replace(judged, report=msgspec.structs.replace(judged.report, gate=facts))
+
+
+def task_gate_facts(answers: Answers, evidence: Evidence, gate: TaskGate) -> GateFacts:
+    """Holds answers for the judging windows against the checkpoint's."""
+    return gate_facts(
+        answers,
+        evidence.judging,
+        metric=gate.metric,
+        classes=len(evidence.task.labels),
+        max_drop_points=gate.max_drop_points,
+    )
+
+
+def with_backend(
+    judged: JudgedArtifact, evidence: Evidence, gate: TaskGate, *, open_backend: Callable[[bytes], Backend]
+) -> JudgedArtifact:
+    """Runs a judged artifact in another backend as well and holds it to the same gate.
+
+    Raises:
+        GateError: it answers otherwise there.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend does not run it.
+    """
+    backend = open_backend(judged.model)
+    answered = _answer_all(backend, evidence)
+    what = f"{judged.report.precision} graph in {backend.version}"
+    if judged.report.precision == "fp32":
+        require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
+    else:
+        advice = f"Export without --target {backend.name}, or without --precision {judged.report.precision}"
+        require_gate(task_gate_facts(answered.judging, evidence, gate), what=what, advice=advice)
+    runs = (*judged.report.backends, answered.run)
+    return replace(judged, report=msgspec.structs.replace(judged.report, backends=runs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answered:
+    """What a backend answered for all windows of the evidence."""
+
+    parity: ArtifactParity
+    gap_parity: ArtifactParity
+    judging: Answers
+    run: BackendRun
+
+
+def _answer_all(backend: Backend, evidence: Evidence) -> _Answered:
+    """Runs a backend over all windows and closes it."""
     modality = evidence.modality
-    backend = OrtBackend(model)
     try:
-        answers = answers_from_backend(backend, evidence.real.windows, modality)
-        gap_answers = answers_from_backend(backend, evidence.gaps, modality)
+        parity = compare(evidence.answers, answers_from_backend(backend, evidence.real.windows, modality))
+        return _Answered(
+            parity=parity,
+            gap_parity=compare(evidence.gap_answers, answers_from_backend(backend, evidence.gaps, modality)),
+            judging=answers_from_backend(backend, evidence.judging.windows, modality),
+            run=BackendRun(
+                backend=backend.name,
+                version=backend.version,
+                max_abs_error=parity.max_abs_error,
+                label_agreement=parity.label_agreement,
+            ),
+        )
     finally:
         backend.close()
-    parity, gap_parity = compare(evidence.answers, answers), compare(evidence.gap_answers, gap_answers)
-    file = f"{modality.name}/model.{precision}.onnx"
-    proof = require_parity(parity, tolerance=tolerance, what=f"{precision} graph")
-    require_parity(gap_parity, tolerance=tolerance, what=f"{precision} graph, windows with gaps")
+
+
+def _judged(
+    model: bytes, answered: _Answered, evidence: Evidence, *, precision: Precision, proof: Parity
+) -> JudgedArtifact:
+    file = f"{evidence.modality.name}/model.{precision}.onnx"
     artifact = Artifact(
         file=file,
         format="onnx",
@@ -85,8 +164,9 @@ def judge_artifact(model: bytes, evidence: Evidence, *, precision: Precision, to
         precision=precision,
         opset=OPSET,
         size_bytes=len(model),
-        parity=parity,
-        parity_with_gaps=gap_parity,
-        scores=judged_scores(answers, evidence.real, evidence.task),
+        parity=answered.parity,
+        parity_with_gaps=answered.gap_parity,
+        scores=judged_scores(answered.judging, evidence.judging, evidence.task),
+        backends=(answered.run,),
     )
     return JudgedArtifact(model=model, artifact=artifact, report=report)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from mmkd_edge.golden import Golden, golden_bytes
 from mmkd_edge.manifest import (
@@ -21,16 +19,12 @@ from mmkd_edge.manifest import (
     graph_inputs,
     graph_outputs,
 )
-from mmkd_export.artifacts import Evidence, JudgedArtifact
+from mmkd_export.artifacts import JudgedArtifact
 from mmkd_export.card import model_card
-from mmkd_export.graph import multiply_adds
-from mmkd_export.report import ExportReport, StudentFacts, encode_report, window_facts
-
-if TYPE_CHECKING:
-    from mmkd_models.checkpoint import StudentCheckpoint
-
-_TOOLS = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-_NO_LICENCE = "not stated by the dataset"
+from mmkd_export.evidence import Evidence
+from mmkd_export.parity import FP32_TOLERANCE
+from mmkd_export.report import ExportReport, LeftOut, encode_report, window_facts
+from mmkd_export.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,99 +37,76 @@ class BundleContents:
 
 
 def bundle_contents(
-    checkpoint: StudentCheckpoint,
-    evidence: Evidence,
+    subject: Subject,
     artifacts: Sequence[JudgedArtifact],
     *,
-    checkpoint_sha256: str,
+    platform: str,
+    left_out: Sequence[LeftOut],
+    machine: str | None,
 ) -> BundleContents:
-    """Puts a bundle together; the same checkpoint, windows and library versions give the same bytes.
+    """Puts a bundle together.
 
     Args:
-        checkpoint: the student.
-        evidence: the windows and the checkpoint's answers, which become the golden windows.
-        artifacts: that passed their gates; the first is the fp32 graph.
-        checkpoint_sha256: of the checkpoint file.
+        subject: the student, with the windows and answers that become the golden windows.
+        artifacts: that passed their gates, the fp32 graph first.
+        platform: what it is exported for.
+        left_out: precisions that were tried and left out.
+        machine: that latencies were measured on; None where nothing was timed.
     """
-    tools = {name: version(name) for name in _TOOLS}
-    student = _student_facts(checkpoint, artifacts[0].model, checkpoint_sha256=checkpoint_sha256)
-    model_id = f"{student.dataset}-{student.modality}-{student.preset}-{checkpoint_sha256[:8]}"
     report = ExportReport(
-        model_id=model_id,
-        student=student,
-        windows=window_facts(evidence.real),
+        model_id=subject.model_id,
+        platform=platform,
+        student=subject.facts,
+        windows=window_facts(subject.evidence.real, subject.evidence.judging),
         artifacts=tuple(artifact.report for artifact in artifacts),
-        tools=tools,
+        left_out=tuple(left_out),
+        machine=machine,
+        tools=subject.tools,
     )
-    golden = golden_bytes(_golden(evidence, tolerance=artifacts[0].artifact.parity.tolerance))
-    entry = _entry(checkpoint, student, artifacts, golden=golden)
-    licence = checkpoint.facts.licence or _NO_LICENCE
+    golden = golden_bytes(_golden(subject.evidence))
+    entry = _entry(subject, artifacts, golden=golden)
     texts = {
         REPORT_FILE: encode_report(report),
-        README_FILE: model_card(report, entry, licence=licence).encode(),
+        README_FILE: model_card(report, entry, licence=subject.licence).encode(),
     }
     manifest = Manifest(
-        model_id=model_id,
+        model_id=subject.model_id,
         models=(entry,),
-        tools=tools,
-        licence=licence,
+        tools=subject.tools,
+        licence=subject.licence,
         files=tuple(_file_entry(name, data) for name, data in texts.items()),
     )
     members = texts | {judged.artifact.file: judged.model for judged in artifacts} | {entry.golden.file: golden}
     return BundleContents(manifest=manifest, members=members, report=report)
 
 
-def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sha256: str) -> StudentFacts:
-    import onnx
-
-    model = onnx.load_from_string(graph)
-    facts = checkpoint.facts
-    return StudentFacts(
-        checkpoint_sha256=checkpoint_sha256,
-        modality=checkpoint.modality.name,
-        labels=checkpoint.task.labels,
-        preset=checkpoint.config.preset,
-        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
-        mflops=round(2 * multiply_adds(model) / 1e6, 3),
-        nodes=len(model.graph.node),
-        dataset=facts.dataset,
-        dataset_sha256=facts.dataset_sha256,
-        teacher_sha256=facts.teacher_sha256,
-        metric=facts.metric,
-        score=facts.score,
-        trained_with=facts.versions,
-    )
-
-
-def _golden(evidence: Evidence, *, tolerance: float) -> Golden:
+def _golden(evidence: Evidence) -> Golden:
     return Golden(
         windows=evidence.real.windows,
         labels=evidence.real.labels,
         logits=evidence.answers.logits,
         probabilities=evidence.answers.probabilities,
         judge=evidence.real.judge,
-        tolerance=tolerance,
+        tolerance=FP32_TOLERANCE,
     )
 
 
-def _entry(
-    checkpoint: StudentCheckpoint, student: StudentFacts, artifacts: Sequence[JudgedArtifact], *, golden: bytes
-) -> ModelEntry:
-    modality, task = checkpoint.modality, checkpoint.task
+def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: bytes) -> ModelEntry:
+    modality, task, facts = subject.modality, subject.task, subject.facts
     return ModelEntry(
         name=modality.name,
         modality=modality,
         task=task,
         inputs=graph_inputs(modality),
         outputs=graph_outputs(task),
-        preset=student.preset,
-        parameters=student.parameters,
-        mflops=student.mflops,
-        validation_metric=student.metric,
-        validation_score=student.score,
-        dataset_name=student.dataset,
-        dataset_sha256=student.dataset_sha256,
-        teacher_sha256=student.teacher_sha256,
+        preset=facts.preset,
+        parameters=facts.parameters,
+        mflops=facts.mflops,
+        validation_metric=facts.metric,
+        validation_score=facts.score,
+        dataset_name=facts.dataset,
+        dataset_sha256=facts.dataset_sha256,
+        teacher_sha256=facts.teacher_sha256,
         artifacts=tuple(judged.artifact for judged in artifacts),
         golden=_file_entry(f"{modality.name}/golden.npz", golden),
     )

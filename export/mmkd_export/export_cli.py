@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
@@ -18,9 +18,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from mmkd_export.plan import export_plan
+from mmkd_edge.errors import UsageError
+from mmkd_export.calibration import CalibrationMethod
+from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
+from mmkd_export.platforms import PLATFORMS, PlatformName, Target
 from mmkd_export.report import ArtifactReport
-from mmkd_export.run import ExportResult, ExportStep, OnStep, export
+from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
 
 app = typer.Typer(
     add_completion=False,
@@ -34,9 +37,32 @@ _WIDTH_WITHOUT_TERMINAL = 160
 
 @app.command(epilog="--debug shows the traceback of an error.")
 def export_(
-    source: Annotated[Path, typer.Argument(metavar="STUDENT.ckpt", help="A student's checkpoint.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="A student's checkpoint (.ckpt), or an earlier bundle (.edge)."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The bundle; else beside the checkpoint.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The bundle; else beside the checkpoint, or in place."),
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="onnx|openvino|trt",
+            help="openvino also tests the artifacts there; trt also builds engines. Repeatable.",
+        ),
+    ] = None,
+    precisions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            metavar="fp32|fp16|int8|auto",
+            help="Artifacts beside fp32; auto keeps what proves faster. Repeatable.",
+        ),
+    ] = None,
+    platform: Annotated[
+        PlatformName | None, typer.Option(help="What it is for; else what the targets and this machine suggest.")
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -47,47 +73,143 @@ def export_(
             "x_MODALITY and, where known, y.",
         ),
     ] = None,
+    method: Annotated[
+        CalibrationMethod | None, typer.Option("--calib-method", help="How INT8 ranges are chosen; else by trial.")
+    ] = None,
+    exclude: Annotated[str | None, typer.Option(metavar="REGEX", help="Layers that stay out of INT8.")] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(metavar="POINTS", help="Points of the task metric that lower precision may lose.")
+    ] = ExportPlan.max_drop_points,
+    list_targets: Annotated[
+        bool, typer.Option("--list-targets", help="Show the platforms, what each takes, and what has been run there.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything that is cheap, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Export a student to one verified bundle, ready for a device."""
-    plan = export_plan(source, output=output, calibration=calibration)
+    if list_targets:
+        _show_platforms(as_json=as_json)
+        return
+    if source is None:
+        raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
+    plan = ExportPlan(
+        source=source,
+        output=export_plan(source, output=output).output,
+        targets=tuple(_target(name) for name in dict.fromkeys(targets or ["onnx"])),
+        precisions=tuple(_precision(name) for name in dict.fromkeys(precisions or [])),
+        platform=platform,
+        calibration=calibration,
+        method=method,
+        exclude=exclude,
+        evaluation=evaluation,
+        max_drop_points=max_drop,
+    )
+    if dry_run:
+        _show_plan(plan, as_json=as_json)
+        return
     with _progress() as on_step:
         result = export(plan, on_step=on_step)
     if as_json:
-        print(_json(result))
+        print(_json(_document(result)))
         return
     _show(result)
-    print(f"wrote {result.path}; next: mmkd-bench run {shlex.quote(str(result.path))}")
+    print(f"wrote {result.path}; next: {_next_command(result)}")
 
 
-def _json(result: ExportResult) -> str:
-    document = {
+def _target(name: str) -> Target:
+    for known in get_args(Target):
+        if name == known:
+            target: Target = known
+            return target
+    raise UsageError(f"--target {name!r}: expected one of {', '.join(get_args(Target))}; see --list-targets")
+
+
+def _precision(name: str) -> PrecisionChoice:
+    for known in get_args(PrecisionChoice):
+        if name == known:
+            precision: PrecisionChoice = known
+            return precision
+    raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
+
+
+def _show_platforms(*, as_json: bool) -> None:
+    if as_json:
+        print(_json({"platforms": PLATFORMS}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("platform", "for", "targets", "opset", "IR", "INT8", "run by this project"):
+        table.add_column(heading)
+    for row in PLATFORMS:
+        targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
+        table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
+    _console().print(table)
+
+
+def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
+    check_plan(plan)
+    platform = plan.resolved_platform.name
+    if as_json:
+        print(_json({"output": str(plan.output), "platform": platform, "steps": export_steps(plan)}))
+        return
+    print(f"{plan.source} to {plan.output}, for {platform}:")
+    for number, name in enumerate(export_steps(plan), 1):
+        print(f"  {number} {name}")
+    print("nothing was written; next: the same command without --dry-run")
+
+
+def _document(result: ExportResult) -> dict[str, Any]:
+    return {
         "bundle": str(result.path),
         "size_bytes": result.size_bytes,
         "sha256": result.sha256,
         "report": result.report,
+        "engines": [{"path": str(engine.path), "sidecar": engine.sidecar} for engine in result.engines],
     }
+
+
+def _json(document: object) -> str:
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
 
+def _next_command(result: ExportResult) -> str:
+    return f"mmkd-bench run {shlex.quote(str(result.path))}"
+
+
 def _show(result: ExportResult) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a file or a pipe has no width that a table must fit
-        console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
-    student, windows = result.report.student, result.report.windows
+    console = _console()
+    report = result.report
+    student, windows = report.student, report.windows
     console.print(
-        f"{result.report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
+        f"{report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
         f"{result.size_bytes / 1000:.0f} kB",
         soft_wrap=True,
     )
+    console.print(_artifact_table(report.artifacts))
+    for line in _notes(result):
+        console.print(line, soft_wrap=True)
+    console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
+    if windows.caution is not None and len(report.artifacts) > 1:
+        console.print(windows.caution, soft_wrap=True)
+
+
+def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("artifact")
     for heading in ("size", "max error", "with gaps", "labels agree", "accuracy", "balanced accuracy"):
         table.add_column(heading, justify="right")
-    for artifact in result.report.artifacts:
-        table.add_row(*_row(artifact))
-    console.print(table)
-    console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
+    timed = dict.fromkeys(
+        run.backend for artifact in artifacts for run in artifact.backends if run.latency_us is not None
+    )
+    for name in timed:
+        table.add_column(f"{name} p50", justify="right")
+    for artifact in artifacts:
+        latencies = {run.backend: run.latency_us for run in artifact.backends}
+        table.add_row(*_row(artifact), *(_microseconds(latencies.get(name)) for name in timed))
+    return table
 
 
 def _row(artifact: ArtifactReport) -> tuple[str, ...]:
@@ -101,6 +223,39 @@ def _row(artifact: ArtifactReport) -> tuple[str, ...]:
         f"{scores.accuracy:.3f}" if scores else "no labels",
         f"{scores.balanced_accuracy:.3f}" if scores else "no labels",
     )
+
+
+def _microseconds(latency_us: float | None) -> str:
+    return "-" if latency_us is None else f"{latency_us:.0f} us"
+
+
+def _notes(result: ExportResult) -> Iterator[str]:
+    """What a reader of the table would ask next."""
+    for artifact in result.report.artifacts:
+        if artifact.gate is not None:
+            yield f"{artifact.precision}: {artifact.gate.summary}"
+        if len(artifact.attempts) > 1:
+            tried = ", then ".join(attempt.remedy for attempt in artifact.attempts)
+            yield f"{artifact.precision}: passed with the last of: {tried}"
+        if artifact.precision == "fp16":
+            for name, reason in artifact.float_layers.items():
+                yield f"fp16: {name} stays float32: it {reason}"
+    for left_out in result.report.left_out:
+        yield f"{left_out.precision}: left out: {left_out.reason}"
+    for engine in result.engines:
+        sidecar = engine.sidecar
+        yield (
+            f"{engine.path}: {sidecar.precision} engine, {sidecar.size_bytes / 1000:.0f} kB, "
+            f"{sidecar.library} {sidecar.library_version}"
+        )
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    if console.is_terminal:
+        return console
+    # A file or a pipe has no width that a table must fit.
+    return Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
 
 
 @contextmanager

@@ -22,6 +22,9 @@ OPSET = 20
 IR_VERSION = 10
 """What onnxruntime 1.17 and later reads; the onnx package itself would write newer ones."""
 
+STATISTICS_KEY = "mmkd_edge.statistics"
+"""Metadata of a student's graph: mean and standard deviation of every channel of the training data, as JSON."""
+
 _REPORT = "please report it with the checkpoint"
 _DTYPES = {1: "float32", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 
@@ -106,9 +109,7 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     A convolution costs its output values times the weights of one filter; a product (..., m, k) @ (..., k, n) costs
     m n k times the outer axes. Shapes come from onnx's shape inference, so they must be static.
     """
-    import onnx
-
-    shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    shapes = tensor_shapes(model)
     total = 0
     for node in model.graph.node:
         if node.op_type == "Conv":
@@ -121,7 +122,11 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     return total
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Gives the shape of every tensor of a graph with static shapes."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for values in (graph.input, graph.output, graph.value_info):
         for value in values:

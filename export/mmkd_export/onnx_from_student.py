@@ -19,7 +19,7 @@ from mmkd_edge.errors import MmkdError, UsageError
 from mmkd_edge.manifest import graph_inputs, graph_outputs
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-from mmkd_export.graph import OPSET, check_graph, clean_graph, graph_bytes
+from mmkd_export.graph import OPSET, STATISTICS_KEY, check_graph, clean_graph, graph_bytes
 from mmkd_export.parity import Answers
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _BATCH = 64
+_STATISTICS = ("mean", "std")
 
 
 def onnx_from_student(checkpoint: StudentCheckpoint) -> bytes:
@@ -48,7 +49,11 @@ def onnx_from_student(checkpoint: StudentCheckpoint) -> bytes:
         ExportStudent(checkpoint.network()),
         inputs=graph_inputs(checkpoint.modality),
         outputs=graph_outputs(checkpoint.task),
-        metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
+        metadata=[
+            *_metadata((checkpoint.modality,)),
+            ("mmkd_edge.labels", _json(checkpoint.task.labels)),
+            (STATISTICS_KEY, _json({name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in _STATISTICS})),
+        ],
     )
 
 

@@ -10,15 +10,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mmkd_edge.archive import LOCAL_SIGNATURE
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import MANIFEST_FILE
+from mmkd_export.calibration import CalibrationMethod
+from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform
+
+PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 
 BUNDLE_SUFFIX = ".edge"
 
-_LIBRARIES = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
+_FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
+_FOR_BUNDLE = ("onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +32,48 @@ class ExportPlan:
     """What to export, and where to.
 
     Attributes:
-        source: the student's checkpoint.
+        source: the student's checkpoint, or an earlier bundle.
         output: the bundle that is written; an earlier one is replaced.
+        targets: what else than the bundle's ONNX artifacts is made or tested.
+        precisions: artifacts to make beside fp32; `auto` keeps what proves faster.
+        platform: what it is for; None chooses by the targets and this machine.
         calibration: windows to use in place of those the checkpoint carries: a dataset directory or an .npz file.
+        method: how INT8 ranges are chosen; None lets the remedies choose.
+        exclude: regular expression of layers that stay out of INT8.
+        evaluation: windows that judge in place of half of the others: a dataset directory or an .npz file.
+        max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
     """
 
     source: Path
     output: Path
+    targets: tuple[Target, ...] = ("onnx",)
+    precisions: tuple[PrecisionChoice, ...] = ()
+    platform: PlatformName | None = None
     calibration: Path | None = None
+    method: CalibrationMethod | None = None
+    exclude: str | None = None
+    evaluation: Path | None = None
+    max_drop_points: float = 0.5
+
+    @property
+    def from_bundle(self) -> bool:
+        """Whether the source is an earlier bundle; its content decides, not its name."""
+        return is_bundle(self.source)
+
+    @property
+    def engines_only(self) -> bool:
+        """Whether nothing is asked but engines for what an earlier bundle holds, so that it stays as it is."""
+        makes = set(self.precisions) - {"fp32"}
+        return self.from_bundle and not makes and "openvino" not in self.targets and self.output == self.source
+
+    @property
+    def resolved_platform(self) -> Platform:
+        """The platform, chosen where it was left open."""
+        return choose_platform(self.platform, self.targets)
 
 
 def export_plan(source: Path, *, output: Path | None = None, calibration: Path | None = None) -> ExportPlan:
-    """Gives a plan; without `output` the bundle goes beside the checkpoint.
+    """Gives a plan for the fp32 bundle; without `output` it goes beside the checkpoint, or replaces the earlier bundle.
 
     Example:
         >>> str(export_plan(Path("runs/student.ckpt")).output)
@@ -51,7 +87,7 @@ def check_plan(plan: ExportPlan) -> None:
 
     Raises:
         UnavailableError: a library is missing, and nothing else is wrong.
-        UsageError: a path does not fit; the message lists every problem.
+        UsageError: a path or an option does not fit; the message lists every problem.
     """
     problems = list(_problems(plan))
     if len(problems) == 1:
@@ -62,22 +98,39 @@ def check_plan(plan: ExportPlan) -> None:
 
 
 def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
-    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        yield UnavailableError(
-            f"an export from a checkpoint needs {' and '.join(missing)}, which this Python lacks; "
-            "run: pip install 'mmkd-edge[export]'"
-        )
+    yield from _library_problems(plan)
     try:
-        os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge"))
+        os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge or a bundle"))
     except UsageError as error:
         yield error
-    if plan.calibration is not None and not plan.calibration.exists():
-        yield UsageError(
-            f"{plan.calibration}: expected a dataset directory or an .npz file of windows, found nothing there; "
-            "check the path"
-        )
+    for path in (plan.calibration, plan.evaluation):
+        if path is not None and not path.exists():
+            yield UsageError(
+                f"{path}: expected a dataset directory or an .npz file of windows, found nothing there; check the path"
+            )
+    try:
+        choose_platform(plan.platform, plan.targets)
+    except UsageError as error:
+        yield error
+    if not 0 <= plan.max_drop_points <= 100:
+        yield UsageError(f"--max-drop {plan.max_drop_points:g}: expected percentage points from 0 to 100")
     yield from _output_problems(plan.output)
+
+
+def _library_problems(plan: ExportPlan) -> Iterator[UnavailableError]:
+    if plan.engines_only:
+        return
+    source, needed = ("a bundle", _FOR_BUNDLE) if plan.from_bundle else ("a checkpoint", _FOR_CHECKPOINT)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        yield UnavailableError(
+            f"an export from {source} needs {' and '.join(missing)}, which this Python lacks; "
+            "run: pip install 'mmkd-edge[export]'"
+        )
+    if "openvino" in plan.targets and importlib.util.find_spec("openvino") is None:
+        yield UnavailableError(
+            "--target openvino needs openvino, which this Python lacks; run: pip install 'mmkd-edge[openvino]'"
+        )
 
 
 def _output_problems(output: Path) -> Iterator[UsageError]:
@@ -87,12 +140,12 @@ def _output_problems(output: Path) -> Iterator[UsageError]:
         yield UsageError(f"{output}: cannot be written: the directory {output.parent} is read-only; choose another -o")
     elif output.is_dir():
         yield UsageError(f"{output}: expected the name of a bundle, got a directory; name a file in it with -o")
-    elif output.exists() and not _is_bundle(output):
+    elif output.exists() and not is_bundle(output):
         yield UsageError(f"{output}: exists and is not a bundle, so it is not overwritten; choose another -o")
 
 
-def _is_bundle(path: Path) -> bool:
-    """Whether it may be replaced: it begins as every bundle does, even where it is damaged further on."""
+def is_bundle(path: Path) -> bool:
+    """Whether a file begins as every bundle does; it may still be damaged further on."""
     try:
         descriptor = open_file(path, expected="a bundle")
     except UsageError:

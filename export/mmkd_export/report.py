@@ -1,7 +1,7 @@
 """What an export measured: the document in the bundle's `report.json`.
 
-Owns the shape of the report. Times are not in it: they belong to one machine, and the same checkpoint shall give the
-same bundle on every machine that computes alike.
+Owns the shape of the report. Latencies are in it only where they decided something: they belong to one machine, and the
+same checkpoint shall give the same bundle wherever nothing was timed.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from mmkd_edge.errors import BundleError
 from mmkd_edge.manifest import ArtifactFormat, Precision
 from mmkd_edge.spec import TaskSpec
+from mmkd_export.gate import GateFacts, Judging, caution
+from mmkd_export.int8 import Attempt, LayerSensitivity
 from mmkd_export.parity import Answers, ArtifactParity
 from mmkd_export.windows import RealWindows
+from mmkd_models.evaluate.metrics import Metric, scores_from_answers
 
 FORMAT_VERSION = 1
 
@@ -21,16 +25,20 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The windows that the export was judged by.
 
     Attributes:
-        source: where they come from.
+        source: where the golden windows come from.
         count: how many there are.
-        judging: how many of them only judge.
+        judged_by: where the judging windows come from.
+        judging: how many there are.
         labelled: how many of the judging ones have a label.
+        caution: how little they prove; None where there are enough.
     """
 
     source: str
     count: int
+    judged_by: str
     judging: int
     labelled: int
+    caution: str | None
 
 
 class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +47,25 @@ class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     accuracy: float
     balanced_accuracy: float
     macro_f1: float
+
+
+class BackendRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An artifact in one backend at export.
+
+    Attributes:
+        backend: its name.
+        version: the library behind it.
+        max_abs_error: largest difference of a logit or probability from the checkpoint on the golden windows.
+        label_agreement: share of these windows with the checkpoint's label, 0 to 1.
+        latency_us: median of one run on the exporting machine, one thread, all artifacts in turns; None where nothing
+            was timed.
+    """
+
+    backend: str
+    version: str
+    max_abs_error: float
+    label_agreement: float
+    latency_us: float | None = None
 
 
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,9 +77,14 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         precision: of its arithmetic.
         opset: of its operators.
         size_bytes: of the file.
-        parity: with the checkpoint, on all windows.
+        parity: with the checkpoint, on all golden windows.
         parity_with_gaps: the same on copies of the windows that miss samples.
         scores: on the judging windows; None where none of them has a label.
+        gate: of an artifact of lower precision; None for fp32, whose gate is the parity.
+        backends: where it was run.
+        float_layers: layers or nodes that stay float32 though others of their kind do not, with the reason.
+        attempts: what was tried to quantise it.
+        sensitivity: of its layers, the most sensitive first.
     """
 
     file: str
@@ -63,6 +95,18 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     parity: ArtifactParity
     parity_with_gaps: ArtifactParity
     scores: JudgedScores | None
+    gate: GateFacts | None = None
+    backends: tuple[BackendRun, ...] = ()
+    float_layers: dict[str, str] = {}
+    attempts: tuple[Attempt, ...] = ()
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A precision that `auto` tried and left out, and why."""
+
+    precision: Precision
+    reason: str
 
 
 class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,40 +139,55 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dataset: str
     dataset_sha256: str
     teacher_sha256: str | None
-    metric: str
+    metric: Metric
     score: float
     trained_with: dict[str, str]
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole report; `tools` are the versions of what made the bundle."""
+    """The whole report.
+
+    Attributes:
+        format_version: of this document.
+        model_id: what people call the bundle.
+        platform: what it was exported for.
+        student: the student.
+        windows: what it was judged by.
+        artifacts: that entered the bundle.
+        left_out: precisions that `auto` tried and left out.
+        machine: the processor that latencies were measured on; None where nothing was timed.
+        tools: versions of what made the bundle.
+    """
 
     format_version: int = FORMAT_VERSION
     model_id: str
+    platform: str
     student: StudentFacts
     windows: WindowFacts
     artifacts: tuple[ArtifactReport, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    machine: str | None = None
     tools: dict[str, str]
 
 
-def window_facts(real: RealWindows) -> WindowFacts:
+def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:
     """Describes the windows."""
     return WindowFacts(
         source=real.source,
         count=len(real.windows),
-        judging=int(real.judge.sum()),
-        labelled=int((real.judge & (real.labels >= 0)).sum()),
+        judged_by=judging.source,
+        judging=len(judging.labels),
+        labelled=int((judging.labels >= 0).sum()),
+        caution=caution(len(judging.labels)),
     )
 
 
-def judged_scores(answers: Answers, real: RealWindows, task: TaskSpec) -> JudgedScores | None:
-    """Scores answers for all windows on the labelled ones of the judging windows; None where there are none."""
-    from mmkd_models.evaluate.metrics import scores_from_answers
-
-    rows = np.flatnonzero(real.judge & (real.labels >= 0))
+def judged_scores(answers: Answers, judging: Judging, task: TaskSpec) -> JudgedScores | None:
+    """Scores answers for the judging windows on those with a label; None where there are none."""
+    rows = np.flatnonzero(judging.labels >= 0)
     if len(rows) == 0:
         return None
-    scores = scores_from_answers(real.labels[rows], answers.logits[rows].argmax(1), len(task.labels))
+    scores = scores_from_answers(judging.labels[rows], answers.logits[rows].argmax(1), len(task.labels))
     return JudgedScores(accuracy=scores.accuracy, balanced_accuracy=scores.balanced_accuracy, macro_f1=scores.macro_f1)
 
 
@@ -143,9 +202,7 @@ def decode_report(data: bytes) -> ExportReport:
     Raises:
         BundleError: it is none, or was written by another version.
     """
-    from mmkd_edge.errors import BundleError
-
     try:
         return msgspec.json.decode(data, type=ExportReport)
     except msgspec.MsgspecError as error:
-        raise BundleError(f"report.json: {error}; export the bundle again") from error
+        raise BundleError(f"report.json: {error}; export the checkpoint again") from error

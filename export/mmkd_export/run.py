@@ -1,38 +1,39 @@
-"""One export, from the plan to the verified bundle.
+"""One export, from the plan to the verified bundle and, where they can be built, engines.
 
-Owns the order of the steps and nothing of what happens in them. Everything is in memory until the last step, so an
-export that fails or is killed leaves the earlier bundle as it was.
+Owns the order of the steps and nothing of what happens in them. Everything is in memory until the bundle is written, so
+an export that fails or is killed leaves the earlier bundle as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
 
+import msgspec
+
+from mmkd_edge.backends import Backend
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
-from mmkd_edge.manifest import Manifest
-from mmkd_export.artifacts import Evidence, judge_artifact
+from mmkd_edge.errors import GateError
+from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
+from mmkd_export.artifacts import JudgedArtifact, TaskGate, with_backend
 from mmkd_export.contents import bundle_contents
-from mmkd_export.parity import FP32_TOLERANCE, with_missing_samples
+from mmkd_export.evidence import feeds_of
+from mmkd_export.latency import paired_latency_us, processor_name
+from mmkd_export.lower import LowerPrecisions, keep_faster, make_lower, wanted_precisions
+from mmkd_export.openvino import OpenVinoBackend
 from mmkd_export.plan import ExportPlan, check_plan
-from mmkd_export.report import ExportReport
-from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path
-
-if TYPE_CHECKING:
-    from mmkd_models.checkpoint import StudentCheckpoint
-
-StepName = Literal["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
-
-_GAPS_SEED = 0
+from mmkd_export.report import ExportReport, LeftOut, decode_report
+from mmkd_export.subject import Subject, require_windows, subject_from_bundle, subject_from_checkpoint
+from mmkd_export.trt import EngineFile, build_engines
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportStep:
     """What an observer sees when a step begins: its name, its number from 1, and how many there are."""
 
-    name: StepName
+    name: str
     number: int
     of: int
 
@@ -47,6 +48,7 @@ class ExportResult:
         sha256: of the bundle, as `sha256sum` prints it.
         manifest: what is in it.
         report: what was measured.
+        engines: that were built beside it.
     """
 
     path: Path
@@ -54,76 +56,177 @@ class ExportResult:
     sha256: str
     manifest: Manifest
     report: ExportReport
+    engines: tuple[EngineFile, ...] = ()
 
 
 OnStep = Callable[[ExportStep], None]
 
 
+def export_steps(plan: ExportPlan) -> tuple[str, ...]:
+    """Gives the names of the steps of a plan, in order."""
+    if plan.engines_only:
+        return ("verify the bundle", *_engine_steps(plan))
+    reading = (
+        ("read the bundle",)
+        if plan.from_bundle
+        else ("read the checkpoint", "convert it to ONNX", "compare with torch")
+    )
+    lower, _ = wanted_precisions(plan)
+    making = tuple(f"make {precision}" for precision in lower)
+    testing = ("run in OpenVINO",) if "openvino" in plan.targets else ()
+    timing = ("time the artifacts",) if _is_timed(plan) else ()
+    return (*reading, *making, *testing, *timing, "write the bundle", *_engine_steps(plan))
+
+
+def _engine_steps(plan: ExportPlan) -> tuple[str, ...]:
+    return ("build engines",) if "trt" in plan.targets else ()
+
+
+def _is_timed(plan: ExportPlan) -> bool:
+    """Where the artifacts run on this kind of machine, and there is more than one way to run them."""
+    lower, _ = wanted_precisions(plan)
+    return not plan.resolved_platform.has_gpu and (bool(lower) or "openvino" in plan.targets)
+
+
 def export(plan: ExportPlan, *, on_step: OnStep | None = None) -> ExportResult:
-    """Exports a student's checkpoint to a bundle; writes nothing unless every gate passes.
+    """Exports a student to a bundle; writes nothing unless every gate passes.
 
     Args:
         plan: what to export.
         on_step: called when a step begins.
 
     Raises:
-        UsageError: a path does not fit, or there are no real windows.
-        UnavailableError: a library is missing.
+        UsageError: a path or an option does not fit, or there are no real windows.
+        UnavailableError: a library is missing. Where only an engine cannot be built here, the bundle is written.
         CheckpointError: the checkpoint cannot be used.
-        GateError: the graph does not answer as the checkpoint does.
+        BundleError: the bundle that the plan starts from cannot be used.
+        GateError: an artifact does not answer as the checkpoint does.
     """
     check_plan(plan)
-    begin = _announcer(on_step)
-    begin("read the checkpoint")
-    # torch takes seconds to import: not before the plan has been checked.
-    from mmkd_export.onnx_from_student import onnx_from_student
-    from mmkd_models.checkpoint import file_sha256, read_student
-
-    checkpoint = read_student(plan.source)
-    real = _real_windows(plan, checkpoint)
-    begin("convert it to ONNX")
-    graph = onnx_from_student(checkpoint)
-    begin("compare with torch")
-    evidence = _evidence(checkpoint, real)
-    judged = judge_artifact(graph, evidence, precision="fp32", tolerance=FP32_TOLERANCE)
-    begin("write the bundle")
-    contents = bundle_contents(checkpoint, evidence, [judged], checkpoint_sha256=file_sha256(plan.source))
-    write_bundle(plan.output, manifest=contents.manifest, members=contents.members)
-    with Bundle.open(plan.output) as bundle:  # what a device will read, verified once more from the disk
-        return ExportResult(
-            path=plan.output,
-            size_bytes=plan.output.stat().st_size,
-            sha256=bundle.sha256,
-            manifest=bundle.manifest,
-            report=contents.report,
-        )
+    begin = _announcer(plan, on_step)
+    if plan.engines_only:
+        begin("verify the bundle")
+    else:
+        subject = _subject(plan, begin)
+        lower = _lower_precisions(subject, plan, begin)
+        _write(subject, lower, plan, begin)
+    engines: tuple[EngineFile, ...] = ()
+    if "trt" in plan.targets:
+        begin("build engines")
+        engines = build_engines(plan.output, plan.resolved_platform, precisions=_engine_precisions(plan))
+    return replace(_result(plan.output), engines=engines)
 
 
-def _announcer(on_step: OnStep | None) -> Callable[[StepName], None]:
-    names: tuple[StepName, ...] = get_args(StepName)
+def _announcer(plan: ExportPlan, on_step: OnStep | None) -> Callable[[str], None]:
+    names = export_steps(plan)
 
-    def begin(name: StepName) -> None:
+    def begin(name: str) -> None:
         if on_step is not None:
             on_step(ExportStep(name=name, number=names.index(name) + 1, of=len(names)))
 
     return begin
 
 
-def _real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows:
-    if plan.calibration is None:
-        return windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
-    return windows_from_path(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
+def _result(path: Path) -> ExportResult:
+    with Bundle.open(path) as bundle:  # what a device will read, verified once more from the disk
+        return ExportResult(
+            path=path,
+            size_bytes=path.stat().st_size,
+            sha256=bundle.sha256,
+            manifest=bundle.manifest,
+            report=decode_report(bundle.read(REPORT_FILE)),
+        )
 
 
-def _evidence(checkpoint: StudentCheckpoint, real: RealWindows) -> Evidence:
-    from mmkd_export.onnx_from_student import answers_from_student
+def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
+    if plan.from_bundle:
+        begin("read the bundle")
+        return subject_from_bundle(plan)
+    begin("read the checkpoint")
+    # torch takes seconds to import: not before the plan has been checked.
+    from mmkd_export.onnx_from_student import onnx_from_student
+    from mmkd_models.checkpoint import read_student
 
-    gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
-    return Evidence(
-        modality=checkpoint.modality,
-        task=checkpoint.task,
-        real=real,
-        answers=answers_from_student(checkpoint, real.windows),
-        gaps=gaps,
-        gap_answers=answers_from_student(checkpoint, gaps),
+    checkpoint = read_student(plan.source)
+    require_windows(plan, checkpoint)
+    begin("convert it to ONNX")
+    graph = onnx_from_student(checkpoint)
+    begin("compare with torch")
+    return subject_from_checkpoint(plan, checkpoint, graph)
+
+
+def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> LowerPrecisions:
+    """Makes what the plan asks for; a failed gate ends the export unless only `auto` asked."""
+    wanted, optional = wanted_precisions(plan)
+    made: list[JudgedArtifact] = []
+    left_out: list[LeftOut] = []
+    for precision in wanted:
+        begin(f"make {precision}")
+        try:
+            made.append(make_lower(subject, plan, precision))
+        except GateError as error:
+            if precision not in optional:
+                raise
+            left_out.append(LeftOut(precision=precision, reason=str(error)))
+    return LowerPrecisions(made=tuple(made), optional=optional, left_out=tuple(left_out))
+
+
+def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Callable[[str], None]) -> None:
+    """Tests and times the artifacts as the plan asks, and writes the bundle."""
+    fp32, machine = subject.fp32, None
+    if "openvino" in plan.targets:
+        begin("run in OpenVINO")
+        gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
+        fp32, *tested = (
+            with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend) for judged in (fp32, *lower.made)
+        )
+        lower = replace(lower, made=tuple(tested))
+    if _is_timed(plan):
+        begin("time the artifacts")
+        latencies = _latencies_us((fp32, *lower.made), subject)
+        fp32 = _with_latencies(fp32, latencies)
+        lower = replace(lower, made=tuple(_with_latencies(judged, latencies) for judged in lower.made))
+        lower = keep_faster(lower, latencies)
+        machine = processor_name()
+    begin("write the bundle")
+    remade = {judged.artifact.precision for judged in lower.made} | {found.precision for found in lower.left_out}
+    others = [judged for judged in subject.others if judged.artifact.precision not in remade]
+    contents = bundle_contents(
+        subject,
+        [fp32, *others, *lower.made],
+        platform=plan.resolved_platform.name,
+        left_out=lower.left_out,
+        machine=machine,
     )
+    write_bundle(plan.output, manifest=contents.manifest, members=contents.members)
+
+
+_BACKENDS: dict[str, Callable[[bytes], Backend]] = {"ort": OrtBackend, "openvino": OpenVinoBackend}
+
+
+def _latencies_us(artifacts: Sequence[JudgedArtifact], subject: Subject) -> dict[tuple[str, Precision], float]:
+    """Median latency of every artifact in every backend that it was run in, measured in turns."""
+    opened = {
+        (run.backend, judged.artifact.precision): _BACKENDS[run.backend](judged.model)
+        for judged in artifacts
+        for run in judged.report.backends
+    }
+    try:
+        return paired_latency_us(opened, list(feeds_of(subject.evidence.real.windows, subject.modality)))
+    finally:
+        for backend in opened.values():
+            backend.close()
+
+
+def _with_latencies(judged: JudgedArtifact, latencies: dict[tuple[str, Precision], float]) -> JudgedArtifact:
+    runs = tuple(
+        msgspec.structs.replace(run, latency_us=round(latencies[run.backend, judged.artifact.precision], 1))
+        for run in judged.report.backends
+    )
+    return replace(judged, report=msgspec.structs.replace(judged.report, backends=runs))
+
+
+def _engine_precisions(plan: ExportPlan) -> tuple[Precision, ...] | None:
+    """Those that were asked for; all that the bundle holds where none was."""
+    named: list[Precision] = [name for name in ("fp32", "fp16", "int8") if name in plan.precisions]
+    return tuple(named) if named and "auto" not in plan.precisions else None

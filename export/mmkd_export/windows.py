@@ -60,19 +60,27 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
     return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
 
 
-def windows_from_path(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWindows:
+def windows_from_path(
+    path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MOST_WINDOWS
+) -> RealWindows:
     """Gives windows of the validation split of a dataset directory, or those in an .npz file.
 
     An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing) and may hold `y` (N,), class numbers with
     -1 for unknown, and `classes` (K,), their names.
+
+    Args:
+        path: the directory or the file.
+        modality: what the student takes.
+        task: what it answers.
+        most: how many are drawn where there are more; None takes all.
 
     Raises:
         UsageError: there is no such file, or it holds no windows of this modality.
         DatasetError: the directory breaks its contract.
     """
     if path.is_dir():
-        return _from_dataset(path, modality=modality, task=task)
-    return _from_npz(path, modality=modality, task=task)
+        return _from_dataset(path, modality=modality, task=task, most=most)
+    return _from_npz(path, modality=modality, task=task, most=most)
 
 
 def judging_half(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -95,14 +103,14 @@ def _real(windows: NDArray[np.float32], labels: NDArray[np.int64], *, source: st
     return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
 
 
-def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWindows:
+def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None) -> RealWindows:
     from mmkd_models.data.dataset import open_dataset
 
     dataset = open_dataset(path)
     _check_fit(dataset.spec.modality(modality.name), modality, where=str(path))
     _check_labels(dataset.spec.task.labels, task, where=str(path))
     valid = dataset.split("valid")
-    rows = _draw(len(valid))
+    rows = _draw(len(valid), most)
     windows = np.ascontiguousarray(valid.take(rows)[modality.name], dtype=np.float32)
     return _real(
         windows,
@@ -111,8 +119,8 @@ def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> Real
     )
 
 
-def _draw(count: int) -> NDArray[np.int64]:
-    rows = np.random.default_rng(_SEED).permutation(count)[:MOST_WINDOWS]
+def _draw(count: int, most: int | None) -> NDArray[np.int64]:
+    rows = np.random.default_rng(_SEED).permutation(count)[:most]
     return np.sort(rows)
 
 
@@ -135,7 +143,7 @@ def _check_labels(found: tuple[str, ...], task: TaskSpec, *, where: str) -> None
         )
 
 
-def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWindows:
+def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None) -> RealWindows:
     if modality.normalise == "per_group":
         raise UsageError(
             f"{path}: modality {modality.name!r} is normalised per group, which a file of windows does not tell; "
@@ -144,7 +152,7 @@ def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec) -> RealWind
     arrays = _read_npz(path)
     windows = _windows_of(arrays, modality, path=path)
     labels = _labels_of(arrays, task, count=len(windows), path=path)
-    rows = _draw(len(windows))
+    rows = _draw(len(windows), most)
     return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {_digest(path)[:16]})")
 
 

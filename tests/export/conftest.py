@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.onnx_from_student import onnx_from_student
+from mmkd_export.evidence import Evidence, judging_of
+from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.parity import with_missing_samples
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
+from mmkd_export.windows import windows_from_checkpoint
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
 from mmkd_models.config import EncoderConfig, StudentConfig
@@ -74,6 +77,28 @@ def build_student() -> Callable[..., StudentCheckpoint]:
 @pytest.fixture(scope="session")
 def build_windows() -> Callable[..., CarriedWindows]:
     return make_windows
+
+
+def make_evidence(student: StudentCheckpoint) -> Evidence:
+    """What `export` would judge the student's artifacts by."""
+    real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
+    gaps = with_missing_samples(real.windows, seed=0)
+    answers = answers_from_student(student, real.windows)
+    return Evidence(
+        modality=student.modality,
+        task=student.task,
+        real=real,
+        answers=answers,
+        gaps=gaps,
+        gap_answers=answers_from_student(student, gaps),
+        judging=judging_of(real, answers),
+        calibration=real.windows[~real.judge],
+    )
+
+
+@pytest.fixture(scope="session")
+def build_evidence() -> Callable[[StudentCheckpoint], Evidence]:
+    return make_evidence
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,7 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(
         "size_bytes": exported.size_bytes,
         "sha256": exported.sha256,
         "report": report,
+        "engines": [],
     }
 
 
@@ -115,5 +116,5 @@ def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "a.ckpt: expected a student checkpoint of mmkd-edge, found no such file" in done.stderr
+    assert "a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file" in done.stderr
     assert f"{tmp_path}: expected the name of a bundle, got a directory" in done.stderr

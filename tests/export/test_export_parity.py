@@ -12,8 +12,7 @@ from onnx import numpy_helper
 from mmkd_edge.errors import GateError
 from mmkd_edge.manifest import Parity
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.artifacts import Evidence, judge_artifact
-from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.artifacts import judge_fp32
 from mmkd_export.parity import (
     Answers,
     answers_from_backend,
@@ -21,7 +20,6 @@ from mmkd_export.parity import (
     require_parity,
     with_missing_samples,
 )
-from mmkd_export.windows import windows_from_checkpoint
 from mmkd_models.checkpoint import StudentCheckpoint
 
 
@@ -29,19 +27,6 @@ def _answers(logits: list[list[float]]) -> Answers:
     rows = np.array(logits, dtype=np.float32)
     exponents = np.exp(rows - rows.max(1, keepdims=True))
     return Answers(logits=rows, probabilities=exponents / exponents.sum(1, keepdims=True))
-
-
-def _evidence(student: StudentCheckpoint, tmp_path) -> Evidence:
-    real = windows_from_checkpoint(student.carried, checkpoint=tmp_path / "student.ckpt")
-    gaps = with_missing_samples(real.windows, seed=0)
-    return Evidence(
-        modality=student.modality,
-        task=student.task,
-        real=real,
-        answers=answers_from_student(student, real.windows),
-        gaps=gaps,
-        gap_answers=answers_from_student(student, gaps),
-    )
 
 
 def test_parity_is_the_largest_the_mean_and_the_angle_of_the_differences():
@@ -94,8 +79,8 @@ def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
     assert (backend.feeds[1]["acc_present"][0] == ~gap).all()
 
 
-def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, tmp_path):
-    judged = judge_artifact(student_graph, _evidence(student, tmp_path), precision="fp32", tolerance=1e-4)
+def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, build_evidence):
+    judged = judge_fp32(student_graph, build_evidence(student))
     assert judged.artifact.file == "acc/model.fp32.onnx"
     assert judged.artifact.parity.windows == 12
     assert judged.artifact.parity.max_abs_error < 1e-5
@@ -104,20 +89,20 @@ def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph
     assert judged.report.scores is not None
 
 
-def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, tmp_path):
+def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, build_evidence):
     model = onnx.load_from_string(student_graph)
     head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
     head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
-    evidence = _evidence(student, tmp_path)
+    evidence = build_evidence(student)
     with pytest.raises(GateError) as error:
-        judge_artifact(model.SerializeToString(), evidence, precision="fp32", tolerance=1e-4)
+        judge_fp32(model.SerializeToString(), evidence)
     bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "student.head.bias"))
     # Doubled weights add W e once more to W e + b, so the difference is the logits without their bias.
     difference = np.abs(evidence.answers.logits - bias).max()
     assert f"got a difference of {difference:.3g} " in str(error.value)
 
 
-def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint, student_graph: bytes, tmp_path):
+def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint, student_graph: bytes, build_evidence):
     whole = student.carried.windows.copy()
     whole[np.isnan(whole)] = 0
     complete = replace(student, carried=replace(student.carried, windows=whole))
@@ -128,7 +113,7 @@ def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint
     for node in model.graph.node:
         node.input[:] = ["always" if name == "acc_present" else name for name in node.input]
     with pytest.raises(GateError, match="fp32 graph, windows with gaps: expected the checkpoint's answers within"):
-        judge_artifact(model.SerializeToString(), _evidence(complete, tmp_path), precision="fp32", tolerance=1e-4)
+        judge_fp32(model.SerializeToString(), build_evidence(complete))
 
 
 @settings(max_examples=20, deadline=None)

@@ -27,7 +27,7 @@ def test_a_sound_plan_passes(student_file: Path, tmp_path: Path):
 def test_a_missing_checkpoint_is_named(tmp_path: Path):
     source = tmp_path / "absent.ckpt"
     assert _refusal(export_plan(source)) == (
-        f"{source}: expected a student checkpoint of mmkd-edge, found no such file; check the path"
+        f"{source}: expected a student checkpoint of mmkd-edge or a bundle, found no such file; check the path"
     )
 
 
@@ -35,7 +35,8 @@ def test_all_problems_are_reported_together(tmp_path: Path):
     plan = export_plan(tmp_path / "a.ckpt", output=tmp_path / "no" / "a.edge", calibration=tmp_path / "data")
     assert _refusal(plan) == (
         "3 problems; nothing was exported:\n"
-        f"  - {tmp_path}/a.ckpt: expected a student checkpoint of mmkd-edge, found no such file; check the path\n"
+        f"  - {tmp_path}/a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file; "
+        "check the path\n"
         f"  - {tmp_path}/data: expected a dataset directory or an .npz file of windows, found nothing there; "
         "check the path\n"
         f"  - {tmp_path}/no/a.edge: cannot be written: there is no directory {tmp_path}/no; make it first"

@@ -1,0 +1,155 @@
+"""The gate for lower precision: is the artifact as good at its task as the fp32 graph?
+
+Owns the rule. An artifact passes where, on windows that only judge, its metric drops by no more than was allowed and it
+gives the same label on 99 %; on few windows one window may always differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import GateError
+from mmkd_export.parity import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmkd_models.evaluate.metrics import Metric
+
+LEAST_AGREEMENT = 0.99
+FEW_WINDOWS = 200
+"""Below this many judging windows a report says how little they prove."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Windows that only judge.
+
+    Attributes:
+        windows: (N, T, C) float32 as `prepare` takes them. N > 0.
+        labels: (N,) int64, -1 where unknown.
+        answers: of the reference for them.
+        source: where they come from, for people.
+    """
+
+    windows: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    answers: Answers
+    source: str
+
+
+class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an artifact did, and what it had to do.
+
+    Attributes:
+        windows: how many judged.
+        labelled: how many of them have a label.
+        metric: what `drop_points` is a drop of.
+        drop_points: percentage points of the metric lost against the reference on the same windows; negative where the
+            artifact is better; None without labels.
+        allowed_drop_points: the largest drop that passes.
+        label_agreement: share of windows with the reference's label, 0 to 1.
+        least_agreement: the smallest agreement that passes.
+        finite: whether every answer was a number.
+    """
+
+    windows: int
+    labelled: int
+    metric: str
+    drop_points: float | None
+    allowed_drop_points: float
+    label_agreement: float
+    least_agreement: float
+    finite: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact may enter a bundle."""
+        drops_little = self.drop_points is None or self.drop_points <= self.allowed_drop_points
+        return self.finite and drops_little and self.label_agreement >= self.least_agreement
+
+    @property
+    def summary(self) -> str:
+        """The figures in a line."""
+        if not self.finite:
+            return "some answers are not numbers"
+        agreement = (
+            f"labels agree on {self.label_agreement:.1%} of {self.windows} (at least {self.least_agreement:.1%})"
+        )
+        if self.drop_points is None:
+            return f"{agreement}, no labels to score"
+        metric = self.metric.replace("_", " ")
+        return f"{metric} drops by {self.drop_points:.2f} points (at most {self.allowed_drop_points:.2f}), {agreement}"
+
+
+def gate_facts(got: Answers, judging: Judging, *, metric: Metric, classes: int, max_drop_points: float) -> GateFacts:
+    """Holds an artifact's answers against the reference's.
+
+    Args:
+        got: the artifact's answers for the judging windows.
+        judging: these windows, and the reference's answers.
+        metric: the task's.
+        classes: K.
+        max_drop_points: percentage points of the metric that may be lost; one window may always be.
+    """
+    windows = len(judging.labels)
+    same = judging.answers.logits.argmax(1) == got.logits.argmax(1)
+    known = np.flatnonzero(judging.labels >= 0)
+    drop, one_window = _drop_points(got, judging, known, metric=metric, classes=classes)
+    return GateFacts(
+        windows=windows,
+        labelled=len(known),
+        metric=metric,
+        drop_points=drop,
+        allowed_drop_points=max(max_drop_points, one_window),
+        label_agreement=float(same.mean()),
+        least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
+        finite=bool(np.isfinite(got.logits).all() and np.isfinite(got.probabilities).all()),
+    )
+
+
+def _drop_points(
+    got: Answers, judging: Judging, known: NDArray[np.intp], *, metric: Metric, classes: int
+) -> tuple[float | None, float]:
+    """The drop, and how much of the metric one window is worth, both in percentage points."""
+    from mmkd_models.evaluate.metrics import scores_from_answers
+
+    if len(known) == 0:
+        return None, 0.0
+    labels = judging.labels[known]
+    before = scores_from_answers(labels, judging.answers.logits[known].argmax(1), classes).metric(metric)
+    after = scores_from_answers(labels, got.logits[known].argmax(1), classes).metric(metric)
+    counts = np.bincount(labels, minlength=classes)
+    present = counts[counts > 0]
+    # A mean over classes moves most where the rarest class loses a window.
+    one_window = 1 / len(labels) if metric == "accuracy" else 1 / (len(present) * int(present.min()))
+    # Rounded, so that a drop of exactly one window is not above it by a float64's last bit.
+    return round(100 * (before - after), 9), round(100 * one_window, 9)
+
+
+def require_gate(facts: GateFacts, *, what: str, advice: str) -> None:
+    """Checks that an artifact passed.
+
+    Raises:
+        GateError: it did not; the message has the figures.
+    """
+    if not facts.passed:
+        raise GateError(f"{what}: {facts.summary}; no bundle was written. {advice}")
+
+
+def caution(windows: int) -> str | None:
+    """How little few windows prove, in a sentence; None where there are enough.
+
+    The rule of three: with no error among n, up to 3 / n remain possible at 95 % confidence (Hanley and
+    Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249, 1983).
+    """
+    if windows >= FEW_WINDOWS:
+        return None
+    return (
+        f"{windows} judging windows prove little: even without one disagreement, up to {3 / windows:.1%} remain "
+        "possible; name more with --eval DATA"
+    )

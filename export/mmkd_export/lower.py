@@ -1,0 +1,197 @@
+"""The artifacts of lower precision of one student: made, judged, and kept only where they are worth it.
+
+Owns what `--precision` means. Making FP16 and INT8 graphs is `fp16.py`'s and `int8.py`'s, the rule is `gate.py`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.manifest import Precision
+from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_lower, task_gate_facts
+from mmkd_export.evidence import check_calibration
+from mmkd_export.fp16 import FP16_LIMIT, half_graph
+from mmkd_export.gate import GateFacts, require_gate
+from mmkd_export.graph import check_graph, graph_bytes
+from mmkd_export.int8 import Int8Graph, Int8Options, int8_graph
+from mmkd_export.layers import learnt_layers
+from mmkd_export.parity import Answers, answers_from_backend
+from mmkd_export.plan import ExportPlan
+from mmkd_export.report import LeftOut
+from mmkd_export.subject import Subject
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+
+LEAST_SPEEDUP = 1.1
+"""What an artifact must gain in speed for `auto` to keep it on a CPU: below, it costs size and accuracy for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerPrecisions:
+    """What became of the precisions that a plan asks for.
+
+    Attributes:
+        made: artifacts that passed their gates.
+        optional: precisions among them that only `auto` asked for.
+        left_out: precisions that `auto` tried and that failed.
+    """
+
+    made: tuple[JudgedArtifact, ...] = ()
+    optional: frozenset[Precision] = frozenset()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def wanted_precisions(plan: ExportPlan) -> tuple[tuple[Precision, ...], frozenset[Precision]]:
+    """Gives the lower precisions to make, and those among them that only `auto` asks for.
+
+    On a CPU `auto` tries INT8; FP16 has no arithmetic of its own there. On a GPU it tries both.
+    """
+    explicit: list[Precision] = [name for name in ("fp16", "int8") if name in plan.precisions]
+    auto: list[Precision] = []
+    if "auto" in plan.precisions:
+        tried: tuple[Precision, ...] = ("fp16", "int8") if plan.resolved_platform.has_gpu else ("int8",)
+        auto = [name for name in tried if name not in explicit]
+    return (*explicit, *auto), frozenset(auto)
+
+
+def make_lower(subject: Subject, plan: ExportPlan, precision: Precision) -> JudgedArtifact:
+    """Makes one artifact of lower precision.
+
+    Raises:
+        GateError: it does not pass its gate.
+        UsageError: there are no windows to calibrate with, or the plan excludes layers that do not exist.
+        BackendError: onnxruntime does not run it.
+    """
+    gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
+    if precision == "fp16":
+        return _make_fp16(subject, gate)
+    return _make_int8(subject, plan, gate)
+
+
+def keep_faster(lower: LowerPrecisions, latencies_us: dict[tuple[str, Precision], float]) -> LowerPrecisions:
+    """Leaves out what only `auto` asked for and what is not `LEAST_SPEEDUP` times as fast as fp32.
+
+    Args:
+        lower: what was made.
+        latencies_us: median latency of every backend and precision; the best backend of each precision counts.
+    """
+    best = {
+        precision: min(found for (_, other), found in latencies_us.items() if other == precision)
+        for _, precision in latencies_us
+    }
+    made, left_out = [], list(lower.left_out)
+    for judged in lower.made:
+        precision = judged.artifact.precision
+        speedup = best["fp32"] / best[precision]
+        if precision in lower.optional and speedup < LEAST_SPEEDUP:
+            reason = f"{speedup:.2f} times as fast as fp32 on this machine; auto keeps it from {LEAST_SPEEDUP} times"
+            left_out.append(LeftOut(precision=precision, reason=reason))
+        else:
+            made.append(judged)
+    return replace(lower, made=tuple(made), left_out=tuple(left_out))
+
+
+def _make_fp16(subject: Subject, gate: TaskGate) -> JudgedArtifact:
+    import onnx
+
+    from mmkd_export.evidence import feeds_of
+
+    model = onnx.load_from_string(subject.fp32.model)
+    half = half_graph(model, feeds_of(subject.evidence.real.windows, subject.modality))
+    judged = judge_lower(_checked_bytes(half.model, subject), subject.evidence, gate, precision="fp16")
+    assert judged.report.gate is not None
+    require_gate(judged.report.gate, what="fp16 graph", advice="Export without --precision fp16, or raise --max-drop")
+    kept = {
+        name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
+        for name, top in half.too_large.items()
+    }
+    return replace(judged, report=msgspec.structs.replace(judged.report, float_layers=kept))
+
+
+def _make_int8(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArtifact:
+    import onnx
+
+    evidence = subject.evidence
+    if len(evidence.calibration) == 0:
+        raise UsageError(
+            f"{plan.source}: --precision int8: expected real windows to calibrate with, got none beside the one that "
+            "judges; name some with --calib DATA or --calib FILE.npz"
+        )
+    model = onnx.load_from_string(subject.fp32.model)
+    check_calibration(evidence.calibration, model, subject.modality)
+    feeds = evidence.calibration_feeds()
+
+    def answer(graph: onnx.ModelProto) -> Answers:
+        return _answers(graph, evidence.calibration, subject)
+
+    def judge(graph: onnx.ModelProto) -> GateFacts:
+        return task_gate_facts(_answers(graph, evidence.judging.windows, subject), evidence, gate)
+
+    options = Int8Options(method=plan.method, exclude=plan.exclude, ops=plan.resolved_platform.int8_ops)
+    found = int8_graph(model, feeds, options, answer=answer, gate=judge)
+    _require_int8(found)
+    judged = judge_lower(_checked_bytes(found.model, subject), evidence, gate, precision="int8")
+    report = msgspec.structs.replace(
+        judged.report,
+        float_layers=_float_layers(model, found, options),
+        attempts=found.attempts,
+        sensitivity=found.sensitivity,
+    )
+    return replace(judged, report=report)
+
+
+def _require_int8(found: Int8Graph) -> None:
+    if not found.attempts:
+        raise GateError(
+            "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or "
+            "was excluded; export without --precision int8"
+        )
+    if not found.passed:
+        tried = "\n".join(f"  - {attempt.remedy}: {attempt.gate.summary}" for attempt in found.attempts)
+        raise GateError(
+            "int8 graph: no remedy passed the gate; no bundle was written. Calibrate with more windows (--calib), "
+            f"allow a larger --max-drop, or export without --precision int8. Tried in this order:\n{tried}"
+        )
+
+
+def _float_layers(model: onnx.ModelProto, found: Int8Graph, options: Int8Options) -> dict[str, str]:
+    """Every layer that stays float32, with the reason."""
+    reasons: dict[str, str] = {}
+    for layer in learnt_layers(model):
+        if layer.name in found.layers:
+            continue
+        if not layer.worth_quantising:
+            reasons[layer.name] = f"a product of {layer.m} x {layer.k} times {layer.k} x {layer.n} gains nothing"
+        elif layer.op not in options.ops:
+            reasons[layer.name] = f"{layer.op} is no faster in INT8 on the platform"
+        elif any(attempt.remedy.startswith(layer.name) for attempt in found.attempts):
+            reasons[layer.name] = "among the most sensitive"
+        elif options.exclude is not None and not any(row.layer == layer.name for row in found.sensitivity):
+            reasons[layer.name] = f"excluded by {options.exclude!r}"
+        else:
+            reasons[layer.name] = "first or last"
+    return reasons
+
+
+def _answers(graph: onnx.ModelProto, windows: NDArray[np.float32], subject: Subject) -> Answers:
+    backend = OrtBackend(graph_bytes(graph))
+    try:
+        return answers_from_backend(backend, windows, subject.modality)
+    finally:
+        backend.close()
+
+
+def _checked_bytes(graph: onnx.ModelProto, subject: Subject) -> bytes:
+    from mmkd_edge.manifest import graph_inputs, graph_outputs
+
+    check_graph(graph, inputs=graph_inputs(subject.modality), outputs=graph_outputs(subject.task))
+    return graph_bytes(graph)

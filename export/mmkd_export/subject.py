@@ -1,0 +1,247 @@
+"""The student on its way into a bundle, from a checkpoint or from an earlier bundle.
+
+Owns what the two have in common, so that everything behind it is the same for both. A bundle needs no torch: its fp32
+graph was proven when it was made, and its golden windows hold the checkpoint's answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, get_args
+
+import msgspec
+
+from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.golden import Golden
+from mmkd_edge.manifest import REPORT_FILE, ModelEntry
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.artifacts import JudgedArtifact, judge_fp32
+from mmkd_export.evidence import Evidence, judging_of
+from mmkd_export.gate import Judging
+from mmkd_export.graph import multiply_adds
+from mmkd_export.parity import (
+    FP32_TOLERANCE,
+    Answers,
+    answers_from_backend,
+    compare,
+    require_parity,
+    with_missing_samples,
+)
+from mmkd_export.plan import ExportPlan
+from mmkd_export.report import ExportReport, StudentFacts, decode_report
+from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path
+from mmkd_models.evaluate.metrics import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmkd_models.checkpoint import StudentCheckpoint
+
+_GAPS_SEED = 0
+_NO_LICENCE = "not stated by the dataset"
+_FROM_TORCH = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+_FROM_BUNDLE = ("mmkd-edge", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A student with its proven fp32 graph.
+
+    Attributes:
+        modality: what it takes.
+        task: what it answers.
+        facts: where it comes from.
+        licence: of the weights and the windows.
+        tools: versions of what made the fp32 graph.
+        evidence: what every artifact is judged by.
+        fp32: the proven graph.
+        others: artifacts of other precisions that an earlier bundle had.
+    """
+
+    modality: ModalitySpec
+    task: TaskSpec
+    facts: StudentFacts
+    licence: str
+    tools: dict[str, str]
+    evidence: Evidence
+    fp32: JudgedArtifact
+    others: tuple[JudgedArtifact, ...] = ()
+
+    @property
+    def model_id(self) -> str:
+        """What people call the bundle: dataset, modality, size, and the start of the checkpoint's hash."""
+        facts = self.facts
+        return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
+
+
+def subject_from_checkpoint(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes) -> Subject:
+    """Holds a checkpoint's graph against torch.
+
+    Args:
+        plan: names the windows.
+        checkpoint: the student.
+        graph: what `onnx_from_student` gave for it.
+
+    Raises:
+        UsageError: there are no real windows.
+        GateError: the graph does not answer as the checkpoint does.
+    """
+    from mmkd_export.onnx_from_student import answers_from_student
+    from mmkd_models.checkpoint import file_sha256
+
+    def answer(windows: NDArray[np.float32]) -> Answers:
+        return answers_from_student(checkpoint, windows)
+
+    real = _real_windows(plan, checkpoint)
+    evidence = _evidence(
+        plan, checkpoint.modality, checkpoint.task, real=real, answers=answer(real.windows), answer=answer
+    )
+    return Subject(
+        modality=checkpoint.modality,
+        task=checkpoint.task,
+        facts=_student_facts(checkpoint, graph, checkpoint_sha256=file_sha256(plan.source)),
+        licence=checkpoint.facts.licence or _NO_LICENCE,
+        tools={name: version(name) for name in _FROM_TORCH},
+        evidence=evidence,
+        fp32=judge_fp32(graph, evidence),
+    )
+
+
+def subject_from_bundle(plan: ExportPlan) -> Subject:
+    """Reads an earlier bundle and checks that this machine computes the answers stored in it.
+
+    Raises:
+        UsageError: the windows named in the plan do not fit.
+        BundleError: the bundle is damaged, or has no fp32 graph.
+        GateError: this machine computes other answers.
+    """
+    with Bundle.open(plan.source) as bundle:
+        manifest = bundle.manifest
+        entry = manifest.models[0]
+        report = decode_report(bundle.read(REPORT_FILE))
+        golden = bundle.golden(entry.name)
+        stored = _stored_artifacts(bundle, entry, report)
+    fp32 = next((judged for judged in stored if judged.artifact.precision == "fp32"), None)
+    if fp32 is None:
+        raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
+    evidence = _evidence_from_golden(plan, entry, golden, fp32.model, source=report.windows.source)
+    return Subject(
+        modality=entry.modality,
+        task=entry.task,
+        facts=report.student,
+        licence=manifest.licence,
+        tools=report.tools | {name: version(name) for name in _FROM_BUNDLE},
+        evidence=evidence,
+        fp32=fp32,
+        others=tuple(judged for judged in stored if judged is not fp32),
+    )
+
+
+def _evidence_from_golden(
+    plan: ExportPlan, entry: ModelEntry, golden: Golden, graph: bytes, *, source: str
+) -> Evidence:
+    """Evidence from stored answers; windows that have none are answered by the proven graph."""
+    backend = OrtBackend(graph)
+
+    def answer(windows: NDArray[np.float32]) -> Answers:
+        return answers_from_backend(backend, windows, entry.modality)
+
+    answers = Answers(logits=golden.logits, probabilities=golden.probabilities)
+    what = f"{plan.source}: fp32 graph on this machine"
+    require_parity(compare(answers, answer(golden.windows)), tolerance=FP32_TOLERANCE, what=what)
+    real = RealWindows(windows=golden.windows, labels=golden.labels, judge=golden.judge, source=source)
+    evidence = _evidence(plan, entry.modality, entry.task, real=real, answers=answers, answer=answer)
+    if plan.calibration is not None:
+        named = windows_from_path(plan.calibration, modality=entry.modality, task=entry.task)
+        evidence = replace(evidence, calibration=named.windows)
+    backend.close()
+    return evidence
+
+
+def _evidence(
+    plan: ExportPlan,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    *,
+    real: RealWindows,
+    answers: Answers,
+    answer: Callable[[NDArray[np.float32]], Answers],
+) -> Evidence:
+    gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
+    judging = judging_of(real, answers)
+    if plan.evaluation is not None:
+        chosen = windows_from_path(plan.evaluation, modality=modality, task=task, most=None)
+        judging = Judging(
+            windows=chosen.windows, labels=chosen.labels, answers=answer(chosen.windows), source=chosen.source
+        )
+    return Evidence(
+        modality=modality,
+        task=task,
+        real=real,
+        answers=answers,
+        gaps=gaps,
+        gap_answers=answer(gaps),
+        judging=judging,
+        calibration=real.windows[~real.judge],
+    )
+
+
+def _stored_artifacts(bundle: Bundle, entry: ModelEntry, report: ExportReport) -> list[JudgedArtifact]:
+    reports = {artifact.file: artifact for artifact in report.artifacts}
+    return [
+        JudgedArtifact(model=bundle.read(artifact.file), artifact=artifact, report=reports[artifact.file])
+        for artifact in entry.artifacts
+        if artifact.file in reports
+    ]
+
+
+def require_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> None:
+    """Checks that there will be real windows, before the network is converted.
+
+    Raises:
+        UsageError: the checkpoint carries none and the plan names none, or those it names do not fit.
+    """
+    _real_windows(plan, checkpoint)
+
+
+def _real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows:
+    if plan.calibration is None:
+        return windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
+    return windows_from_path(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
+
+
+def _metric(name: str) -> Metric:
+    try:
+        found: Metric = msgspec.convert(name, type=Metric)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(
+            f"checkpoint: metric: expected one of {', '.join(get_args(Metric))}, got {name!r}; train again"
+        ) from error
+    return found
+
+
+def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sha256: str) -> StudentFacts:
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    facts = checkpoint.facts
+    return StudentFacts(
+        checkpoint_sha256=checkpoint_sha256,
+        modality=checkpoint.modality.name,
+        labels=checkpoint.task.labels,
+        preset=checkpoint.config.preset,
+        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        mflops=round(2 * multiply_adds(model) / 1e6, 3),
+        nodes=len(model.graph.node),
+        dataset=facts.dataset,
+        dataset_sha256=facts.dataset_sha256,
+        teacher_sha256=facts.teacher_sha256,
+        metric=_metric(facts.metric),
+        score=facts.score,
+        trained_with=facts.versions,
+    )
