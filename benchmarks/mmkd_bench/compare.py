@@ -30,6 +30,8 @@ RESAMPLES = 2000
 SEED = 20211108
 VERDICT_QUANTITIES = ("p50", "p90")
 DEFAULT_CONDITIONS = "p50>+5%,p90>+5%"
+CONTEST_MARGIN = 0.1
+"""Cores' worth of demand beyond the machine's cores from which processes compete."""
 
 _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<percent>[+-]?[0-9]+(\.[0-9]+)?)\s*%\s*\Z")
 
@@ -45,6 +47,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         change: after / before - 1.
         low: lower end of the 95 % interval of the change; None for a quantity with one value per run.
         high: upper end of it.
+        judged: False where processes competed for cores in one of the runs and this quantity shows them, not the build.
     """
 
     quantity: str
@@ -54,6 +57,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     change: float | None
     low: float | None
     high: float | None
+    judged: bool = True
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,9 +99,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """Where a quantity is found: groups of values per launch (windows, or one value), or one value per run."""
+    """Where a quantity is found: groups of values per launch (windows, or one value), or one value per run.
+
+    A quantity is `robust` when it hardly moves while processes compete for cores: the median of calls that mostly run
+    undisturbed, and what is no time at all.
+    """
 
     unit: str
+    robust: bool = False
     of_launch: Callable[[Launch], Sequence[float | None]] | None = None
     of_run: Callable[[BenchReport], float | None] | None = None
 
@@ -107,7 +116,7 @@ def _launch_percentile(quantile: float) -> _Quantity:
 
 
 _QUANTITIES: dict[str, _Quantity] = {
-    "p50": _Quantity(unit="µs", of_launch=lambda launch: [window.p50_us for window in launch.windows]),
+    "p50": _Quantity(unit="µs", robust=True, of_launch=lambda launch: [window.p50_us for window in launch.windows]),
     "p90": _Quantity(unit="µs", of_launch=lambda launch: [window.p90_us for window in launch.windows]),
     "p95": _launch_percentile(0.95),
     "p99": _launch_percentile(0.99),
@@ -117,8 +126,8 @@ _QUANTITIES: dict[str, _Quantity] = {
     "throughput": _Quantity(unit="1/s", of_launch=lambda launch: (launch.throughput_hz,)),
     "load": _Quantity(unit="ms", of_launch=lambda launch: (launch.load_ms,)),
     "first_call": _Quantity(unit="ms", of_launch=lambda launch: (launch.first_call_ms,)),
-    "rss": _Quantity(unit="MB", of_launch=lambda launch: (launch.rss_mb,)),
-    "size": _Quantity(unit="bytes", of_run=lambda report: float(report.subject.artifact_size_bytes)),
+    "rss": _Quantity(unit="MB", robust=True, of_launch=lambda launch: (launch.rss_mb,)),
+    "size": _Quantity(unit="bytes", robust=True, of_run=lambda report: float(report.subject.artifact_size_bytes)),
     "energy": _Quantity(unit="mJ", of_run=lambda report: report.energy.above_idle_mj if report.energy else None),
 }
 
@@ -162,15 +171,18 @@ def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Con
     """
     for name, report in (("first", before), ("second", after)):
         _check_launches(name, report)
-    changes = {name: _change(name, quantity, before, after) for name, quantity in _QUANTITIES.items()}
+    contests = _contests(before, after)
+    changes = {
+        name: msgspec.structs.replace(_change(name, quantity, before, after), judged=quantity.robust or not contests)
+        for name, quantity in _QUANTITIES.items()
+    }
+    failures = [_failure(condition, changes[condition.quantity]) for condition in conditions]
     return Comparison(
         verdict=_verdict([changes[name] for name in VERDICT_QUANTITIES]),
         changes=tuple(changes.values()),
-        failed=tuple(
-            sentence for condition in conditions if (sentence := _failure(condition, changes[condition.quantity]))
-        ),
+        failed=tuple(failure for failure in failures if failure),
         differences=_differences(before, after),
-        remarks=_remarks(before, after),
+        remarks=(*_remarks(before, after), *contests),
     )
 
 
@@ -239,9 +251,10 @@ def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generato
 
 def _verdict(changes: Sequence[Change]) -> Literal["equal", "slower", "faster"]:
     limit = parse_conditions(DEFAULT_CONDITIONS)[0].limit
-    if any(change.low is not None and change.low > limit for change in changes):
+    judged = [change for change in changes if change.judged]
+    if any(change.low is not None and change.low > limit for change in judged):
         return "slower"
-    if any(change.high is not None and change.high < -limit for change in changes):
+    if any(change.high is not None and change.high < -limit for change in judged):
         return "faster"
     return "equal"
 
@@ -256,7 +269,7 @@ def _failure(condition: Condition, change: Change) -> str:
     above = condition.sign == ">"
     nearest = change.change if change.low is None or change.high is None else (change.low if above else change.high)
     holds = nearest > condition.limit if above else nearest < condition.limit
-    if not holds:
+    if not holds or not change.judged:
         return ""
     interval = "" if change.low is None else f" (95 % interval {change.low:+.1%} to {change.high:+.1%})"
     return f"{condition.quantity} changed by {change.change:+.1%}{interval}, which fails '{condition}'"
@@ -292,3 +305,33 @@ def _remarks(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
         for name, report in named
         if not report.stability.stable
     )
+
+
+def _contests(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
+    """Which runs had to compete for cores, and what is therefore not judged; empty where neither had to.
+
+    A percentile above the median then counts how often the process was put aside, which is no property of the build.
+    """
+    sentences = []
+    for name, report in (("first", before), ("second", after)):
+        others = _others_cores(report)
+        if others + _own_cores(report) > report.machine.cores + CONTEST_MARGIN:
+            judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)
+            used = f"{others:.2f} of {report.machine.cores} cores"
+            sentences.append(
+                f"in the {name} run other processes used {used} and competed with it: only {judged} are judged"
+            )
+    return tuple(sentences)
+
+
+def _others_cores(report: BenchReport) -> float:
+    """Cores that other processes and guests used, median over launches; 0 where the machine does not show it."""
+    found = [launch.interference for launch in report.launches if launch.complete]
+    return float(np.median([(one.others_share or 0.0) + (one.steal_share or 0.0) for one in found]))
+
+
+def _own_cores(report: BenchReport) -> float:
+    """Cores that the run could use: calls back to back keep all their threads busy, paced ones what they used."""
+    if report.configuration.mode == "paced":
+        return report.result.cpu_share
+    return float(report.configuration.clients * report.configuration.threads)

@@ -8,10 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mmkd_bench.compare import VERDICT_QUANTITIES, Change, Comparison
-from mmkd_bench.percentiles import LatencySummary, Percentile
+from mmkd_bench.percentiles import QUANTILES, LatencySummary, Percentile, quantile_name
 from mmkd_bench.report import BenchReport, Launch
-
-CSV_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
 def duration_text(microseconds: float) -> str:
@@ -197,10 +195,16 @@ def change_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
             _value_text(change.before, change.unit),
             _value_text(change.after, change.unit),
             "" if change.change is None else f"{change.change:+.1%}",
-            "" if change.low is None or change.high is None else f"{change.low:+.1%} to {change.high:+.1%}",
+            _interval_text(change),
         )
         for change in comparison.changes
     ]
+
+
+def _interval_text(change: Change) -> str:
+    if change.low is None or change.high is None:
+        return ""
+    return f"{change.low:+.1%} to {change.high:+.1%}" + ("" if change.judged else ", not judged")
 
 
 def csv_from_report(report: BenchReport) -> str:
@@ -212,14 +216,15 @@ def csv_from_report(report: BenchReport) -> str:
 def csv_from_comparison(comparison: Comparison) -> str:
     """One row per quantity."""
     rows = [
-        (one.quantity, one.unit, one.before, one.after, one.change, one.low, one.high) for one in comparison.changes
+        (one.quantity, one.unit, one.before, one.after, one.change, one.low, one.high, one.judged)
+        for one in comparison.changes
     ]
-    return _csv(("quantity", "unit", "before", "after", "change", "low", "high"), rows)
+    return _csv(("quantity", "unit", "before", "after", "change", "low", "high", "judged"), rows)
 
 
 def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]]]:
     subject, configuration, result = report.subject, report.configuration, report.result
-    names = [f"p{100 * quantile:g}_us" for quantile in CSV_QUANTILES]
+    names = [f"{quantile_name(quantile)}_us" for quantile in QUANTILES]
     header = [
         *("bundle", "sha256", "modality", "backend", "precision", "threads", "clients", "rate_hz", "launch", "samples"),
         *(*names, "max_us", "throughput_hz", "load_ms", "first_call_ms", "rss_mb"),
@@ -230,20 +235,18 @@ def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]
         *(configuration.threads, configuration.clients, configuration.rate_hz),
     )
 
-    def row(
-        name: object, found: Launch | object, latency: LatencySummary, figures: Sequence[object]
-    ) -> Sequence[object]:
-        values = [latency.value_us(quantile) for quantile in CSV_QUANTILES]
+    def row(name: object, latency: LatencySummary, figures: Sequence[object]) -> Sequence[object]:
+        values = [latency.value_us(quantile) for quantile in QUANTILES]
         return (*fixed, name, latency.count, *values, latency.max_us, *figures)
 
     def figures(found: Launch) -> Sequence[object]:
         stages = [stage.p50_us for stage in found.stages]
         return (found.throughput_hz, found.load_ms, found.first_call_ms, found.rss_mb, *stages)
 
-    rows = [row(number, one, one.latency, figures(one)) for number, one in enumerate(report.launches, start=1)]
+    rows = [row(number, one.latency, figures(one)) for number, one in enumerate(report.launches, start=1)]
     stages = [stage.p50_us for stage in result.stages]
     together = (result.throughput_hz, result.load_ms, result.first_call_ms, result.rss_mb, *stages)
-    return header, [*rows, row("all", result, result.latency, together)]
+    return header, [*rows, row("all", result.latency, together)]
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -281,8 +284,3 @@ def plural(count: int, word: str) -> str:
     ('1 core', '2 cores')
     """
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def change_of(comparison: Comparison, quantity: str) -> Change:
-    """One quantity's change."""
-    return next(change for change in comparison.changes if change.quantity == quantity)
