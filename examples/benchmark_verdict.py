@@ -112,6 +112,7 @@ def verdict(comparison: Comparison) -> dict[str, Any]:
     return {
         "failed": bool(comparison.failed),
         "verdict": comparison.verdict,
+        "p90_judged": changes["p90"].judged,
         **{name: [changes[name].change, changes[name].low, changes[name].high] for name in ("p50", "p90")},
     }
 
@@ -124,7 +125,7 @@ def repeat(
     runs = {}
     for name in ("slow", "same") if slow_first else ("same", "slow"):
         runs[name] = measure_bundle(Choice(bundle=str(builds[name])), settings).report
-    others = max(launch.interference.others_share or 0.0 for launch in runs["same"].launches)
+    others = float(np.median([launch.interference.others_share or 0.0 for launch in runs["same"].launches]))
     entry = {
         "same": verdict(compare(last, runs["same"], conditions=conditions)),
         "slow": verdict(compare(runs["same"], runs["slow"], conditions=conditions)),
@@ -143,7 +144,8 @@ def summary(log: Path) -> str:
         f"{equal} of {len(entries)} comparisons of one build with itself passed; "
         f"{caught} of {len(entries)} slowed builds were caught; "
         f"p50 of one build moved by {np.median(changes):.1%} at the median and {max(changes):.1%} at most; "
-        f"other processes used {np.median([entry['others_share'] for entry in entries]):.0%} of a core at the median"
+        f"other processes used {np.median([entry['others_share'] for entry in entries]):.0%} of a core at the median; "
+        f"p90 was judged as well in {sum(entry['same']['p90_judged'] for entry in entries)} comparisons of one build"
     )
 
 

@@ -215,11 +215,8 @@ def csv_from_report(report: BenchReport) -> str:
 
 def csv_from_comparison(comparison: Comparison) -> str:
     """One row per quantity."""
-    rows = [
-        (one.quantity, one.unit, one.before, one.after, one.change, one.low, one.high, one.judged)
-        for one in comparison.changes
-    ]
-    return _csv(("quantity", "unit", "before", "after", "change", "low", "high", "judged"), rows)
+    names = ("quantity", "unit", "before", "after", "change", "low", "high", "judged")
+    return _csv(names, [[getattr(change, name) for name in names] for change in comparison.changes])
 
 
 def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]]]:

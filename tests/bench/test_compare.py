@@ -135,6 +135,40 @@ def test_what_else_differs_is_listed(report_at: Callable[..., BenchReport]) -> N
     )
 
 
+def _beside(report: BenchReport, others_share: float) -> BenchReport:
+    """The report with other processes beside every launch."""
+    launches = tuple(
+        msgspec.structs.replace(
+            launch, interference=msgspec.structs.replace(launch.interference, others_share=others_share)
+        )
+        for launch in report.launches
+    )
+    return msgspec.structs.replace(report, launches=launches)
+
+
+def test_tails_are_not_judged_where_processes_competed_for_cores(launch_of: LaunchOf, report_of: ReportOf) -> None:
+    calm = report_of([launch_of(100.0)] * 5)
+    longer_tail = report_of([launch_of(100.0, p90_us=160.0)] * 5)
+    assert compare(calm, longer_tail, conditions=GATE).verdict == "slower"
+    # Four cores: beside one busy thread three more have room, and three and a half do not.
+    assert compare(calm, _beside(longer_tail, 3.0), conditions=GATE).verdict == "slower"
+    contested = compare(calm, _beside(longer_tail, 3.5), conditions=GATE)
+    assert contested.verdict == "equal"
+    assert contested.failed == ()
+    assert not _change(contested, "p90").judged
+    assert _change(contested, "p50").judged
+    assert contested.remarks == (
+        "in the second run other processes used 3.50 of 4 cores and competed with it: only p50, rss, size are judged",
+    )
+
+
+def test_a_slower_median_is_caught_where_processes_competed(launch_of: LaunchOf, report_of: ReportOf) -> None:
+    slower = _beside(report_of([launch_of(115.0)] * 5), 5.0)
+    comparison = compare(report_of([launch_of(100.0)] * 5), slower, conditions=GATE)
+    assert comparison.verdict == "slower"
+    assert len(comparison.failed) == 1
+
+
 def test_an_unstable_run_is_remarked(
     report_at: Callable[..., BenchReport], launch_of: LaunchOf, report_of: ReportOf
 ) -> None:
