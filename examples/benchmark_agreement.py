@@ -32,6 +32,7 @@ from mmkd_edge.preprocess import prepare_batch
 
 STRETCHES = 10
 RUNS = 3000
+SECONDS = 1.0
 OPENVINO_ROUNDS = 5
 OPENVINO_S = 4
 
@@ -73,12 +74,12 @@ def onnxruntime_ratios(model: bytes, feeds: Feeds) -> list[float]:
         """One bare call."""
         return session.run(outputs, fed)
 
-    ours_us(run, feeds, 1.0)
+    ours_us(run, feeds, SECONDS)
     ratios = []
     for number in range(STRETCHES):
-        before = ours_us(run, feeds, 1.0) if number % 2 == 0 else None
+        before = ours_us(run, feeds, SECONDS) if number % 2 == 0 else None
         theirs = perf_test_us(run, feeds)
-        ratios.append((before or ours_us(run, feeds, 1.0)) / theirs)
+        ratios.append((before or ours_us(run, feeds, SECONDS)) / theirs)
     return ratios
 
 
@@ -114,7 +115,7 @@ def openvino_ratios(model: bytes, feeds: Feeds) -> tuple[list[float], list[float
         request.infer()
         by_its_clock.append(request.latency)
 
-    ours_us(run, feeds, 1.0)
+    ours_us(run, feeds, SECONDS)
     seen, clocked = [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.onnx"
