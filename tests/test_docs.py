@@ -1,0 +1,391 @@
+"""Documents are tests: blocks run, links resolve, commands parse, tables agree with the code, figures name a command.
+
+What a document shows is what a reader types, so it is run as a reader would: Python blocks in one process per file, in
+order and in an empty folder; examples and commands in processes of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import io
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+import mmkd_edge
+from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle, manifest
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.distill import Recipe, Term, check_recipe
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SCREEN_LINES = 50
+
+FENCE = re.compile(r"```(\w*)\s*\Z")
+LINK = re.compile(r"""\]\(([^)\s]+)\)|(?:src|href)="([^"]+)\"""")
+INLINE_CODE = re.compile(r"`([^`]+)`")
+LONG_OPTION = re.compile(r"--[a-z][a-z-]*")
+FIGURE_ROW = re.compile(r"\|.*\d.*\|")
+OUR_COMMAND = re.compile(r"mmkd-(?!edge\b)[a-z]+|make [a-z]")
+COMMAND = re.compile(r"\b(mmkd-(?!edge\b)[a-z]+|make) |\bpython ")
+RUN_BLOCKS = "import sys; exec(compile(sys.stdin.read(), sys.argv[1], 'exec'))"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a document: in a fenced block of `language`, or in prose where `language` is None."""
+
+    number: int
+    text: str
+    language: str | None
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def lines_of(text: str) -> Iterator[Line]:
+    """The lines of a document, without those that open and close a block."""
+    language: str | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        fence = FENCE.match(line)
+        if fence is None:
+            yield Line(number=number, text=line, language=language)
+        else:
+            language = fence[1] if language is None else None
+    assert language is None, "a block is never closed"
+
+
+def python_of(text: str) -> str:
+    """All Python blocks as one source, each line where it stands in the document, so that tracebacks point there."""
+    last = len(text.splitlines())
+    shown = {line.number: line.text for line in lines_of(text) if line.language == "python"}
+    return "\n".join(shown.get(number, "") for number in range(1, last + 1)) + "\n" if shown else ""
+
+
+def blocks_of(text: str, language: str) -> list[str]:
+    """The blocks in one language."""
+    blocks: dict[int, list[str]] = {}
+    previous, start = -1, -1
+    for line in lines_of(text):
+        if line.language == language:
+            start = start if line.number == previous + 1 else line.number
+            blocks.setdefault(start, []).append(line.text)
+            previous = line.number
+    return ["\n".join(block) for block in blocks.values()]
+
+
+def run(command: Sequence[str | Path], folder: Path, source: str = "") -> subprocess.CompletedProcess[str]:
+    """A process of its own, one thread, in a folder of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, input=source, capture_output=True, text=True, check=False
+    )
+
+
+PYTHON = [path for path in DOCUMENTS if python_of(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name_of)
+def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
+    source = python_of(path.read_text(encoding="utf-8"))
+    if "student.edge" in source:  # what the reader has exported by then
+        shutil.copy(example_bundle(), tmp_path / "student.edge")
+    done = run([sys.executable, "-c", RUN_BLOCKS, path], tmp_path, source)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_an_example_runs(path: Path, tmp_path: Path) -> None:
+    arguments = ["--help"] if "argparse" in path.read_text(encoding="utf-8") else []
+    done = run([sys.executable, path, *arguments], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_json_blocks_are_json(path: Path) -> None:
+    for block in blocks_of(path.read_text(encoding="utf-8"), "json"):
+        json.loads(block)
+
+
+# ---------------------------------------------------------------------------------------------------------------- links
+
+
+def headings_of(text: str) -> set[str]:
+    """Anchors of the headings, as GitHub makes them."""
+    titles = [
+        line.text.lstrip("#").strip() for line in lines_of(text) if line.language is None and line.text[:1] == "#"
+    ]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links_of(text: str) -> Iterator[tuple[int, str]]:
+    for line in lines_of(text):
+        if line.language is None:
+            for found in LINK.finditer(INLINE_CODE.sub("", line.text)):
+                yield line.number, found[1] or found[2]
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    """One entry for each link of a document at `path` that leads nowhere, or out of the repository."""
+    broken = []
+    for number, link in links_of(text):
+        if link.startswith(("https://", "http://", "mailto:")):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (path.parent / target).resolve()
+        found = file.is_relative_to(ROOT) and file.exists()
+        if found and anchor:
+            found = anchor in headings_of(file.read_text(encoding="utf-8") if target else text)
+        if not found:
+            broken.append(f"{name_of(path)}:{number}: {link}")
+    return broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_relative_links_resolve(path: Path) -> None:
+    assert broken_links(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_is_seen() -> None:
+    text = (
+        "# Here\n[a](docs/datasets.md#datasetjson) [b](docs/none.md) [c](#nowhere) [d](#here)\n"
+        "`[e](no.md)`\n```\n[f](no.md)\n```\n"
+    )
+    assert broken_links(ROOT / "README.md", text) == ["README.md:2: docs/none.md", "README.md:2: #nowhere"]
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+def console_scripts() -> dict[str, str]:
+    """Command name -> `module:function`, from pyproject.toml (Python 3.10 has no TOML reader)."""
+    section = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.scripts]\n")[2].partition("\n[")[0]
+    )
+    return dict(re.findall(r'^(mmkd-[a-z]+) = "([\w.:]+)"$', section, flags=re.MULTILINE))
+
+
+SCRIPTS = console_scripts()
+MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+@functools.cache
+def answer(*arguments: str) -> tuple[int, str]:
+    """Exit code and all output of a command of ours, in this process: importing PyTorch once is enough."""
+    module, function = SCRIPTS[arguments[0]].split(":")
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        patch.setenv("COLUMNS", "250")  # a narrow help shortens the names of options
+        patch.setenv("NO_COLOR", "1")
+        patch.setattr(sys, "argv", list(arguments))
+        with pytest.raises(SystemExit) as end:
+            getattr(importlib.import_module(module), function)()
+    return int(end.value.code or 0), said.getvalue()
+
+
+def fault_of(command: Sequence[str], *, whole: bool) -> str:
+    """What is wrong with a command line; nothing is carried out.
+
+    Args:
+        command: the program's name and its arguments.
+        whole: parse it as it is; else only its options must exist (in prose an option may stand without its value).
+    """
+    program, *arguments = command
+    if program == "make":
+        unknown = [target for target in arguments if "=" not in target and target not in MAKE_TARGETS]
+        return f"make has no target {unknown[0]!r}" if unknown else ""
+    if program not in SCRIPTS:
+        return f"there is no command {program!r}"
+    path = [program]
+    if "COMMAND [ARGS]" in answer(program, "--help")[1] and arguments and arguments[0][0] != "-":
+        path.append(arguments[0])
+    code, text = answer(*path, "--help")
+    if code == 0 and whole:
+        # --help comes before any work, and after the whole line was parsed.
+        code, text = answer(*path, "--help", *command[len(path) :])
+    if code != 0:
+        return text.strip()
+    known = {*LONG_OPTION.findall(text), "--debug", "--help"}
+    unknown = sorted({option for word in arguments for option in LONG_OPTION.findall(word)} - known)
+    return f"{' '.join(path)} has no option {unknown[0]}" if unknown else ""
+
+
+def commands_in(shown: str) -> Iterator[list[str]]:
+    """Our commands in one shell line, each as a list of words."""
+    words = shlex.split(shown.removeprefix("$ "), comments=True)
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word in ("&&", "||", "|", ";"):
+            if command and (command[0] == "make" or command[0].startswith("mmkd-")):
+                yield command
+            command = []
+        elif command or not re.match(r"[A-Z_]+=", word):  # settings before a command are the shell's
+            command.append(word if command else Path(word).name)
+
+
+def shown_commands(text: str) -> Iterator[tuple[int, list[str], bool]]:
+    """Our commands in a document, by line, and whether they are whole: in blocks they are, as `code` in prose not."""
+    begun = ""
+    for line in lines_of(text):
+        if line.language is None:
+            codes = [code for code in INLINE_CODE.findall(line.text) if OUR_COMMAND.match(code)]
+            yield from ((line.number, command, False) for code in codes for command in commands_in(code))
+        elif line.language in ("", "sh"):
+            shown = begun + line.text.strip()
+            begun = shown.removesuffix("\\") if shown.endswith("\\") else ""
+            # In a block without a language words that explain the command may follow it.
+            shown = shown if line.language == "sh" else re.split(r"\s{3,}", shown)[0]
+            if not begun and OUR_COMMAND.search(shown):
+                yield from ((line.number, command, True) for command in commands_in(shown))
+
+
+def command_faults(text: str) -> list[str]:
+    """One entry for each command of a document that would not run."""
+    faults = [(number, fault_of(command, whole=whole)) for number, command, whole in shown_commands(text)]
+    return [f"line {number}: {fault}" for number, fault in faults if fault]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_commands_of_a_document_parse(path: Path) -> None:
+    assert command_faults(path.read_text(encoding="utf-8")) == []
+
+
+def test_commands_that_would_not_run_are_seen() -> None:
+    text = (
+        "`mmkd-nothing` and `mmkd-data fly` and `mmkd-export --wings` and `mmkd-export -o`\n"
+        "```sh\nmake demo && mmkd-data check DIR --json\nmmkd-export a.ckpt \\\n  --wings\nmake coffee\n```\n"
+    )
+    faults = command_faults(text)
+    assert [fault.partition(":")[0] for fault in faults] == ["line 1"] * 3 + ["line 5", "line 6"]
+    assert faults[0] == "line 1: there is no command 'mmkd-nothing'"
+    assert "fly" in faults[1]
+    assert faults[2] == "line 1: mmkd-export has no option --wings"
+    assert "--wings" in faults[3]
+    assert faults[4] == "line 6: make has no target 'coffee'"
+
+
+def test_there_are_commands() -> None:
+    assert {"mmkd-demo", "mmkd-data", "mmkd-train", "mmkd-distill", "mmkd-export", "mmkd-bench"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("program", sorted(SCRIPTS))
+def test_a_command_answers_help(program: str, tmp_path: Path) -> None:
+    done = run([Path(sys.executable).with_name(program), "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: {program} " in done.stdout
+
+
+# ----------------------------------------------------------------------------------------------------- tables and pages
+
+
+def figures_without_command(text: str) -> list[str]:
+    """Sections that show a table of figures, and neither they nor a section around them names a command."""
+    open_sections: list[tuple[int, str]] = []  # level and heading, outermost first
+    named: set[str] = set()
+    shown: list[tuple[str, tuple[str, ...]]] = []
+    for line in lines_of(text):
+        if line.language is None and line.text.startswith("#"):
+            level = len(line.text) - len(line.text.lstrip("#"))
+            open_sections = [section for section in open_sections if section[0] < level]
+            open_sections.append((level, line.text.lstrip("# ")))
+        headings = tuple(heading for _, heading in open_sections)
+        if COMMAND.search(line.text) and headings:
+            named.add(headings[-1])
+        if line.language is None and FIGURE_ROW.match(line.text) and headings:
+            shown.append((headings[-1], headings))
+    return list(dict.fromkeys(heading for heading, around in shown if not named & set(around)))
+
+
+def test_figures_name_their_command() -> None:
+    pages = sorted((DOCS / "results").glob("*.md"))
+    silent = {name_of(page): figures_without_command(page.read_text(encoding="utf-8")) for page in pages}
+    assert {page: sections for page, sections in silent.items() if sections} == {}
+
+
+def test_figures_without_a_command_are_seen() -> None:
+    text = "# A\n## B\n`make demo` gives\n### C\n| x | 1.0 |\n## D\n| y | 2.0 |\n"
+    assert figures_without_command(text) == ["D"]
+
+
+def table_rows(text: str, first_cell: str) -> list[list[str]]:
+    """The rows of the table whose head begins with `first_cell`, as cells without backquotes."""
+    after = text.partition(f"\n| {first_cell} |")[2].splitlines()[2:]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), after)
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def errors_below(root: type[MmkdError]) -> list[type[MmkdError]]:
+    return [root, *(error for child in root.__subclasses__() for error in errors_below(child))]
+
+
+def test_the_runtime_page_names_every_error_with_its_exit_code() -> None:
+    rows = table_rows((DOCS / "runtime.md").read_text(encoding="utf-8"), "error")
+    public = [error for error in errors_below(MmkdError) if error.__name__ in mmkd_edge.__all__]
+    assert {row[0]: row[1] for row in rows} == {error.__name__: str(error.exit_code) for error in public}
+
+
+def test_the_runtime_page_names_every_argument_and_every_field() -> None:
+    text = (DOCS / "runtime.md").read_text(encoding="utf-8")
+    arguments = [name for name in inspect.signature(EdgePredictor.open).parameters if name != "cls"]
+    assert [row[0] for row in table_rows(text, "argument of `open`")] == arguments
+    fields = [name for row in table_rows(text, "field") for name in re.findall(r"\w+", row[0])]
+    assert fields == list(Prediction.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    "struct", [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, ModalitySpec]
+)
+def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
+    prose = [line.text for line in lines_of((DOCS / "bundle.md").read_text(encoding="utf-8")) if line.language is None]
+    named = {code for line in prose for code in INLINE_CODE.findall(line)}
+    assert [name for name in struct.__struct_fields__ if name not in named] == []
+
+
+def test_the_training_page_names_every_loss() -> None:
+    rows = table_rows((DOCS / "training.md").read_text(encoding="utf-8"), "term")
+    tags: list[Any] = [term.__struct_config__.tag for term in get_args(Term)]
+    assert [row[0] for row in rows] == tags
+
+
+def test_the_recipe_of_the_training_page_is_one() -> None:
+    (recipe,) = blocks_of((DOCS / "training.md").read_text(encoding="utf-8"), "json")
+    check_recipe(msgspec.json.decode(recipe, type=Recipe), student_layers=2, teacher_layers=2)
+
+
+def test_every_decision_has_its_parts_and_is_found_from_the_architecture() -> None:
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    architecture = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for number, page in enumerate(pages, start=1):
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {number:03} "), page
+        assert page.name.startswith(f"{number:03}-"), page
+        assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Context", "## Choice", "## Price"]
+        assert f"](decisions/{page.name})" in architecture
+
+
+def test_contributing_fits_on_a_screen() -> None:
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= SCREEN_LINES
+
+
+def test_the_changelog_begins_with_what_is_not_released() -> None:
+    headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings[0] == "Unreleased"
