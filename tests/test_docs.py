@@ -122,8 +122,8 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_json_blocks_are_json(path: Path) -> None:
-    for block in blocks_of(path.read_text(encoding="utf-8"), "json"):
-        json.loads(block)
+    documents = [json.loads(block) for block in blocks_of(path.read_text(encoding="utf-8"), "json")]
+    assert all(isinstance(document, dict) for document in documents)
 
 
 # ---------------------------------------------------------------------------------------------------------------- links
