@@ -82,6 +82,35 @@ def judge_lower(model: bytes, evidence: Evidence, gate: TaskGate, *, precision: 
     return replace(judged, report=msgspec.structs.replace(judged.report, gate=facts))
 
 
+def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> JudgedArtifact:
+    """Holds an earlier artifact of lower precision to its gate once more; what was tried to make it stays known.
+
+    Raises:
+        GateError: it does not pass on these windows.
+        BackendError: onnxruntime does not run it.
+    """
+    before, precision = judged.report, judged.artifact.precision
+    again = judge_lower(judged.model, evidence, gate, precision=precision)
+    assert again.report.gate is not None
+    advice = f"Export with another -o, or make it again with --precision {precision}"
+    require_gate(again.report.gate, what=f"the earlier {precision} graph", advice=advice)
+    report = msgspec.structs.replace(
+        again.report, float_layers=before.float_layers, attempts=before.attempts, sensitivity=before.sensitivity
+    )
+    return replace(again, report=report)
+
+
+def rescored(judged: JudgedArtifact, evidence: Evidence) -> JudgedArtifact:
+    """Gives an artifact with its scores on these judging windows; its parity was proven before."""
+    backend = OrtBackend(judged.model)
+    try:
+        answers = answers_from_backend(backend, evidence.judging.windows, evidence.modality)
+    finally:
+        backend.close()
+    scores = judged_scores(answers, evidence.judging, evidence.task)
+    return replace(judged, report=msgspec.structs.replace(judged.report, scores=scores))
+
+
 def task_gate_facts(answers: Answers, evidence: Evidence, gate: TaskGate) -> GateFacts:
     """Holds answers for the judging windows against the checkpoint's."""
     return gate_facts(
@@ -111,8 +140,8 @@ def with_backend(
     else:
         advice = f"Export without --target {backend.name}, or without --precision {judged.report.precision}"
         require_gate(task_gate_facts(answered.judging, evidence, gate), what=what, advice=advice)
-    runs = (*judged.report.backends, answered.run)
-    return replace(judged, report=msgspec.structs.replace(judged.report, backends=runs))
+    others = tuple(run for run in judged.report.backends if run.backend != backend.name)
+    return replace(judged, report=msgspec.structs.replace(judged.report, backends=(*others, answered.run)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,9 @@ def export_(
         print(_json(_document(result)))
         return
     _show(result)
-    print(f"wrote {result.path}; next: {_next_command(result)}")
+    engines = [str(engine.path) for engine in result.engines]
+    written = ", ".join(engines if plan.engines_only else [str(result.path), *engines])
+    print(f"wrote {written}; next: {_next_command(result)}")
 
 
 def _target(name: str) -> Target:

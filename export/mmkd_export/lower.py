@@ -5,6 +5,7 @@ Owns what `--precision` means. Making FP16 and INT8 graphs is `fp16.py`'s and `i
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,27 +78,24 @@ def make_lower(subject: Subject, plan: ExportPlan, precision: Precision) -> Judg
     return _make_int8(subject, plan, gate)
 
 
-def keep_faster(lower: LowerPrecisions, latencies_us: dict[tuple[str, Precision], float]) -> LowerPrecisions:
-    """Leaves out what only `auto` asked for and what is not `LEAST_SPEEDUP` times as fast as fp32.
+def too_slow(
+    optional: Collection[Precision], latencies_us: Mapping[tuple[str, Precision], float]
+) -> dict[Precision, str]:
+    """Gives those of the optional precisions that are not `LEAST_SPEEDUP` times as fast as fp32, with the reason.
 
     Args:
-        lower: what was made.
+        optional: precisions that only `auto` asked for.
         latencies_us: median latency of every backend and precision; the best backend of each precision counts.
     """
-    best = {
-        precision: min(found for (_, other), found in latencies_us.items() if other == precision)
-        for _, precision in latencies_us
+    best: dict[Precision, float] = {}
+    for (_, precision), latency_us in latencies_us.items():
+        best[precision] = min(latency_us, best.get(precision, latency_us))
+    speedups = {precision: best["fp32"] / best[precision] for precision in best if precision in optional}
+    return {
+        precision: f"{speedup:.2f} times as fast as fp32 on this machine; auto keeps it from {LEAST_SPEEDUP} times"
+        for precision, speedup in speedups.items()
+        if speedup < LEAST_SPEEDUP
     }
-    made, left_out = [], list(lower.left_out)
-    for judged in lower.made:
-        precision = judged.artifact.precision
-        speedup = best["fp32"] / best[precision]
-        if precision in lower.optional and speedup < LEAST_SPEEDUP:
-            reason = f"{speedup:.2f} times as fast as fp32 on this machine; auto keeps it from {LEAST_SPEEDUP} times"
-            left_out.append(LeftOut(precision=precision, reason=reason))
-        else:
-            made.append(judged)
-    return replace(lower, made=tuple(made), left_out=tuple(left_out))
 
 
 def _make_fp16(subject: Subject, gate: TaskGate) -> JudgedArtifact:

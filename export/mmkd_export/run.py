@@ -21,7 +21,7 @@ from mmkd_export.artifacts import JudgedArtifact, TaskGate, with_backend
 from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us, processor_name
-from mmkd_export.lower import LowerPrecisions, keep_faster, make_lower, wanted_precisions
+from mmkd_export.lower import LowerPrecisions, make_lower, too_slow, wanted_precisions
 from mmkd_export.openvino import OpenVinoBackend
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ExportReport, LeftOut, decode_report
@@ -141,7 +141,8 @@ def _result(path: Path) -> ExportResult:
 def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
     if plan.from_bundle:
         begin("read the bundle")
-        return subject_from_bundle(plan)
+        remade, _ = wanted_precisions(plan)
+        return subject_from_bundle(plan, remade=remade)
     begin("read the checkpoint")
     # torch takes seconds to import: not before the plan has been checked.
     from mmkd_export.onnx_from_student import onnx_from_student
@@ -173,29 +174,26 @@ def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str],
 
 def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Callable[[str], None]) -> None:
     """Tests and times the artifacts as the plan asks, and writes the bundle."""
-    fp32, machine = subject.fp32, None
+    artifacts, machine = [subject.fp32, *subject.others, *lower.made], None
     if "openvino" in plan.targets:
         begin("run in OpenVINO")
         gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
-        fp32, *tested = (
-            with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend) for judged in (fp32, *lower.made)
-        )
-        lower = replace(lower, made=tuple(tested))
+        artifacts = [with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend) for judged in artifacts]
+    left_out = list(lower.left_out)
     if _is_timed(plan):
         begin("time the artifacts")
-        latencies = _latencies_us((fp32, *lower.made), subject)
-        fp32 = _with_latencies(fp32, latencies)
-        lower = replace(lower, made=tuple(_with_latencies(judged, latencies) for judged in lower.made))
-        lower = keep_faster(lower, latencies)
+        latencies = _latencies_us(artifacts, subject)
+        artifacts = [_with_latencies(judged, latencies) for judged in artifacts]
+        slow = too_slow(lower.optional, latencies)
+        artifacts = [judged for judged in artifacts if judged.artifact.precision not in slow]
+        left_out += [LeftOut(precision=precision, reason=reason) for precision, reason in slow.items()]
         machine = processor_name()
     begin("write the bundle")
-    remade = {judged.artifact.precision for judged in lower.made} | {found.precision for found in lower.left_out}
-    others = [judged for judged in subject.others if judged.artifact.precision not in remade]
     contents = bundle_contents(
         subject,
-        [fp32, *others, *lower.made],
+        artifacts,
         platform=plan.resolved_platform.name,
-        left_out=lower.left_out,
+        left_out=left_out,
         machine=machine,
     )
     write_bundle(plan.output, manifest=contents.manifest, members=contents.members)

@@ -6,7 +6,7 @@ graph was proven when it was made, and its golden windows hold the checkpoint's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, get_args
@@ -17,9 +17,9 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.golden import Golden
-from mmkd_edge.manifest import REPORT_FILE, ModelEntry
+from mmkd_edge.manifest import REPORT_FILE, ModelEntry, Precision
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.artifacts import JudgedArtifact, judge_fp32
+from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored
 from mmkd_export.evidence import Evidence, judging_of
 from mmkd_export.gate import Judging
 from mmkd_export.graph import multiply_adds
@@ -112,13 +112,17 @@ def subject_from_checkpoint(plan: ExportPlan, checkpoint: StudentCheckpoint, gra
     )
 
 
-def subject_from_bundle(plan: ExportPlan) -> Subject:
+def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> Subject:
     """Reads an earlier bundle and checks that this machine computes the answers stored in it.
+
+    Args:
+        plan: names the bundle, and windows where others than the stored ones shall judge or calibrate.
+        remade: precisions whose artifacts will be made anew, so that the earlier ones are left out.
 
     Raises:
         UsageError: the windows named in the plan do not fit.
         BundleError: the bundle is damaged, or has no fp32 graph.
-        GateError: this machine computes other answers.
+        GateError: this machine computes other answers, or an earlier artifact fails on the windows that judge now.
     """
     with Bundle.open(plan.source) as bundle:
         manifest = bundle.manifest
@@ -126,10 +130,12 @@ def subject_from_bundle(plan: ExportPlan) -> Subject:
         report = decode_report(bundle.read(REPORT_FILE))
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)
+    replaced = {"fp32", *remade}
     fp32 = next((judged for judged in stored if judged.artifact.precision == "fp32"), None)
     if fp32 is None:
         raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
     evidence = _evidence_from_golden(plan, entry, golden, fp32.model, source=report.windows.source)
+    gate = TaskGate(metric=report.student.metric, max_drop_points=plan.max_drop_points)
     return Subject(
         modality=entry.modality,
         task=entry.task,
@@ -137,8 +143,10 @@ def subject_from_bundle(plan: ExportPlan) -> Subject:
         licence=manifest.licence,
         tools=report.tools | {name: version(name) for name in _FROM_BUNDLE},
         evidence=evidence,
-        fp32=fp32,
-        others=tuple(judged for judged in stored if judged is not fp32),
+        fp32=rescored(fp32, evidence),
+        others=tuple(
+            judge_again(judged, evidence, gate) for judged in stored if judged.artifact.precision not in replaced
+        ),
     )
 
 

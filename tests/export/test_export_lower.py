@@ -1,0 +1,230 @@
+"""Lower precision through the whole export: what enters a bundle, what is refused, what an earlier bundle gives."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import GateError, UsageError
+from mmkd_export.lower import too_slow, wanted_precisions
+from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export, export_steps
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+
+
+@pytest.fixture(scope="module")
+def mixed(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    """A bundle for a GPU, so that nothing is timed: fp32, fp16 and int8."""
+    output = tmp_path_factory.mktemp("mixed") / "student.edge"
+    return export(ExportPlan(source=student_file, output=output, precisions=("fp16", "int8"), platform="jp6.2"))
+
+
+@pytest.fixture
+def bundle(mixed: ExportResult, tmp_path: Path) -> Path:
+    return Path(shutil.copy(mixed.path, tmp_path / "student.edge"))
+
+
+def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult):
+    assert [artifact.file for artifact in mixed.manifest.models[0].artifacts] == [
+        "acc/model.fp32.onnx",
+        "acc/model.fp16.onnx",
+        "acc/model.int8.onnx",
+    ]
+    assert mixed.report.platform == "jp6.2"
+    assert mixed.report.machine is None
+    assert [artifact.gate is None or artifact.gate.passed for artifact in mixed.report.artifacts] == [True] * 3
+    assert len(mixed.report.artifacts[2].sensitivity) == 5
+    assert mixed.report.windows.caution is not None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_artifact_passes_its_self_test_on_the_runtime(mixed: ExportResult, precision: str):
+    with EdgePredictor.open(mixed.path, precision=precision) as predictor:
+        assert predictor.selftest().windows == 12
+
+
+def test_the_report_says_which_layers_stay_float32_and_why(mixed: ExportResult):
+    assert mixed.report.artifacts[2].float_layers == {
+        "encoder.spectrum": "a product of 1 x 21 times 21 x 16 gains nothing",
+        "encoder.statistics": "a product of 1 x 48 times 48 x 16 gains nothing",
+        "pool.mix": "a product of 1 x 48 times 48 x 16 gains nothing",
+        "head": "a product of 1 x 16 times 16 x 4 gains nothing",
+    }
+
+
+def test_an_export_from_a_bundle_gives_the_same_artifacts(mixed: ExportResult, exported: ExportResult, tmp_path: Path):
+    plan = ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("fp16", "int8"), platform="jp6.2")
+    again = export(plan)
+    assert [a.sha256 for a in again.manifest.models[0].artifacts] == [
+        a.sha256 for a in mixed.manifest.models[0].artifacts
+    ]
+    assert again.report.student == mixed.report.student
+    with Bundle.open(again.path) as one, Bundle.open(mixed.path) as other:
+        assert one.read("acc/golden.npz") == other.read("acc/golden.npz")
+
+
+def test_an_earlier_artifact_is_kept_or_replaced(bundle: Path):
+    result = export(ExportPlan(source=bundle, output=bundle, precisions=("int8",), exclude="stem", platform="jp6.2"))
+    files = [artifact.file for artifact in result.manifest.models[0].artifacts]
+    assert files == ["acc/model.fp32.onnx", "acc/model.fp16.onnx", "acc/model.int8.onnx"]
+    assert result.report.artifacts[2].float_layers["encoder.stem.0"] == "excluded by 'stem'"
+
+
+def test_other_windows_may_judge(
+    bundle: Path, student: StudentCheckpoint, build_windows: Callable[..., object], tmp_path: Path
+):
+    chosen = build_windows(student.modality, student.task, count=300, seed=5)
+    np.savez(tmp_path / "more.npz", x_acc=chosen.windows, y=chosen.labels)  # type: ignore[attr-defined]
+    result = export(
+        ExportPlan(
+            source=bundle,
+            output=tmp_path / "o.edge",
+            precisions=("int8",),
+            evaluation=tmp_path / "more.npz",
+            platform="jp6.2",
+        )
+    )
+    windows = result.report.windows
+    assert (windows.count, windows.judging, windows.labelled, windows.caution) == (12, 300, 300, None)
+    assert windows.judged_by.startswith("windows of more.npz")
+    gates = [artifact.gate for artifact in result.report.artifacts if artifact.gate is not None]
+    assert [gate.windows for gate in gates] == [300, 300]
+
+
+def _undecided_windows(student: StudentCheckpoint) -> np.ndarray:
+    """Windows on which the student's two best classes are all but equal, so that any rounding turns the answer."""
+    noise = np.random.default_rng(0).standard_normal((3000, *student.modality.shape)).astype(np.float32)
+    best = np.sort(answers_from_student(student, noise).logits, axis=1)
+    return noise[np.argsort(best[:, -1] - best[:, -2])[:100]]
+
+
+def test_a_gate_that_no_remedy_passes_ends_the_export(
+    exported: ExportResult, student: StudentCheckpoint, tmp_path: Path
+):
+    np.savez(tmp_path / "undecided.npz", x_acc=_undecided_windows(student))
+    output = Path(shutil.copy(exported.path, tmp_path / "student.edge"))
+    plan = ExportPlan(
+        source=output,
+        output=output,
+        precisions=("int8",),
+        evaluation=tmp_path / "undecided.npz",
+        platform="jp6.2",
+    )
+    with pytest.raises(GateError) as error:
+        export(plan)
+    lines = str(error.value).splitlines()
+    assert lines[0] == (
+        "int8 graph: no remedy passed the gate; no bundle was written. Calibrate with more windows (--calib), allow a "
+        "larger --max-drop, or export without --precision int8. Tried in this order:"
+    )
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        "  - all layers",
+        "  - ranges by percentile",
+        "  - first and last layer in float32",
+        "  - SmoothQuant",
+    ]
+    assert all("labels agree on" in line for line in lines[1:])
+    assert output.read_bytes() == exported.path.read_bytes()
+
+
+def test_an_earlier_artifact_that_fails_on_the_new_windows_is_not_passed_on(
+    bundle: Path, student: StudentCheckpoint, tmp_path: Path
+):
+    np.savez(tmp_path / "undecided.npz", x_acc=_undecided_windows(student))
+    before = bundle.read_bytes()
+    plan = ExportPlan(
+        source=bundle, output=bundle, precisions=("fp16",), evaluation=tmp_path / "undecided.npz", platform="jp6.2"
+    )
+    with pytest.raises(GateError, match=r"^the earlier int8 graph: labels agree on "):
+        export(plan)
+    assert bundle.read_bytes() == before
+
+
+def test_auto_leaves_out_what_fails_its_gate(exported: ExportResult, student: StudentCheckpoint, tmp_path: Path):
+    np.savez(tmp_path / "undecided.npz", x_acc=_undecided_windows(student))
+    plan = ExportPlan(
+        source=exported.path,
+        output=tmp_path / "s.edge",
+        precisions=("auto",),
+        evaluation=tmp_path / "undecided.npz",
+        platform="jp6.2",
+    )
+    left_out = {found.precision: found.reason for found in export(plan).report.left_out}
+    assert left_out["int8"].startswith("int8 graph: no remedy passed the gate")
+
+
+def test_int8_without_windows_to_calibrate_is_refused(
+    student: StudentCheckpoint, build_windows: Callable[..., object], tmp_path: Path
+):
+    carried = build_windows(student.modality, student.task, count=1)
+    write_student(tmp_path / "s.ckpt", replace(student, carried=carried))  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as error:
+        export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", precisions=("int8",)))
+    assert str(error.value) == (
+        f"{tmp_path}/s.ckpt: --precision int8: expected real windows to calibrate with, got none beside the one that "
+        "judges; name some with --calib DATA or --calib FILE.npz"
+    )
+
+
+def test_a_student_without_a_layer_worth_it_says_so(student_file: Path, tmp_path: Path):
+    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("int8",), exclude="encoder")
+    with pytest.raises(GateError) as error:
+        export(plan)
+    assert str(error.value) == (
+        "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or was "
+        "excluded; export without --precision int8"
+    )
+
+
+def _plan(**changes: object) -> ExportPlan:
+    return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), **changes)  # type: ignore[arg-type]
+
+
+def test_auto_tries_what_the_platform_can_gain_from():
+    assert wanted_precisions(_plan()) == ((), frozenset())
+    assert wanted_precisions(_plan(precisions=("auto",), platform="cpu-x86")) == (("int8",), {"int8"})
+    assert wanted_precisions(_plan(precisions=("auto",), platform="jp7")) == (("fp16", "int8"), {"fp16", "int8"})
+    assert wanted_precisions(_plan(precisions=("auto", "int8"), platform="cpu-arm")) == (("int8",), frozenset())
+
+
+def test_auto_leaves_out_what_is_not_a_tenth_faster_in_the_best_backend():
+    latencies = {("ort", "fp32"): 110.0, ("openvino", "fp32"): 100.0, ("ort", "int8"): 95.0, ("openvino", "int8"): 99.0}
+    assert too_slow({"int8"}, latencies) == {
+        "int8": "1.05 times as fast as fp32 on this machine; auto keeps it from 1.1 times"
+    }
+    assert too_slow({"int8"}, latencies | {("ort", "int8"): 90.0}) == {}
+    assert too_slow((), latencies) == {}
+
+
+def test_auto_on_this_machine_gives_a_reason_or_an_artifact(student_file: Path, tmp_path: Path):
+    result = export(
+        ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
+    )
+    precisions = {artifact.precision for artifact in result.report.artifacts}
+    left_out = {found.precision: found.reason for found in result.report.left_out}
+    assert precisions | left_out.keys() == {"fp32", "int8"}
+    assert all(reason.endswith("auto keeps it from 1.1 times") for reason in left_out.values())
+    assert result.report.machine
+    assert all(run.latency_us for artifact in result.report.artifacts for run in artifact.backends)
+
+
+def test_steps_are_those_of_the_plan(bundle: Path):
+    assert export_steps(_plan(precisions=("int8",), targets=("onnx", "openvino"), platform="cpu-x86")) == (
+        "read the checkpoint",
+        "convert it to ONNX",
+        "compare with torch",
+        "make int8",
+        "run in OpenVINO",
+        "time the artifacts",
+        "write the bundle",
+    )
+    engines = replace(_plan(targets=("trt",), platform="trt-rtx"), source=bundle, output=bundle)
+    assert export_steps(engines) == ("verify the bundle", "build engines")
