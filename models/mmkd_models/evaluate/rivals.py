@@ -6,6 +6,7 @@ Both see the labelled training windows of one modality and nothing else. A stude
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
@@ -36,9 +37,13 @@ def mini_rocket_scores(train: Windows, test: Windows, *, modality: str, seed: in
     from aeon.classification.convolution_based import MiniRocketClassifier
 
     known, judged = _labelled(train), _labelled(test)
-    classifier = MiniRocketClassifier(random_state=seed)
-    classifier.fit(_series(known, modality), known.labels)
-    answers = classifier.predict(_series(judged, modality)).astype(np.int64)
+    threads = torch.get_num_threads()
+    try:
+        classifier = MiniRocketClassifier(random_state=seed)
+        classifier.fit(_series(known, modality), known.labels)
+        answers = classifier.predict(_series(judged, modality)).astype(np.int64)
+    finally:
+        torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
     return scores_from_answers(judged.labels, answers, len(train.spec.task.labels))
 
 
