@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all check bench clean
+.PHONY: help setup demo test test-all check bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ check: $(READY)  ## lint and types
 
 bench: $(READY)  ## benchmark the shipped student on this machine
 	$(BIN)/mmkd-bench run mmkd_edge/bundles/watch_acc.edge
+
+DATA := models/mmkd_models/data/watch_exercises
+bundle: $(READY)  ## train the bundle that the package ships, mmkd_edge/bundles/watch_acc.edge
+	mkdir -p build
+	$(BIN)/mmkd-train teacher $(DATA) -o build/teacher.ckpt
+	$(BIN)/mmkd-distill build/teacher.ckpt $(DATA) --modality acc -o build/watch_acc.ckpt
+	$(BIN)/mmkd-export build/watch_acc.ckpt -o mmkd_edge/bundles/watch_acc.edge
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
