@@ -6,7 +6,18 @@ from typing import NoReturn
 
 from mmkd_edge.command import run_command
 
-_NEEDS = ("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich")
+_NEEDS = (
+    "torch",
+    "lightning_fabric",
+    "sklearn",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "psutil",
+    "jinja2",
+    "typer",
+    "rich",
+)
 
 
 def main() -> NoReturn:
