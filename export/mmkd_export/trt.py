@@ -289,6 +289,7 @@ def _logger(module: Any) -> Any:
             self.last_error = ""
 
         def log(self, level: Any, message: str) -> None:
+            """Keeps one message."""
             if message.startswith(_LAYER_LIST):
                 self.layers = message.removeprefix(_LAYER_LIST).strip()
             if level != severity.VERBOSE:

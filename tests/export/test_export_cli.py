@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,3 +119,75 @@ def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
     assert done.returncode == 2
     assert "a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file" in done.stderr
     assert f"{tmp_path}: expected the name of a bundle, got a directory" in done.stderr
+
+
+def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
+    done = run("--list-targets")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
+        "platform",
+        "cpu-x86",
+        "cpu-arm",
+        "jp6.2",
+        "jp7",
+        "trt-rtx",
+    ]
+    rows = json.loads(run("--list-targets", "--json").stdout)["platforms"]
+    assert rows[2]["engine_library"] == "tensorrt"
+
+
+def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+    output = tmp_path / "s.edge"
+    done = run(student_file, "-o", output, "--target", "trt", "--platform", "jp7", "--precision", "auto", "--dry-run")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"{student_file} to {output}, for jp7:",
+        "  1 read the checkpoint",
+        "  2 convert it to ONNX",
+        "  3 compare with torch",
+        "  4 make fp16",
+        "  5 make int8",
+        "  6 write the bundle",
+        "  7 build engines",
+        "nothing was written; next: the same command without --dry-run",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["s.ckpt", "--target", "tflite"],
+            "--target 'tflite': expected one of onnx, openvino, trt; see --list-targets",
+        ),
+        (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
+        (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_named(run: Callable[..., Done], arguments: list[str], message: str):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
+
+
+def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+    done = run(student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--platform", "jp6.2")
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]
+    assert lines[4].startswith("int8: balanced accuracy drops by ")
+    assert lines[6] == (
+        "6 judging windows prove little: even without one disagreement, up to 50.0% remain possible; "
+        "name more with --eval DATA"
+    )
+
+
+def test_an_interrupted_export_ends_with_130(student_file: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "1/4 read the checkpoint\n"
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.errors import BackendError, GateError
+from mmkd_export.artifacts import TaskGate, judge_fp32, with_backend
+from mmkd_export.evidence import feeds_of
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import export
+from mmkd_models.checkpoint import StudentCheckpoint
+
+pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
+
+from mmkd_export.openvino import OpenVinoBackend
+
+GATE = TaskGate(metric="accuracy", max_drop_points=0.5)
+
+
+def test_it_answers_as_onnxruntime_does(student_graph: bytes, student: StudentCheckpoint):
+    ours, reference = OpenVinoBackend(student_graph), OrtBackend(student_graph)
+    assert ours.inputs == reference.inputs
+    assert ours.outputs == reference.outputs
+    kept = []
+    for window in feeds_of(student.carried.windows, student.modality):
+        logits, probabilities = ours.run(window)
+        kept.append((logits, logits.copy()))
+        expected = reference.run(window)
+        # float32 in another order; in BF16, OpenVINO's own default, it would be 1e-2.
+        np.testing.assert_allclose(logits, expected[0], atol=2e-6)
+        np.testing.assert_allclose(probabilities, expected[1], atol=2e-6)
+    assert all((answer == copy).all() for answer, copy in kept)  # answers belong to the caller
+
+
+def test_a_closed_one_and_a_damaged_graph_give_errors(student_graph: bytes, student: StudentCheckpoint):
+    backend = OpenVinoBackend(student_graph)
+    backend.close()
+    with pytest.raises(BackendError) as error:
+        backend.run({})
+    assert str(error.value) == "backend 'openvino' is closed; open it again"
+    with pytest.raises(BackendError, match=r"^backend 'openvino' \(openvino .*\) cannot open the artifact: "):
+        OpenVinoBackend(student_graph[:100])
+
+
+def test_the_target_is_recorded_with_its_answers_and_latency(student_file: Path, tmp_path: Path):
+    plan = ExportPlan(
+        source=student_file,
+        output=tmp_path / "s.edge",
+        targets=("openvino",),
+        precisions=("int8",),
+        platform="cpu-x86",
+    )
+    for artifact in export(plan).report.artifacts:
+        assert [run.backend for run in artifact.backends] == ["ort", "openvino"]
+        assert all(run.latency_us is not None and run.latency_us > 0 for run in artifact.backends)
+        assert artifact.backends[1].label_agreement == 1.0
+
+
+def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
+    student: StudentCheckpoint, student_graph: bytes, build_evidence
+):
+    evidence = build_evidence(student)
+    judged = judge_fp32(student_graph, evidence)
+    model = onnx.load_from_string(student_graph)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([1, 0, 0, 0]), bias.name))
+
+    def other(_: bytes) -> OpenVinoBackend:
+        return OpenVinoBackend(model.SerializeToString())
+
+    with pytest.raises(GateError, match=r"^fp32 graph in openvino .*: expected the checkpoint's answers within 0.0001"):
+        with_backend(judged, evidence, GATE, open_backend=other)
+
+
+def test_nothing_is_sent_anywhere(student_graph: bytes, tmp_path: Path):
+    (tmp_path / "model.onnx").write_bytes(student_graph)
+    script = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a socket was opened')\n"
+        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
+        "from mmkd_export.openvino import OpenVinoBackend\n"
+        "OpenVinoBackend(open(sys.argv[1], 'rb').read()).close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "model.onnx"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

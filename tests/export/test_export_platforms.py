@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.testing import FakeBackend
+from mmkd_export.latency import paired_latency_us, processor_name
+from mmkd_export.platforms import PLATFORMS, choose_platform, platform_named
+
+
+def test_every_platform_has_the_same_opset_and_ir():
+    assert {(row.opset, row.ir_version) for row in PLATFORMS} == {(20, 10)}
+    assert [row.name for row in PLATFORMS] == ["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
+    assert all("onnx" in row.targets and row.run_here for row in PLATFORMS)
+
+
+@pytest.mark.parametrize(("machine", "name"), [("x86_64", "cpu-x86"), ("aarch64", "cpu-arm")])
+def test_the_default_is_this_machine(machine: str, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert choose_platform(None, ("onnx",)).name == name
+
+
+def test_the_default_for_engines_is_jetpack_6_where_there_is_no_tensorrt(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert choose_platform(None, ("trt",)).name == "jp6.2"
+
+
+@pytest.mark.parametrize(("version", "name"), [("10.3.0.30", "jp6.2"), ("10.13.3.9", "jp7"), ("11.4.1", "jp7")])
+def test_the_default_for_engines_is_that_of_the_installed_tensorrt(
+    version: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "tensorrt", raising=False)
+    assert choose_platform(None, ("trt",)).name == name
+    __import__("sys").modules.pop("tensorrt", None)
+
+
+def test_a_target_that_a_platform_lacks_names_those_that_have_it():
+    with pytest.raises(UsageError) as error:
+        choose_platform("cpu-arm", ("onnx", "openvino"))
+    assert str(error.value) == (
+        "--target openvino: does not exist for the platform cpu-arm; give --platform cpu-x86, or leave it out"
+    )
+
+
+def test_only_platforms_with_engines_have_a_gpu():
+    assert [row.name for row in PLATFORMS if row.has_gpu] == ["jp6.2", "jp7", "trt-rtx"]
+    assert platform_named("trt-rtx").engine_library == "tensorrt_rtx"
+
+
+def test_latencies_are_measured_in_turns():
+    turns: list[str] = []
+
+    def answer(name: str):
+        def run(_: object) -> list[float]:
+            turns.append(name)
+            return [0.5, 0.5]
+
+        return run
+
+    found = paired_latency_us({"a": FakeBackend(answer("a")), "b": FakeBackend(answer("b"))}, [{}])
+    assert set(found) == {"a", "b"}
+    assert all(0 < latency_us < 1000 for latency_us in found.values())
+    assert turns[20:28] == ["a", "a", "b", "b", "a", "a", "b", "b"]  # after ten runs each to warm up
+
+
+def test_the_processor_is_named_as_the_kernel_has_it(tmp_path: Path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Example CPU 3000\n")
+    assert processor_name(cpuinfo) == "Example CPU 3000"
+    assert processor_name(tmp_path / "absent")
