@@ -2,12 +2,12 @@
 
 Owns what "fair" means: grouped folds; the same visible labels for everyone; the baseline gets the student's
 architecture, augmentation, steps and seed, and its own choice of learning rate by validation; the test windows are
-touched once, by finished models. A finished fold is a file, so an interrupted comparison continues with the next one.
+touched once, by finished models. A finished fold is a file, and so is every finished network: an interrupted comparison
+continues where it was. The folder of a fold belongs to one comparison; other options are refused.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -33,10 +32,21 @@ from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.windows import Windows
-from mmkd_models.distill import Recipe
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.evaluate.metrics import scores_from_answers
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
+from mmkd_models.fold_result import (
+    ComparisonConfig,
+    FoldResult,
+    GroupCount,
+    MissingCurve,
+    ModalityResult,
+    NetworkResult,
+    RivalResult,
+    SubsetAccuracy,
+    TriedSize,
+)
+from mmkd_models.gains import spread
 from mmkd_models.jobs import (
     Run,
     TrainingData,
@@ -48,123 +58,14 @@ from mmkd_models.jobs import (
     with_learning_rate,
 )
 from mmkd_models.predict import logits_of
-from mmkd_models.train import CurvePoint, Progress, TrainConfig
-
-logger = logging.getLogger(__name__)
+from mmkd_models.resume import FILE_NAME
+from mmkd_models.train import Progress, TrainConfig
 
 RESULT_FILE = "fold.json"
+CLAIM_FILE = "comparison.json"
 
 NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
-
-
-class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that decides a comparison but the fold.
-
-    Attributes:
-        label_share: share of the training windows whose labels anyone sees.
-        modalities: those a student is trained for.
-        teacher: size of the teacher.
-        student: size of students and baselines.
-        self_training: train a second generation of the teacher on the unlabelled windows too.
-        teacher_train: how the teacher is trained; its seed is the fold's.
-        student_train: how students and baselines are trained.
-        baseline_learning_rates: those the baseline may choose from, by validation.
-        augment: the same for everyone.
-        recipe: of the distillation.
-    """
-
-    label_share: float
-    modalities: tuple[str, ...]
-    teacher: Preset
-    student: Preset
-    self_training: bool
-    teacher_train: TrainConfig
-    student_train: TrainConfig
-    baseline_learning_rates: tuple[float, ...]
-    augment: AugmentConfig
-    recipe: Recipe
-
-
-class GroupCount(msgspec.Struct, frozen=True, kw_only=True):
-    """Right answers and windows of one group in the test split."""
-
-    group: int
-    right: int
-    windows: int
-
-
-class NetworkResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A trained network on the test windows."""
-
-    scores: Scores
-    by_group: tuple[GroupCount, ...]
-    parameters: int
-    learning_rate: float
-    valid_score: float
-    curve: tuple[CurvePoint, ...]
-
-
-class RivalResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A rival's scores, or the reason why there are none."""
-
-    scores: Scores | None
-    reason: str = ""
-
-
-class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy of student and baseline by share of missing samples."""
-
-    shares: tuple[float, ...]
-    student: tuple[float, ...]
-    baseline: tuple[float, ...]
-
-
-class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one modality on one fold."""
-
-    baseline: NetworkResult
-    student: NetworkResult
-    extra_trees: RivalResult
-    mini_rocket: RivalResult
-    missing: MissingCurve
-
-
-class SubsetAccuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """The teacher's accuracy when only these modalities are there."""
-
-    modalities: tuple[str, ...]
-    accuracy: float
-
-
-class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a comparison, as it stands in `fold.json`."""
-
-    config: ComparisonConfig
-    dataset_sha256: str
-    seed: int
-    windows: dict[str, int]
-    groups: int
-    teacher: NetworkResult
-    teacher_subsets: tuple[SubsetAccuracy, ...]
-    students: dict[str, ModalityResult]
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean, sample standard deviation (None for a single seed) and the figure of every seed."""
-
-    mean: float
-    std: float | None
-    per_seed: tuple[float, ...]
-
-
-class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One size of teacher and its score on validation; both figures are None where it was the only one."""
-
-    preset: Preset
-    parameters: int | None
-    valid_score: Spread | None
-    chosen: bool
 
 
 Stage = Literal["teacher", "baseline", "student", "rivals"]
@@ -210,12 +111,18 @@ def compare_fold(
         dataset: where the windows come from.
         seed: number of the fold, and seed of everything random in it.
         config: what is compared.
-        out: folder of this fold: `fold.json`, `teacher.ckpt`, `<modality>/student.ckpt`, `<modality>/baseline.ckpt`.
+        out: folder of this fold: `fold.json`, `teacher-<size>.ckpt`, `<modality>/student.ckpt`,
+            `<modality>/baseline.ckpt`.
         on_step: called after every training step.
+
+    Raises:
+        UsageError: the folder belongs to another comparison.
+        CheckpointError: a file in it is damaged.
     """
     finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config)
     if finished is not None:
         return finished
+    _claim(out / CLAIM_FILE, dataset.sha256, seed, config)
     data = fold_data(dataset, seed=seed, label_share=config.label_share)
     say = on_step if on_step is not None else _silent
     teacher = _teacher(data, seed, config, out, say)
@@ -254,11 +161,41 @@ def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> F
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: expected a finished fold, got a damaged file ({error}); delete it") from error
     if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed):
-        raise UsageError(
-            f"{path}: expected a fold of this dataset with these options, got one of another comparison; "
-            "choose another --out, or delete the folder"
-        )
+        raise _another_comparison(path)
     return result
+
+
+class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose folder it is. The teacher's size is in the names of its files, since several may be tried."""
+
+    config: ComparisonConfig
+    dataset_sha256: str
+    seed: int
+
+
+def _claim(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> None:
+    """Writes down whose folder it is before anything is trained into it."""
+    ours = _Claim(config=config, dataset_sha256=sha256, seed=seed)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, msgspec.json.format(msgspec.json.encode(ours), indent=1))
+        return
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Claim)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(
+            f"{path}: expected the options of a comparison, got a damaged file ({error}); delete the folder"
+        ) from error
+    same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
+    if msgspec.structs.replace(found, config=same_teacher) != ours:
+        raise _another_comparison(path)
+
+
+def _another_comparison(path: Path) -> UsageError:
+    return UsageError(
+        f"{path}: expected a fold of this dataset with these options, got one of another comparison; "
+        "choose another --out, or delete the folder"
+    )
 
 
 def _run(
@@ -273,6 +210,12 @@ def _run(
     )
 
 
+def _drop_state(out: Path, *names: str) -> None:
+    """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
+    for name in names:
+        (out / "runs" / name / FILE_NAME).unlink(missing_ok=True)
+
+
 def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> TeacherCheckpoint:
     path = teacher_path(out, config.teacher)
     if path.exists():
@@ -281,12 +224,14 @@ def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say
     def on_step(progress: Progress) -> None:
         say(Step(seed=seed, stage="teacher", modality=None, progress=progress))
 
-    run = _run(config, config.teacher_train, seed, out, f"teacher-{config.teacher}", on_step)
+    first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
+    run = _run(config, config.teacher_train, seed, out, first, on_step)
     teacher = train_teacher(data.training, teacher_config(config.teacher), run)
     if config.self_training:
-        second = _run(config, config.teacher_train, seed, out, f"teacher-{config.teacher}-second", on_step)
-        teacher = self_train(data.training, teacher, second)
+        run = _run(config, config.teacher_train, seed, out, second, on_step)
+        teacher = self_train(data.training, teacher, run)
     write_teacher(path, teacher)
+    _drop_state(out, first, second)
     return teacher
 
 
@@ -314,6 +259,8 @@ def choose_teacher(
     if len(presets) == 1:
         return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
     say = on_step if on_step is not None else _silent
+    for seed in seeds:
+        _claim(folder(seed) / CLAIM_FILE, dataset.sha256, seed, config)
     tried = []
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)
@@ -380,15 +327,17 @@ def _baseline(
     path = out / name / "baseline.ckpt"
     if path.exists():
         return read_student(path)
+    runs = {rate: f"{name}-baseline-{rate:g}" for rate in config.baseline_learning_rates}
     best: StudentCheckpoint | None = None
-    for rate in config.baseline_learning_rates:
-        run = _run(config, config.student_train, seed, out, f"{name}-baseline-{rate:g}", on_step)
+    for rate, run_name in runs.items():
+        run = _run(config, config.student_train, seed, out, run_name, on_step)
         tried = train_baseline(data.training, name, student_config(config.student), with_learning_rate(run, rate))
         if best is None or tried.facts.score > best.facts.score:
             best = tried
     if best is None:
         raise UsageError("baseline: expected one or more learning rates, got none; name some")
     write_student(path, best)
+    _drop_state(out, *runs.values())
     return best
 
 
@@ -401,19 +350,24 @@ def _student(
     teacher: TeacherCheckpoint,
     on_step: Callable[[Progress], None],
 ) -> StudentCheckpoint:
-    path = out / name / "student.ckpt"
+    path, run_name = out / name / "student.ckpt", f"{name}-student"
+    teacher_sha256 = file_sha256(teacher_path(out, config.teacher))
     if path.exists():
-        return read_student(path)
+        finished = read_student(path)
+        if finished.facts.teacher_sha256 != teacher_sha256:
+            raise _another_comparison(path)
+        return finished
     student = distil(
         data.training,
         name,
         student_config(config.student),
-        _run(config, config.student_train, seed, out, f"{name}-student", on_step),
+        _run(config, config.student_train, seed, out, run_name, on_step),
         teacher=teacher,
-        teacher_sha256=file_sha256(teacher_path(out, config.teacher)),
+        teacher_sha256=teacher_sha256,
         recipe=config.recipe,
     )
     write_student(path, student)
+    _drop_state(out, run_name)
     return student
 
 
@@ -452,47 +406,3 @@ def _by_group(test: Windows, answers: NDArray[np.int64]) -> tuple[GroupCount, ..
         for group in np.unique(test.groups)
         for rows in [test.groups == group]
     )
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Gives the spread of a figure over seeds.
-
-    Example:
-        >>> spread([0.25, 0.75]).mean
-        0.5
-    """
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))
-
-
-def gain_points(folds: Sequence[FoldResult], modalities: Sequence[str], *, seed: int = 0) -> tuple[float, float, float]:
-    """Gives the gain of students over baselines in points of accuracy: mean, and a 95 % interval.
-
-    The mean is over modalities and folds of (student - baseline). The interval resamples whole groups (people,
-    machines, sessions) with replacement, the same draw for all modalities: a percentile bootstrap over clusters (Efron
-    and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13), 4,000 draws.
-    """
-    groups = sorted(
-        {count.group for fold in folds for name in modalities for count in fold.students[name].student.by_group}
-    )
-    position = {group: number for number, group in enumerate(groups)}
-    gains = np.zeros((len(folds), len(groups)))  # right answers more, summed over modalities
-    sizes = np.zeros((len(folds), len(groups)))
-    for row, fold in enumerate(folds):
-        for name in modalities:
-            result = fold.students[name]
-            for ours, theirs in zip(result.student.by_group, result.baseline.by_group, strict=True):
-                gains[row, position[ours.group]] += ours.right - theirs.right
-                sizes[row, position[ours.group]] += ours.windows
-
-    def points(weights: NDArray[np.float64]) -> float:
-        size = sizes @ weights
-        inside = size > 0
-        return float(100 * np.mean((gains @ weights)[inside] / size[inside]))
-
-    rng = np.random.default_rng(seed)
-    draws = [
-        points(rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups))).astype(float)) for _ in range(4000)
-    ]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return points(np.ones(len(groups))), float(low), float(high)

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mmkd_models.comparison import FoldResult, ModalityResult, NetworkResult, RivalResult, gain_points, spread
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.fold_result import FoldResult, ModalityResult, NetworkResult, RivalResult
+from mmkd_models.gains import gain_points, spread
 
 FORMAT_VERSION = 1
 _METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -109,7 +110,8 @@ def _network(results: Sequence[NetworkResult]) -> dict[str, Any]:
 def _rival(results: Sequence[RivalResult]) -> dict[str, Any]:
     scores = [result.scores for result in results if result.scores is not None]
     if len(scores) < len(results):
-        return {"reason": next(result.reason for result in results if result.scores is None)}
+        reason = next(result.reason for result in results if result.scores is None)
+        return {**dict.fromkeys(_METRICS), "reason": reason}
     return {metric: _spread([score.metric(metric) for score in scores]) for metric in _METRICS}
 
 

@@ -49,6 +49,7 @@ def render_demo(document: Mapping[str, Any]) -> str:
             "answer": answer(demo),
             "best": best,
             "best_bundle": demo.students[best].bundle if best is not None else None,
+            "best_reference": demo.students[best].reference if best is not None else None,
             "teacher_name": teacher_name(demo),
             "key_figures": key_figures(demo),
             "groups": result_groups(demo),

@@ -139,6 +139,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True):
     gain_points: Gain | None = None
     gap_recovered: float | None = None
     bundle: str | None = None
+    reference: str | None = None
     latency_ratio: float | None = None
     latency_ratios: RatioRange | None = None
     parameters_ratio: float | None = None

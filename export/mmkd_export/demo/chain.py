@@ -19,10 +19,11 @@ from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_models.attention_view import attention_view
 from mmkd_models.checkpoint import read_student, read_teacher
-from mmkd_models.comparison import FoldResult, fold_data, teacher_path
+from mmkd_models.comparison import fold_data, teacher_path
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.windows import Windows
+from mmkd_models.fold_result import FoldResult
 
 Say = Callable[[str], None]
 
@@ -60,6 +61,7 @@ class Measured:
         benchmark: the runtime's benchmark of the best student.
         best: the modality of that student, chosen by its score on validation.
         bundle: its bundle.
+        reference: the reference of one group of the test split, where the modality is normalised per group.
         window_shape: (T, C) of its window.
         machine: what it was measured on.
     """
@@ -68,6 +70,7 @@ class Measured:
     benchmark: dict[str, Any]
     best: str
     bundle: Path
+    reference: Path | None
     window_shape: tuple[int, int]
     machine: dict[str, Any]
 
@@ -89,21 +92,27 @@ def measure(
     modalities = fold.config.modalities
     bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
     entries: dict[str, dict[str, Any]] = {name: {"bundle": str(path)} for name, path in bundles.items()}
+    test = fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share).test
+    references = {name: _group_reference(dataset, name, int(test.groups[0]), out) for name in modalities}
     for name in modalities:
-        _check_runtime(dataset, fold, name, bundles[name], out)
-        entries[name] |= _attention(dataset, fold, folder, name)
+        say(f"check: {name} student in the runtime")
+        _check_runtime(dataset, fold, name, bundles[name], test)
+        entries[name] |= _attention(test, fold, folder, name)
+        if (reference := references[name]) is not None:
+            entries[name]["reference"] = str(reference)
     entries["teacher"] = {}
     _measure_latencies(entries, bundles, teacher_path(folder, fold.config.teacher), instruments, say=say)
     best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
     bundle = out / "student.edge"
     write_file(bundle, bundles[best].read_bytes())
     say(f"benchmark: {best} student through EdgePredictor")
-    benchmark, machine = instruments.bundle(bundle, _reference(dataset, fold, best, out))
+    benchmark, machine = instruments.bundle(bundle, references[best])
     return Measured(
         entries=entries,
         benchmark=benchmark,
         best=best,
         bundle=bundle,
+        reference=references[best],
         window_shape=dataset.spec.modality(best).shape,
         machine=machine,
     )
@@ -121,26 +130,22 @@ def _bundle(folder: Path, name: str, *, out: Path, say: Say) -> Path:
     return path
 
 
-def _check_runtime(dataset: Dataset, fold: FoldResult, name: str, bundle: Path, out: Path) -> None:
+def _check_runtime(dataset: Dataset, fold: FoldResult, name: str, bundle: Path, test: Windows) -> None:
     """The runtime must give the accuracy that the training side gave, window by window on the test split."""
-    test = _test_windows(dataset, fold).with_modalities((name,))
     right = 0
-    for part in _parts(test, name):
-        reference = _group_reference(dataset, name, int(part.groups[0]), out)
-        windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
-        with EdgePredictor.open(bundle, reference=reference) as predictor:
-            answers = np.array([prediction.index for prediction in predictor.predict_batch(windows)])
-        right += int((answers == part.labels).sum())
+    with TemporaryDirectory() as temporary:
+        for part in _parts(test.with_modalities((name,)), name):
+            reference = _group_reference(dataset, name, int(part.groups[0]), Path(temporary))
+            windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
+            with EdgePredictor.open(bundle, reference=reference) as predictor:
+                answers = np.array([prediction.index for prediction in predictor.predict_batch(windows)])
+            right += int((answers == part.labels).sum())
     expected = sum(count.right for count in fold.students[name].student.by_group)
     if abs(right - expected) > 1:  # one window may sit on a tie
         raise GateError(
             f"{bundle}: runtime on the test split: expected {expected} of {len(test)} windows right as in training, "
             f"got {right}; the export is wrong, please report it"
         )
-
-
-def _test_windows(dataset: Dataset, fold: FoldResult) -> Windows:
-    return fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share).test
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:
@@ -151,6 +156,7 @@ def _parts(test: Windows, name: str) -> list[Windows]:
 
 
 def _group_reference(dataset: Dataset, name: str, group: int, out: Path) -> Path | None:
+    """Writes the reference of one group into `out`; None where the modality takes raw values."""
     if dataset.spec.modality(name).normalise == "none":
         return None
     path = out / f"{name}.reference.json"
@@ -158,12 +164,7 @@ def _group_reference(dataset: Dataset, name: str, group: int, out: Path) -> Path
     return path
 
 
-def _reference(dataset: Dataset, fold: FoldResult, name: str, out: Path) -> Path | None:
-    return _group_reference(dataset, name, int(_test_windows(dataset, fold).groups[0]), out)
-
-
-def _attention(dataset: Dataset, fold: FoldResult, folder: Path, name: str) -> dict[str, Any]:
-    test = _test_windows(dataset, fold)
+def _attention(test: Windows, fold: FoldResult, folder: Path, name: str) -> dict[str, Any]:
     teacher = read_teacher(teacher_path(folder, fold.config.teacher)).network()
     student = read_student(folder / name / "student.ckpt").network()
     view = attention_view(teacher, student, test, modality=name)

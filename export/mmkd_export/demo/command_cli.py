@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -20,7 +20,7 @@ from mmkd_edge.files import write_file
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import library_versions
-from mmkd_models.comparison import ComparisonConfig, FoldResult, Step, choose_teacher, compare_fold
+from mmkd_models.comparison import Step, choose_teacher, compare_fold
 from mmkd_models.config import Preset
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.defaults import (
@@ -31,6 +31,7 @@ from mmkd_models.defaults import (
     TEACHER_PRESET,
     TEACHER_TRAIN,
 )
+from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 from mmkd_models.progress import training_bar
 from mmkd_models.summary import demo_document
 
@@ -73,24 +74,12 @@ def demo(
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
     began = time.monotonic()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: expected a folder, got a file; choose another name")
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
-    numbers = range(seeds)
-    config = _config(data, modality, label_share, _presets(teacher)[0], student, self_training, steps)
-    watch = _Watch()
-    tried = choose_teacher(
-        data,
-        seeds=numbers,
-        presets=_presets(teacher),
-        config=config,
-        folder=lambda n: fold_folder(out, n),
-        on_step=watch,
-    )
-    config = msgspec.structs.replace(config, teacher=next(size.preset for size in tried if size.chosen))
-    folds = [
-        compare_fold(data, seed=number, config=config, out=fold_folder(out, number), on_step=watch)
-        for number in numbers
-    ]
-    watch.close()
+    presets = _presets(teacher)
+    config = _config(data, modality, label_share, presets[0], student, self_training, steps)
+    tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
     measured = measure(data, folds, Instruments(pair=_pair, bundle=_bundle), out=out, say=_say)
     document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
     if len(tried) > 1:
@@ -100,6 +89,27 @@ def demo(
         print(_pretty(document))
     else:
         _show(document, measured)
+
+
+def _compare(
+    data: Dataset, presets: tuple[Preset, ...], config: ComparisonConfig, *, seeds: Sequence[int], out: Path
+) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
+    """Chooses the teacher's size and runs every fold, with a bar for each training."""
+    with _Watch() as watch:
+        tried = choose_teacher(
+            data,
+            seeds=seeds,
+            presets=presets,
+            config=config,
+            folder=lambda number: fold_folder(out, number),
+            on_step=watch,
+        )
+        config = msgspec.structs.replace(config, teacher=next(size.preset for size in tried if size.chosen))
+        folds = [
+            compare_fold(data, seed=number, config=config, out=fold_folder(out, number), on_step=watch)
+            for number in seeds
+        ]
+    return tried, folds
 
 
 def _pair(first: Path, second: Path) -> PairTimes:
@@ -141,12 +151,20 @@ def _bundle(bundle: Path, reference: Path | None) -> tuple[dict[str, Any], dict[
 
 
 class _Watch:
-    """Shows each training of the comparison as a bar of its own."""
+    """Shows each training of the comparison as a bar of its own; leaving the `with` ends the bar that is open."""
 
     def __init__(self) -> None:
         self._open: ExitStack | None = None
         self._title = ""
         self._show: Callable[..., None] = lambda progress: None
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.close()
+        if kind is KeyboardInterrupt:
+            _say("interrupted; the same command continues")
 
     def __call__(self, step: Step) -> None:
         title = f"seed {step.seed} {step.stage} {step.modality or ''}".rstrip()
@@ -179,6 +197,8 @@ def _presets(names: list[str] | None) -> tuple[Preset, ...]:
             raise UsageError(
                 f"--teacher: expected one of {', '.join(get_args(Preset))}, got {name!r}; choose one of them"
             )
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"--teacher: expected each size once, got {', '.join(chosen)}; name each once")
     return tuple(chosen)  # type: ignore[arg-type]
 
 
@@ -196,8 +216,7 @@ def _config(
             f"--student: expected one of {', '.join(get_args(Preset))}, got {student!r}; choose one of them"
         )
     names = modalities or [spec.name for spec in data.spec.modalities]
-    for name in names:
-        data.spec.modality(name)
+    data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     teacher_train, student_train = TEACHER_TRAIN, STUDENT_TRAIN
     if steps is not None:
         teacher_train = msgspec.structs.replace(teacher_train, steps=steps)
@@ -271,14 +290,16 @@ def _show(document: dict[str, Any], measured: Measured) -> None:
     console.print(f"teacher (all sensors) {_accuracy(teacher)}, {teacher['parameters']:,} parameters")
     mean = document["mean_gain_points"]
     console.print(f"mean gain {mean['mean']:+.1f} points ({mean['low']:+.1f} to {mean['high']:+.1f})")
+    bundle, reference = str(measured.bundle), measured.reference
+    opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
     print(
         "\nUse the student:\n"
         "    from mmkd_edge import EdgePredictor\n"
-        f'    with EdgePredictor.open("{measured.bundle}") as predictor:\n'
+        f"    with EdgePredictor.open({opened}) as predictor:\n"
         f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
     )
-    bundle = shlex.quote(str(measured.bundle))
-    print(f"wrote {document['report']} and {bundle}; next: mmkd-bench run {bundle}")
+    option = "" if reference is None else f" --reference {shlex.quote(str(reference))}"
+    print(f"wrote {document['report']} and {bundle}; next: mmkd-bench run {shlex.quote(bundle)}{option}")
 
 
 def _accuracy(entry: dict[str, Any]) -> str:
