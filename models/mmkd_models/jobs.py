@@ -155,13 +155,26 @@ def check_teacher(teacher: TeacherCheckpoint, windows: Windows) -> None:
             f"teacher: expected the labels {list(spec.task.labels)} of the dataset, got {list(teacher.task.labels)}; "
             "train a teacher on this dataset"
         )
+    names = [modality.name for modality in spec.modalities]
     for modality in teacher.modalities:
+        if modality.name not in names:
+            raise UsageError(
+                f"teacher: expected a dataset with modality {modality.name!r}, which it was trained with, got "
+                f"{', '.join(names)}; train a teacher on this dataset"
+            )
         found = spec.modality(modality.name)
         if found.shape != modality.shape or found.rate_hz != modality.rate_hz:
             raise UsageError(
                 f"teacher: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
                 f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; train a teacher on this dataset"
             )
+        for key in ("channels", "range", "normalise"):
+            wanted, got = getattr(modality, key), getattr(found, key)
+            if got != wanted:
+                raise UsageError(
+                    f"teacher: modality {modality.name!r}: expected {key} {wanted!r}, got {got!r}; "
+                    "train a teacher on this dataset"
+                )
 
 
 def _labelled_share(recipe: Recipe) -> float:

@@ -1,4 +1,4 @@
-"""Training on a terminal: a live bar with the loss terms, or one plain line per validation where nobody watches."""
+"""Training on a terminal: a live bar with the loss terms, or a plain line every few seconds where nobody watches."""
 
 from __future__ import annotations
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -15,6 +19,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import (
     Facts,
+    StudentCheckpoint,
     file_sha256,
     read_teacher,
     write_student,
@@ -30,6 +35,7 @@ from mmkd_models.jobs import (
     OnStep,
     Run,
     TrainingData,
+    check_teacher,
     distil,
     self_train,
     train_baseline,
@@ -44,7 +50,7 @@ _Data = Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")
 _Output = Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")]
 _Modality = Annotated[str, typer.Option(help="The one modality that the student sees.")]
 _Share = Annotated[float, typer.Option(help="Share of the training labels to use; 0.1 is a tenth.")]
-_Fold = Annotated[int | None, typer.Option(help="Use grouped fold N of all windows instead of the dataset's split.")]
+_Fold = Annotated[int | None, typer.Option(help="Use grouped fold N of all windows, not the dataset's split.", min=0)]
 _Steps = Annotated[int, typer.Option(help="Optimisation steps.", min=1)]
 _Batch = Annotated[int, typer.Option(help="Windows per step.", min=2)]
 _Rate = Annotated[float, typer.Option(help="Peak learning rate.", min=0.0)]
@@ -61,9 +67,12 @@ _train = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Train a multimodal teacher, or a single-sensor student on labels alone (the baseline).",
 )
-_distill = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+_distill = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 def run_train(arguments: Sequence[str]) -> None:
@@ -109,18 +118,23 @@ def teacher(
 ) -> None:
     """Train a teacher on all modalities of a dataset."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    size = teacher_config(_preset(preset))
+    _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
-    with training_bar("teacher") as show:
+    with _training("teacher", output) as show:
         run = Run(train=train, augment=AugmentConfig(), run_dir=_run_dir(output), resume=resume, on_step=show)
-        checkpoint = train_teacher(training, teacher_config(_preset(preset)), run)
+        checkpoint = train_teacher(training, size, run)
     if self_training and bool((training.train.labels < 0).any()):
-        with training_bar("teacher, second generation") as show:
+        with _training("teacher, second generation", output) as show:
             second = replace(run, run_dir=_second_run_dir(output), on_step=show)
             checkpoint = self_train(training, checkpoint, second)
+    if not _is_first_process():
+        return
     write_teacher(output, checkpoint)
     _finish(output)
     names = [spec.name for spec in checkpoint.modalities]
-    following = f"mmkd-distill {output} {data} --modality {names[0]} -o student.ckpt"
+    following = f"mmkd-distill {_quoted(output)} {_quoted(data)} --modality {names[0]} -o student.ckpt"
+    following += _same_windows(label_share=label_share, fold=fold, seed=seed)
     _report(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
 
 
@@ -146,14 +160,13 @@ def student(
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    size = student_config(_preset(preset))
+    _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
-    with training_bar(f"{modality} baseline") as show:
+    with _training(f"{modality} baseline", output) as show:
         run = _run(train, output, resume=resume, embed_windows=embed_windows, on_step=show)
-        checkpoint = train_baseline(training, modality, student_config(_preset(preset)), run)
-    write_student(output, checkpoint)
-    _finish(output)
-    following = f"mmkd-export {output} -o {output.with_suffix('.edge')}"
-    _report(checkpoint.facts, checkpoint.network(), output, [modality], following=following, json=json)
+        checkpoint = train_baseline(training, modality, size, run)
+    _write_student(output, checkpoint, json=json)
 
 
 @_distill.command(epilog="Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt")
@@ -186,23 +199,60 @@ def distill(
 ) -> None:
     """Distil a teacher into a student of one modality; windows without labels (-1) teach too."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    size = student_config(_preset(preset))
+    chosen = RECIPE if recipe is None else _recipe_from_file(recipe)
     taught_by = read_teacher(teacher)
-    names = [spec.name for spec in taught_by.modalities]
-    training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=names)
-    with training_bar(f"{modality} student") as show:
+    _check_output(output, teacher=teacher)
+    training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
+    check_teacher(taught_by, training.train)
+    with _training(f"{modality} student", output) as show:
         checkpoint = distil(
-            training,
+            _narrowed(training, [spec.name for spec in taught_by.modalities]),
             modality,
-            student_config(_preset(preset)),
+            size,
             _run(train, output, resume=resume, embed_windows=embed_windows, on_step=show),
             teacher=taught_by,
             teacher_sha256=file_sha256(teacher),
-            recipe=RECIPE if recipe is None else _recipe_from_file(recipe),
+            recipe=chosen,
         )
+    _write_student(output, checkpoint, json=json)
+
+
+def _write_student(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
+    if not _is_first_process():
+        return
     write_student(output, checkpoint)
     _finish(output)
-    following = f"mmkd-export {output} -o {output.with_suffix('.edge')}"
-    _report(checkpoint.facts, checkpoint.network(), output, [modality], following=following, json=json)
+    following = f"mmkd-export {_quoted(output)} -o {_quoted(output.with_suffix('.edge'))}"
+    names = [checkpoint.modality.name]
+    _report(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
+
+
+def _is_first_process() -> bool:
+    """With --devices every process runs the whole command; Lightning Fabric numbers those that it starts."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _check_output(output: Path, *, teacher: Path | None = None) -> None:
+    """Refuses, before anything is trained, an output that could not be written or would replace the teacher."""
+    if output.is_dir():
+        raise UsageError(f"--output {output}: expected the name of a checkpoint, got a directory; name a file in it")
+    if teacher is not None and output.exists() and output.samefile(teacher):
+        raise UsageError(
+            f"--output {output}: expected another file than the teacher's, got the same; choose another name"
+        )
+
+
+@contextmanager
+def _training(title: str, output: Path) -> Iterator[OnStep]:
+    """Gives an observer for a progress bar; says how to go on where Ctrl-C ends a training that can."""
+    try:
+        with training_bar(title) as show:
+            yield show
+    except KeyboardInterrupt:
+        kept = any((folder / FILE_NAME).exists() for folder in _run_dirs(output))
+        sys.stderr.write("interrupted; the same command with --resume continues\n" if kept else "interrupted\n")
+        raise
 
 
 def _train_config(
@@ -242,9 +292,24 @@ def _training_data(
         rows = fold_indices(windows, fold=fold, seed=0)
         train, valid = windows.subset(rows.train), windows.subset(rows.valid)
     train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
-    if modalities:
-        train, valid = train.with_modalities(modalities), valid.with_modalities(modalities)
-    return TrainingData(train=train, valid=valid, sha256=dataset.sha256)
+    training = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
+    return _narrowed(training, modalities) if modalities else training
+
+
+def _narrowed(training: TrainingData, modalities: Sequence[str]) -> TrainingData:
+    train, valid = (windows.with_modalities(modalities) for windows in (training.train, training.valid))
+    return replace(training, train=train, valid=valid)
+
+
+def _same_windows(*, label_share: float, fold: int | None, seed: int) -> str:
+    """Gives the options with which another command sees the same windows and labels, where they are not the defaults.
+
+    A student that is distilled from the teacher of one fold on another fold is judged on windows that its teacher knew.
+    """
+    options = [] if label_share == 1 else [f"--label-share {label_share:g}"]
+    options += [] if fold is None else [f"--fold {fold}"]
+    options += [] if seed == 0 else [f"--seed {seed}"]
+    return "".join(f" {option}" for option in options)
 
 
 def _run(train: TrainConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep) -> Run:
@@ -267,9 +332,13 @@ def _second_run_dir(output: Path) -> Path:
     return _run_dir(output) / "second"
 
 
+def _run_dirs(output: Path) -> tuple[Path, Path]:
+    return _run_dir(output), _second_run_dir(output)
+
+
 def _finish(output: Path) -> None:
     """Drops the resume state of a finished training; its TensorBoard logs stay."""
-    for folder in (_run_dir(output), _second_run_dir(output)):
+    for folder in _run_dirs(output):
         (folder / FILE_NAME).unlink(missing_ok=True)
 
 
@@ -278,6 +347,10 @@ def _recipe_from_file(path: Path) -> Recipe:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except msgspec.DecodeError as error:
         raise UsageError(f"{path}: expected a recipe, {error}; --print-recipe prints one to start from") from error
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _pretty(document: Any) -> str:
@@ -295,5 +368,5 @@ def _report(
     print(f"modalities    {', '.join(modalities)}")
     print(f"parameters    {parameters:,}")
     print(f"validation    {facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}")
-    print(f"logs          tensorboard --logdir {_run_dir(output)}")
+    print(f"logs          tensorboard --logdir {_quoted(_run_dir(output))}")
     print(f"wrote {output}; next: {following}")

@@ -39,7 +39,7 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> F
         folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
 
     Raises:
-        UsageError: there are fewer than three folds or groups.
+        UsageError: there are fewer than three folds or groups, or no labelled window to choose by or to judge with.
     """
     numbers = _dealt(windows, seed=seed, folds=folds) if windows.folds is None else windows.folds
     names = np.unique(numbers)
@@ -51,11 +51,17 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> F
     is_test = numbers == names[fold % len(names)]
     is_valid = numbers == names[(fold + 1) % len(names)]
     is_labelled = windows.labels >= 0
-    return Fold(
+    found = Fold(
         train=np.flatnonzero(~is_test & ~is_valid),
         valid=np.flatnonzero(is_valid & is_labelled),
         test=np.flatnonzero(is_test & is_labelled),
     )
+    if not (len(found.valid) and len(found.test)):
+        raise UsageError(
+            f"dataset {windows.spec.name!r}: fold {fold}: expected labelled windows to choose by and to judge with, got"
+            f" {len(found.valid)} and {len(found.test)}; label some in every group, or deal the folds otherwise"
+        )
+    return found
 
 
 def label_subset(labels: npt.NDArray[np.int64], *, share: float, seed: int) -> npt.NDArray[np.bool_]:

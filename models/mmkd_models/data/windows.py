@@ -121,10 +121,12 @@ class Windows:
         """Gives the same windows with these modalities only, in this order.
 
         Raises:
-            UsageError: a name is unknown, or there is none.
+            UsageError: a name is unknown or there twice, or there is none.
         """
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")
+        if len(set(names)) < len(names):
+            raise UsageError(f"modalities: expected each name once, got {', '.join(names)}; name each once")
         modalities = tuple(self.spec.modality(name) for name in names)
         return replace(self, spec=msgspec.structs.replace(self.spec, modalities=modalities))
 
