@@ -65,9 +65,11 @@ def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
     std = np.sqrt((centred**2).sum(1) / count)
     some = np.where(known.any(1, keepdims=True), x, 0.0)  # a channel without a value counts as 0
     quantiles = np.nanquantile(some, _QUANTILES, axis=1).transpose(1, 0, 2).reshape(len(x), -1)
-    step = np.abs(np.diff(filled, axis=1)).mean(1)
+    step = np.abs(np.diff(filled, axis=1))
+    pairs = known[:, 1:] & known[:, :-1]
+    mean_step = np.where(pairs, step, 0.0).sum(1) / np.maximum(pairs.sum(1), 1)
     power = np.abs(np.fft.rfft(centred, axis=1)[:, 1 : _SPECTRUM_BINS + 1]) ** 2
-    parts = [mean, std, quantiles, step, np.log(power + 1e-6).reshape(len(x), -1)]
+    parts = [mean, std, quantiles, mean_step, np.log(power + 1e-6).reshape(len(x), -1)]
     features: NDArray[np.float64] = np.concatenate(parts, axis=1)
     return features
 
