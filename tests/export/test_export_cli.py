@@ -170,8 +170,8 @@ def test_an_argument_that_does_not_exist_is_named(run: Callable[..., Done], argu
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
 
 
-def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], student_file: Path, tmp_path: Path):
-    done = run(student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--platform", "jp6.2")
+def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], exported: ExportResult, tmp_path: Path):
+    done = run(exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--platform", "jp6.2")
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]
     assert lines[4].startswith("int8: balanced accuracy drops by ")

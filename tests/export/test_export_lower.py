@@ -174,8 +174,8 @@ def test_int8_without_windows_to_calibrate_is_refused(
     )
 
 
-def test_a_student_without_a_layer_worth_it_says_so(student_file: Path, tmp_path: Path):
-    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("int8",), exclude="encoder")
+def test_a_student_without_a_layer_worth_it_says_so(exported: ExportResult, tmp_path: Path):
+    plan = ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("int8",), exclude="encoder")
     with pytest.raises(GateError) as error:
         export(plan)
     assert str(error.value) == (
@@ -204,9 +204,9 @@ def test_auto_leaves_out_what_is_not_a_tenth_faster_in_the_best_backend():
     assert too_slow((), latencies) == {}
 
 
-def test_auto_on_this_machine_gives_a_reason_or_an_artifact(student_file: Path, tmp_path: Path):
+def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResult, tmp_path: Path):
     result = export(
-        ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
+        ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
     )
     precisions = {artifact.precision for artifact in result.report.artifacts}
     left_out = {found.precision: found.reason for found in result.report.left_out}

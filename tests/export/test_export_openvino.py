@@ -14,7 +14,7 @@ from mmkd_edge.errors import BackendError, GateError
 from mmkd_export.artifacts import TaskGate, judge_fp32, with_backend
 from mmkd_export.evidence import feeds_of
 from mmkd_export.plan import ExportPlan
-from mmkd_export.run import export
+from mmkd_export.run import ExportResult, export
 from mmkd_models.checkpoint import StudentCheckpoint
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
@@ -49,9 +49,9 @@ def test_a_closed_one_and_a_damaged_graph_give_errors(student_graph: bytes, stud
         OpenVinoBackend(student_graph[:100])
 
 
-def test_the_target_is_recorded_with_its_answers_and_latency(student_file: Path, tmp_path: Path):
+def test_the_target_is_recorded_with_its_answers_and_latency(exported: ExportResult, tmp_path: Path):
     plan = ExportPlan(
-        source=student_file,
+        source=exported.path,
         output=tmp_path / "s.edge",
         targets=("openvino",),
         precisions=("int8",),

@@ -17,7 +17,7 @@ from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.plan import export_plan
 from mmkd_export.report import decode_report
-from mmkd_export.run import ExportResult, ExportStep, export
+from mmkd_export.run import ExportResult, export
 from mmkd_models.checkpoint import StudentCheckpoint, write_student
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
@@ -95,12 +95,6 @@ def test_the_result_names_the_file_as_it_lies_on_the_disk(exported: ExportResult
     data = exported.path.read_bytes()
     assert exported.sha256 == hashlib.sha256(data).hexdigest()
     assert exported.size_bytes == len(data)
-
-
-def test_an_observer_sees_every_step(student_file: Path, tmp_path: Path):
-    seen: list[ExportStep] = []
-    export(export_plan(student_file, output=tmp_path / "s.edge"), on_step=seen.append)
-    assert [(step.name, step.number, step.of) for step in seen] == [(n, i + 1, 4) for i, n in enumerate(STEPS)]
 
 
 def test_windows_named_by_the_user_replace_the_carried_ones(

@@ -67,11 +67,11 @@ def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte(tmp_path: Pa
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
 def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(
-    student_file: Path, exported: ExportResult, tmp_path: Path
+    exported: ExportResult, tmp_path: Path
 ):
     output = tmp_path / "my student.edge"
     with pytest.raises(UnavailableError) as error:
-        export(ExportPlan(source=student_file, output=output, targets=("trt",)))
+        export(ExportPlan(source=exported.path, output=output, targets=("trt",)))
     assert str(error.value) == (
         "no engine was built: tensorrt is not installed on this machine (it comes with JetPack)\n"
         f"{output} is written and complete; on the device run: "
@@ -90,11 +90,11 @@ def test_without_cuda_python_the_extra_is_named():
 
 
 def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
-    trt_rtx: ModuleType, student_file: Path, tmp_path: Path
+    trt_rtx: ModuleType, exported: ExportResult, tmp_path: Path
 ):
     output = tmp_path / "student.edge"
     plan = ExportPlan(
-        source=student_file,
+        source=exported.path,
         output=output,
         targets=("trt",),
         precisions=("fp16", "int8"),
