@@ -53,5 +53,9 @@ def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Gives the processor's name as the kernel has it; its architecture where the kernel has none."""
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "model\t"))]
-    return next((name for name in names if name), host.machine())
+    for field in ("model name", "Model"):  # x86 and most ARM; boards that only name themselves
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == field and value.strip():
+                return value.strip()
+    return host.machine()

@@ -1,0 +1,230 @@
+"""What this machine can run, what it lacks, and the command that installs it.
+
+Owns the questions; imports libraries one by one to see whether they load, and installs nothing. Needs only what the
+runtime needs, because the machine that wants a doctor has little installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mmkd_export.latency import processor_name
+
+Status = Literal["ok", "missing", "problem"]
+
+ROOT = Path("/")
+
+# Linux for Tegra to JetPack, by the first version that belongs to it (NVIDIA's JetPack archive).
+_JETPACKS = (
+    ((39, 0), "7.2", None),
+    ((38, 4), "7.1", None),
+    ((38, 0), "7.0", None),
+    ((36, 4), "6.1 or 6.2", None),
+    ((36, 0), "6.0", "TensorRT 8.6 cannot read opset 20: update to JetPack 6.2 for engines; onnxruntime works"),
+    ((0, 0), "5 or earlier", "Python 3.8 is too old: update to JetPack 6.2"),
+)
+_INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
+_DLA_LIBRARY = "libnvdla_compiler.so"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One answer.
+
+    Attributes:
+        what: was asked.
+        status: `ok`, `missing` where something is not installed, `problem` where it is and does not work.
+        found: versions or values; empty where there is nothing.
+        advice: what to do, usually a command; empty where nothing is to be done.
+    """
+
+    what: str
+    status: Status
+    found: str = ""
+    advice: str = ""
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All answers.
+
+    Attributes:
+        machine: what the machine is, in words.
+        checks: the answers.
+        runs_bundles: whether a bundle can be run at all.
+    """
+
+    machine: tuple[Check, ...]
+    checks: tuple[Check, ...]
+    runs_bundles: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ability:
+    """Something that a set of modules gives."""
+
+    what: str
+    modules: tuple[str, ...]
+    advice: str
+
+
+_BACKENDS = (
+    _Ability(what="run bundles: ort", modules=("onnxruntime",), advice="pip install 'mmkd-edge[ort]'"),
+    _Ability(what="test in OpenVINO", modules=("openvino",), advice="pip install 'mmkd-edge[openvino]'"),
+)
+_COMMANDS = (
+    _Ability(
+        what="mmkd-bench",
+        modules=("onnxruntime", "typer", "rich", "psutil"),
+        advice="pip install 'mmkd-edge[ort,bench]'",
+    ),
+    _Ability(
+        what="mmkd-train, mmkd-distill",
+        modules=("torch", "safetensors", "lightning_fabric", "sklearn", "tensorboard", "typer", "rich"),
+        advice="pip install 'mmkd-edge[train]'",
+    ),
+    _Ability(
+        what="mmkd-export",
+        modules=("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "typer", "rich"),
+        advice="pip install 'mmkd-edge[export]'",
+    ),
+)
+_ENGINES = (
+    _Ability(
+        what="engines: TensorRT",
+        modules=("tensorrt",),
+        advice="sudo apt-get install python3-libnvinfer, and make the environment with --system-site-packages",
+    ),
+    _Ability(what="engines: GPU facts", modules=("cuda.bindings",), advice="pip install 'mmkd-edge[trt]'"),
+    _Ability(
+        what="engines: TensorRT-RTX",
+        modules=("tensorrt_rtx",),
+        advice="pip install 'mmkd-edge[trt-rtx]' (GeForce RTX only)",
+    ),
+)
+
+_DISTRIBUTIONS = {"lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn", "cuda.bindings": "cuda-bindings"}
+
+
+def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda: None) -> Diagnosis:
+    """Asks everything.
+
+    Args:
+        root: where the file system begins; `/`, or a recorded tree.
+        power_mode: gives the power mode of a board, None where it has none.
+    """
+    backends = [_ability(ability) for ability in _BACKENDS]
+    others = [_ability(ability) for ability in (*_COMMANDS, *_ENGINES)]
+    return Diagnosis(
+        machine=tuple(_machine(root, power_mode)),
+        checks=(*backends, *others, _driver(root)),
+        runs_bundles=backends[0].status == "ok",
+    )
+
+
+def _machine(root: Path, power_mode: Callable[[], str | None]) -> Iterator[Check]:
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    yield Check(what="system", status="ok", found=system)
+    yield Check(what="mmkd-edge", status="ok", found=importlib.metadata.version("mmkd-edge"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check(what="processor", status="ok", found=f"{processor_name(root / 'proc/cpuinfo')}, {cores} usable cores")
+    features = _int8_features(_text(root / "proc/cpuinfo"))
+    yield Check(
+        what="INT8 arithmetic",
+        status="ok" if features else "missing",
+        found=" ".join(features),
+        advice="" if features else "INT8 artifacts will not be faster here, and may lose accuracy on x86: use fp32",
+    )
+    board = _text(root / "proc/device-tree/model").rstrip("\0")
+    if board:
+        yield Check(what="board", status="ok", found=board)
+    yield from _jetpack(_text(root / "etc/nv_tegra_release"))
+    mode = power_mode()
+    if mode is not None:
+        yield Check(what="power mode", status="ok", found=mode)
+
+
+def _jetpack(release: str) -> Iterator[Check]:
+    found = re.search(r"# R(\d+) \(release\), REVISION: (\d+)\.", release)
+    if found is None:
+        return
+    version = (int(found[1]), int(found[2]))
+    name, advice = next((name, advice) for first, name, advice in _JETPACKS if version >= first)
+    yield Check(
+        what="JetPack",
+        status="ok" if advice is None else "problem",
+        found=f"{name} (L4T {version[0]}.{version[1]})",
+        advice=advice or "",
+    )
+
+
+def _int8_features(cpuinfo: str) -> list[str]:
+    words = set(cpuinfo.split())
+    return [feature for feature in _INT8_FEATURES if feature in words]
+
+
+def _ability(ability: _Ability) -> Check:
+    missing, broken, versions = [], [], []
+    for module in ability.modules:
+        fault = _import_fault(module)
+        if fault is None:
+            versions.append(f"{module.partition('.')[0]} {_version(module)}")
+        elif fault == "":
+            missing.append(module)
+        else:
+            broken.append(fault)
+    if broken:
+        return Check(what=ability.what, status="problem", found="; ".join(broken), advice=_advice_for(broken, ability))
+    if missing:
+        return Check(what=ability.what, status="missing", found=f"no {', '.join(missing)}", advice=ability.advice)
+    return Check(what=ability.what, status="ok", found=", ".join(versions))
+
+
+def _import_fault(module: str) -> str | None:
+    """None where the module loads, an empty text where it is not installed, else why it does not load."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        own = error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
+        return "" if own else f"{module} does not load: {error}"
+    except Exception as error:  # a native library may fail in any way while it loads
+        return f"{module} does not load: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return None
+
+
+def _advice_for(faults: Sequence[str], ability: _Ability) -> str:
+    if any(_DLA_LIBRARY in fault for fault in faults):
+        return "the container's TensorRT is for another JetPack than the host: use the image of the host's JetPack"
+    return f"install it again: {ability.advice}"
+
+
+def _version(module: str) -> str:
+    name = _DISTRIBUTIONS.get(module, module)
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(importlib.import_module(module), "__version__", "of unknown version"))
+
+
+def _driver(root: Path) -> Check:
+    text = _text(root / "proc/driver/nvidia/version")
+    found = re.search(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)\s", text)
+    if found is not None:
+        return Check(what="NVIDIA driver", status="ok", found=found[1])
+    advice = "only engines need it; on a workstation install NVIDIA's driver, on a Jetson it is part of JetPack"
+    return Check(what="NVIDIA driver", status="missing", advice=advice)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

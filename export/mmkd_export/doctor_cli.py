@@ -1,0 +1,52 @@
+"""`mmkd-doctor`: what this machine can run and what it lacks. Needs nothing but the runtime, and installs nothing."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+import msgspec
+
+from mmkd_edge.command import run_command
+from mmkd_edge.errors import UnavailableError
+from mmkd_export.doctor import Check, Diagnosis, examine
+
+_SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-doctor`; exits with 3 where no bundle can be run."""
+    run_command("mmkd-doctor", _run)
+
+
+def _run(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="mmkd-doctor",
+        description="Show what this machine can run, what is missing, and the command that installs it.",
+        epilog="--debug shows the traceback of an error.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(arguments)
+    from mmkd_bench.power import read_power_mode
+
+    diagnosis = examine(power_mode=read_power_mode)
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
+    else:
+        _show(diagnosis)
+    if not diagnosis.runs_bundles:
+        raise UnavailableError(f"no bundle can be run here; run: {diagnosis.checks[0].advice}")
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    checks = (*diagnosis.machine, *diagnosis.checks)
+    width = max(len(check.what) for check in checks)
+    for check in checks:
+        print(_line(check, width))
+    if diagnosis.runs_bundles:
+        print("next: mmkd-inspect student.edge --selftest")
+
+
+def _line(check: Check, width: int) -> str:
+    text = f"{_SIGNS[check.status]}  {check.what:<{width}}  {check.found}".rstrip()
+    return f"{text}\n    {'':<{width}}  -> {check.advice}" if check.advice else text

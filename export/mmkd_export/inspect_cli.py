@@ -1,0 +1,91 @@
+"""`mmkd-inspect`: what is inside a file, verified; or how two files differ. Needs nothing but the runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import NoReturn
+
+from mmkd_edge.command import run_command
+from mmkd_export.inspection import differences, inspect_file
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-inspect`."""
+    run_command("mmkd-inspect", _run)
+
+
+def _run(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="mmkd-inspect",
+        description="Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ.",
+        epilog="--debug shows the traceback of an error.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a bundle, a checkpoint, an engine or its sidecar")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second one to compare it with")
+    parser.add_argument(
+        "--selftest", action="store_true", help="also run every artifact of a bundle on its golden windows"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(arguments)
+    if options.other is not None:
+        _show_differences(options.file, options.other, as_json=options.json)
+        return
+    facts = inspect_file(options.file)
+    if options.selftest:
+        facts |= _selftest_facts(options.file)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    _show(facts)
+    print(_next_line(options.file, facts))
+
+
+def _show(facts: dict[str, str]) -> None:
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
+    found = differences(inspect_file(one), inspect_file(other))
+    if as_json:
+        print(json.dumps({name: list(values) for name, values in found.items()}, indent=2))
+        return
+    for name, (mine, theirs) in found.items():
+        print(name)
+        print(f"  {one}: {'-' if mine is None else mine}")
+        print(f"  {other}: {'-' if theirs is None else theirs}")
+    print(f"{len(found)} facts differ" if found else "the same")
+
+
+def _selftest_facts(path: Path) -> dict[str, str]:
+    """Answers of every artifact for the golden windows on this machine; raises GateError where one differs."""
+    from mmkd_edge import EdgePredictor
+    from mmkd_edge.bundle import Bundle
+
+    with Bundle.open(path) as bundle:
+        precisions = [artifact.precision for artifact in bundle.manifest.models[0].artifacts]
+    facts = {}
+    for precision in precisions:
+        with EdgePredictor.open(path, precision=precision) as predictor:
+            result = predictor.selftest()
+            facts[f"selftest.{precision}"] = (
+                f"{result.windows} windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g}) "
+                f"in {predictor.info().backend_version}"
+            )
+    return facts
+
+
+def _next_line(path: Path, facts: dict[str, str]) -> str:
+    quoted, kind = shlex.quote(str(path)), facts["kind"]
+    if kind.startswith("bundle"):
+        return f"next: mmkd-bench run {quoted}"
+    if kind.startswith("student"):
+        return f"next: mmkd-export {quoted}"
+    if kind.startswith("teacher"):
+        return f"next: mmkd-distill {quoted} DATA --modality NAME -o student.ckpt"
+    program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
+    return f"next: {program} --loadEngine={shlex.quote(str(path.with_name(facts['engine'].partition(',')[0])))}"

@@ -1,0 +1,206 @@
+"""What is inside a checkpoint, a bundle or an engine, as one flat list of facts.
+
+Owns the reading of each kind, by its content and not by its name, and the comparison of two. Runs no model and needs
+only what the runtime needs: a checkpoint's tensors are counted from its header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
+from mmkd_edge.files import open_file, read_exactly
+from mmkd_edge.manifest import REPORT_FILE, ModelEntry
+from mmkd_export.plan import is_bundle
+from mmkd_export.report import decode_report
+from mmkd_export.trt import read_sidecar
+
+Facts = dict[str, str]
+"""Dotted name to value, in the order in which people read."""
+
+_HEADER_LENGTH_BYTES = 8
+_LARGEST_HEADER_BYTES = 100 << 20  # what safetensors itself allows
+_SIDECAR_SUFFIX = ".json"
+
+
+def inspect_file(path: Path) -> Facts:
+    """Gives the facts of a bundle (every byte verified), a checkpoint, or an engine or its sidecar.
+
+    Raises:
+        UsageError: there is no such file, or it is of no kind that is known.
+        ArtifactError: it is damaged; the class says which kind.
+    """
+    descriptor = open_file(path, expected="a bundle, a checkpoint or an engine")
+    try:
+        start = read_exactly(descriptor, 64, offset=0)
+    finally:
+        os.close(descriptor)
+    if is_bundle(path):
+        return dict(_bundle_facts(path))
+    if start.lstrip()[:1] == b"{":
+        return dict(_engine_facts(path))
+    if start[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + 1] == b"{":
+        return dict(_checkpoint_facts(path))
+    sidecar = path.with_name(path.name + _SIDECAR_SUFFIX)
+    if sidecar.is_file():
+        return dict(_engine_facts(sidecar))
+    raise UsageError(
+        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
+    )
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Gives the facts that differ, with both values; None where one file has no such fact."""
+    names = [*one, *(name for name in other if name not in one)]
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def _bundle_facts(path: Path) -> Iterator[tuple[str, str]]:
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+        yield "kind", "bundle, every byte verified"
+        yield "model_id", manifest.model_id
+        yield "size_bytes", str(path.stat().st_size)
+        yield "sha256", bundle.sha256
+        yield "licence", manifest.licence
+        for entry in manifest.models:
+            yield from _model_facts(bundle, entry)
+        yield from _report_facts(bundle)
+        for name, version in sorted(manifest.tools.items()):
+            yield f"made_with.{name}", version
+
+
+def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]:
+    modality, prefix = entry.modality, entry.name
+    golden = bundle.golden(entry.name)
+    low, high = modality.range if modality.range is not None else (-math.inf, math.inf)
+    yield f"{prefix}.window", f"{modality.samples} samples x {', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
+    yield f"{prefix}.unit", modality.unit or "not stated"
+    yield f"{prefix}.range", f"{low:g} to {high:g}"
+    yield f"{prefix}.normalise", modality.normalise
+    yield f"{prefix}.labels", ", ".join(entry.task.labels)
+    yield f"{prefix}.size", f"{entry.preset}, {entry.parameters:,} parameters, {entry.mflops:g} MFLOP a window"
+    yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
+    yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
+    yield f"{prefix}.teacher", entry.teacher_sha256 or "none: labels alone taught"
+    yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
+    for artifact in entry.artifacts:
+        parity = artifact.parity
+        value = (
+            f"{artifact.size_bytes} bytes, opset {artifact.opset}, within {parity.max_abs_error:.2g} of the checkpoint "
+            f"(tolerance {parity.tolerance:.2g}), labels agree on {parity.label_agreement:.1%}, {artifact.sha256}"
+        )
+        yield artifact.file, value
+
+
+def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    try:
+        report = decode_report(bundle.read(REPORT_FILE))
+    except BundleError:  # a report of another version is for people alone, and the bundle is sound
+        return
+    yield "platform", report.platform
+    yield "checkpoint", report.student.checkpoint_sha256
+    for artifact in report.artifacts:
+        if artifact.gate is not None:
+            yield f"gate.{artifact.precision}", artifact.gate.summary
+        for run in artifact.backends:
+            if run.latency_us is not None:
+                yield f"latency.{artifact.precision}.{run.backend}", f"{run.latency_us:g} us on {report.machine}"
+
+
+def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
+    header = _checkpoint_header(path)
+    metadata = header.pop("__metadata__", {})
+    kind = next((name for name in ("student", "teacher") if name in metadata), None)
+    if kind is None:
+        raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a safetensors file of another program")
+    try:
+        document: dict[str, Any] = json.loads(metadata[kind])
+        facts, config, labels = document["facts"], document["config"], document["task"]["labels"]
+        modalities = document["modalities"] if kind == "teacher" else [document["modality"]]
+        yield "kind", f"{kind} checkpoint, tensors not read"
+        yield "sha256", hashlib.sha256(path.read_bytes()).hexdigest()
+        for modality in modalities:
+            yield (
+                f"{modality['name']}.window",
+                f"{modality['samples']} samples x {', '.join(modality['channels'])} at {modality['rate_hz']:g} Hz",
+            )
+        yield "labels", ", ".join(labels)
+        yield "size", f"{config['preset']}, {_values(header, f'{kind}/'):,} values in its tensors"
+        yield f"validation.{facts['metric']}", f"{facts['score']:.4f}"
+        yield "best_step", str(facts["best_step"])
+        yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
+        yield "licence", facts["licence"] or "not stated"
+        if kind == "student":
+            yield "teacher", facts["teacher_sha256"] or "none: labels alone taught"
+            carried = header.get("carried/windows", {}).get("shape", [0])
+            yield "carried_windows", str(carried[0])
+        for name, version in sorted(facts["versions"].items()):
+            yield f"made_with.{name}", version
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata lacks {error}; it was altered or made by another version"
+        ) from error
+
+
+def _checkpoint_header(path: Path) -> dict[str, Any]:
+    """The JSON at the beginning of a safetensors file, checked against the file's size."""
+    size = path.stat().st_size
+    descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
+    try:
+        length = int.from_bytes(read_exactly(descriptor, _HEADER_LENGTH_BYTES, offset=0), "little")
+        raw = read_exactly(descriptor, min(length, _LARGEST_HEADER_BYTES), offset=_HEADER_LENGTH_BYTES)
+    finally:
+        os.close(descriptor)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a damaged or foreign file") from error
+    expected = _HEADER_LENGTH_BYTES + length + max(ends, default=0)
+    if size != expected:
+        raise CheckpointError(f"{path}: expected {expected} bytes, got {size}; copy it again from where it was made")
+    return header
+
+
+def _values(header: Mapping[str, Any], prefix: str) -> int:
+    return sum(int(np.prod(entry["shape"])) for name, entry in header.items() if name.startswith(prefix))
+
+
+def _engine_facts(sidecar_path: Path) -> Iterator[tuple[str, str]]:
+    sidecar = read_sidecar(sidecar_path)
+    engine = sidecar_path.with_name(sidecar.engine)
+    if not engine.is_file():
+        raise ArtifactError(f"{engine}: expected the engine of {sidecar_path.name}, found no such file; build it again")
+    digest = hashlib.sha256(engine.read_bytes()).hexdigest()
+    if digest != sidecar.engine_sha256:
+        raise ArtifactError(
+            f"{engine}: expected SHA-256 {sidecar.engine_sha256}, got {digest}; do not load it, build it again"
+        )
+    yield "kind", "engine, its hash verified"
+    yield "model_id", sidecar.model_id
+    yield "engine", f"{sidecar.engine}, {sidecar.size_bytes} bytes"
+    yield "sha256", sidecar.engine_sha256
+    yield "built_from", f"{sidecar.artifact} {sidecar.onnx_sha256}"
+    yield "bundle", sidecar.bundle_sha256
+    yield "precision", sidecar.precision
+    yield "library", f"{sidecar.library} {sidecar.library_version}"
+    yield "platform", f"{sidecar.platform}, {sidecar.architecture}"
+    device = sidecar.device
+    yield (
+        "device",
+        "any of its kind: built ahead of time"
+        if device is None
+        else (f"{device.name}, compute capability {device.compute_capability}, CUDA {device.cuda_runtime}"),
+    )
+    for name, shape in sidecar.shapes.items():
+        yield f"input.{name}", " x ".join(str(size) for size in shape)

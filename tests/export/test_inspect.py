@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
+from mmkd_edge.files import write_file
+from mmkd_export.inspect_cli import main
+from mmkd_export.inspection import differences, inspect_file
+from mmkd_export.run import ExportResult
+from mmkd_export.trt import EngineSidecar
+from mmkd_models.checkpoint import StudentCheckpoint
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr("sys.argv", ["mmkd-inspect", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "student.fp32.engine"
+    path.write_bytes(b"\x00plan")
+    sidecar = EngineSidecar(
+        model_id="toy",
+        bundle_sha256="b" * 64,
+        artifact="acc/model.fp32.onnx",
+        onnx_sha256="a" * 64,
+        precision="fp32",
+        engine=path.name,
+        engine_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        size_bytes=5,
+        library="tensorrt",
+        library_version="10.3.0.30",
+        platform="jp6.2",
+        architecture="aarch64",
+        device=None,
+        workspace_bytes=1 << 20,
+        strongly_typed=True,
+        shapes={"acc": (1, 64, 3)},
+        layers="",
+    )
+    import msgspec
+
+    write_file(path.with_name(path.name + ".json"), msgspec.json.encode(sidecar))
+    return path
+
+
+def test_a_bundle_shows_what_its_manifest_and_report_say(exported: ExportResult):
+    facts = inspect_file(exported.path)
+    entry = exported.manifest.models[0]
+    assert facts["kind"] == "bundle, every byte verified"
+    assert facts["sha256"] == exported.sha256
+    assert facts["acc.window"] == "64 samples x x, y, z at 50 Hz"
+    assert facts["acc.labels"] == "rest, walk, run, fall"
+    assert facts["acc.golden"] == "12 windows, 6 of them only judge"
+    assert facts["acc/model.fp32.onnx"].endswith(entry.artifacts[0].sha256)
+    assert facts["checkpoint"] == exported.report.student.checkpoint_sha256
+
+
+def test_a_checkpoint_is_read_from_its_header(student_file: Path, student: StudentCheckpoint):
+    facts = inspect_file(student_file)
+    values = sum(tensor.numel() for tensor in student.state.values())
+    assert facts["kind"] == "student checkpoint, tensors not read"
+    assert facts["size"] == f"toy, {values:,} values in its tensors"
+    assert facts["validation.balanced_accuracy"] == "0.7500"
+    assert facts["carried_windows"] == "12"
+    assert facts["sha256"] == hashlib.sha256(student_file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", ["", ".json"])
+def test_an_engine_and_its_sidecar_show_the_same(engine: Path, suffix: str):
+    facts = inspect_file(engine.with_name(engine.name + suffix))
+    assert facts["kind"] == "engine, its hash verified"
+    assert facts["library"] == "tensorrt 10.3.0.30"
+    assert facts["input.acc"] == "1 x 64 x 3"
+
+
+def test_a_changed_engine_is_not_to_be_loaded(engine: Path):
+    engine.write_bytes(b"\x00other")
+    with pytest.raises(ArtifactError) as error:
+        inspect_file(engine)
+    expected, got = hashlib.sha256(b"\x00plan").hexdigest(), hashlib.sha256(b"\x00other").hexdigest()
+    assert str(error.value) == (f"{engine}: expected SHA-256 {expected}, got {got}; do not load it, build it again")
+
+
+def test_a_sidecar_without_its_engine_says_so(engine: Path):
+    sidecar = engine.with_name(engine.name + ".json")
+    engine.unlink()
+    with pytest.raises(ArtifactError) as error:
+        inspect_file(sidecar)
+    assert str(error.value) == (f"{engine}: expected the engine of {sidecar.name}, found no such file; build it again")
+
+
+def test_a_truncated_checkpoint_is_found_without_reading_tensors(student_file: Path, tmp_path: Path):
+    path = tmp_path / "s.ckpt"
+    data = student_file.read_bytes()
+    path.write_bytes(data[:-10])
+    with pytest.raises(CheckpointError) as error:
+        inspect_file(path)
+    assert str(error.value) == (
+        f"{path}: expected {len(data)} bytes, got {len(data) - 10}; copy it again from where it was made"
+    )
+
+
+def test_a_damaged_bundle_is_refused(exported: ExportResult, tmp_path: Path):
+    path = tmp_path / "s.edge"
+    data = bytearray(exported.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="damaged or changed"):
+        inspect_file(path)
+
+
+def test_another_file_is_of_no_known_kind(tmp_path: Path):
+    path = tmp_path / "notes.txt"
+    path.write_text("some notes")
+    with pytest.raises(UsageError) as error:
+        inspect_file(path)
+    assert str(error.value) == (
+        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
+    )
+
+
+def test_differences_name_both_values():
+    assert differences({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "5", "d": "4"}) == {
+        "b": ("2", "5"),
+        "c": ("3", None),
+        "d": (None, "4"),
+    }
+
+
+def test_the_command_shows_facts_and_the_next_step(run: Callable[..., tuple[object, str, str]], exported: ExportResult):
+    code, out, err = run(exported.path)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split(maxsplit=1) == ["kind", "bundle, every byte verified"]
+    assert lines[-1] == f"next: mmkd-bench run {exported.path}"
+    document = json.loads(run(exported.path, "--json")[1])
+    assert document == inspect_file(exported.path)
+
+
+def test_the_command_runs_the_self_test(run: Callable[..., tuple[object, str, str]], exported: ExportResult):
+    facts = json.loads(run(exported.path, "--selftest", "--json")[1])
+    assert facts["selftest.fp32"].startswith("12 windows within ")
+
+
+def test_the_command_compares_two_files(
+    run: Callable[..., tuple[object, str, str]], exported: ExportResult, student_file: Path, tmp_path: Path
+):
+    copy = Path(shutil.copy(exported.path, tmp_path / "copy.edge"))
+    assert run(exported.path, copy)[1] == "the same\n"
+    lines = run(exported.path, student_file)[1].splitlines()
+    assert lines[:3] == [
+        "kind",
+        f"  {exported.path}: bundle, every byte verified",
+        f"  {student_file}: student checkpoint, tensors not read",
+    ]
+    assert lines[-1].endswith("facts differ")
+
+
+def test_a_missing_file_ends_with_2(run: Callable[..., tuple[object, str, str]], tmp_path: Path):
+    code, out, err = run(tmp_path / "absent.edge")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"mmkd-inspect: {tmp_path}/absent.edge: expected a bundle, a checkpoint or an engine, found no such file; "
+        "check the path\n"
+    )
+
+
+def test_nothing_but_the_runtime_is_needed(exported: ExportResult, student_file: Path):
+    script = (
+        "import sys\n"
+        "blocked = ('torch', 'safetensors', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich', 'sklearn', 'psutil')\n"
+        "for name in blocked: sys.modules[name] = None\n"
+        "from mmkd_export.inspect_cli import main\n"
+        "main()\n"
+    )
+    for path in (exported.path, student_file):
+        done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
