@@ -1,8 +1,8 @@
-"""What the tests of the training side share: one thread, a small dataset, small checkpoints, a short training."""
+"""What the tests of the training side share: one thread, small datasets, checkpoints and results, a short training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, Tea
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.distill import CrdTerm, DistillLearner, EdamTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.fold_result import (
+    ComparisonConfig,
+    FoldResult,
+    GroupCount,
+    MissingCurve,
+    ModalityResult,
+    NetworkResult,
+    RivalResult,
+    SubsetAccuracy,
+)
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import scores_of
@@ -146,3 +157,126 @@ def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., Disti
         return fit(distiller() if learner is None else learner, source, config=config, **options)
 
     return train
+
+
+def _grouped_split(groups: range) -> dict[str, NDArray[np.generic]]:
+    """Six windows of each group, three classes: `acc` swings at their rates, `gyro` lies at their heights; some NaN."""
+    rng = np.random.default_rng(groups.start)
+    owners = np.repeat(np.array(groups), 6)
+    labels = np.arange(len(owners)) % 3
+    time = np.arange(40) / 20.0
+    phase = rng.uniform(0, 6, (len(owners), 1, 2))
+    acc = np.sin(2 * np.pi * (1 + 2 * labels)[:, None, None] * time[None, :, None] + phase)
+    gyro = (labels - 1.0)[:, None, None] + rng.normal(0, 0.5, (len(owners), 20, 1))
+    acc[rng.uniform(size=acc.shape) < 0.05] = np.nan
+    gyro[1::7, 3:8] = np.nan
+    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
+
+
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Ten machines with six windows each: 36 to train on, 12 to validate, 12 to test; acc (40, 2), gyro (20, 1)."""
+    path: Path = tmp_path_factory.mktemp("data") / "machines"
+    return write_dataset(
+        path,
+        name="machines",
+        labels=["idle", "ok", "worn"],
+        modalities=[
+            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
+            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
+        ],
+        splits={
+            "train": _grouped_split(range(6)),
+            "valid": _grouped_split(range(6, 8)),
+            "test": _grouped_split(range(8, 10)),
+        },
+        source="a test rig",
+        licence="CC0-1.0",
+    )
+
+
+def _network_result(right: Mapping[int, int], windows: Mapping[int, int], valid_score: float) -> NetworkResult:
+    total, correct = sum(windows.values()), sum(right.values())
+    share = correct / total
+    return NetworkResult(
+        scores=Scores(
+            accuracy=share,
+            balanced_accuracy=share / 2,
+            macro_f1=share / 4,
+            confusion=((correct, total - correct), (0, 0)),
+        ),
+        by_group=tuple(
+            GroupCount(group=group, right=right[group], windows=windows[group]) for group in sorted(windows)
+        ),
+        parameters=50,
+        learning_rate=0.001,
+        valid_score=valid_score,
+        curve=(CurvePoint(step=2, train_loss=1.0, valid_score=valid_score, terms={}),),
+    )
+
+
+@pytest.fixture(scope="session")
+def fold_result() -> Callable[..., FoldResult]:
+    """Gives a finished fold from right answers by group: of the teacher, and by modality of student and baseline."""
+
+    def make(
+        *,
+        seed: int,
+        windows: Mapping[int, int],
+        teacher: Mapping[int, int],
+        students: Mapping[str, tuple[Mapping[int, int], Mapping[int, int]]],
+        mini_rocket: RivalResult | None = None,
+    ) -> FoldResult:
+        rival = RivalResult(
+            scores=Scores(accuracy=0.5, balanced_accuracy=0.4, macro_f1=0.3, confusion=((1, 1), (0, 0)))
+        )
+        modalities = {
+            name: ModalityResult(
+                student=_network_result(student, windows, 0.5),
+                baseline=_network_result(baseline, windows, 0.5),
+                extra_trees=rival,
+                mini_rocket=rival if mini_rocket is None else mini_rocket,
+                missing=MissingCurve(shares=(0.0, 0.5), student=(0.75, 0.25 * seed), baseline=(0.5, 0.0)),
+            )
+            for name, (student, baseline) in students.items()
+        }
+        return FoldResult(
+            config=comparison_config(modalities=tuple(students)),
+            dataset_sha256="ab" * 32,
+            seed=seed,
+            windows={"train": 30, "labelled": 3, "valid": 10, "test": sum(windows.values())},
+            groups=9,
+            teacher=msgspec.structs.replace(_network_result(teacher, windows, 0.5), parameters=500),
+            teacher_subsets=(
+                SubsetAccuracy(modalities=("acc", "gyro"), accuracy=0.75),
+                SubsetAccuracy(modalities=("acc",), accuracy=0.5 * seed),
+            ),
+            students=modalities,
+        )
+
+    return make
+
+
+def comparison_config(**changed: Any) -> ComparisonConfig:
+    """Half of the labels, six steps, the smallest networks."""
+    train = TrainConfig(steps=6, batch=8, eval_every=3)
+    return ComparisonConfig(
+        **{
+            "label_share": 0.5,
+            "modalities": ("acc",),
+            "teacher": "tiny",
+            "student": "tiny",
+            "self_training": True,
+            "teacher_train": train,
+            "student_train": train,
+            "baseline_learning_rates": (1e-3, 1e-2),
+            "augment": AugmentConfig(),
+            "recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),)),
+            **changed,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Callable[..., ComparisonConfig]:
+    return comparison_config
