@@ -20,8 +20,11 @@ def main() -> NoReturn:
 def _run(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="mmkd-inspect",
-        description="Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ.",
-        epilog="--debug shows the traceback of an error.",
+        usage=argparse.SUPPRESS,  # it stands in the description, as the other commands write it
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Usage: mmkd-inspect [OPTIONS] FILE [OTHER]\n\n  Show what is inside a bundle, a checkpoint or an "
+        "engine, verified; or how two of them differ.",
+        epilog="  --debug shows the traceback of an error.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a bundle, a checkpoint, an engine or its sidecar")
     parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second one to compare it with")
