@@ -24,8 +24,8 @@ def _run(arguments: list[str]) -> None:
         prog="mmkd-doctor",
         usage=argparse.SUPPRESS,  # it stands in the description, as the other commands write it
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Usage: mmkd-doctor [OPTIONS]\n\n  Show what this machine can run, what is missing, and the command "
-        "that installs it.",
+        description="Usage: mmkd-doctor [OPTIONS]\n\n  Show what this machine can run, what is missing, and the "
+        "command that installs it.",
         epilog="  --debug shows the traceback of an error.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
