@@ -88,6 +88,21 @@ def test_too_few_groups_or_folds_say_how_many_there_are(rig):
     assert _message(error) == expected
 
 
+def test_a_fold_without_a_labelled_window_to_judge_with_is_refused(rig):
+    labels = np.where(rig.everything().groups < 2, -1, rig.everything().labels)
+    windows = replace(rig.everything().with_labels(labels), folds=rig.everything().groups // 2)
+    with pytest.raises(UsageError) as error:
+        fold_indices(windows, fold=0, seed=0)
+    assert _message(error) == (
+        "dataset 'rig': fold 0: expected labelled windows to choose by and to judge with, got 12 and 0;"
+        " label some in every group, or deal the folds otherwise"
+    )
+    with pytest.raises(UsageError) as error:
+        fold_indices(windows, fold=3, seed=0)
+    assert "got 0 and 12;" in _message(error)
+    assert len(fold_indices(windows, fold=1, seed=0).test) == 12
+
+
 def test_a_tenth_of_each_class_is_chosen_and_at_least_one():
     labels = np.repeat([0, 1, 2, -1], [200, 35, 3, 50])
     chosen = label_subset(labels, share=0.1, seed=0)

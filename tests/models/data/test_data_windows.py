@@ -168,3 +168,9 @@ def test_the_hash_follows_the_content_and_not_the_place(rig, tmp_path):
 
 def _vib() -> ModalitySpec:
     return ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
+
+
+def test_a_modality_that_is_named_twice_is_refused(rig):
+    with pytest.raises(UsageError) as error:
+        rig.split("train").with_modalities(["temp", "vib", "temp"])
+    assert str(error.value) == "modalities: expected each name once, got temp, vib, temp; name each once"

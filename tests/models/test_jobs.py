@@ -1,0 +1,293 @@
+"""The three trainings: which windows and labels each one sees, what it writes down, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.distill import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.jobs import (
+    Run,
+    TrainingData,
+    check_teacher,
+    distil,
+    self_train,
+    train_baseline,
+    train_teacher,
+    visible_labels,
+    with_learning_rate,
+)
+from mmkd_models.predict import scores_of
+from mmkd_models.train import TrainConfig
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+STUDENT = StudentConfig(preset="test", encoder=ENCODER)
+TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
+LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
+AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
+RUN = Run(train=TrainConfig(steps=8, batch=12, eval_every=4, seed=3), augment=AugmentConfig())
+SHA256 = "cd" * 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A source that remembers which rows batches were made of: only they are fetched with a shift in time."""
+
+    source: WindowSource
+    batches: list[int] = field(default_factory=list)
+    fetched: list[int] = field(default_factory=list)
+
+    @property
+    def max_shift_s(self) -> float:
+        return self.source.max_shift_s
+
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Floats:
+        (self.fetched if shift_s is None else self.batches).extend(rows.tolist())
+        return self.source.gather(modality, rows, shift_s=shift_s)
+
+
+def data_of(dataset: Dataset, *, share: float = 1.0) -> TrainingData:
+    train = dataset.split("train")
+    train = train.with_labels(visible_labels(train, share=share, seed=0))
+    return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
+
+
+def watched(data: TrainingData) -> tuple[TrainingData, Watched]:
+    source = Watched(source=data.train.source)
+    return replace(data, train=replace(data.train, source=source), valid=replace(data.valid, source=source)), source
+
+
+def rows_with_labels(data: TrainingData) -> set[int]:
+    return set(data.train.rows[data.train.labels >= 0].tolist())
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def teacher(machines: Dataset) -> TeacherCheckpoint:
+    return train_teacher(data_of(machines), TEACHER, RUN)
+
+
+def distilled(data: TrainingData, teacher: TeacherCheckpoint, recipe: Recipe = LOGITS) -> StudentCheckpoint:
+    return distil(data, "acc", STUDENT, RUN, teacher=teacher, teacher_sha256=SHA256, recipe=recipe)
+
+
+TRAININGS: dict[str, Callable[[TrainingData], Any]] = {
+    "teacher": lambda data: train_teacher(data, TEACHER, RUN),
+    "baseline": lambda data: train_baseline(data, "acc", STUDENT, RUN),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_teacher_and_baseline_train_on_labelled_windows_alone(machines: Dataset, name: str) -> None:
+    data, source = watched(data_of(machines, share=0.5))
+    TRAININGS[name](data)
+    assert set(source.batches) == rows_with_labels(data)
+    assert len(rows_with_labels(data)) == 18  # half of 12 windows of each of three classes
+
+
+def test_a_student_learns_from_every_window_and_from_no_label(machines: Dataset, teacher: TeacherCheckpoint) -> None:
+    data, source = watched(data_of(machines, share=0.5))
+    student = distilled(data, teacher)
+    assert set(source.batches) == set(data.train.rows.tolist())
+    blind = replace(data, train=data.train.with_labels(np.full(len(data.train), -1)))
+    assert same(student.state, distilled(blind, teacher).state)
+
+
+def test_a_recipe_with_labels_draws_a_quarter_of_each_batch_from_labelled_windows(
+    machines: Dataset, teacher: TeacherCheckpoint
+) -> None:
+    data, source = watched(data_of(machines, share=0.1))
+    labelled = rows_with_labels(data)
+    assert len(labelled) == 3
+    run = replace(RUN, augment=AugmentConfig(mixup=0.0), train=msgspec.structs.replace(RUN.train, steps=1))
+    recipe = AND_LABELS
+    distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256=SHA256, recipe=recipe)
+    of_one_modality = source.batches[:12]
+    assert set(of_one_modality[:3]) == labelled
+    assert len(set(of_one_modality[3:])) == 9  # without replacement inside an epoch
+
+
+def test_no_training_fetches_a_window_of_the_test_split(machines: Dataset, teacher: TeacherCheckpoint) -> None:
+    data, source = watched(data_of(machines, share=0.5))
+    train_teacher(data, TEACHER, RUN)
+    self_train(data, teacher, RUN)
+    train_baseline(data, "gyro", STUDENT, RUN)
+    distilled(data, teacher)
+    seen = set(source.batches) | set(source.fetched)
+    assert seen == set(data.train.rows.tolist()) | set(data.valid.rows.tolist())
+    assert seen.isdisjoint(machines.split("test").rows.tolist())
+    assert set(source.batches).isdisjoint(data.valid.rows.tolist())
+
+
+def test_a_checkpoint_says_where_it_comes_from(machines: Dataset, teacher: TeacherCheckpoint) -> None:
+    data = data_of(machines)
+    student = distilled(data, teacher)
+    baseline = train_baseline(data, "acc", STUDENT, RUN)
+    for checkpoint in (teacher, student, baseline):
+        facts = checkpoint.facts
+        assert (facts.dataset, facts.dataset_sha256, facts.licence) == ("machines", machines.sha256, "CC0-1.0")
+        assert (facts.training, facts.augment) == (RUN.train, RUN.augment)
+        assert [point.step for point in facts.curve] == [4, 8]
+        assert facts.score == max(point.valid_score for point in facts.curve)
+    assert (student.facts.teacher_sha256, student.facts.recipe) == (SHA256, LOGITS)
+    assert (baseline.facts.teacher_sha256, baseline.facts.recipe, teacher.facts.recipe) == (None, None, None)
+    assert scores_of(student.network(), data.valid, modality="acc").balanced_accuracy == student.facts.score
+
+
+def test_the_same_seed_trains_the_same_and_another_one_differently(machines: Dataset) -> None:
+    data = data_of(machines)
+    first = train_baseline(data, "acc", STUDENT, RUN)
+    torch.manual_seed(99)  # what happened before does not matter
+    assert same(first.state, train_baseline(data, "acc", STUDENT, RUN).state)
+    other = replace(RUN, train=msgspec.structs.replace(RUN.train, seed=4))
+    assert not same(first.state, train_baseline(data, "acc", STUDENT, other).state)
+
+
+def test_windows_travel_with_a_student_unless_they_shall_not(machines: Dataset) -> None:
+    data = data_of(machines)
+    carried = train_baseline(data, "gyro", STUDENT, RUN).carried
+    assert carried is not None
+    assert np.array_equal(carried.windows, data.valid.take(np.arange(12))["gyro"], equal_nan=True)
+    assert np.array_equal(carried.labels, data.valid.labels)
+    assert train_baseline(data, "gyro", STUDENT, replace(RUN, embed_windows=False)).carried is None
+
+
+def test_a_teacher_of_labelled_windows_alone_has_no_second_generation(
+    machines: Dataset, teacher: TeacherCheckpoint
+) -> None:
+    assert self_train(data_of(machines), teacher, RUN) is teacher
+
+
+def test_the_second_generation_is_kept_only_where_it_validates_better(
+    machines: Dataset, teacher: TeacherCheckpoint
+) -> None:
+    data = data_of(machines, share=0.5)
+    scored = {
+        score: replace(teacher, facts=msgspec.structs.replace(teacher.facts, score=score)) for score in (0.0, 1.0)
+    }
+    assert self_train(data, scored[1.0], RUN) is scored[1.0]
+    second = self_train(data, scored[0.0], RUN)
+    assert second.facts.score > 0.0
+    assert not same(second.state, teacher.state)
+    assert second.modalities == teacher.modalities
+
+
+def test_a_second_generation_learns_from_every_window(machines: Dataset, teacher: TeacherCheckpoint) -> None:
+    data, source = watched(data_of(machines, share=0.1))
+    self_train(data, teacher, RUN)
+    assert set(source.batches) == set(data.train.rows.tolist())
+
+
+def test_another_learning_rate_leaves_the_rest_of_a_run() -> None:
+    changed = with_learning_rate(RUN, 0.5)
+    assert changed.train.learning_rate == 0.5
+    assert with_learning_rate(changed, RUN.train.learning_rate) == RUN
+
+
+def test_visible_labels_are_a_share_of_each_class_and_the_same_for_a_seed(machines: Dataset) -> None:
+    train = machines.split("train")
+    some = visible_labels(train, share=0.25, seed=1)
+    assert [int((some == label).sum()) for label in (0, 1, 2, -1)] == [3, 3, 3, 27]
+    assert (some[some >= 0] == train.labels[some >= 0]).all()
+    assert np.array_equal(some, visible_labels(train, share=0.25, seed=1))
+    assert not np.array_equal(some, visible_labels(train, share=0.25, seed=2))
+    assert np.array_equal(visible_labels(train, share=1, seed=1), train.labels)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_class_without_a_labelled_window_is_named(machines: Dataset, name: str) -> None:
+    data = data_of(machines)
+    lacking = replace(data, train=data.train.with_labels(np.where(data.train.labels == 2, -1, data.train.labels)))
+    with pytest.raises(UsageError) as caught:
+        TRAININGS[name](lacking)
+    assert str(caught.value) == (
+        "training windows: expected every class to have a labelled window, got none for worn; "
+        "label some, raise --label-share, or take the class out of the dataset"
+    )
+
+
+def test_a_modality_that_is_not_there_is_named(machines: Dataset) -> None:
+    with pytest.raises(UsageError) as caught:
+        train_baseline(data_of(machines), "sound", STUDENT, RUN)
+    assert str(caught.value) == "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
+
+
+def changed_windows(windows: Windows, **changed: Any) -> Windows:
+    """The windows of a dataset whose second modality is described otherwise."""
+    acc, gyro = windows.spec.modalities
+    modalities = (acc, msgspec.structs.replace(gyro, **changed))
+    return replace(windows, spec=msgspec.structs.replace(windows.spec, modalities=modalities))
+
+
+def why_not(teacher: TeacherCheckpoint, windows: Windows) -> str:
+    with pytest.raises(UsageError) as caught:
+        check_teacher(teacher, windows)
+    return str(caught.value)
+
+
+def test_a_teacher_of_other_labels_is_refused(machines: Dataset, teacher: TeacherCheckpoint) -> None:
+    windows = machines.split("train")
+    task = msgspec.structs.replace(windows.spec.task, labels=("idle", "worn", "ok"))
+    assert why_not(teacher, replace(windows, spec=msgspec.structs.replace(windows.spec, task=task))) == (
+        "teacher: expected the labels ['idle', 'worn', 'ok'] of the dataset, got ['idle', 'ok', 'worn']; "
+        "train a teacher on this dataset"
+    )
+
+
+def test_a_teacher_of_a_sensor_that_the_dataset_lacks_is_refused(machines: Dataset, teacher: TeacherCheckpoint) -> None:
+    assert why_not(teacher, machines.split("train").with_modalities(["acc"])) == (
+        "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; "
+        "train a teacher on this dataset"
+    )
+
+
+@pytest.mark.parametrize("changed", [{"samples": 30}, {"rate_hz": 15.0}])
+def test_a_teacher_of_other_windows_is_refused(
+    machines: Dataset, teacher: TeacherCheckpoint, changed: dict[str, Any]
+) -> None:
+    samples, rate_hz = changed.get("samples", 20), changed.get("rate_hz", 10.0)
+    assert why_not(teacher, changed_windows(machines.split("train"), **changed)) == (
+        f"teacher: modality 'gyro': expected windows (T, C)=(20, 1) at 10.0 Hz, got ({samples}, 1) at {rate_hz} Hz; "
+        "train a teacher on this dataset"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channels": ("w",)}, "expected channels ('z',), got ('w',)"),
+        ({"range": (-1.0, 1.0)}, "expected range None, got (-1.0, 1.0)"),
+        ({"normalise": "per_group"}, "expected normalise 'none', got 'per_group'"),
+    ],
+)
+def test_a_teacher_of_values_with_another_meaning_is_refused(
+    machines: Dataset, teacher: TeacherCheckpoint, changed: dict[str, Any], message: str
+) -> None:
+    found = why_not(teacher, changed_windows(machines.split("train"), **changed))
+    assert found == f"teacher: modality 'gyro': {message}; train a teacher on this dataset"
+
+
+def test_a_teacher_may_know_fewer_sensors_than_the_dataset(machines: Dataset) -> None:
+    data = data_of(machines)
+    narrow = replace(data, train=data.train.with_modalities(["acc"]), valid=data.valid.with_modalities(["acc"]))
+    of_one = train_teacher(narrow, TEACHER, RUN)
+    check_teacher(of_one, data.train)
+    assert distilled(narrow, of_one).modality.name == "acc"

@@ -1,0 +1,141 @@
+"""The rivals: window statistics against plain loops, and what they learn from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Windows, write_dataset
+from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores, window_statistics
+
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+MakeWindows = Callable[..., tuple[Windows, Windows]]
+
+
+@pytest.fixture
+def swings(tmp_path: Path) -> MakeWindows:
+    """Gives training and test windows of 64 samples: class 1 swings four times as fast as class 0."""
+
+    def split(seed: int, unlabelled: bool) -> dict[str, NDArray[np.generic]]:
+        rng = np.random.default_rng(seed)
+        labels = np.arange(16) % 2
+        time = np.arange(64) / 64
+        values = np.sin(2 * np.pi * (3 + 9 * labels)[:, None, None] * time[:, None] + rng.uniform(0, 6, (16, 1, 1)))
+        values += 0.1 * rng.standard_normal(values.shape)
+        values[::3, 5:9] = np.nan
+        if unlabelled:  # windows that would teach the opposite
+            labels = np.concatenate([labels, np.full(16, -1)])
+            values = np.concatenate([values, values[::-1]])
+        return {"acc": values, "labels": labels}
+
+    def make(*, unlabelled: bool = False) -> tuple[Windows, Windows]:
+        dataset = write_dataset(
+            tmp_path / f"swings-{unlabelled}",
+            name="swings",
+            labels=["slow", "fast"],
+            modalities=[ModalitySpec(name="acc", channels=("x",), rate_hz=64.0, samples=64)],
+            splits={"train": split(0, unlabelled), "valid": split(1, False), "test": split(2, False)},
+        )
+        return dataset.split("train"), dataset.split("test")
+
+    return make
+
+
+def statistics_by_loops(window: NDArray[np.float32]) -> list[float]:
+    """What `window_statistics` gives for one window (T, 1), value by value."""
+    series = [float(value) for value in window[:, 0]]
+    known = [value for value in series if not math.isnan(value)]
+    if not known:
+        return [0.0] * 10 + [math.log(1e-6)] * min(32, len(series) // 2)
+    mean = sum(known) / len(known)
+    std = math.sqrt(sum((value - mean) ** 2 for value in known) / len(known))
+    steps = [abs(b - a) for a, b in itertools.pairwise(series) if not (math.isnan(a) or math.isnan(b))]
+    step = sum(steps) / len(steps) if steps else 0.0
+    power = []
+    for bin_number in range(1, min(32, len(series) // 2) + 1):
+        real = imaginary = 0.0
+        for sample, value in enumerate(series):
+            height = 0.0 if math.isnan(value) else value - mean
+            angle = -2 * math.pi * bin_number * sample / len(series)
+            real, imaginary = real + height * math.cos(angle), imaginary + height * math.sin(angle)
+        power.append(math.log(real**2 + imaginary**2 + 1e-6))
+    return [mean, std, *np.quantile(known, QUANTILES).tolist(), step, *power]
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    window=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(2, 24), st.just(1)),
+        elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.nan)),
+    )
+)
+def test_statistics_are_those_of_plain_loops_over_the_known_samples(window: NDArray[np.float32]) -> None:
+    found = window_statistics(window[None])[0]
+    assert np.isfinite(found).all()
+    # Near the floor of 1e-6 rounding decides the logarithm of a power that should be 0: float64 sums of squares up to
+    # 1e4 times 24 samples are off by 1e-9 or so, which is 1e-3 of the floor.
+    np.testing.assert_allclose(found, statistics_by_loops(window), rtol=1e-6, atol=2e-3)
+
+
+def test_gaps_in_a_window_with_an_offset_are_no_steps() -> None:
+    window = np.full((1, 8, 1), 9.81, dtype=np.float32)
+    window[0, 2:5] = np.nan
+    mean, std, *quantiles, step = window_statistics(window)[0, :10]
+    assert (mean, *quantiles) == pytest.approx((9.81,) * 8)
+    assert (std, step) == pytest.approx((0.0, 0.0), abs=1e-6)
+
+
+def test_channels_keep_their_own_statistics() -> None:
+    windows = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
+    both = window_statistics(windows)
+    first, second = (window_statistics(windows[..., channel : channel + 1]) for channel in (0, 1))
+    assert both.shape == (3, 2 * (10 + 10))
+    np.testing.assert_allclose(
+        np.sort(both, axis=1), np.sort(np.concatenate([first, second], axis=1), axis=1), atol=1e-9
+    )
+
+
+def test_a_window_of_one_sample_has_finite_statistics() -> None:
+    assert np.isfinite(window_statistics(np.array([[[2.0]], [[np.nan]]], dtype=np.float32))).all()
+
+
+def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
+    train, test = swings()
+    scores = extra_trees_scores(train, test, modality="acc", seed=0)
+    assert (scores.accuracy, scores.confusion) == (1.0, ((8, 0), (0, 8)))
+
+
+def test_extra_trees_of_the_same_seed_answer_the_same(swings: MakeWindows) -> None:
+    train, test = swings()
+    few = train.subset(np.arange(4))
+    assert extra_trees_scores(few, test, modality="acc", seed=3) == extra_trees_scores(
+        few, test, modality="acc", seed=3
+    )
+
+
+def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> None:
+    plain, test = swings()
+    mixed, _ = swings(unlabelled=True)
+    assert len(mixed) == 2 * len(plain)
+    expected = extra_trees_scores(plain.subset(np.arange(3)), test, modality="acc", seed=0)
+    hidden = mixed.with_labels(np.where(np.arange(32) < 3, mixed.labels, -1))
+    assert extra_trees_scores(hidden, test, modality="acc", seed=0) == expected
+
+
+def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: MakeWindows) -> None:
+    train, test = swings(unlabelled=True)
+    threads = torch.get_num_threads()
+    assert mini_rocket_scores(train, test, modality="acc", seed=0).accuracy == 1.0
+    assert torch.get_num_threads() == threads
