@@ -26,6 +26,9 @@ LEVELS = 128
 
 PERCENTILE = 99.99
 
+NOTHING = 1e-30
+"""Magnitudes up to this are as good as 0: a scale made from them would be 0 in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitudes:
@@ -132,7 +135,7 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
 
 def clipping_range(magnitudes: Magnitudes, method: CalibrationMethod) -> float:
     """Gives the largest magnitude that INT8 shall represent; larger ones are clipped to it. Above 0."""
-    if magnitudes.largest == 0.0:
+    if magnitudes.largest <= NOTHING:
         return 1.0  # a tensor that is always 0 is exact with any scale
     if method == "minmax":
         return magnitudes.largest

@@ -186,13 +186,13 @@ def _variants(
     """The remedies in order; each keeps those before it."""
     if not layers:
         return
-    variant = _Variant(remedy="all layers", method=options.method or "minmax", layers=layers)
+    variant = _Variant(remedy="all but the first layer", method=options.method or "minmax", layers=layers)
     yield variant
     if options.method is None:
         variant = replace(variant, remedy="ranges by percentile", method="percentile")
         yield variant
-    if len(layers) > 2:
-        variant = replace(variant, remedy="first and last layer in float32", layers=layers[1:-1])
+    if len(layers) > 1:
+        variant = replace(variant, remedy="last layer in float32", layers=layers[:-1])
         yield variant
     variant = replace(variant, remedy="SmoothQuant", smooth=True)
     yield variant

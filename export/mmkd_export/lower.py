@@ -164,10 +164,12 @@ def _require_int8(found: Int8Graph) -> None:
 def _float_layers(model: onnx.ModelProto, found: Int8Graph, options: Int8Options) -> dict[str, str]:
     """Every layer that stays float32, with the reason."""
     reasons: dict[str, str] = {}
-    for layer in learnt_layers(model):
+    for number, layer in enumerate(learnt_layers(model)):
         if layer.name in found.layers:
             continue
-        if not layer.worth_quantising:
+        if number == 0:
+            reasons[layer.name] = "the first layer: its range is that of the sensor's glitches"
+        elif not layer.worth_quantising:
             reasons[layer.name] = f"a product of {layer.m} x {layer.k} times {layer.k} x {layer.n} gains nothing"
         elif layer.op not in options.ops:
             reasons[layer.name] = f"{layer.op} is no faster in INT8 on the platform"
@@ -176,7 +178,7 @@ def _float_layers(model: onnx.ModelProto, found: Int8Graph, options: Int8Options
         elif options.exclude is not None and not any(row.layer == layer.name for row in found.sensitivity):
             reasons[layer.name] = f"excluded by {options.exclude!r}"
         else:
-            reasons[layer.name] = "first or last"
+            reasons[layer.name] = "the last layer"
     return reasons
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmkd_export.calibration import NOTHING
 from mmkd_export.layers import Layer
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
 
 
 def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Gives the scale of each output, float32 (n,): its largest weight over 127; 1 / 127 where all are 0."""
+    """Gives the scale of each output, float32 (n,): its largest weight over 127; 1 / 127 where all are as good as 0."""
     others = tuple(index for index in range(values.ndim) if index != axis)
     largest = np.abs(values).max(axis=others)
-    scales: NDArray[np.float32] = (np.where(largest > 0, largest, 1.0) / TOP).astype(np.float32)
+    scales: NDArray[np.float32] = (np.where(largest > NOTHING, largest, 1.0) / TOP).astype(np.float32)
     return scales
 
 

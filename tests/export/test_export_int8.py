@@ -62,9 +62,9 @@ def test_what_passes_at_once_is_kept_with_every_layer(search: Callable[..., Int8
     found = search(passing=1)
     assert found.passed
     assert [(attempt.remedy, attempt.method, attempt.layers) for attempt in found.attempts] == [
-        ("all layers", "minmax", 5)
+        ("all but the first layer", "minmax", 4)
     ]
-    assert len(found.layers) == 5
+    assert len(found.layers) == 4
 
 
 def test_remedies_come_in_order_and_add_up(search: Callable[..., Int8Graph]):
@@ -72,13 +72,13 @@ def test_remedies_come_in_order_and_add_up(search: Callable[..., Int8Graph]):
     assert not found.passed
     tried = [(attempt.remedy, attempt.method, attempt.layers) for attempt in found.attempts]
     assert tried[:4] == [
-        ("all layers", "minmax", 5),
-        ("ranges by percentile", "percentile", 5),
-        ("first and last layer in float32", "percentile", 3),
+        ("all but the first layer", "minmax", 4),
+        ("ranges by percentile", "percentile", 4),
+        ("last layer in float32", "percentile", 3),
         ("SmoothQuant", "percentile", 3),
     ]
-    # Half of five layers must stay INT8, so no further one may go back.
-    assert len(tried) == 4
+    # Half of four layers must stay INT8, so one more may go back.
+    assert [count for _, _, count in tried[4:]] == [2]
 
 
 def test_sensitivity_is_measured_for_every_layer_and_sorted(search: Callable[..., Int8Graph]):
@@ -101,15 +101,11 @@ def test_the_most_sensitive_layers_go_back_first(
     deeper = build_student(config=StudentConfig(preset="toy", encoder=encoder), windows=3)
     found = search(passing=0, graph=onnx_from_student(deeper))
     reverted = [attempt.remedy for attempt in found.attempts[4:]]
-    inner = [
-        row.layer
-        for row in found.sensitivity
-        if row.layer not in ("encoder.stem.0", "encoder.blocks.1.feedforward.down")
-    ]
-    # Nine layers, two of them gone before: two more may go, so that more than half stay INT8.
-    assert reverted == [f"{name} in float32" for name in inner[:2]]
-    assert [attempt.layers for attempt in found.attempts[4:]] == [6, 5]
-    assert set(inner[:2]).isdisjoint(found.layers)
+    inner = [row.layer for row in found.sensitivity if row.layer != "encoder.blocks.1.feedforward.down"]
+    # Eight layers, the last of them gone before: three more may go, so that half stay INT8.
+    assert reverted == [f"{name} in float32" for name in inner[:3]]
+    assert [attempt.layers for attempt in found.attempts[4:]] == [6, 5, 4]
+    assert set(inner[:3]).isdisjoint(found.layers)
 
 
 def test_a_method_that_was_asked_for_is_not_replaced(search: Callable[..., Int8Graph]):
@@ -119,7 +115,7 @@ def test_a_method_that_was_asked_for_is_not_replaced(search: Callable[..., Int8G
 
 
 def test_excluded_layers_stay_float32(search: Callable[..., Int8Graph]):
-    found = search(passing=1, exclude=r"attention|stem")
+    found = search(passing=1, exclude="attention")
     assert found.layers == (f"{BLOCK}feedforward.up", f"{BLOCK}feedforward.down")
 
 

@@ -162,3 +162,24 @@ def test_a_killed_export_leaves_the_earlier_bundle(
         if number < 4:
             assert bundle.sha256 == exported.sha256
         assert bundle.golden("acc").windows.shape == (12, 64, 3)
+
+
+@pytest.mark.slow
+def test_fifty_exports_killed_at_random_moments_leave_a_bundle_each_time(
+    exported: ExportResult, build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    output = tmp_path / "student.edge"
+    output.write_bytes(exported.path.read_bytes())
+    write_student(tmp_path / "other.ckpt", build_student(seed=1))
+    command = [sys.executable, "-m", "mmkd_export", str(tmp_path / "other.ckpt"), "-o", str(output)]
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    whole_s = time.monotonic() - started
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0, whole_s))
+        process.kill()
+        process.wait()
+        with Bundle.open(output) as bundle:
+            assert bundle.golden("acc").windows.shape == (12, 64, 3)

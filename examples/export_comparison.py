@@ -1,0 +1,159 @@
+"""mmkd-export beside what people run today on the same checkpoint: accuracy, size, latency, and does TensorRT take it.
+
+    python examples/export_comparison.py STUDENT.ckpt DATA
+
+Ours are the fp32, fp16 and int8 artifacts of one bundle. Theirs are `torch.onnx.export` and, on its file, onnxruntime's
+`quantize_static`, both with their defaults and with the same calibration windows. Accuracy is on the test split of the
+dataset directory DATA, which neither export has seen; latency is the median of one run on one thread, all in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.backends import Backend
+from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import BackendError, MmkdError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.evidence import feeds_of
+from mmkd_export.latency import paired_latency_us
+from mmkd_export.openvino import OpenVinoBackend, openvino_is_there
+from mmkd_export.parity import answers_from_backend
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import export
+from mmkd_export.trt import engine_from_onnx
+from mmkd_models.checkpoint import StudentCheckpoint, read_student
+from mmkd_models.data.dataset import open_dataset
+
+WORKSPACE_BYTES = 1 << 30
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description="Compare mmkd-export with the usual tools on one checkpoint.")
+    parser.add_argument("checkpoint", type=Path, metavar="STUDENT.ckpt", help="a student's checkpoint")
+    parser.add_argument("data", type=Path, metavar="DATA", help="the dataset directory; its test split scores")
+    options = parser.parse_args()
+    checkpoint = read_student(options.checkpoint)
+    test = open_dataset(options.data).split("test")
+    windows, labels = test.take(np.arange(len(test)))[checkpoint.modality.name], test.labels
+    with tempfile.TemporaryDirectory() as folder:
+        models = ours(options.checkpoint, Path(folder))
+        models |= theirs(checkpoint, Path(folder))
+        print_table(models, checkpoint.modality, windows, labels)
+
+
+def ours(checkpoint: Path, folder: Path) -> dict[str, bytes]:
+    """Every artifact of a bundle for a GPU, where no precision is left out for its speed on this machine."""
+    output = folder / "ours.edge"
+    export(ExportPlan(source=checkpoint, output=output, precisions=("fp16", "int8"), platform="jp6.2"))
+    with Bundle.open(output) as bundle:
+        artifacts = bundle.manifest.models[0].artifacts
+        return {f"ours {artifact.precision}": bundle.read(artifact.file) for artifact in artifacts}
+
+
+def theirs(checkpoint: StudentCheckpoint, folder: Path) -> dict[str, bytes]:
+    """The exporter of torch and the quantiser of onnxruntime, as their documentation starts."""
+    import torch
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    from mmkd_export.windows import judging_half
+    from mmkd_models.networks.student import ExportStudent
+
+    assert checkpoint.carried is not None
+    name = checkpoint.modality.name
+    calibration = checkpoint.carried.windows[~judging_half(checkpoint.carried.labels)]
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships no types
+        """The same windows as ours."""
+
+        def __init__(self) -> None:
+            self.left = iter(list(feeds_of(calibration, checkpoint.modality)))
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            """Gives the next window."""
+            return next(self.left, None)  # type: ignore[return-value]
+
+    plain, quantised = folder / "plain.onnx", folder / "quantised.onnx"
+    samples, channels = checkpoint.modality.shape
+    example = (torch.zeros(1, samples, channels), torch.ones(1, samples, channels))
+    with quiet():
+        torch.onnx.export(
+            ExportStudent(checkpoint.network()).eval(),
+            example,
+            plain,
+            input_names=[name, f"{name}_present"],
+            output_names=["logits", "probabilities"],
+            external_data=False,
+        )
+        quantize_static(plain, quantised, Reader())
+    return {"torch.onnx.export": plain.read_bytes(), "quantize_static": quantised.read_bytes()}
+
+
+def print_table(
+    models: dict[str, bytes], modality: ModalitySpec, windows: NDArray[np.float32], labels: NDArray[np.int64]
+) -> None:
+    """One row for each model."""
+    opened = dict(backends(models))
+    feeds = list(feeds_of(windows[:50], modality))
+    latencies = paired_latency_us(opened, feeds)
+    expected = answers_from_backend(opened["ours fp32", "ort"], windows, modality).logits.argmax(1)
+    print(f"{len(labels)} test windows")
+    print("| model | kB | accuracy | same label as fp32 | onnxruntime | OpenVINO | TensorRT-RTX |")
+    print("|---|---|---|---|---|---|---|")
+    for name, model in models.items():
+        backend = opened.get((name, "ort"))
+        cells = ["does not load", "", ""]
+        if backend is not None:
+            got = answers_from_backend(backend, windows, modality).logits.argmax(1)
+            times = [latencies.get((name, kind)) for kind in ("ort", "openvino")]
+            cells = [f"{(got == labels).mean():.4f}", f"{(got == expected).mean():.4f}"]
+            cells += ["-" if time is None else f"{time:.0f} us" for time in times]
+        print(f"| {name} | {len(model) / 1000:.0f} | {' | '.join(cells)} | {built(model)} |")
+
+
+def backends(models: dict[str, bytes]) -> Iterator[tuple[tuple[str, str], Backend]]:
+    """Every model in every backend that opens it."""
+    kinds = {"ort": OrtBackend} | ({"openvino": OpenVinoBackend} if openvino_is_there() else {})
+    for name, model in models.items():
+        for kind, backend in kinds.items():
+            with contextlib.suppress(BackendError):
+                yield (name, kind), backend(model)
+
+
+def built(model: bytes) -> str:
+    """Whether TensorRT-RTX builds the graph, strongly typed."""
+    try:
+        import tensorrt_rtx
+    except ImportError:
+        return "not installed"
+    try:
+        engine_from_onnx(model, tensorrt_rtx, workspace_bytes=WORKSPACE_BYTES)
+    except MmkdError:
+        return "refuses it"
+    return "builds"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The tools' own warnings and progress are not part of the comparison."""
+    for name in ("", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+if __name__ == "__main__":
+    main()
