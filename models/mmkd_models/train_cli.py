@@ -130,8 +130,6 @@ def teacher(
             checkpoint = self_train(training, checkpoint, second)
     if not _is_first_process():
         return
-    if not _is_first_process():
-        return
     write_teacher(output, checkpoint)
     _finish(output)
     names = [spec.name for spec in checkpoint.modalities]
@@ -221,8 +219,6 @@ def distill(
 
 
 def _write_student(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
-    if not _is_first_process():
-        return
     if not _is_first_process():
         return
     write_student(output, checkpoint)
@@ -325,11 +321,6 @@ def _run(train: TrainConfig, output: Path, *, resume: bool, embed_windows: bool,
         embed_windows=embed_windows,
         on_step=on_step,
     )
-
-
-def _is_first_process() -> bool:
-    """Whether this process speaks for all: with several devices Fabric starts the others, with their LOCAL_RANK."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _run_dir(output: Path) -> Path:

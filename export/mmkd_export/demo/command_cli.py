@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -34,6 +35,8 @@ from mmkd_models.defaults import (
 from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 from mmkd_models.progress import training_bar
 from mmkd_models.summary import demo_document
+
+_LAUNCHES = 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -66,6 +69,9 @@ def demo(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
     ] = None,
+    duration_s: Annotated[
+        float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
+    ] = 4.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?
@@ -80,7 +86,7 @@ def demo(
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, self_training, steps)
     tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
-    measured = measure(data, folds, Instruments(pair=_pair, bundle=_bundle), out=out, say=_say)
+    measured = measure(data, folds, _instruments(duration_s), out=out, say=_say)
     document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
     if len(tried) > 1:
         document["teacher"]["sizes_tried"] = [msgspec.to_builtins(size) for size in tried]
@@ -112,10 +118,14 @@ def _compare(
     return tried, folds
 
 
-def _pair(first: Path, second: Path) -> PairTimes:
+def _instruments(duration_s: float) -> Instruments:
+    return Instruments(pair=partial(_pair, duration_s=duration_s), bundle=partial(_bundle, duration_s=duration_s))
+
+
+def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
     from mmkd_bench.paired import measure_pair
 
-    pair = measure_pair(first, second, launches=2, duration_s=4.0)
+    pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
     tails = {"p50": (pair.first_p50_us, pair.second_p50_us), "p90": (pair.first_p90_us, pair.second_p90_us)}
     tails["p99"] = (pair.first_p99_us, pair.second_p99_us)
     return PairTimes(
@@ -126,12 +136,12 @@ def _pair(first: Path, second: Path) -> PairTimes:
     )
 
 
-def _bundle(bundle: Path, reference: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
     from mmkd_bench.run import Settings, measure_bundle
     from mmkd_bench.subject import Choice
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
-    report = measure_bundle(choice, Settings(launches=2, duration_s=4.0)).report
+    report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
     result = report.result
     percentiles = {name: result.latency.value_us(value) for name, value in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
     machine: dict[str, Any] = msgspec.to_builtins(report.machine)

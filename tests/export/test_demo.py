@@ -1,0 +1,411 @@
+"""`mmkd-demo` from recordings to the page, in processes of its own on small datasets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.errors import GateError, MmkdError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
+from mmkd_export.demo.command_cli import app
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.comparison import compare_fold
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.defaults import RECIPE
+from mmkd_models.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.summary import demo_document
+from mmkd_models.train import TrainConfig
+from mmkd_report import render_demo
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+LIMIT_S = 300  # of one run on a busy machine
+LABELS = ("idle", "ok", "worn")
+TIMES = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
+
+
+def split_of(groups: range, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    """Six windows of each group, three classes; `temp` has an offset of its own in every group."""
+    rng = np.random.default_rng(groups.start)
+    owners = np.repeat(np.array(groups), 6)
+    labels = np.arange(len(owners)) % 3
+    time_s = np.arange(40) / 20.0
+    phase = rng.uniform(0, 6, (len(owners), 1, 2))
+    acc = np.sin(2 * np.pi * (1 + 2 * labels)[:, None, None] * time_s[None, :, None] + phase)
+    gyro = (labels - 1.0)[:, None, None] + rng.normal(0, 0.5, (len(owners), 20, 1))
+    acc[rng.uniform(size=acc.shape) < 0.05] = np.nan
+    gyro[1::7, 3:8] = np.nan
+    temp = 20 + 5 * owners[:, None, None] + labels[:, None, None] + rng.normal(0, 0.1, (len(owners), 6, 1))
+    return {name: {"acc": acc, "gyro": gyro, "temp": temp}[name] for name in names} | {
+        "labels": labels,
+        "groups": owners,
+    }
+
+
+def dataset_of(path: Path, *modalities: ModalitySpec) -> Dataset:
+    """Ten machines of six windows: 36 to train on, 12 to validate, 12 to test."""
+    groups = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
+    return write_dataset(
+        path,
+        name="line 3",
+        labels=LABELS,
+        modalities=modalities,
+        splits={split: split_of(owners, [m.name for m in modalities]) for split, owners in groups.items()},
+        source="a test rig",
+        licence="CC0-1.0",
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset_of(
+        tmp_path_factory.mktemp("data") / "tiny",
+        ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
+        ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
+    )
+
+
+def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [
+        str(Path(sys.executable).with_name("mmkd-demo")),
+        "--dataset",
+        str(dataset.path),
+        "--steps",
+        "4",
+        "--duration-s",
+        "0.4",
+        *options,
+    ]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(dataset: Dataset, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    with start(dataset, *options, cwd=cwd) as process:
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, stderr
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="module")
+def killed(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[Path, bytes]]:
+    """A folder in which `kill -9` ended a run after the first student; what it had said, and its files."""
+    folder = tmp_path_factory.mktemp("demo")
+    said = []
+    with start(tiny, "--seeds", "2", "--json", cwd=folder) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if line == "seed 0 rivals acc\n":
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, said
+    files = {path: path.read_bytes() for path in folder.rglob("*.ckpt") if path.name != "resume.ckpt"}
+    return folder, said, files
+
+
+@pytest.fixture(scope="module")
+def first(
+    tiny: Dataset, killed: tuple[Path, list[str], dict[Path, bytes]]
+) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, Any]]:
+    """The same command again, which continues: its folder, its process, its document."""
+    folder, _, _ = killed
+    ended = run(tiny, "--seeds", "2", "--json", cwd=folder)
+    document = json.loads(ended.stdout)
+    assert json.loads((folder / "demo" / "demo.json").read_text()) == document
+    return folder, ended, document
+
+
+First = tuple[Path, subprocess.CompletedProcess[str], dict[str, Any]]
+
+
+def trained(stderr: str) -> list[str]:
+    return [line.split(": step")[0] for line in stderr.splitlines() if ": step" in line]
+
+
+def test_a_killed_run_continues_where_it_was(killed: tuple[Path, list[str], dict[Path, bytes]], first: First) -> None:
+    folder, said, files = killed
+    assert {path.relative_to(folder).as_posix() for path in files} == {
+        "demo/seed-0/teacher-small.ckpt",
+        "demo/seed-0/acc/baseline.ckpt",
+        "demo/seed-0/acc/student.ckpt",
+    }
+    assert trained("".join(said))[-1] == "seed 0 student acc"
+    assert trained(first[1].stderr)[0] == "seed 0 baseline gyro"
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def is_spread(entry: Any, seeds: int) -> bool:
+    figures = [entry["mean"], entry["std"], *entry["per_seed"]]
+    return len(entry["per_seed"]) == seeds and all(isinstance(figure, float) and 0 <= figure <= 1 for figure in figures)
+
+
+def is_gain(entry: Any) -> bool:
+    return all(isinstance(entry[key], float) for key in ("mean", "low", "high")) and entry["low"] <= entry["high"]
+
+
+def is_latency(entry: Any) -> bool:
+    return 0 < entry["p50"] <= entry["p90"] <= entry["p99"]
+
+
+def test_the_document_has_every_figure(first: First) -> None:
+    _, _, document = first
+    scores = ("accuracy", "balanced_accuracy", "macro_f1")
+    assert document["dataset"]["name"] == "line 3"
+    assert document["seeds"] == [0, 1]
+    assert document["label_share"] == 0.1
+    teacher = document["teacher"]
+    assert all(is_spread(teacher[key], 2) for key in scores)
+    assert isinstance(teacher["parameters"], int)
+    assert is_latency(teacher["latency_ms"])
+    assert list(document["students"]) == ["acc", "gyro"]
+    for name, entry in document["students"].items():
+        for network in (entry["baseline"], entry["student"]):
+            assert all(is_spread(network[key], 2) for key in scores)
+            assert 0 < network["parameters"] < teacher["parameters"]
+            assert is_latency(network["latency_ms"])
+        for rival in (entry["extra_trees"], entry["mini_rocket"]):
+            assert all(is_spread(rival[key], 2) for key in scores)
+        assert is_gain(entry["gain_points"])
+        assert entry["gap_recovered"] is None or isinstance(entry["gap_recovered"], float)
+        assert entry["latency_ratio"] > 1
+        assert entry["bundle"] == f"demo/{name}.edge"
+    assert is_gain(document["mean_gain_points"])
+    assert document["report"] == "demo/report.html"
+    assert document["benchmark"]["bundle"] == "demo/student.edge"
+
+
+def test_the_page_is_one_small_file_that_asks_for_nothing(first: First) -> None:
+    page = (first[0] / "demo" / "report.html").read_text()
+    assert len(page.encode()) < 1_000_000
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "<script" not in page
+    assert "line 3" in page
+
+
+def test_every_student_answers_in_the_runtime(tiny: Dataset, first: First) -> None:
+    folder, _, document = first
+    windows = tiny.split("test").take(np.arange(3))
+    for name in ("acc", "gyro"):
+        with EdgePredictor.open(folder / document["students"][name]["bundle"]) as predictor:
+            assert predictor.predict(windows[name][0]).label in LABELS
+    with EdgePredictor.open(folder / "demo" / "student.edge") as predictor:
+        best = predictor.info().modality
+        assert predictor.predict(windows[best][0]).label in LABELS
+    scores = {name: entry["student"]["valid_score"]["mean"] for name, entry in document["students"].items()}
+    assert scores[best] == max(scores.values())
+
+
+def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> None:
+    _, ended, document = first
+    assert json.loads(ended.stdout) == document  # and nothing else
+    said = [line for line in ended.stderr.splitlines() if ": step" not in line]
+    assert said == [
+        "seed 0 rivals acc",
+        "seed 0 rivals gyro",
+        "seed 1 rivals acc",
+        "seed 1 rivals gyro",
+        "export: acc student",
+        "export: gyro student",
+        "check: acc student in the runtime",
+        "check: gyro student in the runtime",
+        "latency: teacher against acc student",
+        "latency: teacher against gyro student",
+        said[-1],
+    ]
+    assert said[-1] in [f"benchmark: {name} student through EdgePredictor" for name in ("acc", "gyro")]
+
+
+def without_times(entry: Any) -> Any:
+    """The document without what is measured in time or memory."""
+    measured = {"latency_ms", "latency_ratio", "latency_ratios", "benchmark", "duration_s", "machine", "command"}
+    if isinstance(entry, dict):
+        return {key: without_times(value) for key, value in entry.items() if key not in measured}
+    return [without_times(value) for value in entry] if isinstance(entry, list) else entry
+
+
+def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset, first: First) -> None:
+    folder, _, document = first
+    bundle = (folder / "demo" / "acc.edge").read_bytes()
+    began = time.monotonic()
+    again = run(tiny, "--seeds", "2", cwd=folder)
+    assert time.monotonic() - began < LIMIT_S / 2
+    assert trained(again.stderr) == []
+    assert without_times(json.loads((folder / "demo" / "demo.json").read_text())) == without_times(document)
+    assert (folder / "demo" / "acc.edge").read_bytes() == bundle
+    check_words(again.stdout, document)
+
+
+def check_words(stdout: str, document: dict[str, Any]) -> None:
+    """Without --json: a table, three lines of Python that run, and the next command."""
+    *_, last = lines = stdout.splitlines()
+    assert last == "wrote demo/report.html and demo/student.edge; next: mmkd-bench run demo/student.edge"
+    gyro = next(line for line in lines if line.startswith("│ gyro"))
+    gain = document["students"]["gyro"]["gain_points"]["mean"]
+    assert f"{gain:+.1f}" in gyro
+    assert f"{document['students']['gyro']['student']['accuracy']['mean']:.3f} ± " in gyro
+    assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
+
+
+def message_of(*arguments: object) -> str:
+    with pytest.raises(MmkdError) as caught:
+        app(args=[str(argument) for argument in arguments], prog_name="mmkd-demo")
+    return str(caught.value)
+
+
+def test_options_of_another_run_are_refused(tiny: Dataset, first: First) -> None:
+    folder, _, _ = first
+    out = folder / "demo"
+    found = message_of("--dataset", tiny.path, "--out", out, "--steps", 5, "--seeds", 2)
+    assert found == (
+        f"{out / 'seed-0' / 'fold.json'}: expected a fold of this dataset with these options, got one of another "
+        "comparison; choose another --out, or delete the folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--student", "huge"], "--student: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
+        (["--teacher", "huge"], "--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
+        (
+            ["--teacher", "tiny", "--teacher", "tiny"],
+            "--teacher: expected each size once, got tiny, tiny; name each once",
+        ),
+        (["--modality", "sound"], "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro"),
+        (
+            ["--modality", "acc", "--modality", "acc"],
+            "modalities: expected each name once, got acc, acc; name each once",
+        ),
+        (["--label-share", "0"], "label share: expected above 0 and up to 1, got 0.0; 0.1 keeps a tenth of the labels"),
+    ],
+)
+def test_a_bad_option_is_refused_before_anything_is_trained(
+    tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message_of("--dataset", tiny.path, "--out", tmp_path / "out", *options) == message
+    assert "step" not in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_and_a_dataset_that_is_none_are_refused(tiny: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    assert message_of("--dataset", tiny.path, "--out", tmp_path / "out") == (
+        f"--out {tmp_path / 'out'}: expected a folder, got a file; choose another name"
+    )
+    nowhere = tmp_path / "nowhere"
+    assert (
+        message_of("--dataset", nowhere) == f"{nowhere}: expected a dataset directory, found none there; check the path"
+    )
+
+
+@pytest.fixture(scope="module")
+def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, FoldResult, Path]:
+    """A finished fold of a dataset with one modality, normalised per group, too short for MiniRocket."""
+    folder = tmp_path_factory.mktemp("thermometer")
+    temp = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
+    dataset = dataset_of(folder / "data", temp)
+    train = TrainConfig(steps=12, batch=16)
+    config = ComparisonConfig(
+        label_share=1.0,
+        modalities=("temp",),
+        teacher="tiny",
+        student="tiny",
+        self_training=True,
+        teacher_train=train,
+        student_train=train,
+        baseline_learning_rates=(3e-3,),
+        augment=AugmentConfig(),
+        recipe=RECIPE,
+    )
+    return dataset, compare_fold(dataset, seed=0, config=config, out=fold_folder(folder, 0)), folder
+
+
+def cheap_instruments(asked: list[tuple[Path, Path | None]]) -> Instruments:
+    """Instruments that give fixed times and note which bundle and reference they were shown."""
+
+    def bundle(path: Path, reference: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        asked.append((path, reference))
+        return {"latency_ms": TIMES}, {"cpu": "a test"}
+
+    return Instruments(
+        pair=lambda first, second: PairTimes(first_ms=TIMES, second_ms=TIMES, ratio=1.0, ratios={}), bundle=bundle
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(thermometer: tuple[Dataset, FoldResult, Path]) -> tuple[Measured, list[tuple[Path, Path | None]]]:
+    dataset, fold, folder = thermometer
+    asked: list[tuple[Path, Path | None]] = []
+    return measure(dataset, [fold], cheap_instruments(asked), out=folder, say=lambda line: None), asked
+
+
+def test_a_student_that_is_normalised_per_group_comes_with_a_reference(
+    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[Measured, list[tuple[Path, Path | None]]]
+) -> None:
+    dataset, fold, folder = thermometer
+    found, asked = measured
+    reference = folder / "temp.reference.json"
+    assert (found.best, found.bundle, found.reference) == ("temp", folder / "student.edge", reference)
+    assert found.entries["temp"]["reference"] == str(reference)
+    assert asked == [(folder / "student.edge", reference)]
+    group = fold.students["temp"].student.by_group[0]
+    rows = np.flatnonzero(dataset.everything().groups == group.group)
+    raw = np.asarray([split_window(dataset, row) for row in rows])
+    with EdgePredictor.open(found.bundle, reference=found.reference) as predictor:
+        answers = [prediction.index for prediction in predictor.predict_batch(raw)]
+    assert sum(np.array(answers) == dataset.everything().labels[rows]) == group.right
+
+
+def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
+    """The raw window of that number, as a device has it."""
+    for split in ("train", "valid", "test"):
+        values = np.load(dataset.path / split / "temp.npy")
+        if row < len(values):
+            return values[row].astype(np.float32)
+        row -= len(values)
+    raise AssertionError
+
+
+def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
+    thermometer: tuple[Dataset, FoldResult, Path], measured: tuple[Measured, list[tuple[Path, Path | None]]]
+) -> None:
+    dataset, fold, folder = thermometer
+    found, _ = measured
+    assert "attention" not in found.entries["temp"]
+    document = demo_document(dataset.spec, dataset.sha256, [fold], measured=found.entries)
+    entry = document["students"]["temp"]
+    assert entry["mini_rocket"]["accuracy"] is None
+    assert entry["mini_rocket"]["reason"].startswith("MiniRocket refused these windows: ")
+    page = render_demo({**document, "report": "report.html"})
+    assert f"EdgePredictor.open({str(folder / 'student.edge')!r}" not in page  # the page names the sensor's own bundle
+    assert f"reference={str(folder / 'temp.reference.json')!r}" in page.replace("&#39;", "'")
+
+
+def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
+    thermometer: tuple[Dataset, FoldResult, Path], tmp_path: Path
+) -> None:
+    dataset, fold, folder = thermometer
+    temp = fold.students["temp"]
+    right = sum(count.right for count in temp.student.by_group)
+    counts = tuple(msgspec.structs.replace(count, right=0) for count in temp.student.by_group)
+    student = msgspec.structs.replace(temp.student, by_group=counts)
+    altered = msgspec.structs.replace(fold, students={"temp": msgspec.structs.replace(temp, student=student)})
+    fold_folder(tmp_path, 0).symlink_to(fold_folder(folder, 0))
+    with pytest.raises(GateError) as caught:
+        measure(dataset, [altered], cheap_instruments([]), out=tmp_path, say=lambda line: None)
+    assert str(caught.value) == (
+        f"{tmp_path / 'temp.edge'}: runtime on the test split: expected 0 of 12 windows right as in training, "
+        f"got {right}; the export is wrong, please report it"
+    )
