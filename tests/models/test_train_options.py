@@ -1,0 +1,302 @@
+"""Options and refusals of `mmkd-train` and `mmkd-distill`, without the seconds that a process takes to start."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge.errors import MmkdError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.config import teacher_config
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.defaults import RECIPE
+from mmkd_models.distill import Recipe
+from mmkd_models.jobs import Run, TrainingData, train_teacher
+from mmkd_models.train import TrainConfig
+from mmkd_models.train_cli import run_distill, run_train
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A command that ran inside the test's process."""
+
+    stdout: str
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        return self.stdout.splitlines()[-1]
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Runs a command in this process, in an empty folder: the same code without the seconds that imports take."""
+    monkeypatch.chdir(tmp_path)
+
+    def _call(command: str, *arguments: object) -> Ended:
+        capsys.readouterr()
+        with torch.random.fork_rng(), pytest.raises(SystemExit) as ended:
+            COMMANDS[command]([str(argument) for argument in arguments])
+        stdout, stderr = capsys.readouterr()
+        assert ended.value.code in (0, None), stderr
+        return Ended(stdout=stdout, stderr=stderr)
+
+    return _call
+
+
+def message_of(command: str, *arguments: object, exit_code: int = 2) -> str:
+    """What the command would say, ending with that exit code."""
+    with pytest.raises(MmkdError) as caught:
+        COMMANDS[command]([str(argument) for argument in arguments])
+    assert caught.value.exit_code == exit_code
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def folder(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher of both sensors in it."""
+    folder = tmp_path_factory.mktemp("teacher")
+    data = TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
+    run = Run(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
+    write_teacher(folder / "teacher.ckpt", train_teacher(data, teacher_config("tiny"), run))
+    return folder
+
+
+def baseline_of(call: Call, dataset: Dataset, *options: object) -> Ended:
+    return call("mmkd-train", "student", dataset.path, "--modality", "gyro", "--steps", 2, *options)
+
+
+def test_a_baseline_is_trained_and_the_export_named(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    ended = baseline_of(call, machines)
+    assert ended.last_line == "wrote baseline.ckpt; next: mmkd-export baseline.ckpt -o baseline.edge"
+    assert read_student(tmp_path / "baseline.ckpt").modality.name == "gyro"
+    assert re.fullmatch(r"gyro baseline: step 2/2 loss \d\.\d{3} best valid \d\.\d{3}\n", ended.stderr)
+
+
+def test_names_with_spaces_come_quoted(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    ended = baseline_of(call, machines, "-o", "a line/my baseline.ckpt")
+    assert ended.last_line == (
+        "wrote a line/my baseline.ckpt; next: mmkd-export 'a line/my baseline.ckpt' -o 'a line/my baseline.edge'"
+    )
+    assert (tmp_path / "a line" / "my baseline.ckpt").exists()
+
+
+def test_windows_stay_at_home_when_they_are_told_to(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    baseline_of(call, machines, "--no-embed-windows")
+    assert read_student(tmp_path / "baseline.ckpt").carried is None
+
+
+@pytest.mark.parametrize("option", [("--label-share", 0.5), ("--fold", 1), ("--seed", 1)])
+def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
+    call: Call, machines: Dataset, tmp_path: Path, option: tuple[str, object]
+) -> None:
+    baseline_of(call, machines, "-o", "plain.ckpt")
+    baseline_of(call, machines, *option, "-o", "other.ckpt")
+    plain, other = (read_student(tmp_path / f"{name}.ckpt") for name in ("plain", "other"))
+    assert not all(torch.equal(plain.state[name], other.state[name]) for name in plain.state)
+
+
+def test_options_reach_the_checkpoint(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    options = ["--batch", 8, "--learning-rate", 0.01, "--patience", 3, "--metric", "macro_f1", "--seed", 5]
+    baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small")
+    checkpoint = read_student(tmp_path / "baseline.ckpt")
+    training = checkpoint.facts.training
+    assert (training.steps, training.batch, training.learning_rate, training.patience) == (2, 8, 0.01, 3)
+    assert (training.metric, training.seed, training.precision) == ("macro_f1", 5, "bf16-mixed")
+    assert (checkpoint.facts.metric, checkpoint.config.preset) == ("macro_f1", "small")
+
+
+def test_the_next_command_sees_the_same_windows_and_labels(call: Call, machines: Dataset) -> None:
+    ended = call(
+        "mmkd-train",
+        "teacher",
+        machines.path,
+        "--preset",
+        "tiny",
+        "--steps",
+        2,
+        "--label-share",
+        0.5,
+        "--fold",
+        1,
+        "--seed",
+        2,
+    )
+    assert ended.last_line == (
+        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt "
+        "--label-share 0.5 --fold 1 --seed 2"
+    )
+    lines = ended.stderr.splitlines()
+    assert [line.split(": step")[0] for line in lines] == ["teacher", "teacher, second generation"]
+
+
+def test_a_teacher_without_self_training_is_of_the_first_generation(call: Call, machines: Dataset) -> None:
+    options = ["--preset", "tiny", "--steps", 2, "--label-share", 0.5, "--no-self-training"]
+    ended = call("mmkd-train", "teacher", machines.path, *options)
+    assert [line.split(": step")[0] for line in ended.stderr.splitlines()] == ["teacher"]
+
+
+def test_a_teacher_takes_the_sensors_that_are_named(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
+    assert [spec.name for spec in read_teacher(tmp_path / "teacher.ckpt").modalities] == ["gyro"]
+
+
+def distilled(call: Call, folder: Path, dataset: Dataset, *options: object) -> Ended:
+    arguments = [folder / "teacher.ckpt", dataset.path, "--modality", "acc", "--steps", 2, *options]
+    return call("mmkd-distill", *arguments)
+
+
+def test_the_printed_recipe_is_the_default_and_can_be_given_back(
+    call: Call, machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    printed = call("mmkd-distill", "--print-recipe").stdout
+    assert msgspec.json.decode(printed, type=Recipe) == RECIPE
+    (tmp_path / "recipe.json").write_text(printed)
+    distilled(call, folder, machines, "-o", "default.ckpt")
+    distilled(call, folder, machines, "-o", "given.ckpt", "--recipe", "recipe.json")
+    assert (tmp_path / "default.ckpt").read_bytes() == (tmp_path / "given.ckpt").read_bytes()
+
+
+def test_another_recipe_is_what_the_student_learns_from(
+    call: Call, machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    weight = {"start": 0.5, "end": 0.5}
+    terms = [{"type": kind, "weight": weight} for kind in ("task", "edam", "crd")]
+    (tmp_path / "recipe.json").write_text(json.dumps({"terms": terms}))
+    ended = distilled(call, folder, machines, "--recipe", "recipe.json")
+    recipe = read_student(tmp_path / "student.ckpt").facts.recipe
+    assert recipe is not None
+    assert [type(term).__name__ for term in recipe.terms] == ["TaskTerm", "EdamTerm", "CrdTerm"]
+    number = r"-?\d+\.\d{3}"
+    terms = " ".join(f"{name} {number}" for name in ("task", "edam", "edam_kl", "crd", "loss", "best valid"))
+    assert re.fullmatch(f"acc student: step 2/2 {terms}\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Input data was truncated"),
+        (
+            '{"terms": [{"type": "logit", "weight": {"start": 1}}]}',
+            "Object missing required field `end` - at `$.terms[0].weight`",
+        ),
+        ('{"terms": [{"type": "logits"}]}', "Invalid value 'logits' - at `$.terms[0].type`"),
+        ('{"terms": [], "name": "mine"}', "Object contains unknown field `name`"),
+    ],
+)
+def test_a_recipe_that_is_none_says_where(
+    machines: Dataset, folder: Path, tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    found = message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path)
+    assert found == f"{path}: expected a recipe, {reason}; --print-recipe prints one to start from"
+
+
+def test_a_recipe_that_cannot_be_computed_is_refused(machines: Dataset, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text('{"terms": []}')
+    found = message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path)
+    assert found == "recipe: expected one or more terms of different kinds, got none; name each kind once"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--preset", "huge", "tiny, small, medium, base"),
+        ("--metric", "f1", "accuracy, balanced_accuracy, macro_f1"),
+        ("--precision", "8", "32-true, bf16-mixed, 16-mixed"),
+    ],
+)
+def test_a_choice_that_is_none_names_all_of_them(machines: Dataset, option: str, value: str, allowed: str) -> None:
+    found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", option, value)
+    assert found == f"{option}: expected one of {allowed}, got {value!r}; choose one of them"
+
+
+def test_an_unknown_modality_names_those_of_the_dataset(machines: Dataset) -> None:
+    expected = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
+    assert message_of("mmkd-train", "student", machines.path, "--modality", "sound") == expected
+    assert message_of("mmkd-train", "teacher", machines.path, "--modality", "sound") == expected
+
+
+def test_a_modality_that_the_teacher_does_not_know_is_refused(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
+    assert message_of("mmkd-distill", tmp_path / "teacher.ckpt", machines.path, "--modality", "acc") == (
+        "dataset 'machines': modality 'acc' is not in it; choose one of gyro"
+    )
+
+
+def test_a_sensor_that_is_named_twice_is_refused(machines: Dataset) -> None:
+    found = message_of("mmkd-train", "teacher", machines.path, "--modality", "acc", "--modality", "acc")
+    assert found == "modalities: expected each name once, got acc, acc; name each once"
+
+
+def test_a_teacher_of_another_dataset_is_refused(dataset: Dataset, folder: Path) -> None:
+    assert message_of("mmkd-distill", folder / "teacher.ckpt", dataset.path, "--modality", "acc") == (
+        "teacher: expected the labels ['slow', 'fast'] of the dataset, got ['idle', 'ok', 'worn']; "
+        "train a teacher on this dataset"
+    )
+
+
+def test_a_teacher_of_sensors_that_the_dataset_lacks_is_refused(
+    machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 3, 40, 2)).astype(np.float32)
+    splits = {
+        split: {"acc": values[number], "labels": np.arange(3)}
+        for number, split in enumerate(("train", "valid", "test"))
+    }
+    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g")
+    labels = machines.spec.task.labels
+    alone = write_dataset(tmp_path / "alone", name="alone", labels=labels, modalities=[acc], splits=splits)
+    assert message_of("mmkd-distill", folder / "teacher.ckpt", alone.path, "--modality", "acc") == (
+        "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; "
+        "train a teacher on this dataset"
+    )
+
+
+def test_a_student_is_no_teacher_and_a_teacher_is_not_overwritten(
+    call: Call, machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    baseline_of(call, machines)
+    arguments = [machines.path, "--modality", "acc"]
+    path = tmp_path / "baseline.ckpt"
+    assert message_of("mmkd-distill", path, *arguments, exit_code=6) == (
+        f"{path}: expected a teacher checkpoint, got a student checkpoint; name the right file"
+    )
+    before = file_sha256(folder / "teacher.ckpt")
+    twice = folder / "." / "teacher.ckpt"
+    assert message_of("mmkd-distill", folder / "teacher.ckpt", *arguments, "-o", twice) == (
+        f"--output {twice}: expected another file than the teacher's, got the same; choose another name"
+    )
+    assert file_sha256(folder / "teacher.ckpt") == before
+
+
+def test_an_output_that_is_a_directory_is_refused_before_training(
+    machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message_of("mmkd-train", "teacher", machines.path, "-o", tmp_path) == (
+        f"--output {tmp_path}: expected the name of a checkpoint, got a directory; name a file in it"
+    )
+    assert "step" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
+def test_a_share_of_labels_that_is_none_is_refused(machines: Dataset, share: str) -> None:
+    found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", "--label-share", share)
+    assert found == f"label share: expected above 0 and up to 1, got {float(share)}; 0.1 keeps a tenth of the labels"
