@@ -1,0 +1,95 @@
+"""Progress on stderr: a live bar for people, plain lines for files; never on stdout."""
+
+from __future__ import annotations
+
+import os
+import pty
+import threading
+from contextlib import redirect_stderr, suppress
+
+import pytest
+
+from mmkd_models.progress import training_bar
+from mmkd_models.train import Progress
+
+
+def at(step: int, *, best: float | None = None, steps: int = 3) -> Progress:
+    return Progress(step=step, steps=steps, terms={"task": 0.5, "loss": 1.0 / step}, best_score=best)
+
+
+def test_a_file_gets_the_last_step_as_a_line_with_every_term(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_bar("acc student") as show:
+        for step in (1, 2, 3):
+            show(at(step, best=0.75 if step > 1 else None))
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr) == ("", "acc student: step 3/3 task 0.500 loss 0.333 best valid 0.750\n")
+
+
+def test_a_training_without_a_validation_yet_has_no_best_score(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_bar("teacher") as show:
+        show(at(1, steps=1))
+    assert capsys.readouterr().err == "teacher: step 1/1 task 0.500 loss 1.000\n"
+
+
+class Screen:
+    """A terminal that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = pty.openpty()
+        self.stream = os.fdopen(self._writer, "w", encoding="utf-8")
+        self._seen = bytearray()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                part = os.read(self._reader, 4096)
+            except OSError:  # Linux says so when the writer has gone
+                return
+            if not part:
+                return
+            self._seen += part
+
+    def close(self) -> str:
+        self.stream.close()
+        self._thread.join(timeout=10)
+        os.close(self._reader)
+        return self._seen.decode()
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return Screen()
+
+
+def test_a_terminal_gets_a_bar_with_the_terms(screen: Screen, capsys: pytest.CaptureFixture[str]) -> None:
+    with redirect_stderr(screen.stream), training_bar("acc student") as show:
+        for step in (1, 2, 3):
+            show(at(step, best=0.75))
+    seen = screen.close()
+    assert "acc student" in seen
+    assert "3/3" in seen
+    assert "task 0.500 loss 0.333 best valid 0.750" in seen
+    assert "\x1b[3" in seen  # colours
+    assert capsys.readouterr().out == ""
+
+
+def test_no_color_is_obeyed(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with redirect_stderr(screen.stream), training_bar("acc student") as show:
+        show(at(3))
+    seen = screen.close()
+    assert "acc student" in seen
+    assert "\x1b[3" not in seen
+
+
+def test_an_error_gives_the_terminal_its_cursor_back(screen: Screen) -> None:
+    with redirect_stderr(screen.stream), suppress(KeyboardInterrupt), training_bar("acc student") as show:
+        show(at(1))
+        raise KeyboardInterrupt
+    seen = screen.close()
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
