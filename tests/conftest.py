@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import signal
 
-# A run that was started in the background inherits an ignored SIGINT, and so would every process that a test interrupts.
+# A run in the background may inherit an ignored SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
