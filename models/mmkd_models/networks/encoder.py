@@ -166,6 +166,8 @@ class FrontEnd(nn.Module):
         count = present.sum(1, keepdim=True).clamp(min=1.0)  # (B, 1, C)
         mean = scaled.sum(1, keepdim=True) / count
         centred = (scaled - mean) * present
+        # Twice: float32 leaves a rest of a large mean, which a tiny spread blows up, and engines sum in other orders.
+        centred = (centred - centred.sum(1, keepdim=True) / count) * present
         spread = ((centred * centred).sum(1, keepdim=True) / count + 1e-4).sqrt()
         local = centred / spread
         series = torch.cat([scaled, local, present], dim=-1)
