@@ -10,6 +10,7 @@ import pytest
 
 from mmkd_bench import process
 from mmkd_bench.jobs import RunJob, RunOutcome
+from mmkd_bench.launch import measure_launch
 from mmkd_bench.process import run_job
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 
@@ -82,11 +83,25 @@ def test_ctrl_c_brings_what_was_measured(bundle: Path) -> None:
     assert ended.outcome.launch.latency.count == len(ended.samples["latency_ns"])
 
 
-def test_ctrl_c_before_anything_was_measured_brings_nothing(bundle: Path) -> None:
-    _interrupt_after(0.05)
-    ended = run_job(_job(bundle, duration_s=60.0), RunOutcome, limit_s=120)
+def test_ctrl_c_before_anything_was_measured_brings_nothing(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["import signal, sys, time", "signal.signal(signal.SIGINT, lambda *_: sys.exit(0))", "time.sleep(60)"]
+    (tmp_path / "leaves.py").write_text("\n".join(lines))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(process, "_MODULE", "leaves")
+    _interrupt_after(0.5)
+    begin = time.monotonic()
+    ended = run_job(_job(bundle), RunOutcome, limit_s=120)
+    assert time.monotonic() - begin < 30
     assert ended.interrupted
     assert ended.outcome is None
+
+
+def test_a_launch_that_is_stopped_before_its_measured_time_has_no_outcome(bundle: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None
 
 
 def test_a_process_that_takes_too_long_is_ended(bundle: Path) -> None:
