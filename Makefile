@@ -45,4 +45,4 @@ bundle: $(READY)  ## train the bundle that the package ships, mmkd_edge/bundles/
 	$(BIN)/mmkd-export build/watch_acc.ckpt -o mmkd_edge/bundles/watch_acc.edge
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,7 +5,7 @@ Owns the presets. Everything here is a `msgspec.Struct`, because checkpoints sto
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -66,6 +66,23 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     encoder: EncoderConfig
     fusion_depth: int
     modality_dropout: float = 0.2
+
+
+def preset_named(name: str, *, option: str) -> Preset:
+    """Gives the preset of that name.
+
+    Raises:
+        UsageError: there is none; the message names the command's `option`.
+    """
+    chosen: Preset = choice(name, get_args(Preset), option=option)
+    return chosen
+
+
+def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
+    """Gives the value back where it is one of `allowed`; else UsageError names the command's `option`."""
+    if value not in allowed:
+        raise UsageError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}; choose one of them")
+    return value
 
 
 def student_config(preset: Preset) -> StudentConfig:

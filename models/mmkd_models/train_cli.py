@@ -25,7 +25,7 @@ from mmkd_models.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.config import Preset, student_config, teacher_config
+from mmkd_models.config import choice, preset_named, student_config, teacher_config
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.defaults import RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
@@ -118,7 +118,7 @@ def teacher(
 ) -> None:
     """Train a teacher on all modalities of a dataset."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
-    size = teacher_config(_preset(preset))
+    size = teacher_config(preset_named(preset, option="--preset"))
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
     with _training("teacher", output) as show:
@@ -160,7 +160,7 @@ def student(
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
-    size = student_config(_preset(preset))
+    size = student_config(preset_named(preset, option="--preset"))
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
     with _training(f"{modality} baseline", output) as show:
@@ -199,7 +199,7 @@ def distill(
 ) -> None:
     """Distil a teacher into a student of one modality; windows without labels (-1) teach too."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
-    size = student_config(_preset(preset))
+    size = student_config(preset_named(preset, option="--preset"))
     chosen = RECIPE if recipe is None else _recipe_from_file(recipe)
     taught_by = read_teacher(teacher)
     _check_output(output, teacher=teacher)
@@ -263,22 +263,11 @@ def _train_config(
         batch=batch,
         learning_rate=learning_rate,
         patience=patience,
-        metric=_choice(metric, get_args(Metric), "--metric"),
+        metric=choice(metric, get_args(Metric), option="--metric"),
         seed=seed,
-        precision=_choice(precision, get_args(Precision), "--precision"),
+        precision=choice(precision, get_args(Precision), option="--precision"),
         devices=devices,
     )
-
-
-def _preset(name: str) -> Preset:
-    chosen: Preset = _choice(name, get_args(Preset), "--preset")
-    return chosen
-
-
-def _choice(value: str, allowed: tuple[str, ...], option: str) -> Any:
-    if value not in allowed:
-        raise UsageError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}; choose one of them")
-    return value
 
 
 def _training_data(

@@ -24,6 +24,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.windows import Windows
 from mmkd_models.fold_result import FoldResult
+from mmkd_models.networks.teacher import Teacher
 
 Say = Callable[[str], None]
 
@@ -94,14 +95,15 @@ def measure(
     entries: dict[str, dict[str, Any]] = {name: {"bundle": str(path)} for name, path in bundles.items()}
     test = fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share).test
     references = {name: _group_reference(dataset, name, int(test.groups[0]), out) for name in modalities}
+    teacher = read_teacher(teacher_path(folder, fold.config.teacher)).network()
     for name in modalities:
         say(f"check: {name} student in the runtime")
         _check_runtime(dataset, fold, name, bundles[name], test)
-        entries[name] |= _attention(test, fold, folder, name)
+        entries[name] |= _attention(test, teacher, folder, name)
         if (reference := references[name]) is not None:
             entries[name]["reference"] = str(reference)
     entries["teacher"] = {}
-    _measure_latencies(entries, bundles, teacher_path(folder, fold.config.teacher), instruments, say=say)
+    _measure_latencies(entries, bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
     best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
     bundle = out / "student.edge"
     write_file(bundle, bundles[best].read_bytes())
@@ -164,8 +166,7 @@ def _group_reference(dataset: Dataset, name: str, group: int, out: Path) -> Path
     return path
 
 
-def _attention(test: Windows, fold: FoldResult, folder: Path, name: str) -> dict[str, Any]:
-    teacher = read_teacher(teacher_path(folder, fold.config.teacher)).network()
+def _attention(test: Windows, teacher: Teacher, folder: Path, name: str) -> dict[str, Any]:
     student = read_student(folder / name / "student.ckpt").network()
     view = attention_view(teacher, student, test, modality=name)
     if view is None:
@@ -185,16 +186,15 @@ def _attention(test: Windows, fold: FoldResult, folder: Path, name: str) -> dict
 def _measure_latencies(
     entries: dict[str, dict[str, Any]],
     bundles: dict[str, Path],
-    teacher_checkpoint: Path,
+    teacher: bytes,
     instruments: Instruments,
     *,
     say: Say,
 ) -> None:
     """Teacher and each student through ONNX Runtime, interleaved in the same processes, one thread each."""
-    teacher = read_teacher(teacher_checkpoint)
     with TemporaryDirectory() as temporary:
         model = Path(temporary) / "teacher.onnx"
-        model.write_bytes(onnx_from_teacher(teacher.network(), teacher.modalities))
+        model.write_bytes(teacher)
         for name, bundle in bundles.items():
             say(f"latency: teacher against {name} student")
             pair = instruments.pair(model, bundle)

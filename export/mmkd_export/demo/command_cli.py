@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -22,7 +22,7 @@ from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import library_versions
 from mmkd_models.comparison import Step, choose_teacher, compare_fold
-from mmkd_models.config import Preset
+from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.defaults import (
     BASELINE_LEARNING_RATES,
@@ -34,7 +34,7 @@ from mmkd_models.defaults import (
 )
 from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 from mmkd_models.progress import training_bar
-from mmkd_models.summary import demo_document
+from mmkd_models.summary import demo_document as comparison_document
 
 _LAUNCHES = 2
 
@@ -137,27 +137,13 @@ def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
 
 
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mmkd_bench.demo import demo_document
     from mmkd_bench.run import Settings, measure_bundle
     from mmkd_bench.subject import Choice
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
-    result = report.result
-    percentiles = {name: result.latency.value_us(value) for name, value in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
-    machine: dict[str, Any] = msgspec.to_builtins(report.machine)
-    latency_ms = {name: None if us is None else us / 1000 for name, us in percentiles.items()}
-    return {
-        "bundle": report.subject.bundle,
-        "backend": report.configuration.backend,
-        "threads": report.configuration.threads,
-        "latency_ms": latency_ms | {"samples": result.latency.count},
-        "stages_us": {stage.name: stage.p50_us for stage in result.stages},
-        "load_ms": result.load_ms,
-        "first_call_ms": result.first_call_ms,
-        "rss_mb": result.rss_mb,
-        "stable": report.stability.stable,
-        "machine": machine,
-    }, machine
+    return demo_document(report), msgspec.to_builtins(report.machine)
 
 
 class _Watch:
@@ -201,15 +187,10 @@ def _say(line: str) -> None:
 
 
 def _presets(names: list[str] | None) -> tuple[Preset, ...]:
-    chosen = names or [TEACHER_PRESET]
-    for name in chosen:
-        if name not in get_args(Preset):
-            raise UsageError(
-                f"--teacher: expected one of {', '.join(get_args(Preset))}, got {name!r}; choose one of them"
-            )
+    chosen = tuple(preset_named(name, option="--teacher") for name in names or [TEACHER_PRESET])
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"--teacher: expected each size once, got {', '.join(chosen)}; name each once")
-    return tuple(chosen)  # type: ignore[arg-type]
+    return chosen
 
 
 def _config(
@@ -221,10 +202,7 @@ def _config(
     self_training: bool,
     steps: int | None,
 ) -> ComparisonConfig:
-    if student not in get_args(Preset):
-        raise UsageError(
-            f"--student: expected one of {', '.join(get_args(Preset))}, got {student!r}; choose one of them"
-        )
+    size = preset_named(student, option="--student")
     names = modalities or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     teacher_train, student_train = TEACHER_TRAIN, STUDENT_TRAIN
@@ -235,7 +213,7 @@ def _config(
         label_share=label_share,
         modalities=tuple(names),
         teacher=teacher,
-        student=student,  # type: ignore[arg-type]
+        student=size,
         self_training=self_training,
         teacher_train=teacher_train,
         student_train=student_train,
@@ -246,7 +224,7 @@ def _config(
 
 
 def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
-    document = demo_document(data.spec, data.sha256, folds, measured=measured.entries)
+    document = comparison_document(data.spec, data.sha256, folds, measured=measured.entries)
     return document | {
         "command": shlex.join(["mmkd-demo", *sys.argv[1:]]),
         "benchmark": measured.benchmark,
