@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import BackendError
+from mmkd_edge.preprocess import all_present
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def interpret(
             f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(shares)}; "
             "the backend runs another model than the manifest describes"
         )
-    missing = present.size - int(np.count_nonzero(present))
+    missing = 0 if present is all_present(modality.shape) else present.size - int(np.count_nonzero(present))
     # NaN and infinities fail the comparison of the sum.
     if missing == present.size or not (abs(sum(shares) - 1) <= _SUM_TOLERANCE and min(shares) >= 0):
         return _invalid(missing, present.size, modality, task)

@@ -7,6 +7,7 @@ those it learned from. Resampling and windowing are not here (streams do that), 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOAT32 = np.dtype(np.float32)
+_FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
 # Kinds of dtype that hold plain numbers: boolean, signed, unsigned, floating point.
 _NUMBER_KINDS = "biuf"
 
@@ -59,14 +61,23 @@ def prepare(
 
     Returns:
         Values and presence, each float32 (1, T, C): a missing value is 0 and its presence 0, else presence is 1.
-        Values may share memory with `array`.
+        Values may share memory with `array`. Where nothing is missing, presence is `all_present(array.shape)`.
     """
     if reference is not None:
         array = standardise(array, modality, mean=reference.mean, std=reference.std)
-    limits = modality.range if modality.normalise == "none" else None
-    if np.isfinite(array).all() and (limits is None or (array.min() >= limits[0] and array.max() <= limits[1])):
-        return array[None], np.ones((1, *array.shape), dtype=np.float32)
+    low, high = modality.range if modality.range is not None and modality.normalise == "none" else _FINITE
+    # NaN spreads through both reductions and fails both comparisons.
+    if np.minimum.reduce(array, axis=None) >= low and np.maximum.reduce(array, axis=None) <= high:
+        return array[None], all_present(array.shape)
     return prepare_batch(array[None], modality)
+
+
+@lru_cache(maxsize=64)
+def all_present(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Gives the presence of a window that misses nothing: read-only float32 ones (1, T, C), one array per shape."""
+    present = np.ones((1, *shape), dtype=np.float32)
+    present.flags.writeable = False
+    return present
 
 
 def prepare_batch(

@@ -241,3 +241,11 @@ def test_a_score_beyond_float32_is_missing() -> None:
     tiny = Reference(modality="temp", mean=(30.0, 40.0), std=(1e-300, 1.0))
     _, present = prepare(np.array([[31.0, 40.0], [30.0, 41.0]], dtype=np.float32), TEMP, tiny)
     np.testing.assert_array_equal(present, [[[0, 1], [1, 1]]])
+
+
+def test_windows_that_miss_nothing_share_one_presence_that_nobody_can_change() -> None:
+    first, second = (prepare(np.full((4, 2), value, dtype=np.float32), SMALL)[1] for value in (1, 2))
+
+    assert first is second
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
