@@ -13,6 +13,7 @@ import msgspec
 
 from mmkd_edge.backends import Backend
 from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.errors import GateError
 from mmkd_edge.manifest import Artifact, Parity, Precision
 from mmkd_export.evidence import Evidence
 from mmkd_export.gate import GateFacts, gate_facts, require_gate
@@ -39,6 +40,18 @@ class JudgedArtifact:
     model: bytes
     artifact: Artifact
     report: ArtifactReport
+
+
+class RejectedError(GateError):
+    """An artifact did not pass its gate.
+
+    Attributes:
+        report: what was measured of it.
+    """
+
+    def __init__(self, message: str, *, report: ArtifactReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +108,11 @@ def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> J
     advice = f"Export with another -o, or make it again with --precision {precision}"
     require_gate(again.report.gate, what=f"the earlier {precision} graph", advice=advice)
     report = msgspec.structs.replace(
-        again.report, float_layers=before.float_layers, attempts=before.attempts, sensitivity=before.sensitivity
+        again.report,
+        float_layers=before.float_layers,
+        attempts=before.attempts,
+        sensitivity=before.sensitivity,
+        activations=before.activations,
     )
     return replace(again, report=report)
 

@@ -6,13 +6,14 @@ form of the graph is `qdq.py`'s, the rule is `gate.py`'s. Never calibrates on an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from mmkd_export.activations import ActivationHistogram, activation_histograms
 from mmkd_export.calibration import CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
 from mmkd_export.gate import GateFacts
 from mmkd_export.layers import Layer, learnt_layers, select_layers
@@ -88,6 +89,7 @@ class Int8Graph:
         attempts: all, in order.
         sensitivity: of every layer, the most sensitive first.
         layers: names of the layers that compute in INT8.
+        activations: what the layers read on the calibration windows, in the graph of the last attempt.
     """
 
     model: onnx.ModelProto
@@ -95,6 +97,7 @@ class Int8Graph:
     attempts: tuple[Attempt, ...]
     sensitivity: tuple[LayerSensitivity, ...]
     layers: tuple[str, ...]
+    activations: tuple[ActivationHistogram, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,7 @@ def int8_graph(
         attempts=tuple(attempts),
         sensitivity=sensitivity,
         layers=tuple(layer.name for layer in variant.layers),
+        activations=search.activations(variant),
     )
 
 
@@ -164,8 +168,15 @@ class _Search:
         if variant.smooth:  # the same layers, found in the smoothed graph
             names = {layer.name for layer in layers}
             layers = tuple(layer for layer in learnt_layers(model) if layer.name in names)
-        ranges = {layer.source: clipping_range(magnitudes[layer.source], variant.method) for layer in layers}
-        return quantised_graph(model, layers, ranges)
+        return quantised_graph(model, layers, _ranges(magnitudes, layers, variant.method))
+
+    def activations(self, variant: _Variant) -> tuple[ActivationHistogram, ...]:
+        """Gives what the layers of a variant's graph read, and how much of it INT8 represents."""
+        model, magnitudes = self._measure(smooth=variant.smooth)
+        layers = learnt_layers(model)
+        names = {layer.name for layer in variant.layers}
+        quantised = [layer for layer in layers if layer.name in names]
+        return activation_histograms(magnitudes, layers, _ranges(magnitudes, quantised, variant.method))
 
     def _measure(self, *, smooth: bool) -> tuple[onnx.ModelProto, dict[str, Magnitudes]]:
         if smooth not in self._measured:
@@ -178,6 +189,12 @@ class _Search:
     def model(self) -> onnx.ModelProto:
         """The float32 graph."""
         return self._model
+
+
+def _ranges(
+    magnitudes: Mapping[str, Magnitudes], layers: Sequence[Layer], method: CalibrationMethod
+) -> dict[str, float]:
+    return {layer.source: clipping_range(magnitudes[layer.source], method) for layer in layers}
 
 
 def _variants(

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.manifest import Precision
-from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_lower, task_gate_facts
+from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_lower, task_gate_facts
 from mmkd_export.evidence import check_calibration
 from mmkd_export.fp16 import FP16_LIMIT, half_graph
 from mmkd_export.gate import GateFacts, require_gate
@@ -23,7 +23,7 @@ from mmkd_export.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_export.layers import learnt_layers
 from mmkd_export.parity import Answers, answers_from_backend
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import LeftOut
+from mmkd_export.report import ArtifactReport, LeftOut
 from mmkd_export.subject import Subject
 
 if TYPE_CHECKING:
@@ -106,13 +106,17 @@ def _make_fp16(subject: Subject, gate: TaskGate) -> JudgedArtifact:
     model = onnx.load_from_string(subject.fp32.model)
     half = half_graph(model, feeds_of(subject.evidence.real.windows, subject.modality))
     judged = judge_lower(_checked_bytes(half.model, subject), subject.evidence, gate, precision="fp16")
-    assert judged.report.gate is not None
-    require_gate(judged.report.gate, what="fp16 graph", advice="Export without --precision fp16, or raise --max-drop")
     kept = {
         name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
         for name, top in half.too_large.items()
     }
-    return replace(judged, report=msgspec.structs.replace(judged.report, float_layers=kept))
+    report = msgspec.structs.replace(judged.report, float_layers=kept)
+    assert report.gate is not None
+    try:
+        require_gate(report.gate, what="fp16 graph", advice="Export without --precision fp16, or raise --max-drop")
+    except GateError as error:
+        raise RejectedError(str(error), report=report) from error
+    return replace(judged, report=report)
 
 
 def _make_int8(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArtifact:
@@ -136,28 +140,34 @@ def _make_int8(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArti
 
     options = Int8Options(method=plan.method, exclude=plan.exclude, ops=plan.resolved_platform.int8_ops)
     found = int8_graph(model, feeds, options, answer=answer, gate=judge)
-    _require_int8(found)
+    _require_layers(found)
     judged = judge_lower(_checked_bytes(found.model, subject), evidence, gate, precision="int8")
     report = msgspec.structs.replace(
         judged.report,
         float_layers=_float_layers(model, found, options),
         attempts=found.attempts,
         sensitivity=found.sensitivity,
+        activations=found.activations,
     )
+    _require_passed(found, report)
     return replace(judged, report=report)
 
 
-def _require_int8(found: Int8Graph) -> None:
+def _require_layers(found: Int8Graph) -> None:
     if not found.attempts:
         raise GateError(
             "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or "
             "was excluded; export without --precision int8"
         )
+
+
+def _require_passed(found: Int8Graph, report: ArtifactReport) -> None:
     if not found.passed:
         tried = "\n".join(f"  - {attempt.remedy}: {attempt.gate.summary}" for attempt in found.attempts)
-        raise GateError(
+        raise RejectedError(
             "int8 graph: no remedy passed the gate; no bundle was written. Calibrate with more windows (--calib), "
-            f"allow a larger --max-drop, or export without --precision int8. Tried in this order:\n{tried}"
+            f"allow a larger --max-drop, or export without --precision int8. Tried in this order:\n{tried}",
+            report=report,
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mmkd_edge.errors import BundleError
 from mmkd_edge.manifest import ArtifactFormat, Precision
 from mmkd_edge.spec import TaskSpec
+from mmkd_export.activations import ActivationHistogram
 from mmkd_export.gate import GateFacts, Judging, caution
 from mmkd_export.int8 import Attempt, LayerSensitivity
 from mmkd_export.parity import Answers, ArtifactParity
@@ -85,6 +86,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         float_layers: layers or nodes that stay float32 though others of their kind do not, with the reason.
         attempts: what was tried to quantise it.
         sensitivity: of its layers, the most sensitive first.
+        activations: what its layers read on the calibration windows; of an INT8 artifact.
     """
 
     file: str
@@ -100,13 +102,21 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     float_layers: dict[str, str] = {}
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
+    activations: tuple[ActivationHistogram, ...] = ()
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A precision that `auto` tried and left out, and why."""
+    """A precision that `auto` tried and left out.
+
+    Attributes:
+        precision: it.
+        reason: why.
+        artifact: what was measured of it; None where there was nothing to make.
+    """
 
     precision: Precision
     reason: str
+    artifact: ArtifactReport | None = None
 
 
 class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

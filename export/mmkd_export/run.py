@@ -17,14 +17,14 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import GateError
 from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
-from mmkd_export.artifacts import JudgedArtifact, TaskGate, with_backend
+from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, with_backend
 from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us, processor_name
 from mmkd_export.lower import LowerPrecisions, make_lower, too_slow, wanted_precisions
 from mmkd_export.openvino import OpenVinoBackend
 from mmkd_export.plan import ExportPlan, check_plan
-from mmkd_export.report import ExportReport, LeftOut, decode_report
+from mmkd_export.report import ArtifactReport, ExportReport, LeftOut, decode_report
 from mmkd_export.subject import Subject, require_windows, subject_from_bundle, subject_from_checkpoint
 from mmkd_export.trt import EngineFile, build_engines
 
@@ -168,8 +168,15 @@ def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str],
         except GateError as error:
             if precision not in optional:
                 raise
-            left_out.append(LeftOut(precision=precision, reason=str(error)))
+            left_out.append(LeftOut(precision=precision, reason=str(error), artifact=_measured(error)))
     return LowerPrecisions(made=tuple(made), optional=optional, left_out=tuple(left_out))
+
+
+def _measured(error: GateError) -> ArtifactReport | None:
+    """What is known of an artifact that was rejected; nothing where its answers were not numbers, which JSON lacks."""
+    if isinstance(error, RejectedError) and error.report.gate is not None and error.report.gate.finite:
+        return error.report
+    return None
 
 
 def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Callable[[str], None]) -> None:
@@ -185,8 +192,12 @@ def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Ca
         latencies = _latencies_us(artifacts, subject)
         artifacts = [_with_latencies(judged, latencies) for judged in artifacts]
         slow = too_slow(lower.optional, latencies)
+        measured = {judged.artifact.precision: judged.report for judged in artifacts}
         artifacts = [judged for judged in artifacts if judged.artifact.precision not in slow]
-        left_out += [LeftOut(precision=precision, reason=reason) for precision, reason in slow.items()]
+        left_out += [
+            LeftOut(precision=precision, reason=reason, artifact=measured[precision])
+            for precision, reason in slow.items()
+        ]
         machine = processor_name()
     begin("write the bundle")
     contents = bundle_contents(
