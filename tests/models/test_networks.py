@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config, teacher_config
 from mmkd_models.losses.attention import aligned_map
-from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd
+from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd, Projections
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.networks.teacher import Teacher, hide_modalities
 
@@ -147,6 +147,35 @@ def test_rows_of_attention_sum_to_one_and_missing_keys_get_nothing() -> None:
         assert weights[..., :4].abs().max() == 0
 
 
+def map_of(projections: Projections, keys: Tensor) -> Tensor:
+    """The attention of `ENCODER`'s heads by hand, from projections with the heads side by side."""
+    q, k = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (projections.query, projections.key))
+    scores = q @ k.transpose(-1, -2) / 8**0.5
+    return scores.masked_fill(keys[:, None, None] == 0, -torch.inf).softmax(-1)
+
+
+def test_the_projections_are_those_that_made_the_maps() -> None:
+    spec = modality(samples=64)
+    values, present = window(spec)
+    present[:, :32] = 0
+    output = student(spec)(values * present, present, taps=True)
+    assert output.valid is not None
+    assert output.valid.tolist() == [[0.0] * 4 + [1.0] * 6] * 3
+    for projections, weights in zip(output.projections, output.attention, strict=True):
+        torch.testing.assert_close(map_of(projections, output.valid), weights, atol=1e-6, rtol=1e-5)
+
+
+def test_the_projections_of_a_teacher_are_those_that_made_its_maps() -> None:
+    output = teacher(SENSORS[:3])(windows(SENSORS[:3], missing=0.1), taps=True)
+    keys = torch.cat([output.valid["acc"], output.valid["audio"]], dim=1)
+    pairs = [
+        *zip(output.projections["gyro"], output.self_attention["gyro"], strict=False),
+        *zip(output.cross_projections["gyro"], output.cross_attention["gyro"], strict=True),
+    ]
+    for (projections, weights), seen in zip(pairs, [output.valid["gyro"]] * 2 + [keys] * 2, strict=True):
+        torch.testing.assert_close(map_of(projections, seen), weights, atol=1e-6, rtol=1e-5)
+
+
 @given(st.integers(0, 100), st.floats(0.05, 0.95))
 @settings(max_examples=15, deadline=None)
 def test_values_where_nothing_is_present_never_change_the_output(seed: int, missing: float) -> None:
@@ -219,6 +248,10 @@ def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count: int) -> Non
         assert [m.shape for m in output.self_attention[name]] == [(3, 2, tokens[name], tokens[name])] * 2
         assert [m.shape for m in output.cross_attention[name]] == [(3, 2, tokens[name], others)] * layers
         assert [h.shape for h in output.hidden[name]] == [(3, tokens[name], 16)] * (2 + layers)
+        assert [p.value.shape for p in output.projections[name]] == [(3, tokens[name], 16)] * (2 + layers)
+        assert [p.query.shape for p in output.cross_projections[name]] == [(3, tokens[name], 16)] * layers
+        assert [p.key.shape for p in output.cross_projections[name]] == [(3, others, 16)] * layers
+        assert output.valid[name].shape == (3, tokens[name])
 
 
 @pytest.mark.parametrize("student_of", ["acc", "gyro", "audio"])

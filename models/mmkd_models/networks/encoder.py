@@ -32,6 +32,28 @@ _STATISTICS = 7 + len(_CDF_LEVELS)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Projections:
+    """Queries (B, Lq, D), keys (B, Lk, D) and values (B, Lk, D) of one attention, the heads side by side."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionTap:
+    """What one attention computed on the way, for losses that look inside.
+
+    Attributes:
+        map: (B, H, Lq, Lk), rows sum to 1.
+        projections: what the map and the output were made of.
+    """
+
+    map: Tensor
+    projections: Projections
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tokens:
     """What an encoder gives.
 
@@ -39,13 +61,18 @@ class Tokens:
         values: (B, L + 2, D).
         bias: (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` where its samples are missing.
         hidden: (B, L + 2, D) after each block; empty unless taps were asked for.
-        attention: (B, H, L + 2, L + 2) of each block, rows sum to 1; empty unless taps were asked for.
+        attention: the self-attention of each block; empty unless taps were asked for.
     """
 
     values: Tensor
     bias: Tensor
     hidden: tuple[Tensor, ...] = ()
-    attention: tuple[Tensor, ...] = ()
+    attention: tuple[AttentionTap, ...] = ()
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, L + 2): 1 for tokens with samples behind them, else 0."""
+        return (self.bias == 0).to(self.values.dtype)
 
 
 class Attention(nn.Module):
@@ -62,17 +89,17 @@ class Attention(nn.Module):
         self.project = nn.Linear(width, 2 * width if cross else 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
         """Attends from x to source.
 
         Args:
             x: (B, Lq, D) queries.
             source: (B, Lk, D) keys and values; ignored by self-attention.
             bias: (B, Lk) additive key scores.
-            want_map: also give the attention map.
+            want_map: also give the attention map and the projections.
 
         Returns:
-            (B, Lq, D), and the map (B, H, Lq, Lk) or None.
+            (B, Lq, D), and what was computed on the way or None.
         """
         batch, length, width = x.shape
         if self.query is None:
@@ -86,10 +113,17 @@ class Attention(nn.Module):
             scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads) + mask
             weights = torch.softmax(scores, dim=-1)  # (B, H, Lq, Lk)
             mixed = weights @ v
+            projections = Projections(query=_side_by_side(q), key=_side_by_side(k), value=_side_by_side(v))
+            tap = AttentionTap(map=weights, projections=projections)
         else:
-            weights = None
+            tap = None
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), weights
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), tap
+
+
+def _side_by_side(heads: Tensor) -> Tensor:
+    """(B, H, L, D/H) -> (B, L, D)."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -117,13 +151,13 @@ class Block(nn.Module):
         self.feedforward = FeedForward(config.width, config.feedforward_ratio)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, Tensor | None]:
-        """(B, L, D), (B, L) -> (B, L, D) and the map (B, H, L, L) or None."""
+    def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
+        """(B, L, D), (B, L) -> (B, L, D) and its attention (map (B, H, L, L)) or None."""
         normed = self.norm_attention(x)
-        attended, weights = self.attention(normed, normed, bias, want_map=want_map)
+        attended, tap = self.attention(normed, normed, bias, want_map=want_map)
         x = x + self.dropout(attended)
         x = x + self.dropout(self.feedforward(self.norm_feedforward(x)))
-        return x, weights
+        return x, tap
 
 
 class FrontEnd(nn.Module):
@@ -205,6 +239,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels = len(modality.channels)
         strides = stem_strides(modality.samples, config.most_tokens)
+        self.window_shape = modality.shape
         self.length = -(-modality.samples // math.prod(strides))
         self.front = FrontEnd(modality, config.spectrum_bands)
         self.stem = _stem(3 * channels, config.width, strides)
@@ -221,20 +256,20 @@ class Encoder(nn.Module):
         Args:
             values: (B, T, C) raw values, 0 where missing.
             present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention maps of every block.
+            taps: also give hidden states and attention of every block.
         """
         series, spectrum, statistics = self.front(values, present)
         time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
         extra = torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=1)  # (B, 2, D)
         x = self.dropout(torch.cat([time, extra], dim=1) + self.position)
         bias = self.key_bias(present)
-        hidden, maps = [], []
+        hidden, attention = [], []
         for block in self.blocks:
-            x, weights = block(x, bias, want_map=taps)
+            x, tap = block(x, bias, want_map=taps)
             if taps:
                 hidden.append(x)
-                maps.append(weights)
-        return Tokens(values=x, bias=bias, hidden=tuple(hidden), attention=tuple(maps))
+                attention.append(tap)
+        return Tokens(values=x, bias=bias, hidden=tuple(hidden), attention=tuple(attention))
 
     def key_bias(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, L + 2): 0 for tokens with at least one present sample behind them, else `MASKED`."""

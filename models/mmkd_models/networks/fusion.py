@@ -8,12 +8,26 @@ side by side as keys, so that cost grows with the number of modalities and not w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mmkd_models.config import EncoderConfig
-from mmkd_models.networks.encoder import Attention, Block, Tokens
+from mmkd_models.networks.encoder import Attention, AttentionTap, Block, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossTap:
+    """What one modality's block of a fusion layer computed on the way: both of its attentions.
+
+    Attributes:
+        cross: the modality's tokens query those of the others.
+        own: then its tokens query one another.
+    """
+
+    cross: AttentionTap
+    own: AttentionTap
 
 
 class CrossBlock(nn.Module):
@@ -29,13 +43,13 @@ class CrossBlock(nn.Module):
 
     def forward(
         self, own: Tensor, others: Tensor, own_bias: Tensor, others_bias: Tensor, *, want_map: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, Lq, D) queries and (B, Lk, D) keys -> (B, Lq, D) and the cross-attention map (B, H, Lq, Lk) or None."""
-        attended, weights = self.cross(self.norm_query(own), self.norm_source(others), others_bias, want_map=want_map)
+    ) -> tuple[Tensor, CrossTap | None]:
+        """(B, Lq, D) queries and (B, Lk, D) keys -> (B, Lq, D) and both attentions or None."""
+        attended, cross = self.cross(self.norm_query(own), self.norm_source(others), others_bias, want_map=want_map)
         some = (others_bias.amax(-1) == 0).to(own.dtype)[:, None, None]  # nothing to attend to: add nothing
         x = own + self.dropout(attended * some)
-        x, _ = self.block(x, own_bias, want_map=False)
-        return x, weights
+        x, inner = self.block(x, own_bias, want_map=want_map)
+        return x, CrossTap(cross=cross, own=inner) if want_map else None
 
 
 class FusionLayer(nn.Module):
@@ -48,15 +62,20 @@ class FusionLayer(nn.Module):
 
     def forward(
         self, tokens: Mapping[str, Tokens], *, want_maps: bool
-    ) -> tuple[dict[str, Tokens], dict[str, Tensor | None]]:
-        """Gives the new tokens of every modality, and per modality its map (B, H, Lq, sum of the others' Lk)."""
+    ) -> tuple[dict[str, Tokens], dict[str, CrossTap]]:
+        """Gives the new tokens of every modality, and where wanted its cross-attention and self-attention.
+
+        The map of the cross-attention is (B, H, Lq, sum of the others' Lk).
+        """
         fused: dict[str, Tokens] = {}
-        maps: dict[str, Tensor | None] = {}
+        taps: dict[str, CrossTap] = {}
         for name in self.names:
             own = tokens[name]
             others = [tokens[other] for other in self.names if other != name]
             keys = torch.cat([other.values for other in others], dim=1)
             bias = torch.cat([other.bias for other in others], dim=1)
-            values, maps[name] = self.blocks[name](own.values, keys, own.bias, bias, want_map=want_maps)
+            values, tap = self.blocks[name](own.values, keys, own.bias, bias, want_map=want_maps)
             fused[name] = Tokens(values=values, bias=own.bias)
-        return fused, maps
+            if tap is not None:
+                taps[name] = tap
+        return fused, taps

@@ -9,24 +9,28 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.config import StudentConfig
-from mmkd_models.networks.encoder import Encoder, Pool
+from mmkd_models.networks.encoder import Encoder, Pool, Projections
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOutput:
-    """What a student gives.
+    """What a student gives, ours or one of your own; what it lacks stays empty.
 
     Attributes:
         logits: (B, K).
         embedding: (B, D).
         hidden: (B, L + 2, D) after each block; empty without taps.
         attention: (B, H, L + 2, L + 2) of each block; empty without taps.
+        projections: queries, keys and values (B, L + 2, D) of each block; empty without taps.
+        valid: (B, L + 2) 1 for tokens with samples behind them, else 0; None without taps, or where all are.
     """
 
     logits: Tensor
     embedding: Tensor
     hidden: tuple[Tensor, ...] = ()
     attention: tuple[Tensor, ...] = ()
+    projections: tuple[Projections, ...] = ()
+    valid: Tensor | None = None
 
 
 class Student(nn.Module):
@@ -45,12 +49,19 @@ class Student(nn.Module):
         Args:
             values: (B, T, C) raw values, 0 where missing.
             present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention maps.
+            taps: also give hidden states and attention.
         """
         tokens = self.encoder(values, present, taps=taps)
         embedding = self.pool(tokens.values, tokens.bias)
         logits = self.head(self.dropout(embedding))
-        return StudentOutput(logits=logits, embedding=embedding, hidden=tokens.hidden, attention=tokens.attention)
+        return StudentOutput(
+            logits=logits,
+            embedding=embedding,
+            hidden=tokens.hidden,
+            attention=tuple(tap.map for tap in tokens.attention),
+            projections=tuple(tap.projections for tap in tokens.attention),
+            valid=tokens.valid if taps else None,
+        )
 
 
 class ExportStudent(nn.Module):

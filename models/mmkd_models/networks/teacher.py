@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.config import TeacherConfig
-from mmkd_models.networks.encoder import Encoder, Pool, Tokens
-from mmkd_models.networks.fusion import FusionLayer
+from mmkd_models.networks.encoder import Encoder, Pool, Projections, Tokens
+from mmkd_models.networks.fusion import CrossTap, FusionLayer
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
 """Modality name -> (values (B, T, C), present (B, T, C))."""
@@ -20,7 +20,7 @@ Inputs = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOutput:
-    """What a teacher gives.
+    """What a teacher gives, ours or one of your own; what it lacks stays empty.
 
     Attributes:
         logits: (B, K).
@@ -29,14 +29,22 @@ class TeacherOutput:
         hidden: per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps.
         cross_attention: per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps.
         self_attention: per modality and encoder block, (B, H, L + 2, L + 2); empty without taps.
+        projections: per modality, queries, keys and values (B, L + 2, D) of the self-attention in each encoder block
+            and each fusion layer, beside `hidden`; empty without taps.
+        cross_projections: per modality and fusion layer, queries (B, Lq, D) of its own tokens, keys and values of the
+            others'; empty without taps.
+        valid: per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps.
     """
 
     logits: Tensor
     embedding: Tensor
-    pooled: dict[str, Tensor]
+    pooled: dict[str, Tensor] = field(default_factory=dict)
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     self_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
+    cross_projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
+    valid: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Teacher(nn.Module):
@@ -61,25 +69,30 @@ class Teacher(nn.Module):
     def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
         """Classifies a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
         tokens: dict[str, Tokens] = {name: self.encoders[name](*inputs[name], taps=taps) for name in self.names}
+        encoded = tokens
         hidden = {name: list(tokens[name].hidden) for name in self.names}
-        self_maps = {name: tokens[name].attention for name in self.names}
-        cross: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        fused: list[dict[str, CrossTap]] = []
         for layer in self.fusion:
-            tokens, maps = layer(tokens, want_maps=taps)
+            tokens, layer_taps = layer(tokens, want_maps=taps)
             if taps:
+                fused.append(layer_taps)
                 for name in self.names:
                     hidden[name].append(tokens[name].values)
-                    if (weights := maps[name]) is not None:
-                        cross[name].append(weights)
         pooled = {name: self.pools[name](tokens[name].values, tokens[name].bias) for name in self.names}
         embedding = self._fuse(pooled, tokens)
-        return TeacherOutput(
-            logits=self.head(self.dropout(embedding)),
-            embedding=embedding,
-            pooled=pooled,
-            hidden={name: tuple(states) for name, states in hidden.items()} if taps else {},
-            cross_attention={name: tuple(maps) for name, maps in cross.items()} if taps else {},
-            self_attention=self_maps if taps else {},
+        output = TeacherOutput(logits=self.head(self.dropout(embedding)), embedding=embedding, pooled=pooled)
+        if not taps:
+            return output
+        own = {name: [*encoded[name].attention, *(layer_taps[name].own for layer_taps in fused)] for name in self.names}
+        cross = {name: [layer_taps[name].cross for layer_taps in fused] for name in self.names}
+        return replace(
+            output,
+            hidden={name: tuple(states) for name, states in hidden.items()},
+            cross_attention={name: tuple(tap.map for tap in found) for name, found in cross.items()},
+            self_attention={name: tuple(tap.map for tap in encoded[name].attention) for name in self.names},
+            projections={name: tuple(tap.projections for tap in found) for name, found in own.items()},
+            cross_projections={name: tuple(tap.projections for tap in found) for name, found in cross.items()},
+            valid={name: encoded[name].valid for name in self.names},
         )
 
     def _fuse(self, pooled: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
