@@ -5,6 +5,7 @@ The result goes to stdout, progress to stderr.
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
@@ -84,6 +85,10 @@ def export_(
     max_drop: Annotated[
         float, typer.Option(metavar="POINTS", help="Points of the task metric that lower precision may lose.")
     ] = ExportPlan.max_drop_points,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write what was measured and tried as one self-contained page."),
+    ] = None,
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="Show the platforms, what each takes, and what has been run there.")
     ] = False,
@@ -108,17 +113,21 @@ def export_(
         evaluation=evaluation,
         max_drop_points=max_drop,
     )
+    if page is not None:
+        _check_page(page)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
     with _progress() as on_step:
         result = export(plan, on_step=on_step)
+    if page is not None:
+        _write_page(page, result)
     if as_json:
         print(_json(_document(result)))
         return
     _show(result)
-    engines = [str(engine.path) for engine in result.engines]
-    written = ", ".join(engines if plan.engines_only else [str(result.path), *engines])
+    files = [str(engine.path) for engine in result.engines] + ([] if page is None else [str(page)])
+    written = ", ".join(files if plan.engines_only else [str(result.path), *files])
     print(f"wrote {written}; next: {_next_command(result)}")
 
 
@@ -136,6 +145,26 @@ def _precision(name: str) -> PrecisionChoice:
             precision: PrecisionChoice = known
             return precision
     raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
+
+
+def _check_page(page: Path) -> None:
+    """Refuses, before minutes are spent, a page that could not be made or written, or would replace another file."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise UnavailableError(
+            "--page needs jinja2, which this Python lacks; run: pip install 'mmkd-edge[export]', or leave it out"
+        )
+    if page.is_dir():
+        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
+    if not page.parent.is_dir():
+        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
+
+
+def _write_page(page: Path, result: ExportResult) -> None:
+    from mmkd_report import render_export, write_page
+
+    write_page(page, render_export(msgspec.to_builtins(_document(result))))
 
 
 def _show_platforms(*, as_json: bool) -> None:

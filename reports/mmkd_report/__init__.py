@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmkd_report.demo import render_demo
 from mmkd_report.errors import DocumentError, PageError, ReportError
+from mmkd_report.export import render_export
 from mmkd_report.page import write_page
 
-__all__ = ["DocumentError", "PageError", "ReportError", "render_demo", "write_page"]
+__all__ = ["DocumentError", "PageError", "ReportError", "render_demo", "render_export", "write_page"]

@@ -1,0 +1,183 @@
+"""The sentences at the head of the export page: which artifact to run, and what speaks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmkd_report.export_document import ArtifactFacts, BackendRun, ExportDocument, Gate
+from mmkd_report.formats import NOTHING, fixed, is_figure, magnitude, percent, plain, share, significant, with_unit
+
+BACKEND_NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "trt": "TensorRT"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """An artifact in a backend, with its latency in microseconds. `kept` says whether the bundle holds it."""
+
+    artifact: ArtifactFacts
+    run: BackendRun
+    latency_us: float
+    kept: bool
+
+    @property
+    def name(self) -> str:
+        """Precision and backend, for people."""
+        return f"{self.artifact.name} in {backend_name(self.run.backend)}"
+
+
+def backend_name(backend: str) -> str:
+    """A backend as its makers write it."""
+    return BACKEND_NAMES.get(backend, backend)
+
+
+def latency_text(latency_us: float | None) -> str:
+    r"""A latency with its unit.
+
+    >>> latency_text(206.7), latency_text(1478.2), latency_text(None)
+    ('207\u202fµs', '1.48\u202fms', '–')
+    """
+    if not is_figure(latency_us):
+        return NOTHING
+    if latency_us < 1000:
+        return with_unit(significant(latency_us), "µs")
+    return with_unit(significant(latency_us / 1000), "ms")
+
+
+def size_text(size_bytes: int) -> str:
+    r"""A size in kilobytes or megabytes, in powers of ten.
+
+    >>> size_text(461162), size_text(10603400)
+    ('461\u202fkB', '10.6\u202fMB')
+    """
+    if size_bytes < 1_000_000:
+        return with_unit(fixed(size_bytes / 1000, 0), "kB")
+    return with_unit(significant(size_bytes / 1e6), "MB")
+
+
+def error_text(value: float | None) -> str:
+    r"""An error of any size, with two digits.
+
+    >>> error_text(1.5497e-06), error_text(0.0278), error_text(0.0)
+    ('1.5e\u221206', '0.028', '0')
+    """
+    return plain(float(f"{value:.2g}")) if is_figure(value) else NOTHING
+
+
+def timed(export: ExportDocument) -> tuple[Timed, ...]:
+    """Everything that was timed, the fastest first."""
+    report = export.report
+    judged = [(artifact, True) for artifact in report.artifacts]
+    judged += [(left_out.artifact, False) for left_out in report.left_out if left_out.artifact is not None]
+    found = [
+        Timed(artifact=artifact, run=run, latency_us=run.latency_us, kept=kept)
+        for artifact, kept in judged
+        for run in artifact.backends
+        if is_figure(run.latency_us)
+    ]
+    return tuple(sorted(found, key=lambda one: one.latency_us))
+
+
+def question(export: ExportDocument) -> str:
+    """What the page answers."""
+    if len(export.report.artifacts) + len(export.report.left_out) > 1:
+        return f"Which artifact of {export.report.model_id} should run?"
+    return f"Does {export.report.model_id} answer as it was trained?"
+
+
+def answer(export: ExportDocument) -> tuple[str, ...]:
+    """The answer in a few sentences."""
+    return (*_speed(export), *_gates(export), *_left_out(export), *_parity(export))
+
+
+def _speed(export: ExportDocument) -> Iterator[str]:
+    kept = [one for one in timed(export) if one.kept]
+    if not kept:
+        return
+    best = kept[0]
+    reference = next((one for one in kept if one.artifact.precision == "fp32"), None)
+    sentence = f"Fastest on this machine: {best.name}, {latency_text(best.latency_us)} for one window, one thread"
+    if reference is None or best.artifact.precision == "fp32":
+        yield f"{sentence}. Lower precision gains nothing here." if len(export.report.artifacts) > 1 else f"{sentence}."
+        return
+    ratio = significant(reference.latency_us / best.latency_us)
+    yield f"{sentence}: {ratio} times as fast as {reference.name}, the best of fp32."
+
+
+def _gates(export: ExportDocument) -> Iterator[str]:
+    for artifact in export.report.artifacts:
+        gate = artifact.gate
+        if gate is None:
+            continue
+        verdict = f"{artifact.name} passed its gate: {_lost(gate)}"
+        if len(artifact.attempts) > 1:
+            verdict += f"; what repaired it was the remedy “{artifact.attempts[-1].remedy}”"
+        yield f"{verdict}."
+
+
+def _lost(gate: Gate) -> str:
+    same = f"the checkpoint's label on {share(gate.label_agreement)} of {gate.windows} windows"
+    if gate.drop_points is None:
+        return same
+    metric = gate.metric.replace("_", " ")
+    if gate.drop_points == 0:
+        return f"no {metric} lost, {same}"
+    change = "lost" if gate.drop_points > 0 else "gained"
+    return f"{fixed(abs(gate.drop_points), 2)} points of {metric} {change}, {same}"
+
+
+def _left_out(export: ExportDocument) -> Iterator[str]:
+    for left_out in export.report.left_out:
+        reason = left_out.reason.partition("\n")[0].partition(";")[0]
+        yield f"{left_out.precision} was tried and left out: {reason}."
+
+
+def _parity(export: ExportDocument) -> Iterator[str]:
+    first = export.report.artifacts[0]
+    worst = max(
+        (tensor.max_abs_error for _, tensor in first.parity.tensors if is_figure(tensor.max_abs_error)), default=None
+    )
+    if first.precision == "fp32" and worst is not None:
+        yield (
+            f"The fp32 graph gives the checkpoint's answers within {error_text(worst)} on {first.parity.windows} "
+            "real windows."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFigure:
+    """One large figure under the answer and what it is."""
+
+    figure: str
+    caption: str
+
+
+def key_figures(export: ExportDocument) -> tuple[KeyFigure, ...]:
+    """The few figures that a decision hangs on; what was not measured is left out."""
+    student, artifacts = export.report.student, export.report.artifacts
+    smallest = min(artifacts, key=lambda artifact: artifact.size_bytes)
+    figures = [
+        KeyFigure(figure=latency_text(one.latency_us), caption=f"{one.name}, median, one thread")
+        for one in [one for one in timed(export) if one.kept][:1]
+    ]
+    scores, metric = artifacts[0].scores, student.metric
+    score = scores.metric(metric) if scores else None
+    if is_figure(score):
+        words = metric.replace("_", " ")
+        figures.append(
+            KeyFigure(
+                figure=with_unit(percent(score), "%"),
+                caption=f"{words} of {artifacts[0].name} on {export.report.windows.labelled} judging windows",
+            )
+        )
+    figures.append(
+        KeyFigure(
+            figure=size_text(smallest.size_bytes),
+            caption=f"the smallest artifact, {smallest.name}; the whole bundle {size_text(export.size_bytes)}",
+        )
+    )
+    work = with_unit(significant(student.mflops), "MFLOP")
+    figures.append(
+        KeyFigure(figure=magnitude(student.parameters), caption=f"parameters ({student.preset}), {work} a window")
+    )
+    return tuple(figures)
