@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_models.losses.timeline import common_time
+from mmkd_models.losses.weighting import mean_over_tokens
 
 EPSILON = 1e-6
 """Smallest probability under the logarithm; 1e-8 would be 0 in half precision."""
@@ -36,7 +37,7 @@ def edam_loss(
     student = student_map.float().mean(1)
     target = teacher_map.detach().float()
     rows = -(target * student.clamp(min=EPSILON).log()).sum(-1)  # (B, L)
-    return _over_rows(rows, valid_rows, weight)
+    return mean_over_tokens(rows, valid_rows, weight)
 
 
 def edam_divergence(
@@ -44,7 +45,7 @@ def edam_divergence(
 ) -> Tensor:
     """Gives KL = cross-entropy - H(teacher), which is 0 when the maps agree; arguments as `edam_loss`."""
     target = teacher_map.detach().float()
-    entropy = _over_rows(-(target * target.clamp(min=EPSILON).log()).sum(-1), valid_rows, weight)
+    entropy = mean_over_tokens(-(target * target.clamp(min=EPSILON).log()).sum(-1), valid_rows, weight)
     return edam_loss(student_map, teacher_map, valid_rows=valid_rows, weight=weight) - entropy
 
 
@@ -93,18 +94,5 @@ def _shared_out(time: Tensor, length: int) -> Tensor:
     source_length = time.shape[-1]
     if source_length == length:
         return time
-    # In units of 1 / (source_length * length) of the window, source key i covers [i, i + 1) * length.
-    source = torch.arange(source_length, device=time.device)[:, None] * length
-    target = torch.arange(length, device=time.device)[None, :] * source_length
-    common = torch.minimum(source + length, target + source_length) - torch.maximum(source, target)
     with torch.autocast(time.device.type, enabled=False):  # a matmul would run in half precision
-        return time @ (common.clamp(min=0).float() / length)
-
-
-def _over_rows(rows: Tensor, valid_rows: Tensor | None, weight: Tensor | None) -> Tensor:
-    if valid_rows is None:
-        return weighted_mean(rows.mean(-1), weight)
-    valid = valid_rows.float()
-    per_window = (rows * valid).sum(-1) / valid.sum(-1).clamp(min=1.0)
-    some = (valid.sum(-1) > 0).float()
-    return weighted_mean(per_window, some if weight is None else some * weight)
+        return time @ (common_time(source_length, length, device=time.device) / length)

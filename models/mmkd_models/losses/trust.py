@@ -1,0 +1,29 @@
+"""Trust: how much a teacher may teach about one window.
+
+A teacher that is wrong about a window should not teach it. Idea: Huo et al., "C2KD: Bridging the Modality Gap for
+Cross-Modal Knowledge Distillation", CVPR 2024, which filters out windows with misaligned soft labels. Here nothing is
+filtered out: a window counts by the teacher's probability of its true class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def trust_in_teacher(teacher_logits: Tensor, targets: Tensor, labelled: Tensor, *, by_confidence: bool) -> Tensor:
+    """Gives (B,) weights from 0 to 1.
+
+    Where the label is known: what label and teacher have in common, sum_k min(y_k, p_k). For an unmixed label that is
+    the teacher's probability of the true class; for a mixed one it is 1 when the teacher sees the same mixture.
+
+    Args:
+        teacher_logits: (B, K).
+        targets: (B, K) label distribution, zeros where unknown.
+        labelled: (B,) 1 where the label is known, else 0.
+        by_confidence: an unlabelled window counts by the teacher's largest probability, else fully.
+    """
+    probabilities = torch.softmax(teacher_logits.detach().float(), dim=-1)
+    known = torch.minimum(probabilities, targets.float()).sum(-1)
+    unknown = probabilities.amax(-1) if by_confidence else torch.ones_like(known)
+    return torch.where(labelled > 0, known, unknown)

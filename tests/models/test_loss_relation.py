@@ -1,0 +1,119 @@
+"""MiniLMv2: relations of queries, keys or values, KL(R_teacher || R_student)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_models.losses.relation import relation_loss
+
+
+def vectors(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_relation(tokens: list[list[float]], heads: int, head: int, seen: list[int]) -> list[list[float]]:
+    """softmax(X X^T / sqrt(D / heads)) of one window and one relation head, over the tokens that are seen."""
+    width = len(tokens[0]) // heads
+    parts = [row[head * width : (head + 1) * width] for row in tokens]
+    relation = []
+    for i in seen:
+        powers = [
+            math.exp(sum(a * b for a, b in zip(parts[i], parts[j], strict=True)) / math.sqrt(width)) for j in seen
+        ]
+        relation.append([power / sum(powers) for power in powers])
+    return relation
+
+
+def plain_loss(student: Tensor, teacher: Tensor, heads: int, valid: Tensor, weight: Tensor) -> float:
+    total = 0.0
+    for b in range(len(student)):
+        seen = [i for i in range(student.shape[1]) if valid[b, i]]
+        window = 0.0
+        for head in range(heads):
+            ours = plain_relation(student[b].tolist(), heads, head, seen)
+            theirs = plain_relation(teacher[b].tolist(), heads, head, seen)
+            for q_row, p_row in zip(ours, theirs, strict=True):
+                window += sum(p * math.log(p / q) for p, q in zip(p_row, q_row, strict=True))
+        total += float(weight[b]) * window / (heads * len(seen))
+    return total / float(weight.sum())
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_it_equals_a_plain_loop_for_other_widths(heads: int) -> None:
+    student, teacher = vectors(2, 5, 8, seed=0), vectors(2, 5, 12, seed=1)
+    valid = torch.tensor([[1.0, 0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
+    weight = torch.tensor([0.25, 1.0])
+    loss = relation_loss(student, teacher, heads=heads, valid=valid, weight=weight).item()
+    assert loss == pytest.approx(plain_loss(student, teacher, heads, valid, weight), rel=1e-4)
+
+
+def test_even_relations_against_a_sharp_one_have_a_closed_form() -> None:
+    # The student's tokens are all zero: each relates evenly to both. The teacher's are so far apart that each relates
+    # to itself alone: KL = log 2.
+    teacher = torch.tensor([[[30.0, 0.0], [0.0, 30.0]]])
+    loss = relation_loss(torch.zeros(1, 2, 4), teacher, heads=1)
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+@given(st.integers(0, 100), st.integers(1, 6), st.sampled_from([1, 2, 4]))
+@settings(max_examples=25, deadline=None)
+def test_it_is_zero_at_equality_or_after_a_rotation_and_never_below(seed: int, length: int, heads: int) -> None:
+    student, other = vectors(2, length, 8, seed=seed), vectors(2, length, 8, seed=seed + 1)
+    rotation = torch.linalg.qr(vectors(8 // heads, 8 // heads, seed=seed))[0]
+    rotated = torch.cat([part @ rotation for part in student.chunk(heads, -1)], dim=-1)
+    assert relation_loss(student, student, heads=heads).item() == 0.0
+    # A relation knows angles and lengths alone; products of order 10 in float32.
+    assert relation_loss(student, rotated, heads=heads).item() == pytest.approx(0.0, abs=1e-5)
+    assert relation_loss(student, other, heads=heads).item() > -1e-6
+
+
+def test_tokens_without_samples_never_matter() -> None:
+    student, teacher = vectors(2, 4, 8, seed=0), vectors(2, 4, 8, seed=1)
+    valid = torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    garbage = student + (1 - valid)[..., None] * 100
+    expected = relation_loss(student[:1, [0, 1, 3]], teacher[:1, [0, 1, 3]], heads=2).item()
+    for own in (student, garbage):
+        assert relation_loss(own, teacher, heads=2, valid=valid).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_nothing_valid_gives_zero_and_no_nan(length: int) -> None:
+    student = vectors(1, length, 4, seed=0).requires_grad_()
+    loss = relation_loss(student, vectors(1, length, 4, seed=1), heads=2, valid=torch.zeros(1, length))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student.grad is not None
+    assert not bool(student.grad.any())
+
+
+def test_the_student_learns_and_the_teacher_gets_no_gradient() -> None:
+    student, teacher = vectors(2, 3, 4, seed=0).requires_grad_(), vectors(2, 3, 4, seed=1).requires_grad_()
+    relation_loss(student, teacher, heads=2).backward()
+    assert student.grad is not None
+    assert bool(student.grad.any())
+    assert teacher.grad is None
+
+
+def test_it_is_computed_in_float32_under_autocast() -> None:
+    student, teacher = vectors(2, 4, 8, seed=0).bfloat16(), vectors(2, 4, 8, seed=1).bfloat16()
+    expected = relation_loss(student.float(), teacher.float(), heads=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = relation_loss(student, teacher, heads=2)
+    assert loss.dtype == torch.float32
+    assert loss.item() == expected.item()
+
+
+@pytest.mark.parametrize(("length", "width", "heads"), [(5, 8, 2), (4, 6, 4)])
+def test_relations_that_cannot_be_compared_are_refused(length: int, width: int, heads: int) -> None:
+    with pytest.raises(ValueError) as caught:
+        relation_loss(vectors(1, 4, 8, seed=0), vectors(1, length, width, seed=1), heads=heads)
+    assert str(caught.value) == (
+        f"relations: expected as many tokens on both sides and widths that are multiples of {heads} heads, got "
+        f"(B, L, D)=(1, 4, 8) of the student and (1, {length}, {width}) of the teacher"
+    )
