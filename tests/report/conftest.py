@@ -291,7 +291,7 @@ def make(two_sensors: Document, one_seed: Document, five_sensors: Document) -> C
     return documents.__getitem__
 
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 @dataclass(kw_only=True)
@@ -319,7 +319,10 @@ class Node:
     @property
     def text(self) -> str:
         """All text below, with white space as a reader sees it; narrow spaces stay."""
-        raw = "".join(child if isinstance(child, str) else f" {child.text} " for child in self.children)
+        raw = "".join(
+            child if isinstance(child, str) else "" if child.tag == "wbr" else f" {child.text} "
+            for child in self.children
+        )
         return " ".join(raw.replace("\u202f", "\0").split()).replace("\0", "\u202f")
 
 

@@ -1,0 +1,79 @@
+"""`mmkd-export --page`: the page beside the bundle, and every reason for which none is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmkd_export.cli import main
+from mmkd_export.run import ExportResult
+from mmkd_report import render_export
+
+Ran = tuple[object, str, str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs the command in this process; gives its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["mmkd-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_the_page_is_made_from_the_document_that_json_prints(
+    run: Callable[..., Ran], exported: ExportResult, tmp_path: Path
+):
+    page = tmp_path / "export.html"
+    code, out, _ = run(
+        exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--platform", "jp6.2", "--page", page, "--json"
+    )
+    assert code == 0
+    html = page.read_text(encoding="utf-8")
+    assert html == render_export(json.loads(out))
+    for layer in json.loads(out)["report"]["artifacts"][1]["sensitivity"]:
+        assert layer["layer"].rpartition(".")[2] in html
+
+
+def test_the_last_line_names_the_page(run: Callable[..., Ran], exported: ExportResult, tmp_path: Path):
+    bundle, page = tmp_path / "s.edge", tmp_path / "export.html"
+    code, out, _ = run(exported.path, "-o", bundle, "--page", page)
+    assert code == 0
+    assert out.splitlines()[-1] == f"wrote {bundle}, {page}; next: mmkd-bench run {bundle}"
+
+
+def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(
+    run: Callable[..., Ran], exported: ExportResult, tmp_path: Path
+):
+    bundle = tmp_path / "s.edge"
+    (tmp_path / "folder.html").mkdir()
+    for page, problem in {
+        tmp_path / "no" / "p.html": f"cannot be written: there is no directory {tmp_path / 'no'}; make it first",
+        tmp_path / "folder.html": "expected the name of an HTML file, got a directory; name a file in it",
+        bundle: "expected a name that ends in .html; only such a file is overwritten",
+    }.items():
+        assert run(exported.path, "-o", bundle, "--page", page) == (2, "", f"mmkd-export: --page {page}: {problem}\n")
+    assert not bundle.exists()
+
+
+def test_without_jinja2_the_message_names_the_extra(
+    run: Callable[..., Ran], exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else found(name))
+    code, out, err = run(exported.path, "-o", tmp_path / "s.edge", "--page", tmp_path / "p.html")
+    assert (code, out) == (3, "")
+    assert err == (
+        "mmkd-export: --page needs jinja2, which this Python lacks; run: pip install 'mmkd-edge[export]', or leave it "
+        "out\n"
+    )

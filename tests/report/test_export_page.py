@@ -1,0 +1,431 @@
+"""The export page as a browser gets it: its figures against the document's, its safety, and its file."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from mmkd_report import DocumentError, render_export
+from mmkd_report.plots import Axis
+from mmkd_report.scatter import Point, pareto_front, scatter
+
+Document = dict[str, Any]
+OPTIONAL = "Expected `str`, got `int` - at `{place}`; correct the value, or leave it out where it is optional"
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
+
+
+def parity(largest: float) -> Document:
+    tensor = {"max_abs_error": largest, "mean_abs_error": largest / 4, "cosine": 1 - largest / 100}
+    return {
+        "windows": 40,
+        "logits": tensor,
+        "probabilities": tensor | {"max_abs_error": largest / 2},
+        "label_agreement": 1.0,
+    }
+
+
+def gate(*, drop: float | None = 0.0, agreement: float = 1.0) -> Document:
+    return {
+        "windows": 400,
+        "labelled": 380,
+        "metric": "balanced_accuracy",
+        "drop_points": drop,
+        "allowed_drop_points": 0.5,
+        "label_agreement": agreement,
+        "least_agreement": 0.99,
+        "finite": True,
+    }
+
+
+def artifact(precision: str, *, size: int, score: float, latencies: dict[str, float | None], **more: Any) -> Document:
+    return {
+        "file": f"acc/model.{precision}.onnx",
+        "format": "onnx",
+        "precision": precision,
+        "opset": 20,
+        "size_bytes": size,
+        "parity": parity(2e-6 if precision == "fp32" else 0.02),
+        "parity_with_gaps": parity(3e-6 if precision == "fp32" else 0.03),
+        "scores": {"accuracy": score - 0.01, "balanced_accuracy": score, "macro_f1": score - 0.02},
+        "gate": None if precision == "fp32" else gate(),
+        "backends": [
+            {
+                "backend": name,
+                "version": f"{name} 1.2",
+                "max_abs_error": 0.001,
+                "label_agreement": 0.9975,
+                "latency_us": latency_us,
+            }
+            for name, latency_us in latencies.items()
+        ],
+        "float_layers": {},
+        "attempts": [],
+        "sensitivity": [],
+        "activations": [],
+    } | more
+
+
+def attempt(remedy: str, method: str, found: Document) -> Document:
+    return {"remedy": remedy, "method": method, "layers": 4, "gate": found}
+
+
+def sensitivity(layer: str, rows: int, inputs: int, outputs: int) -> Document:
+    return {"layer": layer, "rows": rows, "inputs": inputs, "outputs": outputs}
+
+
+def quantised() -> Document:
+    """What an INT8 artifact has beside the others: its second attempt passed, one tensor of three is clipped."""
+    return {
+        "gate": gate(drop=0.25),
+        "float_layers": {"encoder.stem.0": "the first layer: its range is that of the sensor's glitches"},
+        "attempts": [
+            attempt("all but the first layer", "minmax", gate(drop=2.5, agreement=0.9)),
+            attempt("ranges by percentile", "percentile", gate(drop=0.25)),
+        ],
+        "sensitivity": [
+            sensitivity("encoder.blocks.0.up", 27, 48, 96) | {"divergence": 4e-6, "max_abs_error": 0.02},
+            sensitivity("encoder.stem.0", 50, 21, 24) | {"divergence": 1e-6, "max_abs_error": 0.01},
+        ],
+        "activations": [
+            {"layers": ["encoder.stem.0"], "largest": 8.0, "represented": None, "bin_width": 1.0, "counts": [9] * 8},
+            {
+                "layers": ["encoder.blocks.0.query", "encoder.blocks.0.key"],
+                "largest": 4.0,
+                "represented": 3.0,
+                "bin_width": 0.5,
+                "counts": [90, 50, 30, 20, 6, 3, 0, 1],
+            },
+            {"layers": ["encoder.dead"], "largest": 0.0, "represented": 1.0, "bin_width": 0.0, "counts": [7]},
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def three() -> Document:
+    """fp32, fp16 and int8 on two backends; int8 needed a remedy and is the fastest."""
+    return {
+        "bundle": "student.edge",
+        "size_bytes": 1_470_000,
+        "sha256": "b" * 64,
+        "report": {
+            "format_version": 1,
+            "model_id": "line3-acc-base",
+            "platform": "cpu-x86",
+            "student": {
+                "checkpoint_sha256": "c" * 64,
+                "modality": "acc",
+                "labels": ["good", "worn", "broken"],
+                "preset": "base",
+                "parameters": 2_590_000,
+                "mflops": 134.2,
+                "nodes": 250,
+                "dataset": "line 3",
+                "dataset_sha256": "d" * 64,
+                "teacher_sha256": "e" * 64,
+                "metric": "balanced_accuracy",
+                "score": 0.81,
+                "trained_with": {"python": "3.11.7"},
+            },
+            "windows": {
+                "source": "validation windows carried by the checkpoint",
+                "count": 40,
+                "judged_by": "the test split of line 3",
+                "judging": 400,
+                "labelled": 380,
+                "caution": None,
+            },
+            "artifacts": [
+                artifact("fp32", size=461_162, score=0.80, latencies={"ort": 2370.0, "openvino": 2220.0}),
+                artifact("fp16", size=338_474, score=0.80, latencies={"ort": 2620.0, "openvino": 2160.0}),
+                artifact(
+                    "int8", size=334_031, score=0.7975, latencies={"ort": 1480.0, "openvino": 1110.0}, **quantised()
+                ),
+            ],
+            "left_out": [],
+            "machine": "Example CPU",
+            "tools": {"onnxruntime": "1.32.0"},
+        },
+        "engines": [],
+    }
+
+
+@pytest.fixture
+def plain(three: Document) -> Document:
+    """fp32 alone, of which nothing was timed."""
+    report = three["report"]
+    report["artifacts"] = [artifact("fp32", size=461_162, score=0.80, latencies={"ort": None})]
+    report["machine"] = None
+    report["windows"]["caution"] = "20 judging windows prove little"
+    return three
+
+
+@pytest.fixture
+def rejected(three: Document) -> Document:
+    """auto tried int8, whose gate no remedy passed, and fp16, which was too slow."""
+    report = three["report"]
+    fp32, fp16, int8 = report["artifacts"]
+    int8["gate"] = gate(drop=3.0, agreement=0.91)
+    int8["attempts"][-1]["gate"] = int8["gate"]
+    int8["backends"] = [int8["backends"][0] | {"latency_us": None}]
+    report["artifacts"] = [fp32]
+    report["left_out"] = [
+        {"precision": "int8", "reason": "int8 graph: no remedy passed the gate; more\n  - detail", "artifact": int8},
+        {"precision": "fp16", "reason": "0.95 times as fast as fp32; auto keeps it from 1.1", "artifact": fp16},
+    ]
+    return three
+
+
+@pytest.fixture(params=["three", "plain", "rejected"])
+def any_export(request: pytest.FixtureRequest) -> Document:
+    document: Document = request.getfixturevalue(request.param)
+    return document
+
+
+def section(page, name):
+    return next(node for node in page.all("section") if node.attrs["aria-labelledby"] == name)
+
+
+def cells(table) -> list[list[str]]:
+    return [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")[1:]]
+
+
+def test_the_answer_names_the_fastest_artifact_and_what_repaired_int8(three, parse) -> None:
+    texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
+    assert texts[0] == (
+        "Fastest on this machine: int8 in OpenVINO, 1.11\u202fms for one window, one thread: 2.00 times as fast as "
+        "fp32 in OpenVINO, the best of fp32."
+    )
+    assert texts[1] == (
+        "fp16 passed its gate: no balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 windows."
+    )
+    assert texts[2] == (
+        "int8 passed its gate: 0.25 points of balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 "
+        "windows; what repaired it was the remedy “ranges by percentile”."
+    )
+    assert texts[3:] == ["The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 real windows."]
+
+
+def test_key_figures_are_those_of_the_document(three, parse) -> None:
+    items = parse(render_export(three)).all("ul", "key-figures")[0].all("li")
+    assert [item.text for item in items] == [
+        "1.11\u202fms int8 in OpenVINO, median, one thread",
+        "80.0\u202f% balanced accuracy of fp32 on 380 judging windows",
+        "334\u202fkB the smallest artifact, int8; the whole bundle 1.47\u202fMB",
+        "2.59\u202fM parameters (base), 134\u202fMFLOP a window",
+    ]
+
+
+def test_the_table_of_artifacts_holds_sizes_scores_and_latencies(three, parse) -> None:
+    table = parse(render_export(three)).all("table", "artifacts")[0]
+    heads = [head.text for head in table.all("tr")[0].all("th")]
+    assert heads == [
+        "Artifact", "Size", "Accuracy", "Balanced", "Macro-F1", "Agreement", "OpenVINO", "ONNX Runtime", "Verdict",
+    ]  # fmt: skip
+    assert cells(table) == [
+        ["fp32 acc/model.fp32.onnx", "461\u202fkB", "79.00", "80.00", "78.00", "100\u202f%", "2.22\u202fms",
+         "2.37\u202fms", "in the bundle"],
+        ["fp16 acc/model.fp16.onnx", "338\u202fkB", "79.00", "80.00", "78.00", "100\u202f%", "2.16\u202fms",
+         "2.62\u202fms", "in the bundle"],
+        ["int8 acc/model.int8.onnx", "334\u202fkB", "78.75", "79.75", "77.75", "100\u202f%", "1.11\u202fms",
+         "1.48\u202fms", "in the bundle"],
+    ]  # fmt: skip
+
+
+def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse) -> None:
+    table, runs = section(parse(render_export(three)), "parity").all("table")
+    rows = cells(table)
+    assert rows[0] == ["fp32", "as recorded", "logits", "2e\u221206", "5e\u221207", "1.000000"]
+    assert rows[3] == ["fp32", "with gaps", "probabilities", "1.5e\u221206", "7.5e\u221207", "1.000000"]
+    assert rows[8] == ["int8", "as recorded", "logits", "0.02", "0.005", "0.999800"]
+    assert len(rows) == 12
+    assert cells(runs)[5] == ["int8", "openvino 1.2", "0.001", "99.75\u202f%", "1.11\u202fms"]
+
+
+def test_gates_and_attempts_have_their_figures_and_verdicts(three, parse) -> None:
+    page = parse(render_export(three))
+    assert cells(section(page, "gates").all("table")[0]) == [
+        ["fp16", "0.00", "0.50", "100\u202f%", "99\u202f%", "400", "passed"],
+        ["int8", "0.25", "0.50", "100\u202f%", "99\u202f%", "400", "passed"],
+    ]
+    tried = section(page, "tried")
+    assert cells(tried.all("table")[0]) == [
+        ["all but the first layer", "largest value", "4", "2.50", "90\u202f%", "not passed"],
+        ["ranges by percentile", "99.99th percentile", "4", "0.25", "100\u202f%", "passed"],
+    ]
+    assert "“ranges by percentile” repaired it, on top of the one attempt before it." in tried.text
+    assert "the first layer: its range is that of the sensor's glitches" in tried.text
+
+
+def test_layers_are_in_the_order_of_their_sensitivity_with_bars_to_scale(three, parse) -> None:
+    table = parse(render_export(three)).all("table", "sensitivity")[0]
+    assert [[cell for cell in row if cell] for row in cells(table)] == [
+        ["encoder.blocks.0.up", "27 × 48 × 96", "4e\u221206", "0.02"],
+        ["encoder.stem.0 stays float32: the first layer: its range is that of the sensor's glitches", "50 × 21 × 24",
+         "1e\u221206", "0.01"],
+    ]  # fmt: skip
+    assert [bar.attrs["width"] for bar in table.all("rect", "bar-fill")] == ["100.0%", "25.0%"]
+
+
+def test_a_histogram_shows_what_is_clipped_and_where(three, parse) -> None:
+    figures = section(parse(render_export(three)), "activations").all("figure")
+    assert [figure.all("figcaption")[0].text for figure in figures] == [
+        "encoder.stem.0 up to 8.00; stays float32",
+        "encoder.blocks.0.query, key up to 4.00; INT8 to 3.00, 0.50\u202f% beyond it",
+    ]  # a tensor that is always zero has nothing to show
+    assert [len(figure.all("line", "limit")) for figure in figures] == [0, 1]
+    limit = float(figures[1].all("line", "limit")[0].attrs["x1"])
+    assert limit == pytest.approx(8 + 0.75 * 324, abs=0.1)  # 3 of 4 units between the ends of the axis
+    inside, clipped = figures[1].all("path")
+    assert inside.attrs["d"].count("H") == 6
+    assert clipped.attrs["d"].count("H") == 2
+    assert clipped.attrs["d"].startswith(f"M{limit:g} ")
+
+
+def test_points_stand_at_their_latency_and_score_and_left_out_ones_are_hollow(rejected, parse) -> None:
+    chart = section(parse(render_export(rejected)), "pareto").all("svg", "scatter")[0]
+    marks = chart.all("g", "mark")
+    assert [("hollow" in mark.classes, mark.text) for mark in marks] == [
+        (True, "fp16 in OpenVINO: 2.16\u202fms, 80.00\u202f%, left out"),
+        (False, "fp32 in OpenVINO: 2.22\u202fms, 80.00\u202f%"),
+        (False, "fp32 in ONNX Runtime: 2.37\u202fms, 80.00\u202f%"),
+        (True, "fp16 in ONNX Runtime: 2.62\u202fms, 80.00\u202f%, left out"),
+    ]
+    x = float(marks[2].all("circle")[0].attrs["cx"])
+    assert x == pytest.approx(42 + 2.37 / 3 * 290, abs=0.1)
+    assert chart.all("path", "front")[0].attrs["d"].startswith(f"M{42 + 2.22 / 3 * 290:.1f} ")
+
+
+def test_what_was_rejected_is_told_with_its_reason(rejected, parse) -> None:
+    page = parse(render_export(rejected))
+    texts = [node.text for node in section(page, "answer").all("p")]
+    assert "int8 was tried and left out: int8 graph: no remedy passed the gate." in texts
+    verdicts = [row[-1] for row in cells(page.all("table", "artifacts")[0])]
+    assert verdicts == ["in the bundle", "gate not passed", "left out"]
+    assert "No remedy passed the gate." in section(page, "tried").text
+
+
+def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> None:
+    page = parse(render_export(plain))
+    assert [node.attrs["aria-labelledby"] for node in page.all("section")] == [
+        "answer",
+        "artifacts",
+        "parity",
+        "origin",
+    ]
+    assert page.all("h1")[0].text == "Does line3-acc-base answer as it was trained?"
+    assert page.all("p", "caution")[0].text == "20 judging windows prove little."
+    assert "Nothing was timed." in page.text
+
+
+def test_engines_are_listed_with_what_built_them(plain, parse) -> None:
+    sidecar = {"precision": "fp16", "size_bytes": 912_000, "library": "tensorrt", "library_version": "10.3.0"}
+    plain["engines"] = [{"path": "student.fp16.engine", "sidecar": sidecar | {"platform": "jp6.2"}}]
+    table = section(parse(render_export(plain)), "artifacts").all("table", "compact")[0]
+    assert cells(table) == [["student.fp16.engine", "fp16", "912\u202fkB", "tensorrt 10.3.0"]]
+
+
+def test_ids_are_unique_and_every_reference_finds_its_id(any_export, parse) -> None:
+    page = parse(render_export(any_export))
+    ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
+    assert len(ids) == len(set(ids))
+    named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
+    linked = [node.attrs["href"][1:] for node in page.all("a")]
+    assert set(named) | set(linked) <= set(ids)
+
+
+def test_every_figure_is_described_and_every_table_has_a_caption(any_export, parse) -> None:
+    page = parse(render_export(any_export))
+    for svg in page.all("svg"):
+        if svg.attrs.get("aria-hidden") != "true":
+            assert svg.all("title")[0].text
+            assert svg.all("desc")[0].text
+    assert all(table.all("caption") for table in page.all("table"))
+    assert not any({"fill", "stroke", "color"} & set(node.attrs) for node in page.walk())
+
+
+def poisoned(value):
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_names_stay_text_and_nothing_is_fetched(three, parse) -> None:
+    html = render_export(poisoned(three))
+    page = parse(html)
+    assert not {node.tag for node in page.walk()} & {"script", "img", "iframe", "object", "form"}
+    assert len(page.all("style")) == 1
+    assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
+    assert all(node.attrs.get("href", "#").startswith(("#", "data:")) for node in page.walk())
+
+
+def test_equal_documents_give_equal_bytes_far_below_a_megabyte(three) -> None:
+    int8 = three["report"]["artifacts"][2]
+    int8["activations"] = [
+        copy.deepcopy(int8["activations"][1]) | {"layers": [f"encoder.blocks.{number}.up"], "counts": [7, 3] * 32}
+        for number in range(100)
+    ]
+    html = render_export(three)
+    assert render_export(copy.deepcopy(three)) == html
+    assert len(html.encode()) < 300_000
+
+
+def test_figures_that_json_lacks_are_left_out(three, parse) -> None:
+    int8 = three["report"]["artifacts"][2]
+    int8["parity"]["logits"] = {"max_abs_error": None, "mean_abs_error": None, "cosine": None}
+    int8["sensitivity"][0]["divergence"] = None
+    int8["scores"] = None
+    rows = cells(section(parse(render_export(three)), "parity").all("table")[0])
+    assert rows[8] == ["int8", "as recorded", "logits", "–", "–", "–"]
+    assert "share of windows with the checkpoint's label" in parse(render_export(three)).text
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"format_version": 2},
+            "expected report.format_version 1, got 2; make the page with the release that made the document",
+        ),
+        (
+            {"model_id": 7},
+            OPTIONAL.format(place="$.report.model_id"),
+        ),
+        ({"artifacts": []}, "report.artifacts: expected an artifact, got none; export one"),
+    ],
+)
+def test_a_broken_document_is_refused_with_the_place(three, change, problem) -> None:
+    three["report"] |= change
+    with pytest.raises(DocumentError) as error:
+        render_export(three)
+    assert str(error.value) == f"export document: {problem}"
+
+
+def test_a_document_without_a_report_is_refused() -> None:
+    with pytest.raises(DocumentError, match=re.escape("expected report.format_version 1, got None")):
+        render_export({"dataset": {}})
+
+
+def point(x: float, y: float, *, kept: bool = True) -> Point:
+    return Point(role="int8", shape="circle", title=f"{x}, {y}", x=x, y=y, kept=kept)
+
+
+def test_the_front_holds_what_no_other_beats() -> None:
+    fast, middle, best = point(1, 0.5), point(2, 0.7), point(4, 0.9)
+    beaten, twin, left_out = point(3, 0.6), point(2, 0.6), point(0.5, 0.99, kept=False)
+    assert pareto_front([best, beaten, left_out, twin, fast, middle]) == (fast, middle, best)
+    assert pareto_front([left_out]) == ()
+
+
+def test_the_front_is_drawn_as_a_staircase_to_the_right_end() -> None:
+    over = Axis(low=0.0, high=10.0, ticks=(0.0, 10.0))
+    chart = scatter(
+        [point(0, 0), point(5, 10)],
+        title="t", description="d", x_label="x", x_axis=over, y_axis=over, x_text=str, y_text=str, floor=5.0,
+    )  # fmt: skip
+    assert chart.front == "M42 190H187V10H332"
+    assert chart.floor_y == 100.0
