@@ -1,4 +1,4 @@
-"""Recipe and distillation step: which loss, between which layers, with which weight over time.
+"""Learners: what a batch teaches, from labels, from an earlier teacher, or from a teacher by a recipe.
 
 Function matching (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022): teacher
 and student see the same augmented window, the teacher on the fly, so that it has something to say on windows it has
@@ -7,147 +7,78 @@ learnt by heart.
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import Batch
-from mmkd_models.losses.attention import aligned_map, edam_divergence, edam_loss
+from mmkd_models.levels import (
+    FeatureHead,
+    check_ties,
+    edam_of,
+    fusion_depth,
+    relation_of,
+    student_depth,
+    teacher_depth,
+)
 from mmkd_models.losses.contrast import ContrastHead
+from mmkd_models.losses.contrast_bank import ContrastBank
+from mmkd_models.losses.correlation import dist_loss
+from mmkd_models.losses.decoupled import dkd_loss
 from mmkd_models.losses.logits import kl_loss
 from mmkd_models.losses.task import soft_cross_entropy
-from mmkd_models.networks.encoder import EXTRA_TOKENS, Encoder
+from mmkd_models.losses.trust import trust_in_teacher
+from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student, StudentOutput
-from mmkd_models.networks.teacher import Teacher, TeacherOutput, hide_modalities
+from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
+from mmkd_models.recipe import (
+    CrdTerm,
+    DistTerm,
+    DkdTerm,
+    EdamTerm,
+    FeatureTerm,
+    Layers,
+    LogitTerm,
+    OutputTerm,
+    Recipe,
+    RelationTerm,
+    TaskTerm,
+    Term,
+    Trust,
+    Weight,
+    check_recipe,
+    constant,
+    has_layers,
+    kind_of,
+)
+
+__all__ = [
+    "CrdTerm",
+    "DistTerm",
+    "DistillLearner",
+    "DkdTerm",
+    "EdamTerm",
+    "FeatureTerm",
+    "Layers",
+    "LogitTerm",
+    "Recipe",
+    "RelationTerm",
+    "SelfTrainingLearner",
+    "SupervisedLearner",
+    "TaskTerm",
+    "Term",
+    "Trust",
+    "Weight",
+    "check_recipe",
+    "constant",
+    "tokens_per_window",
+]
 
 _SELF_TRAINING_TEMPERATURE = 2.0
 _SELF_TRAINING_TASK = 0.5
-
-
-class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A weight over time: from `start` to `end` along a cosine, reached after the share `until` of the training."""
-
-    start: float
-    end: float
-    until: float = 1.0
-
-    def at(self, share: float) -> float:
-        """Gives the weight after `share` of the training.
-
-        Example:
-            >>> decay = Weight(start=0.5, end=0.0, until=0.6)
-            >>> decay.at(0.0), round(decay.at(0.3), 3), decay.at(0.9)
-            (0.5, 0.25, 0.0)
-        """
-        done = min(1.0, share / self.until)
-        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def constant(value: float) -> Weight:
-    """Gives a weight that stays."""
-    return Weight(start=value, end=value)
-
-
-class TaskTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
-    """Cross-entropy against the labels, on labelled windows."""
-
-    weight: Weight
-
-
-class LogitTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="logit"):
-    """Kullback-Leibler divergence from the teacher's outputs at `temperature`."""
-
-    weight: Weight
-    temperature: float = 2.0
-
-
-class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="edam"):
-    """The student's self-attention learns the teacher's cross-attention; layers count from 0, negative from the end."""
-
-    weight: Weight
-    student_layer: int = -1
-    teacher_layer: int = -1
-
-
-class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="crd"):
-    """Contrast of the student's embedding with the teacher's fused one; without a `queue` negatives are the batch's."""
-
-    weight: Weight
-    temperature: float = 0.07
-    width: int = 64
-    queue: int = 1024
-
-
-Term = TaskTerm | LogitTerm | EdamTerm | CrdTerm
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The terms of one distillation; at most one of a kind."""
-
-    terms: tuple[Term, ...]
-
-
-def check_recipe(recipe: Recipe, *, student_layers: int, teacher_layers: int) -> None:
-    """Raises UsageError where the terms cannot be computed: repeats, layers that are not there, impossible numbers."""
-    kinds = [_kind(term) for term in recipe.terms]
-    if not kinds or len(set(kinds)) != len(kinds):
-        raise UsageError(
-            f"recipe: expected one or more terms of different kinds, got {', '.join(kinds) or 'none'}; "
-            "name each kind once"
-        )
-    for term in recipe.terms:
-        _check_weight(term)
-        if isinstance(term, LogitTerm | CrdTerm) and not 0 < term.temperature < math.inf:
-            raise UsageError(
-                f"recipe: term {_kind(term)!r}: expected a temperature above 0, got {term.temperature}; correct it"
-            )
-        if isinstance(term, CrdTerm) and (term.width < 1 or term.queue < 0):
-            raise UsageError(
-                f"recipe: term 'crd': expected width >= 1 and queue >= 0, got {term.width} and {term.queue}; "
-                "correct them"
-            )
-        if isinstance(term, EdamTerm):
-            _check_layer("student", term.student_layer, student_layers, "self-attention")
-            _check_layer("teacher", term.teacher_layer, teacher_layers, "cross-attention")
-    if not any(_lasts(term.weight) for term in recipe.terms):
-        raise UsageError(
-            "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
-            "keep one term on, or let its weight end above 0"
-        )
-
-
-def _kind(term: Term) -> str:
-    return str(type(term).__struct_config__.tag)
-
-
-def _check_weight(term: Term) -> None:
-    weight = term.weight
-    if not (0 <= weight.start < math.inf and 0 <= weight.end < math.inf and 0 < weight.until <= 1):
-        raise UsageError(
-            f"recipe: term {_kind(term)!r}: expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
-            f"got {weight.start}, {weight.end} and {weight.until}; correct it"
-        )
-
-
-def _lasts(weight: Weight) -> bool:
-    return weight.start > 0 and (weight.end > 0 or weight.until == 1)
-
-
-def _check_layer(who: str, layer: int, layers: int, kind: str) -> None:
-    if layers == 0:
-        raise UsageError(
-            f"recipe: term 'edam' needs {kind} layers of the {who}, which has none; "
-            "use a teacher of two or more modalities, or drop the term"
-        )
-    if not -layers <= layer < layers:
-        raise UsageError(
-            f"recipe: term 'edam' names {kind} layer {layer} of the {who}, which has {layers}; "
-            f"choose {-layers} to {layers - 1}"
-        )
 
 
 class SupervisedLearner(nn.Module):
@@ -209,107 +140,180 @@ class DistillLearner(nn.Module):
     The teacher is put into evaluation mode and frozen. It is no submodule, so it stays so when the student trains, and
     no checkpoint of this learner holds it.
 
+    Networks of your own take part where they answer as ours do: `student(values, present, taps=...)` gives a
+    `StudentOutput`, `teacher(inputs, taps=...)` a `TeacherOutput`. They need fill in only what the recipe's terms read.
+
+    Args:
+        student: what is trained.
+        teacher: what it learns from.
+        recipe: which terms, with which weight.
+        modality: the student's.
+        windows: number of training windows, for a memory bank.
+        example: inputs of any batch, to see what networks of your own give; ours do without.
+
     Raises:
         UsageError: the teacher does not know the modality, or the recipe does not fit the networks.
     """
 
-    network: Student
-    contrast: ContrastHead | None
+    contrast: ContrastHead | ContrastBank | None
+    features: FeatureHead | None
 
-    def __init__(self, student: Student, teacher: Teacher, recipe: Recipe, *, modality: str) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        recipe: Recipe,
+        *,
+        modality: str,
+        windows: int | None = None,
+        example: Inputs | None = None,
+    ) -> None:
         super().__init__()
-        if modality not in teacher.names:
+        if isinstance(teacher, Teacher) and modality not in teacher.names:
             raise UsageError(
                 f"modality {modality!r}: expected one the teacher knows ({', '.join(teacher.names)}); "
                 "train a teacher with it first"
             )
-        layers = len(student.encoder.blocks)
-        check_recipe(recipe, student_layers=layers, teacher_layers=len(teacher.fusion))
-        if any(isinstance(term, EdamTerm) for term in recipe.terms):
-            _check_lengths(student.encoder.length, tokens_per_window(teacher, modality), modality)
         self.network = student
         self.recipe = recipe
         self.modality = modality
         self._teacher = (teacher.eval().requires_grad_(False),)
-        crd = next((term for term in recipe.terms if isinstance(term, CrdTerm)), None)
-        self.contrast = (
-            ContrastHead(student.head.in_features, teacher.head.in_features, width=crd.width, queue=crd.queue)
-            if crd is not None
-            else None
+        ours, theirs = _shown(student, teacher, modality, example)
+        check_recipe(
+            recipe,
+            student_layers=student_depth(ours),
+            teacher_layers=fusion_depth(theirs, modality),
+            teacher_blocks=teacher_depth(theirs, modality),
+            classes=theirs.logits.shape[-1],
         )
+        check_ties(recipe, ours, theirs, modality)
+        if recipe.init == "teacher":
+            take_encoder(student, teacher, modality)
+        crd = next((term for term in recipe.terms if isinstance(term, CrdTerm)), None)
+        self.contrast = _contrast(crd, ours, theirs, windows) if crd is not None else None
+        feature = next((term for term in recipe.terms if isinstance(term, FeatureTerm)), None)
+        self.features = FeatureHead(feature, ours, theirs, modality) if feature is not None else None
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Gives the terms by name, unweighted, `loss` their weighted sum, and `edam_kl` for people.
+        """Gives the terms by name, unweighted, `loss` their weighted sum, and for people `edam_kl` and `trust`.
 
-        A term whose weight is 0 at this time is left out.
+        A term whose weight is 0 at this time is left out. With trust g in each of B windows, a term is sum(g loss) / B.
         """
-        weights = {type(term): term.weight.at(share) for term in self.recipe.terms}
-        taps = weights.get(EdamTerm, 0.0) > 0
-        student = self.network(*batch.inputs[self.modality], taps=taps)
+        active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
+        taps = any(isinstance(term, EdamTerm | RelationTerm) or has_layers(term) for term, _ in active)
+        student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         with torch.no_grad():
-            teacher = self._on_device(batch)(batch.inputs, taps=taps)
+            teacher: TeacherOutput = self._teacher[0].to(batch.targets.device)(batch.inputs, taps=taps)
+        trust = self._trust(batch, teacher)
         terms: dict[str, Tensor] = {}
         total = student.logits.new_zeros(())
-        for term in self.recipe.terms:
-            weight = weights[type(term)]
-            if weight == 0:
-                continue
-            value = self._term(term, batch, student, teacher, terms)
-            total = total + weight * value
+        for term, weight in active:
+            found = self._term(term, batch, student, teacher, trust)
+            if trust is not None and not isinstance(term, TaskTerm):
+                # The losses are means over what is trusted, so that this makes them sums over the whole batch.
+                found = {name: value * trust.mean() for name, value in found.items()}
+            terms.update(found)
+            total = total + weight * found[kind_of(term)]
+        if trust is not None:
+            terms["trust"] = trust.mean()
         terms["loss"] = total
         return terms
 
+    def _trust(self, batch: Batch, teacher: TeacherOutput) -> Tensor | None:
+        if self.recipe.trust == "none":
+            return None
+        by_confidence = self.recipe.trust == "confidence"
+        return trust_in_teacher(teacher.logits, batch.targets, batch.labelled, by_confidence=by_confidence)
+
     def _term(
-        self, term: Term, batch: Batch, student: StudentOutput, teacher: TeacherOutput, terms: dict[str, Tensor]
-    ) -> Tensor:
+        self, term: Term, batch: Batch, student: StudentOutput, teacher: TeacherOutput, trust: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The loss of the term under its name, and what else there is to tell."""
         match term:
             case TaskTerm():
-                value = soft_cross_entropy(student.logits, batch.targets, weight=batch.labelled)
-                terms["task"] = value
-            case LogitTerm():
-                value = kl_loss(student.logits, teacher.logits, temperature=term.temperature)
-                terms["logit"] = value
+                return {"task": soft_cross_entropy(student.logits, batch.targets, weight=batch.labelled)}
+            case LogitTerm() | DkdTerm() | DistTerm():
+                return {kind_of(term): _output_loss(term, batch, student.logits, teacher.logits, trust)}
             case EdamTerm():
-                value, divergence = self._edam(term, batch, student, teacher)
-                terms["edam"], terms["edam_kl"] = value, divergence
+                there = self._others_there(batch, teacher)
+                weight = there if trust is None else there * trust
+                loss, divergence = edam_of(term, student, teacher, self.modality, weight=weight)
+                return {"edam": loss, "edam_kl": divergence}
+            case RelationTerm():
+                return {"relation": relation_of(term, student, teacher, self.modality, weight=trust)}
+            case FeatureTerm():
+                if self.features is None:
+                    raise AssertionError("the constructor makes the projectors of a feature term")
+                return {"feature": self.features(student, teacher, weight=trust)}
             case CrdTerm():
                 if self.contrast is None:
                     raise AssertionError("the constructor makes the projectors of a CRD term")
-                value = self.contrast(student.embedding, teacher.embedding, batch.index, temperature=term.temperature)
-                terms["crd"] = value
-        return value
+                vectors = student.embedding, teacher.embedding, batch.index
+                return {"crd": self.contrast(*vectors, temperature=term.temperature, weight=trust)}
 
-    def _on_device(self, batch: Batch) -> Teacher:
-        teacher = self._teacher[0]
-        return teacher.to(batch.targets.device)
+    def _others_there(self, batch: Batch, teacher: TeacherOutput) -> Tensor:
+        """(B,) 1 where another modality of the teacher has a sample: where its cross-attention says something."""
+        others = [name for name in teacher.valid if name != self.modality]
+        return torch.stack([batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)
 
-    def _edam(
-        self, term: EdamTerm, batch: Batch, student: StudentOutput, teacher: TeacherOutput
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and its divergence, over the tokens and windows in which the teacher's map says something."""
-        sources = [name for name in self._teacher[0].names if name != self.modality]
-        valid = (self.network.encoder.key_bias(batch.inputs[self.modality][1]) == 0).float()  # (B, L + 2)
-        there = torch.stack([batch.inputs[name][1].amax((1, 2)) for name in sources]).amax(0)  # (B,)
-        target = aligned_map(
-            teacher.cross_attention[self.modality][term.teacher_layer],
-            source_lengths=[tokens_per_window(self._teacher[0], name) for name in sources],
-            length=self.network.encoder.length,
-            extra=EXTRA_TOKENS,
-            valid_keys=valid,
+
+def _output_loss(term: OutputTerm, batch: Batch, student: Tensor, teacher: Tensor, trust: Tensor | None) -> Tensor:
+    match term:
+        case LogitTerm():
+            return kl_loss(student, teacher, temperature=term.temperature, standardise=term.standardise, weight=trust)
+        case DkdTerm():
+            # A mixed window's target is the larger label; a window without one has what the teacher takes for it.
+            target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
+            return dkd_loss(
+                student,
+                teacher,
+                target,
+                temperature=term.temperature,
+                alpha=term.alpha,
+                beta=term.beta,
+                weight=trust,
+            )
+        case DistTerm():
+            return dist_loss(
+                student, teacher, temperature=term.temperature, beta=term.beta, gamma=term.gamma, weight=trust
+            )
+
+
+def _contrast(
+    term: CrdTerm, student: StudentOutput, teacher: TeacherOutput, windows: int | None
+) -> ContrastHead | ContrastBank:
+    own, other = student.embedding.shape[-1], teacher.embedding.shape[-1]
+    if term.memory != "bank":
+        queue = term.queue if term.memory == "queue" else 0
+        return ContrastHead(own, other, width=term.width, queue=queue)
+    if windows is None or windows < 2:
+        raise UsageError(
+            f"recipe: term 'crd' with a memory bank needs the number of training windows, two or more, got {windows}; "
+            "give it, or set memory to 'queue'"
         )
-        own = student.attention[term.student_layer]
-        loss = edam_loss(own, target, valid_rows=valid, weight=there)
-        return loss, edam_divergence(own, target, valid_rows=valid, weight=there).detach()
+    return ContrastBank(own, other, width=term.width, windows=windows, negatives=term.negatives, momentum=term.momentum)
+
+
+def _shown(
+    student: nn.Module, teacher: nn.Module, modality: str, example: Inputs | None
+) -> tuple[StudentOutput, TeacherOutput]:
+    """What both networks give for a window, with taps: which layers there are, and their shapes."""
+    if example is None:
+        if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
+            raise UsageError(
+                "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
+            )
+        encoders = {name: cast("Encoder", teacher.encoders[name]) for name in teacher.names}
+        shapes = {name: (1, *encoder.window_shape) for name, encoder in encoders.items()}
+        example = {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
+    was_training = student.training
+    with torch.no_grad():
+        ours = student.eval()(*example[modality], taps=True)
+        theirs = teacher(example, taps=True)
+    student.train(was_training)
+    return ours, theirs
 
 
 def tokens_per_window(teacher: Teacher, modality: str) -> int:
     """Gives L, the time tokens into which the teacher's encoder of that modality turns a window."""
     return cast("Encoder", teacher.encoders[modality]).length
-
-
-def _check_lengths(student: int, teacher: int, modality: str) -> None:
-    if student != teacher:
-        raise UsageError(
-            f"recipe: term 'edam' needs as many time tokens in student and teacher, got {student} and {teacher} for "
-            f"modality {modality!r}; use the same 'most_tokens' in both, or drop the term"
-        )

@@ -137,7 +137,7 @@ def distil(
     """
     check_teacher(teacher, data.train)
     student = _new_student(data, modality, config, run)
-    learner = DistillLearner(student, teacher.network(), recipe, modality=modality)
+    learner = DistillLearner(student, teacher.network(), recipe, modality=modality, windows=len(data.train))
     origin = {
         "network": msgspec.to_builtins(config),
         "recipe": msgspec.to_builtins(recipe),

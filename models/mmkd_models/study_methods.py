@@ -33,4 +33,4 @@ def _method(name: str, *terms: Term) -> Method:
 
 
 def _edam(layer: int) -> EdamTerm:
-    return EdamTerm(weight=_DECAY, student_layer=layer, teacher_layer=layer)
+    return EdamTerm(weight=_DECAY, layers=((layer, layer),))
