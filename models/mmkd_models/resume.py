@@ -32,9 +32,10 @@ class ResumeState:
         optimizer: its state, as PyTorch gives it.
         scaler: state of the gradient scaler; empty where the precision has none.
         average: the averaged weights.
-        best: the weights that validated best.
-        best_step: when they did.
+        best: the weights that would be kept if training ended now.
+        best_step: when they were reached.
         best_scores: their scores.
+        top: the best score of any weights, and its standard error.
         curve: the validations so far.
     """
 
@@ -47,6 +48,7 @@ class ResumeState:
     best: Mapping[str, Tensor]
     best_step: int
     best_scores: dict[str, Any]
+    top: tuple[float, float]
     curve: list[dict[str, Any]]
 
 
@@ -58,6 +60,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     scaler: dict[str, Any]
     best_step: int
     best_scores: dict[str, Any]
+    top: tuple[float, float]
     curve: list[dict[str, Any]]
 
 
@@ -76,6 +79,7 @@ def write_resume(run_dir: Path, state: ResumeState) -> None:
         scaler=state.scaler,
         best_step=state.best_step,
         best_scores=state.best_scores,
+        top=state.top,
         curve=state.curve,
     )
     write_tensors(run_dir / FILE_NAME, tensors, kind="resume", document=msgspec.json.encode(document))
@@ -128,6 +132,7 @@ def _state(document: _Document, tensors: Mapping[str, Tensor]) -> ResumeState:
         best=parts["best"],
         best_step=document.best_step,
         best_scores=document.best_scores,
+        top=document.top,
         curve=document.curve,
     )
 

@@ -46,6 +46,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         eval_every: steps between validations.
         patience: validations without a better score than any before, after which training stops; 0 never stops early.
         metric: what validation maximises.
+        near_best: of the weights that validate within this many standard errors of the best, the latest are kept; 0
+            keeps the best. Validation sets are small, and the best of many noisy scores often is an early, lucky one.
+            The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3),
+            with the end of the schedule, where learning rate and moving average are calmest, as the simple choice.
         seed: of everything random.
         precision: Lightning Fabric's name of the arithmetic.
         devices: how many devices (or CPU processes) share a batch.
@@ -61,6 +65,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     eval_every: int = 50
     patience: int = 0
     metric: Metric = "balanced_accuracy"
+    near_best: float = 1.0
     seed: int = 0
     precision: Precision = "32-true"
     devices: int = 1
@@ -87,7 +92,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A finished training: the best weights (CPU), their scores on validation, the curve, and where it stopped."""
+    """A finished training: the kept weights (CPU), their scores on validation, the curve, and where it stopped."""
 
     state: dict[str, Tensor]
     scores: Scores
@@ -108,7 +113,10 @@ class Learner(Protocol):
 
 @dataclass(kw_only=True)
 class _Best:
-    score: float = -math.inf
+    """The weights that would be kept if training ended now; `top` is the best score of any weights, and its error."""
+
+    top: float = -math.inf
+    error: float = 0.0
     step: int = 0
     scores: Scores | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -200,7 +208,7 @@ class _Loop:
                         _write_scalars(log, self.curve[-1])
                         self._save(run_dir)
                 if on_step is not None and self.fabric.is_global_zero:
-                    best = self.best.score if self.best.scores is not None else None
+                    best = self.best.top if self.best.scores is not None else None
                     on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
         if self.best.scores is None:
             raise AssertionError("a training validates at its last step")
@@ -263,9 +271,16 @@ class _Loop:
         means = {name: total / self.since for name, total in self.sums.items()}
         self.curve.append(CurvePoint(step=self.step, train_loss=means.pop("loss"), valid_score=score, terms=means))
         self.sums, self.since = {}, 0
-        if score >= self.best.score:
-            state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
-            self.best = _Best(score=score, step=self.step, scores=scores, state=state)
+        self._keep(scores)
+
+    def _keep(self, scores: Scores) -> None:
+        """Keeps these weights where they are the best so far or near it; no earlier ones can then be nearer."""
+        score, best = scores.metric(self.config.metric), self.best
+        if score >= best.top:
+            best.top, best.error = score, scores.standard_error(self.config.metric)
+        if score >= best.top - self.config.near_best * best.error:
+            best.state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
+            best.step, best.scores = self.step, scores
 
     def _out_of_patience(self) -> bool:
         # Equal scores keep the later weights, but they are no progress.
@@ -288,6 +303,7 @@ class _Loop:
                 best=self.best.state,
                 best_step=self.best.step,
                 best_scores=msgspec.to_builtins(scores),
+                top=(self.best.top, self.best.error),
                 curve=[msgspec.to_builtins(point) for point in self.curve],
             ),
         )
@@ -302,9 +318,8 @@ class _Loop:
         self.fabric.strategy.precision.load_state_dict(state.scaler)
         self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
         scores = msgspec.convert(state.best_scores, Scores)
-        self.best = _Best(
-            score=scores.metric(self.config.metric), step=state.best_step, scores=scores, state=dict(state.best)
-        )
+        top, error = state.top
+        self.best = _Best(top=top, error=error, step=state.best_step, scores=scores, state=dict(state.best))
         self.curve = [msgspec.convert(point, CurvePoint) for point in state.curve]
         self.step = state.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)

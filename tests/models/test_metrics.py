@@ -55,3 +55,17 @@ def test_figures_are_had_by_their_name() -> None:
     assert scores.metric("accuracy") == scores.accuracy
     assert scores.metric("balanced_accuracy") == scores.balanced_accuracy
     assert scores.metric("macro_f1") == scores.macro_f1
+
+
+def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares() -> None:
+    scores = scores_from_answers(np.repeat([0, 1], [100, 25]), np.repeat([0, 1, 1, 0], [90, 10, 20, 5]), 2)
+
+    # 110 of 125 right; recalls 90/100 and 20/25
+    assert scores.standard_error("accuracy") == pytest.approx((0.88 * 0.12 / 125) ** 0.5)
+    assert scores.standard_error("balanced_accuracy") == pytest.approx(0.5 * (0.9 * 0.1 / 100 + 0.8 * 0.2 / 25) ** 0.5)
+    assert scores.standard_error("macro_f1") == scores.standard_error("balanced_accuracy")
+
+
+def test_a_class_that_does_not_occur_has_no_part_in_the_standard_error() -> None:
+    one = scores_from_answers(np.zeros(4, dtype=np.int64), np.array([0, 0, 0, 1]), 1 + 1)
+    assert one.standard_error("balanced_accuracy") == pytest.approx((0.75 * 0.25 / 4) ** 0.5)

@@ -25,7 +25,7 @@ from mmkd_models.distill import (
     DistillLearner,
     SupervisedLearner,
 )
-from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.evaluate.metrics import Scores, scores_from_answers
 from mmkd_models.networks.student import Student
 from mmkd_models.train import Fit, Progress, TrainConfig, schedule
 
@@ -196,6 +196,33 @@ def test_the_best_weights_are_kept_and_not_the_last(trained: Trained) -> None:
 def test_of_equal_scores_the_later_weights_are_kept(trained: Trained) -> None:
     result = trained(evaluate=scripted([0.7, 0.9, 0.9]))
     assert result.best_step == 6
+
+
+def of_hundred(*right: int) -> Callable[[nn.Module], Scores]:
+    """A judge on 100 windows of one class, of which so many are right in turn."""
+    left = iter(right)
+
+    def evaluate(network: nn.Module) -> Scores:
+        answers = (np.arange(100) >= next(left)).astype(np.int64)
+        return scores_from_answers(np.zeros(100, dtype=np.int64), answers, 2)
+
+    return evaluate
+
+
+# The standard error of 90 right of 100 is sqrt(0.9 * 0.1 / 100) = 0.03.
+@pytest.mark.parametrize(
+    ("right", "kept"), [((90, 88, 86), 4), ((90, 86, 88), 6), ((86, 90, 86), 4), ((80, 90, 88), 6), ((80, 85, 90), 6)]
+)
+def test_the_latest_weights_within_a_standard_error_of_the_best_are_kept(
+    trained: Trained, right: tuple[int, int, int], kept: int
+) -> None:
+    result = trained(evaluate=of_hundred(*right))
+    assert result.best_step == kept
+    assert result.scores.accuracy == right[kept // 2 - 1] / 100
+
+
+def test_without_that_margin_the_best_weights_are_kept(trained: Trained, short: TrainConfig) -> None:
+    assert trained(msgspec.structs.replace(short, near_best=0.0), evaluate=of_hundred(90, 88, 89)).best_step == 2
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,19 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
             case "macro_f1":
                 return self.macro_f1
 
+    def standard_error(self, name: Metric) -> float:
+        """Gives the standard error of a figure from the counts, windows taken as independent.
+
+        Accuracy is one binomial share, balanced accuracy the mean of one per class; macro-F1 has no such closed form
+        and takes the error of balanced accuracy. Windows that overlap make the true error larger.
+        """
+        counts = np.array(self.confusion, dtype=np.float64)
+        right, of_truth = np.diag(counts), counts.sum(1)
+        if name == "accuracy":
+            right, of_truth = right.sum(keepdims=True), of_truth.sum(keepdims=True)
+        recall = right[of_truth > 0] / of_truth[of_truth > 0]
+        return float(np.sqrt((recall * (1 - recall) / of_truth[of_truth > 0]).sum()) / len(recall))
+
 
 def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> Scores:
     """Scores answers against the truth; both int64 (N,), N > 0, values in [0, classes)."""
