@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from mmkd_edge.backends import Backend
-from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.errors import GateError
-from mmkd_edge.manifest import Artifact, Parity, Precision
+from mmkd_edge.manifest import Artifact, ArtifactFormat, Parity, Precision
 from mmkd_export.evidence import Evidence
 from mmkd_export.gate import GateFacts, gate_facts, require_gate
 from mmkd_export.graph import OPSET
+from mmkd_export.litert import SCHEMA_VERSION
 from mmkd_export.parity import (
     FP32_TOLERANCE,
     Answers,
@@ -62,17 +62,24 @@ class TaskGate:
     max_drop_points: float
 
 
-def judge_fp32(model: bytes, evidence: Evidence) -> JudgedArtifact:
-    """Runs the fp32 graph over all windows in onnxruntime and holds it against the checkpoint.
+def judge_fp32(model: bytes, evidence: Evidence, *, format: ArtifactFormat = "onnx") -> JudgedArtifact:  # noqa: A002
+    """Runs an fp32 artifact over all windows in the backend of its format and holds it against the checkpoint.
 
     Raises:
         GateError: an answer differs from the checkpoint's by more than `FP32_TOLERANCE`.
-        BackendError: onnxruntime does not run it.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend does not run it.
     """
-    answered = _answer_all(OrtBackend(model), evidence)
-    proof = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what="fp32 graph")
-    require_parity(answered.gap_parity, tolerance=FP32_TOLERANCE, what="fp32 graph, windows with gaps")
-    return _judged(model, answered, evidence, precision="fp32", proof=proof)
+    answered = _answer_all(open_format(model, format), evidence)
+    what = "fp32 graph" if format == "onnx" else f"fp32 .{format}"
+    proof = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
+    require_parity(answered.gap_parity, tolerance=FP32_TOLERANCE, what=f"{what}, windows with gaps")
+    return _judged(model, answered, evidence, precision="fp32", proof=proof, format=format)
+
+
+def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 - the manifest's word
+    """Opens an artifact in the backend that is there for its format, with one thread."""
+    return open_backend("ort" if format == "onnx" else "litert", model, threads=1)
 
 
 def judge_lower(model: bytes, evidence: Evidence, gate: TaskGate, *, precision: Precision) -> JudgedArtifact:
@@ -81,7 +88,7 @@ def judge_lower(model: bytes, evidence: Evidence, gate: TaskGate, *, precision: 
     Raises:
         BackendError: onnxruntime does not run it.
     """
-    answered = _answer_all(OrtBackend(model), evidence)
+    answered = _answer_all(open_format(model, "onnx"), evidence)
     parity = answered.parity
     proof = Parity(
         windows=parity.windows,
@@ -119,7 +126,7 @@ def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> J
 
 def rescored(judged: JudgedArtifact, evidence: Evidence) -> JudgedArtifact:
     """Gives an artifact with its scores on these judging windows; its parity was proven before."""
-    backend = OrtBackend(judged.model)
+    backend = open_format(judged.model, judged.artifact.format)
     try:
         answers = answers_from_backend(backend, evidence.judging.windows, evidence.modality)
     finally:
@@ -192,23 +199,30 @@ def _answer_all(backend: Backend, evidence: Evidence) -> _Answered:
 
 
 def _judged(
-    model: bytes, answered: _Answered, evidence: Evidence, *, precision: Precision, proof: Parity
+    model: bytes,
+    answered: _Answered,
+    evidence: Evidence,
+    *,
+    precision: Precision,
+    proof: Parity,
+    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
 ) -> JudgedArtifact:
-    file = f"{evidence.modality.name}/model.{precision}.onnx"
+    file = f"{evidence.modality.name}/model.{precision}.{format}"
+    opset = OPSET if format == "onnx" else SCHEMA_VERSION
     artifact = Artifact(
         file=file,
-        format="onnx",
+        format=format,
         precision=precision,
-        opset=OPSET,
+        opset=opset,
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
         parity=proof,
     )
     report = ArtifactReport(
         file=file,
-        format="onnx",
+        format=format,
         precision=precision,
-        opset=OPSET,
+        opset=opset,
         size_bytes=len(model),
         parity=answered.parity,
         parity_with_gaps=answered.gap_parity,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -69,15 +70,17 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 @dataclass(frozen=True, kw_only=True)
 class _Ability:
-    """Something that a set of modules gives."""
+    """Something that a set of modules gives; `tried` modules are imported, others only looked for."""
 
     what: str
     modules: tuple[str, ...]
     advice: str
+    tried: bool = True
 
 
 _BACKENDS = (
     _Ability(what="run bundles: ort", modules=("onnxruntime",), advice="pip install 'mmkd-edge[ort]'"),
+    _Ability(what="run bundles: litert", modules=("ai_edge_litert",), advice="pip install 'mmkd-edge[litert]'"),
     _Ability(what="test in OpenVINO", modules=("openvino",), advice="pip install 'mmkd-edge[openvino]'"),
 )
 _COMMANDS = (
@@ -95,6 +98,12 @@ _COMMANDS = (
         what="mmkd-export",
         modules=("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "typer", "rich"),
         advice="pip install 'mmkd-edge[export]'",
+    ),
+    _Ability(
+        what="mmkd-export --target litert",
+        modules=("litert_torch", "ai_edge_litert"),
+        advice="pip install 'mmkd-edge[litert-export]'",
+        tried=False,  # brings jax, takes seconds and writes to the terminal
     ),
 )
 _ENGINES = (
@@ -174,7 +183,7 @@ def _int8_features(cpuinfo: str) -> list[str]:
 def _ability(ability: _Ability) -> Check:
     missing, broken, versions = [], [], []
     for module in ability.modules:
-        fault = _import_fault(module)
+        fault = _import_fault(module) if ability.tried else _absence(module)
         if fault is None:
             versions.append(f"{module.partition('.')[0]} {_version(module)}")
         elif fault == "":
@@ -186,6 +195,10 @@ def _ability(ability: _Ability) -> Check:
     if missing:
         return Check(what=ability.what, status="missing", found=f"no {', '.join(missing)}", advice=ability.advice)
     return Check(what=ability.what, status="ok", found=", ".join(versions))
+
+
+def _absence(module: str) -> str | None:
+    return None if importlib.util.find_spec(module) is not None else ""
 
 
 def _import_fault(module: str) -> str | None:

@@ -50,8 +50,8 @@ def export_(
         list[str] | None,
         typer.Option(
             "--target",
-            metavar="onnx|openvino|trt",
-            help="openvino also tests the artifacts there; trt also builds engines. Repeatable.",
+            metavar="onnx|openvino|litert|trt",
+            help="openvino also tests the artifacts there; litert adds a .tflite; trt also builds engines. Repeatable.",
         ),
     ] = None,
     precisions: Annotated[
@@ -223,7 +223,7 @@ def _show(result: ExportResult) -> None:
     for line in _notes(result):
         console.print(line, soft_wrap=True)
     console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
-    if windows.caution is not None and len(report.artifacts) > 1:
+    if windows.caution is not None and any(artifact.gate is not None for artifact in report.artifacts):
         console.print(windows.caution, soft_wrap=True)
 
 

@@ -8,7 +8,9 @@ import shlex
 from pathlib import Path
 from typing import NoReturn
 
+from mmkd_edge.backends import BackendName
 from mmkd_edge.command import run_command
+from mmkd_edge.errors import UnavailableError
 from mmkd_export.inspection import differences, inspect_file
 
 
@@ -70,12 +72,19 @@ def _selftest_facts(path: Path) -> dict[str, str]:
     from mmkd_edge.bundle import Bundle
 
     with Bundle.open(path) as bundle:
-        precisions = [artifact.precision for artifact in bundle.manifest.models[0].artifacts]
+        artifacts = bundle.manifest.models[0].artifacts
     facts = {}
-    for precision in precisions:
-        with EdgePredictor.open(path, precision=precision) as predictor:
+    for artifact in artifacts:
+        name = f"selftest.{artifact.precision}" + ("" if artifact.format == "onnx" else f".{artifact.format}")
+        backend: BackendName = "ort" if artifact.format == "onnx" else "litert"
+        try:
+            predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
+        except UnavailableError as error:
+            facts[name] = f"not run: {error}"
+            continue
+        with predictor:
             result = predictor.selftest()
-            facts[f"selftest.{precision}"] = (
+            facts[name] = (
                 f"{result.windows} windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g}) "
                 f"in {predictor.info().backend_version}"
             )

@@ -17,6 +17,7 @@ from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import MANIFEST_FILE
 from mmkd_export.calibration import CalibrationMethod
+from mmkd_export.litert import EXTRA, missing_libraries
 from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
@@ -114,6 +115,11 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         yield error
     if not 0 <= plan.max_drop_points <= 100:
         yield UsageError(f"--max-drop {plan.max_drop_points:g}: expected percentage points from 0 to 100")
+    if plan.from_bundle and "litert" in plan.targets:
+        yield UsageError(
+            f"{plan.source}: --target litert: expected a checkpoint, because the .tflite is made from the network "
+            "itself, got a bundle; export the checkpoint (a .tflite that a bundle already has stays in it)"
+        )
     yield from _output_problems(plan.output)
 
 
@@ -130,6 +136,11 @@ def _library_problems(plan: ExportPlan) -> Iterator[UnavailableError]:
     if "openvino" in plan.targets and importlib.util.find_spec("openvino") is None:
         yield UnavailableError(
             "--target openvino needs openvino, which this Python lacks; run: pip install 'mmkd-edge[openvino]'"
+        )
+    if "litert" in plan.targets and not plan.from_bundle and missing_libraries():
+        yield UnavailableError(
+            f"--target litert needs {' and '.join(missing_libraries())}, which this Python lacks; "
+            f"run: pip install '{EXTRA}'"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 from mmkd_edge.errors import UsageError
 from mmkd_export.graph import IR_VERSION, OPSET
 
-Target = Literal["onnx", "openvino", "trt"]
+Target = Literal["onnx", "openvino", "litert", "trt"]
 PlatformName = Literal["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
 EngineLibrary = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -56,19 +56,19 @@ _ALL = ("Conv", *_PRODUCTS)
 PLATFORMS: tuple[Platform, ...] = (
     Platform(
         name="cpu-x86",
-        title="x86-64 with onnxruntime or OpenVINO",
-        targets=("onnx", "openvino"),
+        title="x86-64 with onnxruntime, OpenVINO or LiteRT",
+        targets=("onnx", "openvino", "litert"),
         int8_ops=_ALL,
         engine_library=None,
-        run_here="all precisions, both backends",
+        run_here="all precisions in onnxruntime and OpenVINO, fp32 in LiteRT",
     ),
     Platform(
         name="cpu-arm",
-        title="ARM64 with onnxruntime",
-        targets=("onnx",),
+        title="ARM64 with onnxruntime or LiteRT",
+        targets=("onnx", "litert"),
         int8_ops=_PRODUCTS,  # onnxruntime runs a convolution with Q/DQ on its inputs alone in float
         engine_library=None,
-        run_here="not on the hardware; the same graphs on x86",
+        run_here="not on the hardware; the same files on x86",
     ),
     Platform(
         name="jp6.2",

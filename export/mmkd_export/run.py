@@ -6,6 +6,7 @@ an export that fails or is killed leaves the earlier bundle as it was.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.backends import Backend
+from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import GateError
 from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
-from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, with_backend
+from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_fp32, with_backend
 from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us, processor_name
+from mmkd_export.litert import tflite_from_checkpoint
 from mmkd_export.lower import LowerPrecisions, make_lower, too_slow, wanted_precisions
 from mmkd_export.openvino import OpenVinoBackend
 from mmkd_export.plan import ExportPlan, check_plan
@@ -72,10 +75,11 @@ def export_steps(plan: ExportPlan) -> tuple[str, ...]:
         else ("read the checkpoint", "convert it to ONNX", "compare with torch")
     )
     lower, _ = wanted_precisions(plan)
+    converting = ("convert it to LiteRT",) if "litert" in plan.targets else ()
     making = tuple(f"make {precision}" for precision in lower)
     testing = ("run in OpenVINO",) if "openvino" in plan.targets else ()
     timing = ("time the artifacts",) if _is_timed(plan) else ()
-    return (*reading, *making, *testing, *timing, "write the bundle", *_engine_steps(plan))
+    return (*reading, *converting, *making, *testing, *timing, "write the bundle", *_engine_steps(plan))
 
 
 def _engine_steps(plan: ExportPlan) -> tuple[str, ...]:
@@ -85,7 +89,8 @@ def _engine_steps(plan: ExportPlan) -> tuple[str, ...]:
 def _is_timed(plan: ExportPlan) -> bool:
     """Where the artifacts run on this kind of machine, and there is more than one way to run them."""
     lower, _ = wanted_precisions(plan)
-    return not plan.resolved_platform.has_gpu and (bool(lower) or "openvino" in plan.targets)
+    several = bool(lower) or bool({"openvino", "litert"} & set(plan.targets))
+    return several and not plan.resolved_platform.has_gpu
 
 
 def export(plan: ExportPlan, *, on_step: OnStep | None = None) -> ExportResult:
@@ -107,7 +112,7 @@ def export(plan: ExportPlan, *, on_step: OnStep | None = None) -> ExportResult:
     if plan.engines_only:
         begin("verify the bundle")
     else:
-        subject = _subject(plan, begin)
+        subject = _with_litert(_subject(plan, begin), plan, begin)
         lower = _lower_precisions(subject, plan, begin)
         _write(subject, lower, plan, begin)
     engines: tuple[EngineFile, ...] = ()
@@ -156,6 +161,15 @@ def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
     return subject_from_checkpoint(plan, checkpoint, graph)
 
 
+def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
+    """Adds the `.tflite` of a checkpoint where the plan asks for it."""
+    if "litert" not in plan.targets:
+        return subject
+    begin("convert it to LiteRT")
+    model = tflite_from_checkpoint(plan.source)
+    return replace(subject, others=(judge_fp32(model, subject.evidence, format="tflite"), *subject.others))
+
+
 def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> LowerPrecisions:
     """Makes what the plan asks for; a failed gate ends the export unless only `auto` asked."""
     wanted, optional = wanted_precisions(plan)
@@ -185,7 +199,12 @@ def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Ca
     if "openvino" in plan.targets:
         begin("run in OpenVINO")
         gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
-        artifacts = [with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend) for judged in artifacts]
+        artifacts = [
+            with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend)
+            if judged.artifact.format == "onnx"
+            else judged
+            for judged in artifacts
+        ]
     left_out = list(lower.left_out)
     if _is_timed(plan):
         begin("time the artifacts")
@@ -210,15 +229,21 @@ def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Ca
     write_bundle(plan.output, manifest=contents.manifest, members=contents.members)
 
 
-_BACKENDS: dict[str, Callable[[bytes], Backend]] = {"ort": OrtBackend, "openvino": OpenVinoBackend}
+_BACKENDS: dict[str, Callable[[bytes], Backend]] = {
+    "ort": OrtBackend,
+    "openvino": OpenVinoBackend,
+    "litert": LitertBackend,
+}
+_LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 
 
 def _latencies_us(artifacts: Sequence[JudgedArtifact], subject: Subject) -> dict[tuple[str, Precision], float]:
-    """Median latency of every artifact in every backend that it was run in, measured in turns."""
+    """Median latency of every artifact in every backend that it was run in and that is here, measured in turns."""
     opened = {
         (run.backend, judged.artifact.precision): _BACKENDS[run.backend](judged.model)
         for judged in artifacts
         for run in judged.report.backends
+        if importlib.util.find_spec(_LIBRARIES[run.backend]) is not None  # an earlier bundle may have more
     }
     try:
         return paired_latency_us(opened, list(feeds_of(subject.evidence.real.windows, subject.modality)))
@@ -229,10 +254,14 @@ def _latencies_us(artifacts: Sequence[JudgedArtifact], subject: Subject) -> dict
 
 def _with_latencies(judged: JudgedArtifact, latencies: dict[tuple[str, Precision], float]) -> JudgedArtifact:
     runs = tuple(
-        msgspec.structs.replace(run, latency_us=round(latencies[run.backend, judged.artifact.precision], 1))
+        msgspec.structs.replace(run, latency_us=_rounded(latencies.get((run.backend, judged.artifact.precision))))
         for run in judged.report.backends
     )
     return replace(judged, report=msgspec.structs.replace(judged.report, backends=runs))
+
+
+def _rounded(latency_us: float | None) -> float | None:
+    return None if latency_us is None else round(latency_us, 1)
 
 
 def _engine_precisions(plan: ExportPlan) -> tuple[Precision, ...] | None:

@@ -6,6 +6,7 @@ graph was proven when it was made, and its golden windows hold the checkpoint's 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -131,7 +132,8 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)
     replaced = {"fp32", *remade}
-    fp32 = next((judged for judged in stored if judged.artifact.precision == "fp32"), None)
+    graphs = [judged for judged in stored if judged.artifact.format == "onnx"]
+    fp32 = next((judged for judged in graphs if judged.artifact.precision == "fp32"), None)
     if fp32 is None:
         raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
     evidence = _evidence_from_golden(plan, entry, golden, fp32.model, source=report.windows.source)
@@ -144,10 +146,20 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
         tools=report.tools | {name: version(name) for name in _FROM_BUNDLE},
         evidence=evidence,
         fp32=rescored(fp32, evidence),
-        others=tuple(
-            judge_again(judged, evidence, gate) for judged in stored if judged.artifact.precision not in replaced
+        others=(
+            *(_kept_litert(judged, evidence, plan) for judged in stored if judged.artifact.format == "tflite"),
+            *(judge_again(judged, evidence, gate) for judged in graphs if judged.artifact.precision not in replaced),
         ),
     )
+
+
+def _kept_litert(judged: JudgedArtifact, evidence: Evidence, plan: ExportPlan) -> JudgedArtifact:
+    """An earlier `.tflite`, proven on the same golden windows; it is scored on others where LiteRT is there."""
+    if plan.evaluation is None:
+        return judged
+    if importlib.util.find_spec("ai_edge_litert") is not None:
+        return rescored(judged, evidence)
+    return replace(judged, report=msgspec.structs.replace(judged.report, scores=None))
 
 
 def _evidence_from_golden(

@@ -144,7 +144,11 @@ def build_engines(
         bench = _bench(platform_row)
         with Bundle.open(bundle) as opened:
             artifacts = opened.manifest.models[0].artifacts
-            wanted = [found for found in artifacts if precisions is None or found.precision in precisions]
+            wanted = [
+                found
+                for found in artifacts
+                if found.format == "onnx" and (precisions is None or found.precision in precisions)
+            ]
             return tuple(_build_one(opened, artifact, bench) for artifact in wanted)
     except (UnavailableError, BackendError) as error:
         command = f"mmkd-export {shlex.quote(bundle.name)} --target trt --platform {platform_row.name}"

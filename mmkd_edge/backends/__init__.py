@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BackendName = Literal["ort"]
+BackendName = Literal["ort", "litert"]
 
 
 class Backend(Protocol):
@@ -73,12 +73,14 @@ def resolve_backend(name: str) -> BackendName:
     """
     if name in ("auto", "ort"):
         return "ort"
-    raise UsageError(f"backend {name!r} is unknown; expected 'auto' or 'ort'")
+    if name == "litert":
+        return "litert"
+    raise UsageError(f"backend {name!r} is unknown; expected 'auto', 'ort' or 'litert'")
 
 
 def artifact_formats(name: BackendName) -> tuple[str, ...]:
     """Which artifact formats a backend runs."""
-    return {"ort": ("onnx",)}[name]
+    return {"ort": ("onnx",), "litert": ("tflite",)}[name]
 
 
 def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
@@ -97,4 +99,8 @@ def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
         from mmkd_edge.backends.ort import OrtBackend
 
         return OrtBackend(model, threads=threads)
-    raise UsageError(f"backend {name!r} is unknown; expected 'ort'")
+    if name == "litert":
+        from mmkd_edge.backends.litert import LitertBackend
+
+        return LitertBackend(model, threads=threads)
+    raise UsageError(f"backend {name!r} is unknown; expected 'ort' or 'litert'")

@@ -187,5 +187,5 @@ def test_auto_is_ort_and_others_are_unknown(kit: Any) -> None:
     assert resolve_backend("ort") == "ort"
     with pytest.raises(UsageError) as caught:
         resolve_backend("cuda")
-    assert str(caught.value) == "backend 'cuda' is unknown; expected 'auto' or 'ort'"
+    assert str(caught.value) == "backend 'cuda' is unknown; expected 'auto', 'ort' or 'litert'"
     assert open_backend("ort", kit.model(kit.modality), threads=1).name == "ort"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,15 @@ def test_missing_libraries_are_named_with_their_extra(
         "an export from a checkpoint needs onnx and onnxscript, which this Python lacks; "
         "run: pip install 'mmkd-edge[export]'"
     )
+
+
+def test_a_missing_litert_is_named_with_its_extra(student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "litert_torch", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(UnavailableError) as error:
+        check_plan(ExportPlan(source=student_file, output=tmp_path / "s.edge", targets=("litert",)))
+    assert str(error.value) == (
+        "--target litert needs litert-torch and ai-edge-litert, which this Python lacks; "
+        "run: pip install 'mmkd-edge[litert-export]'"
+    )
+    assert error.value.exit_code == 3

@@ -1,0 +1,123 @@
+"""LiteRT, formerly TensorFlow Lite, on the CPU: for `.tflite` artifacts.
+
+An interpreter answers one call at a time, so calls in parallel each take one of their own from a pool. LiteRT itself
+writes one line on stderr when a process opens its first artifact; nothing in its interface prevents it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
+    "float32": "float32",
+    "float16": "float16",
+    "int8": "int8",
+}
+
+
+class LitertBackend:
+    """Interpreters over one model: as many as there ever were calls at the same time.
+
+    Args:
+        model: a `.tflite` model with one signature, whose tensors are named as in the manifest.
+        threads: how many threads one `run` may use.
+    """
+
+    name = "litert"
+
+    def __init__(self, model: bytes, *, threads: int = 1) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise UnavailableError(
+                "backend 'litert' needs ai-edge-litert, which is not installed; "
+                "install it with pip install 'mmkd-edge[litert]'"
+            ) from error
+        from importlib.metadata import version
+
+        self.threads = threads
+        self.version = f"ai-edge-litert {version('ai-edge-litert')}"
+        self._interpreter_class: Any = Interpreter
+        self._model = model
+        try:
+            first = self._interpreter()
+            runner = first.get_signature_runner()  # fails unless there is exactly one signature
+            inputs, outputs = runner.get_input_details(), runner.get_output_details()
+            del runner  # an interpreter refuses to run while something else holds it
+            self.inputs = _tensors(inputs)
+            self.outputs = _tensors(outputs)
+        except Exception as error:
+            raise BackendError(
+                f"backend 'litert' ({self.version}) cannot open the artifact: {_first_line(error)}"
+            ) from error
+        self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
+        self._answers = tuple(int(outputs[tensor.name]["index"]) for tensor in self.outputs)
+        self._idle: deque[Any] | None = deque([first])
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answer for one window; see `Backend.run`."""
+        idle = self._idle
+        if idle is None:
+            raise BackendError("backend 'litert' is closed; open it again")
+        try:
+            interpreter = self._taken(idle)
+            self._fill(interpreter, feeds)
+            interpreter.invoke()
+            logits, probabilities = (interpreter.get_tensor(place) for place in self._answers)
+        except Exception as error:
+            # The interpreter is not put back: what a failed call leaves in it is not known.
+            raise BackendError(f"backend 'litert' ({self.version}) failed to run: {_first_line(error)}") from error
+        idle.append(interpreter)
+        return logits, probabilities
+
+    def close(self) -> None:
+        """Give the interpreters back; a `run` in another thread ends undisturbed."""
+        self._idle = None
+
+    def __repr__(self) -> str:
+        return f"LitertBackend({self.version}, threads={self.threads})"
+
+    def _fill(self, interpreter: Any, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+        if feeds.keys() != self._places.keys():
+            wanted, found = ", ".join(self._places), ", ".join(feeds)
+            raise BackendError(f"expected the inputs {wanted}, got {found or 'nothing'}")
+        for name, place in self._places.items():
+            interpreter.set_tensor(place, feeds[name])
+
+    def _taken(self, idle: deque[Any]) -> Any:
+        try:
+            return idle.pop()  # atomic
+        except IndexError:
+            return self._interpreter()
+
+    def _interpreter(self) -> Any:
+        interpreter = self._interpreter_class(model_content=self._model, num_threads=self.threads)
+        interpreter.allocate_tensors()
+        return interpreter
+
+
+def _tensors(details: Mapping[str, Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    """In the order of the names, which is that of the manifest: a signature keeps none of its own."""
+    return tuple(_tensor(name, details[name]) for name in sorted(details))
+
+
+def _tensor(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+    found = detail["dtype"].__name__
+    dtype = _DTYPES.get(found)
+    if dtype is None:
+        raise BackendError(f"tensor {name!r} has the type {found}, expected float32")
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(int(size) for size in detail["shape_signature"]))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

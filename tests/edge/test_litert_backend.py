@@ -1,0 +1,32 @@
+"""LiteRT where it is not installed; what it answers is tested with the `.tflite` that an export writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mmkd_edge import UnavailableError
+from mmkd_edge.backends import artifact_formats, open_backend, resolve_backend
+
+
+def test_it_is_asked_for_by_name_and_runs_tflite_alone() -> None:
+    assert resolve_backend("litert") == "litert"
+    assert artifact_formats("litert") == ("tflite",)
+    assert artifact_formats("ort") == ("onnx",)
+
+
+def test_without_litert_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)  # as if it were not installed
+    with pytest.raises(UnavailableError) as caught:
+        open_backend("litert", b"", threads=1)
+    assert str(caught.value) == (
+        "backend 'litert' needs ai-edge-litert, which is not installed; install it with pip install 'mmkd-edge[litert]'"
+    )
+
+
+def test_naming_it_imports_no_engine() -> None:
+    script = "import sys, mmkd_edge.backends.litert; print('ai_edge_litert' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

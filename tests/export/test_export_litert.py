@@ -1,0 +1,240 @@
+"""The `.tflite` of a student, and the runtime that answers with it. Needs pip install 'mmkd-edge[litert-export]'."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
+from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_export.artifacts import judge_fp32
+from mmkd_export.evidence import Evidence, feeds_of
+from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+
+pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
+
+from mmkd_edge.backends.litert import LitertBackend
+from mmkd_export.litert import model_metadata, tflite_from_checkpoint
+
+# litert-torch and its jax announce their own deprecations when they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def tflite(student_file: Path) -> bytes:
+    return tflite_from_checkpoint(student_file)
+
+
+@pytest.fixture(scope="module")
+def litert_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    output = tmp_path_factory.mktemp("litert") / "student.edge"
+    return export(ExportPlan(source=student_file, output=output, targets=("litert",), platform="cpu-arm"))
+
+
+def test_it_answers_as_torch_does(tflite: bytes, student: StudentCheckpoint):
+    backend = LitertBackend(tflite)
+    expected = answers_from_student(student, student.carried.windows)
+    for number, feeds in enumerate(feeds_of(student.carried.windows, student.modality)):
+        logits, probabilities = backend.run(feeds)
+        # float32 sums in another order.
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-5)
+        np.testing.assert_allclose(probabilities[0], expected.probabilities[number], atol=1e-5)
+
+
+def test_its_tensors_are_those_of_the_manifest(tflite: bytes, student: StudentCheckpoint):
+    backend = LitertBackend(tflite)
+    assert backend.inputs == graph_inputs(student.modality)
+    assert backend.outputs == graph_outputs(student.task)
+    assert repr(backend) == f"LitertBackend({backend.version}, threads=1)"
+
+
+def test_a_name_that_is_no_identifier_is_kept(
+    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
+):
+    modality = msgspec.structs.replace(student.modality, name="2.axis-b")
+    write_student(tmp_path / "s.ckpt", build_student(modality=modality))
+    assert LitertBackend(tflite_from_checkpoint(tmp_path / "s.ckpt")).inputs == graph_inputs(modality)
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tflite: bytes, student_file: Path):
+    assert tflite_from_checkpoint(student_file) == tflite
+
+
+def test_the_file_says_what_it_is_and_not_where_it_was_made(tflite: bytes, student: StudentCheckpoint):
+    metadata = model_metadata(tflite)
+    assert msgspec.json.decode(metadata["mmkd_edge.modality.acc"], type=type(student.modality)) == student.modality
+    assert metadata["mmkd_edge.labels"] == b'["rest","walk","run","fall"]'
+    for text in (b"mmkd_models", b"torch", b"__main__", b".py"):
+        assert text not in tflite
+
+
+def test_the_bundle_holds_both_forms_and_the_runtime_answers_with_either(
+    litert_bundle: ExportResult, student: StudentCheckpoint
+):
+    entry = litert_bundle.manifest.models[0]
+    assert [artifact.file for artifact in entry.artifacts] == ["acc/model.fp32.onnx", "acc/model.fp32.tflite"]
+    assert [artifact.format for artifact in litert_bundle.report.artifacts] == ["onnx", "tflite"]
+    assert [run.backend for run in litert_bundle.report.artifacts[1].backends] == ["litert"]
+    assert litert_bundle.report.artifacts[1].parity.max_abs_error < 1e-5
+    window = student.carried.windows[0]
+    with (
+        EdgePredictor.open(litert_bundle.path, backend="litert") as ours,
+        EdgePredictor.open(litert_bundle.path) as reference,
+    ):
+        assert ours.selftest().label_agreement == 1.0
+        assert (ours.backend.name, ours.info().artifact) == ("litert", "acc/model.fp32.tflite")
+        np.testing.assert_allclose(
+            ours.predict(window).probabilities, reference.predict(window).probabilities, atol=1e-5
+        )
+
+
+def test_on_a_cpu_both_forms_are_timed(student_file: Path, tmp_path: Path):
+    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", targets=("litert",), platform="cpu-x86")
+    report = export(plan).report
+    assert all(run.latency_us for artifact in report.artifacts for run in artifact.backends)
+
+
+def test_altered_weights_do_not_pass_the_gate(
+    tflite: bytes,
+    student: StudentCheckpoint,
+    build_student: Callable[..., StudentCheckpoint],
+    build_evidence: Callable[[StudentCheckpoint], Evidence],
+):
+    evidence = build_evidence(build_student(seed=1))
+    with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
+        judge_fp32(tflite, evidence, format="tflite")
+
+
+def test_an_export_from_the_bundle_keeps_the_tflite(litert_bundle: ExportResult, tmp_path: Path):
+    source = Path(shutil.copy(litert_bundle.path, tmp_path / "s.edge"))
+    windows = np.random.default_rng(0).standard_normal((20, 64, 3)).astype(np.float32)
+    np.savez(tmp_path / "e.npz", x_acc=windows, y=np.arange(20) % 4)
+    result = export(
+        ExportPlan(source=source, output=source, precisions=("fp16",), platform="jp6.2", evaluation=tmp_path / "e.npz")
+    )
+    assert [artifact.file for artifact in result.manifest.models[0].artifacts] == [
+        "acc/model.fp32.onnx",
+        "acc/model.fp32.tflite",
+        "acc/model.fp16.onnx",
+    ]
+    fp32, tflite, _ = result.report.artifacts
+    assert tflite.scores == fp32.scores
+    with Bundle.open(source) as again, Bundle.open(litert_bundle.path) as before:
+        assert again.read("acc/model.fp32.tflite") == before.read("acc/model.fp32.tflite")
+
+
+def test_a_bundle_alone_cannot_give_a_tflite(exported: ExportResult, tmp_path: Path):
+    with pytest.raises(UsageError) as error:
+        export(ExportPlan(source=exported.path, output=tmp_path / "s.edge", targets=("litert",)))
+    assert str(error.value) == (
+        f"{exported.path}: --target litert: expected a checkpoint, because the .tflite is made from the network "
+        "itself, got a bundle; export the checkpoint (a .tflite that a bundle already has stays in it)"
+    )
+
+
+def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path: Path):
+    (tmp_path / "s.ckpt").write_bytes(b"{}")
+    with pytest.raises(MmkdError, match=r"^litert-torch could not convert the network: .*CheckpointError.*s\.ckpt"):
+        tflite_from_checkpoint(tmp_path / "s.ckpt")
+
+
+def test_the_command_keeps_the_converter_off_the_terminal(student_file: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
+    done = subprocess.run([*command, "--target", "litert"], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: Created TensorFlow Lite")]
+    assert lines == [
+        "1/6 read the checkpoint",
+        "2/6 convert it to ONNX",
+        "3/6 compare with torch",
+        "4/6 convert it to LiteRT",
+        "5/6 time the artifacts",
+        "6/6 write the bundle",
+    ]
+    assert [line.split()[:2] for line in done.stdout.splitlines()[2:4]] == [["fp32", "onnx"], ["fp32", "tflite"]]
+
+
+def _feeds(student: StudentCheckpoint, number: int = 0) -> dict[str, np.ndarray]:
+    return dict(list(feeds_of(student.carried.windows, student.modality))[number])
+
+
+def test_answers_belong_to_the_caller(tflite: bytes, student: StudentCheckpoint):
+    backend = LitertBackend(tflite)
+    _, first = backend.run(_feeds(student))
+    kept = first.copy()
+    _, second = backend.run(_feeds(student, 1))
+    np.testing.assert_array_equal(first, kept)
+    assert not np.array_equal(first, second)
+    first[:] = 7
+    np.testing.assert_array_equal(backend.run(_feeds(student))[1], kept)
+
+
+def test_threads_share_one_backend(tflite: bytes, student: StudentCheckpoint):
+    backend = LitertBackend(tflite)
+    feeds = [dict(window) for window in feeds_of(student.carried.windows, student.modality)]
+    expected = [backend.run(window)[0] for window in feeds]
+    start = threading.Barrier(4)
+    wrong: list[int] = []
+
+    def work(offset: int) -> None:
+        start.wait()
+        for turn in range(100):
+            number = (offset + turn) % len(feeds)
+            if not np.array_equal(backend.run(feeds[number])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert 1 <= len(backend._idle) <= 4
+
+
+@pytest.mark.parametrize("kept", [0, 7, 1000, 40000])
+def test_what_is_not_a_model_is_one_backend_error(tflite: bytes, kept: int):
+    with pytest.raises(BackendError) as error:
+        LitertBackend(tflite[:kept])
+    assert str(error.value).startswith("backend 'litert' (ai-edge-litert ")
+    assert "cannot open the artifact: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(tflite: bytes, student: StudentCheckpoint):
+    backend = LitertBackend(tflite)
+    good = _feeds(student)
+    before = backend.run(good)[1]
+    for bad in (
+        {},
+        {"acc": good["acc"]},
+        {**good, "acc": good["acc"][:, :5]},
+        {**good, "acc": good["acc"].astype(np.float64)},
+        {**good, "vib": good["acc"]},
+        {**good, "acc": None},
+    ):
+        with pytest.raises(BackendError) as error:
+            backend.run(bad)
+        assert str(error.value).startswith(f"backend 'litert' ({backend.version}) failed to run: ")
+        np.testing.assert_array_equal(backend.run(good)[1], before)
+
+
+def test_a_closed_backend_says_so(tflite: bytes, student: StudentCheckpoint):
+    backend = LitertBackend(tflite)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError) as error:
+        backend.run(_feeds(student))
+    assert str(error.value) == "backend 'litert' is closed; open it again"
