@@ -393,8 +393,8 @@ def test_a_network_of_ones_own_that_hides_its_layers_is_told_so() -> None:
             Plain(shown=2),
             RELATION,
             (
-                "needs the projections of layer 1 of the student, which gives those of 0 layers; let its forward return "
-                "them where it is called with taps=True"
+                "needs the projections of layer 1 of the student, which gives those of 0 layers; let its forward "
+                "return them where it is called with taps=True"
             ),
         ),
     ):

@@ -160,22 +160,22 @@ def test_numbers_that_make_no_sense_are_refused(term: Any, problem: str) -> None
         (
             LogitTerm(weight=ONE, standardise=True),
             (
-                "recipe: term 'logit' cannot standardise the outputs of two classes: their z-scores are 0.707 and -0.707 "
-                "whatever the network says; set standardise to false"
+                "recipe: term 'logit' cannot standardise the outputs of two classes: their z-scores are 0.707 and "
+                "-0.707 whatever the network says; set standardise to false"
             ),
         ),
         (
             DkdTerm(weight=ONE, alpha=0.0),
             (
-                "recipe: term 'dkd' has alpha 0, and with two classes there is one other class, about which beta has nothing "
-                "to teach; set alpha above 0"
+                "recipe: term 'dkd' has alpha 0, and with two classes there is one other class, about which beta has "
+                "nothing to teach; set alpha above 0"
             ),
         ),
         (
             DistTerm(weight=ONE, gamma=0.0),
             (
-                "recipe: term 'dist' has gamma 0, and with two classes the correlation over classes is 1 or -1 whatever the "
-                "network says; set gamma above 0"
+                "recipe: term 'dist' has gamma 0, and with two classes the correlation over classes is 1 or -1 "
+                "whatever the network says; set gamma above 0"
             ),
         ),
     ],
