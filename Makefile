@@ -29,10 +29,11 @@ test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 test-all: $(READY)  ## also the slow tests and those that need a package registry
 	$(BIN)/python -m pytest -m 'not gpu'
 
-check: $(READY)  ## lint and types
+check: $(READY)  ## lint and types, the image for Jetson too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile.jetson
 
 bench: $(READY)  ## benchmark the shipped student on this machine
 	$(BIN)/mmkd-bench run mmkd_edge/bundles/watch_acc.edge
