@@ -1,4 +1,4 @@
-"""Entry points of `mmkd-train` and `mmkd-distill`: they say what is missing before they import it."""
+"""Entry points of `mmkd-train`, `mmkd-distill` and `mmkd-study`: they say what is missing before they import it."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def distill_main() -> NoReturn:
         run_distill(arguments)
 
     run_command("mmkd-distill", command, needs=_NEEDS, extra="train")
+
+
+def study_main() -> NoReturn:
+    """Runs `mmkd-study`."""
+
+    def command(arguments: Sequence[str]) -> None:
+        from mmkd_models.study_cli import run_study
+
+        run_study(arguments)
+
+    run_command("mmkd-study", command, needs=(*_NEEDS, "optuna", "sklearn", "jinja2"), extra="train")

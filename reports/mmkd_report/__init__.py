@@ -6,5 +6,6 @@ from mmkd_report.demo import render_demo
 from mmkd_report.errors import DocumentError, PageError, ReportError
 from mmkd_report.export import render_export
 from mmkd_report.page import write_page
+from mmkd_report.study import render_study
 
-__all__ = ["DocumentError", "PageError", "ReportError", "render_demo", "render_export", "write_page"]
+__all__ = ["DocumentError", "PageError", "ReportError", "render_demo", "render_export", "render_study", "write_page"]

@@ -1,0 +1,327 @@
+"""`mmkd-study`: its arguments, its progress, its table and its last words."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, get_args
+
+import msgspec
+import typer
+
+from mmkd_edge.command import require_modules
+from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.config import choice, preset_named
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.distill import Recipe
+from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.study import StudyOptions, study, write_document
+from mmkd_models.study_document import EntryRow, Latency, StudyDocument
+from mmkd_models.study_executors import Executor
+from mmkd_models.study_methods import shipped_methods
+from mmkd_models.study_plan import NONE, Conditions, Method, Space, TeacherChoice
+from mmkd_models.study_progress import study_view
+from mmkd_models.study_sizes import MeasureLatency
+from mmkd_models.train import TrainConfig
+
+_LAUNCHES = 2
+
+_app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run_study(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-study` with these arguments."""
+    _app(args=list(arguments), prog_name="mmkd-study")
+
+
+def _list_methods(wanted: bool) -> None:
+    if wanted:
+        print(_pretty({method.name: method.recipe for method in shipped_methods()}))
+        raise typer.Exit
+
+
+@_app.command(
+    epilog="Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
+    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work."
+)
+def study_command(
+    data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
+    modality: Annotated[str, typer.Option(help="The one modality that the student sees.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of everything that is written.")] = Path(
+        "study"
+    ),
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="Teacher: SIZE, or MODALITY+MODALITY:SIZE for some modalities only (repeat)."),
+    ] = None,
+    student: Annotated[
+        list[str] | None, typer.Option(help="Student size (repeat): tiny, small, medium or base; default tiny, small.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Method by name (repeat), of --list-methods or --recipe; default all.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE.json (repeat): a recipe of your own; name it kind or kind@level."),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option(help="Peak learning rate that every method may choose (repeat).")
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Train everything on every seed, without a search.")] = False,
+    trials: Annotated[
+        int, typer.Option(help="Candidates that the search tries, labels alone not counted.", min=1)
+    ] = 40,
+    finalists: Annotated[int, typer.Option(help="Best candidates that are trained on all seeds.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds; each judges on another grouped fold.", min=1)] = 5,
+    search_seeds: Annotated[
+        int, typer.Option(help="How many of them the search learns from; they do not count in the table.", min=1)
+    ] = 1,
+    label_share: Annotated[float, typer.Option(help="Share of the training labels that are seen; 1 is all.")] = 1.0,
+    self_training: Annotated[
+        bool,
+        typer.Option("--self-training/--no-self-training", help="Let teachers learn from unlabelled windows too."),
+    ] = True,
+    steps: Annotated[int, typer.Option(help="Training steps of every student and baseline.", min=1)] = (
+        STUDENT_TRAIN.steps
+    ),
+    teacher_steps: Annotated[int, typer.Option(help="Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps,
+    metric: Annotated[
+        str, typer.Option(help="What validation maximises: accuracy, balanced_accuracy or macro_f1.")
+    ] = STUDENT_TRAIN.metric,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Longest median latency of the exported student on this machine.", min=0.0)
+    ] = None,
+    max_parameters: Annotated[int | None, typer.Option(help="Most parameters of the student.", min=1)] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Export students and measure their latency.")
+    ] = True,
+    duration_s: Annotated[
+        float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
+    ] = 4.0,
+    budget_hours: Annotated[
+        float | None, typer.Option(help="Begin no training after this time; a search leaves time for finalists.", min=0)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Trainings at a time.", min=1)] = 1,
+    executor: Annotated[
+        str, typer.Option(help="Where they run: local, or ray (the cluster of RAY_ADDRESS).")
+    ] = "local",
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Who does what: a journal file, or a database URL that Optuna takes; default in -o."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every training.", min=1)] = 1,
+    list_methods: Annotated[
+        bool,
+        typer.Option("--list-methods", help="Print the methods and stop.", is_eager=True, callback=_list_methods),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print study.json instead of a table.")] = False,
+) -> None:
+    """Find the best student of one sensor within limits, and show what distillation buys.
+
+    Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
+    everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
+    """
+    dataset = open_dataset(data)
+    if max_latency_ms is not None and not latency:
+        raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
+    options = StudyOptions(
+        conditions=Conditions(
+            dataset_sha256=dataset.sha256,
+            modality=modality,
+            label_share=label_share,
+            self_training=self_training,
+            teacher_train=_train(TEACHER_TRAIN, teacher_steps, metric),
+            student_train=_train(STUDENT_TRAIN, steps, metric),
+            augment=AugmentConfig(),
+            threads=threads,
+        ),
+        space=Space(
+            teachers=_teachers(teacher or [TEACHER_PRESET], dataset),
+            students=tuple(preset_named(name, option="--student") for name in student or ["tiny", "small"]),
+            methods=_methods(method, recipe or []),
+            learning_rates=tuple(learning_rate or BASELINE_LEARNING_RATES),
+        ),
+        grid=grid,
+        trials=trials,
+        finalists=finalists,
+        seeds=seeds,
+        search_seeds=search_seeds,
+        max_latency_ms=max_latency_ms,
+        max_parameters=max_parameters,
+        budget_hours=budget_hours,
+        workers=workers,
+        executor=_executor(executor),
+        storage=storage,
+    )
+    document = _run(dataset, options, output, meter=_meter(duration_s) if latency else None)
+    _report(document, output, json=json)
+    _check_limits(document)
+
+
+def _run(dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None) -> StudyDocument:
+    try:
+        with study_view() as show:
+            document = study(dataset, options, out=output, measure_latency=meter, on_progress=show)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command continues\n")
+        raise
+    document = msgspec.structs.replace(document, command=shlex.join(["mmkd-study", *sys.argv[1:]]))
+    write_document(output, document)
+    return document
+
+
+def _train(config: TrainConfig, steps: int, metric: str) -> TrainConfig:
+    known = choice(metric, get_args(Metric), option="--metric")
+    return msgspec.structs.replace(config, steps=steps, metric=known)
+
+
+def _executor(name: str) -> Executor:
+    known: Executor = choice(name, get_args(Executor), option="--executor")
+    return known
+
+
+def _teachers(names: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
+    """Modalities come in the dataset's order, whatever order they are named in."""
+    order = [spec.name for spec in dataset.spec.modalities]
+    found = []
+    for name in names:
+        modalities, _, size = name.rpartition(":")
+        wanted = modalities.split("+") if modalities else order
+        dataset.everything().with_modalities(wanted)  # refuses names that are unknown or there twice
+        found.append(
+            TeacherChoice(
+                modalities=tuple(sorted(wanted, key=order.index)), preset=preset_named(size, option="--teacher")
+            )
+        )
+    return tuple(found)
+
+
+def _methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
+    own = [_own_method(text) for text in recipes]
+    known = {method.name: method for method in (*shipped_methods(), *own)}
+    if names is None:
+        return tuple(known.values())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--method: expected one of {', '.join(known)}, got {name!r}; choose one of them")
+    return tuple(known[name] for name in dict.fromkeys([NONE, *names, *(method.name for method in own)]))
+
+
+def _own_method(text: str) -> Method:
+    name, mark, file = text.partition("=")
+    if not (name and mark and file):
+        raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
+    try:
+        return Method(name=name, recipe=msgspec.json.decode(Path(file).read_bytes(), type=Recipe))
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{file}: expected a recipe, {error}; --list-methods prints some to start from") from error
+
+
+def _meter(duration_s: float) -> MeasureLatency:
+    """Measures a student as it is exported, and its teacher, in turn in the same processes."""
+    require_modules(
+        ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
+    )
+
+    def measure(student: Path, teacher: Path) -> Latency:
+        from mmkd_bench.paired import measure_pair
+        from mmkd_export.onnx_from_student import onnx_from_teacher
+        from mmkd_export.plan import export_plan
+        from mmkd_export.run import export
+        from mmkd_models.checkpoint import read_teacher
+
+        taught_by = read_teacher(teacher)
+        with TemporaryDirectory() as temporary:
+            model, bundle = Path(temporary) / "teacher.onnx", Path(temporary) / "student.edge"
+            model.write_bytes(onnx_from_teacher(taught_by.network(), taught_by.modalities))
+            export(export_plan(student, output=bundle))
+            pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
+        return Latency(
+            student_ms={
+                "p50": pair.second_p50_us.median / 1000,
+                "p90": pair.second_p90_us.median / 1000,
+                "p99": pair.second_p99_us.median / 1000,
+            },
+            teacher_ms={
+                "p50": pair.first_p50_us.median / 1000,
+                "p90": pair.first_p90_us.median / 1000,
+                "p99": pair.first_p99_us.median / 1000,
+            },
+            ratio=pair.ratio.median,
+            machine=msgspec.to_builtins(pair.machine),
+        )
+
+    return measure
+
+
+def _check_limits(document: StudyDocument) -> None:
+    chosen = document.recommendation
+    if chosen is not None and not chosen.within_limits and chosen.latency is not None:
+        raise PerformanceError(
+            f"{chosen.checkpoint}: expected a median of {document.facts.max_latency_ms:g} ms at most, measured "
+            f"{chosen.latency.student_ms['p50']:.3g} ms; run it on a quiet machine, or take a smaller --student"
+        )
+
+
+def _pretty(document: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
+
+
+def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
+    from mmkd_report import render_study, write_page
+
+    page = output / "report.html"
+    write_page(page, render_study(msgspec.to_builtins(document)))
+    if json:
+        print(_pretty(document))
+        return
+    _show_table(document)
+    chosen = document.recommendation
+    if chosen is None:
+        raise AssertionError("a study without a finished trial is an error")
+    taught = "labels alone" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
+    print(f"chosen by validation: {chosen.student} student, {taught}, seed {chosen.seed}")
+    following = f"mmkd-export {shlex.quote(chosen.checkpoint)} -o {shlex.quote(str(output / 'student.edge'))}"
+    print(f"wrote {page} and {chosen.checkpoint}; next: {following}")
+
+
+def _show_table(document: StudyDocument) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=120)
+    metric, facts = document.facts.metric, document.facts
+    table = Table(
+        title=f"{document.dataset.name}, {facts.modality}: {metric.replace('_', ' ')} on the test windows of "
+        f"{len(facts.seeds)} folds, {facts.label_share:.0%} labelled"
+    )
+    for heading in ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms"):
+        table.add_column(heading, justify="left" if heading in ("student", "method", "teacher") else "right")
+    for row in document.entries:
+        table.add_row(*_cells(row, metric))
+    console.print(table)
+    if not document.coverage.complete:
+        console.print("The study is not complete; the same command continues it.")
+
+
+def _cells(row: EntryRow, metric: str) -> tuple[str, ...]:
+    score = getattr(row.test, metric)
+    gain = None if row.gain_points is None else row.gain_points[metric]
+    return (
+        row.student,
+        f"{row.method} *" if row.chosen else row.method,
+        row.teacher or "-",
+        f"{score.mean:.3f}" + ("" if score.std is None else f" ± {score.std:.3f}"),
+        "-" if gain is None else f"{gain.mean:+.1f}",
+        "-" if gain is None else f"{gain.low:+.1f} to {gain.high:+.1f}",
+        "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
+        f"{row.parameters:,}",
+        "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",
+    )

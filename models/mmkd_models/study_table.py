@@ -1,0 +1,293 @@
+"""The table of a study: finished trials -> entries with scores, gains, effects, and what is recommended.
+
+The only place of a study that asks for test scores, and it asks for the entries of the table and labels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmkd_models.evaluate.metrics import Metric, Scores
+from mmkd_models.gains import spread
+from mmkd_models.study_choice import chosen_trials, scores_of_candidate
+from mmkd_models.study_document import (
+    EntryRow,
+    ScoreTable,
+    Selection,
+    StudentSize,
+    TeacherRow,
+    TrialRow,
+)
+from mmkd_models.study_gains import Effect, PairedGain, effects, paired_gain
+from mmkd_models.study_plan import NONE, Candidate, Entry, Trial, candidates
+from mmkd_models.study_trials import (
+    StudyFolder,
+    TestResult,
+    TrialResult,
+    rival_on,
+    teacher_result,
+    test_of_teacher,
+    test_of_trial,
+    trial_result,
+)
+
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
+_LEAST_GAP = 0.01  # a teacher less than one point above labels alone leaves no gap to speak of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """An entry on the seeds on which it, its teacher and labels alone of its size are finished."""
+
+    entry: Entry
+    results: dict[int, TrialResult]
+    tests: dict[int, TestResult]
+    search_score: float | None
+
+
+def tested_entries(
+    folder: StudyFolder, wanted: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
+) -> tuple[Tested, ...]:
+    """Gives the entries that are finished on one of the seeds or more, judged on the test windows of those."""
+    found = []
+    for entry in wanted:
+        results = chosen_trials(folder, entry, seeds)
+        if not results:
+            continue
+        tests = {seed: test_of_trial(folder, result.trial) for seed, result in results.items()}
+        score = _search_score(folder, entry, search_seeds) if search_seeds else None
+        found.append(Tested(entry=entry, results=results, tests=tests, search_score=score))
+    return tuple(found)
+
+
+def _search_score(folder: StudyFolder, entry: Entry, seeds: Sequence[int]) -> float | None:
+    means = []
+    for rate in folder.space.learning_rates:
+        scores = scores_of_candidate(folder, Candidate(entry=entry, learning_rate=rate), seeds)
+        if scores is not None:
+            means.append(float(np.mean(scores)))
+    return max(means, default=None)
+
+
+def choose(tested: Sequence[Tested], seeds: Sequence[int]) -> Entry | None:
+    """Gives the entry that validates best: on the search's seeds, or in a grid on all; the first of equals.
+
+    An entry that is not finished on every seed is chosen only where none is.
+    """
+    whole = [one for one in tested if len(one.results) == len(seeds)] or list(tested)
+    return max(whole, key=_valid_score).entry if whole else None
+
+
+def _valid_score(one: Tested) -> float:
+    if one.search_score is not None:
+        return one.search_score
+    return float(np.mean([result.score for result in one.results.values() if result.score is not None]))
+
+
+def entry_rows(
+    folder: StudyFolder, tested: Sequence[Tested], sizes: Sequence[StudentSize], chosen: Entry | None
+) -> tuple[EntryRow, ...]:
+    """Gives the rows of the table, labels alone first in every size, then by the metric of the study."""
+    metric = folder.conditions.student_train.metric
+    latency = {size.preset: None if size.latency is None else size.latency.student_ms["p50"] for size in sizes}
+    parameters = {size.preset: size.parameters for size in sizes}
+    baselines = {one.entry.student: one for one in tested if one.entry.method == NONE}
+    means = {one.entry: _mean(one, metric) for one in tested}
+    rows = [
+        _row(
+            folder,
+            one,
+            baselines.get(one.entry.student),
+            latency_ms=latency[one.entry.student],
+            parameters=parameters[one.entry.student],
+            on_front=_is_on_front(one.entry, means, latency),
+            chosen=one.entry == chosen,
+        )
+        for one in tested
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.method != NONE, -_spread_of(row, metric), row.student, row.method)))
+
+
+def _spread_of(row: EntryRow, metric: Metric) -> float:
+    return float(getattr(row.test, metric).mean)
+
+
+def _mean(one: Tested, metric: Metric) -> float:
+    return float(np.mean([test.scores.metric(metric) for test in one.tests.values()]))
+
+
+def _is_on_front(entry: Entry, means: dict[Entry, float], latency: dict[str, float | None]) -> bool:
+    """No other entry is better without being slower, or as good and faster; without latencies there is no front."""
+    own = latency[entry.student]
+    if own is None:
+        return False
+    for other, mean in means.items():
+        time = latency[other.student]
+        if time is not None and time <= own and mean >= means[entry] and (time, -mean) != (own, -means[entry]):
+            return False
+    return True
+
+
+def _row(
+    folder: StudyFolder,
+    one: Tested,
+    baseline: Tested | None,
+    *,
+    latency_ms: float | None,
+    parameters: int,
+    on_front: bool,
+    chosen: bool,
+) -> EntryRow:
+    entry, method = one.entry, folder.space.method(one.entry.method)
+    return EntryRow(
+        student=entry.student,
+        method=entry.method,
+        kind=method.kind,
+        level=method.level,
+        teacher=entry.teacher,
+        seeds=tuple(one.results),
+        learning_rates=tuple(result.trial.candidate.learning_rate for result in one.results.values()),
+        search_score=one.search_score,
+        valid_score=spread([result.score for result in one.results.values() if result.score is not None]),
+        test=score_table([test.scores for test in one.tests.values()]),
+        gain_points=None if entry.method == NONE or baseline is None else _gains(one.tests, baseline.tests),
+        gap_recovered=None if baseline is None else _gap_recovered(folder, one, baseline),
+        parameters=parameters,
+        latency_ms=latency_ms,
+        on_front=on_front,
+        chosen=chosen,
+    )
+
+
+def _gains(ours: dict[int, TestResult], theirs: dict[int, TestResult]) -> dict[str, PairedGain] | None:
+    both = [seed for seed in ours if seed in theirs]
+    if not both:
+        return None
+    return {
+        metric: paired_gain([ours[seed] for seed in both], [theirs[seed] for seed in both], metric)
+        for metric in METRICS
+    }
+
+
+def _gap_recovered(folder: StudyFolder, one: Tested, baseline: Tested) -> float | None:
+    if one.entry.teacher is None:
+        return None
+    metric = folder.conditions.student_train.metric
+    choice = folder.space.teacher(one.entry.teacher)
+    both = [seed for seed in one.tests if seed in baseline.tests]
+    if not both:
+        return None
+    teacher = np.mean([test_of_teacher(folder, choice, seed).scores.metric(metric) for seed in both])
+    own, alone = (np.mean([which.tests[seed].scores.metric(metric) for seed in both]) for which in (one, baseline))
+    return float((own - alone) / (teacher - alone)) if teacher - alone >= _LEAST_GAP else None
+
+
+def score_table(scores: Sequence[Scores]) -> ScoreTable:
+    """Gives the spreads of all metrics over seeds."""
+    return ScoreTable(**{metric: spread([one.metric(metric) for one in scores]) for metric in METRICS})
+
+
+def selection(folder: StudyFolder, tested: Sequence[Tested], seeds: Sequence[int]) -> Selection | None:
+    """Gives what choosing by validation inside each fold of a grid scores on that fold's test windows."""
+    chosen, ours, theirs = [], [], []
+    for seed in seeds:
+        there = [one for one in tested if seed in one.results]
+        if not there:
+            continue
+        best = max(there, key=lambda one: one.results[seed].score or 0.0)
+        alone = next(
+            (one for one in there if one.entry.method == NONE and one.entry.student == best.entry.student), None
+        )
+        if alone is None:
+            continue
+        chosen.append(f"{best.entry.method} {best.entry.student}")
+        ours.append(best.tests[seed])
+        theirs.append(alone.tests[seed])
+    if not ours:
+        return None
+    return Selection(
+        chosen=tuple(chosen),
+        test=score_table([test.scores for test in ours]),
+        gain_points={metric: paired_gain(ours, theirs, metric) for metric in METRICS},
+    )
+
+
+def teacher_rows(folder: StudyFolder, tested: Sequence[Tested]) -> tuple[TeacherRow, ...]:
+    """Gives the teachers of the table's entries, on the seeds on which they taught."""
+    rows = []
+    for choice in folder.space.teachers:
+        seeds = sorted({seed for one in tested if one.entry.teacher == choice.name for seed in one.results})
+        results = [result for seed in seeds if (result := teacher_result(folder, choice, seed)) is not None]
+        if not results:
+            continue
+        rows.append(
+            TeacherRow(
+                name=choice.name,
+                modalities=choice.modalities,
+                preset=choice.preset,
+                parameters=results[0].parameters,
+                seeds=tuple(seeds),
+                valid_score=spread([result.score for result in results]),
+                test=score_table([test_of_teacher(folder, choice, seed).scores for seed in seeds]),
+                sha256=tuple(result.sha256 for result in results),
+            )
+        )
+    return tuple(rows)
+
+
+def rival_table(folder: StudyFolder, seeds: Sequence[int]) -> ScoreTable | None:
+    """Gives extra-trees on the same sensor, labels and seeds."""
+    return score_table([rival_on(folder, seed) for seed in seeds]) if seeds else None
+
+
+def ended_trials(folder: StudyFolder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialResult, ...]:
+    """Gives every trial of the study's space that has ended, in a fixed order."""
+    trials = (Trial(candidate=one, seed=seed) for one in candidates(folder.space, impossible) for seed in seeds)
+    return tuple(result for trial in trials if (result := trial_result(folder, trial)) is not None)
+
+
+def trial_rows(results: Sequence[TrialResult]) -> tuple[TrialRow, ...]:
+    """Gives how they ended."""
+    return tuple(
+        TrialRow(
+            student=result.trial.candidate.entry.student,
+            method=result.trial.candidate.entry.method,
+            teacher=result.trial.candidate.entry.teacher,
+            learning_rate=result.trial.candidate.learning_rate,
+            seed=result.trial.seed,
+            state=result.state,
+            score=result.score,
+            best_step=result.best_step,
+            duration_s=round(result.duration_s, 3),
+            reason=result.reason,
+            sha256=result.student_sha256,
+        )
+        for result in results
+    )
+
+
+def factor_effects(folder: StudyFolder, results: Sequence[TrialResult]) -> tuple[tuple[Effect, ...], tuple[int, ...]]:
+    """Gives the effect of each factor on validation, from all finished trials, and the seeds they are from."""
+    known = [
+        (_factors(folder, result), result.trial.seed, result.score)
+        for result in results
+        if result.state == "finished" and result.score is not None
+    ]
+    return effects(known), tuple(sorted({seed for _, seed, _ in known}))
+
+
+def _factors(folder: StudyFolder, result: TrialResult) -> dict[str, str]:
+    entry, method = result.trial.candidate.entry, folder.space.method(result.trial.candidate.entry.method)
+    found = {
+        "method": method.kind,
+        "student": entry.student,
+        "learning rate": f"{result.trial.candidate.learning_rate:g}",
+    }
+    if method.level:
+        found["level"] = method.level
+    if entry.teacher is not None:
+        found["teacher"] = entry.teacher
+    return found

@@ -1,0 +1,240 @@
+"""The page of `mmkd-study`: which student to use, what speaks for it, and everything that was tried.
+
+Joins the checked document, the sentences, the tables and the figures into the template; decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmkd_report.demo_tables import facts, machine_facts
+from mmkd_report.formats import (
+    NOTHING,
+    count,
+    interval,
+    is_figure,
+    magnitude,
+    percent,
+    plain,
+    points,
+    share,
+    significant,
+    with_unit,
+)
+from mmkd_report.page import render_page
+from mmkd_report.study_answer import METRIC_NAMES, answer, caution, key_figures, question
+from mmkd_report.study_charts import effect_panels, entry_name, gain_panels, pareto, score_panels
+from mmkd_report.study_document import (
+    NONE,
+    EntryRow,
+    ScoreTable,
+    SeedSpread,
+    StudyDocument,
+    TrialRow,
+    chosen_entry,
+    read_study,
+)
+
+MOST_TRIALS = 300
+"""More of them are told by their number: the document has them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One written row of the main table; `scores` are accuracy, balanced accuracy and macro-F1."""
+
+    role: str
+    name: str
+    mark: str
+    scores: tuple[str, str, str]
+    gain: str
+    gain_interval: str
+    gap_recovered: str
+    parameters: str
+    latency: str
+    rates: str
+
+
+def render_study(document: Mapping[str, Any]) -> str:
+    """The page of one study as HTML: one file without scripts or requests, for light, dark and paper.
+
+    Args:
+        document: What `study.json` holds.
+
+    Returns:
+        The whole file. Equal documents give equal bytes.
+
+    Raises:
+        DocumentError: The document breaks its contract; the message names the place.
+    """
+    study = read_study(document)
+    best, latency = chosen_entry(study), study.recommendation.latency
+    return render_page(
+        "study.html.j2",
+        {
+            "study": study,
+            "told": study.facts,
+            "data": study.dataset,
+            "best": best,
+            "metric": METRIC_NAMES[study.facts.metric],
+            "question": question(study),
+            "answer": answer(study),
+            "caution": caution(study),
+            "key_figures": key_figures(study),
+            "groups": _groups(study),
+            "score_panels": score_panels(study),
+            "gain_panels": gain_panels(study),
+            "effect_panels": effect_panels(study),
+            "pareto": pareto(study),
+            "sizes": _sizes(study),
+            "methods": [(method.name, _recipe_in_words(method.recipe)) for method in study.methods],
+            "trials": [_trial(trial) for trial in _best_first(study.trials)[:MOST_TRIALS]],
+            "hidden_trials": max(0, len(study.trials) - MOST_TRIALS),
+            "hashes": _hashes(study),
+            "versions": facts(study.versions),
+            "machine": machine_facts(latency.machine if latency is not None else None),
+            "one_seed": len(study.facts.seeds) == 1,
+        },
+    )
+
+
+def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
+    """Teachers, then every student size with labels alone first, then extra-trees."""
+    groups: list[tuple[str, list[TableRow]]] = []
+    if study.teachers:
+        groups.append(
+            (
+                "teachers",
+                [_other("teacher", one.name, one.test, magnitude(one.parameters)) for one in study.teachers],
+            )
+        )
+    for size in dict.fromkeys(entry.student for entry in study.entries):
+        rows = [_row(entry, study) for entry in study.entries if entry.student == size]
+        groups.append((f"{size} student", rows))
+    if study.extra_trees is not None:
+        groups.append(("without a network", [_other("extra_trees", "extra-trees", study.extra_trees, NOTHING)]))
+    return groups
+
+
+def _row(entry: EntryRow, study: StudyDocument) -> TableRow:
+    gain = None if entry.gain_points is None else entry.gain_points[study.facts.metric]
+    return TableRow(
+        role="baseline" if entry.method == NONE else "student" if entry.chosen else "candidate",
+        name=entry_name(entry, study),
+        mark="chosen" if entry.chosen else "",
+        scores=_scores(entry.test),
+        gain=NOTHING if gain is None else points(gain.mean) + _spread_of_gain(gain.std),
+        gain_interval=NOTHING if gain is None else interval(gain.low, gain.high),
+        gap_recovered=NOTHING if entry.gap_recovered is None else share(round(entry.gap_recovered, 2)),
+        parameters=magnitude(entry.parameters),
+        latency=with_unit(significant(entry.latency_ms), "ms"),
+        rates=", ".join(plain(rate) for rate in dict.fromkeys(entry.learning_rates)),
+    )
+
+
+def _spread_of_gain(std: float | None) -> str:
+    return f" ± {points(std).lstrip('+')}" if is_figure(std) else ""
+
+
+def _other(role: str, name: str, test: ScoreTable, parameters: str) -> TableRow:
+    return TableRow(
+        role=role,
+        name=name,
+        mark="",
+        scores=_scores(test),
+        gain=NOTHING,
+        gain_interval=NOTHING,
+        gap_recovered=NOTHING,
+        parameters=parameters,
+        latency=NOTHING,
+        rates="",
+    )
+
+
+def _scores(test: ScoreTable) -> tuple[str, str, str]:
+    return (_written(test.accuracy), _written(test.balanced_accuracy), _written(test.macro_f1))
+
+
+def _written(spread: SeedSpread) -> str:
+    return percent(spread.mean) + (f" ± {percent(spread.std)}" if is_figure(spread.std) else "")
+
+
+def _sizes(study: StudyDocument) -> list[tuple[str, str, str, str, str, str]]:
+    rows = []
+    for size in study.students:
+        times = size.latency.student_ms if size.latency is not None else {}
+        rows.append(
+            (
+                size.preset,
+                count(size.parameters),
+                significant(size.mflops),
+                significant(times.get("p50")),
+                significant(times.get("p99")),
+                size.excluded,
+            )
+        )
+    return rows
+
+
+def _recipe_in_words(recipe: Mapping[str, Any] | None) -> str:
+    """The terms of a recipe with their weights, and whatever else it says."""
+    if recipe is None:
+        return "cross-entropy against the labels"
+    terms = [_term_in_words(term) for term in recipe.get("terms", ())]
+    more = [f"{name.replace('_', ' ')} {_value(value)}" for name, value in recipe.items() if name != "terms" and value]
+    return "; ".join([*terms, *more])
+
+
+def _term_in_words(term: Mapping[str, Any]) -> str:
+    weight = term.get("weight") or {}
+    start, end, until = (weight.get(name) for name in ("start", "end", "until"))
+    written = plain(start) if start == end else f"{plain(start)} to {plain(end)}"
+    if start != end and until is not None and until < 1:
+        written += f" after {share(until)}"
+    more = [
+        f"{name.replace('_', ' ')} {_value(value)}"
+        for name, value in term.items()
+        if name not in ("type", "weight") and value is not None
+    ]
+    return f"{term.get('type')} {written}" + (f" ({', '.join(more)})" if more else "")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return plain(float(value))
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_value(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_value(inner) for inner in value)
+    return str(value)
+
+
+def _best_first(trials: tuple[TrialRow, ...]) -> list[TrialRow]:
+    return sorted(trials, key=lambda trial: -(trial.score if trial.score is not None else -1.0))
+
+
+def _trial(trial: TrialRow) -> tuple[str, ...]:
+    state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
+    return (
+        trial.method,
+        trial.student,
+        trial.teacher or NOTHING,
+        plain(trial.learning_rate),
+        str(trial.seed),
+        percent(trial.score),
+        state,
+    )
+
+
+def _hashes(study: StudyDocument) -> list[tuple[str, str]]:
+    rows = [("dataset", study.dataset.sha256), ("student.ckpt", study.recommendation.sha256)]
+    for teacher in study.teachers:
+        rows += [
+            (f"teacher {teacher.name}, seed {seed}", digest)
+            for seed, digest in zip(teacher.seeds, teacher.sha256, strict=True)
+        ]
+    return rows

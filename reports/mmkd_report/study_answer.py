@@ -1,0 +1,178 @@
+"""The recommendation of the study page in words, with the evidence for it: what the figures say, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmkd_report.formats import (
+    TIMES,
+    fixed,
+    interval,
+    is_figure,
+    magnitude,
+    percent,
+    points,
+    share,
+    significant,
+    things,
+    with_unit,
+)
+from mmkd_report.study_document import (
+    NONE,
+    EntryRow,
+    PairedGain,
+    SeedSpread,
+    StudyDocument,
+    baseline_of,
+    chosen_entry,
+    teacher_of,
+)
+
+METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFigure:
+    """One large figure and what it is."""
+
+    figure: str
+    caption: str
+
+
+def question(study: StudyDocument) -> str:
+    """The question of the page."""
+    limits = list(_limits(study))
+    within = f" within {' and '.join(limits)}" if limits else ""
+    return f"Which student that sees {study.facts.modality} alone is best{within}, and what does distillation buy?"
+
+
+def _limits(study: StudyDocument) -> Iterator[str]:
+    if study.facts.max_latency_ms is not None:
+        yield with_unit(significant(study.facts.max_latency_ms), "ms")
+    if study.facts.max_parameters is not None:
+        yield f"{magnitude(study.facts.max_parameters)} parameters"
+
+
+def answer(study: StudyDocument) -> tuple[str, ...]:
+    """The answer, a sentence each: what to use, what it gains, what it costs, what rivals do."""
+    sentences = (
+        _use(study),
+        _gain(study),
+        _selection(study),
+        _against_teacher(study),
+        _against_trees(study),
+    )
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def caution(study: StudyDocument) -> str:
+    """What the reader must know before the figures; empty where there is nothing."""
+    said = []
+    if not study.coverage.complete:
+        done = f"{study.coverage.finished} trainings are finished"
+        expected = f" of {study.coverage.expected}" if study.coverage.expected is not None else ""
+        said.append(f"The study is not complete: {done}{expected}; the same command continues it.")
+    if len(study.facts.seeds) == 1:
+        said.append("One seed has no spread: another fold may say something else.")
+    return " ".join(said)
+
+
+def written(spread: SeedSpread) -> str:
+    """A score in percent with its spread."""
+    return with_unit(percent(spread.mean), "%") + (f" (± {percent(spread.std)})" if is_figure(spread.std) else "")
+
+
+def method_words(entry: EntryRow) -> str:
+    """What taught a student, as part of a sentence."""
+    if entry.method == NONE or entry.teacher is None:
+        return "trained on labels alone"
+    return f"distilled with {entry.method} from the teacher {entry.teacher}"
+
+
+def _use(study: StudyDocument) -> str:
+    entry = chosen_entry(study)
+    among = things(len(study.trials), "training")
+    on = "the search's validation windows" if study.facts.mode == "search" else "validation windows of every fold"
+    lead = "Labels alone are enough here: use" if entry.method == NONE else "Use"
+    return f"{lead} the {entry.student} student, {method_words(entry)}: it was best on {on} among {among}."
+
+
+def _gain(study: StudyDocument) -> str:
+    entry, metric = chosen_entry(study), study.facts.metric
+    score = entry.test.metric(metric)
+    scored = f"On test windows of {things(len(entry.seeds), 'fold')} it scores {written(score)} {METRIC_NAMES[metric]}"
+    baseline = baseline_of(study, entry.student)
+    if entry.gain_points is None or baseline is None:
+        return f"{scored}."
+    alone = written(baseline.test.metric(metric))
+    return f"{scored}, labels alone with the same budget {alone}: {_verdict(entry.gain_points[metric])}."
+
+
+def _verdict(gain: PairedGain) -> str:
+    span = f"interval {interval(gain.low, gain.high)}"
+    if gain.low > 0:
+        return f"distillation adds {fixed(gain.mean)} points ({span})"
+    if gain.high < 0:
+        return f"distillation costs {fixed(abs(gain.mean))} points ({span})"
+    return f"{points(gain.mean)} points, no certain effect, since the {span} includes 0"
+
+
+def _selection(study: StudyDocument) -> str:
+    if study.selection is None:
+        return ""
+    gain = study.selection.gain_points[study.facts.metric]
+    return (
+        "The choice was made with windows that other folds test on; made anew by validation inside every fold, "
+        f"which nothing flatters, {_verdict(gain)}."
+    )
+
+
+def _against_teacher(study: StudyDocument) -> str:
+    entry, metric, latency = chosen_entry(study), study.facts.metric, study.recommendation.latency
+    teacher = teacher_of(study, entry.teacher)
+    parts = []
+    if teacher is not None:
+        parts.append(f"The teacher {teacher.name} scores {written(teacher.test.metric(metric))}")
+        if entry.gap_recovered is not None:
+            parts.append(f"the student goes {share(round(entry.gap_recovered, 2))} of the way from labels alone to it")
+        parts.append(f"it has {significant(teacher.parameters / entry.parameters)} times the student's parameters")
+        if latency is not None:
+            parts.append(f"and takes {significant(latency.ratio)} times as long")
+        return ", ".join(parts[:-1]) + f" {parts[-1]}." if latency is not None else ", ".join(parts) + "."
+    return ""
+
+
+def _against_trees(study: StudyDocument) -> str:
+    entry, metric = chosen_entry(study), study.facts.metric
+    if study.extra_trees is None:
+        return ""
+    trees, own = study.extra_trees.metric(metric), entry.test.metric(metric)
+    if trees.mean > own.mean:
+        return (
+            f"But extra-trees on window statistics of the same sensor do better: {written(trees)}, the student "
+            f"{written(own)}."
+        )
+    return f"Extra-trees on window statistics of the same sensor score {written(trees)}."
+
+
+def key_figures(study: StudyDocument) -> tuple[KeyFigure, ...]:
+    """The figures at the head of the page."""
+    entry, metric, latency = chosen_entry(study), study.facts.metric, study.recommendation.latency
+    figures = [
+        KeyFigure(
+            figure=with_unit(percent(entry.test.metric(metric).mean), "%"),
+            caption=f"{METRIC_NAMES[metric]} of the chosen student on test windows",
+        )
+    ]
+    if entry.gain_points is not None:
+        gain = entry.gain_points[metric]
+        figures.append(
+            KeyFigure(figure=points(gain.mean), caption=f"points over labels alone, {interval(gain.low, gain.high)}")
+        )
+    figures.append(KeyFigure(figure=magnitude(entry.parameters), caption="parameters"))
+    if latency is not None:
+        median = with_unit(significant(latency.student_ms["p50"]), "ms")
+        figures.append(KeyFigure(figure=median, caption="median latency of one window, exported, one thread"))
+        figures.append(KeyFigure(figure=f"{significant(latency.ratio)}{TIMES}", caption="faster than its teacher"))
+    return tuple(figures)
