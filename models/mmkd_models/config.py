@@ -101,6 +101,11 @@ def student_config(preset: Preset) -> StudentConfig:
     return StudentConfig(preset=preset, encoder=encoder)
 
 
+def student_like(teacher: TeacherConfig) -> StudentConfig:
+    """Gives a student of the size of the teacher's own encoders, so that it can start with the weights of one."""
+    return StudentConfig(preset="teacher", encoder=msgspec.structs.replace(teacher.encoder, dropout=0.0))
+
+
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
     match preset:

@@ -25,11 +25,10 @@ from mmkd_models.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.config import choice, preset_named, student_config, teacher_config
+from mmkd_models.config import choice, preset_named, student_config, student_like, teacher_config
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.defaults import RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distill import Recipe
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.jobs import (
     OnStep,
@@ -43,6 +42,7 @@ from mmkd_models.jobs import (
     visible_labels,
 )
 from mmkd_models.progress import training_bar
+from mmkd_models.recipe_text import chosen_recipe, terms_text
 from mmkd_models.resume import FILE_NAME
 from mmkd_models.train import Precision, TrainConfig
 
@@ -88,6 +88,12 @@ def run_distill(arguments: Sequence[str]) -> None:
 def _print_recipe(wanted: bool) -> None:
     if wanted:
         print(_pretty(RECIPE))
+        raise typer.Exit
+
+
+def _list_terms(wanted: bool) -> None:
+    if wanted:
+        print(terms_text())
         raise typer.Exit
 
 
@@ -175,8 +181,28 @@ def distill(
     data: _Data,
     modality: _Modality,
     output: _Output = Path("student.ckpt"),
-    preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    preset: Annotated[
+        str, typer.Option(help="Size: tiny, small, medium or base; teacher is that of the teacher's encoder.")
+    ] = STUDENT_PRESET,
     recipe: Annotated[Path | None, typer.Option(help="JSON file with the recipe; see --print-recipe.")] = None,
+    term: Annotated[
+        list[str] | None,
+        typer.Option(help="One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms."),
+    ] = None,
+    trust: Annotated[
+        str | None,
+        typer.Option(
+            help="How much the teacher counts in a window: none (always fully), label (by its probability of the true "
+            "class; fully without a label), confidence (as label; by its own without one). Default: the recipe's."
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="How the student starts: fresh, or teacher (the weights of the teacher's own encoder, with --preset "
+            "teacher). Default: the recipe's."
+        ),
+    ] = None,
     label_share: _Share = 1.0,
     fold: _Fold = None,
     steps: _Steps = STUDENT_TRAIN.steps,
@@ -195,13 +221,20 @@ def distill(
             "--print-recipe", help="Print the default recipe and stop.", is_eager=True, callback=_print_recipe
         ),
     ] = False,
+    list_terms: Annotated[
+        bool,
+        typer.Option(
+            "--list-terms", help="Print what a recipe can consist of and stop.", is_eager=True, callback=_list_terms
+        ),
+    ] = False,
     json: _Json = False,
 ) -> None:
     """Distil a teacher into a student of one modality; windows without labels (-1) teach too."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
-    size = student_config(preset_named(preset, option="--preset"))
-    chosen = RECIPE if recipe is None else _recipe_from_file(recipe)
+    named = None if preset == "teacher" else student_config(preset_named(preset, option="--preset"))
+    chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init)
     taught_by = read_teacher(teacher)
+    size = named or student_like(taught_by.config)
     _check_output(output, teacher=teacher)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
     check_teacher(taught_by, training.train)
@@ -329,13 +362,6 @@ def _finish(output: Path) -> None:
     """Drops the resume state of a finished training; its TensorBoard logs stay."""
     for folder in _run_dirs(output):
         (folder / FILE_NAME).unlink(missing_ok=True)
-
-
-def _recipe_from_file(path: Path) -> Recipe:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Recipe)
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{path}: expected a recipe, {error}; --print-recipe prints one to start from") from error
 
 
 def _quoted(path: Path) -> str:

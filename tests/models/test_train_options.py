@@ -22,6 +22,7 @@ from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import RECIPE
 from mmkd_models.distill import Recipe
 from mmkd_models.jobs import Run, TrainingData, train_teacher
+from mmkd_models.recipe_text import chosen_recipe, terms_text
 from mmkd_models.train import TrainConfig
 from mmkd_models.train_cli import run_distill, run_train
 
@@ -185,6 +186,54 @@ def test_another_recipe_is_what_the_student_learns_from(
     number = r"-?\d+\.\d{3}"
     terms = " ".join(f"{name} {number}" for name in ("task", "edam", "edam_kl", "crd", "loss", "best valid"))
     assert re.fullmatch(f"acc student: step 2/2 {terms}\n", ended.stderr)
+
+
+def test_terms_on_the_command_line_are_what_the_student_learns_from(
+    call: Call, machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    terms = [
+        "task",
+        "logit,standardise=true",
+        "dkd",
+        "dist",
+        "edam,layers=uniform",
+        "relation",
+        "feature,keep=0.5",
+        "crd,memory=bank",
+    ]
+    options = [part for text in terms for part in ("--term", text)]
+    ended = distilled(call, folder, machines, *options, "--trust", "confidence")
+    recipe = read_student(tmp_path / "student.ckpt").facts.recipe
+    assert recipe == chosen_recipe(RECIPE, file=None, terms=terms, trust="confidence", init=None)
+    for name in ("task", "logit", "dkd", "dist", "edam", "edam_kl", "relation", "feature", "crd", "trust", "loss"):
+        assert re.search(rf"\b{name} -?\d+\.\d{{3}}", ended.stderr), name
+    state = read_student(tmp_path / "student.ckpt").state
+    assert {name.split(".")[0] for name in state} == {"encoder", "pool", "head"}  # no bank, no projector
+
+
+def test_a_student_can_start_as_its_teachers_encoder(
+    call: Call, machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    own = ("--preset", "teacher", "--learning-rate", 0)
+    distilled(call, folder, machines, *own, "--init", "teacher", "-o", "started.ckpt")
+    distilled(call, folder, machines, *own, "-o", "fresh.ckpt")
+    started, fresh = (read_student(tmp_path / f"{name}.ckpt") for name in ("started", "fresh"))
+    theirs = read_teacher(folder / "teacher.ckpt").state
+    assert started.config.preset == fresh.config.preset == "teacher"
+    assert torch.equal(started.state["encoder.position"], theirs["encoders.acc.position"])
+    assert not torch.equal(fresh.state["encoder.position"], theirs["encoders.acc.position"])
+
+
+def test_a_student_of_another_size_cannot_start_as_its_teachers_encoder(machines: Dataset, folder: Path) -> None:
+    arguments = [folder / "teacher.ckpt", machines.path, "--modality", "acc", "--init", "teacher"]
+    assert message_of("mmkd-distill", *arguments) == (
+        "recipe: init 'teacher': encoder.position of the student is (22, 48), and that of the teacher's acc encoder "
+        "(22, 64); give the student the sizes of that encoder (mmkd-distill --preset teacher), or set init to 'fresh'"
+    )
+
+
+def test_the_terms_of_a_recipe_are_listed(call: Call) -> None:
+    assert call("mmkd-distill", "--list-terms").stdout == terms_text() + "\n"
 
 
 @pytest.mark.parametrize(
