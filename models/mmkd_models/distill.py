@@ -85,12 +85,12 @@ class SupervisedLearner(nn.Module):
     """Labels only: trains a baseline student, or a teacher with modality dropout.
 
     Args:
-        network: what is trained.
+        network: what is trained; ours, or one that answers as ours do.
         modality: the student's; None for a teacher.
         modality_dropout: probability that a window loses a modality, for a teacher.
     """
 
-    def __init__(self, network: Student | Teacher, *, modality: str | None, modality_dropout: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, *, modality: str | None, modality_dropout: float = 0.0) -> None:
         super().__init__()
         self.network = network
         self.modality = modality
@@ -311,6 +311,12 @@ def _shown(
         ours = student.eval()(*example[modality], taps=True)
         theirs = teacher(example, taps=True)
     student.train(was_training)
+    for who, found, wanted in (("student", ours, StudentOutput), ("teacher", theirs, TeacherOutput)):
+        if not isinstance(found, wanted):
+            raise UsageError(
+                f"distillation: expected the {who} to give a {wanted.__name__}, got {type(found).__name__}; "
+                f"wrap what it gives in mmkd_models.networks.{who}.{wanted.__name__}"
+            )
     return ours, theirs
 
 

@@ -13,8 +13,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Scores, scores_from_answers
-from mmkd_models.networks.student import Student
-from mmkd_models.networks.teacher import Teacher
+from mmkd_models.networks.student import StudentOutput
+from mmkd_models.networks.teacher import TeacherOutput
 
 _BATCH = 256
 
@@ -29,13 +29,11 @@ def logits_of(
     """Gives logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored.
 
     Args:
-        network: a Teacher, or a Student of `modality`.
+        network: a teacher, or a student of `modality`; ours, or one that answers as ours do.
         windows: N windows.
         modality: the student's.
         change: gives other values (B, T, C) for a modality's name and values, to see what they do.
     """
-    if not isinstance(network, (Student, Teacher)):
-        raise TypeError(f"expected a Student or a Teacher, got {type(network).__name__}")
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -49,6 +47,8 @@ def logits_of(
                 values, present = prepare_batch(array, spec)
                 inputs[spec.name] = torch.from_numpy(values).to(device), torch.from_numpy(present).to(device)
         output = network(inputs) if modality is None else network(*inputs[modality])
+        if not isinstance(output, (StudentOutput, TeacherOutput)):
+            raise TypeError(f"network: expected a StudentOutput or a TeacherOutput, got {type(output).__name__}")
         parts.append(output.logits.float().cpu().numpy())
     network.train(training)
     return np.concatenate(parts)

@@ -403,6 +403,24 @@ def test_a_network_of_ones_own_that_hides_its_layers_is_told_so() -> None:
         assert str(caught.value) == f"recipe: term {term.__struct_config__.tag!r} {message}"
 
 
+class Bare(torch.nn.Linear):
+    """A student that gives its logits bare."""
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tensor:
+        return super().forward(values.flatten(1))
+
+
+def test_a_network_of_ones_own_that_answers_otherwise_is_told_how() -> None:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(
+            Bare(80, 3), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=batch().inputs
+        )
+    assert str(caught.value) == (
+        "distillation: expected the student to give a StudentOutput, got Tensor; "
+        "wrap what it gives in mmkd_models.networks.student.StudentOutput"
+    )
+
+
 def test_a_network_of_ones_own_needs_an_example() -> None:
     with pytest.raises(UsageError) as caught:
         DistillLearner(Plain(), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")

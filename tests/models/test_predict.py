@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import check_window, prepare
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import logits_of, scores_of
 
@@ -74,7 +75,25 @@ def test_windows_without_labels_cannot_be_scored(dataset: Dataset, student: Stud
     assert str(caught.value) == "windows to score on: expected some labelled ones, got none; label some"
 
 
-def test_a_network_of_another_kind_is_refused(dataset: Dataset) -> None:
+class Own(torch.nn.Module):
+    """A student of one's own: it answers with the mean of the first channel, as logits or as they are."""
+
+    def __init__(self, *, wrapped: bool) -> None:
+        super().__init__()
+        self.scale, self.wrapped = torch.nn.Parameter(torch.ones(())), wrapped
+
+    def forward(self, values: Tensor, present: Tensor) -> StudentOutput | Tensor:
+        logits = values.mean(1) * self.scale
+        return StudentOutput(logits=logits, embedding=logits) if self.wrapped else logits
+
+
+def test_a_network_of_ones_own_is_asked_like_ours(dataset: Dataset) -> None:
+    windows = dataset.split("test")
+    expected = np.nan_to_num(windows.take(np.arange(8))["acc"]).mean(1)
+    np.testing.assert_allclose(logits_of(Own(wrapped=True), windows, modality="acc"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_answer_of_another_kind_is_refused(dataset: Dataset) -> None:
     with pytest.raises(TypeError) as caught:
-        logits_of(torch.nn.Linear(1, 1), dataset.split("test"), modality="acc")
-    assert str(caught.value) == "expected a Student or a Teacher, got Linear"
+        logits_of(Own(wrapped=False), dataset.split("test"), modality="acc")
+    assert str(caught.value) == "network: expected a StudentOutput or a TeacherOutput, got Tensor"

@@ -1,0 +1,56 @@
+"""Distil a teacher of your own into a student of your own: any `nn.Module` that answers as ours do, no library edited.
+
+    python examples/own_networks.py
+
+Needs `mmkd-edge[train]`.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_models.augment import AugmentConfig, BatchSource
+from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.distill import CrdTerm, DistillLearner, LogitTerm, Recipe, SupervisedLearner, constant
+from mmkd_models.networks.student import StudentOutput
+from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.predict import scores_of
+from mmkd_models.train import TrainConfig, fit
+
+
+class _Student(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(6, width, 9, 4), nn.ReLU(), nn.AdaptiveMaxPool1d(1), nn.Flatten())
+        self.head = nn.Linear(width, 7)
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+        embedding = self.body(torch.cat([values, present], dim=-1).transpose(1, 2))  # (B, T, C) twice -> (B, D)
+        return StudentOutput(logits=self.head(embedding), embedding=embedding)
+
+
+class _Teacher(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.acc, self.gyro = _Student(width=48), _Student(width=48)
+
+    def forward(self, inputs: dict[str, tuple[Tensor, Tensor]], *, taps: bool = False) -> TeacherOutput:
+        both = self.acc(*inputs["acc"]), self.gyro(*inputs["gyro"])
+        embedding = torch.cat([each.embedding for each in both], dim=-1)
+        return TeacherOutput(logits=both[0].logits + both[1].logits, embedding=embedding)
+
+
+torch.manual_seed(0)
+dataset = open_dataset(shipped_dataset("watch_exercises"))
+batches = BatchSource(dataset.split("train"), AugmentConfig(), batch=32, labelled_share=0.0, seed=0)
+config, judge = TrainConfig(steps=60, eval_every=30), partial(scores_of, windows=dataset.split("valid"))
+
+teacher = _Teacher()
+taught = fit(SupervisedLearner(teacher, modality=None), batches, evaluate=partial(judge, modality=None), config=config)
+teacher.load_state_dict(taught.state)
+
+recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.1), width=16)), trust="label")
+learner = DistillLearner(_Student(width=16), teacher, recipe, modality="acc", example=batches.at(0).inputs)
+student = fit(learner, batches, evaluate=partial(judge, modality="acc"), config=config)
+print(f"on validation: teacher {taught.scores.accuracy:.2f}, student of acc alone {student.scores.accuracy:.2f}")
