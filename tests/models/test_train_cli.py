@@ -235,3 +235,15 @@ def test_two_processes_that_share_the_work_write_and_tell_once(machines: Dataset
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("wrote b.ckpt; next: mmkd-export b.ckpt -o b.edge\n") == 1
     assert read_student(tmp_path / "b.ckpt").facts.training.devices == 2
+
+
+def test_two_processes_share_terms_that_read_a_part_of_the_student_and_end(
+    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    assert teacher.returncode == 0, teacher.stderr
+    # No term reads the head, and the projector of the features is read in the first half only.
+    terms = ["--term", "edam,weight=1", "--term", "feature,weight=1..0@0.5"]
+    arguments = [folder / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 4, "--devices", 2, *terms]
+    ended = run("mmkd-distill", *arguments, "-o", "d.ckpt", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert read_student(tmp_path / "d.ckpt").facts.training.devices == 2
