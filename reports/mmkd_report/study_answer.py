@@ -93,9 +93,12 @@ def method_words(entry: EntryRow) -> str:
 def _use(study: StudyDocument) -> str:
     entry = chosen_entry(study)
     among = things(len(study.trials), "training")
-    on = "the search's validation windows" if study.facts.mode == "search" else "validation windows of every fold"
-    lead = "Labels alone are enough here: use" if entry.method == NONE else "Use"
-    return f"{lead} the {entry.student} student, {method_words(entry)}: it was best on {on} among {among}."
+    on = "the search's validation windows" if study.facts.mode == "search" else "the validation windows of all folds"
+    if entry.method == NONE:
+        return (
+            f"Use the {entry.student} student trained on labels alone: of {among}, no distillation did better on {on}."
+        )
+    return f"Use the {entry.student} student {method_words(entry)}: of {among}, it was best on {on}."
 
 
 def _gain(study: StudyDocument) -> str:
@@ -119,28 +122,26 @@ def _verdict(gain: PairedGain) -> str:
 
 
 def _selection(study: StudyDocument) -> str:
-    if study.selection is None:
+    if study.selection is None or len(study.facts.seeds) == 1:
         return ""
     gain = study.selection.gain_points[study.facts.metric]
     return (
-        "The choice was made with windows that other folds test on; made anew by validation inside every fold, "
-        f"which nothing flatters, {_verdict(gain)}."
+        "One fold validates on what another one tests on, so this choice may flatter itself; "
+        f"chosen anew inside every fold, {_verdict(gain)}."
     )
 
 
 def _against_teacher(study: StudyDocument) -> str:
     entry, metric, latency = chosen_entry(study), study.facts.metric, study.recommendation.latency
     teacher = teacher_of(study, entry.teacher)
-    parts = []
-    if teacher is not None:
-        parts.append(f"The teacher {teacher.name} scores {written(teacher.test.metric(metric))}")
-        if entry.gap_recovered is not None:
-            parts.append(f"the student goes {share(round(entry.gap_recovered, 2))} of the way from labels alone to it")
-        parts.append(f"it has {significant(teacher.parameters / entry.parameters)} times the student's parameters")
-        if latency is not None:
-            parts.append(f"and takes {significant(latency.ratio)} times as long")
-        return ", ".join(parts[:-1]) + f" {parts[-1]}." if latency is not None else ", ".join(parts) + "."
-    return ""
+    if teacher is None:
+        return ""
+    sentence = f"The teacher {teacher.name} scores {written(teacher.test.metric(metric))}"
+    times = f"{significant(teacher.parameters / entry.parameters)} times as many parameters"
+    sentence += f" with {times}" + (f" and in {significant(latency.ratio)} times the time" if latency else "")
+    if entry.gap_recovered is None:
+        return f"{sentence}."
+    return f"{sentence}; the student goes {share(round(entry.gap_recovered, 2))} of the way from labels alone to it."
 
 
 def _against_trees(study: StudyDocument) -> str:

@@ -1,0 +1,448 @@
+"""The study page: its recommendation in words, its tables and figures, its safety and its looks."""
+
+from __future__ import annotations
+
+import copy
+import random
+import statistics
+from typing import Any
+
+import pytest
+
+from mmkd_report import DocumentError, render_study
+
+Document = dict[str, Any]
+
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+SEEDS = [2, 3, 4]
+TEACHER = "acc+gyro:small"
+PARAMETERS = {"tiny": 60_871, "small": 189_311}
+LATENCY = {"tiny": 0.2124, "small": 0.4312}
+
+
+def spread(values: list[float]) -> Document:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "per_seed": values}
+
+
+def table(values: list[float]) -> Document:
+    return {name: spread([value - 0.01 * number for value in values]) for number, name in enumerate(METRICS)}
+
+
+def gain(ours: list[float], theirs: list[float]) -> Document:
+    points = [100 * (our - their) for our, their in zip(ours, theirs, strict=True)]
+    found = spread(points)
+    return found | {"low": found["mean"] - 2.5, "high": found["mean"] + 2.25}
+
+
+def pair(size: str) -> Document:
+    own = LATENCY[size]
+    return {
+        "student_ms": {"p50": own, "p90": 1.1 * own, "p99": 1.4 * own},
+        "teacher_ms": {"p50": 1.5, "p90": 1.6, "p99": 1.9},
+        "ratio": 1.5 / own,
+        "machine": {"cpu_model": "Some CPU", "cores": 4},
+    }
+
+
+def entry(student: str, method: str, values: list[float], alone: list[float], *, chosen: bool = False) -> Document:
+    taught = method != "none"
+    return {
+        "student": student,
+        "method": method,
+        "kind": method.partition("@")[0],
+        "level": method.partition("@")[2],
+        "teacher": TEACHER if taught else None,
+        "seeds": list(SEEDS),
+        "learning_rates": [0.001, 0.003, 0.001],
+        "search_score": 0.8 if taught else 0.7,
+        "valid_score": spread(values),
+        "test": table(values),
+        "gain_points": dict.fromkeys(METRICS, gain(values, alone)) if taught else None,
+        "gap_recovered": 0.4375 if taught else None,
+        "parameters": PARAMETERS[student],
+        "latency_ms": LATENCY[student],
+        "on_front": chosen,
+        "chosen": chosen,
+    }
+
+
+def trial(number: int, state: str = "finished") -> Document:
+    return {
+        "student": "tiny",
+        "method": "logit",
+        "teacher": TEACHER,
+        "learning_rate": 0.001,
+        "seed": number,
+        "state": state,
+        "score": None if state == "failed" else 0.5 + 0.001 * number,
+        "best_step": 600,
+        "duration_s": 12.5,
+        "reason": "the loss is not finite" if state == "failed" else "",
+        "sha256": "ef" * 32,
+    }
+
+
+def recipe(**weight: float) -> Document:
+    return {"terms": [{"type": "edam", "weight": weight, "student_layer": -1, "teacher_layer": -1}]}
+
+
+@pytest.fixture
+def searched() -> Document:
+    """A search over two sizes: small with attention at the last layer is chosen."""
+    rng = random.Random(7)
+
+    def draw(level: float) -> list[float]:
+        return [level + rng.uniform(-0.03, 0.03) for _ in SEEDS]
+
+    alone = {"tiny": draw(0.66), "small": draw(0.67)}
+    entries = [
+        entry("small", "none", alone["small"], alone["small"]),
+        entry("tiny", "none", alone["tiny"], alone["tiny"]),
+        entry("small", "logit+edam@last", [v + 0.051 for v in alone["small"]], alone["small"], chosen=True),
+        entry("tiny", "logit", [v + 0.02 for v in alone["tiny"]], alone["tiny"]),
+        entry("tiny", "crd", [v - 0.04 for v in alone["tiny"]], alone["tiny"]),
+    ]
+    return {
+        "format_version": 1,
+        "facts": {
+            "mode": "search",
+            "modality": "gyro",
+            "label_share": 0.1,
+            "metric": "balanced_accuracy",
+            "search_seeds": [0],
+            "seeds": list(SEEDS),
+            "threads": 1,
+            "student_steps": 600,
+            "teacher_steps": 300,
+            "learning_rates": [0.001, 0.003],
+            "trials": 40,
+            "budget_hours": 2.0,
+            "max_latency_ms": 0.5,
+            "max_parameters": None,
+        },
+        "coverage": {"complete": True, "finished": 44, "pruned": 9, "failed": 1, "expected": None},
+        "dataset": {
+            "name": "exercises",
+            "sha256": "ab" * 32,
+            "source": "a gymnasium",
+            "licence": "BSD-3-Clause",
+            "labels": ["pendulum", "row", "press"],
+            "modalities": ["acc", "gyro"],
+            "windows": 2229,
+            "groups": 20,
+        },
+        "students": [
+            {
+                "preset": size,
+                "parameters": PARAMETERS[size],
+                "mflops": 5.25,
+                "latency": pair(size),
+                "excluded": "",
+            }
+            for size in PARAMETERS
+        ]
+        + [
+            {
+                "preset": "base",
+                "parameters": 2_700_000,
+                "mflops": 160.0,
+                "latency": None,
+                "excluded": "2,700,000 parameters, more than 1,000,000",
+            }
+        ],
+        "teachers": [
+            {
+                "name": TEACHER,
+                "modalities": ["acc", "gyro"],
+                "preset": "small",
+                "parameters": 743_211,
+                "seeds": list(SEEDS),
+                "valid_score": spread([0.8, 0.81, 0.82]),
+                "test": table([0.79, 0.8, 0.81]),
+                "sha256": ["cd" * 32] * 3,
+            }
+        ],
+        "methods": [
+            {"name": "none", "recipe": None},
+            {"name": "logit+edam@last", "recipe": recipe(start=0.5, end=0.0, until=0.6)},
+            {"name": "crd", "recipe": recipe(start=0.1, end=0.1, until=1.0) | {"trust": {"known": "label"}}},
+        ],
+        "skipped": [
+            {"student": "tiny", "method": "edam@last", "teacher": "gyro:tiny", "reason": "it has no cross-attention"}
+        ],
+        "entries": entries,
+        "extra_trees": table([0.6, 0.61, 0.65]),
+        "selection": None,
+        "effects": [
+            {"factor": "method", "value": "none", "points": -2.5, "trials": 8, "per_seed": [-2.0, None, -3.0]},
+            {"factor": "method", "value": "logit", "points": 1.25, "trials": 9, "per_seed": [1.0, 1.5, 1.25]},
+            {"factor": "student", "value": "tiny", "points": -0.5, "trials": 20, "per_seed": [-0.5, -0.4, -0.6]},
+            {"factor": "student", "value": "small", "points": 0.5, "trials": 20, "per_seed": [0.5, 0.4, 0.6]},
+        ],
+        "effect_seeds": [0, 2, 3],
+        "recommendation": {
+            "student": "small",
+            "method": "logit+edam@last",
+            "teacher": TEACHER,
+            "learning_rate": 0.003,
+            "seed": 3,
+            "checkpoint": "study/student.ckpt",
+            "sha256": "12" * 32,
+            "valid_score": 0.8125,
+            "latency": pair("small"),
+            "within_limits": True,
+        },
+        "trials": [trial(number) for number in range(6)] + [trial(6, "pruned"), trial(7, "failed")],
+        "versions": {"python": "3.11", "torch": "2.6"},
+        "duration_s": 4321.0,
+        "command": "mmkd-study exercises --modality gyro -o study",
+    }
+
+
+@pytest.fixture
+def grid(searched: Document) -> Document:
+    """A grid of one size where labels alone are chosen, on one seed, without latencies."""
+    document = copy.deepcopy(searched)
+    alone, taught = [0.7], [0.65]
+    rows = [entry("tiny", "none", alone, alone, chosen=True), entry("tiny", "logit", taught, alone)]
+    for row in rows:
+        row |= {"seeds": [0], "search_score": None, "latency_ms": None, "learning_rates": [0.001], "on_front": False}
+    document["entries"] = rows
+    document["facts"] |= {"mode": "grid", "search_seeds": [], "seeds": [0], "label_share": 1.0, "max_latency_ms": None}
+    document["coverage"] |= {"complete": False, "expected": 100}
+    document["students"] = [document["students"][0] | {"latency": None}]
+    document["selection"] = {
+        "chosen": ["none tiny"],
+        "test": table(alone),
+        "gain_points": dict.fromkeys(METRICS, gain(alone, alone)),
+    }
+    document["recommendation"] |= {"student": "tiny", "method": "none", "teacher": None, "latency": None}
+    document["teachers"][0] |= {"seeds": [0], "test": table([0.9]), "sha256": ["cd" * 32]}
+    document["effects"], document["skipped"], document["extra_trees"] = [], [], table([0.75])
+    return document
+
+
+@pytest.fixture(params=["searched", "grid"])
+def any_study(request: pytest.FixtureRequest) -> Document:
+    document: Document = request.getfixturevalue(request.param)
+    return document
+
+
+def section(page, name):
+    return next(node for node in page.all("section") if node.attrs["aria-labelledby"] == name)
+
+
+def cells(table) -> list[list[str]]:
+    return [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")[1:]]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> None:
+    texts = [node.text for node in section(parse(render_study(searched)), "answer").all("p")]
+    row = searched["entries"][2]
+    ours, alone = row["test"]["balanced_accuracy"], searched["entries"][0]["test"]["balanced_accuracy"]
+    found = row["gain_points"]["balanced_accuracy"]
+    spans = f"interval {found['low']:.1f} to {found['high']:.1f}"
+    assert texts == [
+        (
+            "Use the small student distilled with logit+edam@last from the teacher acc+gyro:small: of 8 trainings, "
+            "it was best on the search's validation windows."
+        ),
+        (
+            f"On test windows of 3 folds it scores {percent(ours['mean'])}\u202f% (± {percent(ours['std'])}) balanced "
+            f"accuracy, labels alone with the same budget {percent(alone['mean'])}\u202f% (± {percent(alone['std'])}): "
+            f"distillation adds {found['mean']:.1f} points ({spans})."
+        ),
+        (
+            "The teacher acc+gyro:small scores 79.0\u202f% (± 1.0) with 3.93 times as many parameters and in 3.48 "
+            "times the time; the student goes 44\u202f% of the way from labels alone to it."
+        ),
+        "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6).",
+    ]
+
+
+def test_labels_alone_are_recommended_where_nothing_beats_them(grid, parse) -> None:
+    texts = [node.text for node in section(parse(render_study(grid)), "answer").all("p")]
+    assert texts == [
+        (
+            "Use the tiny student trained on labels alone: of 8 trainings, no distillation did better on the "
+            "validation windows of all folds."
+        ),
+        "On test windows of 1 fold it scores 69.0\u202f% balanced accuracy.",
+        "But extra-trees on window statistics of the same sensor do better: 74.0\u202f%, the student 69.0\u202f%.",
+        (
+            "The study is not complete: 44 trainings are finished of 100; the same command continues it. "
+            "One seed has no spread: another fold may say something else."
+        ),
+    ]
+
+
+def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse) -> None:
+    searched["facts"] |= {"mode": "grid", "search_seeds": []}
+    found = {"mean": 2.0, "std": 1.0, "low": 0.5, "high": 3.5, "per_seed": [1.0, 2.0, 3.0]}
+    gains = {metric: dict(found) for metric in METRICS}
+    searched["selection"] = {"chosen": ["logit tiny"] * 3, "test": table([0.7] * 3), "gain_points": gains}
+    texts = [node.text for node in section(parse(render_study(searched)), "answer").all("p")]
+    assert texts[2] == (
+        "One fold validates on what another one tests on, so this choice may flatter itself; chosen anew inside every "
+        "fold, distillation adds 2.0 points (interval 0.5 to 3.5)."
+    )
+
+
+def test_a_gain_that_is_negative_or_uncertain_is_said_to_be(searched, parse) -> None:
+    gains = searched["entries"][2]["gain_points"]["balanced_accuracy"]
+    gains |= {"mean": -3.0, "low": -5.0, "high": -1.0}
+    assert "distillation costs 3.0 points (interval \u22125.0 to \u22121.0)" in parse(render_study(searched)).text
+    gains |= {"mean": 1.0, "low": -1.0, "high": 3.0}
+    words = "+1.0 points, no certain effect, since the interval \u22121.0 to 3.0 includes 0"
+    assert words in parse(render_study(searched)).text
+
+
+def test_the_question_names_the_limits(searched, grid, parse) -> None:
+    assert parse(render_study(searched)).all("h1")[0].text == (
+        "Which student that sees gyro alone is best within 0.500\u202fms, and what does distillation buy?"
+    )
+    assert parse(render_study(grid)).all("h1")[0].text == (
+        "Which student that sees gyro alone is best, and what does distillation buy?"
+    )
+
+
+def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
+    rows = cells(section(parse(render_study(searched)), "table").all("table")[0])
+    assert [row[0] for row in rows] == [
+        "teachers",
+        "acc+gyro:small",
+        "small student",
+        "labels alone",
+        "logit+edam@last chosen",
+        "tiny student",
+        "labels alone",
+        "logit",
+        "crd",
+        "without a network",
+        "extra-trees",
+    ]
+    row = searched["entries"][2]
+    scores = [f"{percent(row['test'][m]['mean'])} ± {percent(row['test'][m]['std'])}" for m in METRICS]
+    found = row["gain_points"]["balanced_accuracy"]
+    assert rows[4][1:] == [
+        *scores,
+        f"+{found['mean']:.1f} ± 0.0 {found['low']:.1f} to {found['high']:.1f}",
+        "44\u202f%",
+        "189\u202fk",
+        "0.431\u202fms",
+    ]
+
+
+def test_every_seed_is_a_point_of_scores_gains_and_effects(searched, parse) -> None:
+    page = parse(render_study(searched))
+    titles = [node.text for node in section(page, "scores").all("circle", "dot")]
+    assert len(titles) == 5 * len(SEEDS)
+    value = percent(searched["entries"][2]["test"]["balanced_accuracy"]["per_seed"][1])
+    assert f"logit+edam@last, seed 3: {value}\u202f%" in titles
+    assert len(section(page, "gains").all("circle", "dot")) == 3 * len(SEEDS)
+    effects = [node.text for node in section(page, "effects").all("circle", "dot")]
+    assert effects[:2] == ["labels alone, seed 0: \u22122.0 points", "labels alone, seed 3: \u22123.0 points"]
+    assert len(effects) == 11
+
+
+def test_accuracy_against_latency_has_every_entry_and_the_front(searched, grid, parse) -> None:
+    chart = section(parse(render_study(searched)), "pareto")
+    marks = [node.text for node in chart.all("title")[1:]]
+    assert len(marks) == 5
+    assert marks[-1].startswith("small, logit+edam@last: ")  # the chosen one is drawn over the others
+    assert marks[-1].endswith("\u202f% in 0.431\u202fms")
+    assert len(chart.all("path", "front")) == 1
+    assert not [node for node in parse(render_study(grid)).all("section") if node.attrs["aria-labelledby"] == "pareto"]
+
+
+def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
+    tried = section(parse(render_study(searched)), "tried")
+    assert tried.all("p", "about")[0].text == (
+        "44 trainings finished, 9 given up by the search as hopeless, 1 failed. "
+        "Every student had 600 steps, every teacher 300."
+    )
+    sizes, skipped, trials = (cells(table) for table in tried.all("table"))
+    assert sizes[0] == ["tiny", "60\u202f871", "5.25", "0.212", "0.297"]
+    assert tried.all("div", "notes")[0].text == "base was left out: 2,700,000 parameters, more than 1,000,000."
+    assert skipped == [["edam@last", "tiny", "gyro:tiny", "it has no cross-attention"]]
+    assert trials[0] == ["logit", "tiny", TEACHER, "0.001", "6", "50.6", "pruned"]
+    assert trials[-1] == ["logit", "tiny", TEACHER, "0.001", "7", "–", "failed: the loss is not finite"]
+    assert [node.text for node in tried.all("dd")] == [
+        "cross-entropy against the labels",
+        "edam 0.5 to 0 after 60\u202f% (student layer \u22121, teacher layer \u22121)",
+        "edam 0.1 (student layer \u22121, teacher layer \u22121); trust known label",
+    ]
+
+
+def test_the_way_to_reproduce_has_command_versions_and_hashes(searched, parse) -> None:
+    part = section(parse(render_study(searched)), "reproduce")
+    assert part.all("pre")[0].text == searched["command"]
+    assert {"ab" * 32, "cd" * 32, "12" * 32} <= {node.text for node in part.all("code", "hash")}
+    assert {"3.11", "2.6", "Some CPU"} <= {node.text for node in part.all("dd")}
+
+
+def test_ids_are_unique_and_every_reference_finds_its_id(any_study, parse) -> None:
+    page = parse(render_study(any_study))
+    ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
+    assert len(ids) == len(set(ids))
+    named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
+    linked = [node.attrs["href"][1:] for node in page.all("a")]
+    assert set(named) | set(linked) <= set(ids)
+
+
+def test_every_figure_is_described_and_every_table_has_a_caption(any_study, parse) -> None:
+    page = parse(render_study(any_study))
+    for svg in page.all("svg"):
+        if svg.attrs.get("aria-hidden") != "true":
+            assert svg.all("title")[0].text
+            assert svg.all("desc")[0].text
+    assert all(table.all("caption") for table in page.all("table"))
+
+
+def poisoned(value):
+    if isinstance(value, dict):
+        return {key: inner if key in ("metric", "method", "mode") else poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_names_stay_text_and_nothing_is_fetched(any_study, parse) -> None:
+    page = parse(render_study(poisoned(any_study)))
+    assert not {node.tag for node in page.walk()} & {"script", "img", "iframe", "object", "form"}
+    assert len(page.all("style")) == 1
+    assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
+    assert all(node.attrs.get("href", "#").startswith(("#", "data:")) for node in page.walk())
+
+
+def test_thousands_of_trainings_leave_the_page_far_below_a_megabyte(searched, parse) -> None:
+    searched["trials"] = [trial(number) for number in range(5000)]
+    html = render_study(searched)
+    assert render_study(copy.deepcopy(searched)) == html
+    assert len(html.encode()) < 300_000
+    assert "4\u202f700 more trainings in study.json." in parse(html).text
+
+
+def test_a_broken_document_is_refused_with_the_place(searched) -> None:
+    cases = {
+        "expected format_version 1, got 2; make the page with the release that made the document": {
+            "format_version": 2
+        },
+        "Expected `array`, got `int` - at `$.trials`; correct the value, or leave it out where it is optional": {
+            "trials": 7
+        },
+        "expected one entry that is chosen, got 0; mark the one that is": {"entries": searched["entries"][:2]},
+        "facts.metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'luck'; correct it": {
+            "facts": searched["facts"] | {"metric": "luck"}
+        },
+    }
+    for problem, change in cases.items():
+        with pytest.raises(DocumentError) as error:
+            render_study(searched | change)
+        assert str(error.value) == f"study document: {problem}"
