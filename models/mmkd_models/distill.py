@@ -309,6 +309,10 @@ def _shown(
         encoders = {name: cast("Encoder", teacher.encoders[name]) for name in teacher.names}
         shapes = {name: (1, *encoder.window_shape) for name, encoder in encoders.items()}
         example = {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
+    if modality not in example:
+        raise UsageError(
+            f"modality {modality!r}: expected one of the example's ({', '.join(example)}); name the student's"
+        )
     was_training = student.training
     with torch.no_grad():
         ours = student.eval()(*example[modality], taps=True)

@@ -69,8 +69,7 @@ def check_ties(recipe: Recipe, student: StudentOutput, teacher: TeacherOutput, m
                         f"{_shape(teacher.logits)} of the teacher cannot be tied; train both on the same classes"
                     )
             case EdamTerm():
-                for own, other in edam_pairs(term, student, teacher, modality):
-                    _check_heads(term, student.attention[own], teacher.cross_attention[modality][other], own, other)
+                _check_maps(term, student, teacher, modality)
             case RelationTerm():
                 _check_relations(term, student, teacher, modality)
             case FeatureTerm():
@@ -98,10 +97,9 @@ def edam_of(
         theirs = teacher.cross_attention[modality][other]
         valid = _valid(student, ours.shape[-1], ours)
         length = ours.shape[-1] - EXTRA_TOKENS
-        sources = [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]
         target = aligned_map(
             theirs,
-            source_lengths=sources,
+            source_lengths=_source_lengths(teacher, modality),
             length=length,
             extra=EXTRA_TOKENS,
             valid_keys=valid,
@@ -195,8 +193,14 @@ def _on_students_tokens(tokens: Tensor, teacher: TeacherOutput, modality: str, l
     """(B, L_T + 2, D) -> (B, length, D): the teacher's tokens at the student's times."""
     if tokens.shape[1] == length:
         return tokens
-    found, _ = resampled(tokens, teacher.valid[modality], length=length - EXTRA_TOKENS, extra=EXTRA_TOKENS)
+    valid = teacher.valid.get(modality, tokens.new_ones(tokens.shape[:2]))
+    found, _ = resampled(tokens, valid, length=length - EXTRA_TOKENS, extra=EXTRA_TOKENS)
     return found
+
+
+def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
+    """Time tokens of the other modalities, in the order of a cross-attention's keys."""
+    return [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]
 
 
 def _query_rows(target: Tensor, valid: Tensor, length: int) -> Tensor:
@@ -250,13 +254,23 @@ def _need(kind: str, what: str, layers: Sequence[int], given: Sequence[object], 
         )
 
 
-def _check_heads(term: EdamTerm, own: Tensor, other: Tensor, own_layer: int, other_layer: int) -> None:
-    if term.heads == "group" and other.shape[1] % own.shape[1]:
-        raise UsageError(
+def _check_maps(term: EdamTerm, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:
+    for own_layer, other_layer in edam_pairs(term, student, teacher, modality):
+        own, other = student.attention[own_layer], teacher.cross_attention[modality][other_layer]
+        tied = (
             f"recipe: term 'edam': self-attention (H, L, L)={_shape(own[0])} of student layer {own_layer} and "
-            f"cross-attention (H, Lq, Lk)={_shape(other[0])} of teacher layer {other_layer} cannot be tied head by "
-            f"head, {other.shape[1]} is no multiple of {own.shape[1]}; set heads to 'mean'"
+            f"cross-attention (H, Lq, Lk)={_shape(other[0])} of teacher layer {other_layer} cannot be tied"
         )
+        if term.heads == "group" and other.shape[1] % own.shape[1]:
+            raise UsageError(
+                f"{tied} head by head, {other.shape[1]} is no multiple of {own.shape[1]}; set heads to 'mean'"
+            )
+        keys = sum(length + EXTRA_TOKENS for length in _source_lengths(teacher, modality))
+        if modality not in teacher.valid or keys != other.shape[-1]:
+            raise UsageError(
+                f"{tied}: its keys are {other.shape[-1]}, and TeacherOutput.valid has {keys} tokens of modalities "
+                f"other than {modality!r}; give the validity of every modality's tokens, in the order of the keys"
+            )
 
 
 def _check_relations(term: RelationTerm, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:
@@ -273,6 +287,7 @@ def _check_relations(term: RelationTerm, student: StudentOutput, teacher: Teache
                     f"{tied} cannot be tied, since the teacher's belong to the tokens of other modalities; "
                     "set vectors to query alone, or teacher to 'self'"
                 )
+            _check_tokens(tied, ours_shape[0], their_shape[0])
             width = math.gcd(ours_shape[-1], their_shape[-1])
             if width % term.heads:
                 fitting = ", ".join(str(heads) for heads in range(1, width + 1) if width % heads == 0)
@@ -289,11 +304,24 @@ def _check_features(term: FeatureTerm, student: StudentOutput, teacher: TeacherO
     else:
         tied = [(student.embedding, "the student's embedding", teacher.embedding, "the teacher's embedding")]
     for ours, own_name, theirs, other_name in tied:
+        both = f"recipe: term 'feature': {_shape(ours[0])} of {own_name} and {_shape(theirs[0])} of {other_name}"
         if not term.project and ours.shape[-1] != theirs.shape[-1]:
             raise UsageError(
-                f"recipe: term 'feature': {_shape(ours[0])} of {own_name} and {_shape(theirs[0])} of {other_name} "
-                "cannot be tied without a projector; set project to true, or choose a student of the teacher's width"
+                f"{both} cannot be tied without a projector; "
+                "set project to true, or choose a student of the teacher's width"
             )
+        if has_layers(term):
+            _check_tokens(both, ours.shape[1], theirs.shape[1])
+        if has_layers(term) and term.keep < 1 and ours.shape[1] <= EXTRA_TOKENS:
+            raise UsageError(f"{both} have no time tokens, and so no frequencies to keep; set keep to 1")
+
+
+def _check_tokens(both: str, own: int, other: int) -> None:
+    if own != other and min(own, other) <= EXTRA_TOKENS:
+        raise UsageError(
+            f"{both} cannot be tied by time: the last {EXTRA_TOKENS} tokens sum up the window, and one side has no "
+            "others; give both as many tokens, or tie embeddings"
+        )
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

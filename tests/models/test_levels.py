@@ -403,6 +403,63 @@ def test_a_network_of_ones_own_that_hides_its_layers_is_told_so() -> None:
         assert str(caught.value) == f"recipe: term {term.__struct_config__.tag!r} {message}"
 
 
+class Narrow(torch.nn.Module):
+    """A teacher of one's own around one of ours: it changes what that gives."""
+
+    def __init__(self, **changed: Any) -> None:
+        super().__init__()
+        self.network, self.changed = teacher(), changed
+
+    def forward(self, inputs: Any, *, taps: bool = False) -> TeacherOutput:
+        return replace(self.network(inputs, taps=taps), **(self.changed if taps else {}))
+
+
+def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> str:
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(student(), network, Recipe(terms=(term,)), modality=modality, example=batch().inputs)
+    return str(caught.value)
+
+
+def test_maps_whose_keys_belong_to_nobody_cannot_be_tied() -> None:
+    assert own_refusal(EdamTerm(weight=ONE), Narrow(valid={})) == (
+        "recipe: term 'edam': self-attention (H, L, L)=(2, 7, 7) of student layer 1 and cross-attention "
+        "(H, Lq, Lk)=(3, 7, 10) of teacher layer 1 cannot be tied: its keys are 10, and TeacherOutput.valid has 0 "
+        "tokens of modalities other than 'acc'; give the validity of every modality's tokens, in the order of the keys"
+    )
+
+
+def test_one_token_and_many_cannot_be_tied_by_time() -> None:
+    hidden = {"acc": (torch.zeros(4, 1, 12),) * 5}
+    assert own_refusal(FeatureTerm(weight=ONE), Narrow(hidden=hidden)) == (
+        "recipe: term 'feature': (7, 8) of student layer 1 and (1, 12) of teacher layer 4 cannot be tied by time: the "
+        "last 2 tokens sum up the window, and one side has no others; give both as many tokens, or tie embeddings"
+    )
+
+
+def test_without_validity_all_tokens_of_a_teacher_count() -> None:
+    data = batch(missing=0.0)
+    hidden = {"acc": (torch.randn(4, 10, 12, generator=torch.Generator().manual_seed(0)),) * 5}
+    found = [
+        DistillLearner(
+            student(),
+            Narrow(hidden=hidden, valid=valid),
+            Recipe(terms=(FeatureTerm(weight=ONE, project=True),)),
+            modality="acc",
+            example=data.inputs,
+        )
+        .eval()(data, 0.0)["feature"]
+        .item()
+        for valid in ({}, {"acc": torch.ones(4, 10)})
+    ]
+    assert found[0] == found[1] > 0
+
+
+def test_a_modality_that_the_example_lacks_is_refused() -> None:
+    assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
+        "modality 'heat': expected one of the example's (acc, gyro); name the student's"
+    )
+
+
 class Bare(torch.nn.Linear):
     """A student that gives its logits bare."""
 
