@@ -9,6 +9,7 @@ Needs numpy and msgspec alone; the library behind a backend is imported when a b
 """
 
 from mmkd_edge.bundle import Bundle, Golden, choose_artifact, example_bundle, golden_bytes, write_bundle
+from mmkd_edge.engine import SelfTest
 from mmkd_edge.errors import (
     ArtifactError,
     BackendError,
@@ -20,15 +21,19 @@ from mmkd_edge.errors import (
     ManifestError,
     MmkdError,
     PerformanceError,
+    SensorError,
     UnavailableError,
     UsageError,
 )
+from mmkd_edge.health import Health
 from mmkd_edge.manifest import Manifest, decode_manifest, encode_manifest
 from mmkd_edge.postprocess import Prediction, interpret
-from mmkd_edge.predictor import EdgePredictor, PredictorInfo, SelfTest
+from mmkd_edge.predictor import EdgePredictor, PredictorInfo
 from mmkd_edge.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.reference import Reference, read_reference, write_reference
+from mmkd_edge.sensors import SensorChecks
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+from mmkd_edge.stream import Stream, StreamFacts
 
 __all__ = [
     "ArtifactError",
@@ -40,6 +45,7 @@ __all__ = [
     "EdgePredictor",
     "GateError",
     "Golden",
+    "Health",
     "InputError",
     "Manifest",
     "ManifestError",
@@ -50,6 +56,10 @@ __all__ = [
     "PredictorInfo",
     "Reference",
     "SelfTest",
+    "SensorChecks",
+    "SensorError",
+    "Stream",
+    "StreamFacts",
     "TaskSpec",
     "TensorSpec",
     "UnavailableError",

@@ -5,6 +5,7 @@ MmkdError                      exit 1   caught by `except MmkdError`
 ├── UsageError                 exit 2   an argument or an input file that the user can correct
 │   ├── DatasetError                    a dataset directory or interchange file
 │   └── InputError                      a window that does not fit the model
+│       └── SensorError                 a window that the policy `raise` refuses
 ├── UnavailableError           exit 3   a library, device or backend that this machine lacks
 ├── BackendError               exit 3   a backend that is there and fails
 ├── GateError                  exit 4   an accuracy or parity gate that did not pass
@@ -19,6 +20,12 @@ A message has four parts: where, what was expected, what came, how to fix it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmkd_edge.postprocess import Prediction
 
 
 class MmkdError(Exception):
@@ -39,6 +46,18 @@ class DatasetError(UsageError):
 
 class InputError(UsageError):
     """A window that does not fit the model."""
+
+
+class SensorError(InputError):
+    """A sensor that failed, where the policy is `raise`.
+
+    Attributes:
+        predictions: what was found, the refused ones among them, in the order of the windows.
+    """
+
+    def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
+        super().__init__(message)
+        self.predictions = tuple(predictions)
 
 
 class UnavailableError(MmkdError):

@@ -6,6 +6,7 @@ writes only what `decode_manifest` would take. Reads no files.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_FLOAT32 = 3.4028235e38
+MOST_WINDOWS_AT_ONCE = 64
 
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -68,8 +70,27 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: _Error
 
 
+class BatchRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many windows a graph takes at once; engines are built for the optimum."""
+
+    minimum: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    optimum: Annotated[int, msgspec.Meta(ge=1, le=MOST_WINDOWS_AT_ONCE)]
+    maximum: Annotated[int, msgspec.Meta(ge=2, le=MOST_WINDOWS_AT_ONCE)]
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model file in the archive: `<model>/model.<precision>.<format>`."""
+    """One model file in the archive: `<model>/model.<precision>.<format>`.
+
+    Attributes:
+        file: its name in the archive.
+        format: of the file.
+        precision: of its arithmetic.
+        opset: of ONNX; of a `.tflite` the version of its schema.
+        sha256: of the file.
+        size_bytes: of the file.
+        parity: how it compared with the checkpoint.
+        batch: how many windows it takes at once; None where it takes one. The runtime gives one either way.
+    """
 
     file: str
     format: ArtifactFormat
@@ -78,6 +99,39 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str
     size_bytes: _Size
     parity: Parity
+    batch: BatchRange | None = None
+
+
+class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the values of one channel are distributed in windows like those of the training.
+
+    Attributes:
+        mean: of the values that are there, as the student takes them.
+        std: of the same values.
+        missing_share: share of the values that are missing, 0 to 1.
+        edges: float32 borders between the bins, rising; the deciles, where they differ.
+        shares: share of the values in each bin, one more than edges: bin i holds edges[i - 1] <= value < edges[i].
+    """
+
+    mean: float
+    std: _Error
+    missing_share: _Share
+    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=9)]
+    shares: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=10)]
+
+
+class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a device compares its inputs and answers with, to see a drift.
+
+    Attributes:
+        windows: how many were measured.
+        channels: in the modality's order.
+        label_shares: share of each label among the checkpoint's answers, in the task's order.
+    """
+
+    windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
+    channels: tuple[ChannelStatistics, ...]
+    label_shares: tuple[_Share, ...]
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +153,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         teacher_sha256: of the teacher's checkpoint; None where the student learned from labels alone.
         artifacts: the model files.
         golden: `<model>/golden.npz`: windows with the answers that the checkpoint gave.
+        statistics: of the golden windows; None in a bundle of an earlier version.
     """
 
     name: str
@@ -116,6 +171,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     teacher_sha256: str | None = None
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=16)]
     golden: FileEntry
+    statistics: InputStatistics | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,8 +310,26 @@ def _check_model(model: ModelEntry, path: str) -> None:
         wanted = f"{model.name}/model.{artifact.precision}.{artifact.format}"
         _check_file(artifact.file, wanted, f"{path}.artifacts[{index}].file")
         _check_hash(artifact.sha256, f"{path}.artifacts[{index}].sha256")
+        batch = artifact.batch
+        fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
+        _require(fits, f"{path}.artifacts[{index}].batch", f"expected a range of an ONNX graph, got {batch}")
     _check_file(model.golden.file, f"{model.name}/golden.npz", f"{path}.golden.file")
     _check_hash(model.golden.sha256, f"{path}.golden.sha256")
+    if model.statistics is not None:
+        _check_statistics(model.statistics, model, f"{path}.statistics")
+
+
+def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:
+    wanted, got = len(model.modality.channels), len(statistics.channels)
+    _require(got == wanted, f"{path}.channels", f"expected one entry per channel, {wanted}, got {got}")
+    wanted, got = len(model.task.labels), len(statistics.label_shares)
+    _require(got == wanted, f"{path}.label_shares", f"expected one share per label, {wanted}, got {got}")
+    for index, channel in enumerate(statistics.channels):
+        edges, where = channel.edges, f"{path}.channels[{index}]"
+        rising = all(low < high for low, high in itertools.pairwise(edges))
+        _require(rising, f"{where}.edges", f"expected rising numbers, got {list(edges)}")
+        wanted, got = len(edges) + 1, len(channel.shares)
+        _require(got == wanted, f"{where}.shares", f"expected one more than edges, {wanted}, got {got}")
 
 
 def _check_modality(modality: ModalitySpec, path: str) -> None:

@@ -5,19 +5,18 @@ A prediction never carries NaN, and never a class that no data stands behind: th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.preprocess import all_present
+from mmkd_edge.sensors import Fault, Status, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Status = Literal["ok", "degraded", "invalid"]
 
 # From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
 # below it single samples are lost, above it a stretch of the signal. A station with another limit compares
@@ -32,14 +31,17 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The answer for one window.
 
     Attributes:
-        label: name of the most probable class; empty where `status` is invalid.
-        index: of that class in the task's labels; -1 where `status` is invalid.
-        probability: of that class, 0 to 1; 0 where `status` is invalid.
-        probabilities: float32 (K,), in the order of the task's labels; zeros where `status` is invalid.
-        status: `ok`; `degraded` where much of the window is missing; `invalid` where there is no answer.
+        label: name of the most probable class; empty where there is no answer.
+        index: of that class in the task's labels; -1 where there is no answer.
+        probability: of that class, 0 to 1; 0 where there is no answer.
+        probabilities: float32 (K,), in the order of the task's labels; zeros where there is no answer.
+        status: `ok`; `degraded` where a sensor fails in part; `stale` where the answer speaks of the past;
+            `warming_up` where a stream has no full window yet; `invalid` where nothing stands behind an answer. The
+            last two never have one.
         reason: why `status` is not ok, else empty.
         missing_share: share of the window's values that are missing, 0 to 1.
         modality: which modality answered.
+        input_age_s: seconds from the window's newest sample to the moment of the answer; None where nobody said.
     """
 
     label: str
@@ -50,10 +52,18 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     reason: str
     missing_share: float
     modality: str
+    input_age_s: float | None = None
 
 
 def interpret(
-    probabilities: NDArray[np.float32], present: NDArray[np.float32], *, modality: ModalitySpec, task: TaskSpec
+    probabilities: NDArray[np.float32],
+    present: NDArray[np.float32],
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    window: NDArray[np.float32] | None = None,
+    fault: Fault | None = None,
+    input_age_s: float | None = None,
 ) -> Prediction:
     """Turn one answer into a `Prediction`.
 
@@ -62,6 +72,9 @@ def interpret(
         present: float32 (1, T, C), what `prepare` gave.
         modality: what was asked about.
         task: its labels.
+        window: (T, C) raw values, which tell why values count as missing.
+        fault: what else is known against the window.
+        input_age_s: of the window, for the prediction.
 
     Raises:
         BackendError: the answer has another number of classes than the task.
@@ -74,10 +87,16 @@ def interpret(
             "the backend runs another model than the manifest describes"
         )
     missing = 0 if present is all_present(modality.shape) else present.size - int(np.count_nonzero(present))
+    if missing:
+        fault = worse(_missing(missing, present, modality, window), fault)
     # NaN and infinities fail the comparison of the sum.
-    if missing == present.size or not (abs(sum(shares) - 1) <= _SUM_TOLERANCE and min(shares) >= 0):
-        return _invalid(missing, present.size, modality, task)
-    status, reason = _quality(missing, present, modality) if missing else ("ok", "")
+    sound = abs(sum(shares) - 1) <= _SUM_TOLERANCE and min(shares) >= 0
+    if not sound and (fault is None or fault.status != "invalid"):
+        fault = Fault(status="invalid", reason="the model's answer is not a distribution")
+    if fault is not None and fault.status == "invalid":
+        return no_answer(
+            fault, modality=modality, task=task, missing_share=missing / present.size, input_age_s=input_age_s
+        )
     probability = max(shares)
     index = shares.index(probability)
     return Prediction(
@@ -85,33 +104,51 @@ def interpret(
         index=index,
         probability=probability,
         probabilities=row,
-        status=status,
-        reason=reason,
+        status="ok" if fault is None else fault.status,
+        reason="" if fault is None else fault.reason,
         missing_share=missing / present.size,
         modality=modality.name,
+        input_age_s=input_age_s,
     )
 
 
-def _quality(missing: int, present: NDArray[np.float32], modality: ModalitySpec) -> tuple[Status, str]:
-    if missing >= modality.samples:  # else no channel can be wholly missing
-        live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
-        dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
-        if dead:
-            return "degraded", f"channel {', '.join(dead)} is missing"
-    if missing >= DEGRADED_SHARE * present.size:
-        return "degraded", f"{missing / present.size:.1%} of the values are missing"
-    return "ok", ""
-
-
-def _invalid(missing: int, total: int, modality: ModalitySpec, task: TaskSpec) -> Prediction:
-    reason = "all values are missing" if missing == total else "the model's answer is not a distribution"
+def no_answer(
+    fault: Fault,
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    missing_share: float = 0.0,
+    input_age_s: float | None = None,
+) -> Prediction:
+    """A prediction that names no class, and says why."""
     return Prediction(
         label="",
         index=-1,
         probability=0.0,
         probabilities=np.zeros(len(task.labels), dtype=np.float32),
-        status="invalid",
-        reason=reason,
-        missing_share=missing / total,
+        status=fault.status,
+        reason=fault.reason,
+        missing_share=missing_share,
         modality=modality.name,
+        input_age_s=input_age_s,
     )
+
+
+def _missing(
+    missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[np.float32] | None
+) -> Fault | None:
+    if missing == present.size:
+        return Fault(status="invalid", reason=f"all values are missing{_causes(window, modality)}")
+    if missing >= modality.samples:  # else no channel can be wholly missing
+        live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
+        dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
+        if dead:
+            return Fault(status="degraded", reason=f"channel {', '.join(dead)} is missing{_causes(window, modality)}")
+    if missing >= DEGRADED_SHARE * present.size:
+        share = f"{missing / present.size:.1%} of the values are missing"
+        return Fault(status="degraded", reason=f"{share}{_causes(window, modality)}")
+    return None
+
+
+def _causes(window: NDArray[np.float32] | None, modality: ModalitySpec) -> str:
+    return "" if window is None else missing_causes(window, modality)

@@ -114,6 +114,12 @@ def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any
         return np.where(_valid(array, modality), scores, np.nan).astype(np.float32)
 
 
+def only_valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.float32]:
+    """Raw values (..., C) with NaN where one is infinite or outside the range; `array` itself where none is."""
+    valid = _valid(array, modality)
+    return array if valid.all() else np.where(valid, array, np.float32(np.nan))
+
+
 def _valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.bool_]:
     valid: NDArray[np.bool_] = np.isfinite(array)
     if modality.range is not None:

@@ -18,6 +18,7 @@ import numpy as np
 from mmkd_edge.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.reference import Reference
+from mmkd_edge.sensors import Policy, SensorChecks
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -94,7 +95,13 @@ def fake_entry(*, modality: ModalitySpec, labels: Sequence[str]) -> ModelEntry:
 
 
 def fake_predictor(
-    answer: Answer, *, modality: ModalitySpec, labels: Sequence[str], reference: Reference | None = None
+    answer: Answer,
+    *,
+    modality: ModalitySpec,
+    labels: Sequence[str],
+    reference: Reference | None = None,
+    policy: Policy = "predict",
+    checks: SensorChecks | None = None,
 ) -> EdgePredictor:
     """A predictor over a `FakeBackend`: windows are checked and prepared as on a device, the answer is yours.
 
@@ -103,7 +110,9 @@ def fake_predictor(
         modality: what the predictor takes.
         labels: what it answers.
         reference: for a modality that is normalised per group.
+        policy: what a prediction that is not `ok` becomes.
+        checks: what is looked for in every window beyond missing values.
     """
     entry = fake_entry(modality=modality, labels=labels)
     backend = FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs)
-    return EdgePredictor(entry=entry, backend=backend, reference=reference)
+    return EdgePredictor(entry=entry, backend=backend, reference=reference, policy=policy, checks=checks)

@@ -37,8 +37,10 @@ def test_a_fake_can_fail() -> None:
     def fail(feeds: Feeds) -> list[float]:
         raise BackendError("the engine is gone")
 
+    prediction = fake_predictor(fail, modality=ACC, labels=LABELS).predict(np.zeros((4, 2)))
+    assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: the engine is gone")
     with pytest.raises(BackendError, match=r"\Athe engine is gone\Z"):
-        fake_predictor(fail, modality=ACC, labels=LABELS).predict(np.zeros((4, 2)))
+        fake_predictor(fail, modality=ACC, labels=LABELS, policy="raise").predict(np.zeros((4, 2)))
 
 
 def test_a_fake_checks_windows_as_a_device_does() -> None:

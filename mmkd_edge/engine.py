@@ -1,0 +1,307 @@
+"""What answers behind a predictor: one opened student (`Engine`), and all students of one bundle in order (`Line`).
+
+Owns opening them, warming them up and holding them against their golden windows. Neither changes once it is made: a
+predictor that swaps bundles or opens an engine again puts a new line in the place of the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mmkd_edge.backends import Backend, BackendName, open_backend
+from mmkd_edge.bundle import Bundle, choose_artifact
+from mmkd_edge.errors import BackendError, BundleError, GateError, UsageError
+from mmkd_edge.health import Tally, measure_statistics
+from mmkd_edge.manifest import Artifact, InputStatistics, ModelEntry, Precision, describe_tensors
+from mmkd_edge.preprocess import prepare
+from mmkd_edge.reference import Reference, check_reference, read_reference
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+References = Reference | str | os.PathLike[str] | None
+_WARM_UP_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """How this device answered the golden windows.
+
+    Attributes:
+        windows: how many there were.
+        max_abs_error: largest difference of a logit or a probability from the stored answer.
+        tolerance: what it had to stay within.
+        label_agreement: share of windows with the stored label, 0 to 1.
+    """
+
+    windows: int
+    max_abs_error: float
+    tolerance: float
+    label_agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One student that can answer.
+
+    Attributes:
+        entry: everything the manifest says of it.
+        modality: what it takes.
+        task: what it answers.
+        backend: what executes it.
+        reference: statistics for a modality that is normalised per group.
+        artifact: what the backend executes; None without a bundle.
+        reopen: opens the backend once more; None where nothing can.
+        tally: counts its answers.
+        refusal: why it cannot answer for raw values; empty where it can.
+        values_name: of the graph's first input.
+        present_name: of its second.
+    """
+
+    entry: ModelEntry
+    modality: ModalitySpec
+    task: TaskSpec
+    backend: Backend
+    reference: Reference | None
+    artifact: Artifact | None
+    reopen: Callable[[], Backend] | None
+    tally: Tally
+    refusal: str
+    values_name: str
+    present_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The students of one bundle, the best first.
+
+    Attributes:
+        engines: at least one.
+        bundle: where they come from; closed with them.
+    """
+
+    engines: tuple[Engine, ...]
+    bundle: Bundle | None = None
+
+    def with_backend(self, engine: Engine, backend: Backend) -> Line:
+        """The same line with another backend behind one of its engines."""
+        fresh = replace(engine, backend=backend)
+        return replace(self, engines=tuple(fresh if known is engine else known for known in self.engines))
+
+    def close(self) -> None:
+        """Give everything back; more than once is fine."""
+        for engine in self.engines:
+            engine.backend.close()
+        if self.bundle is not None:
+            self.bundle.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a bundle is opened: what `EdgePredictor.open` was told.
+
+    Attributes:
+        backend: what executes the students.
+        precision: of the artifacts.
+        threads: of one prediction.
+        references: for modalities that are normalised per group.
+    """
+
+    backend: BackendName
+    precision: Precision | Literal["auto"]
+    threads: int
+    references: tuple[Reference | str | os.PathLike[str], ...]
+
+
+def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
+    """Verify a bundle, open its students, and run them until they are warm.
+
+    Raises:
+        UsageError: a file is absent, or the choice does not fit this bundle.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend cannot open or run a student.
+        ArtifactError: the bundle is damaged, or was made for a newer version.
+    """
+    bundle = Bundle.open(path)
+    opened: list[Engine] = []
+    try:
+        references = _references(choice.references, [entry.modality for entry in bundle.manifest.models])
+        for entry in bundle.manifest.models:
+            opened.append(
+                _open_engine(bundle, entry, choice, reference=references.get(entry.modality.name), first=not opened)
+            )
+    except BaseException:
+        for engine in opened:
+            engine.backend.close()
+        bundle.close()
+        raise
+    return Line(engines=tuple(opened), bundle=bundle)
+
+
+def _open_engine(
+    bundle: Bundle, entry: ModelEntry, choice: Choice, *, reference: Reference | None, first: bool
+) -> Engine:
+    artifact = choose_artifact(entry, choice.precision, choice.backend)
+
+    def opened() -> Backend:
+        return _open_artifact(bundle, entry, artifact, name=choice.backend, threads=choice.threads)
+
+    statistics = entry.statistics or _statistics_of_golden(bundle, entry)
+    return engine_of(
+        entry=entry,
+        backend=opened(),
+        reference=reference,
+        artifact=artifact,
+        reopen=opened,
+        statistics=statistics,
+        first=first,
+    )
+
+
+def engine_of(
+    *,
+    entry: ModelEntry,
+    backend: Backend,
+    reference: Reference | None = None,
+    artifact: Artifact | None = None,
+    reopen: Callable[[], Backend] | None = None,
+    statistics: InputStatistics | None = None,
+    first: bool = True,
+) -> Engine:
+    """An engine over an opened backend.
+
+    Raises:
+        UsageError: the reference was made for another modality.
+    """
+    if reference is not None:
+        check_reference(reference, entry.modality)
+    return Engine(
+        entry=entry,
+        modality=entry.modality,
+        task=entry.task,
+        backend=backend,
+        reference=reference,
+        artifact=artifact,
+        reopen=reopen,
+        tally=Tally(model=entry.name, modality=entry.modality, task=entry.task, statistics=statistics, first=first),
+        refusal=_refusal(entry.modality, reference),
+        values_name=entry.modality.name,
+        present_name=f"{entry.modality.name}_present",
+    )
+
+
+def run_selftest(engine: Engine, bundle: Bundle) -> SelfTest:
+    """Hold an engine against the golden windows of its student.
+
+    Raises:
+        GateError: an answer differs by more than the stored tolerance.
+        BackendError: the backend failed.
+        BundleError: the golden windows cannot be read.
+    """
+    golden = bundle.golden(engine.entry.name)
+    tolerance = golden.tolerance
+    if engine.artifact is not None and engine.artifact.precision != "fp32":
+        # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
+        tolerance = max(tolerance, engine.artifact.parity.tolerance)
+    logits, probabilities = _answers(engine, golden.windows)
+    logit_errors = np.abs(logits - golden.logits).max(axis=1)  # (N,)
+    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities).max(axis=1))  # (N,)
+    worst = int(errors.argmax())  # NaN counts as the largest
+    error = float(errors[worst])
+    if not error <= tolerance:
+        raise GateError(
+            f"{bundle.path}: self-test: golden window {worst}: expected the stored answer within "
+            f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
+            "here than at export: do not use it on this device"
+        )
+    agreement = float((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).mean())
+    return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
+
+
+def _answers(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    answers = []
+    for window in windows:
+        values, present = prepare(window, engine.modality)
+        answers.append(engine.backend.run({engine.values_name: values, engine.present_name: present}))
+    return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
+
+
+def _statistics_of_golden(bundle: Bundle, entry: ModelEntry) -> InputStatistics | None:
+    """What a bundle of an earlier version lacks, from the windows that it carries; golden windows are checked later."""
+    with contextlib.suppress(BundleError):
+        golden = bundle.golden(entry.name)
+        return measure_statistics(golden.windows, golden.probabilities, entry.modality)
+    return None
+
+
+def _open_artifact(
+    bundle: Bundle, entry: ModelEntry, artifact: Artifact, *, name: BackendName, threads: int
+) -> Backend:
+    backend = open_backend(name, bundle.read(artifact.file), threads=threads)
+    try:
+        _check_tensors(bundle, entry, artifact, backend)
+        _warm_up(entry, backend)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def _check_tensors(bundle: Bundle, entry: ModelEntry, artifact: Artifact, backend: Backend) -> None:
+    for what, wanted, found in (
+        ("inputs", entry.inputs, backend.inputs),
+        ("outputs", entry.outputs, backend.outputs),
+    ):
+        if found != wanted:
+            raise BundleError(
+                f"{bundle.path}: {artifact.file!r}: expected the {what} {describe_tensors(wanted)}, "
+                f"got {describe_tensors(found)}; export the bundle again"
+            )
+
+
+def _warm_up(entry: ModelEntry, backend: Backend) -> None:
+    shape = entry.inputs[0].shape
+    feeds = {entry.inputs[0].name: np.zeros(shape, np.float32), entry.inputs[1].name: np.ones(shape, np.float32)}
+    for _ in range(_WARM_UP_RUNS):
+        answers = backend.run(feeds)
+    for spec, answer in zip(entry.outputs, answers, strict=True):
+        if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
+            raise BackendError(
+                f"backend {backend.name!r}: expected finite {describe_tensors((spec,))} for a window of zeros, "
+                f"got {answer.dtype} {answer.shape}: {answer.ravel()[:4].tolist()}; export the bundle again"
+            )
+
+
+def _references(
+    given: Sequence[Reference | str | os.PathLike[str]], modalities: Sequence[ModalitySpec]
+) -> dict[str, Reference]:
+    """Which reference belongs to which modality."""
+    found: dict[str, Reference] = {}
+    for one in given:
+        reference = one if isinstance(one, Reference) else read_reference(one)
+        modality = next((known for known in modalities if known.name == reference.modality), modalities[0])
+        try:
+            check_reference(reference, modality)
+        except UsageError as error:
+            if isinstance(one, Reference):
+                raise
+            raise UsageError(f"{os.fspath(one)}: {error}") from error
+        found[modality.name] = reference
+    return found
+
+
+def _refusal(modality: ModalitySpec, reference: Reference | None) -> str:
+    if modality.normalise == "none" or reference is not None:
+        return ""
+    return (
+        f"modality {modality.name!r} is normalised per group and raw values need the group's statistics; "
+        f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
+        "and open the bundle with EdgePredictor.open(..., reference=FILE)"
+    )

@@ -1,0 +1,225 @@
+"""From samples with their own times to rows at the declared rate.
+
+Owns the clock of a stream: jitter, duplicates, late samples, gaps, and steps of the clock. What comes out depends on
+the samples and their times alone, not on how they were divided into pushes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Sample = tuple[float, NDArray[np.float32]]
+
+# A grid point that lies this share of a period after a sample is taken from that sample: a clock that counts in the
+# very steps of the grid must not wait for the next sample because of rounding.
+_SNAP = 0.01
+# Intervals whose median is the measured rate; fewer than the second number say nothing.
+_INTERVALS = 64
+_FEWEST_INTERVALS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Samples whose times rise by at most `limit_s` from one to the next.
+
+    Attributes:
+        restart: whether they begin a new time line, unconnected with what came before.
+        times: (n,) float64 seconds.
+        rows: (n, C) float32.
+    """
+
+    restart: bool
+    times: NDArray[np.float64]
+    rows: NDArray[np.float32]
+
+
+class Clock:
+    """Puts samples into one rising time line, and says where it breaks.
+
+    A sample whose time was there already is a duplicate; one that comes too late to be put in order is late; both are
+    left out. A time that leaves the line by more than `limit_s` is believed when the next sample follows it (then the
+    clock was set, or the sensor was away, and a new line begins), and left out when the next follows the old line.
+
+    Args:
+        limit_s: longest time between two samples of one line.
+        reorder: samples that are held back to put late ones in order.
+
+    Attributes:
+        duplicates: samples left out because their time was there already.
+        late: samples left out because later ones were there already.
+        strays: samples left out because their time was none, or fitted nothing.
+        restarts: new time lines after the first.
+    """
+
+    def __init__(self, *, limit_s: float, reorder: int) -> None:
+        self._limit_s = limit_s
+        self._reorder = reorder
+        self._held: list[tuple[float, int, NDArray[np.float32]]] = []
+        self._number = 0
+        self._last: float | None = None
+        self._suspect: tuple[float, NDArray[np.float32]] | None = None
+        self.duplicates = self.late = self.strays = self.restarts = 0
+
+    @property
+    def last_s(self) -> float | None:
+        """Time of the newest sample in the line; None before the first."""
+        return self._last
+
+    def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[Run]:
+        """Take samples; give those that have found their place, in order."""
+        if self._reorder:
+            yield from self._runs(self._sorted(times, rows))
+        elif self._is_plain(times):
+            self._last = float(times[-1])
+            yield Run(restart=False, times=times, rows=rows)
+        else:
+            yield from self._runs(zip(times.tolist(), rows, strict=True))
+
+    def release(self) -> Iterator[Run]:
+        """Give what is held back."""
+        held = [heapq.heappop(self._held) for _ in range(len(self._held))]
+        yield from self._runs((time, row) for time, _, row in held)
+
+    def _is_plain(self, times: NDArray[np.float64]) -> bool:
+        if self._last is None or self._suspect is not None or times.size == 0:
+            return False
+        steps = np.diff(times, prepend=self._last)  # NaN fails the comparisons
+        return bool((steps > 0).all() and (steps <= self._limit_s).all())
+
+    def _sorted(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[Sample]:
+        for time, row in zip(times.tolist(), rows, strict=True):
+            if not math.isfinite(time):
+                self.strays += 1
+                continue
+            self._number += 1  # equal times keep the order in which they came
+            heapq.heappush(self._held, (time, self._number, row.copy()))
+            if len(self._held) > self._reorder:
+                earliest, _, held = heapq.heappop(self._held)
+                yield earliest, held
+
+    def _runs(self, samples: Iterator[Sample]) -> Iterator[Run]:
+        times: list[float] = []
+        rows: list[NDArray[np.float32]] = []
+        restart = False
+        for time, row in samples:
+            for begins, found_time, found_row in self._place(time, row):
+                if begins:
+                    if times:
+                        yield Run(restart=restart, times=np.array(times), rows=np.stack(rows))
+                    times, rows, restart = [], [], True
+                times.append(found_time)
+                rows.append(found_row)
+        if times:
+            yield Run(restart=restart, times=np.array(times), rows=np.stack(rows))
+
+    def _place(self, time: float, row: NDArray[np.float32]) -> list[tuple[bool, float, NDArray[np.float32]]]:
+        """What one sample adds to the line: nothing, itself, or the suspect before it and itself."""
+        if not math.isfinite(time):
+            self.strays += 1
+            return []
+        last, suspect = self._last, self._suspect
+        if last is None:
+            self._last = time
+            return [(True, time, row)]
+        if 0 < time - last <= self._limit_s:
+            self.strays += suspect is not None
+            self._last, self._suspect = time, None
+            return [(False, time, row)]
+        if suspect is not None and 0 < time - suspect[0] <= self._limit_s:
+            self._last, self._suspect = time, None
+            self.restarts += 1
+            return [(True, *suspect), (False, time, row)]
+        if time == last:
+            self.duplicates += 1
+        elif -self._limit_s <= time - last < 0:
+            self.late += 1
+        else:
+            self.strays += suspect is not None
+            self._suspect = (time, row.copy())
+        return []
+
+
+class Grid:
+    """Rows at the declared rate between the samples of one time line.
+
+    Row k stands for `origin + k / rate_hz`, where origin is the first sample's time. Between two samples that are not
+    further apart than `gap_s` and both there, a row is interpolated linearly, channel by channel; else it is the sample
+    within half a period; else it is NaN.
+
+    Args:
+        rate_hz: of the rows.
+        gap_s: a longer time between two samples is a gap.
+        origin_s: time of the first sample.
+        row: (C,) its values.
+    """
+
+    def __init__(self, *, rate_hz: float, gap_s: float, origin_s: float, row: NDArray[np.float32]) -> None:
+        self._rate_hz = rate_hz
+        self._gap_s = gap_s
+        self._origin_s = origin_s
+        self._times = np.array([origin_s])  # of the sample before, then of those that were put
+        self._rows = np.array(row, dtype=np.float32)[None]
+        self._recent = np.empty(0)  # times before, for the measured rate
+        self._next = 1  # row 0 is the first sample itself
+
+    def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
+        """Take samples that follow those before; their rows must be taken before the next are put."""
+        self._recent = np.concatenate([self._recent, self._times[:-1]])[-_INTERVALS:]
+        self._times = np.concatenate([self._times[-1:], times])
+        self._rows = np.concatenate([self._rows[-1:], rows])
+
+    def take(self, most: int) -> NDArray[np.float32]:
+        """The next rows that the samples allow, at most so many: (m, C), m = 0 when there are no more."""
+        stop = min(self._next + most, self._ready())
+        points = self._point(np.arange(self._next, max(stop, self._next)))  # (m,)
+        self._next = max(stop, self._next)
+        right = self._right(points)
+        before, after = self._times[right - 1], self._times[right]
+        weight = np.minimum((points - before) / (after - before), 1.0)[:, None]  # (m, 1)
+        low, high = self._rows[right - 1], self._rows[right]  # (m, C)
+        near = np.where(weight < 0.5, low, high)
+        close = np.minimum(points - before, np.abs(after - points))[:, None] <= 0.5 / self._rate_hz * (1 + _SNAP)
+        joined = (after - before <= self._gap_s)[:, None] & np.isfinite(low) & np.isfinite(high)
+        with np.errstate(invalid="ignore", over="ignore"):  # where one of the two is not there the other is taken
+            between = (low * (1.0 - weight) + high * weight).astype(np.float32)
+        return np.where(joined, between, np.where(close, near, np.float32(np.nan)))
+
+    def point_s(self, number: int) -> float:
+        """The time of a row."""
+        return self._origin_s + number / self._rate_hz
+
+    def rate_hz(self) -> float | None:
+        """The rate at which samples came before the last row that was taken; None where too few came."""
+        end = int(self._right(np.array([self.point_s(self._next - 1)]))[0]) + 1
+        times = np.concatenate([self._recent, self._times[:end]])[-_INTERVALS - 1 :]
+        if len(times) <= _FEWEST_INTERVALS:
+            return None
+        intervals = sorted(np.diff(times).tolist())
+        return 1.0 / float(intervals[len(intervals) // 2])
+
+    def _point(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._origin_s + numbers / self._rate_hz
+
+    def _right(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The sample at or after each point, never the one before all."""
+        found = np.searchsorted(self._times, points - _SNAP / self._rate_hz, side="left")
+        return np.clip(found, 1, max(1, len(self._times) - 1))
+
+    def _ready(self) -> int:
+        """One more than the last row that the samples allow."""
+        newest = float(self._times[-1]) + _SNAP / self._rate_hz
+        number = max(self._next, int((newest - self._origin_s) * self._rate_hz))
+        while self.point_s(number) <= newest:
+            number += 1
+        while number > self._next and self.point_s(number - 1) > newest:
+            number -= 1
+        return number
