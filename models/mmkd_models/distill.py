@@ -16,7 +16,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.augment import Batch
 from mmkd_models.levels import (
     FeatureHead,
-    check_ties,
     edam_of,
     fusion_depth,
     relation_of,
@@ -54,6 +53,7 @@ from mmkd_models.recipe import (
     has_layers,
     kind_of,
 )
+from mmkd_models.ties import check_ties
 
 __all__ = [
     "CrdTerm",

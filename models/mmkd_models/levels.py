@@ -1,13 +1,12 @@
-"""What a term compares at its level: attention, hidden states, embedding, outputs; and whether the two can be tied.
+"""What a term with layers compares: attention maps, relations, hidden states or the embedding of two networks.
 
 Teacher and student may differ in width, heads, depth and number of time tokens; tokens are brought together by the time
-they stand for. What cannot be tied is refused with both layers and both shapes. Everything here reads what a student
-and a teacher give, so that networks of your own need nothing but to give it.
+they stand for. Everything here reads what a student and a teacher give, so that networks of your own need nothing but
+to give it. Whether the two can be tied is `ties.py`'s to say, before the first step.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,15 +21,9 @@ from mmkd_models.networks.encoder import EXTRA_TOKENS, Projections
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.recipe import (
-    DistTerm,
-    DkdTerm,
     EdamTerm,
     FeatureTerm,
-    LogitTerm,
-    Recipe,
     RelationTerm,
-    has_layers,
-    kind_of,
     layer_pairs,
 )
 
@@ -49,31 +42,6 @@ def fusion_depth(teacher: TeacherOutput, modality: str) -> int:
     """Gives the number of layers in which a teacher's tokens of the modality query those of others."""
     maps = teacher.cross_attention.get(modality, ())
     return max(len(maps), len(teacher.cross_projections.get(modality, ())))
-
-
-def check_ties(recipe: Recipe, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:
-    """Raises UsageError where a term ties two shapes that cannot be tied; layers are those `check_recipe` let pass.
-
-    Args:
-        recipe: the terms.
-        student: what the student gives for a window, with taps.
-        teacher: what the teacher gives for the same window, with taps.
-        modality: the student's.
-    """
-    for term in recipe.terms:
-        match term:
-            case LogitTerm() | DkdTerm() | DistTerm():
-                if student.logits.shape[-1] != teacher.logits.shape[-1]:
-                    raise UsageError(
-                        f"recipe: term {kind_of(term)!r}: outputs (B, K)={_shape(student.logits)} of the student and "
-                        f"{_shape(teacher.logits)} of the teacher cannot be tied; train both on the same classes"
-                    )
-            case EdamTerm():
-                _check_maps(term, student, teacher, modality)
-            case RelationTerm():
-                _check_relations(term, student, teacher, modality)
-            case FeatureTerm():
-                _check_features(term, student, teacher, modality)
 
 
 def edam_pairs(
@@ -99,7 +67,7 @@ def edam_of(
         length = ours.shape[-1] - EXTRA_TOKENS
         target = aligned_map(
             theirs,
-            source_lengths=_source_lengths(teacher, modality),
+            source_lengths=source_lengths(teacher, modality),
             length=length,
             extra=EXTRA_TOKENS,
             valid_keys=valid,
@@ -116,8 +84,8 @@ def relation_of(
 ) -> Tensor:
     """Gives the mean over the pairs of layers and the kinds of vectors."""
     losses = []
-    for own, other in _relation_pairs(term, student, teacher, modality):
-        ours, theirs = student.projections[own], _teaching(term, teacher, modality)[other]
+    for own, other in relation_pairs(term, student, teacher, modality):
+        ours, theirs = student.projections[own], teaching(term, teacher, modality)[other]
         for kind in term.vectors:
             vectors: Tensor = getattr(ours, kind)
             valid = _valid(student, vectors.shape[1], vectors)
@@ -167,7 +135,7 @@ class FeatureHead(nn.Module):
     def _tied(self, student: StudentOutput, teacher: TeacherOutput) -> list[tuple[Tensor, Tensor]]:
         if self.term.level == "embedding":
             return [(student.embedding, teacher.embedding)]
-        pairs = _feature_pairs(self.term, student, teacher, self.modality)
+        pairs = feature_pairs(self.term, student, teacher, self.modality)
         return [(student.hidden[own], teacher.hidden[self.modality][other]) for own, other in pairs]
 
     def _low_pass(self, student: StudentOutput, teacher: TeacherOutput) -> Tensor:
@@ -198,7 +166,7 @@ def _on_students_tokens(tokens: Tensor, teacher: TeacherOutput, modality: str, l
     return found
 
 
-def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
+def source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
     """Time tokens of the other modalities, in the order of a cross-attention's keys."""
     return [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]
 
@@ -219,25 +187,28 @@ def _valid(student: StudentOutput, length: int, like: Tensor) -> Tensor:
     return torch.ones(like.shape[0], length, device=like.device)
 
 
-def _relation_pairs(
+def relation_pairs(
     term: RelationTerm, student: StudentOutput, teacher: TeacherOutput, modality: str
 ) -> tuple[tuple[int, int], ...]:
+    """Gives the pairs (self-attention layer of the student, layer of the teacher's attention that teaches)."""
     depth = fusion_depth(teacher, modality) if term.teacher == "cross" else teacher_depth(teacher, modality)
     pairs = layer_pairs(term.layers, student=student_depth(student), teacher=depth)
     _need("relation", "projections", [own for own, _ in pairs], student.projections, "student")
     what = "cross-attention projections" if term.teacher == "cross" else "projections"
-    _need("relation", what, [other for _, other in pairs], _teaching(term, teacher, modality), "teacher")
+    _need("relation", what, [other for _, other in pairs], teaching(term, teacher, modality), "teacher")
     return pairs
 
 
-def _teaching(term: RelationTerm, teacher: TeacherOutput, modality: str) -> tuple[Projections, ...]:
+def teaching(term: RelationTerm, teacher: TeacherOutput, modality: str) -> tuple[Projections, ...]:
+    """Gives the projections of the teacher's attention that the term names, by layer."""
     found = teacher.cross_projections if term.teacher == "cross" else teacher.projections
     return found.get(modality, ())
 
 
-def _feature_pairs(
+def feature_pairs(
     term: FeatureTerm, student: StudentOutput, teacher: TeacherOutput, modality: str
 ) -> tuple[tuple[int, int], ...]:
+    """Gives the pairs of layers (student, teacher) whose hidden states are tied."""
     states = teacher.hidden.get(modality, ())
     pairs = layer_pairs(term.layers, student=student_depth(student), teacher=teacher_depth(teacher, modality))
     _need("feature", "hidden states", [own for own, _ in pairs], student.hidden, "student")
@@ -252,77 +223,3 @@ def _need(kind: str, what: str, layers: Sequence[int], given: Sequence[object], 
             f"recipe: term {kind!r} needs the {what} of layer {max(layers)} of the {who}, which gives those of "
             f"{len(given)} layers; let its forward return them where it is called with taps=True"
         )
-
-
-def _check_maps(term: EdamTerm, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:
-    for own_layer, other_layer in edam_pairs(term, student, teacher, modality):
-        own, other = student.attention[own_layer], teacher.cross_attention[modality][other_layer]
-        tied = (
-            f"recipe: term 'edam': self-attention (H, L, L)={_shape(own[0])} of student layer {own_layer} and "
-            f"cross-attention (H, Lq, Lk)={_shape(other[0])} of teacher layer {other_layer} cannot be tied"
-        )
-        if term.heads == "group" and other.shape[1] % own.shape[1]:
-            raise UsageError(
-                f"{tied} head by head, {other.shape[1]} is no multiple of {own.shape[1]}; set heads to 'mean'"
-            )
-        keys = sum(length + EXTRA_TOKENS for length in _source_lengths(teacher, modality))
-        if modality not in teacher.valid or keys != other.shape[-1]:
-            raise UsageError(
-                f"{tied}: its keys are {other.shape[-1]}, and TeacherOutput.valid has {keys} tokens of modalities "
-                f"other than {modality!r}; give the validity of every modality's tokens, in the order of the keys"
-            )
-
-
-def _check_relations(term: RelationTerm, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:
-    for own, other in _relation_pairs(term, student, teacher, modality):
-        theirs = _teaching(term, teacher, modality)[other]
-        for kind in term.vectors:
-            ours_shape, their_shape = (_shape(getattr(side, kind)[0]) for side in (student.projections[own], theirs))
-            tied = (
-                f"recipe: term 'relation': {kind} vectors (L, D)={ours_shape} of student layer {own} and {their_shape} "
-                f"of teacher {term.teacher}-attention layer {other}"
-            )
-            if term.teacher == "cross" and kind != "query":
-                raise UsageError(
-                    f"{tied} cannot be tied, since the teacher's belong to the tokens of other modalities; "
-                    "set vectors to query alone, or teacher to 'self'"
-                )
-            _check_tokens(tied, ours_shape[0], their_shape[0])
-            width = math.gcd(ours_shape[-1], their_shape[-1])
-            if width % term.heads:
-                fitting = ", ".join(str(heads) for heads in range(1, width + 1) if width % heads == 0)
-                raise UsageError(f"{tied} cannot both be split into {term.heads} heads; choose one of {fitting}")
-
-
-def _check_features(term: FeatureTerm, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:
-    if has_layers(term):
-        pairs = _feature_pairs(term, student, teacher, modality)
-        tied = [
-            (student.hidden[own], f"student layer {own}", teacher.hidden[modality][other], f"teacher layer {other}")
-            for own, other in pairs
-        ]
-    else:
-        tied = [(student.embedding, "the student's embedding", teacher.embedding, "the teacher's embedding")]
-    for ours, own_name, theirs, other_name in tied:
-        both = f"recipe: term 'feature': {_shape(ours[0])} of {own_name} and {_shape(theirs[0])} of {other_name}"
-        if not term.project and ours.shape[-1] != theirs.shape[-1]:
-            raise UsageError(
-                f"{both} cannot be tied without a projector; "
-                "set project to true, or choose a student of the teacher's width"
-            )
-        if has_layers(term):
-            _check_tokens(both, ours.shape[1], theirs.shape[1])
-        if has_layers(term) and term.keep < 1 and ours.shape[1] <= EXTRA_TOKENS:
-            raise UsageError(f"{both} have no time tokens, and so no frequencies to keep; set keep to 1")
-
-
-def _check_tokens(both: str, own: int, other: int) -> None:
-    if own != other and min(own, other) <= EXTRA_TOKENS:
-        raise UsageError(
-            f"{both} cannot be tied by time: the last {EXTRA_TOKENS} tokens sum up the window, and one side has no "
-            "others; give both as many tokens, or tie embeddings"
-        )
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)

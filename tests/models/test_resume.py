@@ -20,9 +20,13 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.augment import AugmentConfig
+from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset
-from mmkd_models.distill import DistillLearner
+from mmkd_models.distill import DistillLearner, Recipe
 from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.recipe_text import term_from_text
 from mmkd_models.train import CurvePoint, Fit, Progress, TrainConfig
 
 SCRIPT = Path(__file__).with_name("interrupted_training.py")
@@ -73,6 +77,26 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     assert same(resumed.state, whole.state)
     assert same(learner.state_dict(), other.state_dict())  # queue and projectors too
     assert (resumed.curve, resumed.scores, resumed.best_step) == (whole.curve, whole.scores, whole.best_step)
+
+
+def test_banks_and_projectors_of_every_term_resume_too(trained: Trained, dataset: Dataset, tmp_path: Path) -> None:
+    terms = ("relation,heads=2", "feature,keep=0.5", "crd,memory=bank,negatives=8,width=4", "dist", "dkd")
+    recipe = Recipe(terms=tuple(term_from_text(text) for text in terms), trust="confidence")
+    encoder = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+
+    def learner() -> DistillLearner:
+        torch.manual_seed(0)
+        student = Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=encoder))
+        config = TeacherConfig(preset="test", encoder=encoder, fusion_depth=1)
+        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, config), recipe, modality="acc", windows=32)
+
+    with pytest.raises(Interrupted):
+        trained(learner=learner(), run_dir=tmp_path, on_step=interrupt_at(5))
+    resumed = trained(learner=(one := learner()), run_dir=tmp_path, resume=True)
+    whole = trained(learner=(other := learner()))
+    assert same(resumed.state, whole.state)
+    assert same(one.state_dict(), other.state_dict())
+    assert {name.split(".")[0] for name in one.state_dict()} == {"network", "contrast", "features"}
 
 
 def test_a_finished_training_is_read_and_not_run_again(trained: Trained, tmp_path: Path) -> None:
