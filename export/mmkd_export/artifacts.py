@@ -13,7 +13,8 @@ import msgspec
 
 from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.errors import GateError
-from mmkd_edge.manifest import Artifact, ArtifactFormat, Parity, Precision
+from mmkd_edge.manifest import Artifact, ArtifactFormat, BatchRange, Parity, Precision
+from mmkd_export.batch import require_batches
 from mmkd_export.evidence import Evidence
 from mmkd_export.gate import GateFacts, gate_facts, require_gate
 from mmkd_export.graph import OPSET
@@ -26,7 +27,7 @@ from mmkd_export.parity import (
     compare,
     require_parity,
 )
-from mmkd_export.report import ArtifactReport, BackendRun, judged_scores
+from mmkd_export.report import ArtifactReport, BackendRun, BatchFacts, judged_scores
 from mmkd_models.evaluate.metrics import Metric
 
 _SELF_TEST_FACTOR = 2.0
@@ -62,7 +63,13 @@ class TaskGate:
     max_drop_points: float
 
 
-def judge_fp32(model: bytes, evidence: Evidence, *, format: ArtifactFormat = "onnx") -> JudgedArtifact:  # noqa: A002
+def judge_fp32(
+    model: bytes,
+    evidence: Evidence,
+    *,
+    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
+    batch: BatchRange | None = None,
+) -> JudgedArtifact:
     """Runs an fp32 artifact over all windows in the backend of its format and holds it against the checkpoint.
 
     Raises:
@@ -74,7 +81,8 @@ def judge_fp32(model: bytes, evidence: Evidence, *, format: ArtifactFormat = "on
     what = "fp32 graph" if format == "onnx" else f"fp32 .{format}"
     proof = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
     require_parity(answered.gap_parity, tolerance=FP32_TOLERANCE, what=f"{what}, windows with gaps")
-    return _judged(model, answered, evidence, precision="fp32", proof=proof, format=format)
+    judged = _judged(model, answered, evidence, precision="fp32", proof=proof, format=format)
+    return _with_batch(judged, batch, evidence)
 
 
 def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 - the manifest's word
@@ -82,10 +90,13 @@ def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 
     return open_backend("ort" if format == "onnx" else "litert", model, threads=1)
 
 
-def judge_lower(model: bytes, evidence: Evidence, gate: TaskGate, *, precision: Precision) -> JudgedArtifact:
+def judge_lower(
+    model: bytes, evidence: Evidence, gate: TaskGate, *, precision: Precision, batch: BatchRange | None = None
+) -> JudgedArtifact:
     """Runs an artifact of lower precision; whether it passed is in its report's `gate`.
 
     Raises:
+        GateError: it does not take every batch of the range.
         BackendError: onnxruntime does not run it.
     """
     answered = _answer_all(open_format(model, "onnx"), evidence)
@@ -99,7 +110,22 @@ def judge_lower(model: bytes, evidence: Evidence, gate: TaskGate, *, precision: 
     )
     judged = _judged(model, answered, evidence, precision=precision, proof=proof)
     facts = task_gate_facts(answered.judging, evidence, gate)
-    return replace(judged, report=msgspec.structs.replace(judged.report, gate=facts))
+    judged = replace(judged, report=msgspec.structs.replace(judged.report, gate=facts))
+    return _with_batch(judged, batch, evidence) if facts.passed else judged
+
+
+def _with_batch(judged: JudgedArtifact, batch: BatchRange | None, evidence: Evidence) -> JudgedArtifact:
+    """Proves the range, where there is one, and gives the artifact that says so."""
+    if batch is None:
+        return judged
+    precision, tolerance = judged.artifact.precision, judged.artifact.parity.tolerance
+    error = require_batches(judged.model, batch, evidence, tolerance=tolerance, what=f"{precision} graph")
+    facts = BatchFacts(minimum=batch.minimum, optimum=batch.optimum, maximum=batch.maximum, max_abs_error=error)
+    return replace(
+        judged,
+        artifact=msgspec.structs.replace(judged.artifact, batch=batch),
+        report=msgspec.structs.replace(judged.report, batch=facts),
+    )
 
 
 def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> JudgedArtifact:
@@ -110,7 +136,7 @@ def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> J
         BackendError: onnxruntime does not run it.
     """
     before, precision = judged.report, judged.artifact.precision
-    again = judge_lower(judged.model, evidence, gate, precision=precision)
+    again = judge_lower(judged.model, evidence, gate, precision=precision, batch=judged.artifact.batch)
     assert again.report.gate is not None
     advice = f"Export with another -o, or make it again with --precision {precision}"
     require_gate(again.report.gate, what=f"the earlier {precision} graph", advice=advice)

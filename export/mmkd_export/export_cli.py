@@ -20,6 +20,7 @@ from rich.status import Status
 from rich.table import Table
 
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
@@ -78,6 +79,12 @@ def export_(
         CalibrationMethod | None, typer.Option("--calib-method", help="How INT8 ranges are chosen; else by trial.")
     ] = None,
     exclude: Annotated[str | None, typer.Option(metavar="REGEX", help="Layers that stay out of INT8.")] = None,
+    dim: Annotated[
+        str | None,
+        typer.Option(
+            metavar="batch=1:OPT:MAX", help="Graphs that take 1 to MAX windows at once; engines are built for OPT."
+        ),
+    ] = None,
     evaluation: Annotated[
         Path | None,
         typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
@@ -112,6 +119,7 @@ def export_(
         exclude=exclude,
         evaluation=evaluation,
         max_drop_points=max_drop,
+        batch=None if dim is None else batch_from_dim(dim),
     )
     if page is not None:
         _check_page(page)
@@ -265,6 +273,12 @@ def _notes(result: ExportResult) -> Iterator[str]:
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
             yield f"{artifact.precision}: {artifact.gate.summary}"
+        if artifact.batch is not None:
+            batch = artifact.batch
+            yield (
+                f"{artifact.precision}: takes {batch.minimum} to {batch.maximum} windows at once; every size was run, "
+                f"within {batch.max_abs_error:.1e} of one by one"
+            )
         if len(artifact.attempts) > 1:
             tried = ", then ".join(attempt.remedy for attempt in artifact.attempts)
             yield f"{artifact.precision}: passed with the last of: {tried}"

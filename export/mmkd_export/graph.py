@@ -22,6 +22,9 @@ OPSET = 20
 IR_VERSION = 10
 """What onnxruntime 1.17 and later reads; the onnx package itself would write newer ones."""
 
+BATCH_AXIS = "batch"
+"""The name of a first axis whose size may vary."""
+
 STATISTICS_KEY = "mmkd_edge.statistics"
 """Metadata of a student's graph: mean and standard deviation of every channel of the training data, as JSON."""
 
@@ -90,6 +93,30 @@ def check_graph(
             )
 
 
+def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Gives the tensors with a first axis of any size."""
+    return tuple(TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=(-1, *tensor.shape[1:])) for tensor in tensors)
+
+
+def has_any_batch(model: onnx.ModelProto) -> bool:
+    """Whether the first axis of a graph's inputs may vary."""
+    return any(value.type.tensor_type.shape.dim[0].dim_param == BATCH_AXIS for value in model.graph.input)
+
+
+def one_window(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Gives a graph whose batch may vary as one for a single window, else the graph itself."""
+    import onnx
+
+    if not has_any_batch(model):
+        return model
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    for value in (*single.graph.input, *single.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del single.graph.value_info[:]  # shapes of the graph for many
+    return single
+
+
 def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(int(axis.dim_value) if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
@@ -123,10 +150,10 @@ def multiply_adds(model: onnx.ModelProto) -> int:
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Gives the shape of every tensor of a graph with static shapes."""
+    """Gives the shape of every tensor of a graph with static shapes; of one whose batch may vary, for one window."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(one_window(model), data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for values in (graph.input, graph.output, graph.value_info):
         for value in values:

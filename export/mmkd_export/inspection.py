@@ -22,7 +22,7 @@ from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import REPORT_FILE, ModelEntry
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import decode_report
-from mmkd_export.trt import read_sidecar
+from mmkd_export.sidecar import read_sidecar
 
 Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""
@@ -202,5 +202,8 @@ def _engine_facts(sidecar_path: Path) -> Iterator[tuple[str, str]]:
         if device is None
         else (f"{device.name}, compute capability {device.compute_capability}, CUDA {device.cuda_runtime}"),
     )
+    yield "key", sidecar.key
     for name, shape in sidecar.shapes.items():
         yield f"input.{name}", " x ".join(str(size) for size in shape)
+    for name, shapes in sidecar.profiles.items():
+        yield f"profile.{name}", ", ".join(" x ".join(str(size) for size in shape) for shape in shapes)

@@ -18,7 +18,7 @@ from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge
 from mmkd_export.evidence import check_calibration
 from mmkd_export.fp16 import FP16_LIMIT, half_graph
 from mmkd_export.gate import GateFacts, require_gate
-from mmkd_export.graph import check_graph, graph_bytes
+from mmkd_export.graph import any_batch, check_graph, graph_bytes
 from mmkd_export.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_export.layers import learnt_layers
 from mmkd_export.parity import Answers, answers_from_backend
@@ -105,7 +105,9 @@ def _make_fp16(subject: Subject, gate: TaskGate) -> JudgedArtifact:
 
     model = onnx.load_from_string(subject.fp32.model)
     half = half_graph(model, feeds_of(subject.evidence.real.windows, subject.modality))
-    judged = judge_lower(_checked_bytes(half.model, subject), subject.evidence, gate, precision="fp16")
+    judged = judge_lower(
+        _checked_bytes(half.model, subject), subject.evidence, gate, precision="fp16", batch=subject.batch
+    )
     kept = {
         name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
         for name, top in half.too_large.items()
@@ -141,7 +143,7 @@ def _make_int8(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArti
     options = Int8Options(method=plan.method, exclude=plan.exclude, ops=plan.resolved_platform.int8_ops)
     found = int8_graph(model, feeds, options, answer=answer, gate=judge)
     _require_layers(found)
-    judged = judge_lower(_checked_bytes(found.model, subject), evidence, gate, precision="int8")
+    judged = judge_lower(_checked_bytes(found.model, subject), evidence, gate, precision="int8", batch=subject.batch)
     report = msgspec.structs.replace(
         judged.report,
         float_layers=_float_layers(model, found, options),
@@ -203,5 +205,8 @@ def _answers(graph: onnx.ModelProto, windows: NDArray[np.float32], subject: Subj
 def _checked_bytes(graph: onnx.ModelProto, subject: Subject) -> bytes:
     from mmkd_edge.manifest import graph_inputs, graph_outputs
 
-    check_graph(graph, inputs=graph_inputs(subject.modality), outputs=graph_outputs(subject.task))
+    inputs, outputs = graph_inputs(subject.modality), graph_outputs(subject.task)
+    if subject.batch is not None:
+        inputs, outputs = any_batch(inputs), any_batch(outputs)
+    check_graph(graph, inputs=inputs, outputs=outputs)
     return graph_bytes(graph)

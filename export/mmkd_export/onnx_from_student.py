@@ -10,16 +10,16 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.errors import MmkdError, UsageError
-from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.manifest import BatchRange, graph_inputs, graph_outputs
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-from mmkd_export.graph import OPSET, STATISTICS_KEY, check_graph, clean_graph, graph_bytes
+from mmkd_export.graph import BATCH_AXIS, OPSET, STATISTICS_KEY, any_batch, check_graph, clean_graph, graph_bytes
 from mmkd_export.parity import Answers
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ _BATCH = 64
 _STATISTICS = ("mean", "std")
 
 
-def onnx_from_student(checkpoint: StudentCheckpoint) -> bytes:
+def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None) -> bytes:
     """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
 
     Inputs `<modality>` and `<modality>_present` (1, T, C), outputs `logits` and `probabilities` (1, K), all float32.
+    With `batch` the first axis is named `batch` and may vary within it; whether it really does is not proven here.
 
     Raises:
         MmkdError: the exporter failed.
@@ -53,7 +54,9 @@ def onnx_from_student(checkpoint: StudentCheckpoint) -> bytes:
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
             (STATISTICS_KEY, _json({name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in _STATISTICS})),
+            *([("mmkd_edge.batch", _json(batch))] if batch is not None else []),
         ],
+        batch=batch,
     )
 
 
@@ -129,12 +132,14 @@ def _onnx_from_module(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     metadata: Sequence[tuple[str, str]],
+    batch: BatchRange | None = None,
 ) -> bytes:
     import torch
 
     module = module.eval().cpu()
+    traced, axes = (1, None) if batch is None else (2, _axes(batch, count=len(inputs)))  # 1 would be taken for fixed
     # Values are examples for the tracer; the graph does not depend on them.
-    examples = tuple(torch.full(tensor.shape, float(number % 2)) for number, tensor in enumerate(inputs))
+    examples = tuple(torch.full((traced, *tensor.shape[1:]), float(number % 2)) for number, tensor in enumerate(inputs))
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
@@ -144,6 +149,7 @@ def _onnx_from_module(
                 opset_version=OPSET,
                 input_names=[tensor.name for tensor in inputs],
                 output_names=[tensor.name for tensor in outputs],
+                dynamic_shapes=axes,
                 external_data=False,  # one file
                 verbose=False,
             )
@@ -152,8 +158,17 @@ def _onnx_from_module(
         raise MmkdError(f"torch could not export the network: {first}; add --debug and report it") from error
     assert program is not None
     model = clean_graph(program.model_proto, metadata=metadata)
+    if batch is not None:
+        inputs, outputs = any_batch(inputs), any_batch(outputs)
     check_graph(model, inputs=inputs, outputs=outputs)
     return graph_bytes(model)
+
+
+def _axes(batch: BatchRange, *, count: int) -> tuple[dict[int, Any], ...]:
+    import torch
+
+    axis = torch.export.Dim(BATCH_AXIS, min=batch.minimum, max=batch.maximum)
+    return tuple({0: axis} for _ in range(count))
 
 
 @contextlib.contextmanager

@@ -52,7 +52,10 @@ class OpenVinoBackend:
         }
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
+            graph = core.read_model(model, b"")
+            if graph.is_dynamic():  # one window at a time, as the runtime asks
+                graph.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
+            compiled = core.compile_model(graph, "CPU", settings)
         except Exception as error:
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_line(error)}"

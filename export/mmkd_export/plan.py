@@ -15,7 +15,7 @@ from typing import Literal
 from mmkd_edge.archive import LOCAL_SIGNATURE
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.files import open_file, read_exactly
-from mmkd_edge.manifest import MANIFEST_FILE
+from mmkd_edge.manifest import MANIFEST_FILE, BatchRange
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.litert import EXTRA, missing_libraries
 from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform
@@ -43,6 +43,7 @@ class ExportPlan:
         exclude: regular expression of layers that stay out of INT8.
         evaluation: windows that judge in place of half of the others: a dataset directory or an .npz file.
         max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
+        batch: how many windows the graphs take at once; None for one.
     """
 
     source: Path
@@ -55,6 +56,7 @@ class ExportPlan:
     exclude: str | None = None
     evaluation: Path | None = None
     max_drop_points: float = 0.5
+    batch: BatchRange | None = None
 
     @property
     def from_bundle(self) -> bool:
@@ -119,6 +121,11 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         yield UsageError(
             f"{plan.source}: --target litert: expected a checkpoint, because the .tflite is made from the network "
             "itself, got a bundle; export the checkpoint (a .tflite that a bundle already has stays in it)"
+        )
+    if plan.from_bundle and plan.batch is not None:
+        yield UsageError(
+            f"{plan.source}: --dim: expected a checkpoint, because the graph of a bundle keeps its axes, got a bundle; "
+            "export the checkpoint with --dim"
         )
     yield from _output_problems(plan.output)
 

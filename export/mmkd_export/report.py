@@ -69,6 +69,22 @@ class BackendRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     latency_us: float | None = None
 
 
+class BatchFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many windows a graph takes at once, every size of which was run.
+
+    Attributes:
+        minimum: the fewest.
+        optimum: what engines are built for.
+        maximum: the most.
+        max_abs_error: largest difference of a logit or a probability from the answer for the window alone.
+    """
+
+    minimum: int
+    optimum: int
+    maximum: int
+    max_abs_error: float
+
+
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One artifact.
 
@@ -87,6 +103,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         attempts: what was tried to quantise it.
         sensitivity: of its layers, the most sensitive first.
         activations: what its layers read on the calibration windows; of an INT8 artifact.
+        batch: how many windows it takes at once; None where it takes one.
     """
 
     file: str
@@ -103,6 +120,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
     activations: tuple[ActivationHistogram, ...] = ()
+    batch: BatchFacts | None = None
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -156,7 +156,7 @@ def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
     checkpoint = read_student(plan.source)
     require_windows(plan, checkpoint)
     begin("convert it to ONNX")
-    graph = onnx_from_student(checkpoint)
+    graph = onnx_from_student(checkpoint, batch=plan.batch)
     begin("compare with torch")
     return subject_from_checkpoint(plan, checkpoint, graph)
 

@@ -18,7 +18,7 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.golden import Golden
-from mmkd_edge.manifest import REPORT_FILE, ModelEntry, Precision
+from mmkd_edge.manifest import REPORT_FILE, BatchRange, ModelEntry, Precision
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored
 from mmkd_export.evidence import Evidence, judging_of
@@ -74,6 +74,11 @@ class Subject:
     others: tuple[JudgedArtifact, ...] = ()
 
     @property
+    def batch(self) -> BatchRange | None:
+        """How many windows its graphs take at once; None for one."""
+        return self.fp32.artifact.batch
+
+    @property
     def model_id(self) -> str:
         """What people call the bundle: dataset, modality, size, and the start of the checkpoint's hash."""
         facts = self.facts
@@ -109,7 +114,7 @@ def subject_from_checkpoint(plan: ExportPlan, checkpoint: StudentCheckpoint, gra
         licence=checkpoint.facts.licence or _NO_LICENCE,
         tools={name: version(name) for name in _FROM_TORCH},
         evidence=evidence,
-        fp32=judge_fp32(graph, evidence),
+        fp32=judge_fp32(graph, evidence, batch=plan.batch),
     )
 
 

@@ -1,8 +1,8 @@
 """TensorRT engines from a bundle's artifacts: one builder path for TensorRT 10.3 to 11 and for TensorRT-RTX.
 
-Owns how an engine is built and the sidecar that says what it was built for. The graph decides every precision:
-networks are strongly typed, no builder flag or calibrator changes a type. The engine is the plain plan, so that
-trtexec, Polygraphy, DeepStream and Triton load it; nothing is put in front of it.
+Owns how an engine is built. The graph decides every precision: networks are strongly typed, no builder flag or
+calibrator changes a type. The engine is the plain plan, so that trtexec, Polygraphy, DeepStream and Triton load it;
+nothing is put in front of it. What it was built for stands in its sidecar, which is `sidecar.py`'s.
 
 An engine is a program for one GPU, driver and library: a cache of an artifact, never what is shipped. Load only engines
 that were built on the machine, or that come from someone who may run programs on it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import platform as host
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,80 +23,15 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.bundle import Bundle
-from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
+from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.files import write_file
 from mmkd_edge.manifest import Artifact, Precision
 from mmkd_export.platforms import EngineLibrary, Platform
-
-FORMAT_VERSION = 1
+from mmkd_export.sidecar import DeviceFacts, EngineSidecar, Profiles, engine_key, engine_profiles
 
 _LARGEST_WORKSPACE_BYTES = 1 << 30
 _WORKSPACE_SHARE = 4  # of the free memory: a Jetson's GPU and CPU share theirs
 _LAYER_LIST = "Engine Layer Information:"
-
-
-class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The GPU that an engine was built on.
-
-    Attributes:
-        name: of the GPU.
-        compute_capability: such as 8.7.
-        multiprocessors: how many it has.
-        memory_bytes: of the GPU, or of the board where it is shared.
-        cuda_runtime: version as CUDA counts: 12060 is 12.6.
-        cuda_driver: the same for the driver.
-    """
-
-    name: str
-    compute_capability: str
-    multiprocessors: int
-    memory_bytes: int
-    cuda_runtime: int
-    cuda_driver: int
-
-
-class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine.
-
-    Attributes:
-        format_version: of this document.
-        model_id: of the bundle.
-        bundle_sha256: of the bundle file.
-        artifact: the model file in the bundle.
-        onnx_sha256: of that file.
-        precision: of its arithmetic.
-        engine: the engine's file name.
-        engine_sha256: of that file.
-        size_bytes: of that file.
-        library: that built it.
-        library_version: in full; another version may refuse the engine.
-        platform: that it is for.
-        architecture: of the machine it was built on.
-        device: the GPU; None where it was built ahead of time, without one.
-        workspace_bytes: that the builder might use.
-        strongly_typed: whether the graph alone decided every precision.
-        shapes: of every input; they are static.
-        layers: the builder's own list of layers; empty where it gives none.
-    """
-
-    format_version: int = FORMAT_VERSION
-    model_id: str
-    bundle_sha256: str
-    artifact: str
-    onnx_sha256: str
-    precision: Precision
-    engine: str
-    engine_sha256: str
-    size_bytes: int
-    library: EngineLibrary
-    library_version: str
-    platform: str
-    architecture: str
-    device: DeviceFacts | None
-    workspace_bytes: int
-    strongly_typed: bool
-    shapes: dict[str, tuple[int, ...]]
-    layers: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +44,19 @@ class EngineFile:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
-    """What a builder gave: the plain plan, its own list of layers, and its log, one message a line."""
+    """What a builder gave.
+
+    Attributes:
+        plan: the engine itself, plain.
+        layers: the builder's own list of layers.
+        log: its messages, one a line.
+        timing_cache: what it measured, for the next build on this device; empty where none was asked for.
+    """
 
     plan: bytes
     layers: str
     log: str
+    timing_cache: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +68,17 @@ class _Bench:
     platform: Platform
     device: DeviceFacts | None
     workspace_bytes: int
+
+    @property
+    def timing_cache_name(self) -> str | None:
+        """The file beside the bundle in which builds for this device share what they measured.
+
+        None with TensorRT-RTX, which measures where the engine runs: with a cache its builder would ask for a GPU.
+        """
+        if self.device is None:
+            return None
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", self.device.name).strip("-").lower()
+        return f"{self.library}-{self.module.__version__}-{gpu}-cuda{self.device.cuda_runtime}.timing"
 
 
 def build_engines(
@@ -157,13 +112,22 @@ def build_engines(
         ) from error
 
 
-def engine_from_onnx(model: bytes, module: Any, *, workspace_bytes: int) -> BuiltEngine:
-    """Builds a strongly typed engine from an ONNX graph with static shapes.
+def engine_from_onnx(
+    model: bytes,
+    module: Any,
+    *,
+    workspace_bytes: int,
+    profiles: Profiles | None = None,
+    timing_cache: bytes | None = None,
+) -> BuiltEngine:
+    """Builds a strongly typed engine from an ONNX graph.
 
     Args:
         model: the graph.
         module: `tensorrt` or `tensorrt_rtx`.
         workspace_bytes: what the builder may use.
+        profiles: shapes of the inputs whose batch may vary.
+        timing_cache: what an earlier build on this device measured, empty where there was none; None attaches none.
 
     Raises:
         BackendError: the parser or the builder refuses the graph; the message has the library's own words.
@@ -177,6 +141,10 @@ def engine_from_onnx(model: bytes, module: Any, *, workspace_bytes: int) -> Buil
         raise BackendError(f"{module.__name__} {module.__version__} cannot read the graph: {faults}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if profiles:
+        _add_profile(builder, config, profiles)
+    if timing_cache is not None:
+        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BackendError(
@@ -184,7 +152,21 @@ def engine_from_onnx(model: bytes, module: Any, *, workspace_bytes: int) -> Buil
             f"workspace: {logger.last_error or 'it gives no reason'}; where it found no implementation, memory is the "
             "usual cause: close other programs"
         )
-    return BuiltEngine(plan=bytes(plan), layers=logger.layers, log="\n".join(logger.lines) + "\n")
+    cache = None if timing_cache is None else config.get_timing_cache()
+    return BuiltEngine(
+        plan=bytes(plan),
+        layers=logger.layers,
+        log="\n".join(logger.lines) + "\n",
+        timing_cache=b"" if cache is None else bytes(cache.serialize()),
+    )
+
+
+def _add_profile(builder: Any, config: Any, profiles: Profiles) -> None:
+    profile = builder.create_optimization_profile()
+    for name, (smallest, optimal, largest) in profiles.items():
+        profile.set_shape(name, smallest, optimal, largest)
+    if config.add_optimization_profile(profile) < 0:
+        raise BackendError(f"TensorRT refuses the optimisation profile {profiles}; export without --dim")
 
 
 def device_facts() -> DeviceFacts:
@@ -210,34 +192,44 @@ def device_facts() -> DeviceFacts:
     )
 
 
-def workspace_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Gives what a builder may use: a quarter of the free memory, at most 1 GiB, which is plenty for a student."""
+def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: int | None = None) -> int:
+    """Gives what a builder may use: a quarter of the free memory, at most 1 GiB, which is plenty for a student.
+
+    Args:
+        meminfo: the kernel's account of the memory.
+        gpu_free_bytes: free memory of the GPU, on a Jetson the same memory; None where the build uses none.
+    """
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) * 1024
+    if gpu_free_bytes is not None:
+        free = min(free, gpu_free_bytes)
     return min(_LARGEST_WORKSPACE_BYTES, free // _WORKSPACE_SHARE)
 
 
-def read_sidecar(path: Path) -> EngineSidecar:
-    """Reads an engine's sidecar.
+def gpu_free_bytes() -> int:
+    """Gives the free memory of the first GPU.
 
     Raises:
-        ArtifactError: it is no sidecar, or was written by another version.
+        UnavailableError: no GPU answers.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=EngineSidecar)
-    except msgspec.MsgspecError as error:
-        raise ArtifactError(f"{path}: expected the sidecar of an engine: {error}; build the engine again") from error
+    from cuda.bindings import runtime
+
+    error, free, _ = runtime.cudaMemGetInfo()
+    return int(_cuda((error, free)))
 
 
 def _bench(platform_row: Platform) -> _Bench:
     library = platform_row.engine_library
     assert library is not None  # choose_platform gave a platform that has the target
+    module = _import_library(library)
+    # TensorRT-RTX builds ahead of time, for any RTX GPU.
+    device = device_facts() if library == "tensorrt" else None
     return _Bench(
-        module=_import_library(library),
+        module=module,
         library=library,
         platform=platform_row,
-        device=device_facts() if library == "tensorrt" else None,  # TensorRT-RTX builds ahead of time, for any RTX GPU
-        workspace_bytes=workspace_bytes(),
+        device=device,
+        workspace_bytes=workspace_bytes(gpu_free_bytes=None if device is None else gpu_free_bytes()),
     )
 
 
@@ -252,7 +244,16 @@ def _import_library(library: EngineLibrary) -> Any:
 
 
 def _build_one(bundle: Bundle, artifact: Artifact, bench: _Bench) -> EngineFile:
-    built = engine_from_onnx(bundle.read(artifact.file), bench.module, workspace_bytes=bench.workspace_bytes)
+    inputs = bundle.manifest.models[0].inputs
+    profiles = engine_profiles(inputs, artifact.batch)
+    timings = None if bench.timing_cache_name is None else bundle.path.with_name(bench.timing_cache_name)
+    built = engine_from_onnx(
+        bundle.read(artifact.file),
+        bench.module,
+        workspace_bytes=bench.workspace_bytes,
+        profiles=profiles,
+        timing_cache=None if timings is None else _read_if_there(timings),
+    )
     path = bundle.path.with_name(f"{bundle.path.stem}.{artifact.precision}.engine")
     sidecar = EngineSidecar(
         model_id=bundle.manifest.model_id,
@@ -270,15 +271,24 @@ def _build_one(bundle: Bundle, artifact: Artifact, bench: _Bench) -> EngineFile:
         device=bench.device,
         workspace_bytes=bench.workspace_bytes,
         strongly_typed=True,
-        shapes={tensor.name: tensor.shape for tensor in bundle.manifest.models[0].inputs},
+        shapes={tensor.name: tensor.shape if artifact.batch is None else (-1, *tensor.shape[1:]) for tensor in inputs},
+        profiles=profiles,
+        key="",
         layers=built.layers,
     )
+    sidecar = msgspec.structs.replace(sidecar, key=engine_key(sidecar))
+    if timings is not None:
+        write_file(timings, built.timing_cache)
     write_file(path, built.plan)
     write_file(path.with_name(path.name + ".log"), built.log.encode())
     # Last: a sidecar whose hash fits its engine means that all three are there.
     document = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
     write_file(path.with_name(path.name + ".json"), document)
     return EngineFile(path=path, sidecar=sidecar)
+
+
+def _read_if_there(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _logger(module: Any) -> Any:

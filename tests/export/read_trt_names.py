@@ -21,7 +21,7 @@ NAMES_FILE = HERE / "trt_names.json"
 SOURCE = HERE.parents[1] / "export" / "mmkd_export" / "trt.py"
 
 # Variables of trt.py that hold objects of the library.
-_LIBRARY_OBJECTS = {"module", "builder", "network", "parser", "config", "severity"}
+_LIBRARY_OBJECTS = {"module", "builder", "network", "parser", "config", "profile", "cache", "severity"}
 
 
 def used_names(source: str) -> list[str]:

@@ -4,16 +4,23 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import msgspec
 import pytest
 
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
+from mmkd_edge.manifest import BatchRange, graph_inputs
+from mmkd_export.onnx_from_student import onnx_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.platforms import platform_named
 from mmkd_export.run import ExportResult, export
-from mmkd_export.trt import build_engines, device_facts, engine_from_onnx, read_sidecar, workspace_bytes
+from mmkd_export.sidecar import DeviceFacts, engine_key, engine_profiles, read_sidecar
+from mmkd_export.trt import build_engines, device_facts, engine_from_onnx, workspace_bytes
+from mmkd_models.checkpoint import StudentCheckpoint
 
 MIB = 1 << 20
 
@@ -63,6 +70,169 @@ def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte(tmp_path: Pa
     assert workspace_bytes(meminfo) == 100 * 1024
     meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
     assert workspace_bytes(meminfo) == 1 << 30
+
+
+def test_the_workspace_heeds_the_gpus_free_memory(tmp_path: Path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
+    assert workspace_bytes(meminfo, gpu_free_bytes=400 * MIB) == 100 * MIB
+
+
+def test_profiles_are_the_range_of_every_input(student: StudentCheckpoint):
+    inputs = graph_inputs(student.modality)
+    assert engine_profiles(inputs, None) == {}
+    shapes = ((1, 64, 3), (2, 64, 3), (8, 64, 3))
+    assert engine_profiles(inputs, BatchRange(minimum=1, optimum=2, maximum=8)) == {
+        "acc": shapes,
+        "acc_present": shapes,
+    }
+
+
+ORIN = DeviceFacts(
+    name="Orin (nvgpu)",
+    compute_capability="8.7",
+    multiprocessors=8,
+    memory_bytes=8 << 30,
+    cuda_runtime=12060,
+    cuda_driver=12060,
+)
+
+
+class Tensorrt(ModuleType):
+    """A double of TensorRT's Python interface that writes down what it is asked for; TensorRT itself needs a GPU."""
+
+    __version__ = "10.3.0"
+
+    class ILogger:
+        Severity = SimpleNamespace(VERBOSE=0, ERROR=1, INTERNAL_ERROR=2)
+
+    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+
+    def __init__(self, *, accepts_profiles: bool = True) -> None:
+        super().__init__("tensorrt")
+        self.asked: list[tuple[object, ...]] = []
+        self._accepts_profiles = accepts_profiles
+
+    def _note(self, *what: object, gives: object = None) -> Callable[..., object]:
+        def note(*arguments: object) -> object:
+            self.asked.append((*what, *arguments))
+            return gives
+
+        return note
+
+    def Builder(self, logger: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
+        config = SimpleNamespace(
+            set_memory_pool_limit=self._note("workspace"),
+            add_optimization_profile=lambda profile: 0 if self._accepts_profiles else -1,
+            create_timing_cache=self._note("timing cache", gives="cache"),
+            set_timing_cache=self._note("set timing cache"),
+            get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"measured"),
+        )
+        return SimpleNamespace(
+            create_network=self._note("network"),
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: SimpleNamespace(set_shape=self._note("shape")),
+            build_serialized_network=lambda network, config: b"plan",
+        )
+
+    def OnnxParser(self, network: object, logger: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
+        return SimpleNamespace(parse=lambda model: True)
+
+
+def test_a_builder_is_given_profile_workspace_and_timing_cache():
+    library = Tensorrt()
+    profiles = {"acc": ((1, 64, 3), (2, 64, 3), (8, 64, 3))}
+    built = engine_from_onnx(b"", library, workspace_bytes=MIB, profiles=profiles, timing_cache=b"before")
+    assert (built.plan, built.timing_cache) == (b"plan", b"measured")
+    assert library.asked == [
+        ("network", 2),
+        ("workspace", 0, MIB),
+        ("shape", "acc", (1, 64, 3), (2, 64, 3), (8, 64, 3)),
+        ("timing cache", b"before"),
+        ("set timing cache", "cache", False),
+    ]
+
+
+def test_a_profile_that_is_refused_is_an_error():
+    with pytest.raises(BackendError) as error:
+        engine_from_onnx(
+            b"", Tensorrt(accepts_profiles=False), workspace_bytes=MIB, profiles={"acc": ((1, 2), (1, 2), (8, 2))}
+        )
+    assert str(error.value) == (
+        "TensorRT refuses the optimisation profile {'acc': ((1, 2), (1, 2), (8, 2))}; export without --dim"
+    )
+
+
+def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    library = Tensorrt()
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    monkeypatch.setattr("mmkd_export.trt.device_facts", lambda: ORIN)
+    monkeypatch.setattr("mmkd_export.trt.gpu_free_bytes", lambda: 400 * MIB)
+    build_engines(bundle, platform_named("jp6.2"))
+    (engine,) = build_engines(bundle, platform_named("jp6.2"))
+    timings = bundle.with_name("tensorrt-10.3.0-orin-nvgpu-cuda12060.timing")
+    assert timings.read_bytes() == b"measured"
+    assert [asked[1] for asked in library.asked if asked[0] == "timing cache"] == [b"", b"measured"]
+    assert engine.sidecar.device == ORIN
+    assert sorted(path.name for path in bundle.parent.iterdir()) == [
+        "student.edge",
+        "student.fp32.engine",
+        "student.fp32.engine.json",
+        "student.fp32.engine.log",
+        "tensorrt-10.3.0-orin-nvgpu-cuda12060.timing",
+    ]
+    assert engine.sidecar.key == engine_key(engine.sidecar)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"onnx_sha256": "0" * 64},
+        {"library_version": "10.4.0"},
+        {"platform": "jp7"},
+        {"architecture": "riscv64"},
+        {"device": None},
+        {"device": msgspec.structs.replace(ORIN, cuda_driver=13000)},
+        {"device": msgspec.structs.replace(ORIN, multiprocessors=16)},
+        {"profiles": {"acc": ((1, 64, 3), (1, 64, 3), (4, 64, 3))}},
+    ],
+)
+def test_the_key_is_another_where_another_engine_is_needed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+):
+    monkeypatch.setitem(sys.modules, "tensorrt", Tensorrt())
+    monkeypatch.setattr("mmkd_export.trt.device_facts", lambda: ORIN)
+    monkeypatch.setattr("mmkd_export.trt.gpu_free_bytes", lambda: 400 * MIB)
+    (engine,) = build_engines(bundle, platform_named("jp6.2"))
+    assert engine_key(msgspec.structs.replace(engine.sidecar, **change)) != engine.sidecar.key
+    same = msgspec.structs.replace(engine.sidecar, workspace_bytes=1, engine="other.engine", bundle_sha256="0" * 64)
+    assert engine_key(same) == engine.sidecar.key
+
+
+def test_an_engine_for_a_range_of_batches_is_built_with_its_profile(
+    trt_rtx: ModuleType, student_file: Path, tmp_path: Path
+):
+    plan = ExportPlan(
+        source=student_file,
+        output=tmp_path / "student.edge",
+        targets=("trt",),
+        precisions=("fp32", "fp16", "int8"),
+        platform="trt-rtx",
+        batch=BatchRange(minimum=1, optimum=2, maximum=8),
+    )
+    result = export(plan)
+    assert [engine.sidecar.precision for engine in result.engines] == ["fp32", "fp16", "int8"]
+    for engine in result.engines:
+        assert engine.sidecar.shapes["acc"] == (-1, 64, 3)
+        assert engine.sidecar.profiles["acc"] == ((1, 64, 3), (2, 64, 3), (8, 64, 3))
+        assert engine.path.stat().st_size > 10_000
+
+
+def test_a_graph_for_many_windows_needs_a_profile(trt_rtx: ModuleType, student: StudentCheckpoint):
+    graph = onnx_from_student(student, batch=BatchRange(minimum=1, optimum=1, maximum=8))
+    with pytest.raises(BackendError, match="cannot build the graph"):
+        engine_from_onnx(graph, trt_rtx, workspace_bytes=64 * MIB)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
@@ -148,7 +318,7 @@ def test_a_graph_that_the_parser_refuses_gives_its_own_words(trt_rtx: ModuleType
 
 
 def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx: ModuleType, bundle: Path, monkeypatch):
-    monkeypatch.setattr("mmkd_export.trt.workspace_bytes", lambda: 0)  # a machine without free memory
+    monkeypatch.setattr("mmkd_export.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
     monkeypatch.setattr(trt_rtx.Builder, "build_serialized_network", lambda *_: None)
     with pytest.raises(BackendError) as error:
         build_engines(bundle, platform_named("trt-rtx"))

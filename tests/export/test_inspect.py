@@ -15,7 +15,7 @@ from mmkd_edge.files import write_file
 from mmkd_export.inspect_cli import main
 from mmkd_export.inspection import differences, inspect_file
 from mmkd_export.run import ExportResult
-from mmkd_export.trt import EngineSidecar
+from mmkd_export.sidecar import EngineSidecar
 from mmkd_models.checkpoint import StudentCheckpoint
 
 
@@ -51,7 +51,9 @@ def engine(tmp_path: Path) -> Path:
         device=None,
         workspace_bytes=1 << 20,
         strongly_typed=True,
-        shapes={"acc": (1, 64, 3)},
+        shapes={"acc": (-1, 64, 3)},
+        profiles={"acc": ((1, 64, 3), (1, 64, 3), (8, 64, 3))},
+        key="c" * 64,
         layers="",
     )
     import msgspec
@@ -87,7 +89,9 @@ def test_an_engine_and_its_sidecar_show_the_same(engine: Path, suffix: str):
     facts = inspect_file(engine.with_name(engine.name + suffix))
     assert facts["kind"] == "engine, its hash verified"
     assert facts["library"] == "tensorrt 10.3.0.30"
-    assert facts["input.acc"] == "1 x 64 x 3"
+    assert facts["key"] == "c" * 64
+    assert facts["input.acc"] == "-1 x 64 x 3"
+    assert facts["profile.acc"] == "1 x 64 x 3, 1 x 64 x 3, 8 x 64 x 3"
 
 
 def test_a_changed_engine_is_not_to_be_loaded(engine: Path):
