@@ -1,4 +1,4 @@
-"""Entry points of `mmkd-train`, `mmkd-distill` and `mmkd-study`: they say what is missing before they import it."""
+"""Entry points of the training side's commands: they say what is missing before they import it."""
 
 from __future__ import annotations
 
@@ -41,3 +41,14 @@ def study_main() -> NoReturn:
         run_study(arguments)
 
     run_command("mmkd-study", command, needs=(*_NEEDS, "optuna", "sklearn", "jinja2"), extra="train")
+
+
+def evaluate_main() -> NoReturn:
+    """Runs `mmkd-evaluate`."""
+
+    def command(arguments: Sequence[str]) -> None:
+        from mmkd_models.evaluate_cli import run_evaluate
+
+        run_evaluate(arguments)
+
+    run_command("mmkd-evaluate", command, needs=(*_NEEDS, "jinja2"), extra="train")

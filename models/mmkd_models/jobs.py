@@ -6,7 +6,7 @@ Owns how a training is put together. The commands and the demo call these; neith
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import (
     Facts,
@@ -149,32 +150,41 @@ def distil(
 
 def check_teacher(teacher: TeacherCheckpoint, windows: Windows) -> None:
     """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
+    check_fits("teacher", teacher.task, teacher.modalities, windows)
+
+
+def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
+    """Raises UsageError where a network of this task and these modalities cannot judge windows.
+
+    Args:
+        who: the network, for the message; its last word is what to train instead.
+        task: what it answers.
+        modalities: what it takes.
+        windows: to judge.
+    """
     spec = windows.spec
-    if teacher.task != spec.task:
+    advice = f"train a {who.rpartition(' ')[2]} on this dataset"
+    if task != spec.task:
         raise UsageError(
-            f"teacher: expected the labels {list(spec.task.labels)} of the dataset, got {list(teacher.task.labels)}; "
-            "train a teacher on this dataset"
+            f"{who}: expected the labels {list(spec.task.labels)} of the dataset, got {list(task.labels)}; {advice}"
         )
     names = [modality.name for modality in spec.modalities]
-    for modality in teacher.modalities:
+    for modality in modalities:
         if modality.name not in names:
             raise UsageError(
-                f"teacher: expected a dataset with modality {modality.name!r}, which it was trained with, got "
-                f"{', '.join(names)}; train a teacher on this dataset"
+                f"{who}: expected a dataset with modality {modality.name!r}, which it was trained with, got "
+                f"{', '.join(names)}; {advice}"
             )
         found = spec.modality(modality.name)
         if found.shape != modality.shape or found.rate_hz != modality.rate_hz:
             raise UsageError(
-                f"teacher: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
-                f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; train a teacher on this dataset"
+                f"{who}: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
+                f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; {advice}"
             )
         for key in ("channels", "range", "normalise"):
             wanted, got = getattr(modality, key), getattr(found, key)
             if got != wanted:
-                raise UsageError(
-                    f"teacher: modality {modality.name!r}: expected {key} {wanted!r}, got {got!r}; "
-                    "train a teacher on this dataset"
-                )
+                raise UsageError(f"{who}: modality {modality.name!r}: expected {key} {wanted!r}, got {got!r}; {advice}")
 
 
 def _labelled_share(recipe: Recipe) -> float:

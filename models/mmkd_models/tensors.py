@@ -51,6 +51,18 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     return tensors, metadata[kind].encode()
 
 
+def kind_of(path: Path) -> str | None:
+    """Gives the kind of a file of `write_tensors`; None where it is none: `read_tensors` says why."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    return next((kind for kind in _KINDS if kind in metadata), None)
+
+
 def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
     # Asked only here: a sound safetensors file may start with the same bytes, which are the length of its header.
     if start.startswith(_PICKLE_MARKS):

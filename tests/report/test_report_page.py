@@ -431,7 +431,8 @@ def test_the_package_is_thin_until_a_page_is_made() -> None:
 
 def test_the_public_names_are_listed() -> None:
     errors = {"DocumentError", "PageError", "ReportError"}
-    assert set(mmkd_report.__all__) == errors | {"render_demo", "render_export", "render_study", "write_page"}
+    pages = {"render_demo", "render_evaluation", "render_export", "render_study"}
+    assert set(mmkd_report.__all__) == errors | pages | {"write_page"}
 
 
 def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path) -> None:

@@ -1,9 +1,10 @@
-"""What is left of a model when sensors drop out: subsets of modalities for a teacher, missing samples for a student."""
+"""What is left of a model when sensors drop out: subsets of modalities, missing samples, and bursts of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +15,61 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import Change, logits_of
 
+Loss = Literal["samples", "burst"]
+"""How samples go missing: each by itself, or all in one span of the window."""
+
 MISSING_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 MOST_SUBSETS = 31
+
+_STREAMS: dict[Loss, tuple[int, ...]] = {"samples": (), "burst": (1,)}
+
+
+def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Gives the non-empty subsets of modalities, the largest first; of many the first 31."""
+    return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MOST_SUBSETS]
+
+
+def answers_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], NDArray[np.int64]]:
+    """Gives a teacher's answers, class numbers (N,), with every subset of its modalities, the others absent."""
+    found = {}
+    for subset in subsets_of(teacher.names):
+        hide = _hiding([name for name in teacher.names if name not in subset])
+        found[subset] = logits_of(teacher, windows, modality=None, change=hide).argmax(1)
+    return found
+
+
+def answers_by_missing_share(
+    network: Student | Teacher,
+    windows: Windows,
+    *,
+    modality: str | None,
+    seed: int,
+    shares: Sequence[float] = MISSING_SHARES,
+    loss: Loss = "samples",
+) -> dict[float, NDArray[np.int64]]:
+    """Gives answers, class numbers (N,), while that share of the samples (all channels) of every window is missing.
+
+    The same seed hides the same samples, so two networks can be compared window by window.
+
+    Args:
+        network: a Student of `modality`, or a Teacher, whose modalities all lose samples.
+        windows: N windows.
+        modality: the student's; None for a teacher.
+        seed: of which samples go missing.
+        shares: fractions from 0 to 1: of `samples` the probability of each, of a `burst` its length.
+        loss: how they go missing.
+    """
+    found = {}
+    for share in shares:
+        rng = np.random.default_rng([seed, round(share * 1000), *_STREAMS[loss]])
+        change = _thinning(share, rng) if loss == "samples" else _bursting(share, rng)
+        found[share] = logits_of(network, windows, modality=modality, change=change).argmax(1)
+    return found
 
 
 def scores_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], Scores]:
     """Scores a teacher with every non-empty subset of its modalities, the others absent; at most 31, largest first."""
-    names = teacher.names
-    subsets = [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)]
-    found = {}
-    for subset in subsets[:MOST_SUBSETS]:
-        hide = _hiding([name for name in names if name not in subset])
-        found[subset] = _scores(logits_of(teacher, windows, modality=None, change=hide), windows)
-    return found
+    return {subset: _scores(answers, windows) for subset, answers in answers_by_subset(teacher, windows).items()}
 
 
 def scores_by_missing_share(
@@ -36,15 +79,12 @@ def scores_by_missing_share(
 
     The same seed hides the same samples, so two students can be compared pair by pair.
     """
-    found = {}
-    for share in shares:
-        change = _thinning(share, np.random.default_rng([seed, round(share * 1000)]))
-        found[share] = _scores(logits_of(student, windows, modality=modality, change=change), windows)
-    return found
+    answers = answers_by_missing_share(student, windows, modality=modality, seed=seed, shares=shares)
+    return {share: _scores(given, windows) for share, given in answers.items()}
 
 
-def _scores(logits: NDArray[np.float32], windows: Windows) -> Scores:
-    return scores_from_answers(windows.labels, logits.argmax(1), len(windows.spec.task.labels))
+def _scores(answers: NDArray[np.int64], windows: Windows) -> Scores:
+    return scores_from_answers(windows.labels, answers, len(windows.spec.task.labels))
 
 
 def _hiding(absent: Sequence[str]) -> Change:
@@ -57,6 +97,18 @@ def _hiding(absent: Sequence[str]) -> Change:
 def _thinning(share: float, rng: np.random.Generator) -> Change:
     def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         gone = rng.uniform(size=values.shape[:2]) < share  # (B, T)
+        return np.where(gone[..., None], np.float32(np.nan), values)
+
+    return change
+
+
+def _bursting(share: float, rng: np.random.Generator) -> Change:
+    def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        windows, samples = values.shape[:2]
+        length = round(share * samples)
+        start = rng.integers(samples - length + 1, size=windows)[:, None]  # (B, 1)
+        place = np.arange(samples)[None]  # (1, T)
+        gone = (place >= start) & (place < start + length)
         return np.where(gone[..., None], np.float32(np.nan), values)
 
     return change

@@ -1,0 +1,320 @@
+"""One model judged on one dataset, beside another where there is one: what `mmkd-evaluate` measures.
+
+Owns the document and the order of what is measured. A student and a teacher may be compared with their like alone: the
+same windows lose the same samples for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.metrics import Metric, Scores, scores_from_answers
+from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, answers_by_missing_share, answers_by_subset
+from mmkd_models.evaluate.paired import PairedGain, paired_gain
+from mmkd_models.jobs import check_fits
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.predict import logits_of
+
+FORMAT_VERSION = 1
+
+Checkpoint = StudentCheckpoint | TeacherCheckpoint
+Answers = NDArray[np.int64]
+Key = TypeVar("Key")
+OnPart = Callable[[str], None]
+
+
+class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fractions from 0 to 1, over the classes that occur."""
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the model does under one condition.
+
+    Attributes:
+        scores: of the model.
+        against: of the other one; None without one.
+        gain: model minus other, of the chosen metric; None without another one.
+    """
+
+    scores: JudgedScores
+    against: JudgedScores | None = None
+    gain: PairedGain | None = None
+
+
+class SubsetJudgement(Judgement, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With these modalities of a teacher alone."""
+
+    modalities: tuple[str, ...]
+
+
+class ShareJudgement(Judgement, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With this share of the samples of every window missing, 0 to 1."""
+
+    share: float
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that was judged.
+
+    Attributes:
+        path: of its checkpoint.
+        sha256: of that file.
+        kind: `teacher` or `student`.
+        modalities: what it takes.
+        parameters: how many it has.
+        dataset_sha256: of what it was trained on.
+        distilled: whether a teacher taught it.
+        span_dropout: share of its training windows that lost a span.
+        channel_dropout: share of its training windows' channels that were hidden.
+    """
+
+    path: str
+    sha256: str
+    kind: Literal["teacher", "student"]
+    modalities: tuple[str, ...]
+    parameters: int
+    dataset_sha256: str
+    distilled: bool
+    span_dropout: float
+    channel_dropout: float
+
+
+class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What it was judged on.
+
+    Attributes:
+        name: of the dataset.
+        sha256: of its content.
+        part: the split, or the fold whose test windows these are.
+        windows: how many with a label.
+        groups: people, machines or sessions that they come from.
+        labels: of the task.
+    """
+
+    name: str
+    sha256: str
+    part: str
+    windows: int
+    groups: int
+    labels: tuple[str, ...]
+
+
+class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole document.
+
+    Attributes:
+        format_version: of it.
+        model: that was judged.
+        against: the other one; None without one.
+        data: what they were judged on.
+        metric: that gains are of.
+        seed: of which samples went missing, and of the intervals.
+        complete: with everything there.
+        subsets: of a teacher's modalities, the largest first.
+        samples: while each sample is missing with a probability.
+        bursts: while one span of every window is missing.
+    """
+
+    format_version: int = FORMAT_VERSION
+    model: ModelFacts
+    against: ModelFacts | None
+    data: DataFacts
+    metric: Metric
+    seed: int
+    complete: Judgement
+    subsets: tuple[SubsetJudgement, ...] = ()
+    samples: tuple[ShareJudgement, ...] = ()
+    bursts: tuple[ShareJudgement, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A checkpoint with what is told of its file."""
+
+    path: str
+    sha256: str
+    checkpoint: Checkpoint
+
+    @property
+    def modality(self) -> str | None:
+        """The student's; None for a teacher."""
+        return self.checkpoint.modality.name if isinstance(self.checkpoint, StudentCheckpoint) else None
+
+
+def evaluate(
+    model: Contestant,
+    windows: Windows,
+    *,
+    against: Contestant | None,
+    data: DataFacts,
+    metric: Metric,
+    missing: bool,
+    seed: int,
+    on_part: OnPart,
+) -> EvaluationReport:
+    """Judges a model, and another one beside it.
+
+    Args:
+        model: to judge.
+        windows: all labelled.
+        against: to compare with, on the same windows with the same samples missing.
+        data: what is told of the windows.
+        metric: that gains are of.
+        missing: whether to hide modalities and samples.
+        seed: of what is hidden, and of the intervals.
+        on_part: called with a name when a part begins.
+
+    Raises:
+        UsageError: a model does not take these windows, or the two are not of one kind.
+    """
+    check_contestants(model, against, windows)
+    judge = _Judge(windows=windows, metric=metric, seed=seed)
+    pair = [model] if against is None else [model, against]
+    on_part("everything there")
+    complete = judge.judgement(*(_complete(one, windows) for one in pair))
+    report = EvaluationReport(
+        model=_facts(model),
+        against=None if against is None else _facts(against),
+        data=data,
+        metric=metric,
+        seed=seed,
+        complete=complete,
+    )
+    if not missing:
+        return report
+    subsets: tuple[SubsetJudgement, ...] = ()
+    if model.modality is None:
+        on_part("subsets of modalities")
+        subsets = _subsets(judge, pair)
+    shares: dict[Loss, tuple[ShareJudgement, ...]] = {}
+    losses: tuple[tuple[Loss, str], ...] = (("samples", "missing samples"), ("burst", "bursts"))
+    for loss, name in losses:
+        on_part(name)
+        shares[loss] = _shares(judge, pair, loss)
+    return msgspec.structs.replace(report, subsets=subsets, samples=shares["samples"], bursts=shares["burst"])
+
+
+def check_contestants(model: Contestant, against: Contestant | None, windows: Windows) -> None:
+    """Raises UsageError where a model does not take these windows, or the two are not of one kind."""
+    for one in (model, against):
+        if one is not None:
+            checkpoint = one.checkpoint
+            is_student = isinstance(checkpoint, StudentCheckpoint)
+            modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
+            who = f"{one.path}: {'student' if is_student else 'teacher'}"
+            check_fits(who, checkpoint.task, modalities, windows)
+    if against is not None and (model.modality is None) != (against.modality is None):
+        kinds = ["teacher" if one.modality is None else "student" for one in (model, against)]
+        raise UsageError(
+            f"--against {against.path}: expected a {kinds[0]} like {model.path}, got a {kinds[1]}; "
+            "compare a student with a student, a teacher with a teacher"
+        )
+
+
+def _complete(one: Contestant, windows: Windows) -> Answers:
+    return np.asarray(logits_of(one.checkpoint.network(), _narrowed(one, windows), modality=one.modality).argmax(1))
+
+
+def _narrowed(one: Contestant, windows: Windows) -> Windows:
+    """The windows with the model's modalities alone, in the order in which it has them."""
+    checkpoint = one.checkpoint
+    if isinstance(checkpoint, StudentCheckpoint):
+        return windows.with_modalities([checkpoint.modality.name])
+    return windows.with_modalities([spec.name for spec in checkpoint.modalities])
+
+
+def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ...]:
+    """Every subset of the model's modalities; one that the other teacher does not have is judged alone."""
+    found = []
+    for one in pair:
+        network = one.checkpoint.network()
+        assert isinstance(network, Teacher)  # `evaluate` asks for subsets of teachers alone
+        found.append(answers_by_subset(network, _narrowed(one, judge.windows)))
+    judged = [(subset, judge.judgement(*given)) for subset, given in _shared(found)]
+    return tuple(
+        SubsetJudgement(modalities=subset, scores=one.scores, against=one.against, gain=one.gain)
+        for subset, one in judged
+    )
+
+
+def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJudgement, ...]:
+    found = [
+        answers_by_missing_share(
+            one.checkpoint.network(),
+            _narrowed(one, judge.windows),
+            modality=one.modality,
+            seed=judge.seed,
+            shares=MISSING_SHARES,
+            loss=loss,
+        )
+        for one in pair
+    ]
+    judged = [(share, judge.judgement(*given)) for share, given in _shared(found)]
+    return tuple(
+        ShareJudgement(share=share, scores=one.scores, against=one.against, gain=one.gain) for share, one in judged
+    )
+
+
+def _shared(found: list[dict[Key, Answers]]) -> list[tuple[Key, list[Answers]]]:
+    """What the first was judged under, with the answers of all that were judged under it as well."""
+    return [(key, [answers[key] for answers in found if key in answers]) for key in found[0]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """Scores answers for the windows, and compares two of them."""
+
+    windows: Windows
+    metric: Metric
+    seed: int
+
+    def judgement(self, ours: Answers, theirs: Answers | None = None) -> Judgement:
+        """Judges answers, beside others where there are some."""
+        scores = self._scores(ours)
+        if theirs is None:
+            return Judgement(scores=scores)
+        gain = paired_gain(
+            ours,
+            theirs,
+            self.windows.labels,
+            self.windows.groups,
+            classes=len(self.windows.spec.task.labels),
+            metric=self.metric,
+            seed=self.seed,
+        )
+        return Judgement(scores=scores, against=self._scores(theirs), gain=gain)
+
+    def _scores(self, answers: Answers) -> JudgedScores:
+        found: Scores = scores_from_answers(self.windows.labels, answers, len(self.windows.spec.task.labels))
+        return JudgedScores(accuracy=found.accuracy, balanced_accuracy=found.balanced_accuracy, macro_f1=found.macro_f1)
+
+
+def _facts(one: Contestant) -> ModelFacts:
+    checkpoint = one.checkpoint
+    is_student = isinstance(checkpoint, StudentCheckpoint)
+    modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
+    facts = checkpoint.facts
+    return ModelFacts(
+        path=one.path,
+        sha256=one.sha256,
+        kind="student" if is_student else "teacher",
+        modalities=tuple(spec.name for spec in modalities),
+        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        dataset_sha256=facts.dataset_sha256,
+        distilled=facts.teacher_sha256 is not None,
+        span_dropout=facts.augment.span_dropout,
+        channel_dropout=facts.augment.channel_dropout,
+    )

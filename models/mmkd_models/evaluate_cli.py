@@ -1,0 +1,203 @@
+"""`mmkd-evaluate`: how good a teacher or a student is on a dataset, and what is left of it when sensors drop out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, get_args
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
+from mmkd_models.config import choice
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.spec import SplitName
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
+from mmkd_models.tensors import kind_of
+
+_WIDTH_WITHOUT_TERMINAL = 120
+
+_evaluate = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def run_evaluate(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-evaluate` with these arguments."""
+    _evaluate(args=list(arguments), prog_name="mmkd-evaluate")
+
+
+@_evaluate.command(
+    epilog="Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
+)
+def evaluate_(
+    model: Annotated[Path, typer.Argument(help="Checkpoint of a teacher or a student.")],
+    data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
+    missing: Annotated[
+        bool,
+        typer.Option(
+            "--missing",
+            help="Also hide sensors: every subset of a teacher's modalities, 0 to 90 % of the samples, and bursts.",
+        ),
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER.ckpt", help="Another checkpoint, judged on the same windows with the same gaps."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Windows to judge with: train, valid or test.")] = "test",
+    fold: Annotated[
+        int | None, typer.Option(help="Judge with the test windows of grouped fold N, not with a split.", min=0)
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What gains are of: accuracy, balanced_accuracy or macro_f1; default the model's own."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which samples go missing; seed of the intervals.", min=0)] = 0,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write the curves as one self-contained page.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."""
+    if page is not None:
+        _check_page(page)
+    dataset = open_dataset(data)
+    windows, part = _windows(dataset, split=split, fold=fold)
+    subject = _contestant(model)
+    wanted = subject.checkpoint.facts.metric if metric is None else metric
+    chosen: Metric = choice(wanted, get_args(Metric), option="--metric")
+    report = evaluate(
+        subject,
+        windows,
+        against=None if against is None else _contestant(against),
+        data=_data_facts(dataset, windows, part),
+        metric=chosen,
+        missing=missing,
+        seed=seed,
+        on_part=_say,
+    )
+    if page is not None:
+        from mmkd_report import render_evaluation, write_page
+
+        write_page(page, render_evaluation(msgspec.to_builtins(report)))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        return
+    _show(report)
+    print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, data)}")
+
+
+def _check_page(page: Path) -> None:
+    """Refuses, before anything is judged, a page that could not be written, or would replace another file."""
+    if page.is_dir():
+        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
+    if not page.parent.is_dir():
+        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
+
+
+def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows, str]:
+    """The labelled windows to judge with, and what they are called."""
+    if fold is not None:
+        everything = dataset.everything()
+        return everything.subset(fold_indices(everything, fold=fold, seed=0).test), f"test windows of fold {fold}"
+    name: SplitName = choice(split, get_args(SplitName), option="--split")
+    windows = dataset.split(name)
+    known = windows.subset(np.flatnonzero(windows.labels >= 0))
+    if len(known) == 0:
+        raise UsageError(f"{dataset.path}: split {name}: expected labelled windows, got none; name another --split")
+    return known, f"{name} windows"
+
+
+def _contestant(path: Path) -> Contestant:
+    checkpoint = read_teacher(path) if kind_of(path) == "teacher" else read_student(path)
+    return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint)
+
+
+def _data_facts(dataset: Dataset, windows: Windows, part: str) -> DataFacts:
+    return DataFacts(
+        name=dataset.spec.name,
+        sha256=dataset.sha256,
+        part=part,
+        windows=len(windows),
+        groups=len(np.unique(windows.groups)),
+        labels=dataset.spec.task.labels,
+    )
+
+
+def _say(part: str) -> None:
+    print(part, file=sys.stderr, flush=True)
+
+
+def _next_command(report: EvaluationReport, data: Path) -> str:
+    name = shlex.quote(report.model.path)
+    if not (report.samples or report.subsets):
+        return f"mmkd-evaluate {name} {shlex.quote(str(data))} --missing"
+    if report.model.kind == "teacher":
+        return f"mmkd-distill {name} {shlex.quote(str(data))} --modality {report.model.modalities[0]} -o student.ckpt"
+    return f"mmkd-export {name}"
+
+
+def _show(report: EvaluationReport) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
+    model, data = report.model, report.data
+    console.print(
+        f"{model.path}: {model.kind} of {', '.join(model.modalities)}, {model.parameters:,} parameters, on "
+        f"{data.windows} {data.part} of {data.name} ({data.groups} groups)",
+        soft_wrap=True,
+    )
+    if report.against is not None:
+        console.print(f"against {report.against.path}, on the same windows with the same gaps", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    headings = ["accuracy", "balanced accuracy", "macro-F1"]
+    if report.against is not None:
+        headings += [f"other's {report.metric.replace('_', ' ')}", "gain, points", "95 % interval"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, judgement in _rows(report):
+        table.add_row(name, *_cells(judgement, report))
+    console.print(table)
+    if model.dataset_sha256 != data.sha256:
+        console.print(f"the model was trained on another dataset (SHA-256 {model.dataset_sha256[:12]}...)")
+
+
+def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
+    """Every condition once, by its name."""
+    yield "everything there", report.complete
+    for subset in report.subsets:
+        if len(subset.modalities) < len(report.model.modalities):
+            yield f"only {' + '.join(subset.modalities)}", subset
+    for one in report.samples:
+        if one.share > 0:
+            yield f"{one.share:.0%} of the samples missing", one
+    for one in report.bursts:
+        if one.share > 0:
+            yield f"a burst of {one.share:.0%} missing", one
+
+
+def _cells(judgement: Judgement, report: EvaluationReport) -> Iterator[str]:
+    scores = judgement.scores
+    yield from (f"{100 * value:.1f}" for value in (scores.accuracy, scores.balanced_accuracy, scores.macro_f1))
+    if report.against is None:
+        return
+    if judgement.against is None or judgement.gain is None:
+        yield from ("-", "-", "-")
+        return
+    gain = judgement.gain
+    yield f"{100 * getattr(judgement.against, report.metric):.1f}"
+    yield f"{gain.points:+.1f}"
+    yield "too few groups" if gain.low is None or gain.high is None else f"{gain.low:+.1f} to {gain.high:+.1f}"
