@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,7 @@ from mmkd_models.study_document import (
 from mmkd_models.study_executors import Executor, run_workers
 from mmkd_models.study_plan import Conditions, Entry, Space, candidates, check_space, entries
 from mmkd_models.study_progress import Snapshot, StudyWatch
-from mmkd_models.study_sizes import MeasureLatency, impossible_entries, student_sizes
+from mmkd_models.study_sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
 from mmkd_models.study_table import (
     Tested,
     choose,
@@ -68,6 +68,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         workers: how many trainings at once.
         executor: where they run.
         storage: as `open_storage` takes it; None keeps a journal in the study's folder.
+        required: methods that must be possible; others that no pair of networks can have are left out.
     """
 
     conditions: Conditions
@@ -83,6 +84,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     workers: int = 1
     executor: Executor = "local"
     storage: str | None = None
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +223,11 @@ def _prepare(dataset: Dataset, options: StudyOptions, out: Path, measure_latency
     )
     kept = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
     space = msgspec.structs.replace(options.space, students=kept)
-    folder = StudyFolder(out=out, dataset=dataset, conditions=options.conditions, space=space)
-    skipped = impossible_entries(folder)
+    folder = replace(folder, space=space)
+    skipped = impossible_entries(folder, required=options.required)
+    space = msgspec.structs.replace(space, methods=possible_methods(space, skipped))
+    folder = replace(folder, space=space)
+    kept_names = [method.name for method in space.methods]
     search_seeds = () if options.grid else tuple(range(options.search_seeds))
     order = WorkOrder(
         dataset=str(dataset.path.absolute()),
@@ -230,7 +235,7 @@ def _prepare(dataset: Dataset, options: StudyOptions, out: Path, measure_latency
         storage=str((out / JOURNAL_FILE).absolute()) if options.storage is None else options.storage,
         conditions=options.conditions,
         space=space,
-        impossible=tuple(msgspec.convert(_named(one), Entry) for one in skipped),
+        impossible=tuple(msgspec.convert(_named(one), Entry) for one in skipped if one.method in kept_names),
         grid=options.grid,
         trials=options.trials,
         finalists=options.finalists,

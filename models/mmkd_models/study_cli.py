@@ -18,8 +18,8 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distill import Recipe
 from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.recipe_text import recipe_from_file
 from mmkd_models.study import StudyOptions, study, write_document
 from mmkd_models.study_document import EntryRow, Latency, StudyDocument
 from mmkd_models.study_executors import Executor
@@ -157,6 +157,7 @@ def study_command(
         workers=workers,
         executor=_executor(executor),
         storage=storage,
+        required=tuple(name for name in dict.fromkeys([*(method or []), *_own_names(recipe or [])]) if name != NONE),
     )
     document = _run(dataset, options, output, meter=_meter(duration_s) if latency else None)
     _report(document, output, json=json)
@@ -216,10 +217,11 @@ def _own_method(text: str) -> Method:
     name, mark, file = text.partition("=")
     if not (name and mark and file):
         raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
-    try:
-        return Method(name=name, recipe=msgspec.json.decode(Path(file).read_bytes(), type=Recipe))
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{file}: expected a recipe, {error}; --list-methods prints some to start from") from error
+    return Method(name=name, recipe=recipe_from_file(Path(file)))
+
+
+def _own_names(recipes: Sequence[str]) -> list[str]:
+    return [text.partition("=")[0] for text in recipes]
 
 
 def _meter(duration_s: float) -> MeasureLatency:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.evaluate.metrics import Metric
-from mmkd_models.study_trials import TestResult
+from mmkd_models.study_trials import Judged
 
 DRAWS = 2000
 
@@ -45,9 +45,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     per_seed: tuple[float | None, ...]
 
 
-def paired_gain(
-    ours: Sequence[TestResult], theirs: Sequence[TestResult], metric: Metric, *, seed: int = 0
-) -> PairedGain:
+def paired_gain(ours: Sequence[Judged], theirs: Sequence[Judged], metric: Metric, *, seed: int = 0) -> PairedGain:
     """Gives how much better one network is than another on the test windows of the same seeds.
 
     The mean is over seeds of (ours - theirs). The interval resamples whole groups (people, machines, sessions) with
@@ -86,9 +84,7 @@ def paired_gain(
     )
 
 
-def _drawn(
-    result: TestResult, groups: Sequence[int], weights: NDArray[np.int64], metric: Metric
-) -> NDArray[np.float64]:
+def _drawn(result: Judged, groups: Sequence[int], weights: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
     """The metric of a network under each draw of groups, (draws,); NaN where a draw has none of its windows."""
     classes = len(result.scores.confusion)
     confusion = np.zeros((len(groups), classes, classes))

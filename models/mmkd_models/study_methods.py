@@ -1,30 +1,83 @@
-"""The methods that a study compares where the user names none: recipes by name, `kind` or `kind@level`."""
+"""The methods that a study compares where the user names none: recipes by name, `kind` or `kind@level`.
+
+Levels are those of a recipe: which layers learn from which, hidden states or embedding. A method that a pair of
+networks cannot have is left out by the study, with the reason.
+"""
 
 from __future__ import annotations
 
-from mmkd_models.distill import CrdTerm, EdamTerm, LogitTerm, Recipe, TaskTerm, Term, Weight, constant
+from mmkd_models.recipe import (
+    CrdTerm,
+    DistTerm,
+    DkdTerm,
+    EdamTerm,
+    FeatureTerm,
+    Layers,
+    LogitTerm,
+    Recipe,
+    RelationTerm,
+    TaskTerm,
+    Term,
+    Weight,
+    constant,
+)
 from mmkd_models.study_plan import NONE, Method
 
 _TASK = TaskTerm(weight=constant(1.0))
 _LOGIT = LogitTerm(weight=constant(1.0), temperature=2.0)
 _CRD = CrdTerm(weight=constant(0.1))
-# Attention teaches where to look first; the outputs decide the end (docs/training.md, Recipes).
-_DECAY = Weight(start=0.5, end=0.0, until=0.6)
+_RELATION = RelationTerm(weight=constant(1.0))
+_HIDDEN = FeatureTerm(weight=constant(1.0))
+_FIRST: Layers = ((0, 0),)
+_LAST: Layers = 1
 
 
 def shipped_methods() -> tuple[Method, ...]:
-    """Gives labels alone, and each kind of distillation alone and in combination."""
+    """Gives labels alone, each kind of distillation at its levels, and the combinations with the teacher's outputs."""
+    return (Method(name=NONE, recipe=None), *_outputs(), *_attention(), *_representations(), *_combinations())
+
+
+def _outputs() -> tuple[Method, ...]:
+    standardised = LogitTerm(weight=constant(1.0), temperature=2.0, standardise=True)
     return (
-        Method(name=NONE, recipe=None),
         _method("logit", _LOGIT),
         _method("logit+task", _TASK, _LOGIT),
-        _method("edam@first", _TASK, _edam(0)),
-        _method("edam@last", _TASK, _edam(-1)),
+        Method(name="logit+task-trust", recipe=Recipe(terms=(_TASK, _LOGIT), trust="label")),
+        _method("logit-standardised", _TASK, standardised),
+        _method("dkd", _TASK, DkdTerm(weight=constant(1.0))),
+        # weight 2 as in the authors' code (Huang et al., "Knowledge Distillation from A Stronger Teacher", 2022)
+        _method("dist", _TASK, DistTerm(weight=constant(2.0))),
+    )
+
+
+def _attention() -> tuple[Method, ...]:
+    return (
+        _method("edam@first", _TASK, _edam(_FIRST)),
+        _method("edam@last", _TASK, _edam(_LAST)),
+        _method("edam@uniform", _TASK, _edam("uniform")),
+        _method("relation@last", _TASK, _RELATION),
+        _method("relation@uniform", _TASK, RelationTerm(weight=constant(1.0), layers="uniform")),
+    )
+
+
+def _representations() -> tuple[Method, ...]:
+    return (
+        _method("feature@hidden", _TASK, _HIDDEN),
+        _method("feature@embedding", _TASK, FeatureTerm(weight=constant(1.0), level="embedding")),
+        _method("feature-low@hidden", _TASK, FeatureTerm(weight=constant(1.0), keep=0.25)),
         _method("crd", _TASK, _CRD),
-        _method("logit+edam@first", _TASK, _LOGIT, _edam(0)),
-        _method("logit+edam@last", _TASK, _LOGIT, _edam(-1)),
+        _method("crd-batch", _TASK, CrdTerm(weight=constant(0.1), memory="batch")),
+        _method("crd-bank", _TASK, CrdTerm(weight=constant(0.1), memory="bank")),
+    )
+
+
+def _combinations() -> tuple[Method, ...]:
+    return (
+        _method("logit+edam@last", _TASK, _LOGIT, _edam(_LAST)),
+        _method("logit+relation@last", _TASK, _LOGIT, _RELATION),
+        _method("logit+feature@hidden", _TASK, _LOGIT, _HIDDEN),
         _method("logit+crd", _TASK, _LOGIT, _CRD),
-        _method("logit+edam+crd@last", _TASK, _LOGIT, _edam(-1), _CRD),
+        _method("logit+edam+crd@last", _TASK, _LOGIT, _edam(_LAST), _CRD),
     )
 
 
@@ -32,5 +85,6 @@ def _method(name: str, *terms: Term) -> Method:
     return Method(name=name, recipe=Recipe(terms=terms))
 
 
-def _edam(layer: int) -> EdamTerm:
-    return EdamTerm(weight=_DECAY, layers=((layer, layer),))
+def _edam(layers: Layers) -> EdamTerm:
+    # Attention teaches where to look first; the outputs decide the end (docs/training.md, Recipes).
+    return EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), layers=layers)

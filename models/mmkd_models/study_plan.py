@@ -18,7 +18,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import Preset, student_config, teacher_config
-from mmkd_models.distill import Recipe
+from mmkd_models.recipe import Recipe
 from mmkd_models.train import TrainConfig
 
 NONE = "none"

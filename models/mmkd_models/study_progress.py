@@ -164,7 +164,8 @@ def _plain_view() -> Callable[[Snapshot], None]:
         if last and last[-1][1] == snapshot.done:
             return
         last[:] = [(now, snapshot.done)]
-        sys.stderr.write(f"study: {snapshot.done}/{snapshot.expected} trainings {state_in_words(snapshot)}\n")
+        line = f"study: {snapshot.done}/{snapshot.expected} trainings, {state_in_words(snapshot)}"
+        sys.stderr.write(line.rstrip(", ") + "\n")
         sys.stderr.flush()
 
     return show

@@ -27,8 +27,10 @@ from mmkd_models.distill import DistillLearner
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.study_document import Latency, Skipped, StudentSize
-from mmkd_models.study_plan import Entry, Space, TeacherChoice, entries
+from mmkd_models.study_plan import NONE, Entry, Method, Space, TeacherChoice, entries
 from mmkd_models.study_trials import StudyFolder
+
+_FEW = 2  # windows of a memory bank that is made to see whether it can be
 
 MeasureLatency = Callable[[Path, Path], Latency]
 """From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
@@ -78,11 +80,11 @@ def student_sizes(
     return tuple(found)
 
 
-def impossible_entries(folder: StudyFolder) -> tuple[Skipped, ...]:
+def impossible_entries(folder: StudyFolder, *, required: Sequence[str]) -> tuple[Skipped, ...]:
     """Gives the combinations that no training can have, with the reason that the training itself would give.
 
     Raises:
-        UsageError: a method cannot be trained with any teacher and student of the study.
+        UsageError: a method of these names, or every method, has no teacher and student that can have it.
     """
     spec, classes = folder.dataset.spec, len(folder.dataset.spec.task.labels)
     modality = spec.modality(folder.conditions.modality)
@@ -99,22 +101,29 @@ def impossible_entries(folder: StudyFolder) -> tuple[Skipped, ...]:
             continue
         student = Student(modality, classes, student_config(entry.student))
         try:
-            DistillLearner(student, teachers[entry.teacher], recipe, modality=modality.name)
+            DistillLearner(student, teachers[entry.teacher], recipe, modality=modality.name, windows=_FEW)
         except UsageError as error:
             skipped.append(
                 Skipped(student=entry.student, method=entry.method, teacher=entry.teacher, reason=str(error))
             )
-    _check_every_method(folder.space, skipped)
+    _check_required(folder.space, skipped, required)
     return tuple(skipped)
 
 
-def _check_every_method(space: Space, skipped: Sequence[Skipped]) -> None:
+def possible_methods(space: Space, skipped: Sequence[Skipped]) -> tuple[Method, ...]:
+    """Gives the methods that some teacher and student can have."""
     out = {Entry(student=_preset(one), method=one.method, teacher=one.teacher) for one in skipped}
     left = {entry.method for entry in entries(space) if entry not in out}
-    for method in space.methods:
-        if method.name not in left:
-            reason = next(one.reason for one in skipped if one.method == method.name)
-            raise UsageError(f"method {method.name!r}: expected a teacher and a student that can have it: {reason}")
+    return tuple(method for method in space.methods if method.name in left)
+
+
+def _check_required(space: Space, skipped: Sequence[Skipped], required: Sequence[str]) -> None:
+    left = [method.name for method in possible_methods(space, skipped)]
+    wanted = required or [one.method for one in skipped if left == [NONE]]
+    for name in wanted:
+        if name not in left:
+            reason = next(one.reason for one in skipped if one.method == name)
+            raise UsageError(f"method {name!r}: expected a teacher and a student that can have it: {reason}")
 
 
 def _preset(skipped: Skipped) -> Preset:

@@ -24,13 +24,13 @@ from mmkd_models.study_document import (
 from mmkd_models.study_gains import Effect, PairedGain, effects, paired_gain
 from mmkd_models.study_plan import NONE, Candidate, Entry, Trial, candidates
 from mmkd_models.study_trials import (
+    Judged,
     StudyFolder,
-    TestResult,
     TrialResult,
+    judged_teacher,
+    judged_trial,
     rival_on,
     teacher_result,
-    test_of_teacher,
-    test_of_trial,
     trial_result,
 )
 
@@ -44,7 +44,7 @@ class Tested:
 
     entry: Entry
     results: dict[int, TrialResult]
-    tests: dict[int, TestResult]
+    tests: dict[int, Judged]
     search_score: float | None
 
 
@@ -57,7 +57,7 @@ def tested_entries(
         results = chosen_trials(folder, entry, seeds)
         if not results:
             continue
-        tests = {seed: test_of_trial(folder, result.trial) for seed, result in results.items()}
+        tests = {seed: judged_trial(folder, result.trial) for seed, result in results.items()}
         score = _search_score(folder, entry, search_seeds) if search_seeds else None
         found.append(Tested(entry=entry, results=results, tests=tests, search_score=score))
     return tuple(found)
@@ -162,7 +162,7 @@ def _row(
     )
 
 
-def _gains(ours: dict[int, TestResult], theirs: dict[int, TestResult]) -> dict[str, PairedGain] | None:
+def _gains(ours: dict[int, Judged], theirs: dict[int, Judged]) -> dict[str, PairedGain] | None:
     both = [seed for seed in ours if seed in theirs]
     if not both:
         return None
@@ -180,7 +180,7 @@ def _gap_recovered(folder: StudyFolder, one: Tested, baseline: Tested) -> float 
     both = [seed for seed in one.tests if seed in baseline.tests]
     if not both:
         return None
-    teacher = np.mean([test_of_teacher(folder, choice, seed).scores.metric(metric) for seed in both])
+    teacher = np.mean([judged_teacher(folder, choice, seed).scores.metric(metric) for seed in both])
     own, alone = (np.mean([which.tests[seed].scores.metric(metric) for seed in both]) for which in (one, baseline))
     return float((own - alone) / (teacher - alone)) if teacher - alone >= _LEAST_GAP else None
 
@@ -231,7 +231,7 @@ def teacher_rows(folder: StudyFolder, tested: Sequence[Tested]) -> tuple[Teacher
                 parameters=results[0].parameters,
                 seeds=tuple(seeds),
                 valid_score=spread([result.score for result in results]),
-                test=score_table([test_of_teacher(folder, choice, seed).scores for seed in seeds]),
+                test=score_table([judged_teacher(folder, choice, seed).scores for seed in seeds]),
                 sha256=tuple(result.sha256 for result in results),
             )
         )

@@ -1,7 +1,7 @@
 """Trials of a study on disk: trained once, resumed where they were, judged on the test windows when they are finished.
 
 A folder of a trial or teacher is finished when its JSON file is there; the checkpoint is written before it. The test
-windows are read by `test_of_trial`, `test_of_teacher` and `rival_on` alone, which keep what they find.
+windows are read by `judged_trial`, `judged_teacher` and `rival_on` alone, which keep what they find.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     confusion: tuple[tuple[int, ...], ...]
 
 
-class TestResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A finished network on the test windows of its fold."""
 
     format_version: int = _FORMAT_VERSION
@@ -264,24 +264,24 @@ def student_of(folder: StudyFolder, trial: Trial) -> StudentCheckpoint:
     return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
 
 
-def test_of_trial(folder: StudyFolder, trial: Trial) -> TestResult:
+def judged_trial(folder: StudyFolder, trial: Trial) -> Judged:
     """Judges a finished trial on the test windows of its fold, once; later calls read what was found."""
     path = folder.of_trial(trial)
-    known = _read(path / TEST_FILE, TestResult)
+    known = _read(path / TEST_FILE, Judged)
     if known is not None:
         return known
     network = read_student(path / STUDENT_CHECKPOINT).network()
-    return _judged(network, folder.fold(trial.seed).test, folder.conditions.modality, path / TEST_FILE)
+    return _judge(network, folder.fold(trial.seed).test, folder.conditions.modality, path / TEST_FILE)
 
 
-def test_of_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> TestResult:
-    """Judges a finished teacher as `test_of_trial`."""
+def judged_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> Judged:
+    """Judges a finished teacher as `judged_trial`."""
     path = folder.of_teacher(teacher, seed)
-    known = _read(path / TEST_FILE, TestResult)
+    known = _read(path / TEST_FILE, Judged)
     if known is not None:
         return known
     test = folder.fold(seed).test.with_modalities(teacher.modalities)
-    return _judged(read_teacher(path / TEACHER_CHECKPOINT).network(), test, None, path / TEST_FILE)
+    return _judge(read_teacher(path / TEACHER_CHECKPOINT).network(), test, None, path / TEST_FILE)
 
 
 def rival_on(folder: StudyFolder, seed: int) -> Scores:
@@ -297,10 +297,10 @@ def rival_on(folder: StudyFolder, seed: int) -> Scores:
     return scores
 
 
-def _judged(network: Student | Teacher, test: Windows, modality: str | None, path: Path) -> TestResult:
+def _judge(network: Student | Teacher, test: Windows, modality: str | None, path: Path) -> Judged:
     answers = logits_of(network, test, modality=modality).argmax(1)
     classes = len(test.spec.task.labels)
-    result = TestResult(
+    result = Judged(
         scores=scores_from_answers(test.labels, answers, classes),
         by_group=tuple(
             GroupConfusion(
@@ -319,7 +319,7 @@ def _parameters(network: Student | Teacher) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-_Kind = TypeVar("_Kind", TrialResult, TeacherResult, TestResult, Scores)
+_Kind = TypeVar("_Kind", TrialResult, TeacherResult, Judged, Scores)
 
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind | None:

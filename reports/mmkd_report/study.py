@@ -37,6 +37,7 @@ from mmkd_report.study_document import (
     read_study,
 )
 
+_AS_USUAL = (None, "none", "fresh")  # what a recipe says where it asks for nothing special
 MOST_TRIALS = 300
 """More of them are told by their number: the document has them all."""
 
@@ -183,7 +184,11 @@ def _recipe_in_words(recipe: Mapping[str, Any] | None) -> str:
     if recipe is None:
         return "cross-entropy against the labels"
     terms = [_term_in_words(term) for term in recipe.get("terms", ())]
-    more = [f"{name.replace('_', ' ')} {_value(value)}" for name, value in recipe.items() if name != "terms" and value]
+    more = [
+        f"{name.replace('_', ' ')} {_value(value)}"
+        for name, value in recipe.items()
+        if name != "terms" and value not in _AS_USUAL
+    ]
     return "; ".join([*terms, *more])
 
 

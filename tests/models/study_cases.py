@@ -1,0 +1,86 @@
+"""What the tests of studies share: short trainings of the smallest networks on a dataset of ten machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.data import Dataset
+from mmkd_models.study import StudyOptions
+from mmkd_models.study_methods import shipped_methods
+from mmkd_models.study_plan import Conditions, Method, Space, TeacherChoice
+from mmkd_models.study_work import WorkOrder
+from mmkd_models.train import TrainConfig
+
+TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
+TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")
+
+
+def conditions(dataset: Dataset, **changed: Any) -> Conditions:
+    """Half of the labels of `acc`, six steps, one thread."""
+    found = Conditions(
+        dataset_sha256=dataset.sha256,
+        modality="acc",
+        label_share=0.5,
+        self_training=False,
+        teacher_train=TRAIN,
+        student_train=TRAIN,
+        augment=AugmentConfig(),
+        threads=1,
+    )
+    return msgspec.structs.replace(found, **changed)
+
+
+def methods(*names: str) -> tuple[Method, ...]:
+    """Shipped methods by name."""
+    known = {method.name: method for method in shipped_methods()}
+    return tuple(known[name] for name in names)
+
+
+def space(**changed: Any) -> Space:
+    """Labels alone and logits, one teacher, one size, two learning rates."""
+    found = Space(
+        teachers=(TEACHER,), students=("tiny",), methods=methods("none", "logit"), learning_rates=(1e-3, 1e-2)
+    )
+    return msgspec.structs.replace(found, **changed)
+
+
+def options(dataset: Dataset, **changed: Any) -> StudyOptions:
+    """A grid on two seeds."""
+    found = StudyOptions(conditions=conditions(dataset), space=space(), grid=True, seeds=2)
+    return msgspec.structs.replace(found, **changed)
+
+
+def order(dataset: Dataset, out: Path, **changed: Any) -> WorkOrder:
+    """What a worker of that grid is told."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = WorkOrder(
+        dataset=str(dataset.path),
+        out=str(out),
+        storage=str(out / "study.journal"),
+        conditions=conditions(dataset),
+        space=space(),
+        impossible=(),
+        grid=True,
+        trials=40,
+        finalists=3,
+        search_seeds=(),
+        seeds=(0, 1),
+        deadline=None,
+        workers=1,
+    )
+    return msgspec.structs.replace(found, **changed)
+
+
+def checkpoints(out: Path) -> dict[str, bytes]:
+    """Every checkpoint of trials and teachers, by its path in the study's folder."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("t*/*/*.ckpt"))}
+
+
+def starts(out: Path) -> dict[str, int]:
+    """How often the training of each trial and teacher was started: every start opens a log of its own."""
+    folders = sorted(path.parent for path in out.glob("t*/*/run"))
+    return {folder.name: len(list((folder / "run").glob("events.*"))) for folder in folders}
