@@ -200,7 +200,7 @@ class DistillLearner(nn.Module):
         A term whose weight is 0 at this time is left out. With trust g in each of B windows, a term is sum(g loss) / B.
         """
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
-        taps = any(isinstance(term, EdamTerm | RelationTerm) or has_layers(term) for term, _ in active)
+        taps = any(has_layers(term) for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         with torch.no_grad():
             teacher: TeacherOutput = self._teacher[0].to(batch.targets.device)(batch.inputs, taps=taps)
