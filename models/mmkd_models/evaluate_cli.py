@@ -22,10 +22,11 @@ from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
 from mmkd_models.tensors import kind_of
 
-_WIDTH_WITHOUT_TERMINAL = 120
+_WIDTH_WITHOUT_TERMINAL = 160
 
 _evaluate = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -171,6 +172,8 @@ def _show(report: EvaluationReport) -> None:
     for name, judgement in _rows(report):
         table.add_row(name, *_cells(judgement, report))
     console.print(table)
+    if report.complete.gain is not None and report.complete.gain.low is None:
+        console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
     if model.dataset_sha256 != data.sha256:
         console.print(f"the model was trained on another dataset (SHA-256 {model.dataset_sha256[:12]}...)")
 
@@ -200,4 +203,4 @@ def _cells(judgement: Judgement, report: EvaluationReport) -> Iterator[str]:
     gain = judgement.gain
     yield f"{100 * getattr(judgement.against, report.metric):.1f}"
     yield f"{gain.points:+.1f}"
-    yield "too few groups" if gain.low is None or gain.high is None else f"{gain.low:+.1f} to {gain.high:+.1f}"
+    yield "-" if gain.low is None or gain.high is None else f"{gain.low:+.1f} to {gain.high:+.1f}"
