@@ -129,6 +129,7 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         modalities = document["modalities"] if kind == "teacher" else [document["modality"]]
         yield "kind", f"{kind} checkpoint, tensors not read"
         yield "sha256", hashlib.sha256(path.read_bytes()).hexdigest()
+        yield "content_sha256", metadata.get("content_sha256", "none: written by an earlier version")
         for modality in modalities:
             yield (
                 f"{modality['name']}.window",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +16,46 @@ from mmkd_edge.files import open_file, read_exactly, write_file
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
 _KINDS = ("student", "teacher", "resume")
+_CONTENT_KEY = "content_sha256"
+_LENGTH_BYTES = 8
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
-    """Writes tensors and the JSON `document` (under the key `kind`) all or nothing."""
+    """Writes tensors and the JSON `document` (under the key `kind`) all or nothing, with the hash of both."""
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, save(plain, {kind: document.decode()}))
+    data = save(plain, {kind: document.decode()})
+    write_file(path, _with_metadata(data, _CONTENT_KEY, content_sha256(plain, document)))
+
+
+def _with_metadata(data: bytes, key: str, value: str) -> bytes:
+    """Adds an entry to the metadata of a safetensors file; safetensors itself writes several in a random order.
+
+    The format (github.com/huggingface/safetensors, "Format"): the length of the header in 8 bytes, the header as JSON,
+    filled with spaces to a multiple of 8, and the tensors, whose offsets count from there.
+    """
+    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    header = json.loads(data[_LENGTH_BYTES:start])
+    header["__metadata__"][key] = value
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data[start:]
+
+
+def content_sha256(tensors: Mapping[str, Tensor], document: bytes) -> str:
+    """Gives the SHA-256 of what a checkpoint says, however its file is laid out.
+
+    Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(document)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
@@ -30,7 +63,7 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
 
     Raises:
         UsageError: there is no such file.
-        CheckpointError: it is a pickle, damaged, or a file of another kind.
+        CheckpointError: it is a pickle, damaged, altered after it was written, or a file of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -48,7 +81,15 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     if kind not in metadata:
         found = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
         raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {found}; name the right file")
-    return tensors, metadata[kind].encode()
+    document = metadata[kind].encode()
+    written = metadata.get(_CONTENT_KEY)  # files of earlier versions have none
+    if written is not None and content_sha256(tensors, document) != written:
+        raise CheckpointError(
+            f"{path}: expected the content that was written, of SHA-256 {written}, got "
+            f"{content_sha256(tensors, document)}: its tensors or its metadata were altered after training; "
+            "copy it again from where it was made, or train again"
+        )
+    return tensors, document
 
 
 def kind_of(path: Path) -> str | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mmkd_edge.bundle import Bundle
 from mmkd_export.cli import main
@@ -99,6 +101,21 @@ def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Callable[..., Done], 
     assert done.stderr.splitlines()[-1].startswith(
         f"mmkd-export: {path}: expected a safetensors checkpoint of mmkd-edge"
     )
+
+
+def test_a_checkpoint_altered_after_training_is_not_exported(
+    run: Callable[..., Done], student_file: Path, tmp_path: Path
+):
+    path = tmp_path / "s.ckpt"
+    with safe_open(student_file, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    tensors["student/head.weight"] *= 2
+    save_file(tensors, path, metadata)
+    done = run(path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "its tensors or its metadata were altered after training" in done.stderr.splitlines()[-1]
+    assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
 
 
 def test_an_unknown_option_is_a_usage_error(run: Callable[..., Done], student_file: Path):

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,80 @@ def rewrite(
     document(found)
     tensors(parts)
     save_file(parts, path, {kind: json.dumps(found)})
+
+
+def altered(
+    path: Path,
+    *,
+    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    text: Callable[[str], str] = lambda text: text,
+) -> None:
+    """Writes the file again as another program would: all its metadata as it was, but for what is changed."""
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = dict(file.metadata())
+    tensors(parts)
+    metadata["student"] = text(metadata["student"])
+    save_file(parts, path, metadata)
+
+
+def written_hash(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["content_sha256"]
+
+
+def test_a_file_that_was_only_laid_out_anew_is_read(path: Path) -> None:
+    altered(path)
+    assert isinstance(read_student(path), StudentCheckpoint)
+
+
+@pytest.mark.parametrize("name", ["student/head.weight", "student/encoder.front.std", "carried/windows"])
+def test_a_tensor_altered_after_training_is_refused(path: Path, name: str) -> None:
+    def nudge(parts: dict[str, Tensor]) -> None:
+        parts[name].view(-1)[0] += 0.5
+
+    written = written_hash(path)
+    altered(path, tensors=nudge)
+    message = refusal(path)
+    start = f"{path}: expected the content that was written, of SHA-256 {written}, got "
+    assert message.startswith(start)
+    assert message[len(start) + 64 :] == (
+        ": its tensors or its metadata were altered after training; copy it again from where it was made, "
+        "or train again"
+    )
+
+
+def test_tensors_that_changed_places_are_refused(path: Path) -> None:
+    def swap(parts: dict[str, Tensor]) -> None:
+        parts["student/encoder.front.mean"], parts["student/encoder.front.std"] = (
+            parts["student/encoder.front.std"],
+            parts["student/encoder.front.mean"],
+        )
+
+    altered(path, tensors=swap)
+    assert "were altered after training" in refusal(path)
+
+
+def test_metadata_altered_after_training_is_refused(path: Path) -> None:
+    altered(path, text=lambda text: text.replace('"licence":"', '"licence":"not '))
+    assert "were altered after training" in refusal(path)
+
+
+def test_a_file_of_a_version_without_the_hash_is_read(path: Path) -> None:
+    rewrite(path)
+    assert isinstance(read_student(path), StudentCheckpoint)
+
+
+def test_the_same_checkpoint_is_the_same_file_in_every_process(tmp_path: Path) -> None:
+    script = (
+        "import hashlib, sys, torch; from pathlib import Path; from mmkd_models.tensors import write_tensors\n"
+        "write_tensors(Path(sys.argv[1]), {'b': torch.ones(2), 'a': torch.zeros(3)}, kind='resume', document=b'{}')\n"
+        "print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "t.ckpt")]
+    # Hash tables of safetensors are seeded anew in every process: four would show one order alone once in eight times.
+    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(4)}
+    assert len(found) == 1
 
 
 def test_a_missing_file_is_a_wrong_argument(tmp_path: Path) -> None:
