@@ -1,0 +1,367 @@
+"""Engines that fail, bundles that are swapped under load, several students, and other processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mmkd_edge import (
+    BackendError,
+    BundleError,
+    EdgePredictor,
+    GateError,
+    InputError,
+    ModalitySpec,
+    SensorError,
+    UsageError,
+)
+from mmkd_edge.testing import FakeBackend, fake_entry
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
+HALF = np.array([[0.5, 0.0, -0.5], [0.0, 1.0, 0.25], [0.25, -0.5, 0.5]], dtype=np.float32)
+
+
+def window(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(20, 3)).astype(np.float32)
+
+
+def said(kind: type[Exception], call: Callable[[], object]) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+def failing(after: int = 0) -> FakeBackend:
+    """A backend that answers so many times and then fails for ever."""
+    turns = iter(range(10**9))
+
+    def answer(feeds: object) -> list[float]:
+        if next(turns) >= after:
+            raise RuntimeError("device lost")
+        return [1.0, 0.0]
+
+    return FakeBackend(answer)
+
+
+def model(backend: FakeBackend, **options: Any) -> EdgePredictor:
+    return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=backend, **options)
+
+
+# An engine that fails.
+
+
+def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered() -> None:
+    bad, good = failing(after=1), FakeBackend([0.0, 1.0])
+    predictor = model(bad, reopen=lambda: good)
+    assert [predictor.predict(window()).label for _ in range(3)] == ["a", "b", "b"]
+    assert bad.closed
+    health = predictor.health()
+    assert (health.backend_failures, health.reopens, health.predictions["ok"]) == (1, 1, 3)
+
+
+def test_where_that_does_not_help_there_is_no_answer_and_no_second_attempt() -> None:
+    opened: list[FakeBackend] = []
+
+    def reopen() -> FakeBackend:
+        opened.append(failing())
+        return opened[-1]
+
+    predictor = model(failing(), reopen=reopen)
+    for _ in range(5):
+        prediction = predictor.predict(window())
+        assert (prediction.status, prediction.label) == ("invalid", "")
+        assert prediction.reason == "the engine failed: device lost"
+    assert len(opened) == 1
+    assert predictor.health().backend_failures == 6
+    assert predictor.health().predictions["invalid"] == 5
+
+
+def test_an_engine_that_cannot_be_opened_again_leaves_the_first_failure() -> None:
+    def reopen() -> FakeBackend:
+        raise BackendError("no such device")
+
+    assert model(failing(), reopen=reopen).predict(window()).reason == "the engine failed: device lost"
+
+
+def test_after_a_good_answer_the_next_failure_gets_its_own_attempt() -> None:
+    opened: list[FakeBackend] = []
+
+    def reopen() -> FakeBackend:
+        opened.append(failing(after=2))
+        return opened[-1]
+
+    predictor = model(failing(after=2), reopen=reopen)
+    assert {predictor.predict(window()).status for _ in range(10)} == {"ok"}
+    assert len(opened) == 4
+
+
+def test_the_policy_raise_raises_what_the_engine_said() -> None:
+    assert said(BackendError, lambda: model(failing(), policy="raise").predict(window())) == (
+        "the engine failed: device lost"
+    )
+
+
+def test_reopening_by_hand_brings_an_engine_back() -> None:
+    engines = iter([failing(), FakeBackend([0.0, 1.0])])
+    predictor = model(failing(), reopen=lambda: next(engines))
+    assert predictor.predict(window()).status == "invalid"
+    predictor.reopen()
+    assert predictor.predict(window()).label == "b"
+    assert said(UsageError, model(failing()).reopen) == (
+        "reopen: this predictor was made without a bundle; open one with EdgePredictor.open"
+    )
+
+
+# Swapping bundles.
+
+
+@pytest.fixture
+def other_path(kit: Any, tmp_path: Path) -> Path:
+    """Another student for the same sensor and labels, with its own golden windows."""
+    golden = kit.golden(kit.modality)
+    means = np.where(np.isfinite(golden.windows), golden.windows, 0).mean(axis=1)
+    logits = (means @ HALF + np.array([0.1, 0.0, -0.1], dtype=np.float32)).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    changed = type(golden)(
+        windows=golden.windows,
+        labels=golden.labels,
+        logits=logits,
+        probabilities=shares.astype(np.float32),
+        judge=golden.judge,
+        tolerance=golden.tolerance,
+    )
+    parts = kit.parts(kit.modality, model=kit.model(kit.modality, weights=HALF), golden=changed)
+    written: Path = parts.write(tmp_path / "other.edge")
+    return written
+
+
+@pytest.fixture
+def predictor(bundle_path: Path) -> Iterator[EdgePredictor]:
+    with EdgePredictor.open(bundle_path) as opened:
+        yield opened
+
+
+def test_a_swap_lets_the_other_bundle_answer_and_a_rollback_the_first(
+    predictor: EdgePredictor, other_path: Path
+) -> None:
+    before = predictor.predict(window()).probabilities
+    assert predictor.swap(other_path).bundle == str(other_path)
+    after = predictor.predict(window()).probabilities
+    with EdgePredictor.open(other_path) as alone:
+        np.testing.assert_array_equal(after, alone.predict(window()).probabilities)
+    assert not np.array_equal(before, after)
+    predictor.rollback()
+    np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
+    assert (predictor.health().swaps, predictor.health().rollbacks) == (1, 1)
+    assert said(UsageError, predictor.rollback) == (
+        "rollback: there is no earlier bundle to return to; swap keeps the last one"
+    )
+
+
+def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
+    kit: Any, predictor: EdgePredictor, other_path: Path, tmp_path: Path
+) -> None:
+    before = predictor.predict(window()).probabilities
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting descriptors, not files
+    damaged = tmp_path / "damaged.edge"
+    damaged.write_bytes(other_path.read_bytes()[:-1] + b"x")
+    said(BundleError, lambda: predictor.swap(damaged))
+    said(UsageError, lambda: predictor.swap(tmp_path / "absent.edge"))
+    wrong = kit.parts(kit.modality, model=kit.model(kit.modality, weights=HALF)).write(tmp_path / "wrong.edge")
+    assert f"{wrong}: self-test: golden window" in said(GateError, lambda: predictor.swap(wrong))
+    longer = msgspec.structs.replace(kit.modality, samples=21)
+    foreign = kit.parts(longer, model=kit.model(longer), golden=kit.golden(longer)).write(tmp_path / "foreign.edge")
+    assert said(UsageError, lambda: predictor.swap(foreign)) == (
+        f"{foreign}: swap: expected a bundle that takes and answers "
+        "'acc' (20 samples of x, y, z at 10 Hz) for rest, raise, turn, "
+        "got 'acc' (21 samples of x, y, z at 10 Hz) for rest, raise, turn; open it with a predictor of its own"
+    )
+    np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
+    assert predictor.health().swaps == 0
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+
+
+def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
+    before = predictor.predict(window()).probabilities
+    predictor.swap(other_path)
+    line = predictor._line
+    (engine,) = line.engines
+    broken = line.with_backend(engine, failing())
+    object.__setattr__(broken.engines[0], "reopen", None)
+    predictor._line = broken
+    np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
+    health = predictor.health()
+    assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)
+
+
+def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(
+    predictor: EdgePredictor, bundle_path: Path, other_path: Path
+) -> None:
+    batch = [window(seed) for seed in range(8)]
+    right: list[set[bytes]] = []
+    with EdgePredictor.open(other_path) as alone:
+        for one in batch:
+            right.append({alone.predict(one).probabilities.tobytes(), predictor.predict(one).probabilities.tobytes()})
+    stop, wrong, answered = threading.Event(), [], [0] * 8
+
+    def ask(number: int) -> None:
+        while not stop.is_set():
+            found = predictor.predict(batch[number])
+            answered[number] += 1
+            if found.status != "ok" or found.probabilities.tobytes() not in right[number]:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for thread in threads:
+        thread.start()
+    for turn in range(30):
+        predictor.swap(other_path if turn % 2 == 0 else bundle_path)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert min(answered) > 0
+    assert predictor.health().swaps == 30
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 1  # noqa: PTH208 - the earlier bundle
+
+
+def test_a_predictor_without_a_bundle_cannot_swap(other_path: Path) -> None:
+    assert said(UsageError, lambda: model(FakeBackend([1.0, 0.0])).swap(other_path)) == (
+        "swap: this predictor was made without a bundle; open one with EdgePredictor.open"
+    )
+
+
+# Several students.
+
+
+@pytest.fixture
+def both_path(kit: Any, tmp_path: Path) -> Path:
+    gyro = ModalitySpec(name="gyro", channels=("u", "v", "w"), rate_hz=5.0, samples=10)
+    first = kit.parts(kit.modality)
+    second = kit.parts(gyro, model=kit.model(gyro, weights=HALF), golden=kit.golden(gyro), name="gyro")
+    manifest = msgspec.structs.replace(first.manifest, models=(first.manifest.models[0], second.manifest.models[0]))
+    parts = type(first)(manifest=manifest, members={**second.members, **first.members})
+    written: Path = parts.write(tmp_path / "both.edge")
+    return written
+
+
+def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
+    acc, gyro = window(), np.random.default_rng(5).normal(size=(10, 3)).astype(np.float32)
+    dead = np.full((20, 3), np.nan)
+    with EdgePredictor.open(both_path) as predictor:
+        assert [entry.name for entry in predictor.entries] == ["acc", "gyro"]
+        assert predictor.predict({"acc": acc, "gyro": gyro}).modality == "acc"
+        for given, why in (
+            ({"acc": dead, "gyro": gyro}, "acc: all values are missing"),
+            ({"acc": None, "gyro": gyro}, "acc: modality 'acc' is absent"),
+            ({"gyro": gyro}, "acc: modality 'acc' is absent"),
+        ):
+            prediction = predictor.predict(given)
+            assert (prediction.modality, prediction.status) == ("gyro", "degraded")
+            assert prediction.reason == f"'gyro' answers in place of {why}"
+            assert prediction.label != ""
+        nobody = predictor.predict({})
+        assert (nobody.status, nobody.label) == ("invalid", "")
+        assert nobody.reason == "acc: modality 'acc' is absent; gyro: modality 'gyro' is absent"
+        assert predictor.health().predictions == {
+            "ok": 1, "warming_up": 0, "degraded": 3, "stale": 0, "invalid": 1
+        }  # fmt: skip
+        assert [p.modality for p in predictor.predict_batch([{"acc": acc}, {"gyro": gyro}])] == ["acc", "gyro"]
+
+
+def test_a_stream_names_its_student(both_path: Path) -> None:
+    with EdgePredictor.open(both_path) as predictor:
+        found = predictor.stream(hop=10, modality="gyro").push(np.ones((10, 3)))
+        assert [(p.modality, p.status) for p in found] == [("gyro", "ok")]
+
+
+def test_several_students_want_a_mapping(both_path: Path) -> None:
+    with EdgePredictor.open(both_path) as predictor:
+        assert said(InputError, lambda: predictor.predict(window())) == (
+            "this bundle has students for 'acc', 'gyro': expected a mapping from modality to array, got ndarray"
+        )
+        assert said(InputError, lambda: predictor.predict({"temp": window()})) == (
+            "unknown modality 'temp': this bundle has students for 'acc', 'gyro'"
+        )
+        assert said(InputError, lambda: predictor.predict_batch([{"acc": window().T}])).startswith("window 0: ")
+    with EdgePredictor.open(both_path, policy="raise") as predictor:
+        said(SensorError, lambda: predictor.predict({"acc": None}))
+
+
+# Other processes.
+
+
+def ask_in_child(predictor: EdgePredictor, answers: Any) -> None:
+    answers.put((os.getpid(), said(UsageError, lambda: predictor.predict(window()))))
+
+
+def open_in_child(path: str, answers: Any) -> None:
+    with EdgePredictor.open(path) as predictor:
+        answers.put(predictor.predict(window()).probabilities.tobytes())
+
+
+# A child of a process with threads may hang where it waits for one of them; that it does not is what is tested.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_after_a_fork_is_told_to_open_its_own(predictor: EdgePredictor, bundle_path: Path) -> None:
+    expected = predictor.predict(window()).probabilities.tobytes()
+    fork = multiprocessing.get_context("fork")
+    answers: Any = fork.SimpleQueue()
+    jobs: list[tuple[Any, Any]] = [(ask_in_child, predictor), (open_in_child, str(bundle_path))]
+    for target, argument in jobs:
+        child = fork.Process(target=target, args=(argument, answers))
+        child.start()
+        child.join(timeout=60)
+        assert child.exitcode == 0
+    number, text = answers.get()
+    assert text == (
+        f"the predictor was opened in process {os.getpid()} and cannot be used in its child {number}; "
+        "open the bundle in the process that asks"
+    )
+    assert answers.get() == expected
+
+
+SPAWN = """
+import multiprocessing, sys
+import numpy as np
+from mmkd_edge import EdgePredictor
+
+def ask(path, answers):
+    with EdgePredictor.open(path) as predictor:
+        answers.put(predictor.predict(np.ones((20, 3))).label)
+
+if __name__ == "__main__":
+    with EdgePredictor.open(sys.argv[1]) as predictor:
+        spawn = multiprocessing.get_context("spawn")
+        answers = spawn.SimpleQueue()
+        children = [spawn.Process(target=ask, args=(sys.argv[1], answers)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        print(answers.get() == answers.get() == predictor.predict(np.ones((20, 3))).label)
+"""
+
+
+def test_a_predictor_cannot_be_sent_to_a_process_and_its_path_can(
+    predictor: EdgePredictor, bundle_path: Path, tmp_path: Path
+) -> None:
+    assert said(UsageError, lambda: pickle.dumps(predictor)) == (
+        "a predictor cannot be sent to another process; send the bundle's path and open it there"
+    )
+    script = tmp_path / "spawn.py"
+    script.write_text(SPAWN)
+    done = subprocess.run([sys.executable, script, bundle_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

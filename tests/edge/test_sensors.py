@@ -1,0 +1,219 @@
+"""What a window that fails in part is called, by every policy and in every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor, ModalitySpec, Prediction, SensorChecks, SensorError, UsageError
+from mmkd_edge.sensors import Fault, find_fault, worse
+from mmkd_edge.testing import fake_predictor
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=40, range=(-16.0, 16.0))
+LABELS = ("a", "b")
+
+
+def window(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)
+
+
+def judged(values: object, **options: Any) -> Prediction:
+    return fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS, **options).predict(values)
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(UsageError) as caught:
+        call()
+    return str(caught.value)
+
+
+# What is always looked for.
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -17.0])
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_channel_that_sends_nothing_usable_is_never_ok(value: float, channel: int) -> None:
+    values = window()
+    values[:, channel] = value
+    prediction = judged(values)
+    assert prediction.status == "degraded"
+    assert prediction.missing_share == pytest.approx(1 / 3)
+    assert prediction.reason.startswith(f"channel {ACC.channels[channel]!r} is missing")
+
+
+def test_the_reason_says_why_values_are_missing() -> None:
+    values = window()
+    values[:5] = np.inf
+    values[5:10, 0] = 20.0
+    values[10:14, 1] = np.nan
+    assert judged(values).reason == "20.0% of the values are missing: 15 infinite, 5 outside -16 to 16"
+    assert judged(np.full((40, 3), 99.0)).reason == "all values are missing: 120 outside -16 to 16"
+
+
+def test_an_absent_modality_is_invalid_and_no_zeros_are_filled_in() -> None:
+    prediction = judged({"acc": None})
+    assert (prediction.status, prediction.reason) == ("invalid", "modality 'acc' is absent")
+    assert (prediction.label, prediction.missing_share) == ("", 1.0)
+
+
+# The checks.
+
+
+def test_nothing_else_is_looked_for_unless_asked() -> None:
+    assert judged(np.ones((40, 3))).status == "ok"
+    assert judged(np.ones((40, 3)), checks=SensorChecks()).status == "ok"
+
+
+def test_a_flat_channel_degrades_and_a_flat_sensor_is_dead() -> None:
+    values = window()
+    values[:, 1] = 2.5
+    values[3, 1] = np.nan
+    checks = SensorChecks(flat=True)
+    assert judged(values, checks=checks).reason == "channel 'y' is flat at 2.5"
+    dead = judged(np.full((40, 3), 9.81), checks=checks)
+    assert (dead.status, dead.label, dead.reason) == ("invalid", "", "every channel is flat: the sensor is dead")
+    assert judged(window(), checks=checks).status == "ok"
+
+
+@pytest.mark.parametrize(("length", "status"), [(9, "ok"), (10, "degraded")])
+@pytest.mark.parametrize("start", [0, 13, 30])
+def test_a_channel_is_stuck_after_the_time_that_was_set(length: int, status: str, start: int) -> None:
+    values = window()
+    values[start : start + length, 2] = values[start, 2]
+    prediction = judged(values, checks=SensorChecks(stuck_s=1.0))
+    assert prediction.status == status
+    assert prediction.reason == ("" if status == "ok" else "channel 'z' repeated one value for 1 s")
+
+
+def test_a_silence_is_seen_however_short_beside_the_window() -> None:
+    values = window()
+    values[10:13, 0] = np.nan
+    assert judged(values).status == "ok"
+    prediction = judged(values, checks=SensorChecks(dropout_s=0.3))
+    assert (prediction.status, prediction.reason) == ("degraded", "channel 'x' was silent for 0.3 s")
+
+
+def test_several_findings_are_all_said() -> None:
+    values = window()
+    values[:, 1] = 0.0
+    values[10:13, 0] = np.nan
+    prediction = judged(values, checks=SensorChecks(flat=True, dropout_s=0.3))
+    assert prediction.reason == "channel 'y' is flat at 0; channel 'x' was silent for 0.3 s"
+
+
+def test_durations_that_no_window_shows_are_refused() -> None:
+    assert refused(lambda: judged(window(), checks=SensorChecks(stuck_s=5.0))) == (
+        "stuck_s: expected more than one sample and at most one window of 'acc', 0.1 to 4 s; got 5.0"
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(mask=st.lists(st.booleans(), min_size=120, max_size=120), limit=st.integers(2, 12))
+def test_runs_are_found_as_a_plain_loop_finds_them(mask: list[bool], limit: int) -> None:
+    values = window()
+    values[np.array(mask).reshape(40, 3)] = np.nan
+    longest = []
+    for c in range(3):
+        run = best = 0
+        for missing in np.isnan(values[:, c]):
+            run = run + 1 if missing else 0
+            best = max(best, run)
+        longest.append(best)
+    present = np.isfinite(values)[None].astype(np.float32)
+    fault = find_fault(values, present, ACC, SensorChecks(dropout_s=limit / 10))
+    names = [repr(name) for name, run in zip(ACC.channels, longest, strict=True) if run >= limit]
+    expected = f"channel {', '.join(names)} was silent for {max(longest) / 10:g} s" if names else None
+    assert (fault.reason if fault else None) == expected
+
+
+def test_the_graver_finding_comes_first() -> None:
+    degraded, stale = Fault(status="degraded", reason="one"), Fault(status="stale", reason="two")
+    assert worse(degraded, stale) == worse(stale, degraded) == Fault(status="stale", reason="two; one")
+    assert worse(None, degraded) is degraded
+    assert worse(degraded, None) is degraded
+
+
+# Policies.
+
+
+def test_abstain_keeps_the_finding_and_names_no_class() -> None:
+    values = window()
+    values[:20] = np.nan
+    prediction = judged(values, policy="abstain")
+    assert (prediction.status, prediction.label, prediction.index) == ("degraded", "", -1)
+    assert prediction.probabilities.tolist() == [0.0, 0.0]
+    assert judged(window(), policy="abstain").label == "b"
+
+
+def test_raise_raises_with_the_prediction() -> None:
+    values = window()
+    values[:20] = np.nan
+    with pytest.raises(SensorError) as caught:
+        judged(values, policy="raise")
+    assert str(caught.value) == "modality 'acc': degraded: 50.0% of the values are missing"
+    assert caught.value.predictions[0].label == "b"
+    assert judged(window(), policy="raise").status == "ok"
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    assert refused(lambda: judged(window(), policy="hope")) == (
+        "policy: expected one of 'predict', 'abstain', 'raise', got 'hope'"
+    )
+
+
+# Age and deadline.
+
+
+def test_an_old_input_is_stale() -> None:
+    entry = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
+    model = EdgePredictor(entry=entry.entry, backend=entry.backend, stale_s=1.0)
+    assert model.predict(window(), input_age_s=0.5).status == "ok"
+    old = model.predict(window(), input_age_s=2.0)
+    assert (old.status, old.reason, old.input_age_s) == ("stale", "the newest sample is 2 s old", 2.0)
+    assert old.label == "b"
+
+
+def test_a_deadline_that_has_passed_spares_the_engine() -> None:
+    asked: list[object] = []
+
+    def answer(feeds: object) -> list[float]:
+        asked.append(feeds)
+        return [1.0, 0.0]
+
+    model = fake_predictor(answer, modality=ACC, labels=LABELS)
+    prediction = model.predict(window(), deadline_s=0.0)
+    assert (prediction.status, prediction.label) == ("stale", "")
+    assert prediction.reason == "the deadline passed before the engine was asked"
+    assert asked == []
+    assert model.predict(window(), deadline_s=float("inf")).status == "ok"
+
+
+def test_an_answer_after_the_deadline_is_stale() -> None:
+    import time
+
+    def answer(feeds: object) -> list[float]:
+        time.sleep(0.03)
+        return [1.0, 0.0]
+
+    model = fake_predictor(answer, modality=ACC, labels=LABELS)
+    prediction = model.predict(window(), deadline_s=time.monotonic() + 0.01)
+    assert (prediction.status, prediction.label) == ("stale", "a")
+    assert prediction.reason == "the answer came after the deadline"
+
+
+# A real student.
+
+
+def test_a_real_student_of_every_precision_names_a_dead_sensor(kit: Any, bundle_path: Path) -> None:
+    with EdgePredictor.open(bundle_path, checks=SensorChecks(flat=True), policy="abstain") as model:
+        for value in (np.nan, np.inf, 1e38):
+            values = np.full((20, 3), value, dtype=np.float64)
+            prediction = model.predict(values)
+            assert (prediction.status, prediction.label) == ("invalid", "")
