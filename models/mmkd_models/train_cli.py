@@ -57,6 +57,13 @@ _Rate = Annotated[float, typer.Option(help="Peak learning rate.", min=0.0)]
 _Patience = Annotated[int, typer.Option(help="Validations without progress before stopping; 0 never stops.", min=0)]
 _MetricOption = Annotated[str, typer.Option(help="What validation maximises: accuracy, balanced_accuracy or macro_f1.")]
 _Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+_Practise = Annotated[
+    bool,
+    typer.Option(
+        "--practise-missing/--no-practise-missing",
+        help="Hide channels, spans and (from a teacher) modalities in training, as sensors fail.",
+    ),
+]
 _PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: 32-true, bf16-mixed or 16-mixed.")]
 _Devices = Annotated[int, typer.Option(help="Devices (or CPU processes) that share each batch.", min=1)]
 _Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same options.")]
@@ -117,6 +124,7 @@ def teacher(
     patience: _Patience = TEACHER_TRAIN.patience,
     metric: _MetricOption = TEACHER_TRAIN.metric,
     seed: _Seed = 0,
+    practise_missing: _Practise = True,
     precision: _PrecisionOption = TEACHER_TRAIN.precision,
     devices: _Devices = 1,
     resume: _Resume = False,
@@ -125,10 +133,13 @@ def teacher(
     """Train a teacher on all modalities of a dataset."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
     size = teacher_config(preset_named(preset, option="--preset"))
+    if not practise_missing:
+        size = msgspec.structs.replace(size, modality_dropout=0.0)
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
     with _training("teacher", output) as show:
-        run = Run(train=train, augment=AugmentConfig(), run_dir=_run_dir(output), resume=resume, on_step=show)
+        augment = _augment(practise_missing=practise_missing)
+        run = Run(train=train, augment=augment, run_dir=_run_dir(output), resume=resume, on_step=show)
         checkpoint = train_teacher(training, size, run)
     if self_training and bool((training.train.labels < 0).any()):
         with _training("teacher, second generation", output) as show:
@@ -158,6 +169,7 @@ def student(
     patience: _Patience = STUDENT_TRAIN.patience,
     metric: _MetricOption = STUDENT_TRAIN.metric,
     seed: _Seed = 0,
+    practise_missing: _Practise = True,
     precision: _PrecisionOption = STUDENT_TRAIN.precision,
     devices: _Devices = 1,
     resume: _Resume = False,
@@ -170,7 +182,8 @@ def student(
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
     with _training(f"{modality} baseline", output) as show:
-        run = _run(train, output, resume=resume, embed_windows=embed_windows, on_step=show)
+        augment = _augment(practise_missing=practise_missing)
+        run = _run(train, augment, output, resume=resume, embed_windows=embed_windows, on_step=show)
         checkpoint = train_baseline(training, modality, size, run)
     _write_student(output, checkpoint, json=json)
 
@@ -211,6 +224,7 @@ def distill(
     patience: _Patience = STUDENT_TRAIN.patience,
     metric: _MetricOption = STUDENT_TRAIN.metric,
     seed: _Seed = 0,
+    practise_missing: _Practise = True,
     precision: _PrecisionOption = STUDENT_TRAIN.precision,
     devices: _Devices = 1,
     resume: _Resume = False,
@@ -243,7 +257,14 @@ def distill(
             _narrowed(training, [spec.name for spec in taught_by.modalities]),
             modality,
             size,
-            _run(train, output, resume=resume, embed_windows=embed_windows, on_step=show),
+            _run(
+                train,
+                _augment(practise_missing=practise_missing),
+                output,
+                resume=resume,
+                embed_windows=embed_windows,
+                on_step=show,
+            ),
             teacher=taught_by,
             teacher_sha256=file_sha256(teacher),
             recipe=chosen,
@@ -334,10 +355,16 @@ def _same_windows(*, label_share: float, fold: int | None, seed: int) -> str:
     return "".join(f" {option}" for option in options)
 
 
-def _run(train: TrainConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep) -> Run:
+def _augment(*, practise_missing: bool) -> AugmentConfig:
+    return AugmentConfig() if practise_missing else AugmentConfig(channel_dropout=0.0, span_dropout=0.0)
+
+
+def _run(
+    train: TrainConfig, augment: AugmentConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep
+) -> Run:
     return Run(
         train=train,
-        augment=AugmentConfig(),
+        augment=augment,
         run_dir=_run_dir(output),
         resume=resume,
         embed_windows=embed_windows,

@@ -13,7 +13,19 @@ from typing import Any
 import msgspec
 
 from mmkd_report.errors import DocumentError
-from mmkd_report.formats import NOTHING, count, interval, is_figure, magnitude, percent, points, things, with_unit
+from mmkd_report.formats import (
+    NOTHING,
+    count,
+    interval,
+    is_figure,
+    listed,
+    magnitude,
+    percent,
+    points,
+    share,
+    things,
+    with_unit,
+)
 from mmkd_report.page import render_page
 from mmkd_report.plots import Axis, LineChart, Series, axis, line_chart, tight_axis
 
@@ -58,6 +70,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     distilled: bool
     span_dropout: float
     channel_dropout: float
+    modality_dropout: float = 0.0
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,10 +279,12 @@ def _facts(found: EvaluationDocument) -> list[tuple[str, list[tuple[str, str]]]]
 
 def _model_facts(model: ModelFacts, data: DataFacts) -> list[tuple[str, str]]:
     taught = "by a teacher" if model.distilled else "by labels alone"
-    hidden = (
-        f"spans in {with_unit(percent(model.span_dropout, 0), '%')} of the windows, "
-        f"{with_unit(percent(model.channel_dropout, 0), '%')} of the channels"
+    practised = (
+        (model.modality_dropout, "a modality in {} of the windows"),
+        (model.span_dropout, "a span in {} of the windows"),
+        (model.channel_dropout, "{} of the channels"),
     )
+    hidden = listed([text.format(share(value)) for value, text in practised if value > 0]) or "nothing"
     trained = "this dataset" if model.dataset_sha256 == data.sha256 else f"another dataset, {model.dataset_sha256}"
     return [
         ("what", f"{model.kind} of {' + '.join(model.modalities)}, {magnitude(model.parameters)} parameters"),

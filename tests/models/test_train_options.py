@@ -122,6 +122,20 @@ def test_options_reach_the_checkpoint(call: Call, machines: Dataset, tmp_path: P
     assert (checkpoint.facts.metric, checkpoint.config.preset) == ("macro_f1", "small")
 
 
+def test_missing_is_practised_unless_it_is_told_not_to_be(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    teacher = ("mmkd-train", "teacher", machines.path, "--steps", 2, "--no-self-training")
+    call(*teacher)
+    assert read_teacher(tmp_path / "teacher.ckpt").config.modality_dropout > 0
+    call(*teacher, "--no-practise-missing")
+    plain = read_teacher(tmp_path / "teacher.ckpt")
+    student = ("mmkd-distill", "teacher.ckpt", machines.path, "--modality", "gyro", "--steps", 2)
+    call(*student, "--no-practise-missing")
+    baseline_of(call, machines, "--no-practise-missing")
+    assert plain.config.modality_dropout == 0
+    made = [plain, *(read_student(tmp_path / name) for name in ("student.ckpt", "baseline.ckpt"))]
+    assert [(one.facts.augment.span_dropout, one.facts.augment.channel_dropout) for one in made] == [(0.0, 0.0)] * 3
+
+
 def test_the_next_command_sees_the_same_windows_and_labels(call: Call, machines: Dataset) -> None:
     ended = call(
         "mmkd-train",

@@ -141,6 +141,17 @@ def test_models_of_one_file_name_are_told_apart_by_their_paths(student, parse) -
     assert "Beside it earlier/student.ckpt, on the same windows" in text
 
 
+def test_what_was_hidden_in_training_is_told(student, teacher, parse) -> None:
+    assert (
+        "hidden in training a span in 20\u202f% of the windows and 5\u202f% of the channels"
+        in parse(render_evaluation(student)).text
+    )
+    student["model"] |= {"span_dropout": 0.0, "channel_dropout": 0.0}
+    assert "hidden in training nothing" in parse(render_evaluation(student)).text
+    teacher["model"]["modality_dropout"] = 0.3
+    assert "hidden in training a modality in 30\u202f% of the windows, a span" in parse(render_evaluation(teacher)).text
+
+
 def test_too_few_groups_show_no_interval(student, parse) -> None:
     student["complete"] = judgement(0.8, 0.75, interval=False)
     assert rows(parse(render_evaluation(student)))["Everything there", "acc"][-1] == "+5.0"

@@ -79,6 +79,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         distilled: whether a teacher taught it.
         span_dropout: share of its training windows that lost a span.
         channel_dropout: share of its training windows' channels that were hidden.
+        modality_dropout: share of its training windows that lost a modality; 0 for a student.
     """
 
     path: str
@@ -90,6 +91,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     distilled: bool
     span_dropout: float
     channel_dropout: float
+    modality_dropout: float
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -317,4 +319,5 @@ def _facts(one: Contestant) -> ModelFacts:
         distilled=facts.teacher_sha256 is not None,
         span_dropout=facts.augment.span_dropout,
         channel_dropout=facts.augment.channel_dropout,
+        modality_dropout=0.0 if isinstance(checkpoint, StudentCheckpoint) else checkpoint.config.modality_dropout,
     )
