@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmkd_edge.golden import Golden, golden_bytes
+from mmkd_edge.health import measure_statistics
 from mmkd_edge.manifest import (
     README_FILE,
     REPORT_FILE,
@@ -92,7 +93,7 @@ def _golden(evidence: Evidence) -> Golden:
 
 
 def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: bytes) -> ModelEntry:
-    modality, task, facts = subject.modality, subject.task, subject.facts
+    modality, task, facts, evidence = subject.modality, subject.task, subject.facts, subject.evidence
     return ModelEntry(
         name=modality.name,
         modality=modality,
@@ -109,6 +110,7 @@ def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: byt
         teacher_sha256=facts.teacher_sha256,
         artifacts=tuple(judged.artifact for judged in artifacts),
         golden=_file_entry(f"{modality.name}/golden.npz", golden),
+        statistics=measure_statistics(evidence.real.windows, evidence.answers.probabilities, modality),
     )
 
 

@@ -1,0 +1,115 @@
+"""The health of predictors for Prometheus. Needs the extra `[metrics]`; opens no port.
+
+    from prometheus_client import REGISTRY, start_http_server
+    from mmkd_edge.metrics import HealthCollector
+
+    REGISTRY.register(HealthCollector({"press 1": predictor}))
+    start_http_server(9464, addr="127.0.0.1")
+
+or, where the text goes into a file or an answer of your own, `metrics_text(predictor)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmkd_edge.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from mmkd_edge.health import Health
+    from mmkd_edge.predictor import EdgePredictor
+
+
+class HealthCollector:
+    """What Prometheus asks for the health of predictors; register it, or give it to `metrics_text`.
+
+    Nothing is counted here: each collection reads `EdgePredictor.health`. The number of series depends on the bundle
+    alone: channels, labels and the five words of the status.
+
+    Args:
+        predictors: name to predictor; the name becomes the label `predictor`.
+
+    Raises:
+        UnavailableError: prometheus-client is not installed.
+    """
+
+    def __init__(self, predictors: Mapping[str, EdgePredictor]) -> None:
+        self._predictors = dict(predictors)
+        self._library = _library()
+
+    def collect(self) -> Iterator[Any]:
+        """The metric families, as prometheus-client takes them."""
+        found = {name: predictor.health() for name, predictor in self._predictors.items()}
+        yield from _counters(self._library, found)
+        yield from _gauges(self._library, found)
+
+
+def metrics_text(predictor: EdgePredictor, *, name: str = "mmkd") -> str:
+    """The health of one predictor in the text format of Prometheus.
+
+    Args:
+        predictor: it.
+        name: the value of the label `predictor`.
+
+    Raises:
+        UnavailableError: prometheus-client is not installed.
+    """
+    library = _library()
+    registry = library.CollectorRegistry()
+    registry.register(HealthCollector({name: predictor}))
+    text: str = library.generate_latest(registry).decode()
+    return text
+
+
+def _library() -> Any:
+    try:
+        import prometheus_client
+        import prometheus_client.core
+    except ImportError as error:
+        raise UnavailableError(
+            "metrics need prometheus-client, which is not installed; install it with pip install 'mmkd-edge[metrics]'"
+        ) from error
+    return prometheus_client
+
+
+def _counters(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
+    family = library.core.CounterMetricFamily
+    predictions = family("mmkd_predictions", "Predictions given, by status.", labels=["predictor", "status"])
+    for name, health in found.items():
+        for status, count in health.predictions.items():
+            predictions.add_metric([name, status], count)
+    yield predictions
+    for field, text in (
+        ("backend_failures", "Calls in which the engine failed."),
+        ("reopens", "Engines that were opened again after a failure."),
+        ("swaps", "Bundles that took over."),
+        ("rollbacks", "Returns to the earlier bundle."),
+    ):
+        counter = family(f"mmkd_{field}", text, labels=["predictor"])
+        for name, health in found.items():
+            counter.add_metric([name], getattr(health, field))
+        yield counter
+
+
+def _gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
+    family = library.core.GaugeMetricFamily
+    channel, label = ["predictor", "model", "channel"], ["predictor", "model", "label"]
+    psi = family("mmkd_input_psi", "Population stability index of a channel against the training.", labels=channel)
+    missing = family("mmkd_input_missing_share", "Share of a channel's values that are missing.", labels=channel)
+    mean = family("mmkd_input_mean", "Mean of a channel, as the student takes it.", labels=channel)
+    answers = family("mmkd_answer_share", "Share of a label among the answers.", labels=label)
+    drift = family("mmkd_answer_psi", "Population stability index of the answers.", labels=["predictor", "model"])
+    for name, health in found.items():
+        for model in health.models:
+            for one in model.channels:
+                labels = [name, model.model, one.channel]
+                for gauge, value in ((psi, one.psi), (missing, one.missing_share), (mean, one.mean)):
+                    if value is not None and not math.isnan(value):
+                        gauge.add_metric(labels, value)
+            for text, share in model.label_shares.items():
+                answers.add_metric([name, model.model, text], share)
+            if model.label_psi is not None:
+                drift.add_metric([name, model.model], model.label_psi)
+    yield from (psi, missing, mean, answers, drift)

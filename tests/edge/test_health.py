@@ -1,0 +1,251 @@
+"""Counters, running statistics and drift; their text for Prometheus."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, UsageError, decode_manifest, encode_manifest
+from mmkd_edge.health import measure_statistics, stability_index
+from mmkd_edge.metrics import HealthCollector, metrics_text
+from mmkd_edge.testing import FakeBackend, fake_entry
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
+LABELS = ("low", "high")
+
+
+def recorded(count: int, *, seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
+    return (scale * np.random.default_rng(seed).normal((1.0, -2.0), (1.0, 0.5), (count, 50, 2))).astype(np.float32)
+
+
+def answer(feeds: Any) -> list[float]:
+    return [0.25, 0.75] if feeds["acc"][0, 0, 0] > 1.0 else [0.75, 0.25]
+
+
+def predictor(*, reference: NDArray[np.float32] | None = None, **options: Any) -> EdgePredictor:
+    entry = fake_entry(modality=ACC, labels=LABELS)
+    if reference is not None:
+        shares = np.array([answer({"acc": window[None]}) for window in reference], dtype=np.float32)
+        entry = msgspec.structs.replace(entry, statistics=measure_statistics(reference, shares, ACC))
+    return EdgePredictor(entry=entry, backend=FakeBackend(answer), **options)
+
+
+def ask(model: EdgePredictor, windows: NDArray[np.float32]) -> None:
+    for window in windows:
+        model.predict(window)
+        model.backend.feeds.clear()  # type: ignore[attr-defined]
+
+
+# The measure.
+
+
+def test_the_index_is_the_sum_that_its_source_gives() -> None:
+    found, expected = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    assert stability_index(found, expected) == pytest.approx(0.25 * np.log(2) + 0.25 * np.log(2))
+    assert stability_index(expected, expected) == 0.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 50), min_size=4, max_size=4),
+    other=st.lists(st.integers(0, 50), min_size=4, max_size=4),
+)
+def test_the_index_is_symmetric_finite_and_never_negative(counts: list[int], other: list[int]) -> None:
+    p, q = (np.array(c, dtype=float) + (sum(c) == 0) for c in (counts, other))
+    p, q = p / p.sum(), q / q.sum()
+    assert stability_index(p, q) == pytest.approx(stability_index(q, p))
+    assert 0 <= stability_index(p, q) < np.inf
+
+
+def test_statistics_are_those_of_the_values_that_are_there() -> None:
+    windows = recorded(30)
+    windows[:3, :, 1] = np.nan
+    found = measure_statistics(
+        windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)), ACC
+    )
+    channel = found.channels[1]
+    values = windows[3:, :, 1].astype(np.float64)
+    assert channel.mean == pytest.approx(values.mean(), abs=1e-9)
+    assert channel.std == pytest.approx(values.std(), abs=1e-9)
+    assert channel.missing_share == pytest.approx(0.1)
+    assert len(channel.edges) == 9
+    # Deciles of 1350 values: each bin holds a tenth, but for rounding to whole values.
+    np.testing.assert_allclose(channel.shares, 0.1, atol=2e-3)
+    assert found.label_shares == pytest.approx((1 / 3, 2 / 3))
+
+
+def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none() -> None:
+    windows = recorded(10)
+    windows[:, :, 0] = np.random.default_rng(0).integers(0, 2, (10, 50))
+    windows[:, :, 1] = np.nan
+    found = measure_statistics(windows, np.full((10, 2), 0.5, np.float32), ACC)
+    assert found.channels[0].edges == (0.0, 1.0)
+    assert found.channels[0].shares[0] == 0.0
+    assert (found.channels[1].edges, found.channels[1].shares) == ((), (1.0,))
+
+
+# What a predictor says.
+
+
+def test_everything_that_is_given_is_counted_once() -> None:
+    model = predictor(observe_every=7)
+    ask(model, recorded(50))
+    half = recorded(1)[0]
+    half[:25] = np.nan
+    model.predict(half)
+    model.predict({"acc": None})
+    model.stream(hop=25).push(recorded(2).reshape(-1, 2))
+    health = model.health()
+    assert health.predictions == {"ok": 53, "warming_up": 1, "degraded": 1, "stale": 0, "invalid": 1}
+    assert health == model.health()
+
+
+def test_threads_lose_no_count() -> None:
+    model = predictor(observe_every=3)
+    windows = recorded(20)
+    threads = [threading.Thread(target=lambda: ask(model, np.tile(windows, (10, 1, 1)))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.health().predictions["ok"] == 1200
+    # Threads may note at the same moment that a look is due.
+    assert 390 <= model.health().models[0].windows_observed <= 450
+
+
+def test_inputs_like_the_reference_do_not_drift() -> None:
+    model = predictor(reference=recorded(200), observe_every=1)
+    ask(model, recorded(300, seed=1))
+    health = model.health()
+    (found,) = health.models
+    assert health.drifting == ()
+    assert all(channel.psi is not None and channel.psi < 0.02 for channel in found.channels)
+    assert found.channels[0].mean == pytest.approx(1.0, abs=0.05)
+    assert found.channels[1].std == pytest.approx(0.5, abs=0.05)
+    assert sum(found.label_shares.values()) == pytest.approx(1.0)
+    assert found.label_psi is not None
+    assert found.label_psi < 0.1
+
+
+def test_a_sensor_in_another_unit_drifts_and_so_do_the_answers() -> None:
+    model = predictor(reference=recorded(200), observe_every=1)
+    ask(model, np.abs(recorded(300, seed=1, scale=9.81)) + 3)
+    assert model.health().drifting == ("acc/x", "acc/y", "acc/labels")
+
+
+def test_a_drift_is_seen_however_long_all_was_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_edge.health._MOST_WINDOWS", 200)
+    model = predictor(reference=recorded(200), observe_every=1)
+    ask(model, recorded(1000, seed=1))
+    assert model.health().drifting == ()
+    ask(model, recorded(200, seed=2) + np.float32(2))
+    assert "acc/x" in model.health().drifting
+    assert model.health().models[0].windows_observed <= 200
+
+
+def test_too_little_says_nothing_yet() -> None:
+    model = predictor(reference=recorded(200), observe_every=1)
+    ask(model, recorded(49) * np.float32(10))
+    (found,) = model.health().models
+    assert [channel.psi for channel in found.channels] == [None, None]
+    assert found.label_psi is None
+    assert predictor(observe_every=1).health().models[0].channels[0].psi is None
+
+
+def test_missing_values_are_counted_and_not_compared() -> None:
+    windows = recorded(100, seed=1)
+    windows[:, :25, 0] = np.nan
+    model = predictor(reference=recorded(200), observe_every=1)
+    ask(model, windows)
+    channel = model.health().models[0].channels[0]
+    assert channel.missing_share == pytest.approx(0.5)
+    assert channel.psi is not None
+    assert channel.psi < 0.05
+
+
+def test_nothing_is_looked_at_when_nobody_asked() -> None:
+    model = predictor(reference=recorded(200), observe_every=0)
+    ask(model, recorded(100))
+    assert model.health().models[0].windows_observed == 0
+    with pytest.raises(UsageError) as caught:
+        predictor(observe_every=-1)
+    assert str(caught.value) == "observe_every: expected a whole number from 0 on, got -1"
+
+
+def test_a_bundle_without_statistics_is_compared_with_its_golden_windows(kit: Any, bundle_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with EdgePredictor.open(bundle_path, observe_every=1) as model:
+        assert model.entry.statistics is None
+        for _ in range(60):
+            model.predict(rng.normal(50, 1, size=(20, 3)))
+        assert model.health().drifting == ("acc/x", "acc/y", "acc/z")
+
+
+# In the manifest.
+
+
+def test_statistics_survive_the_manifest_and_contradictions_do_not(kit: Any) -> None:
+    golden = kit.golden(kit.modality)
+    statistics = measure_statistics(golden.windows, golden.probabilities, kit.modality)
+    parts = kit.parts(kit.modality).with_model(statistics=statistics)
+    assert decode_manifest(encode_manifest(parts.manifest)).models[0].statistics == statistics
+    channel = statistics.channels[0]
+    for changes, message in (
+        ({"channels": statistics.channels[:2]}, "channels: expected one entry per channel, 3, got 2"),
+        ({"label_shares": (1.0,)}, "label_shares: expected one share per label, 3, got 1"),
+    ):
+        broken = msgspec.structs.replace(statistics, **changes)  # type: ignore[arg-type]
+        with pytest.raises(ManifestError) as caught:
+            encode_manifest(kit.parts(kit.modality).with_model(statistics=broken).manifest)
+        assert str(caught.value) == f"manifest.json: models[0].statistics.{message}; export the bundle again"
+    falling = msgspec.structs.replace(channel, edges=channel.edges[::-1])
+    broken = msgspec.structs.replace(statistics, channels=(falling, *statistics.channels[1:]))
+    with pytest.raises(ManifestError, match=r"statistics\.channels\[0\]\.edges: expected rising numbers"):
+        encode_manifest(kit.parts(kit.modality).with_model(statistics=broken).manifest)
+
+
+# For Prometheus.
+
+
+def test_the_text_for_prometheus_has_every_figure() -> None:
+    model = predictor(reference=recorded(200), observe_every=1)
+    ask(model, recorded(250, seed=1))
+    text = metrics_text(model, name="press 1")
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    health = model.health()
+    assert float(lines['mmkd_predictions_total{predictor="press 1",status="ok"}']) == 250
+    assert float(lines['mmkd_backend_failures_total{predictor="press 1"}']) == 0
+    (found,) = health.models
+    assert float(lines['mmkd_input_psi{channel="y",model="acc",predictor="press 1"}']) == found.channels[1].psi
+    assert float(lines['mmkd_answer_psi{model="acc",predictor="press 1"}']) == found.label_psi
+    share = lines['mmkd_answer_share{label="high",model="acc",predictor="press 1"}']
+    assert float(share) == found.label_shares["high"]
+
+
+def test_a_collector_serves_several_predictors() -> None:
+    families = {f.name: f for f in HealthCollector({"one": predictor(), "two": predictor()}).collect()}
+    assert {s.labels["predictor"] for s in families["mmkd_predictions"].samples} == {"one", "two"}
+    assert families["mmkd_input_psi"].samples == []
+
+
+def test_without_the_library_the_extra_is_named() -> None:
+    script = (
+        "import sys; sys.modules['prometheus_client'] = None\n"
+        "from mmkd_edge.metrics import HealthCollector\n"
+        "try:\n    HealthCollector({})\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "UnavailableError metrics need prometheus-client, which is not installed; "
+        "install it with pip install 'mmkd-edge[metrics]'\n"
+    )
