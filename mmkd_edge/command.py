@@ -1,7 +1,7 @@
 """What every command does around its work: errors into messages and exit codes, `--debug`, Ctrl-C.
 
-Owns the last lines of a command's life. Parses nothing but `--debug`; imports the standard library alone, so that any
-command of any package may use it.
+Owns the first and the last lines of a command's life. Parses nothing but `--debug`; imports the standard library alone,
+so that any command of any package may use it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from mmkd_edge.errors import MmkdError, UnavailableError
+from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
@@ -77,6 +78,26 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
         raise UnavailableError(
             f"{by} needs {' and '.join(missing)}, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
         )
+
+
+def check_page(page: Path, *, extra: str) -> None:
+    """Refuses a `--page FILE.html` that could not be made or written, or would replace another file: before the work.
+
+    Args:
+        page: that the user named.
+        extra: the extra of `mmkd-edge` that brings what pages are made with.
+
+    Raises:
+        UnavailableError: jinja2 is missing.
+        UsageError: the name does not fit.
+    """
+    require_modules(("jinja2",), by="--page", extra=extra)
+    if page.is_dir():
+        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
+    if not page.parent.is_dir():
+        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
 
 
 def _can_import(module: str) -> bool:

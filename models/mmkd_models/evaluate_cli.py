@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mmkd_edge.command import check_page
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_models.config import choice
@@ -71,7 +72,7 @@ def evaluate_(
 ) -> None:
     """Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."""
     if page is not None:
-        _check_page(page)
+        check_page(page, extra="train")
     dataset = open_dataset(data)
     windows, part = _windows(dataset, split=split, fold=fold)
     subject = _contestant(model)
@@ -96,16 +97,6 @@ def evaluate_(
         return
     _show(report)
     print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, data)}")
-
-
-def _check_page(page: Path) -> None:
-    """Refuses, before anything is judged, a page that could not be written, or would replace another file."""
-    if page.is_dir():
-        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
-    if not page.parent.is_dir():
-        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
 
 
 def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows, str]:
