@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_models.losses.weighting import mean_over_tokens, weighted_mean
 
 rows_and_weights = st.lists(st.tuples(st.floats(-10, 10), st.floats(0.01, 10)), min_size=1, max_size=6)
 
@@ -39,3 +39,11 @@ def test_the_scale_of_the_weights_does_not_matter(pairs: list[tuple[float, float
     expected = sum(row * w for row, w in pairs) / sum(w for _, w in pairs)
     # float64 sums of at most six numbers below 100: a dozen roundings of 1e-16.
     torch.testing.assert_close(weighted_mean(rows, weight * scale).item(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_tokens_are_averaged_in_their_window_and_windows_without_tokens_left_out() -> None:
+    tokens = torch.tensor([[1.0, 3.0, 100.0], [5.0, 100.0, 100.0], [100.0, 100.0, 100.0]])
+    valid = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert mean_over_tokens(tokens, valid, None).item() == (2.0 + 5.0) / 2
+    assert mean_over_tokens(tokens, valid, torch.tensor([3.0, 1.0, 9.0])).item() == (3 * 2.0 + 5.0) / 4
+    assert mean_over_tokens(tokens, None, torch.tensor([0.0, 0.0, 2.0])).item() == 100.0
