@@ -138,9 +138,10 @@ def _parity(export: ExportDocument) -> Iterator[str]:
         (tensor.max_abs_error for _, tensor in first.parity.tensors if is_figure(tensor.max_abs_error)), default=None
     )
     if first.precision == "fp32" and worst is not None:
+        kind = "synthetic" if export.report.windows.synthetic else "real"
         yield (
             f"The fp32 graph gives the checkpoint's answers within {error_text(worst)} on {first.parity.windows} "
-            "real windows."
+            f"{kind} windows."
         )
 
 

@@ -170,6 +170,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     judging: int
     labelled: int
     caution: str | None = None
+    synthetic: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

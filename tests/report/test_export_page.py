@@ -320,6 +320,12 @@ def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> N
     assert "Nothing was timed." in page.text
 
 
+def test_synthetic_windows_are_not_called_real(plain, parse) -> None:
+    plain["report"]["windows"]["synthetic"] = True
+    texts = [node.text for node in section(parse(render_export(plain)), "answer").all("p")]
+    assert texts[0] == "The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 synthetic windows."
+
+
 def test_engines_are_listed_with_what_built_them(plain, parse) -> None:
     sidecar = {"precision": "fp16", "size_bytes": 912_000, "library": "tensorrt", "library_version": "10.3.0"}
     plain["engines"] = [{"path": "student.fp16.engine", "sidecar": sidecar | {"platform": "jp6.2"}}]
