@@ -7,6 +7,7 @@ host is seen at once, one of another host when its heartbeat has stood still for
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
@@ -14,12 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage  # pragma: no cover
+    from optuna.storages.journal import JournalFileSymlinkLock  # pragma: no cover
 
 BEAT_S = 15.0
 STALE_S = 180.0
@@ -40,7 +42,7 @@ def open_storage(where: str) -> BaseStorage:
         if _URL_MARK in where:
             return RDBStorage(where, engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in where else None)
         Path(where).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(where))
+        return JournalStorage(JournalFileBackend(where, cast("JournalFileSymlinkLock", _KernelLock(f"{where}.lock"))))
     except (ImportError, OSError, ValueError, OptunaError) as error:
         raise _no_storage(where, error) from error
     except Exception as error:  # SQLAlchemy's own errors have no base that can be named without importing it
@@ -54,6 +56,33 @@ def _no_storage(where: str, error: Exception) -> UsageError:
         f"--storage {where}: expected a journal file or a database URL such as sqlite:///study.db, cannot open it: "
         f"{str(error).splitlines()[0]}; correct it"
     )
+
+
+class _KernelLock:
+    """Guards a journal as Optuna's own locks do, but by the kernel: when its owner is killed, it is free at once.
+
+    Optuna's locks are files, and one that a killed process has left is waited for half a minute.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            os.close(descriptor)
+            raise UsageError(
+                f"{self._path}: expected a file system with locks, got: {(error.strerror or '').lower()}; "
+                "give --storage a database URL such as sqlite:///study.db"
+            ) from error
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        os.close(self._descriptor)
 
 
 class Claims:
@@ -89,6 +118,11 @@ class Claims:
         """Gives whether anyone alive has the key."""
         _, claim = self._last(key)
         return claim is not None and self._is_alive(claim)
+
+    def number(self, key: str) -> int:
+        """Gives a number that is larger for a claim that was made later; -1 where nobody has asked for the key."""
+        _, claim = self._last(key)
+        return -1 if claim is None else claim
 
     def _take(self, key: str) -> int | None:
         attempt, claim = self._last(key)

@@ -156,7 +156,8 @@ def _choices(bench: Bench) -> dict[str, list[Any]]:
     }
 
 
-def _distributions(bench: Bench) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions(bench: Bench) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Gives what Optuna chooses among."""
     import optuna
 
     return {name: optuna.distributions.CategoricalDistribution(values) for name, values in _choices(bench).items()}
@@ -186,9 +187,23 @@ def _try(bench: Bench, study: optuna.Study, proposal: optuna.Trial, candidate: C
         if not mine or _has_ended(bench, candidate):
             _close(proposal, "tried already")
             return False
+        if _is_one_too_many(bench, candidate):
+            _close(proposal, "enough were tried")
+            return True
         proposal.set_user_attr(_CANDIDATE, key)
         _run(bench, study, proposal, candidate)
         return True
+
+
+def _is_one_too_many(bench: Bench, candidate: Candidate) -> bool:
+    """Whether others have taken, a moment before, the last candidates that may be tried."""
+    own = bench.claims.number(_key(bench, candidate))
+    earlier = [
+        other
+        for other in _distilled(bench)
+        if _has_ended(bench, other) or (_is_running(bench, other) and bench.claims.number(_key(bench, other)) < own)
+    ]
+    return len(earlier) >= bench.order.trials
 
 
 def _run(bench: Bench, study: optuna.Study, proposal: optuna.Trial, candidate: Candidate) -> None:
@@ -265,7 +280,7 @@ def _tell_finished(bench: Bench, study: optuna.Study) -> None:
         study.add_trial(
             optuna.trial.create_trial(
                 params=_parameters(candidate),
-                distributions=_distributions(bench),
+                distributions=distributions(bench),
                 value=float(np.mean(scores)),
                 user_attrs={_CANDIDATE: _key(bench, candidate)},
             )
