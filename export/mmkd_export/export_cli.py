@@ -5,7 +5,6 @@ The result goes to stdout, progress to stderr.
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.command import check_page
+from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
@@ -122,7 +122,7 @@ def export_(
         batch=None if dim is None else batch_from_dim(dim),
     )
     if page is not None:
-        _check_page(page)
+        check_page(page, extra="export")
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
@@ -153,20 +153,6 @@ def _precision(name: str) -> PrecisionChoice:
             precision: PrecisionChoice = known
             return precision
     raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
-
-
-def _check_page(page: Path) -> None:
-    """Refuses, before minutes are spent, a page that could not be made or written, or would replace another file."""
-    if importlib.util.find_spec("jinja2") is None:
-        raise UnavailableError(
-            "--page needs jinja2, which this Python lacks; run: pip install 'mmkd-edge[export]', or leave it out"
-        )
-    if page.is_dir():
-        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
-    if not page.parent.is_dir():
-        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
 
 
 def _write_page(page: Path, result: ExportResult) -> None:
