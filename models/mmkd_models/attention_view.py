@@ -38,9 +38,9 @@ class AttentionView:
 def attention_view(teacher: Teacher, student: Student, windows: Windows, *, modality: str) -> AttentionView | None:
     """Gives the maps of the first window that the teacher answers right; None where there is nothing to compare.
 
-    Nothing to compare: a teacher of one modality has no cross-attention.
+    Nothing to compare: a teacher of one modality, or without this one, has no such cross-attention.
     """
-    if len(teacher.names) < 2 or len(windows) == 0:
+    if len(teacher.names) < 2 or modality not in teacher.names or len(windows) == 0:
         return None
     taken = windows.take(np.arange(min(len(windows), 64)))
     inputs = {

@@ -7,6 +7,7 @@ learnt by heart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -140,6 +141,8 @@ class DistillLearner(nn.Module):
     The teacher is put into evaluation mode and frozen. It is no submodule, so it stays so when the student trains, and
     no checkpoint of this learner holds it.
 
+    A teacher need not see the student's modality: then its outputs and its embedding teach.
+
     Networks of your own take part where they answer as ours do: `student(values, present, taps=...)` gives a
     `StudentOutput`, `teacher(inputs, taps=...)` a `TeacherOutput`. They need fill in only what the recipe's terms read.
 
@@ -152,7 +155,7 @@ class DistillLearner(nn.Module):
         example: inputs of any batch, to see what networks of your own give; ours do without.
 
     Raises:
-        UsageError: the teacher does not know the modality, or the recipe does not fit the networks.
+        UsageError: the recipe does not fit the networks.
     """
 
     contrast: ContrastHead | ContrastBank | None
@@ -170,10 +173,7 @@ class DistillLearner(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(teacher, Teacher) and modality not in teacher.names:
-            raise UsageError(
-                f"modality {modality!r}: expected one the teacher knows ({', '.join(teacher.names)}); "
-                "train a teacher with it first"
-            )
+            _check_other_modalities(recipe, teacher.names, modality)
         self.network = student
         self.recipe = recipe
         self.modality = modality
@@ -260,6 +260,17 @@ class DistillLearner(nn.Module):
         return torch.stack([batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)
 
 
+def _check_other_modalities(recipe: Recipe, names: Sequence[str], modality: str) -> None:
+    """Refuses what reads a teacher's tokens of a modality that it does not see."""
+    reads = [f"term {kind_of(term)!r}" for term in recipe.terms if has_layers(term)]
+    reads += ["init 'teacher'"] if recipe.init == "teacher" else []
+    if reads:
+        raise UsageError(
+            f"recipe: {reads[0]} needs a teacher that sees {modality!r}, and this one sees {', '.join(names)}; "
+            "train a teacher with it, or learn from outputs and embedding alone"
+        )
+
+
 def _output_loss(term: OutputTerm, batch: Batch, student: Tensor, teacher: Tensor, trust: Tensor | None) -> Tensor:
     match term:
         case LogitTerm():
@@ -307,7 +318,7 @@ def _shown(
                 "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
             )
         encoders = {name: cast("Encoder", teacher.encoders[name]) for name in teacher.names}
-        shapes = {name: (1, *encoder.window_shape) for name, encoder in encoders.items()}
+        shapes = {name: (1, *encoder.window_shape) for name, encoder in {modality: student.encoder, **encoders}.items()}
         example = {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
     if modality not in example:
         raise UsageError(

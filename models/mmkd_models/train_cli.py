@@ -254,7 +254,7 @@ def distill(
     check_teacher(taught_by, training.train)
     with _training(f"{modality} student", output) as show:
         checkpoint = distil(
-            _narrowed(training, [spec.name for spec in taught_by.modalities]),
+            _narrowed(training, list(dict.fromkeys([*(spec.name for spec in taught_by.modalities), modality]))),
             modality,
             size,
             _run(

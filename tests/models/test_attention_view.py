@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.attention_view import AttentionView, attention_view
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, Windows
@@ -88,6 +89,12 @@ def test_the_students_map_is_the_mean_of_its_heads_between_time_tokens(machines:
 def test_a_teacher_of_one_sensor_has_nothing_to_compare(machines: Dataset) -> None:
     alone = Teacher(machines.spec.modalities[:1], 3, TEACHER).eval()
     assert attention_view(alone, student_of(machines, "acc"), machines.split("test"), modality="acc") is None
+
+
+def test_a_teacher_of_other_sensors_has_nothing_to_compare(machines: Dataset) -> None:
+    heat = ModalitySpec(name="heat", channels=("t",), rate_hz=1.0, samples=4)
+    others = Teacher([machines.spec.modality("gyro"), heat], 3, TEACHER).eval()
+    assert attention_view(others, student_of(machines, "acc"), machines.split("test"), modality="acc") is None
 
 
 def test_without_windows_there_is_nothing_to_see(machines: Dataset, teacher: Teacher) -> None:

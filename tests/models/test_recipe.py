@@ -21,6 +21,7 @@ from mmkd_models.distill import (
     CrdTerm,
     DistillLearner,
     EdamTerm,
+    FeatureTerm,
     LogitTerm,
     Recipe,
     SupervisedLearner,
@@ -178,11 +179,37 @@ def test_a_recipe_that_teaches_nothing_at_some_time_is_refused(weight: Weight) -
     )
 
 
-def test_a_modality_the_teacher_does_not_know_is_refused() -> None:
+def deaf_teacher() -> Teacher:
+    """A teacher that does not see the student's modality."""
+    torch.manual_seed(1)
+    return Teacher(SPECS[1:], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2))
+
+
+def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings() -> None:
+    terms = (LOGIT, FeatureTerm(weight=constant(1.0), level="embedding"), CRD)
+    module = DistillLearner(student(), deaf_teacher(), Recipe(terms=terms), modality="acc").eval()
+    data = batch()
+    found = module(data, 0.0)
+    theirs = deaf_teacher().eval()({name: data.inputs[name] for name in ("gyro", "audio")})
+    ours = module.network(*data.inputs["acc"])
+    torch.testing.assert_close(found["logit"], kl_loss(ours.logits, theirs.logits, temperature=2.0))
+    assert all(bool(value.isfinite()) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reads"),
+    [
+        (Recipe(terms=(LOGIT, EDAM)), "term 'edam'"),
+        (Recipe(terms=(FeatureTerm(weight=constant(1.0)),)), "term 'feature'"),
+        (Recipe(terms=(LOGIT,), init="teacher"), "init 'teacher'"),
+    ],
+)
+def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(recipe: Recipe, reads: str) -> None:
     with pytest.raises(UsageError) as caught:
-        DistillLearner(student(), teacher(2), Recipe(terms=(LOGIT,)), modality="heat")
+        DistillLearner(student(), deaf_teacher(), recipe, modality="acc")
     assert str(caught.value) == (
-        "modality 'heat': expected one the teacher knows (acc, gyro); train a teacher with it first"
+        f"recipe: {reads} needs a teacher that sees 'acc', and this one sees gyro, audio; "
+        "train a teacher with it, or learn from outputs and embedding alone"
     )
 
 

@@ -297,10 +297,16 @@ def test_an_unknown_modality_names_those_of_the_dataset(machines: Dataset) -> No
     assert message_of("mmkd-train", "teacher", machines.path, "--modality", "sound") == expected
 
 
-def test_a_modality_that_the_teacher_does_not_know_is_refused(call: Call, machines: Dataset, tmp_path: Path) -> None:
+def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
+    call: Call, machines: Dataset, tmp_path: Path
+) -> None:
     call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
-    assert message_of("mmkd-distill", tmp_path / "teacher.ckpt", machines.path, "--modality", "acc") == (
-        "dataset 'machines': modality 'acc' is not in it; choose one of gyro"
+    arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 2]
+    call("mmkd-distill", *arguments)
+    assert read_student(tmp_path / "student.ckpt").modality.name == "acc"
+    assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam") == (
+        "recipe: term 'edam' needs a teacher that sees 'acc', and this one sees gyro; "
+        "train a teacher with it, or learn from outputs and embedding alone"
     )
 
 
