@@ -85,12 +85,20 @@ def _measured(report: ExportReport) -> Iterator[str]:
         f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
         "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
     )
+    if windows.synthetic:
+        yield ""
+        yield (
+            "**No recording was compared.** The checkpoint carried no windows, so they were drawn from the channel "
+            "statistics of its training data: they show that the graph computes what the network computes, no more."
+        )
     yield ""
     yield "| artifact | size | parity | parity with gaps | labels agree | accuracy | balanced accuracy | macro-F1 |"
     yield "|---|---|---|---|---|---|---|---|"
     for artifact in report.artifacts:
         yield _row(artifact)
     yield ""
+    if windows.synthetic:
+        return
     yield (
         "These windows come from validation: they chose the weights, so they flatter. The test split of the dataset "
         "is the measure of the student."

@@ -57,6 +57,11 @@ class Evidence:
     judging: Judging
     calibration: NDArray[np.float32]
 
+    @property
+    def recorded(self) -> NDArray[np.float32]:
+        """(N, T, C) recorded windows to measure ranges on; never synthetic ones."""
+        return self.calibration if self.real.synthetic else self.real.windows
+
     def calibration_feeds(self) -> list[Feeds]:
         """The graph's inputs for every calibration window."""
         return list(feeds_of(self.calibration, self.modality))

@@ -217,7 +217,7 @@ def _show(result: ExportResult) -> None:
     for line in _notes(result):
         console.print(line, soft_wrap=True)
     console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
-    if windows.caution is not None and any(artifact.gate is not None for artifact in report.artifacts):
+    if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
         console.print(windows.caution, soft_wrap=True)
 
 

@@ -104,7 +104,7 @@ def _make_fp16(subject: Subject, gate: TaskGate) -> JudgedArtifact:
     from mmkd_export.evidence import feeds_of
 
     model = onnx.load_from_string(subject.fp32.model)
-    half = half_graph(model, feeds_of(subject.evidence.real.windows, subject.modality))
+    half = half_graph(model, feeds_of(subject.evidence.recorded, subject.modality))
     judged = judge_lower(
         _checked_bytes(half.model, subject), subject.evidence, gate, precision="fp16", batch=subject.batch
     )

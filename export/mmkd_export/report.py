@@ -21,6 +21,11 @@ from mmkd_models.evaluate.metrics import Metric, scores_from_answers
 
 FORMAT_VERSION = 1
 
+_SYNTHETIC = (
+    "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "
+    "recordings; name some with --calib DATA"
+)
+
 
 class WindowFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The windows that the export was judged by.
@@ -32,6 +37,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         judging: how many there are.
         labelled: how many of the judging ones have a label.
         caution: how little they prove; None where there are enough.
+        synthetic: whether the golden windows were drawn from channel statistics and not recorded.
     """
 
     source: str
@@ -40,6 +46,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     judging: int
     labelled: int
     caution: str | None
+    synthetic: bool = False
 
 
 class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,6 +192,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         left_out: precisions that `auto` tried and left out.
         machine: the processor that latencies were measured on; None where nothing was timed.
         tools: versions of what made the bundle.
+        others: of the students that follow in a bundle of several.
     """
 
     format_version: int = FORMAT_VERSION
@@ -196,6 +204,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     left_out: tuple[LeftOut, ...] = ()
     machine: str | None = None
     tools: dict[str, str]
+    others: tuple[ExportReport, ...] = ()
 
 
 def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:
@@ -206,7 +215,8 @@ def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:
         judged_by=judging.source,
         judging=len(judging.labels),
         labelled=int((judging.labels >= 0).sum()),
-        caution=caution(len(judging.labels)),
+        caution=_SYNTHETIC if real.synthetic and judging.source == real.source else caution(len(judging.labels)),
+        synthetic=real.synthetic,
     )
 
 

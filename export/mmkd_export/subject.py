@@ -33,8 +33,8 @@ from mmkd_export.parity import (
     with_missing_samples,
 )
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import ExportReport, StudentFacts, decode_report
-from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path
+from mmkd_export.report import ExportReport, StudentFacts, WindowFacts, decode_report
+from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path, windows_from_statistics
 from mmkd_models.evaluate.metrics import Metric
 
 if TYPE_CHECKING:
@@ -141,7 +141,12 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
     fp32 = next((judged for judged in graphs if judged.artifact.precision == "fp32"), None)
     if fp32 is None:
         raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
-    evidence = _evidence_from_golden(plan, entry, golden, fp32.model, source=report.windows.source)
+    if report.windows.synthetic and plan.calibration is None and _lower_precisions(plan):
+        raise UsageError(
+            f"{plan.source}: --precision {_lower_precisions(plan)[0]}: expected recorded windows, got a bundle whose "
+            "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
+        )
+    evidence = _evidence_from_golden(plan, entry, golden, fp32.model, windows=report.windows)
     gate = TaskGate(metric=report.student.metric, max_drop_points=plan.max_drop_points)
     return Subject(
         modality=entry.modality,
@@ -168,7 +173,7 @@ def _kept_litert(judged: JudgedArtifact, evidence: Evidence, plan: ExportPlan) -
 
 
 def _evidence_from_golden(
-    plan: ExportPlan, entry: ModelEntry, golden: Golden, graph: bytes, *, source: str
+    plan: ExportPlan, entry: ModelEntry, golden: Golden, graph: bytes, *, windows: WindowFacts
 ) -> Evidence:
     """Evidence from stored answers; windows that have none are answered by the proven graph."""
     backend = OrtBackend(graph)
@@ -179,11 +184,21 @@ def _evidence_from_golden(
     answers = Answers(logits=golden.logits, probabilities=golden.probabilities)
     what = f"{plan.source}: fp32 graph on this machine"
     require_parity(compare(answers, answer(golden.windows)), tolerance=FP32_TOLERANCE, what=what)
-    real = RealWindows(windows=golden.windows, labels=golden.labels, judge=golden.judge, source=source)
+    real = RealWindows(
+        windows=golden.windows,
+        labels=golden.labels,
+        judge=golden.judge,
+        source=windows.source,
+        synthetic=windows.synthetic,
+    )
     evidence = _evidence(plan, entry.modality, entry.task, real=real, answers=answers, answer=answer)
     if plan.calibration is not None:
         named = windows_from_path(plan.calibration, modality=entry.modality, task=entry.task)
         evidence = replace(evidence, calibration=named.windows)
+        if windows.synthetic:  # the named windows judge too, so they are halved
+            evidence = replace(evidence, calibration=named.windows[~named.judge])
+            if plan.evaluation is None:
+                evidence = replace(evidence, judging=judging_of(named, answer(named.windows)))
     backend.close()
     return evidence
 
@@ -212,7 +227,7 @@ def _evidence(
         gaps=gaps,
         gap_answers=answer(gaps),
         judging=judging,
-        calibration=real.windows[~real.judge],
+        calibration=real.windows[~real.judge & (not real.synthetic)],
     )
 
 
@@ -226,18 +241,27 @@ def _stored_artifacts(bundle: Bundle, entry: ModelEntry, report: ExportReport) -
 
 
 def require_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> None:
-    """Checks that there will be real windows, before the network is converted.
+    """Checks that there will be windows, before the network is converted.
 
     Raises:
-        UsageError: the checkpoint carries none and the plan names none, or those it names do not fit.
+        UsageError: lower precision is asked for, the checkpoint carries none and the plan names none; or those that
+            the plan names do not fit.
     """
     _real_windows(plan, checkpoint)
 
 
 def _real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows:
-    if plan.calibration is None:
+    if plan.calibration is not None:
+        return windows_from_path(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
+    carries = checkpoint.carried is not None and len(checkpoint.carried.windows) > 0
+    if carries or _lower_precisions(plan):
         return windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
-    return windows_from_path(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
+    front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
+    return windows_from_statistics(checkpoint.modality, mean=front["mean"], std=front["std"])
+
+
+def _lower_precisions(plan: ExportPlan) -> list[str]:
+    return [precision for precision in plan.precisions if precision != "fp32"]
 
 
 def _metric(name: str) -> Metric:

@@ -1,14 +1,15 @@
-"""The real windows an export is judged by: those a checkpoint carries, or those the user names.
+"""The windows an export is judged by: those a checkpoint carries, or those the user names.
 
-Owns where they come from and which half calibrates and which half judges. Refuses to invent any: a student that was
-only ever compared on random numbers has not been compared.
+Owns where they come from and which half calibrates and which half judges. Where there are none, fp32 alone may be
+compared on windows drawn from the statistics of the training data: they show whether the graph computes what the
+network computes, and are called synthetic everywhere. Nothing is ever calibrated on them.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +27,29 @@ if TYPE_CHECKING:
 MOST_WINDOWS = 256
 """As many as a checkpoint carries; more make a bundle larger and prove little more."""
 
+SYNTHETIC_WINDOWS = 64
+"""How many are drawn where there are no recorded ones."""
+
 _SEED = 20211116  # of every draw here, so that the same export gives the same bundle
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealWindows:
-    """Recorded windows with their labels.
+    """Recorded windows with their labels; or, where `synthetic` says so, drawn ones without.
 
     Attributes:
         windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0.
         labels: (N,) int64, -1 where unknown.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
         source: where they come from, for people.
+        synthetic: whether they were drawn and not recorded.
     """
 
     windows: NDArray[np.float32]
     labels: NDArray[np.int64]
     judge: NDArray[np.bool_]
     source: str
+    synthetic: bool = False
 
 
 def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
@@ -54,10 +60,27 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
     """
     if carried is None or len(carried.windows) == 0:
         raise UsageError(
-            f"{checkpoint}: expected real windows to compare the export on, got a checkpoint without any; "
-            "name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+            f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
+            "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
         )
     return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
+
+
+def windows_from_statistics(modality: ModalitySpec, *, mean: Sequence[float], std: Sequence[float]) -> RealWindows:
+    """Draws windows of independent normal values with the mean and standard deviation of every channel.
+
+    Args:
+        modality: what the student takes; values are clipped to its range.
+        mean: of each channel in the training data.
+        std: of each channel in the training data.
+    """
+    rng = np.random.default_rng(_SEED)
+    values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((SYNTHETIC_WINDOWS, *modality.shape))
+    if modality.range is not None and modality.normalise == "none":
+        values = np.clip(values, *modality.range)
+    labels = np.full(SYNTHETIC_WINDOWS, -1, dtype=np.int64)
+    source = "synthetic windows drawn from the channel statistics of the training data"
+    return replace(_real(values.astype(np.float32), labels, source=source), synthetic=True)
 
 
 def windows_from_path(

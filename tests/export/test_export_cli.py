@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -79,17 +80,46 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(
     }
 
 
-def test_no_windows_is_a_usage_error(
+def test_int8_without_windows_is_a_usage_error(
     run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
 ):
     path = tmp_path / "s.ckpt"
     write_student(path, build_student(windows=None))
-    done = run(path)
+    done = run(path, "--precision", "int8")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
-        f"mmkd-export: {path}: expected real windows to compare the export on, got a checkpoint without any; "
-        "name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+        f"mmkd-export: {path}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
+        "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
     )
+    assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
+
+
+def test_without_windows_the_command_says_that_they_are_synthetic(
+    run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    write_student(tmp_path / "s.ckpt", build_student(windows=None))
+    done = run(tmp_path / "s.ckpt")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-3:-1] == [
+        "compared with torch on 64 synthetic windows drawn from the channel statistics of the training data",
+        (
+            "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "
+            "recordings; name some with --calib DATA"
+        ),
+    ]
+
+
+@pytest.mark.parametrize("factor", [9.81, 0.01])
+def test_calibration_windows_far_from_the_training_end_with_4(
+    run: Callable[..., Done], student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
+):
+    np.savez(tmp_path / "other_unit.npz", x_acc=student.carried.windows * factor)
+    done = run(student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--calib", tmp_path / "other_unit.npz")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.splitlines()[-1].startswith(
+        "mmkd-export: calibration windows: channel 'x' of 'acc': expected values like in training, mean 0 and "
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["other_unit.npz"]
 
 
 def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Callable[..., Done], student_file: Path, tmp_path: Path):

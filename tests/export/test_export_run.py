@@ -6,16 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
-from mmkd_export.plan import export_plan
+from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
 from mmkd_export.report import decode_report
 from mmkd_export.run import ExportResult, export
 from mmkd_models.checkpoint import StudentCheckpoint, write_student
@@ -110,11 +112,80 @@ def test_windows_named_by_the_user_replace_the_carried_ones(
         assert "| no labels | no labels | no labels |" in bundle.read("README.md").decode()
 
 
-def test_a_checkpoint_without_windows_exports_nothing(build_student: Callable[..., StudentCheckpoint], tmp_path: Path):
-    write_student(tmp_path / "s.ckpt", build_student(windows=None))
-    with pytest.raises(UsageError, match="expected real windows to compare the export on"):
-        export(export_plan(tmp_path / "s.ckpt"))
-    assert _files(tmp_path) == ["s.ckpt"]
+@pytest.fixture(scope="module")
+def bare(build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    """A bundle of a checkpoint that carries no windows."""
+    path = tmp_path_factory.mktemp("bare") / "s.ckpt"
+    write_student(path, build_student(windows=None))
+    return export(export_plan(path))
+
+
+def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare: ExportResult):
+    windows = bare.report.windows
+    assert (windows.synthetic, windows.count, windows.labelled) == (True, 64, 0)
+    assert windows.source == "synthetic windows drawn from the channel statistics of the training data"
+    assert windows.caution is not None
+    assert windows.caution.startswith("synthetic windows show that the graph computes what the network computes")
+    assert bare.report.artifacts[0].parity.max_abs_error < 1e-5
+    with Bundle.open(bare.path) as bundle:
+        golden = bundle.golden("acc")
+        card = bundle.read("README.md").decode()
+    # 64 windows of 64 samples: the mean of 4096 standard normal values lies within 5 / 64 of 0.
+    assert np.abs(golden.windows.mean((0, 1))).max() < 5 / 64
+    assert np.abs(golden.windows.std((0, 1)) - 1).max() < 5 / 64
+    assert golden.labels.tolist() == [-1] * 64
+    assert "**No recording was compared.**" in card
+    assert "come from validation" not in card
+    with EdgePredictor.open(bare.path) as predictor:
+        assert predictor.selftest().windows == 64
+
+
+def test_synthetic_windows_follow_the_statistics_and_the_range(
+    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
+):
+    modality = msgspec.structs.replace(student.modality, range=(90.0, 130.0))
+    quiet = build_student(modality=modality, windows=None)
+    state = dict(quiet.state) | {
+        "encoder.front.mean": torch.tensor([100.0, 100.0, 100.0]),
+        "encoder.front.std": torch.tensor([1.0, 2.0, 50.0]),
+    }
+    write_student(tmp_path / "s.ckpt", replace(quiet, state=state))
+    result = export(export_plan(tmp_path / "s.ckpt"))
+    with Bundle.open(result.path) as bundle:
+        windows = bundle.golden("acc").windows
+    np.testing.assert_allclose(windows[:, :, :2].mean((0, 1)), 100.0, atol=0.2)
+    np.testing.assert_allclose(windows[:, :, :2].std((0, 1)), [1.0, 2.0], rtol=0.1)
+    assert (windows.min(), windows.max()) == (90.0, 130.0)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "auto"])
+def test_nothing_of_lower_precision_is_made_from_synthetic_windows(
+    bare: ExportResult, tmp_path: Path, precision: PrecisionChoice
+):
+    with pytest.raises(UsageError) as error:
+        export(ExportPlan(source=bare.path, output=tmp_path / "s.edge", precisions=(precision,), platform="jp6.2"))
+    assert str(error.value) == (
+        f"{bare.path}: --precision {precision}: expected recorded windows, got a bundle whose windows are synthetic; "
+        "name some with --calib DATA or --calib FILE.npz"
+    )
+    assert _files(tmp_path) == []
+
+
+def test_a_bundle_with_synthetic_windows_takes_recorded_ones_for_lower_precision(
+    bare: ExportResult, student: StudentCheckpoint, tmp_path: Path
+):
+    np.savez(tmp_path / "line.npz", x_acc=student.carried.windows, y=student.carried.labels)
+    plan = ExportPlan(
+        source=bare.path,
+        output=tmp_path / "s.edge",
+        precisions=("fp16", "int8"),
+        platform="jp6.2",
+        calibration=tmp_path / "line.npz",
+    )
+    report = export(plan).report
+    assert (report.windows.synthetic, report.windows.count) == (True, 64)
+    assert report.windows.judged_by.startswith("windows of line.npz")
+    assert [artifact.gate.windows for artifact in report.artifacts if artifact.gate is not None] == [6, 6]
 
 
 def test_a_pickle_is_refused_without_running_it(tmp_path: Path):

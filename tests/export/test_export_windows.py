@@ -44,8 +44,8 @@ def test_a_checkpoint_without_windows_says_what_to_do():
     with pytest.raises(UsageError) as error:
         windows_from_checkpoint(None, checkpoint=Path("student.ckpt"))
     assert str(error.value) == (
-        "student.ckpt: expected real windows to compare the export on, got a checkpoint without any; "
-        "name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+        "student.ckpt: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
+        "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
     )
 
 
