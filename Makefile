@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all check bench bundle clean
+.PHONY: help setup demo study test test-all check bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,26 @@ setup: $(READY)  ## make .venv with everything a developer needs
 demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordings; writes demo/report.html
 	$(BIN)/mmkd-demo --out demo
 
+# A set and a student's sensor each; sets of your own beside the shipped one: make study STUDY_SETS="mydata:imu other:acc"
+STUDY_SETS ?= models/mmkd_models/data/watch_exercises:gyro
+STUDY_OPTIONS ?= --grid --student tiny --seeds 2 --label-share 0.1
+BUDGET_HOURS ?= 2
+study: $(READY)  ## compare every way to distil with labels alone; resumes; writes docs/results/distillation.md
+	@mkdir -p build/study
+	@for each in $(STUDY_SETS); do \
+	  name=$$(basename $${each%:*})-$${each##*:}; \
+	  echo "mmkd-study $${each%:*} --modality $${each##*:} $(STUDY_OPTIONS)"; \
+	  $(BIN)/mmkd-study $${each%:*} --modality $${each##*:} $(STUDY_OPTIONS) --budget-hours $(BUDGET_HOURS) \
+	    -o build/study/$$name --table build/study/$$name.md || exit $$?; \
+	  cp build/study/$$name/study.json docs/results/study-$$name.json; \
+	done
+	@cat docs/study-results.head.md $(foreach each,$(STUDY_SETS),build/study/$(notdir $(firstword $(subst :, ,$(each))))-$(lastword $(subst :, ,$(each))).md) > docs/results/distillation.md
+
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
-test-all: $(READY)  ## also the slow tests and those that need a package registry
+test-all: $(READY)  ## also the slow tests and those that need a package registry, TensorRT-RTX or LiteRT
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt-rtx,litert-export]'
 	$(BIN)/python -m pytest -m 'not gpu'
 
 check: $(READY)  ## lint and types, the image for Jetson too

@@ -78,11 +78,37 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _write_new(path: Path, data: bytes) -> None:
+    """Writes a file that has no name before it is whole, where the system can: a kill then leaves no half of it."""
+    nameless = _open_nameless(path.parent)
+    if nameless is not None and _write_and_name(nameless, path, data):
+        return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_and_name(descriptor: int, path: Path, data: bytes) -> bool:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+        try:
+            # With a directory given, though an absolute path needs none, Python calls the linkat that follows the link.
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+        except OSError:  # some security modules forbid it
+            return False
+    return True
+
+
+def _open_nameless(folder: Path) -> int | None:
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except OSError:  # not every file system has it; what else is wrong shows where the file gets its name
+        return None
 
 
 def _flush_directory(path: Path) -> None:
