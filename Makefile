@@ -36,7 +36,7 @@ study: $(READY)  ## compare every way to distil with labels alone; resumes; writ
 	    -o build/study/$$name --table build/study/$$name.md || exit $$?; \
 	  cp build/study/$$name/study.json docs/results/study-$$name.json; \
 	done
-	@cat docs/study-results.head.md $(foreach each,$(STUDY_SETS),build/study/$(notdir $(firstword $(subst :, ,$(each))))-$(lastword $(subst :, ,$(each))).md) > docs/results/distillation.md
+	@cat docs/results/distillation.head $(foreach each,$(STUDY_SETS),build/study/$(notdir $(firstword $(subst :, ,$(each))))-$(lastword $(subst :, ,$(each))).md) > docs/results/distillation.md
 
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest

@@ -14,6 +14,7 @@ import typer
 
 from mmkd_edge.command import require_modules
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.files import write_file
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
@@ -23,6 +24,7 @@ from mmkd_models.recipe_text import recipe_from_file
 from mmkd_models.study import StudyOptions, study, write_document
 from mmkd_models.study_document import EntryRow, Latency, StudyDocument
 from mmkd_models.study_executors import Executor
+from mmkd_models.study_markdown import study_section
 from mmkd_models.study_methods import shipped_methods
 from mmkd_models.study_plan import NONE, Conditions, Method, Space, TeacherChoice
 from mmkd_models.study_progress import study_view
@@ -119,6 +121,9 @@ def study_command(
         bool,
         typer.Option("--list-methods", help="Print the methods and stop.", is_eager=True, callback=_list_methods),
     ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Also write the table as a section of Markdown, with its command.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print study.json instead of a table.")] = False,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
@@ -160,6 +165,8 @@ def study_command(
         required=tuple(name for name in dict.fromkeys([*(method or []), *_own_names(recipe or [])]) if name != NONE),
     )
     document = _run(dataset, options, output, meter=_meter(duration_s) if latency else None)
+    if table is not None:
+        write_file(table, study_section(document).encode())
     _report(document, output, json=json)
     _check_limits(document)
 

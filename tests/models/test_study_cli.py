@@ -43,6 +43,8 @@ def finished(machines: Dataset, folder: Path) -> subprocess.CompletedProcess[str
         2,
         "--method",
         "logit",
+        "--table",
+        "table.md",
         *SHORT,
         cwd=folder,
     )
@@ -69,6 +71,28 @@ def test_its_files_are_there_and_agree(finished: subprocess.CompletedProcess[str
     assert document["recommendation"]["sha256"] in page
     assert len(page) < 1_000_000
     assert read_student(folder / "study" / "student.ckpt").modality.name == "acc"
+
+
+def test_the_table_is_a_section_of_markdown_with_its_command(
+    finished: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    document = json.loads((folder / "study" / "study.json").read_text())
+    lines = (folder / "table.md").read_text().splitlines()
+    assert lines[0] == "## machines, acc, 100% labelled"
+    assert lines[3] == document["command"]
+    rows = [line.split(" | ") for line in lines if line.startswith("|")][2:]
+    assert [row[0].strip("|* ") for row in rows] == [
+        "acc+gyro:tiny",
+        "extra-trees",
+        "tiny, labels alone",
+        "tiny, logit, acc+gyro:tiny",
+    ]
+    logit = document["entries"][1]
+    score, gain = logit["test"]["balanced_accuracy"], logit["gain_points"]["balanced_accuracy"]
+    assert rows[3][2] == f"{100 * score['mean']:.1f} ± {100 * score['std']:.1f}"
+    assert rows[3][4] == f"{gain['mean']:+.1f} ± {gain['std']:.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})"
+    coverage = "Coverage: a grid; seeds 0, 1; 8 of 8 trainings finished, 0 given up as hopeless, 0 failed."
+    assert coverage in lines
 
 
 def test_the_same_command_prints_the_same_study_as_json(
