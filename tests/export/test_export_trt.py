@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import msgspec
 import pytest
 
+from mmkd_edge.bundle import Bundle, example_bundle
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
 from mmkd_edge.manifest import BatchRange, graph_inputs
 from mmkd_export.onnx_from_student import onnx_from_student
@@ -339,3 +340,23 @@ def test_a_sidecar_with_other_keys_is_refused(tmp_path: Path):
     assert str(error.value) == (
         f"{path}: expected the sidecar of an engine: Object missing required field `model_id`; build the engine again"
     )
+
+
+def _blocks(document: str) -> list[str]:
+    """What stands between the fences of a document."""
+    return document.split("```")[1::2]
+
+
+def test_the_commands_for_other_tools_fit_the_shipped_student():
+    document = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    blocks = _blocks(document)
+    with Bundle.open(example_bundle("watch_acc")) as bundle:
+        entry = bundle.manifest.models[0]
+    (triton,) = [block for block in blocks if 'platform: "tensorrt_plan"' in block]
+    for tensor in (*entry.inputs, *entry.outputs):
+        sizes = ", ".join(map(str, tensor.shape))
+        assert f'{{ name: "{tensor.name}", data_type: TYPE_FP32, dims: [ {sizes} ] }}' in triton
+    (ranges,) = [block for block in blocks if "--minShapes" in block]
+    for option, size in (("min", 1), ("opt", 4), ("max", 8)):
+        shapes = [f"{tensor.name}:{'x'.join(map(str, (size, *tensor.shape[1:])))}" for tensor in entry.inputs]
+        assert f"--{option}Shapes={','.join(shapes)}" in ranges
