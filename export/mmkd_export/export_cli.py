@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -22,6 +22,7 @@ from mmkd_edge.command import check_page
 from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
+from mmkd_export.join import export_several, several_plans
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
 from mmkd_export.report import ArtifactReport
@@ -39,9 +40,13 @@ _WIDTH_WITHOUT_TERMINAL = 160
 
 @app.command(epilog="--debug shows the traceback of an error.")
 def export_(
-    source: Annotated[
-        Path | None,
-        typer.Argument(metavar="FILE", help="A student's checkpoint (.ckpt), or an earlier bundle (.edge)."),
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="A student's checkpoint (.ckpt), or an earlier bundle (.edge). Several become one bundle, in which "
+            "the first whose sensor lives answers.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -106,11 +111,11 @@ def export_(
     if list_targets:
         _show_platforms(as_json=as_json)
         return
-    if source is None:
+    if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
     plan = ExportPlan(
-        source=source,
-        output=export_plan(source, output=output).output,
+        source=sources[0],
+        output=export_plan(sources[0], output=output).output,
         targets=tuple(_target(name) for name in dict.fromkeys(targets or ["onnx"])),
         precisions=tuple(_precision(name) for name in dict.fromkeys(precisions or [])),
         platform=platform,
@@ -121,6 +126,16 @@ def export_(
         max_drop_points=max_drop,
         batch=None if dim is None else batch_from_dim(dim),
     )
+    if len(sources) > 1:
+        if output is None or page is not None:
+            raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
+        plans = several_plans(plan, sources)
+        if dry_run:
+            for each in plans:
+                _show_plan(each, as_json=as_json)
+            return
+        _export_several(plans, output=output, as_json=as_json)
+        return
     if page is not None:
         check_page(page, extra="export")
     if dry_run:
@@ -137,6 +152,18 @@ def export_(
     files = [str(engine.path) for engine in result.engines] + ([] if page is None else [str(page)])
     written = ", ".join(files if plan.engines_only else [str(result.path), *files])
     print(f"wrote {written}; next: {_next_command(result)}")
+
+
+def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool) -> None:
+    with _progress() as on_step:
+        results = export_several(plans, output=output, on_step=on_step)
+    if as_json:
+        print(_json({"bundle": str(output), "students": [_document(result) for result in results]}))
+        return
+    for result in results:
+        _show(result)
+    modalities = ", ".join(result.report.student.modality for result in results)
+    print(f"wrote {output} ({modalities}, asked in this order); next: mmkd-inspect {shlex.quote(str(output))}")
 
 
 def _target(name: str) -> Target:

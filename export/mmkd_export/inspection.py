@@ -21,7 +21,7 @@ from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageE
 from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import REPORT_FILE, ModelEntry
 from mmkd_export.plan import is_bundle
-from mmkd_export.report import decode_report
+from mmkd_export.report import ExportReport, decode_report
 from mmkd_export.sidecar import read_sidecar
 
 Facts = dict[str, str]
@@ -108,13 +108,21 @@ def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     except BundleError:  # a report of another version is for people alone, and the bundle is sound
         return
     yield "platform", report.platform
-    yield "checkpoint", report.student.checkpoint_sha256
+    for one in (report, *report.others):
+        yield from _student_facts(one, prefix="" if one is report else f"{one.student.modality}.")
+
+
+def _student_facts(report: ExportReport, *, prefix: str) -> Iterator[tuple[str, str]]:
+    yield f"{prefix}checkpoint", report.student.checkpoint_sha256
     for artifact in report.artifacts:
         if artifact.gate is not None:
-            yield f"gate.{artifact.precision}", artifact.gate.summary
+            yield f"{prefix}gate.{artifact.precision}", artifact.gate.summary
         for run in artifact.backends:
             if run.latency_us is not None:
-                yield f"latency.{artifact.precision}.{run.backend}", f"{run.latency_us:g} us on {report.machine}"
+                yield (
+                    f"{prefix}latency.{artifact.precision}.{run.backend}",
+                    f"{run.latency_us:g} us on {report.machine}",
+                )
 
 
 def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:

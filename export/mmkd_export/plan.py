@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from mmkd_edge.archive import LOCAL_SIGNATURE
+from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.files import open_file, read_exactly
-from mmkd_edge.manifest import MANIFEST_FILE, BatchRange
+from mmkd_edge.manifest import MANIFEST_FILE, BatchRange, ModelEntry
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.litert import EXTRA, missing_libraries
 from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform
@@ -173,3 +174,18 @@ def is_bundle(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return start.startswith(LOCAL_SIGNATURE) and MANIFEST_FILE.encode() in start
+
+
+def only_student(bundle: Bundle) -> ModelEntry:
+    """The student of a bundle that has one.
+
+    Raises:
+        UsageError: it has several.
+    """
+    entry, *others = bundle.manifest.models
+    if others:
+        raise UsageError(
+            f"{bundle.path}: expected a bundle of one student, got {1 + len(others)}; "
+            "export each checkpoint, and name them together to make one bundle"
+        )
+    return entry

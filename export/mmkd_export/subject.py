@@ -32,7 +32,7 @@ from mmkd_export.parity import (
     require_parity,
     with_missing_samples,
 )
-from mmkd_export.plan import ExportPlan
+from mmkd_export.plan import ExportPlan, only_student
 from mmkd_export.report import ExportReport, StudentFacts, WindowFacts, decode_report
 from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path, windows_from_statistics
 from mmkd_models.evaluate.metrics import Metric
@@ -132,7 +132,7 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
     """
     with Bundle.open(plan.source) as bundle:
         manifest = bundle.manifest
-        entry = manifest.models[0]
+        entry = only_student(bundle)
         report = decode_report(bundle.read(REPORT_FILE))
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)

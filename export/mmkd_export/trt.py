@@ -26,6 +26,7 @@ from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.files import write_file
 from mmkd_edge.manifest import Artifact, Precision
+from mmkd_export.plan import only_student
 from mmkd_export.platforms import EngineLibrary, Platform
 from mmkd_export.sidecar import DeviceFacts, EngineSidecar, Profiles, engine_key, engine_profiles
 
@@ -98,7 +99,7 @@ def build_engines(
     try:
         bench = _bench(platform_row)
         with Bundle.open(bundle) as opened:
-            artifacts = opened.manifest.models[0].artifacts
+            artifacts = only_student(opened).artifacts
             wanted = [
                 found
                 for found in artifacts

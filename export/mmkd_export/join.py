@@ -1,0 +1,143 @@
+"""Several students in one bundle: the order in which a device asks them, by whose sensor lives.
+
+Owns what they must have in common and how their bundles become one. Every student passes its own gates before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.bundle import Bundle, write_bundle
+from mmkd_edge.errors import UsageError
+from mmkd_edge.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
+from mmkd_export.inspection import inspect_file
+from mmkd_export.plan import ExportPlan, check_plan
+from mmkd_export.report import ExportReport, decode_report, encode_report
+from mmkd_export.run import ExportResult, OnStep, export
+
+
+def join_bundles(paths: Sequence[Path], output: Path) -> None:
+    """Writes one bundle with the students of several, in their order.
+
+    Args:
+        paths: bundles, the best student first.
+        output: the bundle that is written; an earlier one is replaced when the new one is complete.
+
+    Raises:
+        UsageError: two students take the same modality, or do not answer the same labels, or a file cannot be written.
+        BundleError: a bundle is damaged.
+    """
+    manifests: list[Manifest] = []
+    reports: list[ExportReport] = []
+    cards: list[str] = []
+    members: dict[str, bytes] = {}
+    for path in paths:
+        with Bundle.open(path) as bundle:
+            manifests.append(bundle.manifest)
+            reports.append(decode_report(bundle.read(REPORT_FILE)))
+            cards.append(bundle.read(README_FILE).decode())
+            members |= {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+    models = [model for manifest in manifests for model in manifest.models]
+    check_students([(model.modality.name, ", ".join(model.task.labels)) for model in models])
+    texts = {
+        REPORT_FILE: encode_report(msgspec.structs.replace(reports[0], others=_others(reports))),
+        README_FILE: _card(models, cards).encode(),
+    }
+    manifest = Manifest(
+        model_id="+".join(manifest.model_id for manifest in manifests),
+        models=tuple(models),
+        tools={name: version for found in reversed(manifests) for name, version in found.tools.items()},
+        licence="; ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
+        files=tuple(
+            FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+            for name, data in texts.items()
+        ),
+    )
+    write_bundle(output, manifest=manifest, members=members | texts)
+
+
+def several_plans(plan: ExportPlan, sources: Sequence[Path]) -> list[ExportPlan]:
+    """The plan for each of several students.
+
+    Raises:
+        UsageError: engines are asked for, which are built for one student.
+    """
+    if "trt" in plan.targets:
+        raise UsageError("--target trt: expected one student, got several; export each for its own engines")
+    return [replace(plan, source=source) for source in sources]
+
+
+def export_several(plans: Sequence[ExportPlan], *, output: Path, on_step: OnStep | None = None) -> list[ExportResult]:
+    """Exports several students into one bundle; writes nothing unless all pass their gates.
+
+    Args:
+        plans: what to export, the best student first; where they go is not read.
+        output: the bundle.
+        on_step: called when a step of a student begins.
+
+    Returns:
+        The export of each; its `path` is the joined bundle.
+
+    Raises:
+        UsageError: students do not belong together, or see `export`.
+        MmkdError: see `export`.
+    """
+    for plan in plans:
+        check_plan(replace(plan, output=output))
+    check_students([_read_student(plan.source) for plan in plans])
+    with tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
+        parts = [replace(plan, output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)]
+        results = [export(part, on_step=on_step) for part in parts]
+        join_bundles([part.output for part in parts], output)
+    return [replace(result, path=output) for result in results]
+
+
+def check_students(students: Sequence[tuple[str, str]]) -> None:
+    """Refuses students that cannot stand in for each other.
+
+    Args:
+        students: of each the modality's name and the labels, joined by commas.
+
+    Raises:
+        UsageError: two take the same modality, or they do not answer the same labels.
+    """
+    twice = [name for name, count in Counter(name for name, _ in students).items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"modality {twice[0]!r}: expected one student for each modality, got several; "
+            "a student stands in for another when the other's sensor is dead"
+        )
+    for name, labels in students[1:]:
+        if labels != students[0][1]:
+            raise UsageError(
+                f"modality {name!r}: expected the first student's labels {students[0][1]}, got {labels}; "
+                "students of one bundle answer the same question"
+            )
+
+
+def _read_student(path: Path) -> tuple[str, str]:
+    """Modality and labels of a checkpoint or a bundle, without reading tensors."""
+    facts = inspect_file(path)
+    name = next(key for key in facts if key.endswith(".window")).removesuffix(".window")
+    return name, facts.get("labels") or facts[f"{name}.labels"]
+
+
+def _others(reports: Sequence[ExportReport]) -> tuple[ExportReport, ...]:
+    """All reports after the first, each without others of its own."""
+    flat = [one for report in reports for one in (report, *report.others)]
+    return tuple(msgspec.structs.replace(report, others=()) for report in flat[1:])
+
+
+def _card(models: Sequence[ModelEntry], cards: Sequence[str]) -> str:
+    order = "\n".join(f"{number}. `{model.modality.name}`" for number, model in enumerate(models, 1))
+    return (
+        f"# {len(models)} students, asked in this order\n\nThe first whose sensor lives answers:\n\n{order}\n\n"
+        "Each is described below.\n\n" + "\n".join(cards)
+    )

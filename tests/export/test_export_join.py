@@ -1,0 +1,124 @@
+"""Several students in one bundle: what they must share, and that a device asks them in order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge import Bundle, EdgePredictor, ModalitySpec, TaskSpec
+from mmkd_edge.errors import UsageError
+from mmkd_edge.health import measure_statistics
+from mmkd_export.export_cli import export_
+from mmkd_export.inspection import inspect_file
+from mmkd_export.join import export_several, several_plans
+from mmkd_export.plan import export_plan
+from mmkd_export.report import decode_report
+from mmkd_export.run import ExportResult, export
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+
+GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
+
+
+@pytest.fixture(scope="module")
+def gyro_file(build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gyro") / "gyro.ckpt"
+    write_student(path, build_student(modality=GYRO))
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(student_file: Path, gyro_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("both") / "both.edge"
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), str(gyro_file), "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        f"wrote {output} (acc, gyro, asked in this order); next: mmkd-inspect {output}"
+    )
+    return output
+
+
+def test_an_export_measures_what_later_windows_are_compared_with(
+    exported: ExportResult, student: StudentCheckpoint
+) -> None:
+    (entry,) = exported.manifest.models
+    assert student.carried is not None
+    with Bundle.open(exported.path) as bundle:
+        golden = bundle.golden("acc")
+    assert entry.statistics == measure_statistics(golden.windows, golden.probabilities, student.modality)
+    assert entry.statistics.windows == 12
+
+
+def test_the_students_answer_in_order(both: Path) -> None:
+    with EdgePredictor.open(both) as predictor:
+        assert [entry.name for entry in predictor.entries] == ["acc", "gyro"]
+        assert predictor.selftest().windows == 24
+        acc, gyro = np.ones(predictor.entries[0].modality.shape), np.ones((32, 2))
+        assert predictor.predict({"acc": acc, "gyro": gyro}).modality == "acc"
+        stood_in = predictor.predict({"gyro": gyro})
+        assert (stood_in.modality, stood_in.status) == ("gyro", "degraded")
+
+
+def test_the_bundle_tells_of_all_its_students(both: Path) -> None:
+    with Bundle.open(both) as bundle:
+        report = decode_report(bundle.read("report.json"))
+        card = bundle.read("README.md").decode()
+    assert [report.student.modality, *(other.student.modality for other in report.others)] == ["acc", "gyro"]
+    assert card.startswith(
+        "# 2 students, asked in this order\n\nThe first whose sensor lives answers:\n\n1. `acc`\n2. `gyro`\n"
+    )
+    assert card.count("\n# toy_set-") == 2
+    facts = inspect_file(both)
+    assert {"acc.window", "gyro.window", "checkpoint", "gyro.checkpoint"} <= set(facts)
+
+
+def test_students_that_cannot_stand_in_for_each_other_are_refused(
+    build_student: Callable[..., StudentCheckpoint], student_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "both.edge"
+    plan = export_plan(student_file, output=output)
+    with pytest.raises(UsageError) as caught:
+        export_several(several_plans(plan, [student_file, student_file]), output=output)
+    assert str(caught.value) == (
+        "modality 'acc': expected one student for each modality, got several; "
+        "a student stands in for another when the other's sensor is dead"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_students_that_answer_something_else_are_refused(
+    build_student: Callable[..., StudentCheckpoint], student_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.ckpt"
+    write_student(other, build_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
+    output = tmp_path / "both.edge"
+    plan = export_plan(student_file, output=output)
+    with pytest.raises(UsageError) as caught:
+        export_several(several_plans(plan, [student_file, other]), output=output)
+    assert str(caught.value) == (
+        "modality 'gyro': expected the first student's labels rest, walk, run, fall, got sit, stand; "
+        "students of one bundle answer the same question"
+    )
+
+
+def test_a_bundle_of_several_is_not_exported_again(both: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        export(export_plan(both, output=tmp_path / "again.edge"))
+    assert str(caught.value) == (
+        f"{both}: expected a bundle of one student, got 2; "
+        "export each checkpoint, and name them together to make one bundle"
+    )
+
+
+def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        export_([student_file, student_file])
+    assert str(caught.value) == ("of several students expected -o FILE, which they go into, and no --page; see --help")
+    with pytest.raises(UsageError) as caught:
+        export_([student_file, student_file], output=Path("both.edge"), targets=["trt"])
+    assert str(caught.value) == "--target trt: expected one student, got several; export each for its own engines"
