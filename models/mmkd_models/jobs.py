@@ -51,6 +51,19 @@ class TrainingData:
     valid: Windows
     sha256: str
 
+    def with_modalities(self, names: Sequence[str]) -> TrainingData:
+        """Gives the same windows with these modalities only, in this order.
+
+        Raises:
+            UsageError: a name is unknown or there twice, or there is none.
+        """
+        train, valid = (windows.with_modalities(names) for windows in (self.train, self.valid))
+        return replace(self, train=train, valid=valid)
+
+    def for_pair(self, teacher: Sequence[str], student: str) -> TrainingData:
+        """Gives the same windows with what a teacher of these modalities and a student of this one see."""
+        return self.with_modalities(tuple(dict.fromkeys([*teacher, student])))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:

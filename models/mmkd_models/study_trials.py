@@ -31,7 +31,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Scores, scores_from_answers
 from mmkd_models.evaluate.rivals import extra_trees_scores
-from mmkd_models.jobs import OnStep, Run, TrainingData, distil, self_train, train_baseline, train_teacher
+from mmkd_models.jobs import OnStep, Run, distil, self_train, train_baseline, train_teacher
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import logits_of
@@ -139,7 +139,7 @@ def run_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int, *, on_st
     if finished is not None:
         return finished
     began, path = time.monotonic(), folder.of_teacher(teacher, seed)
-    data = _seen_by(folder.fold(seed).training, teacher)
+    data = folder.fold(seed).training.with_modalities(teacher.modalities)
     run = _run(folder.conditions.teacher_train, folder, path / "run", seed, on_step)
     checkpoint = train_teacher(data, teacher_config(teacher.preset), run)
     second = path / "run" / "second"
@@ -231,7 +231,7 @@ def _train_student(folder: StudyFolder, trial: Trial, run_dir: Path, on_step: On
     choice = folder.space.teacher(entry.teacher)
     path = folder.of_teacher(choice, trial.seed) / TEACHER_CHECKPOINT
     return distil(
-        _seen_by(data, choice),
+        data.for_pair(choice.modalities, conditions.modality),
         conditions.modality,
         config,
         run,
@@ -250,11 +250,6 @@ def _run(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on_s
         embed_windows=False,
         on_step=on_step,
     )
-
-
-def _seen_by(data: TrainingData, teacher: TeacherChoice) -> TrainingData:
-    train, valid = (windows.with_modalities(teacher.modalities) for windows in (data.train, data.valid))
-    return replace(data, train=train, valid=valid)
 
 
 def student_of(folder: StudyFolder, trial: Trial) -> StudentCheckpoint:

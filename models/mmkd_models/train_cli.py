@@ -254,7 +254,7 @@ def distill(
     check_teacher(taught_by, training.train)
     with _training(f"{modality} student", output) as show:
         checkpoint = distil(
-            _narrowed(training, list(dict.fromkeys([*(spec.name for spec in taught_by.modalities), modality]))),
+            training.for_pair([spec.name for spec in taught_by.modalities], modality),
             modality,
             size,
             _run(
@@ -336,12 +336,7 @@ def _training_data(
         train, valid = windows.subset(rows.train), windows.subset(rows.valid)
     train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
     training = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
-    return _narrowed(training, modalities) if modalities else training
-
-
-def _narrowed(training: TrainingData, modalities: Sequence[str]) -> TrainingData:
-    train, valid = (windows.with_modalities(modalities) for windows in (training.train, training.valid))
-    return replace(training, train=train, valid=valid)
+    return training.with_modalities(modalities) if modalities else training
 
 
 def _same_windows(*, label_share: float, fold: int | None, seed: int) -> str:

@@ -367,6 +367,19 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset
     )
 
 
+def test_a_teacher_of_another_sensor_takes_part_with_what_it_can_teach(machines: Dataset, tmp_path: Path) -> None:
+    space = cases.space(
+        teachers=(TeacherChoice(modalities=("gyro",), preset="tiny"),),
+        methods=cases.methods("none", "logit", "relation@last"),
+        learning_rates=(1e-3,),
+    )
+    document = study(machines, cases.options(machines, space=space, seeds=1), out=tmp_path)
+    assert [(row.method, row.teacher) for row in document.entries] == [("none", None), ("logit", "gyro:tiny")]
+    assert (document.coverage.finished, document.coverage.failed) == (2, 0)
+    assert [one.method for one in document.skipped] == ["relation@last"]
+    assert document.skipped[0].reason.startswith("recipe: term 'relation' needs a teacher that sees 'acc'")
+
+
 def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines: Dataset, tmp_path: Path) -> None:
     options = cases.options(machines, seeds=1, space=cases.space(learning_rates=(1e-3, 1e30)))
     document = study(machines, options, out=tmp_path)
