@@ -40,10 +40,11 @@ def _notes(document: StudyDocument) -> list[str]:
     how = "a grid" if facts.mode == "grid" else f"a search on seeds {_listed(facts.search_seeds)}"
     end = "." if coverage.complete else "; not complete."
     rates = ", ".join(f"{rate:g}" for rate in facts.learning_rates)
-    notes = [
+    covered = (
         f"Coverage: {how}; seeds {_listed(facts.seeds)}; {coverage.finished}{expected} trainings finished, "
         f"{coverage.pruned} given up as hopeless, {coverage.failed} failed{end}"
-    ]
+    )
+    notes = [covered]
     notes.append(
         f"Students had {facts.student_steps} steps, teachers {facts.teacher_steps}; every method chose its learning "
         f"rate by validation among {rates}."
