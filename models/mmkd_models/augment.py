@@ -74,10 +74,18 @@ class BatchSource:
         batch: B.
         labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
         seed: everything random follows from it and the step.
+        part: int64 (N,), windows are mixed with windows of the same part alone; all with all where None.
     """
 
     def __init__(
-        self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_share: float, seed: int
+        self,
+        windows: Windows,
+        config: AugmentConfig,
+        *,
+        batch: int,
+        labelled_share: float,
+        seed: int,
+        part: NDArray[np.int64] | None = None,
     ) -> None:
         self._windows = windows
         self._config = config
@@ -87,13 +95,14 @@ class BatchSource:
         if self._from_labelled and len(self._labelled_rows) == 0:
             raise UsageError("training windows: expected some labelled ones, got labels that are all -1; label some")
         self._seed = seed
+        self._part = part
         self._statistics = {m.name: channel_statistics(windows, m.name) for m in windows.spec.modalities}
 
     def at(self, step: int) -> Batch:
         """Gives the batch of that step; the same step gives the same batch."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
-        pairs, lam = self._mixing(rng)
+        pairs, lam = self._mixing(rng, rows)
         inputs: dict[str, tuple[Tensor, Tensor]] = {}
         shift = self._shift(rng)
         window = self._windows.take(rows, shift_s=shift)
@@ -132,14 +141,27 @@ class BatchSource:
         reach_s = self._windows.max_shift_s if self._config.shift else 0.0
         return rng.uniform(-reach_s, reach_s, self._batch)
 
-    def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+    def _mixing(
+        self, rng: np.random.Generator, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
         """Partners inside the labelled and the free part of the batch, so that labelled windows keep labels."""
         lam = rng.uniform(0, 1, self._batch).astype(np.float32)
         if rng.uniform() >= self._config.mixup:
             return None, np.ones(self._batch, dtype=np.float32)
         first = rng.permutation(self._from_labelled)
         rest = self._from_labelled + rng.permutation(self._batch - self._from_labelled)
-        return np.concatenate([first, rest]).astype(np.int64), lam
+        pairs = np.concatenate([first, rest]).astype(np.int64)
+        return (pairs if self._part is None else self._inside_parts(pairs, self._part[rows])), lam
+
+    def _inside_parts(self, pairs: NDArray[np.int64], part: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) partners of the same part (B,): each one's rows in the order in which the free pairing has them."""
+        found = np.empty_like(pairs)
+        is_labelled = np.arange(self._batch) < self._from_labelled
+        for number in np.unique(part):
+            for side in (is_labelled, ~is_labelled):
+                members = np.flatnonzero((part == number) & side)
+                found[members] = pairs[np.isin(pairs, members)]
+        return found
 
     def _targets(
         self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]

@@ -28,6 +28,7 @@ from mmkd_models.losses.contrast_bank import ContrastBank
 from mmkd_models.losses.correlation import dist_loss
 from mmkd_models.losses.decoupled import dkd_loss
 from mmkd_models.losses.logits import kl_loss
+from mmkd_models.losses.mixing import mixed_logits
 from mmkd_models.losses.task import soft_cross_entropy
 from mmkd_models.losses.trust import trust_in_teacher
 from mmkd_models.networks.encoder import Encoder
@@ -40,6 +41,7 @@ from mmkd_models.recipe import (
     DkdTerm,
     EdamTerm,
     FeatureTerm,
+    InsideTerm,
     Layers,
     LogitTerm,
     OutputTerm,
@@ -49,11 +51,16 @@ from mmkd_models.recipe import (
     Term,
     Trust,
     Weight,
+    check_layers,
     check_recipe,
+    check_terms,
     constant,
     has_layers,
     kind_of,
+    member_of,
+    part_of,
 )
+from mmkd_models.teachers import answers_of, check_teachers, known_teacher, mix_of
 from mmkd_models.ties import check_ties
 
 __all__ = [
@@ -141,14 +148,15 @@ class DistillLearner(nn.Module):
     The teacher is put into evaluation mode and frozen. It is no submodule, so it stays so when the student trains, and
     no checkpoint of this learner holds it.
 
-    A teacher need not see the student's modality: then its outputs and its embedding teach.
+    A teacher need not see the student's modality: then its outputs and its embedding teach. Several teachers teach
+    together: their outputs are mixed, and terms that look inside name one of them.
 
     Networks of your own take part where they answer as ours do: `student(values, present, taps=...)` gives a
     `StudentOutput`, `teacher(inputs, taps=...)` a `TeacherOutput`. They need fill in only what the recipe's terms read.
 
     Args:
         student: what is trained.
-        teacher: what it learns from.
+        teacher: what it learns from; several in the order that the recipe's members count.
         recipe: which terms, with which weight.
         modality: the student's.
         windows: number of training windows, for a memory bank.
@@ -164,7 +172,7 @@ class DistillLearner(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | Sequence[nn.Module],
         recipe: Recipe,
         *,
         modality: str,
@@ -172,27 +180,31 @@ class DistillLearner(nn.Module):
         example: Inputs | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(teacher, Teacher) and modality not in teacher.names:
-            _check_other_modalities(recipe, teacher.names, modality)
+        teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
+        check_teachers(recipe, teachers, modality)
         self.network = student
         self.recipe = recipe
         self.modality = modality
-        self._teacher = (teacher.eval().requires_grad_(False),)
-        ours, theirs = _shown(student, teacher, modality, example)
-        check_recipe(
-            recipe,
-            student_layers=student_depth(ours),
-            teacher_layers=fusion_depth(theirs, modality),
-            teacher_blocks=teacher_depth(theirs, modality),
-            classes=theirs.logits.shape[-1],
-        )
-        check_ties(recipe, ours, theirs, modality)
+        self._teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
+        ours, theirs = _shown(student, teachers, modality, example)
+        check_terms(recipe, classes=theirs[0].logits.shape[-1])
+        for number, shown in enumerate(theirs):
+            part = part_of(recipe, number)
+            check_layers(
+                part,
+                student_layers=student_depth(ours),
+                teacher_layers=fusion_depth(shown, modality),
+                teacher_blocks=teacher_depth(shown, modality),
+            )
+            check_ties(part, ours, shown, modality)
         if recipe.init == "teacher":
-            take_encoder(student, teacher, modality)
+            take_encoder(student, teachers[0], modality)
         crd = next((term for term in recipe.terms if isinstance(term, CrdTerm)), None)
-        self.contrast = _contrast(crd, ours, theirs, windows) if crd is not None else None
+        self.contrast = _contrast(crd, ours, theirs[member_of(crd)], windows) if crd is not None else None
         feature = next((term for term in recipe.terms if isinstance(term, FeatureTerm)), None)
-        self.features = FeatureHead(feature, ours, theirs, modality) if feature is not None else None
+        self.features = None
+        if feature is not None:
+            self.features = FeatureHead(feature, ours, theirs[member_of(feature)], modality)
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Gives the terms by name, unweighted, `loss` their weighted sum, and for people `edam_kl` and `trust`.
@@ -202,13 +214,12 @@ class DistillLearner(nn.Module):
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
         taps = any(has_layers(term) for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
-        with torch.no_grad():
-            teacher: TeacherOutput = self._teacher[0].to(batch.targets.device)(batch.inputs, taps=taps)
-        trust = self._trust(batch, teacher)
+        teachers = answers_of(self._teachers, batch, taps=taps)
+        trust = self._trust(batch, teachers)
         terms: dict[str, Tensor] = {}
         total = student.logits.new_zeros(())
         for term, weight in active:
-            found = self._term(term, batch, student, teacher, trust)
+            found = self._term(term, batch, student, teachers, trust)
             if trust is not None and not isinstance(term, TaskTerm):
                 # The losses are means over what is trusted, so that this makes them sums over the whole batch.
                 found = {name: value * trust.mean() for name, value in found.items()}
@@ -222,21 +233,38 @@ class DistillLearner(nn.Module):
         terms["loss"] = total
         return terms
 
-    def _trust(self, batch: Batch, teacher: TeacherOutput) -> Tensor | None:
+    def _logits(self, teachers: Sequence[TeacherOutput], temperature: float) -> Tensor:
+        """(B, K) of all teachers together, to be read at this temperature."""
+        return mixed_logits([one.logits for one in teachers], temperature=temperature, mix=mix_of(self.recipe))
+
+    def _trust(self, batch: Batch, teachers: Sequence[TeacherOutput]) -> Tensor | None:
         if self.recipe.trust == "none":
             return None
         by_confidence = self.recipe.trust == "confidence"
-        return trust_in_teacher(teacher.logits, batch.targets, batch.labelled, by_confidence=by_confidence)
+        return trust_in_teacher(self._logits(teachers, 1.0), batch.targets, batch.labelled, by_confidence=by_confidence)
 
     def _term(
-        self, term: Term, batch: Batch, student: StudentOutput, teacher: TeacherOutput, trust: Tensor | None
+        self,
+        term: Term,
+        batch: Batch,
+        student: StudentOutput,
+        teachers: Sequence[TeacherOutput],
+        trust: Tensor | None,
     ) -> dict[str, Tensor]:
         """The loss of the term under its name, and what else there is to tell."""
         match term:
             case TaskTerm():
                 return {"task": soft_cross_entropy(student.logits, batch.targets, weight=batch.labelled)}
             case LogitTerm() | DkdTerm() | DistTerm():
-                return {kind_of(term): _output_loss(term, batch, student.logits, teacher.logits, trust)}
+                logits = self._logits(teachers, term.temperature)
+                return {kind_of(term): _output_loss(term, batch, student.logits, logits, trust)}
+            case _:
+                return self._inside_term(term, batch, student, teachers[member_of(term)], trust)
+
+    def _inside_term(
+        self, term: InsideTerm, batch: Batch, student: StudentOutput, teacher: TeacherOutput, trust: Tensor | None
+    ) -> dict[str, Tensor]:
+        match term:
             case EdamTerm():
                 there = self._others_there(batch, teacher)
                 weight = there if trust is None else there * trust
@@ -258,17 +286,6 @@ class DistillLearner(nn.Module):
         """(B,) 1 where another modality of the teacher has a sample: where its cross-attention says something."""
         others = [name for name in teacher.valid if name != self.modality]
         return torch.stack([batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)
-
-
-def _check_other_modalities(recipe: Recipe, names: Sequence[str], modality: str) -> None:
-    """Refuses what reads a teacher's tokens of a modality that it does not see."""
-    reads = [f"term {kind_of(term)!r}" for term in recipe.terms if has_layers(term)]
-    reads += ["init 'teacher'"] if recipe.init == "teacher" else []
-    if reads:
-        raise UsageError(
-            f"recipe: {reads[0]} needs a teacher that sees {modality!r}, and this one sees {', '.join(names)}; "
-            "train a teacher with it, or learn from outputs and embedding alone"
-        )
 
 
 def _output_loss(term: OutputTerm, batch: Batch, student: Tensor, teacher: Tensor, trust: Tensor | None) -> Tensor:
@@ -309,17 +326,12 @@ def _contrast(
 
 
 def _shown(
-    student: nn.Module, teacher: nn.Module, modality: str, example: Inputs | None
-) -> tuple[StudentOutput, TeacherOutput]:
-    """What both networks give for a window, with taps: which layers there are, and their shapes."""
+    student: nn.Module, teachers: Sequence[nn.Module], modality: str, example: Inputs | None
+) -> tuple[StudentOutput, tuple[TeacherOutput, ...]]:
+    """What all networks give for a window, with taps: which layers there are, and their shapes."""
+    shown = [known_teacher(teacher) or teacher for teacher in teachers]
     if example is None:
-        if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
-            raise UsageError(
-                "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
-            )
-        encoders = {name: cast("Encoder", teacher.encoders[name]) for name in teacher.names}
-        shapes = {name: (1, *encoder.window_shape) for name, encoder in {modality: student.encoder, **encoders}.items()}
-        example = {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
+        example = _example(student, shown, modality)
     if modality not in example:
         raise UsageError(
             f"modality {modality!r}: expected one of the example's ({', '.join(example)}); name the student's"
@@ -327,15 +339,30 @@ def _shown(
     was_training = student.training
     with torch.no_grad():
         ours = student.eval()(*example[modality], taps=True)
-        theirs = teacher(example, taps=True)
+        theirs = tuple(teacher(example, taps=True) for teacher in shown)
     student.train(was_training)
-    for who, found, wanted in (("student", ours, StudentOutput), ("teacher", theirs, TeacherOutput)):
+    pairs = (("student", ours, StudentOutput), *(("teacher", found, TeacherOutput) for found in theirs))
+    for who, found, wanted in pairs:
         if not isinstance(found, wanted):
             raise UsageError(
                 f"distillation: expected the {who} to give a {wanted.__name__}, got {type(found).__name__}; "
                 f"wrap what it gives in mmkd_models.networks.{who}.{wanted.__name__}"
             )
     return ours, theirs
+
+
+def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -> Inputs:
+    """A window for all of them, which only networks of ours can be asked for."""
+    encoders: dict[str, Encoder] = {}
+    for teacher in teachers:
+        if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
+            raise UsageError(
+                "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
+            )
+        encoders[modality] = student.encoder
+        encoders |= {name: cast("Encoder", teacher.encoders[name]) for name in teacher.names}
+    shapes = {name: (1, *encoder.window_shape) for name, encoder in encoders.items()}
+    return {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
 
 
 def tokens_per_window(teacher: Teacher, modality: str) -> int:

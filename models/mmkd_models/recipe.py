@@ -42,6 +42,10 @@ Layers = Literal["uniform"] | int | tuple[tuple[int, int], ...]
 many, in order; or pairs (student, teacher). Layers count from 0, negative ones from the end."""
 
 
+Member = int | msgspec.UnsetType
+"""Which of several teachers a term looks into, from 0 in the order they are named; unset where there is one."""
+
+
 class TaskTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
     """Cross-entropy against the labels, on labelled windows."""
 
@@ -80,6 +84,7 @@ class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight: Weight
     layers: Layers = 1
     heads: Literal["mean", "group"] = "mean"
+    member: Member = msgspec.UNSET
 
 
 Vectors = Literal["query", "key", "value"]
@@ -93,6 +98,7 @@ class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     vectors: tuple[Vectors, ...] = ("query", "key", "value")
     heads: int = 8
     teacher: Literal["self", "cross"] = "self"
+    member: Member = msgspec.UNSET
 
 
 class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="feature"):
@@ -103,6 +109,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     layers: Layers = 1
     keep: float = 1.0
     project: bool = True
+    member: Member = msgspec.UNSET
 
 
 class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="crd"):
@@ -115,12 +122,15 @@ class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue: int = 1024
     negatives: int = 1024
     momentum: float = 0.5
+    member: Member = msgspec.UNSET
 
 
 Term = TaskTerm | LogitTerm | DkdTerm | DistTerm | EdamTerm | RelationTerm | FeatureTerm | CrdTerm
 OutputTerm = LogitTerm | DkdTerm | DistTerm
 LayerTerm = EdamTerm | RelationTerm | FeatureTerm
+InsideTerm = EdamTerm | RelationTerm | FeatureTerm | CrdTerm
 Trust = Literal["none", "label", "confidence"]
+Mix = Literal["probabilities", "logits"]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,12 +141,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         trust: how much a window's teacher counts, in all terms but `task`. `none`: always fully. `label`: by its
             probability of the true class; a window without a label fully. `confidence`: the same, and a window
             without a label by the teacher's largest probability.
-        init: `teacher` starts the student with the weights of the teacher's own encoder of its modality.
+        init: `teacher` starts the student with the weights of the teacher's own encoder of its modality; of several
+            teachers the first one's.
+        mix: what is averaged where several teachers teach: their `probabilities`, at a term's own temperature, or their
+            `logits`. Unset, it is probabilities; one teacher has nothing to mix.
     """
 
     terms: tuple[Term, ...]
     trust: Trust = "none"
     init: Literal["fresh", "teacher"] = "fresh"
+    mix: Mix | msgspec.UnsetType = msgspec.UNSET
 
 
 def kind_of(term: Term) -> str:
@@ -147,6 +161,22 @@ def kind_of(term: Term) -> str:
 def has_layers(term: Term) -> TypeGuard[LayerTerm]:
     """Says whether the term ties layers; a feature of the embedding has none."""
     return isinstance(term, EdamTerm | RelationTerm) or (isinstance(term, FeatureTerm) and term.level == "hidden")
+
+
+def looks_inside(term: Term) -> TypeGuard[InsideTerm]:
+    """Says whether the term reads what one teacher has inside, which a mean of several does not have."""
+    return isinstance(term, EdamTerm | RelationTerm | FeatureTerm | CrdTerm)
+
+
+def member_of(term: InsideTerm) -> int:
+    """Gives the number of the teacher that the term looks into."""
+    return 0 if isinstance(term.member, msgspec.UnsetType) else term.member
+
+
+def part_of(recipe: Recipe, member: int) -> Recipe:
+    """Gives the recipe without the terms that look into another teacher."""
+    terms = tuple(term for term in recipe.terms if not looks_inside(term) or member_of(term) == member)
+    return msgspec.structs.replace(recipe, terms=terms)
 
 
 def layer_pairs(layers: Layers, *, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
@@ -184,19 +214,22 @@ def check_recipe(
             as many as cross-attention layers where None.
         classes: K, to refuse what cannot teach two classes; not checked where None.
     """
+    check_terms(recipe, classes=classes)
+    blocks = teacher_layers if teacher_blocks is None else teacher_blocks
+    check_layers(recipe, student_layers=student_layers, teacher_layers=teacher_layers, teacher_blocks=blocks)
+
+
+def check_terms(recipe: Recipe, *, classes: int | None = None) -> None:
+    """Raises UsageError for what is wrong whatever the networks are; arguments as `check_recipe`."""
     kinds = [kind_of(term) for term in recipe.terms]
     if not kinds or len(set(kinds)) != len(kinds):
         raise UsageError(
             f"recipe: expected one or more terms of different kinds, got {', '.join(kinds) or 'none'}; "
             "name each kind once"
         )
-    blocks = teacher_layers if teacher_blocks is None else teacher_blocks
     for term in recipe.terms:
         _check_weight(term)
         _check_numbers(term)
-        if has_layers(term):
-            cross = isinstance(term, EdamTerm) or (isinstance(term, RelationTerm) and term.teacher == "cross")
-            _check_layers(term, student=student_layers, teacher=teacher_layers if cross else blocks, cross=cross)
         if classes == 2:
             _check_two_classes(term)
     if not any(_lasts(term.weight) for term in recipe.terms):
@@ -204,6 +237,15 @@ def check_recipe(
             "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
             "keep one term on, or let its weight end above 0"
         )
+
+
+def check_layers(recipe: Recipe, *, student_layers: int, teacher_layers: int, teacher_blocks: int) -> None:
+    """Raises UsageError where terms name layers that are not there; arguments as `check_recipe`."""
+    for term in recipe.terms:
+        if has_layers(term):
+            cross = isinstance(term, EdamTerm) or (isinstance(term, RelationTerm) and term.teacher == "cross")
+            theirs = teacher_layers if cross else teacher_blocks
+            _check_layers(term, student=student_layers, teacher=theirs, cross=cross)
 
 
 def _check_weight(term: Term) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.config import choice
-from mmkd_models.recipe import Recipe, Term, Trust, Weight, constant
+from mmkd_models.recipe import Mix, Recipe, Term, Trust, Weight, constant
 
 _KINDS: dict[str, type[Term]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Term)}
 _WEIGHTS = {
@@ -31,14 +31,21 @@ weight=2           stays; weight=0.5..0 goes from 0.5 to 0 along a cosine; weigh
 layers=2           the last two layers, in order; layers=uniform ties every student layer to a teacher's, spread evenly;
                    layers=0:1+1:3 ties student layer 0 to teacher layer 1 and 1 to 3 (from 0; negative from the end)
 vectors=query+key  some of query, key and value
+member=1           of several teachers: which one edam, relation, feature or crd looks into, from 0 in their order
 
 Example: --term task --term logit,temperature=4 --term edam,weight=0.5..0@0.6,layers=uniform"""
 
 
 def chosen_recipe(
-    default: Recipe, *, file: Path | None, terms: Sequence[str], trust: str | None, init: str | None
+    default: Recipe,
+    *,
+    file: Path | None,
+    terms: Sequence[str],
+    trust: str | None,
+    init: str | None,
+    mix: str | None = None,
 ) -> Recipe:
-    """Gives the recipe of a file, or of terms in the short form, or the default; trust and init replace its own.
+    """Gives the recipe of a file, or of terms in the short form, or the default; trust, init and mix replace its own.
 
     Raises:
         UsageError: both a file and terms are given, or one of them is no recipe.
@@ -54,6 +61,8 @@ def chosen_recipe(
         recipe = msgspec.structs.replace(recipe, trust=choice(trust, get_args(Trust), option="--trust"))
     if init is not None:
         recipe = msgspec.structs.replace(recipe, init=choice(init, ("fresh", "teacher"), option="--init"))
+    if mix is not None:
+        recipe = msgspec.structs.replace(recipe, mix=choice(mix, get_args(Mix), option="--mix"))
     return recipe
 
 
@@ -103,7 +112,9 @@ def terms_text() -> str:
     for kind, term in _KINDS.items():
         defaults = term(weight=_WEIGHTS.get(kind, constant(1.0)))
         types = get_type_hints(term)
-        settings = " ".join(f"{name}={_text(getattr(defaults, name), types[name])}" for name in term.__struct_fields__)
+        values = {name: getattr(defaults, name) for name in term.__struct_fields__}
+        shown = {name: value for name, value in values.items() if value is not msgspec.UNSET}
+        settings = " ".join(f"{name}={_text(value, types[name])}" for name, value in shown.items())
         meaning = (term.__doc__ or "").splitlines()[0].replace("`", "")
         lines.append(f"{kind:<10}{meaning}\n{'':<10}{settings}")
     return _GRAMMAR.format(terms="\n".join(lines))

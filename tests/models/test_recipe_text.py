@@ -47,6 +47,7 @@ DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
             "feature,level=embedding,keep=0.5,project=false",
             FeatureTerm(weight=constant(1.0), level="embedding", keep=0.5, project=False),
         ),
+        ("edam,member=1", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), member=1)),
         ("feature,layers=3", FeatureTerm(weight=constant(1.0), layers=3)),
         ("crd,memory=bank,negatives=64", CrdTerm(weight=constant(0.1), memory="bank", negatives=64)),
     ],
@@ -59,7 +60,7 @@ def test_a_short_form_is_the_term_that_it_says(text: str, term: Term) -> None:
     ("text", "problem"),
     [
         ("edm", "expected one of task, logit, dkd, dist, edam, relation, feature, crd, got 'edm'"),
-        ("edam,head=mean", "expected NAME=VALUE with a name of weight, layers, heads, got 'head=mean'"),
+        ("edam,head=mean", "expected NAME=VALUE with a name of weight, layers, heads, member, got 'head=mean'"),
         ("task,2", "expected NAME=VALUE with a name of weight, got '2'"),
         ("logit,temperature=hot", "Expected `float`, got `str` - at `$.temperature`"),
         ("edam,heads=all", "Invalid enum value 'all' - at `$.heads`"),
@@ -82,7 +83,9 @@ def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_giv
         settings = [re.sub(r"\|.*", "", setting) for setting in after.split()]
         shown = term_from_text(",".join([kind[1], *settings]))
         assert shown == term_from_text(kind[1])
-        assert [setting.split("=")[0] for setting in settings] == list(shown.__struct_fields__)
+        unset = {name for name in shown.__struct_fields__ if getattr(shown, name) is msgspec.UNSET}
+        assert unset <= {"member"}  # nothing to show: it is for several teachers alone
+        assert [setting.split("=")[0] for setting in settings] == [n for n in shown.__struct_fields__ if n not in unset]
     assert max(len(line) for line in lines) <= 120
 
 
@@ -102,6 +105,16 @@ def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path: Path) -> None:
     assert chosen_recipe(DEFAULT, **{**nothing, "file": file, "trust": "none"}).trust == "none"
     terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"], "trust": "confidence", "init": "teacher"})
     assert terms == Recipe(terms=(TaskTerm(weight=constant(1.0)),), trust="confidence", init="teacher")
+    assert chosen_recipe(DEFAULT, **nothing, mix="logits") == msgspec.structs.replace(DEFAULT, mix="logits")
+    with pytest.raises(UsageError) as caught:
+        chosen_recipe(DEFAULT, **nothing, mix="both")
+    assert str(caught.value) == ("--mix: expected one of probabilities, logits, got 'both'; choose one of them")
+
+
+def test_what_is_for_several_teachers_alone_leaves_other_recipes_as_they_were() -> None:
+    written = msgspec.json.encode(Recipe(terms=(EdamTerm(weight=constant(1.0)), CrdTerm(weight=constant(1.0)))))
+    assert b"mix" not in written
+    assert b"member" not in written
 
 
 def test_a_file_and_terms_together_are_refused() -> None:

@@ -1,0 +1,34 @@
+"""Several teachers as one: the mean of their probabilities, or of their logits.
+
+Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 1: the soft targets of an
+ensemble are the arithmetic or the geometric mean of the members' predictive distributions. The first is the mean of the
+probabilities at the temperature; the second, brought back to a sum of 1, is the softmax of the mean of the logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def mixed_logits(logits: Sequence[Tensor], *, temperature: float, mix: Literal["probabilities", "logits"]) -> Tensor:
+    """Gives (B, K) logits z of all teachers together; those of a single teacher as they are.
+
+    `probabilities`: softmax(z / T) is the mean of softmax(logits / T). `logits`: z is the mean, whatever T is.
+
+    Args:
+        logits: (B, K) of each teacher; no gradient flows into them.
+        temperature: T > 0 at which z will be read.
+        mix: what is averaged.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    stacked = torch.stack([one.detach().float() for one in logits])  # (M, B, K)
+    if mix == "logits":
+        return stacked.mean(0)
+    log_probabilities = torch.log_softmax(stacked / temperature, dim=-1)
+    return temperature * (torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits)))
