@@ -69,6 +69,7 @@ class _KernelLock:
         self._descriptor = -1
 
     def acquire(self) -> bool:
+        """Waits until nobody else has the lock, and takes it."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -82,6 +83,7 @@ class _KernelLock:
         return True
 
     def release(self) -> None:
+        """Gives the lock back."""
         os.close(self._descriptor)
 
 

@@ -88,6 +88,92 @@ def recipe(**weight: float) -> Document:
     return {"terms": [{"type": "edam", "weight": weight, "student_layer": -1, "teacher_layer": -1}]}
 
 
+def told() -> Document:
+    return {
+        "mode": "search",
+        "modality": "gyro",
+        "label_share": 0.1,
+        "metric": "balanced_accuracy",
+        "search_seeds": [0],
+        "seeds": list(SEEDS),
+        "threads": 1,
+        "student_steps": 600,
+        "teacher_steps": 300,
+        "learning_rates": [0.001, 0.003],
+        "trials": 40,
+        "budget_hours": 2.0,
+        "max_latency_ms": 0.5,
+        "max_parameters": None,
+    }
+
+
+def exercises() -> Document:
+    return {
+        "name": "exercises",
+        "sha256": "ab" * 32,
+        "source": "a gymnasium",
+        "licence": "BSD-3-Clause",
+        "labels": ["pendulum", "row", "press"],
+        "modalities": ["acc", "gyro"],
+        "windows": 2229,
+        "groups": 20,
+    }
+
+
+def sizes() -> list[Document]:
+    left_out = {
+        "preset": "base",
+        "parameters": 2_700_000,
+        "mflops": 160.0,
+        "latency": None,
+        "excluded": "2,700,000 parameters, more than 1,000,000",
+    }
+    tried = [
+        {"preset": size, "parameters": PARAMETERS[size], "mflops": 5.25, "latency": pair(size), "excluded": ""}
+        for size in PARAMETERS
+    ]
+    return [*tried, left_out]
+
+
+def teachers() -> list[Document]:
+    return [
+        {
+            "name": TEACHER,
+            "modalities": ["acc", "gyro"],
+            "preset": "small",
+            "parameters": 743_211,
+            "seeds": list(SEEDS),
+            "valid_score": spread([0.8, 0.81, 0.82]),
+            "test": table([0.79, 0.8, 0.81]),
+            "sha256": ["cd" * 32] * 3,
+        }
+    ]
+
+
+def effects() -> list[Document]:
+    return [
+        {"factor": "method", "value": "none", "points": -2.5, "trials": 8, "per_seed": [-2.0, None, -3.0]},
+        {"factor": "method", "value": "logit", "points": 1.25, "trials": 9, "per_seed": [1.0, 1.5, 1.25]},
+        {"factor": "student", "value": "tiny", "points": -0.5, "trials": 20, "per_seed": [-0.5, -0.4, -0.6]},
+        {"factor": "student", "value": "small", "points": 0.5, "trials": 20, "per_seed": [0.5, 0.4, 0.6]},
+    ]
+
+
+def recommendation() -> Document:
+    return {
+        "student": "small",
+        "method": "logit+edam@last",
+        "teacher": TEACHER,
+        "learning_rate": 0.003,
+        "seed": 3,
+        "checkpoint": "study/student.ckpt",
+        "sha256": "12" * 32,
+        "valid_score": 0.8125,
+        "latency": pair("small"),
+        "within_limits": True,
+    }
+
+
 @pytest.fixture
 def searched() -> Document:
     """A search over two sizes: small with attention at the last layer is chosen."""
@@ -106,64 +192,11 @@ def searched() -> Document:
     ]
     return {
         "format_version": 1,
-        "facts": {
-            "mode": "search",
-            "modality": "gyro",
-            "label_share": 0.1,
-            "metric": "balanced_accuracy",
-            "search_seeds": [0],
-            "seeds": list(SEEDS),
-            "threads": 1,
-            "student_steps": 600,
-            "teacher_steps": 300,
-            "learning_rates": [0.001, 0.003],
-            "trials": 40,
-            "budget_hours": 2.0,
-            "max_latency_ms": 0.5,
-            "max_parameters": None,
-        },
+        "facts": told(),
         "coverage": {"complete": True, "finished": 44, "pruned": 9, "failed": 1, "expected": None},
-        "dataset": {
-            "name": "exercises",
-            "sha256": "ab" * 32,
-            "source": "a gymnasium",
-            "licence": "BSD-3-Clause",
-            "labels": ["pendulum", "row", "press"],
-            "modalities": ["acc", "gyro"],
-            "windows": 2229,
-            "groups": 20,
-        },
-        "students": [
-            {
-                "preset": size,
-                "parameters": PARAMETERS[size],
-                "mflops": 5.25,
-                "latency": pair(size),
-                "excluded": "",
-            }
-            for size in PARAMETERS
-        ]
-        + [
-            {
-                "preset": "base",
-                "parameters": 2_700_000,
-                "mflops": 160.0,
-                "latency": None,
-                "excluded": "2,700,000 parameters, more than 1,000,000",
-            }
-        ],
-        "teachers": [
-            {
-                "name": TEACHER,
-                "modalities": ["acc", "gyro"],
-                "preset": "small",
-                "parameters": 743_211,
-                "seeds": list(SEEDS),
-                "valid_score": spread([0.8, 0.81, 0.82]),
-                "test": table([0.79, 0.8, 0.81]),
-                "sha256": ["cd" * 32] * 3,
-            }
-        ],
+        "dataset": exercises(),
+        "students": sizes(),
+        "teachers": teachers(),
         "methods": [
             {"name": "none", "recipe": None},
             {"name": "logit+edam@last", "recipe": recipe(start=0.5, end=0.0, until=0.6)},
@@ -175,25 +208,9 @@ def searched() -> Document:
         "entries": entries,
         "extra_trees": table([0.6, 0.61, 0.65]),
         "selection": None,
-        "effects": [
-            {"factor": "method", "value": "none", "points": -2.5, "trials": 8, "per_seed": [-2.0, None, -3.0]},
-            {"factor": "method", "value": "logit", "points": 1.25, "trials": 9, "per_seed": [1.0, 1.5, 1.25]},
-            {"factor": "student", "value": "tiny", "points": -0.5, "trials": 20, "per_seed": [-0.5, -0.4, -0.6]},
-            {"factor": "student", "value": "small", "points": 0.5, "trials": 20, "per_seed": [0.5, 0.4, 0.6]},
-        ],
+        "effects": effects(),
         "effect_seeds": [0, 2, 3],
-        "recommendation": {
-            "student": "small",
-            "method": "logit+edam@last",
-            "teacher": TEACHER,
-            "learning_rate": 0.003,
-            "seed": 3,
-            "checkpoint": "study/student.ckpt",
-            "sha256": "12" * 32,
-            "valid_score": 0.8125,
-            "latency": pair("small"),
-            "within_limits": True,
-        },
+        "recommendation": recommendation(),
         "trials": [trial(number) for number in range(6)] + [trial(6, "pruned"), trial(7, "failed")],
         "versions": {"python": "3.11", "torch": "2.6"},
         "duration_s": 4321.0,
