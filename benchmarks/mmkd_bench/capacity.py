@@ -1,16 +1,18 @@
-"""How many streams a device carries at a rate and a deadline: found by search, confirmed in fresh processes.
+"""How many streams a device carries at a rate and a deadline: found by search, judged in fresh processes.
 
-Owns what `mmkd-bench capacity` does. How a load is offered is in `load`.
+Owns what `mmkd-bench capacity` does. How a load is offered is in `load`, how it is judged in `judge`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mmkd_bench.jobs import LoadJob, LoadOutcome
+from mmkd_bench.judge import LAUNCHES, Offered, Verdict, judge_load, settle
 from mmkd_bench.load import MAX_STREAMS, Level
 from mmkd_bench.machine import MachineFacts, read_machine, usable_cores
 from mmkd_bench.percentiles import sample_floor
@@ -22,15 +24,17 @@ from mmkd_bench.subject import Choice
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 FORMAT_VERSION = 1
 MAX_SERVERS = 256
 SEARCH_LIMIT_S = 900.0
 WARM_UP_LIMIT_S = 5.0
 CONFIRM_S = 3.0
 MAX_CONFIRM_S = 60.0
-STEP_DOWN = 0.05
-MAX_STEPS_DOWN = 10
-"""An answer that fresh processes do not confirm is lowered by `STEP_DOWN` at most so often."""
+MAX_LAUNCHES = 99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,13 @@ class Question:
         rate_hz: windows per second of one stream.
         deadline_ms: longest acceptable response; None is the period of the rate.
         servers: threads that answer; None is one per usable core.
+        launches: fresh processes that judge one load, most of which must carry it; an odd number.
     """
 
     rate_hz: float
     deadline_ms: float | None = None
     servers: int | None = None
+    launches: int = LAUNCHES
 
 
 class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,8 +66,12 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         servers: threads that answered.
         rate_hz: windows per second of one stream.
         deadline_ms: longest acceptable response.
-        streams: how many the device carries.
-        at_answer: the load of that many streams, in a process of its own; None when not even one is carried.
+        streams: how many the device carries; 0 where not even one, or not those that were asked for.
+        at_answer: the load of that many streams, all launches together; None when not even one is carried. Where
+            streams were asked for, their load, carried or not.
+        launches: each process of that load by itself; most of them carried it.
+        refused: the smallest load that most launches did not carry, all of them together; None where all were carried,
+            or where streams were asked for.
         idle_cores: cores' worth of time that was left at that load, of those this process may use.
         trials: every load that was tried, in order.
         machine: what it ran on.
@@ -77,6 +87,8 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     deadline_ms: float
     streams: int
     at_answer: Level | None
+    launches: tuple[Level, ...]
+    refused: Level | None
     idle_cores: float | None
     trials: tuple[Level, ...]
     machine: MachineFacts
@@ -92,18 +104,18 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
     """
     job = _job(choice, question)
     progress("searching for the largest load that is carried")
-    outcome = _outcome(job, SEARCH_LIMIT_S)
+    outcome = _outcome(job, SEARCH_LIMIT_S).outcome
     trials = list(outcome.levels)
-    streams, confirmed = outcome.streams, None
-    for _ in range(MAX_STEPS_DOWN):
-        if streams == 0:
-            break
-        progress(f"confirming {streams} streams")
-        confirmed = _confirm(job, streams, trials)
-        if confirmed is not None:
-            break
-        streams = math.floor(streams * (1 - STEP_DOWN))
-    return _report(job, outcome, streams=streams if confirmed else 0, confirmed=confirmed, trials=trials)
+
+    def judge(streams: int) -> Verdict:
+        """Fresh processes."""
+        progress(f"judging {streams} streams in up to {question.launches} launches")
+        verdict = judge_load(lambda count: _offered(job, count), streams, launches=question.launches)
+        trials.extend(verdict.launches)
+        return verdict
+
+    best, worst = settle(outcome.streams, judge)
+    return _report(job, outcome, streams=best.streams if best else 0, shown=best, refused=worst, trials=trials)
 
 
 def measure_load(choice: Choice, question: Question, streams: int, *, progress: Progress = unheard) -> CapacityReport:
@@ -117,20 +129,41 @@ def measure_load(choice: Choice, question: Question, streams: int, *, progress: 
     if not 1 <= streams <= MAX_STREAMS:
         raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
     job = _job(choice, question)
-    progress(f"offering {streams} streams for {confirm_s(streams, rate_hz=job.rate_hz):.3g} s")
-    outcome = _outcome(_loaded(job, streams), _limit_s(job, streams))
-    level = outcome.levels[0]
-    return _report(job, outcome, streams=streams if level.carried else 0, confirmed=level, trials=list(outcome.levels))
+    progress(
+        f"offering {streams} streams for {confirm_s(streams, rate_hz=job.rate_hz):.3g} s "
+        f"in up to {question.launches} launches"
+    )
+    outcomes: list[LoadOutcome] = []
+
+    def offer(count: int) -> Offered:
+        """One launch."""
+        ended = _outcome(_loaded(job, count), _limit_s(job, count))
+        outcomes.append(ended.outcome)
+        return ended.offered()
+
+    verdict = judge_load(offer, streams, launches=question.launches)
+    carried = streams if verdict.carried else 0
+    return _report(job, outcomes[0], streams=carried, shown=verdict, refused=None, trials=list(verdict.launches))
 
 
-def _confirm(job: LoadJob, streams: int, trials: list[Level]) -> Level | None:
-    """The first of up to three loads in fresh processes that is carried, where two of them are."""
-    levels: list[Level] = []
-    while sum(level.carried for level in levels) < 2 and sum(not level.carried for level in levels) < 2:
-        levels += _outcome(_loaded(job, streams), _limit_s(job, streams)).levels
-    trials += levels
-    carried = [level for level in levels if level.carried]
-    return carried[0] if len(carried) >= 2 else None
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What a process found, and its samples."""
+
+    outcome: LoadOutcome
+    samples: dict[str, NDArray[np.int64]]
+
+    def offered(self) -> Offered:
+        """The one load that it offered."""
+        return Offered(
+            level=self.outcome.levels[0],
+            response_ns=self.samples["response_ns"],
+            service_ns=self.samples["service_ns"],
+        )
+
+
+def _offered(job: LoadJob, streams: int) -> Offered:
+    return _outcome(_loaded(job, streams), _limit_s(job, streams)).offered()
 
 
 def confirm_s(streams: int, *, rate_hz: float) -> float:
@@ -148,11 +181,11 @@ def _limit_s(job: LoadJob, streams: int) -> float:
     return START_LIMIT_S + 4 * confirm_s(streams, rate_hz=job.rate_hz)
 
 
-def _outcome(job: LoadJob, limit_s: float) -> LoadOutcome:
+def _outcome(job: LoadJob, limit_s: float) -> _Done:
     ended = run_job(job, LoadOutcome, limit_s=limit_s)
     if ended.outcome is None:
         raise KeyboardInterrupt
-    return ended.outcome
+    return _Done(outcome=ended.outcome, samples=ended.samples)
 
 
 def _job(choice: Choice, question: Question) -> LoadJob:
@@ -163,6 +196,8 @@ def _job(choice: Choice, question: Question) -> LoadJob:
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
     if not 1 <= servers <= MAX_SERVERS:
         raise UsageError(f"servers: expected a whole number from 1 to {MAX_SERVERS}, got {servers}")
+    if not (1 <= question.launches <= MAX_LAUNCHES and question.launches % 2):
+        raise UsageError(f"launches: expected an odd number from 1 to {MAX_LAUNCHES}, got {question.launches}")
     with Bundle.open(choice.bundle):
         pass  # verified before the first process starts
     return LoadJob(
@@ -181,8 +216,15 @@ def _job(choice: Choice, question: Question) -> LoadJob:
 
 
 def _report(
-    job: LoadJob, outcome: LoadOutcome, *, streams: int, confirmed: Level | None, trials: list[Level]
+    job: LoadJob,
+    outcome: LoadOutcome,
+    *,
+    streams: int,
+    shown: Verdict | None,
+    refused: Verdict | None,
+    trials: list[Level],
 ) -> CapacityReport:
+    at_answer = None if shown is None else shown.together
     return CapacityReport(
         subject=outcome.subject,
         backend=outcome.backend,
@@ -192,8 +234,10 @@ def _report(
         rate_hz=job.rate_hz,
         deadline_ms=job.deadline_ms,
         streams=streams,
-        at_answer=confirmed,
-        idle_cores=None if confirmed is None else max(0.0, usable_cores() - confirmed.cpu_share),
+        at_answer=at_answer,
+        launches=() if shown is None else shown.launches,
+        refused=None if refused is None else refused.together,
+        idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
         trials=tuple(trials),
         machine=read_machine(power_mode=read_power_mode()),
     )

@@ -60,19 +60,17 @@ def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> Non
 def _find(job: Job, import_ms: float, stop: Event) -> Found | None:
     if isinstance(job, RunJob):
         return measure_launch(job, import_ms=import_ms, stop=stop)
+    if isinstance(job, LoadJob):
+        return serve_load(job, stop=stop)
     found = _without_samples(job, stop)
     return None if found is None else (found, {})
 
 
-def _without_samples(
-    job: PairJob | OverheadJob | LoadJob | RivalsJob, stop: Event
-) -> PairOutcome | LoadOutcome | RivalsOutcome | None:
+def _without_samples(job: PairJob | OverheadJob | RivalsJob, stop: Event) -> PairOutcome | RivalsOutcome | None:
     if isinstance(job, PairJob):
         return alternate_models(job, stop=stop)
     if isinstance(job, OverheadJob):
         return alternate_predict(job, stop=stop)
-    if isinstance(job, LoadJob):
-        return serve_load(job, stop=stop)
     return time_rivals(job, stop=stop)
 
 

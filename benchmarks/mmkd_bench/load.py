@@ -91,7 +91,7 @@ def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[n
 
 def carry_load(
     call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float, stop: Event
-) -> Level:
+) -> tuple[Level, NDArray[np.int64], NDArray[np.int64]]:
     """Offer the load of so many streams for some time.
 
     Args:
@@ -101,6 +101,9 @@ def carry_load(
         demand: their rate and deadline, and the threads that serve them.
         duration_s: length of the schedule; when the backlog is as long again, the rest is given up.
         stop: ends it early.
+
+    Returns:
+        How it was carried, and response and service time of every answer in ns, in the order in which windows came due.
 
     Raises:
         Exception: whatever `call` raised first in any of the threads.
@@ -112,19 +115,55 @@ def carry_load(
     wall_s = time.monotonic() - begin_s
     cpu_share = (time.process_time() - cpu_before) / wall_s
     response_ns, service_ns = crew.answers()
+    unanswered = 0 if stop.is_set() else len(due) - len(response_ns)
+    level = judged_level(
+        streams=streams,
+        demand=demand,
+        duration_s=duration_s,
+        due=len(due),
+        response_ns=response_ns,
+        service_ns=service_ns,
+        unanswered=unanswered,
+        cpu_share=cpu_share,
+    )
+    return level, response_ns, service_ns
+
+
+def judged_level(
+    *,
+    streams: int,
+    demand: Demand,
+    duration_s: float,
+    due: int,
+    response_ns: NDArray[np.int64],
+    service_ns: NDArray[np.int64],
+    unanswered: int,
+    cpu_share: float,
+) -> Level:
+    """Whether one load was carried, from what became of its windows.
+
+    Args:
+        streams: how many there were.
+        demand: their rate and deadline.
+        duration_s: length of the schedule.
+        due: windows that came due.
+        response_ns: from due to answered, (N,), in the order in which windows came due.
+        service_ns: the calls alone, (N,).
+        unanswered: windows that came due and were given up.
+        cpu_share: core time of the process as a share of one core.
+    """
     sustained = backlog_growth_ns(response_ns - service_ns) <= RESOLUTION * 1e9 * duration_s
-    late = int((response_ns > demand.deadline_ms * 1e6).sum())
-    missed = late + (0 if stop.is_set() else len(due) - len(response_ns))
+    missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
     return Level(
         streams=streams,
         offered_hz=streams * demand.rate_hz,
-        due=len(due),
+        due=due,
         answered=len(response_ns),
         response=summarise(response_ns),
         service=summarise(service_ns),
         missed=missed,
         cpu_share=cpu_share,
-        carried=sustained and missed <= MISSED_SHARE * len(due),
+        carried=sustained and missed <= MISSED_SHARE * due,
     )
 
 
@@ -222,26 +261,42 @@ def search_streams(carries: Callable[[int], bool], *, first_guess: int) -> int:
 def find_capacity(
     call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event
 ) -> tuple[int, tuple[Level, ...]] | None:
-    """Search for the largest load that is carried.
-
-    A load that fails once may have met a hiccup of the machine: two of up to three trials decide.
+    """Search for the largest load that is carried, in short trials in this process.
 
     Returns:
         The number of streams and every trial in order; None where `stop` came first.
     """
     alone_ns = float(np.median(closed_loop(call, windows, duration_s=TRIAL_S, stop=stop).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
+
+    def trial(streams: int) -> Level:
+        """One short load."""
+        duration_s = trial_s(streams, rate_hz=demand.rate_hz)
+        return carry_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop)[0]
+
+    found, trials = search_load(trial, first_guess=first_guess, stop=stop)
+    return None if stop.is_set() else (found, trials)
+
+
+def trial_s(streams: int, *, rate_hz: float) -> float:
+    """Length of a short trial of so many streams."""
+    return min(MAX_TRIAL_S, max(TRIAL_S, MIN_TRIAL_ARRIVALS / (streams * rate_hz)))
+
+
+def search_load(trial: Callable[[int], Level], *, first_guess: int, stop: Event) -> tuple[int, tuple[Level, ...]]:
+    """Search with trials: a load that fails once may have met a pause of the machine, so two of up to three decide.
+
+    Returns:
+        The number of streams and every trial in order; of no meaning where `stop` came first.
+    """
     trials: list[Level] = []
 
     def carries(streams: int) -> bool:
         """Two of three trials."""
         votes: list[bool] = []
         while max(votes.count(True), votes.count(False)) < 2 and not stop.is_set():
-            duration_s = min(MAX_TRIAL_S, max(TRIAL_S, MIN_TRIAL_ARRIVALS / (streams * demand.rate_hz)))
-            level = carry_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop)
-            trials.append(level)
-            votes.append(level.carried)
+            trials.append(trial(streams))
+            votes.append(trials[-1].carried)
         return votes.count(True) >= 2
 
-    found = search_streams(carries, first_guess=min(first_guess, MAX_STREAMS))
-    return None if stop.is_set() else (found, tuple(trials))
+    return search_streams(carries, first_guess=min(first_guess, MAX_STREAMS)), tuple(trials)

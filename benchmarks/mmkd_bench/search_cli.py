@@ -10,6 +10,7 @@ import typer
 from mmkd_bench import terminal
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
 from mmkd_bench.contest import measure_rivals
+from mmkd_bench.judge import LAUNCHES
 from mmkd_bench.load import MISSED_SHARE
 from mmkd_bench.options_cli import (
     ArtifactOption,
@@ -73,6 +74,9 @@ def capacity(
     servers: Annotated[
         int | None, typer.Option(help="Threads that answer.", show_default="one per usable core")
     ] = None,
+    launches: Annotated[
+        int, typer.Option(help="Processes that judge one load, an odd number; most of them decide.")
+    ] = LAUNCHES,
     backend: BackendOption = "auto",
     precision: ArtifactOption = PrecisionOption.auto,
     threads: ThreadsOption = None,
@@ -87,7 +91,7 @@ def capacity(
         threads=threads,
         reference=text_or_none(reference),
     )
-    question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers)
+    question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers, launches=launches)
     if streams is None:
         report = measure_capacity(choice, question, progress=say)
     else:
@@ -138,6 +142,10 @@ def _core_counts(text: str) -> list[int]:
 def _require_carried(report: CapacityReport, streams: int) -> None:
     level = report.at_answer
     if report.streams < streams and level is not None:
+        refused = sum(not one.carried for one in report.launches)
         missed = f"{level.missed:,} of {level.due:,} windows missed the deadline of {report.deadline_ms:g} ms"
         backlog = "" if level.missed > MISSED_SHARE * level.due else ", and the backlog grew all the time"
-        raise PerformanceError(f"{report.subject.bundle}: {plural(streams, 'stream')} not carried: {missed}{backlog}")
+        raise PerformanceError(
+            f"{report.subject.bundle}: {plural(streams, 'stream')} not carried in {refused} of "
+            f"{plural(len(report.launches), 'launch', 'launches')}: {missed}{backlog}"
+        )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mmkd_bench.jobs import LoadJob, LoadOutcome
 from mmkd_bench.load import Demand, Level, carry_load, find_capacity
@@ -10,9 +13,17 @@ from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
 from mmkd_bench.timing import warm_up
 from mmkd_edge.predictor import EdgePredictor
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def serve_load(job: LoadJob, *, stop: Event) -> LoadOutcome | None:
+    Arrays = dict[str, NDArray[np.int64]]
+
+
+def serve_load(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | None:
     """Carry out one job in this process; None where `stop` came before it was done.
+
+    Returns:
+        The outcome and, of a load that was given, its samples (`response_ns` and `service_ns`, each int64 (N,)).
 
     Raises:
         MmkdError: the bundle cannot be opened or run.
@@ -28,25 +39,29 @@ def serve_load(job: LoadJob, *, stop: Event) -> LoadOutcome | None:
         found = _found(job, predictor, stop)
         if found is None:
             return None
-        return LoadOutcome(
+        streams, levels, samples = found
+        outcome = LoadOutcome(
             subject=describe(predictor, job.bundle),
             backend=predictor.backend.name,
             precision=predictor.info().precision,
             threads=predictor.backend.threads,
-            streams=found[0],
-            levels=found[1],
+            streams=streams,
+            levels=levels,
         )
+        return outcome, samples
 
 
-def _found(job: LoadJob, predictor: EdgePredictor, stop: Event) -> tuple[int, tuple[Level, ...]] | None:
+def _found(job: LoadJob, predictor: EdgePredictor, stop: Event) -> tuple[int, tuple[Level, ...], Arrays] | None:
     windows = raw_windows(predictor)
     warm_up(predictor.predict, windows, limit_s=job.warm_up_limit_s, stop=stop)
     demand = Demand(rate_hz=job.rate_hz, deadline_ms=job.deadline_ms, servers=job.servers)
     if stop.is_set():
         return None
     if job.streams is None:
-        return find_capacity(predictor.predict, windows, demand=demand, stop=stop)
-    level = carry_load(
+        searched = find_capacity(predictor.predict, windows, demand=demand, stop=stop)
+        return None if searched is None else (*searched, {})
+    level, response_ns, service_ns = carry_load(
         predictor.predict, windows, streams=job.streams, demand=demand, duration_s=job.duration_s, stop=stop
     )
-    return None if stop.is_set() else (job.streams, (level,))
+    samples = {"response_ns": response_ns, "service_ns": service_ns}
+    return None if stop.is_set() else (job.streams, (level,), samples)

@@ -139,6 +139,9 @@ def capacity_view(report: CapacityReport) -> RenderableType:
     level = report.at_answer
     if level is not None:
         lines += [Text(), _pairs(_level_rows(report, level)), Text()]
+    if report.refused is not None:
+        share = report.refused.missed / report.refused.due
+        lines.append(_line(f"{plural(report.refused.streams, 'stream')} were not carried: {share:.2%} missed"))
     lines.append(_line(f"{len(report.trials)} loads tried, {report.servers} threads answered", "dim"))
     return Group(*lines)
 
@@ -153,6 +156,7 @@ def _level_rows(report: CapacityReport, level: Level) -> list[tuple[str, str]]:
         *((f"response {name}", value) for name, value in rows),
         ("response max", duration_text(level.response.max_us)),
         ("missed", f"{level.missed:,} of {level.due:,} windows"),
+        ("carried", f"in {sum(one.carried for one in report.launches)} of {len(report.launches)} launches"),
         ("headroom", f"{headroom} at p99.9, {idle} idle"),
     ]
 

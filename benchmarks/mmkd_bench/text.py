@@ -274,10 +274,10 @@ def _value_text(value: float | None, unit: str) -> str:
     return f"{significant(value)} {unit}"
 
 
-def plural(count: int, word: str) -> str:
-    """A count with its word.
+def plural(count: int, word: str, several: str | None = None) -> str:
+    """A count with its word; `several` where the plural is not the word with an s.
 
-    >>> plural(1, "core"), plural(2, "core")
-    ('1 core', '2 cores')
+    >>> plural(1, "core"), plural(2, "core"), plural(2, "launch", "launches")
+    ('1 core', '2 cores', '2 launches')
     """
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    return f"{count} {word}" if count == 1 else f"{count} {several or word + 's'}"

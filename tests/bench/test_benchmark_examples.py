@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import numpy as np
 import pytest
 
+from mmkd_bench.capacity import CapacityReport, Question, measure_load
+from mmkd_bench.subject import Choice
 from mmkd_edge.predictor import EdgePredictor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -63,3 +66,20 @@ def test_the_agreement_with_a_plain_loop_is_measured(bundle: Path, monkeypatch: 
     assert len(ratios) == 2
     assert all(0.1 < ratio < 10 for ratio in ratios)  # a few calls on a shared machine: only that it measures
     assert example.line("x", [1.0, 1.2]) == "x: 1.100 at the median, 1.000 to 1.200, 2 pairs"
+
+
+def test_the_answer_of_capacity_is_held_against_direct_loads(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = _example("benchmark_capacity")
+    answer = measure_load(Choice(bundle=str(bundle)), Question(rate_hz=20.0, deadline_ms=5000.0, launches=1), 3)
+    asked: list[int] = []
+
+    def direct(choice: Choice, question: Question, streams: int) -> CapacityReport:
+        asked.append(streams)
+        return msgspec.structs.replace(answer, streams=streams if streams < 10 else 0)
+
+    monkeypatch.setattr(example, "measure_capacity", lambda *_: msgspec.structs.replace(answer, streams=10))
+    monkeypatch.setattr(example, "measure_load", direct)
+    agreed, lines = example.agreement(Choice(bundle=str(bundle)), Question(rate_hz=20.0), repeats=2)
+    assert (agreed, asked) == (2, [9, 11, 9, 11])
+    assert lines[1] == "  90%, 9 streams: carried (in 1 of 1 launches, 0.00% late)"
+    assert lines[2] == "  110%, 11 streams: not carried (in 1 of 1 launches, 0.00% late)"

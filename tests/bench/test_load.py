@@ -41,7 +41,7 @@ def test_streams_do_not_agree_on_when_to_begin() -> None:
 
 def test_a_light_load_is_carried() -> None:
     demand = Demand(rate_hz=20.0, deadline_ms=900.0, servers=2)
-    level = carry_load(time.sleep, [0.001], streams=3, demand=demand, duration_s=0.5, stop=Event())
+    level, _, _ = carry_load(time.sleep, [0.001], streams=3, demand=demand, duration_s=0.5, stop=Event())
     assert level.carried
     assert level.missed == 0
     assert level.answered == level.due
@@ -54,7 +54,7 @@ def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
     # One server, 10 ms each: 100 a second, and 1000 come due.
     demand = Demand(rate_hz=100.0, deadline_ms=20.0, servers=1)
     begin = time.monotonic()
-    level = carry_load(time.sleep, [0.01], streams=10, demand=demand, duration_s=0.3, stop=Event())
+    level, _, _ = carry_load(time.sleep, [0.01], streams=10, demand=demand, duration_s=0.3, stop=Event())
     assert time.monotonic() - begin < 5
     assert not level.carried
     assert level.answered < level.due
@@ -64,7 +64,7 @@ def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
 def test_a_response_counts_from_the_moment_a_window_came_due() -> None:
     # Two windows due at nearly the same time, one server: the second waits for the first.
     demand = Demand(rate_hz=1.0, deadline_ms=1000.0, servers=1)
-    level = carry_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0, stop=Event())
+    level, _, _ = carry_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0, stop=Event())
     due_ms = schedule_ns(8, rate_hz=1.0, duration_s=1.0) / 1e6
     closest_ms = np.diff(due_ms).min()
     assert closest_ms < 45
@@ -91,7 +91,7 @@ def test_servers_answer_at_the_same_time() -> None:
 def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline() -> None:
     # One server, 10 ms each: 100 a second, and 120 come due. After half a second the wait is 0.1 s of 10 allowed.
     demand = Demand(rate_hz=20.0, deadline_ms=10_000.0, servers=1)
-    level = carry_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5, stop=Event())
+    level, _, _ = carry_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5, stop=Event())
     assert level.missed == 0
     assert not level.carried
 

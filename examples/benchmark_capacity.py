@@ -1,0 +1,65 @@
+"""Does mmkd-bench capacity agree with a direct load? The answer, then 90 % and 110 % of it, several times.
+
+    python examples/benchmark_capacity.py STUDENT.edge --rate 50 --deadline-ms 10 --repeats 5
+
+On a machine that does nothing else: a neighbour that comes or goes between two of the measurements changes what the
+device carries, and then both are right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
+from mmkd_bench.subject import Choice
+
+
+def line(report: CapacityReport, *, share: float, streams: int) -> str:
+    """One direct load in words."""
+    level = report.at_answer
+    assert level is not None
+    carried = sum(one.carried for one in report.launches)
+    late = level.missed / level.due
+    return (
+        f"  {share:.0%}, {streams} streams: {'carried' if report.streams == streams else 'not carried'} "
+        f"(in {carried} of {len(report.launches)} launches, {late:.2%} late)"
+    )
+
+
+def agreement(choice: Choice, question: Question, *, repeats: int) -> tuple[int, list[str]]:
+    """How many of the repeats agreed, and a line for each measurement."""
+    agreed, lines = 0, []
+    for number in range(repeats):
+        answer = measure_capacity(choice, question)
+        level = answer.at_answer
+        p999_us = None if level is None else level.response.value_us(0.999)
+        told = "unknown" if p999_us is None else f"{p999_us / 1e3:.1f} ms"
+        lines.append(f"repeat {number + 1}: {answer.streams} streams, p99.9 {told}")
+        verdicts = []
+        for share in (0.9, 1.1):
+            streams = max(1, round(share * answer.streams))
+            report = measure_load(choice, question, streams)
+            verdicts.append(report.streams == streams)
+            lines.append(line(report, share=share, streams=streams))
+        agreed += verdicts == [True, False]
+    return agreed, lines
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rate", type=float, default=50.0)
+    parser.add_argument("--deadline-ms", type=float, default=10.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    choice = Choice(bundle=str(arguments.bundle))
+    question = Question(rate_hz=arguments.rate, deadline_ms=arguments.deadline_ms)
+    agreed, lines = agreement(choice, question, repeats=arguments.repeats)
+    sys.stdout.write("\n".join([*lines, f"{agreed} of {arguments.repeats} answers agreed with both loads"]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
