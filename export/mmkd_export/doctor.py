@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,8 @@ def _absence(module: str) -> str | None:
 
 def _import_fault(module: str) -> str | None:
     """None where the module loads, an empty text where it is not installed, else why it does not load."""
+    if module == "openvino":  # its import else forks a process that reports the start over the network
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -7,6 +7,7 @@ are not used.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ class OpenVinoBackend:
     name = "openvino"
 
     def __init__(self, model: bytes, *, threads: int = 1) -> None:
+        # Its import else forks a process that reports the start over the network; it copes with an absent module.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
         except ImportError as error:

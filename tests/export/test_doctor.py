@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -116,3 +117,18 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Pat
     }
     assert checks["test in OpenVINO"]["found"] == "openvino does not load: illegal instruction"
     assert checks["test in OpenVINO"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs pip install 'mmkd-edge[openvino]'")
+def test_looking_at_openvino_reports_nothing_to_anyone():
+    done = _run(
+        "import sys\n"
+        "for name in ('torch', 'lightning_fabric', 'tensorboard', 'sklearn', 'psutil'): sys.modules[name] = None\n"
+        "def refuse(event, arguments):\n"
+        "    import os\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'os.fork'): os._exit(9)\n"
+        "sys.addaudithook(refuse)"
+    )
+    assert done.returncode == 0
+    checks = {check["what"]: check["status"] for check in json.loads(done.stdout)["checks"]}
+    assert checks["test in OpenVINO"] == "ok"

@@ -83,9 +83,10 @@ def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
 def test_nothing_is_sent_anywhere(student_graph: bytes, tmp_path: Path):
     (tmp_path / "model.onnx").write_bytes(student_graph)
     script = (
-        "import socket, sys\n"
-        "def refuse(*_, **__): raise AssertionError('a socket was opened')\n"
-        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
+        "import os, sys\n"
+        "def refuse(event, arguments):\n"
+        "    if event.startswith(('socket.', 'os.fork', 'subprocess.', 'os.posix_spawn')): os._exit(9)\n"
+        "sys.addaudithook(refuse)\n"
         "from mmkd_export.openvino import OpenVinoBackend\n"
         "OpenVinoBackend(open(sys.argv[1], 'rb').read()).close()\n"
     )
