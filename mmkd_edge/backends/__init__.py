@@ -8,14 +8,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import msgspec
+
 from mmkd_edge.errors import UsageError
+from mmkd_edge.manifest import Precision
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BackendName = Literal["ort", "litert"]
+BackendName = Literal["ort", "openvino", "litert"]
+# Of the arithmetic: that of an artifact, or bf16, in which OpenVINO can run the fp32 artifact.
+RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
+BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")
+RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16", "int8", "bf16")
+
+
+class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an engine is opened, beyond its threads. A backend that lacks an option leaves it out.
+
+    Attributes:
+        graph: how far onnxruntime rewrites the graph: everything it knows, or only what needs no other kernels.
+        owns_cores: onnxruntime's idle threads spin, OpenVINO's threads stay on one core: for a device that has its
+            cores for this program alone.
+    """
+
+    graph: Literal["all", "basic"] = "all"
+    owns_cores: bool = False
+
+
+DEFAULT_OPTIONS = SessionOptions()
 
 
 class Backend(Protocol):
@@ -65,42 +88,80 @@ class Backend(Protocol):
         ...
 
 
-def resolve_backend(name: str) -> BackendName:
-    """The backend that `name` stands for on this machine.
+def check_backend(name: str) -> BackendName | Literal["auto"]:
+    """The same name, where there is such a backend.
 
     Raises:
-        UsageError: there is no backend of that name.
+        UsageError: there is none.
     """
-    if name in ("auto", "ort"):
-        return "ort"
-    if name == "litert":
-        return "litert"
-    raise UsageError(f"backend {name!r} is unknown; expected 'auto', 'ort' or 'litert'")
+    if name == "auto":
+        return "auto"
+    for known in BACKENDS:
+        if name == known:
+            return known
+    listed = ", ".join(map(repr, ("auto", *BACKENDS[:-1])))
+    raise UsageError(f"backend {name!r} is unknown; expected {listed} or {BACKENDS[-1]!r}")
 
 
 def artifact_formats(name: BackendName) -> tuple[str, ...]:
     """Which artifact formats a backend runs."""
-    return {"ort": ("onnx",), "litert": ("tflite",)}[name]
+    return {"ort": ("onnx",), "openvino": ("onnx",), "litert": ("tflite",)}[name]
 
 
-def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
+def library_of(name: BackendName) -> tuple[str, str]:
+    """The module that a backend imports, and the distribution that it comes from."""
+    if name == "litert":
+        return "ai_edge_litert", "ai-edge-litert"
+    if name == "openvino":
+        return "openvino", "openvino"
+    return "onnxruntime", "onnxruntime"
+
+
+def artifact_precision(precision: RunPrecision) -> Precision:
+    """The precision of the artifact that is run in `precision`."""
+    return "fp32" if precision == "bf16" else precision
+
+
+def open_backend(
+    name: BackendName,
+    model: bytes,
+    *,
+    threads: int,
+    bf16: bool = False,
+    options: SessionOptions = DEFAULT_OPTIONS,
+) -> Backend:
     """Open an artifact.
 
     Args:
         name: the backend.
         model: the artifact's verified bytes.
         threads: how many threads one `run` may use.
+        bf16: compute in bfloat16; OpenVINO alone does.
+        options: how the engine is opened beyond that.
 
     Raises:
-        UnavailableError: the backend's library is not installed; the message names the extra.
+        UnavailableError: the backend's library is not installed, or the processor lacks bf16; the message says which.
         BackendError: the engine refuses the artifact.
+        UsageError: there is no such backend, or it does not compute in bf16.
     """
+    if bf16 and name != "openvino":
+        raise UsageError(f"backend {name!r} does not compute in 'bf16'; only 'openvino' does")
     if name == "ort":
         from mmkd_edge.backends.ort import OrtBackend
 
-        return OrtBackend(model, threads=threads)
+        return OrtBackend(model, threads=threads, graph=options.graph, spinning=options.owns_cores)
+    if name == "openvino":
+        from mmkd_edge.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(model, threads=threads, bf16=bf16, pinning=options.owns_cores)
     if name == "litert":
         from mmkd_edge.backends.litert import LitertBackend
 
         return LitertBackend(model, threads=threads)
-    raise UsageError(f"backend {name!r} is unknown; expected 'ort' or 'litert'")
+    raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
+
+
+def resolve_backend(name: str) -> BackendName:
+    """The backend that `name` stands for without a profile: being replaced by `mmkd_edge.setup`."""
+    found = check_backend(name)
+    return "ort" if found == "auto" else found

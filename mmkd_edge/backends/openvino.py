@@ -1,0 +1,164 @@
+"""OpenVINO on the CPU.
+
+Reads the ONNX artifact as it is, and refuses one with weights in files beside it: OpenVINO would read them from the
+working directory. Nothing is converted, written or sent anywhere: OpenVINO's converter is not used, and its telemetry
+is never imported. An opened graph answers one call at a time, so calls in parallel wait for each other: OpenVINO's own
+shared call mixes their answers up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_OUTPUTS = ("logits", "probabilities")
+# How an ONNX tensor names the file that holds its weights: field 1, 8 bytes long (onnx.proto, `external_data`).
+_EXTERNAL_WEIGHTS = b"\n\x08location"
+_DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {"f32": "float32", "f16": "float16", "i8": "int8"}
+
+
+class OpenVinoBackend:
+    """One compiled graph with one request, behind a lock.
+
+    Args:
+        model: an ONNX model.
+        threads: how many threads one `run` may use.
+        bf16: compute in bfloat16, where the processor can; a graph with INT8 layers keeps those.
+        pinning: tie the threads to cores while they compute; fits where no other process wants these cores.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: bytes, *, threads: int = 1, bf16: bool = False, pinning: bool = False) -> None:
+        openvino = _openvino()
+        self.threads = threads
+        self.version = f"openvino {openvino.__version__.split('-')[0]}"
+        try:
+            if _EXTERNAL_WEIGHTS in model:
+                raise BackendError("its weights are in another file, which nothing verifies")
+            core = _core(os.getpid())
+            if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                raise UnavailableError(
+                    f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
+                    "ask for precision 'fp32'"
+                )
+            graph = core.read_model(model, b"")
+            if graph.is_dynamic():  # one window at a time, as the runtime asks
+                graph.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
+            compiled = core.compile_model(graph, "CPU", _settings(threads, bf16=bf16, pinning=pinning))
+            self.inputs = tuple(_tensor(port) for port in compiled.inputs)
+            self.outputs = tuple(_tensor(port) for port in compiled.outputs)
+            request = compiled.create_infer_request()
+            # The request's own memory: filling it is cheaper than handing arrays over.
+            self._values = {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs}
+            self._answers = tuple(request.get_tensor(name).data for name in _OUTPUTS)
+        except UnavailableError:
+            raise
+        except Exception as error:  # OpenVINO raises RuntimeError, and more types than its own for a bad model
+            raise BackendError(
+                f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
+            ) from error
+        self._request: Any = request
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answer for one window; see `Backend.run`."""
+        try:
+            with self._lock:
+                request = self._request
+                if request is None:
+                    raise BackendError("backend 'openvino' is closed; open it again")
+                self._fill(feeds)
+                request.infer(share_outputs=True, decode_strings=False)
+                logits, probabilities = self._answers
+                return logits.copy(), probabilities.copy()
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Give the request back, after a `run` in another thread has ended; more than once is fine."""
+        with self._lock:
+            self._request = None
+            self._values, self._answers = {}, ()
+
+    def __repr__(self) -> str:
+        return f"OpenVinoBackend({self.version}, threads={self.threads})"
+
+    def _fill(self, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the feeds in; NumPy alone would also take what only fits after a cast or a broadcast."""
+        places = self._values
+        if feeds.keys() != places.keys():
+            wanted, found = ", ".join(places), ", ".join(feeds)
+            raise ValueError(f"expected the inputs {wanted}, got {found or 'nothing'}")
+        for name, place in places.items():
+            values = feeds[name]
+            if values.shape != place.shape or values.dtype != place.dtype:
+                raise ValueError(
+                    f"input {name!r}: expected {place.dtype} {place.shape}, got {values.dtype} {values.shape}"
+                )
+            place[:] = values
+
+
+def _openvino() -> Any:
+    """The library, without its telemetry: that would report every start to the network."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # absent is what OpenVINO copes with
+    try:
+        import openvino
+    except ImportError as error:
+        raise UnavailableError(
+            "backend 'openvino' needs openvino, which is not installed; "
+            "install it with pip install 'mmkd-edge[openvino]'"
+        ) from error
+    return openvino
+
+
+@lru_cache(maxsize=None)
+def _core(_process: int) -> Any:
+    """OpenVINO's root object, one per process and kept until its end; a child after a fork gets one of its own.
+
+    Where the processor has AMX, every `Core` gives its thread another stack for signals, and puts the earlier one back
+    when it ends (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which
+    they began leave the thread with a stack that is gone: the next signal, Ctrl-C for one, is then a SIGSEGV.
+    """
+    return _openvino().Core()
+
+
+def _settings(threads: int, *, bf16: bool, pinning: bool) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Without the hint, processors that have BF16 compute in it: three digits instead of seven.
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # By default it ties the caller's thread to the first cores for the time of a call, busy or not.
+        "ENABLE_CPU_PINNING": pinning,
+    }
+
+
+def _tensor(port: Any) -> TensorSpec:
+    found = port.element_type.get_type_name()
+    dtype = _DTYPES.get(found)
+    if dtype is None:
+        raise BackendError(f"tensor {port.any_name!r} has the type {found}, expected f32")
+    return TensorSpec(name=port.any_name, dtype=dtype, shape=tuple(int(size) for size in port.shape))
+
+
+def _reason(error: Exception) -> str:
+    """The first line that speaks of the fault: OpenVINO's messages begin with places in its own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (told or lines or [type(error).__name__])[0]
