@@ -15,6 +15,7 @@ from mmkd_edge.manifest import (
     README_FILE,
     REPORT_FILE,
     FileEntry,
+    InputStatistics,
     Manifest,
     ModelEntry,
     graph_inputs,
@@ -110,8 +111,15 @@ def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: byt
         teacher_sha256=facts.teacher_sha256,
         artifacts=tuple(judged.artifact for judged in artifacts),
         golden=_file_entry(f"{modality.name}/golden.npz", golden),
-        statistics=measure_statistics(evidence.real.windows, evidence.answers.probabilities, modality),
+        statistics=_statistics(evidence),
     )
+
+
+def _statistics(evidence: Evidence) -> InputStatistics | None:
+    """What a device looks for drifts against; None where nothing was recorded, as no recording is like noise."""
+    if evidence.real.synthetic:
+        return None
+    return measure_statistics(evidence.real.windows, evidence.answers.probabilities, evidence.modality)
 
 
 def _file_entry(name: str, data: bytes) -> FileEntry:

@@ -127,6 +127,7 @@ def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare: Export
     assert windows.caution is not None
     assert windows.caution.startswith("synthetic windows show that the graph computes what the network computes")
     assert bare.report.artifacts[0].parity.max_abs_error < 1e-5
+    assert bare.manifest.models[0].statistics is None  # no drift is measured against noise
     with Bundle.open(bare.path) as bundle:
         golden = bundle.golden("acc")
         card = bundle.read("README.md").decode()
