@@ -1,0 +1,95 @@
+"""The example for systemd: what it tells the watchdog, and when it stays silent."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge.testing import fake_predictor
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPT = EXAMPLES / "station_service.py"
+UNIT = EXAMPLES / "systemd" / "mmkd-station.service"
+
+
+@pytest.fixture(scope="module")
+def service() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("station_service", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def watchdog(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(30)
+        yield listening
+
+
+def read_until_end(watchdog: socket.socket) -> list[str]:
+    """What is heard, read as it comes: a socket that nobody reads makes its sender wait."""
+    found: list[str] = []
+    while not found or found[-1] != "STOPPING=1":
+        found.append(watchdog.recv(4096).decode())
+    return found
+
+
+def test_the_program_tells_systemd_when_it_is_ready_alive_and_ending(watchdog: socket.socket, tmp_path: Path) -> None:
+    environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        states = read_until_end(watchdog)
+        output, errors = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert (child.returncode, errors) == (0, "")
+    assert states[0] == "READY=1"
+    assert states[-1] == "STOPPING=1"
+    assert all(state.startswith("WATCHDOG=1\nSTATUS=") for state in states[1:-1])
+    # 1,200 samples at a hop of 50: 24 predictions, and one sign of life for the silent sensor.
+    assert len(states) == 2 + 24 + 1
+    assert output.endswith("21 answers\n")
+
+
+def test_an_engine_that_fails_for_ever_sends_no_sign_of_life(service: ModuleType) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=10)
+
+    def fail(feeds: object) -> list[float]:
+        raise RuntimeError("hung up")
+
+    def alive(predictor: EdgePredictor) -> bool:
+        found = predictor.stream(hop=10).push(np.ones(10))
+        answer: bool = service.is_alive(found, silent=False)
+        return answer
+
+    assert not alive(fake_predictor(fail, modality=acc, labels=("a", "b")))
+    assert alive(fake_predictor([1.0, 0.0], modality=acc, labels=("a", "b")))
+    assert service.is_alive([], silent=True)
+    assert not service.is_alive([], silent=False)
+
+
+def test_the_unit_waits_for_the_program_and_watches_it() -> None:
+    lines = UNIT.read_text(encoding="utf-8").splitlines()
+    assert {
+        "Type=notify",
+        "WatchdogSec=10",
+        "Restart=on-failure",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+    } <= set(lines)
