@@ -18,7 +18,7 @@ from typing import Literal
 
 from mmkd_edge import archive
 from mmkd_edge.archive import Member
-from mmkd_edge.backends import BackendName, artifact_formats
+from mmkd_edge.backends import BackendName, RunPrecision, artifact_formats, artifact_precision
 from mmkd_edge.errors import BundleError, ManifestError, UsageError
 from mmkd_edge.files import open_file, read_exactly, write_file
 from mmkd_edge.golden import Golden, golden_bytes, golden_from_bytes
@@ -29,7 +29,6 @@ from mmkd_edge.manifest import (
     FileEntry,
     Manifest,
     ModelEntry,
-    Precision,
     decode_manifest,
     encode_manifest,
     member_files,
@@ -149,13 +148,15 @@ class Bundle:
         self.close()
 
 
-def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], backend: BackendName) -> Artifact:
-    """The artifact that a backend should run; precision `auto` is fp32.
+def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
+    """The artifact that a backend should run; precision `auto` is fp32, and bf16 is the fp32 artifact in OpenVINO.
 
     Raises:
         UsageError: no artifact fits; the message says for each why not.
     """
-    wanted = "fp32" if precision == "auto" else precision
+    if precision == "bf16" and backend != "openvino":
+        raise UsageError(f"backend {backend!r} does not compute in 'bf16'; only 'openvino' does")
+    wanted = "fp32" if precision == "auto" else artifact_precision(precision)
     formats = artifact_formats(backend)
     reasons: list[str] = []
     for artifact in entry.artifacts:

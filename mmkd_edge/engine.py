@@ -10,17 +10,19 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_edge.backends import Backend, BackendName, open_backend
+from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.bundle import Bundle, choose_artifact
-from mmkd_edge.errors import BackendError, BundleError, GateError, UsageError
+from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
 from mmkd_edge.health import Tally, measure_statistics
-from mmkd_edge.manifest import Artifact, InputStatistics, ModelEntry, Precision, describe_tensors
+from mmkd_edge.manifest import Artifact, InputStatistics, ModelEntry, describe_tensors
 from mmkd_edge.preprocess import prepare
+from mmkd_edge.profile import FoundProfile, find_profile
 from mmkd_edge.reference import Reference, check_reference, read_reference
+from mmkd_edge.setup import Asked, Setup, setups
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 References = Reference | str | os.PathLike[str] | None
 _WARM_UP_RUNS = 5
+# bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation; through students of all sizes the
+# logits move by up to 1.5 % of the largest one.
+_BF16_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,7 @@ class Engine:
         backend: what executes it.
         reference: statistics for a modality that is normalised per group.
         artifact: what the backend executes; None without a bundle.
+        setup: how it was opened, and why so; None without a bundle.
         reopen: opens the backend once more; None where nothing can.
         tally: counts its answers.
         refusal: why it cannot answer for raw values; empty where it can.
@@ -71,6 +77,7 @@ class Engine:
     backend: Backend
     reference: Reference | None
     artifact: Artifact | None
+    setup: Setup | None
     reopen: Callable[[], Backend] | None
     tally: Tally
     refusal: str
@@ -108,15 +115,11 @@ class Choice:
     """How a bundle is opened: what `EdgePredictor.open` was told.
 
     Attributes:
-        backend: what executes the students.
-        precision: of the artifacts.
-        threads: of one prediction.
+        asked: backend, precision and threads, as far as they were named.
         references: for modalities that are normalised per group.
     """
 
-    backend: BackendName
-    precision: Precision | Literal["auto"]
-    threads: int
+    asked: Asked
     references: tuple[Reference | str | os.PathLike[str], ...]
 
 
@@ -133,10 +136,10 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
     opened: list[Engine] = []
     try:
         references = _references(choice.references, [entry.modality for entry in bundle.manifest.models])
+        found = find_profile(bundle.sha256) if choice.asked.leaves_a_choice else None
         for entry in bundle.manifest.models:
-            opened.append(
-                _open_engine(bundle, entry, choice, reference=references.get(entry.modality.name), first=not opened)
-            )
+            reference = references.get(entry.modality.name)
+            opened.append(_open_engine(bundle, entry, choice.asked, found=found, reference=reference, first=not opened))
     except BaseException:
         for engine in opened:
             engine.backend.close()
@@ -146,12 +149,50 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
 
 
 def _open_engine(
-    bundle: Bundle, entry: ModelEntry, choice: Choice, *, reference: Reference | None, first: bool
+    bundle: Bundle,
+    entry: ModelEntry,
+    asked: Asked,
+    *,
+    found: FoundProfile | None,
+    reference: Reference | None,
+    first: bool,
 ) -> Engine:
-    artifact = choose_artifact(entry, choice.precision, choice.backend)
+    """The engine of one student, in the best way that opens here."""
+    failures: list[str] = []
+    ways = setups(entry, asked, found)
+    for setup in ways:
+        try:
+            engine = open_engine(bundle, entry, setup, reference=reference, first=first)
+        except (UnavailableError, BackendError) as error:
+            if setup is ways[-1]:
+                raise
+            failures.append(str(error))
+            continue
+        reason = "; ".join((setup.reason, *failures))
+        return replace(engine, setup=replace(setup, reason=reason))
+    raise AssertionError("setups gives at least one way")
+
+
+def open_engine(
+    bundle: Bundle,
+    entry: ModelEntry,
+    setup: Setup,
+    *,
+    reference: Reference | None = None,
+    first: bool = True,
+) -> Engine:
+    """A student of an open bundle, opened in one way and warm.
+
+    Raises:
+        UsageError: it has no artifact for that way.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend cannot open or run it.
+        BundleError: the artifact is not what the manifest says.
+    """
+    artifact = choose_artifact(entry, setup.precision, setup.backend)
 
     def opened() -> Backend:
-        return _open_artifact(bundle, entry, artifact, name=choice.backend, threads=choice.threads)
+        return _open_artifact(bundle, entry, artifact, setup)
 
     statistics = entry.statistics or _statistics_of_golden(bundle, entry)
     return engine_of(
@@ -159,6 +200,7 @@ def _open_engine(
         backend=opened(),
         reference=reference,
         artifact=artifact,
+        setup=setup,
         reopen=opened,
         statistics=statistics,
         first=first,
@@ -171,6 +213,7 @@ def engine_of(
     backend: Backend,
     reference: Reference | None = None,
     artifact: Artifact | None = None,
+    setup: Setup | None = None,
     reopen: Callable[[], Backend] | None = None,
     statistics: InputStatistics | None = None,
     first: bool = True,
@@ -189,6 +232,7 @@ def engine_of(
         backend=backend,
         reference=reference,
         artifact=artifact,
+        setup=setup,
         reopen=reopen,
         tally=Tally(model=entry.name, modality=entry.modality, task=entry.task, statistics=statistics, first=first),
         refusal=_refusal(entry.modality, reference),
@@ -210,6 +254,8 @@ def run_selftest(engine: Engine, bundle: Bundle) -> SelfTest:
     if engine.artifact is not None and engine.artifact.precision != "fp32":
         # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
         tolerance = max(tolerance, engine.artifact.parity.tolerance)
+    if engine.setup is not None and engine.setup.precision == "bf16":
+        tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
     logits, probabilities = _answers(engine, golden.windows)
     logit_errors = np.abs(logits - golden.logits).max(axis=1)  # (N,)
     errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities).max(axis=1))  # (N,)
@@ -241,10 +287,14 @@ def _statistics_of_golden(bundle: Bundle, entry: ModelEntry) -> InputStatistics 
     return None
 
 
-def _open_artifact(
-    bundle: Bundle, entry: ModelEntry, artifact: Artifact, *, name: BackendName, threads: int
-) -> Backend:
-    backend = open_backend(name, bundle.read(artifact.file), threads=threads)
+def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup: Setup) -> Backend:
+    backend = open_backend(
+        setup.backend,
+        bundle.read(artifact.file),
+        threads=setup.threads,
+        bf16=setup.precision == "bf16",
+        options=setup.options,
+    )
     try:
         _check_tensors(bundle, entry, artifact, backend)
         _warm_up(entry, backend)

@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends import Backend, BackendName, resolve_backend
+from mmkd_edge.backends import RUN_PRECISIONS, Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.engine import Choice, Engine, Line, SelfTest, engine_of, open_line, run_selftest
 from mmkd_edge.errors import BackendError, InputError, MmkdError, SensorError, UsageError
 from mmkd_edge.health import Health, Monitor
-from mmkd_edge.manifest import Artifact, ModelEntry, Precision
+from mmkd_edge.manifest import Artifact, ModelEntry
 from mmkd_edge.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.preprocess import all_present, as_float32, check_window, prepare, select
+from mmkd_edge.profile import MAX_THREADS
 from mmkd_edge.reference import Reference
 from mmkd_edge.sensors import Fault, Policy, SensorChecks, check_checks, check_policy, find_fault, worse
+from mmkd_edge.setup import Asked
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_THREADS = 256
 _AnyReference = Reference | str | os.PathLike[str]
 _NOT_ASKED = "the deadline passed before the engine was asked"
 
@@ -70,7 +71,9 @@ class PredictorInfo:
         backend: what executes it.
         backend_version: the library behind the backend.
         threads: how many threads one prediction may use.
-        precision: of the artifact; empty without a bundle.
+        precision: of the arithmetic: the artifact's, or bf16; empty without a bundle.
+        reason: why this backend, this precision and so many threads; empty without a bundle.
+        profile: the file of measurements that says so; empty where none does.
         artifact: the model file inside the bundle; empty without a bundle.
         artifact_sha256: of that file; empty without a bundle.
         bundle: the path that was opened; empty without a bundle.
@@ -87,6 +90,8 @@ class PredictorInfo:
     backend_version: str
     threads: int
     precision: str
+    reason: str
+    profile: str
     artifact: str
     artifact_sha256: str
     bundle: str
@@ -167,7 +172,7 @@ class EdgePredictor:
         path: str | os.PathLike[str],
         *,
         backend: BackendName | Literal["auto"] = "auto",
-        precision: Precision | Literal["auto"] = "auto",
+        precision: RunPrecision | Literal["auto"] = "auto",
         threads: int | None = None,
         reference: _AnyReference | Sequence[_AnyReference] | None = None,
         policy: Policy = "predict",
@@ -179,9 +184,12 @@ class EdgePredictor:
 
         Args:
             path: the bundle.
-            backend: what executes the students; `auto` chooses for this machine. See `info()` for what was chosen.
-            precision: of the artifacts; `auto` is fp32.
-            threads: how many threads one prediction may use; None is one, the fastest for small students.
+            backend: what executes the students; `auto` is the profile's choice where `mmkd-bench tune` measured this
+                bundle on this machine, else OpenVINO, onnxruntime or LiteRT, the first that is installed and opens
+                it. See `info()` for what was chosen, and why.
+            precision: of the arithmetic; `auto` is the profile's choice, else fp32.
+            threads: how many threads one prediction may use; None is the profile's choice, else one, the fastest for
+                small students.
             reference: for a modality that is normalised per group: what `mmkd-data reference` wrote, or its path;
                 several where the bundle has several such modalities.
             policy: what a prediction that is not `ok` becomes: `predict` answers where it can and says so in the
@@ -196,12 +204,10 @@ class EdgePredictor:
             BackendError: the backend cannot open or run the student.
             ArtifactError: the bundle is damaged, or was made for a newer version.
         """
-        choice = Choice(
-            threads=_thread_count(threads),
-            backend=resolve_backend(backend),
-            precision=precision,
-            references=_several(reference),
+        asked = Asked(
+            threads=_thread_count(threads), backend=check_backend(backend), precision=_check_precision(precision)
         )
+        choice = Choice(asked=asked, references=_several(reference))
         line = open_line(path, choice)
         predictor = cls.__new__(cls)
         try:
@@ -397,7 +403,7 @@ class EdgePredictor:
 
         line = self._line
         engine, bundle = line.engines[0], line.bundle
-        entry, artifact = engine.entry, engine.artifact
+        entry, artifact, setup = engine.entry, engine.artifact, engine.setup
         return PredictorInfo(
             model_id=bundle.manifest.model_id if bundle else "",
             model=entry.name,
@@ -407,7 +413,9 @@ class EdgePredictor:
             backend=engine.backend.name,
             backend_version=engine.backend.version,
             threads=engine.backend.threads,
-            precision=artifact.precision if artifact else "",
+            precision=setup.precision if setup else artifact.precision if artifact else "",
+            reason=setup.reason if setup else "",
+            profile=setup.profile if setup else "",
             artifact=artifact.file if artifact else "",
             artifact_sha256=artifact.sha256 if artifact else "",
             bundle=str(bundle.path) if bundle else "",
@@ -747,9 +755,16 @@ def _several(reference: _AnyReference | Sequence[_AnyReference] | None) -> tuple
     return tuple(reference)
 
 
-def _thread_count(threads: Any) -> int:
+def _check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision | Literal["auto"]:
+    if precision not in ("auto", *RUN_PRECISIONS):
+        listed = ", ".join(map(repr, ("auto", *RUN_PRECISIONS[:-1])))
+        raise UsageError(f"precision {precision!r} is unknown; expected {listed} or {RUN_PRECISIONS[-1]!r}")
+    return precision
+
+
+def _thread_count(threads: Any) -> int | None:
     if threads is None:
-        return 1
+        return None
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads: expected a whole number from 1 to {MAX_THREADS}, or None; got {threads!r}")
     return threads

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmkd_bench.report import Subject
-from mmkd_edge.backends import resolve_backend
+from mmkd_edge.backends import check_backend
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.reference import Reference
 from mmkd_edge.spec import ModalitySpec
@@ -69,7 +69,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
 def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
     return EdgePredictor.open(
         choice.bundle,
-        backend=resolve_backend(choice.backend),
+        backend=check_backend(choice.backend),
         precision=choice.precision,
         threads=choice.threads,
         reference=reference,

@@ -159,9 +159,3 @@ def open_backend(
 
         return LitertBackend(model, threads=threads)
     raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
-
-
-def resolve_backend(name: str) -> BackendName:
-    """The backend that `name` stands for without a profile: being replaced by `mmkd_edge.setup`."""
-    found = check_backend(name)
-    return "ort" if found == "auto" else found

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmkd_edge.errors import BackendError, UnavailableError
@@ -44,28 +44,22 @@ class OpenVinoBackend:
         openvino = _openvino()
         self.threads = threads
         self.version = f"openvino {openvino.__version__.split('-')[0]}"
+        core = _core(os.getpid())
+        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UnavailableError(
+                f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
+                "ask for precision 'fp32'"
+            )
+        # OpenVINO raises RuntimeError, and more types than its own for a bad model.
         try:
-            if _EXTERNAL_WEIGHTS in model:
-                raise BackendError("its weights are in another file, which nothing verifies")
-            core = _core(os.getpid())
-            if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-                raise UnavailableError(
-                    f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
-                    "ask for precision 'fp32'"
-                )
-            graph = core.read_model(model, b"")
-            if graph.is_dynamic():  # one window at a time, as the runtime asks
-                graph.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
-            compiled = core.compile_model(graph, "CPU", _settings(threads, bf16=bf16, pinning=pinning))
+            compiled = _compiled(core, model, _settings(threads, bf16=bf16, pinning=pinning))
             self.inputs = tuple(_tensor(port) for port in compiled.inputs)
             self.outputs = tuple(_tensor(port) for port in compiled.outputs)
             request = compiled.create_infer_request()
             # The request's own memory: filling it is cheaper than handing arrays over.
             self._values = {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs}
             self._answers = tuple(request.get_tensor(name).data for name in _OUTPUTS)
-        except UnavailableError:
-            raise
-        except Exception as error:  # OpenVINO raises RuntimeError, and more types than its own for a bad model
+        except Exception as error:
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
             ) from error
@@ -74,19 +68,17 @@ class OpenVinoBackend:
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
-        try:
-            with self._lock:
-                request = self._request
-                if request is None:
-                    raise BackendError("backend 'openvino' is closed; open it again")
+        with self._lock:
+            request = self._request
+            if request is None:
+                raise BackendError("backend 'openvino' is closed; open it again")
+            try:
                 self._fill(feeds)
                 request.infer(share_outputs=True, decode_strings=False)
                 logits, probabilities = self._answers
                 return logits.copy(), probabilities.copy()
-        except BackendError:
-            raise
-        except Exception as error:
-            raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
+            except Exception as error:
+                raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
 
     def close(self) -> None:
         """Give the request back, after a `run` in another thread has ended; more than once is fine."""
@@ -126,7 +118,7 @@ def _openvino() -> Any:
     return openvino
 
 
-@lru_cache(maxsize=None)
+@cache
 def _core(_process: int) -> Any:
     """OpenVINO's root object, one per process and kept until its end; a child after a fork gets one of its own.
 
@@ -135,6 +127,15 @@ def _core(_process: int) -> Any:
     they began leave the thread with a stack that is gone: the next signal, Ctrl-C for one, is then a SIGSEGV.
     """
     return _openvino().Core()
+
+
+def _compiled(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
+    if _EXTERNAL_WEIGHTS in model:
+        raise BackendError("its weights are in another file, which nothing verifies")
+    graph = core.read_model(model, b"")
+    if graph.is_dynamic():  # one window at a time, as the runtime asks
+        graph.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
+    return core.compile_model(graph, "CPU", settings)
 
 
 def _settings(threads: int, *, bf16: bool, pinning: bool) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Which kind of machine this is: what decides how fast a student answers here.
+
+Reads files below `/proc` and `/sys`. Takes no name that identifies one machine (no host name, no serial number): two
+machines of a kind are the same here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path("/")
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kind of machine.
+
+    Attributes:
+        cpu: model name of the processor.
+        board: board name from the device tree (Jetson, Raspberry Pi); None on a PC.
+        architecture: `x86_64`, `aarch64`...
+        cores: logical cores that this process may run on.
+    """
+
+    cpu: str
+    board: str | None
+    architecture: str
+    cores: int
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that stand for it in the name of a file."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        where = f"{self.cpu} ({self.architecture}" + (f", {self.board})" if self.board else ")")
+        return f"{where}, {self.cores} core{'' if self.cores == 1 else 's'}"
+
+
+def this_machine(root: Path = ROOT) -> Machine:
+    """The machine whose file system begins at `root`."""
+    return Machine(
+        cpu=cpu_name(read_text(root / "proc/cpuinfo") or ""),
+        board=board_name(root),
+        architecture=platform.machine(),
+        cores=usable_cores(),
+    )
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text without the zero bytes of the device tree; None where it is absent or may not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").rstrip("\0\n ")
+    except OSError:
+        return None
+
+
+def cpu_name(cpuinfo: str) -> str:
+    """The processor's model name, from the text of `/proc/cpuinfo`."""
+    fields = [line.partition(":") for line in cpuinfo.splitlines()]
+    names = {key.strip(): value.strip() for key, _, value in reversed(fields)}
+    return names.get("model name") or names.get("Hardware") or platform.processor() or platform.machine()
+
+
+def board_name(root: Path = ROOT) -> str | None:
+    """The board's name in the device tree."""
+    return read_text(root / "proc/device-tree/model") or read_text(root / "sys/firmware/devicetree/base/model")
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,0 +1,142 @@
+"""How a student is run on this machine: what was asked for, what the profile measured, or what is installed.
+
+Decides backend, precision and threads, and says why. Opens nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmkd_edge.backends import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of
+from mmkd_edge.bundle import choose_artifact
+from mmkd_edge.errors import UsageError
+from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.profile import FoundProfile, Trial, best_trial
+
+# Without a profile, `auto` takes the first that is installed and has an artifact.
+PREFERENCE: tuple[BackendName, ...] = ("openvino", "ort", "litert")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user asked for: `auto`, or None for threads, leaves it to the profile, or else to this module."""
+
+    backend: BackendName | Literal["auto"] = "auto"
+    precision: RunPrecision | Literal["auto"] = "auto"
+    threads: int | None = None
+
+    @property
+    def leaves_a_choice(self) -> bool:
+        """Whether anything was left open."""
+        return "auto" in (self.backend, self.precision) or self.threads is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """One way to run a student.
+
+    Attributes:
+        backend: what executes it.
+        precision: of its arithmetic.
+        threads: of one prediction.
+        options: of the engine.
+        reason: why this one, for people.
+        profile: the file that says so; empty where none does.
+    """
+
+    backend: BackendName
+    precision: RunPrecision
+    threads: int
+    options: SessionOptions = DEFAULT_OPTIONS
+    reason: str
+    profile: str = ""
+
+
+def setups(entry: ModelEntry, asked: Asked, found: FoundProfile | None) -> tuple[Setup, ...]:
+    """The ways to run a student, best first: whoever opens it takes the next where one fails. At least one.
+
+    More than one only where the backend was left open: a backend that is asked for is never replaced.
+
+    Args:
+        entry: the student.
+        asked: what the user asked for.
+        found: the profile; None where nothing was left open.
+
+    Raises:
+        UsageError: the student has no artifact for what was asked; the message says for each why not.
+    """
+    if found is None or not asked.leaves_a_choice:
+        return _defaults(entry, asked, why="as asked")
+    why, measured = found.reason, None
+    if found.profile is not None:
+        measured = _measured(entry, asked, found)
+        why = "" if measured else "the profile has no measurement of what was asked for; run mmkd-bench tune again"
+    if measured is not None and asked.backend != "auto":
+        return (measured,)
+    return (*([measured] if measured else []), *_defaults(entry, asked, why=why))
+
+
+def _measured(entry: ModelEntry, asked: Asked, found: FoundProfile) -> Setup | None:
+    assert found.profile is not None
+    trials = [trial for trial in found.profile.trials if _fits(entry, trial.precision, trial.backend)]
+    best = best_trial(
+        trials,
+        model=entry.name,
+        backend=None if asked.backend == "auto" else asked.backend,
+        precision=None if asked.precision == "auto" else asked.precision,
+        threads=asked.threads,
+    )
+    if best is None:
+        return None
+    return Setup(
+        backend=best.backend,
+        precision=best.precision,
+        threads=best.threads,
+        options=best.options,
+        reason=_told(best, trials, when=found.profile.created_utc),
+        profile=str(found.path),
+    )
+
+
+def _told(best: Trial, trials: Sequence[Trial], *, when: str) -> str:
+    count = sum(trial.model == best.model for trial in trials)
+    return f"best of {count} measured on this machine by mmkd-bench tune ({when[:10]}): {best.p50_us:.0f} us"
+
+
+def _defaults(entry: ModelEntry, asked: Asked, *, why: str) -> tuple[Setup, ...]:
+    precision: RunPrecision = "fp32" if asked.precision == "auto" else asked.precision
+    threads = 1 if asked.threads is None else asked.threads
+    if asked.backend != "auto":
+        choose_artifact(entry, precision, asked.backend)  # for its error
+        reason = why if why == "as asked" else f"backend {asked.backend!r} as asked; {why}"
+        return (Setup(backend=asked.backend, precision=precision, threads=threads, reason=reason),)
+    candidates = [backend for backend in PREFERENCE if _fits(entry, precision, backend)]
+    if not candidates:
+        choose_artifact(entry, precision, "openvino" if precision == "bf16" else "ort")  # for its error
+    installed = [backend for backend in candidates if _is_installed(backend)]
+    if not installed:  # opening it says what to install
+        installed = ["ort"] if "ort" in candidates else candidates[:1]
+    return tuple(
+        Setup(
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            reason="; ".join(part for part in (why, f"{library_of(backend)[1]} is installed") if part),
+        )
+        for backend in installed
+    )
+
+
+def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> bool:
+    try:
+        choose_artifact(entry, precision, backend)
+    except UsageError:
+        return False
+    return True
+
+
+def _is_installed(backend: BackendName) -> bool:
+    return importlib.util.find_spec(library_of(backend)[0]) is not None
