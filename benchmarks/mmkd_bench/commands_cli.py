@@ -31,8 +31,9 @@ from mmkd_bench.report import BenchReport, encode_report, read_report, write_rep
 from mmkd_bench.run import Settings, measure_bundle, write_samples
 from mmkd_bench.search_cli import capacity, plan, rivals
 from mmkd_bench.subject import Choice
+from mmkd_edge.bundle import Bundle
 from mmkd_edge.command import INTERRUPTED_EXIT_CODE
-from mmkd_edge.errors import PerformanceError
+from mmkd_edge.errors import PerformanceError, UsageError
 
 
 def make_app() -> typer.Typer:
@@ -64,6 +65,20 @@ def run(
     deadline_ms: Annotated[
         float | None, typer.Option(help="Longest acceptable response at that rate.", show_default="its period")
     ] = None,
+    batch: Annotated[int, typer.Option(help="Windows of one call, through predict_batch.")] = 1,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Push the samples of one sensor instead of windows.")
+    ] = False,
+    hop: Annotated[
+        int | None, typer.Option(help="Samples of one push of a stream.", show_default="the bundle's rate: 1 s")
+    ] = None,
+    jitter: Annotated[
+        float | None,
+        typer.Option(
+            help="Give samples of a stream times that stray by this share of their period: they are resampled.",
+            show_default="no times",
+        ),
+    ] = None,
     duration_s: DurationOption = 10.0,
     launches: LaunchesOption = 5,
     warm_up_s: Annotated[float, typer.Option("--warm-up-s", help="Longest warm-up of one launch.")] = 5.0,
@@ -94,6 +109,9 @@ def run(
         deadline_ms=deadline_ms,
         warm_up_limit_s=warm_up_s,
         energy=energy,
+        batch=batch,
+        hop=_hop(bundle, stream=stream, hop=hop),
+        jitter=jitter,
     )
     found = measure_bundle(choice, settings, progress=say)
     if output is not None:
@@ -105,6 +123,18 @@ def run(
         say("the report holds what was measured until then")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
     say(_last_line(bundle, output, samples))
+
+
+def _hop(bundle: Path, *, stream: bool, hop: int | None) -> int | None:
+    """Samples of one push; one second of the first student's modality where nobody says it."""
+    if not stream:
+        if hop is not None:
+            raise UsageError("hop: expected a stream as well; add --stream")
+        return None
+    if hop is not None:
+        return hop
+    with Bundle.open(bundle) as opened:
+        return max(1, round(opened.manifest.models[0].modality.rate_hz))
 
 
 def compare(

@@ -285,10 +285,15 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
         ("clients", before.configuration.clients, after.configuration.clients),
         ("mode", before.configuration.mode, after.configuration.mode),
         ("rate_hz", before.configuration.rate_hz, after.configuration.rate_hz),
+        ("batch", before.configuration.batch, after.configuration.batch),
+        ("hop", before.configuration.hop, after.configuration.hop),
+        ("jitter", before.configuration.jitter, after.configuration.jitter),
         ("cpu", before.machine.cpu, after.machine.cpu),
         ("board", before.machine.board, after.machine.board),
         ("usable cores", before.machine.usable_cores, after.machine.usable_cores),
         ("governors", ", ".join(before.machine.governors), ", ".join(after.machine.governors)),
+        ("clocks", _clocks(before), _clocks(after)),
+        ("GPUs", "; ".join(before.machine.gpus), "; ".join(after.machine.gpus)),
         ("power mode", before.machine.power_mode, after.machine.power_mode),
         ("system", before.machine.os, after.machine.os),
         ("python", before.machine.python, after.machine.python),
@@ -296,6 +301,11 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
     names = sorted(before.machine.versions.keys() | after.machine.versions.keys())
     pairs += [(name, before.machine.versions.get(name), after.machine.versions.get(name)) for name in names]
     return tuple(f"{name}: {first or 'none'} -> {second or 'none'}" for name, first, second in pairs if first != second)
+
+
+def _clocks(report: BenchReport) -> str:
+    clocks = report.machine.clocks
+    return "" if clocks is None else "may move" if clocks.moving else "held"
 
 
 def _remarks(before: BenchReport, after: BenchReport) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from mmkd_bench.interference import Interference, suspicions
 from mmkd_bench.launch import pace
 from mmkd_bench.machine import MachineFacts
 from mmkd_bench.percentiles import summarise
-from mmkd_bench.report import Launch, Pace, Result, Stability, Stage
+from mmkd_bench.report import Histogram, Launch, Pace, Result, Stability, Stage
 from mmkd_bench.timing import PacedSamples, Samples, is_steady
 
 if TYPE_CHECKING:
@@ -20,14 +20,20 @@ if TYPE_CHECKING:
     Arrays = dict[str, NDArray[np.int64]]
 
 
-def result_of(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None) -> Result:
+HISTOGRAM_BINS = 60
+
+
+def result_of(
+    launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
+) -> Result:
     """The figures of all launches; `samples` are their raw samples, in the same order."""
+    latency_ns = np.concatenate([arrays["latency_ns"] for arrays in samples])
 
     def median(values: Sequence[float]) -> float:
         return float(np.median(values))
 
     return Result(
-        latency=summarise(np.concatenate([arrays["latency_ns"] for arrays in samples])),
+        latency=summarise(latency_ns),
         stages=_median_stages(launches),
         pace=_joined_pace(launches, samples, deadline_ms),
         import_ms=median([launch.import_ms for launch in launches]),
@@ -37,7 +43,20 @@ def result_of(launches: Sequence[Launch], samples: Sequence[Arrays], deadline_ms
         cpu_share=median([launch.cpu_share for launch in launches]),
         rss_mb=median([launch.rss_mb for launch in launches]),
         rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
+        gpu_memory_mb=max((one.gpu_memory_mb for one in launches if one.gpu_memory_mb is not None), default=None),
+        gpu_note=gpu_note,
+        histogram=histogram(latency_ns),
     )
+
+
+def histogram(latency_ns: NDArray[np.int64]) -> Histogram:
+    """The distribution of samples (N,) in bins that grow by one factor, from the smallest sample to the largest."""
+    low_ns = max(1.0, float(latency_ns.min()))
+    high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
+    edges_ns = np.geomspace(low_ns, high_ns, HISTOGRAM_BINS + 1)
+    edges_ns[0], edges_ns[-1] = min(low_ns, float(latency_ns.min())), high_ns  # rounding must not lose the extremes
+    counts, _ = np.histogram(latency_ns, edges_ns)
+    return Histogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
 
 
 def _median_stages(launches: Sequence[Launch]) -> tuple[Stage, ...]:

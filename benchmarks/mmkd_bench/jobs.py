@@ -29,6 +29,9 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         duration_s: measured time of this launch.
         warm_up_limit_s: longest warm-up.
         reference: the reference file of a modality that is normalised per group.
+        batch: windows of one call.
+        hop: samples of one call of a stream; None asks for windows.
+        jitter: how far times of the samples of a stream stray, as a share of the sampling period; None gives no times.
     """
 
     bundle: str
@@ -42,6 +45,9 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     duration_s: float
     warm_up_limit_s: float
     reference: str | None
+    batch: int = 1
+    hop: int | None = None
+    jitter: float | None = None
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +61,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         begin_s: when the measured time began, on the monotonic clock.
         end_s: when it ended.
         launch: the figures.
+        predictions: that one call gives.
+        gpu_note: why the launch has no GPU memory; empty where it has.
     """
 
     subject: Subject
@@ -64,6 +72,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     begin_s: float
     end_s: float
     launch: Launch
+    predictions: int
+    gpu_note: str
 
 
 class PairJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pair"):

@@ -1,32 +1,30 @@
 """One launch, inside the measuring process: open a bundle, warm up, measure, take it apart into stages.
 
-Uses the runtime as an application would: `EdgePredictor.open`, then `predict`. Stages are the runtime's own steps,
-called one after another and timed from outside, after the end-to-end calls, so that those run undisturbed.
+Uses the runtime as an application would: `EdgePredictor.open`, then what `drive` asks of it. Stages are the runtime's
+own steps, called one after another and timed from outside, after the end-to-end calls, so that those run undisturbed.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkd_bench.drive import Driver, batch_driver, stream_driver, window_driver
+from mmkd_bench.gpu import process_memory_mb
 from mmkd_bench.interference import Counters, interference, read_counters
 from mmkd_bench.jobs import RunJob, RunOutcome
 from mmkd_bench.machine import resident_mb, resident_peak_mb
 from mmkd_bench.percentiles import sample_floor, summarise
-from mmkd_bench.report import STAGES, Launch, Pace, Stage
+from mmkd_bench.report import Launch, Pace
 from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
 from mmkd_bench.timing import Call, PacedSamples, Samples, clock_cost_ns, closed_loop, paced_loop, time_windows, warm_up
-from mmkd_edge.postprocess import interpret
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.preprocess import check_window, prepare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,12 +76,14 @@ def measure_launch(
     """
     opened = _open(job)
     with opened.predictor as predictor:
-        warm = warm_up(predictor.predict, opened.windows, limit_s=job.warm_up_limit_s, stop=stop)
+        driver = _driver(job, predictor, opened.windows)
+        warm = warm_up(driver.call, driver.arguments, limit_s=job.warm_up_limit_s, stop=stop)
         if stop.is_set():
             return None
-        measured = _measure(job, predictor, opened.windows, stop)
+        measured = _measure(job, driver, stop)
         complete = not stop.is_set()
-        stages = _stages(predictor, opened.windows, duration_s=STAGE_SHARE * job.duration_s, stop=stop)
+        stages = driver.stages(STAGE_SHARE * job.duration_s, stop)
+        gpu_memory_mb, gpu_note = process_memory_mb()
         samples, paced = measured.samples, measured.paced
         launch = Launch(
             complete=complete,
@@ -96,12 +96,13 @@ def measure_launch(
             thirds_p50_us=tuple(window.p50_us for window in time_windows(samples, parts=3)),
             stages=stages,
             pace=None if paced is None else pace(paced, deadline_ms=job.deadline_ms),
-            throughput_hz=len(samples) / samples.elapsed_ns * 1e9,
+            throughput_hz=driver.predictions * len(samples) / samples.elapsed_ns * 1e9,
             cpu_share=(measured.after.own_s - measured.before.own_s) / (measured.after.time_s - measured.before.time_s),
             rss_mb=measured.rss_mb,
             rss_peak_mb=resident_peak_mb(),
             clock_cost_ns=clock_cost_ns(),
             interference=interference(measured.before, measured.after),
+            gpu_memory_mb=gpu_memory_mb,
         )
         outcome = RunOutcome(
             subject=describe(predictor, job.bundle),
@@ -111,6 +112,8 @@ def measure_launch(
             begin_s=measured.before.time_s,
             end_s=measured.after.time_s,
             launch=launch,
+            predictions=driver.predictions,
+            gpu_note=gpu_note,
         )
     arrays = {"start_ns": samples.start_ns, "latency_ns": samples.latency_ns}
     return outcome, arrays if paced is None else {**arrays, "lateness_ns": paced.lateness_ns}
@@ -149,19 +152,27 @@ def _open(job: RunJob) -> _Opened:
     )
 
 
-def _measure(job: RunJob, predictor: EdgePredictor, windows: Sequence[Window], stop: Event) -> _Measured:
+def _driver(job: RunJob, predictor: EdgePredictor, windows: Sequence[Window]) -> Driver:
+    if job.hop is not None:
+        return stream_driver(predictor, windows, hop=job.hop, jitter=job.jitter)
+    return window_driver(predictor, windows) if job.batch == 1 else batch_driver(predictor, windows, job.batch)
+
+
+def _measure(job: RunJob, driver: Driver, stop: Event) -> _Measured:
     rss_mb = resident_mb()
     before = read_counters()
     paced = None
     if job.rate_hz is not None:
-        paced = paced_loop(predictor.predict, windows, rate_hz=job.rate_hz, duration_s=job.duration_s, stop=stop)
+        paced = paced_loop(driver.call, driver.arguments, rate_hz=job.rate_hz, duration_s=job.duration_s, stop=stop)
         samples = paced.samples
     else:
-        samples = concurrent_loop(predictor.predict, windows, clients=job.clients, duration_s=job.duration_s, stop=stop)
+        samples = concurrent_loop(
+            driver.call, driver.arguments, clients=job.clients, duration_s=job.duration_s, stop=stop
+        )
     return _Measured(samples=samples, paced=paced, before=before, after=read_counters(), rss_mb=rss_mb)
 
 
-def concurrent_loop(call: Call, windows: Sequence[Window], *, clients: int, duration_s: float, stop: Event) -> Samples:
+def concurrent_loop(call: Call, windows: Sequence[Any], *, clients: int, duration_s: float, stop: Event) -> Samples:
     """A closed loop in each of `clients` threads at once; the samples of all, in the order of their begins.
 
     Raises:
@@ -202,40 +213,3 @@ def concurrent_loop(call: Call, windows: Sequence[Window], *, clients: int, dura
 def _parts(count: int) -> int:
     """How many time windows a loop is cut into: each has calls enough for a p90."""
     return max(1, min(MAX_TIME_WINDOWS, count // sample_floor(0.9)))
-
-
-def _stages(
-    predictor: EdgePredictor, windows: Sequence[Window], *, duration_s: float, stop: Event
-) -> tuple[Stage, ...]:
-    modality, task, reference = predictor.modality, predictor.task, predictor.reference
-    values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
-    run, clock = predictor.backend.run, time.perf_counter_ns
-    lengths = tuple(array("q") for _ in STAGES)
-    end = clock() + round(duration_s * 1e9)
-    for window in itertools.cycle(windows):
-        begin = clock()
-        checked = check_window(window, modality)
-        after_check = clock()
-        values, present = prepare(checked, modality, reference)
-        after_prepare = clock()
-        _, probabilities = run({values_name: values, present_name: present})
-        after_run = clock()
-        interpret(probabilities, present, modality=modality, task=task)
-        after_interpret = clock()
-        moments = (begin, after_check, after_prepare, after_run, after_interpret)
-        for length, (earlier, later) in zip(lengths, itertools.pairwise(moments), strict=True):
-            length.append(later - earlier)
-        if after_interpret >= end or stop.is_set():
-            break
-    return tuple(_stage(name, np.array(length, dtype=np.int64)) for name, length in zip(STAGES, lengths, strict=True))
-
-
-def _stage(name: str, lengths_ns: NDArray[np.int64]) -> Stage:
-    p50_ns, p90_ns = np.quantile(lengths_ns, [0.5, 0.9])
-    return Stage(
-        name=name,
-        count=len(lengths_ns),
-        mean_us=float(lengths_ns.mean()) / 1e3,
-        p50_us=float(p50_ns) / 1e3,
-        p90_us=float(p90_ns) / 1e3,
-    )

@@ -32,6 +32,18 @@ class Temperature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     celsius: float
 
 
+class Clocks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which clocks may move.
+
+    Attributes:
+        source: who told: `jetson_clocks` or the kernel.
+        moving: clocks that may move, with their limits; empty where all are held.
+    """
+
+    source: str
+    moving: tuple[str, ...]
+
+
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One machine as it was when the run began.
 
@@ -56,6 +68,8 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         python: version.
         versions: installed versions of the libraries that matter.
         thread_variables: environment variables that change thread pools, where set.
+        clocks: which clocks may move; None where nothing tells.
+        gpus: names of the GPUs that `nvidia-smi` shows, with driver and memory.
     """
 
     cpu: str
@@ -78,14 +92,20 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     python: str
     versions: dict[str, str]
     thread_variables: dict[str, str]
+    clocks: Clocks | None = None
+    gpus: tuple[str, ...] = ()
 
 
-def read_machine(root: Path = ROOT, *, power_mode: str | None = None) -> MachineFacts:
+def read_machine(
+    root: Path = ROOT, *, power_mode: str | None = None, clocks: Clocks | None = None, gpus: tuple[str, ...] = ()
+) -> MachineFacts:
     """Facts of the machine whose file system begins at `root`.
 
     Args:
         root: `/`, or the root of a recorded tree.
         power_mode: from `mmkd_bench.power`, which asks the vendor's tool.
+        clocks: from `mmkd_bench.clocks`, which does so too.
+        gpus: from `mmkd_bench.gpu`, which does so too.
     """
     import psutil
 
@@ -112,6 +132,8 @@ def read_machine(root: Path = ROOT, *, power_mode: str | None = None) -> Machine
         python=platform.python_version(),
         versions=_versions(),
         thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        clocks=clocks,
+        gpus=gpus,
     )
 
 

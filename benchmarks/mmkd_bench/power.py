@@ -13,12 +13,13 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mmkd_bench.gpu import GpuSensor
 from mmkd_bench.machine import ROOT, read_number, read_text
 from mmkd_edge.errors import UnavailableError
 
@@ -298,27 +299,51 @@ def _energy_uj(zone: Path) -> float:
         raise UnavailableError(f"RAPL: cannot read {path}: {reason}; run as root, or let it be read") from error
 
 
+class PartsSensor:
+    """Several parts of a machine that each have a sensor of their own: their sum."""
+
+    def __init__(self, parts: Sequence[PowerSensor]) -> None:
+        self.parts = tuple(parts)
+        self.name = " + ".join(part.name for part in parts)
+
+    def read_mw(self) -> float:
+        """Power of all parts; see `PowerSensor.read_mw`."""
+        return sum(part.read_mw() for part in self.parts)
+
+
 def find_sensor(root: Path = ROOT) -> PowerSensor:
-    """The best sensor of this machine: board rails, then tegrastats, then RAPL.
+    """The best sensor of this machine: the board's rails or tegrastats, else the processor's and the GPUs' together.
 
     Raises:
         UnavailableError: none answers; the message has the reason of each.
     """
-    reasons = []
-    for open_sensor in (RailSensor, RaplSensor):
+    reasons: list[str] = []
+    parts: list[PowerSensor] = []
+    openers: tuple[tuple[bool, Callable[[], PowerSensor]], ...] = (
+        (True, lambda: RailSensor(root)),
+        (True, _tegrastats_sensor),
+        (False, lambda: RaplSensor(root)),
+        (False, GpuSensor),
+    )
+    for whole, open_sensor in openers:
         try:
-            return open_sensor(root)
+            sensor = open_sensor()
         except UnavailableError as error:
             reasons.append(str(error))
+            continue
+        if whole:
+            return sensor
+        parts.append(sensor)
+    if not parts:
+        raise UnavailableError("; ".join(reasons))
+    return parts[0] if len(parts) == 1 else PartsSensor(parts)
+
+
+def _tegrastats_sensor() -> TegrastatsSensor:
     program = shutil.which("tegrastats")
     if program is None:
-        reasons.append("tegrastats: not installed")
-    else:
-        try:
-            return TegrastatsSensor(program)
-        except UnavailableError as error:
-            reasons.append(str(error))
-    raise UnavailableError("; ".join(reasons))
+        raise UnavailableError("tegrastats: not installed")
+    return TegrastatsSensor(program)
 
 
 @contextmanager
@@ -328,5 +353,6 @@ def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
     try:
         yield sensor
     finally:
-        if isinstance(sensor, TegrastatsSensor):
-            sensor.close()
+        for part in sensor.parts if isinstance(sensor, PartsSensor) else (sensor,):
+            if isinstance(part, TegrastatsSensor | GpuSensor):
+                part.close()

@@ -22,6 +22,12 @@ FORMAT_VERSION = 1
 STAGES = ("check_window", "prepare", "run", "interpret")
 """The runtime's four steps, in order: what one `predict` consists of."""
 
+GATHER = "gather"
+"""Stage of a stream: samples into windows, resampled where they come with times."""
+
+AT_ONCE = "run at once"
+"""Stage of a batch: the engine on all its windows together, where the graph takes them so."""
+
 Mode = Literal["closed", "paced"]
 
 
@@ -67,6 +73,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         launches: processes that were asked for, one after another.
         duration_s: measured time over all launches.
         warm_up_limit_s: longest warm-up of one launch.
+        batch: windows of one call.
+        hop: samples of one call, where a stream was measured; None where windows were.
+        jitter: samples came with times that strayed by up to this share of the sampling period and were resampled; None
+            where they came without times.
     """
 
     backend: str
@@ -79,6 +89,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     launches: int
     duration_s: float
     warm_up_limit_s: float
+    batch: int = 1
+    hop: int | None = None
+    jitter: float | None = None
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,17 +131,18 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         load_ms: from the path to a predictor that can answer: verification, backend's library, session.
         first_call_ms: the first `predict` after that.
         warm_up: calls before the measured ones.
-        latency: `predict`, end to end.
+        latency: one call, end to end.
         windows: the same samples cut into parts of equal time.
         thirds_p50_us: medians of its first, middle and last third.
         stages: the four steps, measured after the end-to-end calls.
         pace: how well the schedule was kept, where paced.
-        throughput_hz: answers per second over the measured time.
+        throughput_hz: predictions per second over the measured time.
         cpu_share: core time of this process as a share of one core, over the measured time.
         rss_mb: resident memory when warm.
         rss_peak_mb: largest resident memory, samples of the benchmark included.
         clock_cost_ns: median of an empty measurement, part of every latency.
         interference: what happened beside it.
+        gpu_memory_mb: of this process on all GPUs; None where not measured.
     """
 
     complete: bool
@@ -147,6 +161,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rss_peak_mb: float
     clock_cost_ns: float
     interference: Interference
+    gpu_memory_mb: float | None = None
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,14 +196,29 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     readings: int
 
 
+class Histogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the samples are distributed. Every sample is in it.
+
+    Attributes:
+        edges_us: borders of the bins, rising by one factor, (N + 1,).
+        counts: samples in each bin, (N,); the last bin holds its upper border too.
+    """
+
+    edges_us: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The figures of the run: samples of all launches together, else the median over launches.
 
     Attributes:
-        latency: `predict`, all samples of all launches.
+        latency: one call, all samples of all launches.
         stages: medians over launches.
         pace: all launches together, where paced.
         import_ms: median over launches, as are the rest.
+        gpu_memory_mb: the largest over launches; None where not measured.
+        gpu_note: why it was not measured; empty where it was.
+        histogram: of all samples of all launches; None in a document of an earlier version.
     """
 
     latency: LatencySummary
@@ -201,6 +231,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cpu_share: float
     rss_mb: float
     rss_peak_mb: float
+    gpu_memory_mb: float | None = None
+    gpu_note: str = ""
+    histogram: Histogram | None = None
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

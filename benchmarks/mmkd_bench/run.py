@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from mmkd_bench.clocks import read_clocks
+from mmkd_bench.drive import MAX_HOP
 from mmkd_bench.energy import IDLE_S, PowerLog, Span, energy_of, watch_idle
 from mmkd_bench.gather import joined, judge_stability, result_of
+from mmkd_bench.gpu import gpu_names
 from mmkd_bench.jobs import RunJob, RunOutcome
 from mmkd_bench.launch import STAGE_SHARE
 from mmkd_bench.machine import MachineFacts, read_machine
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
 
 MAX_CLIENTS = 256
 MAX_LAUNCHES = 1000
+MAX_BATCH = 4096
+MAX_JITTER = 0.5
+"""Times of neighbouring samples that stray further would change places."""
 START_LIMIT_S = 120.0
 """How long a launch may take beyond its measured times: libraries, session, a slow card."""
 
@@ -54,6 +60,10 @@ class Settings:
         warm_up_limit_s: longest warm-up of one launch.
         energy: also read a power sensor, where there is one.
         idle_s: how long a sensor watches the machine at rest before the first launch.
+        batch: windows of one call.
+        hop: samples of one call of a stream; None asks for windows.
+        jitter: samples of a stream come with times that stray by up to this share of the sampling period; None gives
+            them no times.
     """
 
     launches: int = 5
@@ -64,6 +74,9 @@ class Settings:
     warm_up_limit_s: float = 5.0
     energy: bool = True
     idle_s: float = IDLE_S
+    batch: int = 1
+    hop: int | None = None
+    jitter: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +120,7 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = u
     with Bundle.open(choice.bundle):
         pass  # verified before the first process starts
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    machine = read_machine(power_mode=read_power_mode())
+    machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
     launched, energy, energy_note = _launch_with_power(_job(choice, settings), settings, progress)
     if not launched.outcomes:
         raise KeyboardInterrupt
@@ -131,7 +144,7 @@ def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> t
     if not launched.outcomes:
         return launched, None, "interrupted"
     loaded = [Span(begin_s=outcome.begin_s, end_s=outcome.end_s) for outcome in launched.outcomes]
-    predictions = sum(outcome.launch.latency.count for outcome in launched.outcomes)
+    predictions = sum(outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes)
     return launched, *energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
@@ -160,6 +173,8 @@ def check_settings(settings: Settings) -> None:
     """
     _check_count("launches", settings.launches, MAX_LAUNCHES)
     _check_count("clients", settings.clients, MAX_CLIENTS)
+    _check_count("batch", settings.batch, MAX_BATCH)
+    _check_stream(settings)
     for name, value in (
         ("duration-s", settings.duration_s),
         ("warm-up-s", settings.warm_up_limit_s),
@@ -174,6 +189,23 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.deadline_ms is not None and settings.rate_hz is None:
         raise UsageError("deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate")
+
+
+def _check_stream(settings: Settings) -> None:
+    if settings.hop is None:
+        if settings.jitter is not None:
+            raise UsageError("jitter: expected a stream as well: windows have no times; add --stream")
+        return
+    _check_count("hop", settings.hop, MAX_HOP)
+    if settings.jitter is not None and not 0 <= settings.jitter < MAX_JITTER:
+        raise UsageError(f"jitter: expected a share from 0 to below {MAX_JITTER:g}, got {settings.jitter:g}")
+    if settings.batch > 1:
+        raise UsageError(f"batch: expected one window a call of a stream, got {settings.batch}; leave one of both out")
+    if settings.clients > 1:
+        raise UsageError(
+            f"clients: expected one for a stream, which is one sensor's, got {settings.clients}; "
+            "several streams are mmkd-bench capacity"
+        )
 
 
 def _check_count(name: str, value: int, most: int) -> None:
@@ -206,6 +238,9 @@ def _job(choice: Choice, settings: Settings) -> RunJob:
         duration_s=settings.duration_s / settings.launches,
         warm_up_limit_s=settings.warm_up_limit_s,
         reference=choice.reference,
+        batch=settings.batch,
+        hop=settings.hop,
+        jitter=settings.jitter,
     )
 
 
@@ -241,9 +276,12 @@ def _report(launched: _Launched, *, settings: Settings, machine: MachineFacts, c
             launches=settings.launches,
             duration_s=settings.duration_s,
             warm_up_limit_s=settings.warm_up_limit_s,
+            batch=settings.batch,
+            hop=settings.hop,
+            jitter=settings.jitter,
         ),
         machine=machine,
-        result=result_of(launches, launched.samples, deadline_ms),
+        result=result_of(launches, launched.samples, deadline_ms, gpu_note=first.gpu_note),
         stability=judge_stability(launches, machine),
         energy=None,
         energy_note="",

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mmkd_bench.compare import VERDICT_QUANTITIES, Change, Comparison
+from mmkd_bench.machine import Clocks
 from mmkd_bench.percentiles import QUANTILES, LatencySummary, Percentile, quantile_name
 from mmkd_bench.report import BenchReport, Launch
 
@@ -57,6 +58,11 @@ def subject_text(report: BenchReport) -> str:
     """What was measured, in one line."""
     configuration, subject = report.configuration, report.subject
     manner = "calls back to back" if configuration.rate_hz is None else f"{configuration.rate_hz:g} calls per second"
+    taken = [
+        *([f"batches of {configuration.batch}"] if configuration.batch > 1 else []),
+        *([f"stream, hop {configuration.hop}"] if configuration.hop is not None else []),
+        *([f"times with jitter {configuration.jitter:g}"] if configuration.jitter is not None else []),
+    ]
     parts = [
         subject.bundle,
         subject.modality,
@@ -64,6 +70,7 @@ def subject_text(report: BenchReport) -> str:
         configuration.backend,
         plural(configuration.threads, "thread"),
         *([plural(configuration.clients, "client")] if configuration.clients > 1 else []),
+        *taken,
         manner,
     ]
     return " · ".join(parts)
@@ -77,6 +84,8 @@ def machine_text(report: BenchReport) -> str:
         plural(machine.usable_cores, "core"),
         *([f"governor {machine.governors[0]}"] if machine.governors else []),
         *([f"power mode {machine.power_mode}"] if machine.power_mode else []),
+        *([clocks_text(machine.clocks)] if machine.clocks else []),
+        *machine.gpus,
         *(["virtual machine"] if machine.virtual else []),
         *(["container"] if machine.container else []),
         machine.os,
@@ -84,6 +93,18 @@ def machine_text(report: BenchReport) -> str:
         *(f"{name} {version}" for name, version in machine.versions.items() if name in ("mmkd-edge", "onnxruntime")),
     ]
     return " · ".join(parts)
+
+
+def clocks_text(clocks: Clocks) -> str:
+    """Whether clocks are held.
+
+    >>> clocks_text(Clocks(source="kernel", moving=("cpu0 800 to 3000 MHz", "cpu1 800 to 3000 MHz")))
+    'clocks move (cpu0 800 to 3000 MHz and 1 more)'
+    """
+    if not clocks.moving:
+        return "clocks held"
+    more = f" and {len(clocks.moving) - 1} more" if len(clocks.moving) > 1 else ""
+    return f"clocks move ({clocks.moving[0]}{more})"
 
 
 def stability_lines(report: BenchReport) -> list[str]:
@@ -117,10 +138,29 @@ def fact_rows(report: BenchReport) -> list[tuple[str, str]]:
         ("throughput", f"{significant(result.throughput_hz)} predictions per second"),
         ("CPU", f"{result.cpu_share:.1%} of a core"),
         ("memory", f"{significant(result.rss_mb)} MB resident, peak {significant(result.rss_peak_mb)} MB"),
+        ("GPU memory", gpu_memory_text(report)),
         ("artifact", f"{size_text(subject.artifact_size_bytes)}, {subject.parameters:,} parameters"),
         ("energy", energy_text(report)),
     ]
-    return rows + _pace_rows(report)
+    return rows + _stream_rows(report) + _pace_rows(report)
+
+
+def gpu_memory_text(report: BenchReport) -> str:
+    """Memory on GPUs, or why there is none."""
+    result = report.result
+    if result.gpu_memory_mb is None:
+        return f"not measured: {result.gpu_note}" if result.gpu_note else "not measured"
+    return f"{significant(result.gpu_memory_mb)} MB"
+
+
+def _stream_rows(report: BenchReport) -> list[tuple[str, str]]:
+    """How much of a core the measured stream needs at the pace of its sensor."""
+    hop = report.configuration.hop
+    if hop is None:
+        return []
+    hops_hz = report.subject.rate_hz / hop
+    share = report.result.cpu_share / report.result.throughput_hz * hops_hz
+    return [("real time", f"{significant(hops_hz)} hops per second of one sensor, {share:.2%} of a core")]
 
 
 def _pace_rows(report: BenchReport) -> list[tuple[str, str]]:
@@ -223,13 +263,15 @@ def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]
     subject, configuration, result = report.subject, report.configuration, report.result
     names = [f"{quantile_name(quantile)}_us" for quantile in QUANTILES]
     header = [
-        *("bundle", "sha256", "modality", "backend", "precision", "threads", "clients", "rate_hz", "launch", "samples"),
-        *(*names, "max_us", "throughput_hz", "load_ms", "first_call_ms", "rss_mb"),
+        *("bundle", "sha256", "modality", "backend", "precision", "threads", "clients", "rate_hz", "batch", "hop"),
+        *("launch", "samples"),
+        *(*names, "max_us", "throughput_hz", "load_ms", "first_call_ms", "rss_mb", "gpu_memory_mb"),
         *(f"{stage.name}_us" for stage in result.stages),
     ]
     fixed = (
         *(subject.bundle, subject.sha256, subject.modality, configuration.backend, configuration.precision),
         *(configuration.threads, configuration.clients, configuration.rate_hz),
+        *(configuration.batch, configuration.hop),
     )
 
     def row(name: object, latency: LatencySummary, figures: Sequence[object]) -> Sequence[object]:
@@ -238,11 +280,18 @@ def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]
 
     def figures(found: Launch) -> Sequence[object]:
         stages = [stage.p50_us for stage in found.stages]
-        return (found.throughput_hz, found.load_ms, found.first_call_ms, found.rss_mb, *stages)
+        return (found.throughput_hz, found.load_ms, found.first_call_ms, found.rss_mb, found.gpu_memory_mb, *stages)
 
     rows = [row(number, one.latency, figures(one)) for number, one in enumerate(report.launches, start=1)]
     stages = [stage.p50_us for stage in result.stages]
-    together = (result.throughput_hz, result.load_ms, result.first_call_ms, result.rss_mb, *stages)
+    together = (
+        result.throughput_hz,
+        result.load_ms,
+        result.first_call_ms,
+        result.rss_mb,
+        result.gpu_memory_mb,
+        *stages,
+    )
     return header, [*rows, row("all", result.latency, together)]
 
 

@@ -18,7 +18,16 @@ from mmkd_bench.percentiles import summarise
 from mmkd_bench.report import STAGES, BenchReport, Configuration, Launch, Stage, Subject
 from mmkd_bench.timing import TimeWindow, WarmUp
 from mmkd_edge.bundle import Golden, golden_bytes, write_bundle
-from mmkd_edge.manifest import Artifact, FileEntry, Manifest, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.manifest import (
+    Artifact,
+    BatchRange,
+    FileEntry,
+    Manifest,
+    ModelEntry,
+    Parity,
+    graph_inputs,
+    graph_outputs,
+)
 from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
 
 SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
@@ -43,18 +52,18 @@ def _nodes(repeats: int) -> list[onnx.NodeProto]:
     ]
 
 
-def onnx_model(repeats: int = 1) -> bytes:
-    """A graph with the signature of a student; more `repeats` make it slower."""
+def onnx_model(repeats: int = 1, *, batch: bool = False) -> bytes:
+    """A graph with the signature of a student; more `repeats` make it slower, `batch` lets its batch vary."""
     random = np.random.default_rng(0)
     width = SAMPLES * CHANNELS
     square = random.standard_normal((width, width)).astype(np.float32) / np.float32(width**0.5)
     head = random.standard_normal((width, CLASSES)).astype(np.float32) / np.float32(width**0.5)
-    float32 = TensorProto.FLOAT
+    float32, first = TensorProto.FLOAT, "batch" if batch else 1
     graph = helper.make_graph(
         _nodes(repeats),
         "student",
-        [helper.make_tensor_value_info(name, float32, (1, SAMPLES, CHANNELS)) for name in ("acc", "acc_present")],
-        [helper.make_tensor_value_info(name, float32, (1, CLASSES)) for name in ("logits", "probabilities")],
+        [helper.make_tensor_value_info(name, float32, (first, SAMPLES, CHANNELS)) for name in ("acc", "acc_present")],
+        [helper.make_tensor_value_info(name, float32, (first, CLASSES)) for name in ("logits", "probabilities")],
         [numpy_helper.from_array(square, "square"), numpy_helper.from_array(head, "head")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -81,14 +90,16 @@ def _golden() -> Golden:
     )
 
 
-def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none", model: bytes | None = None) -> Path:
+def make_bundle(
+    path: Path, *, repeats: int = 1, normalise: Normalise = "none", model: bytes | None = None, batch: int | None = None
+) -> Path:
     """Write a bundle around a small graph. Its golden answers are not the graph's: nothing here asks for them."""
     modality = ModalitySpec(
         name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
     )
     task = TaskSpec(labels=("a", "b", "c", "d"))
     members = {
-        "student/model.fp32.onnx": model or onnx_model(repeats),
+        "student/model.fp32.onnx": model or onnx_model(repeats, batch=batch is not None),
         "student/golden.npz": golden_bytes(_golden()),
         "report.json": b"{}",
         "README.md": b"A small graph.\n",
@@ -117,6 +128,7 @@ def make_bundle(path: Path, *, repeats: int = 1, normalise: Normalise = "none", 
                 sha256=graph.sha256,
                 size_bytes=graph.size_bytes,
                 parity=parity,
+                batch=None if batch is None else BatchRange(minimum=1, optimum=batch, maximum=batch),
             ),
         ),
         golden=_file("student/golden.npz", members["student/golden.npz"]),

@@ -20,7 +20,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_light_load_is_carried(bundle: Path) -> None:
     lines: list[str] = []
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=3)
-    report = measure_load(Choice(bundle=str(bundle)), question, 4, progress=lines.append)
+    report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 4, progress=lines.append)
     assert lines == ["offering 4 streams for 0.3 s in up to 3 launches"]
     assert len(report.launches) == 2  # both carried it: the third could not change that
     assert report.at_answer is not None

@@ -288,7 +288,8 @@ def test_a_machine_without_sensors_says_what_it_lacks(tmp_path: Path, monkeypatc
     with pytest.raises(UnavailableError) as caught:
         find_sensor(tmp_path)
     assert str(caught.value) == (
-        "INA rails: none in sysfs; RAPL: no processor package in sysfs; tegrastats: not installed"
+        "INA rails: none in sysfs; tegrastats: not installed; RAPL: no processor package in sysfs; "
+        "GPU: nvidia-smi is not installed"
     )
 
 
@@ -300,3 +301,29 @@ def test_a_sensor_that_is_a_process_ends_with_its_block(tmp_path: Path, monkeypa
         assert sensor.name == "tegrastats VIN"
     with pytest.raises(ValueError, match="closed file"):
         sensor.read_mw()
+
+
+def _package(root: Path, energy_uj: int) -> Path:
+    """A processor package whose counter stands at `energy_uj`."""
+    zone = root / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "energy_uj").write_text(f"{energy_uj}\n")
+    return zone
+
+
+def test_processor_and_gpu_are_added_where_no_sensor_sees_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _package(tmp_path, 1_000_000)
+    script = [
+        'case "$1" in',
+        "  --query-gpu=power.draw) while true; do echo 69.50; sleep 0.02; done;;",
+        "  *) echo 'NVIDIA H100 80GB HBM3, 570.86.15, 81559';;",
+        "esac",
+    ]
+    _program(tmp_path / "bin", "nvidia-smi", script)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with power_sensor(tmp_path) as sensor:
+        assert sensor.name == "RAPL package-0 + NVIDIA H100 80GB HBM3 (nvidia-smi, without the processor)"
+        assert sensor.read_mw() == 69_500.0  # the package's counter stood still

@@ -18,7 +18,9 @@ from mmkd_edge.errors import BundleError, UsageError
 def run(bundle: Path) -> Run:
     lines: list[str] = []
     found = measure_bundle(
-        Choice(bundle=str(bundle)), Settings(launches=2, duration_s=0.4, energy=False), progress=lines.append
+        Choice(bundle=str(bundle), backend="ort"),
+        Settings(launches=2, duration_s=0.4, energy=False),
+        progress=lines.append,
     )
     assert lines == ["launch 1 of 2: warm-up, then 0.2 s", "launch 2 of 2: warm-up, then 0.2 s"]
     return found
