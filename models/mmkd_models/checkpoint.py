@@ -49,6 +49,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         score: of the kept weights on validation.
         best_step: when they were reached.
         teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
+        further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
         training: how.
         augment: how windows were varied.
         recipe: of the distillation; None where labels alone taught.
@@ -63,11 +64,18 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     score: float
     best_step: int
     teacher_sha256: str | None = None
+    further_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     training: TrainConfig
     augment: AugmentConfig
     recipe: Recipe | None = None
     curve: tuple[CurvePoint, ...] = ()
     versions: dict[str, str] = {}
+
+    @property
+    def teachers_sha256(self) -> tuple[str, ...]:
+        """Gives the hashes of all teachers, in their order."""
+        first = () if self.teacher_sha256 is None else (self.teacher_sha256,)
+        return first + (self.further_teachers_sha256 or ())
 
 
 class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,11 +166,11 @@ def read_student(path: Path) -> StudentCheckpoint:
         CheckpointError: the file is no student checkpoint, damaged, or made by a newer version.
     """
     tensors, raw = read_tensors(path, kind="student")
-    document = _decoded(raw, _StudentDocument, path)
-    state = _part(tensors, "student/")
-    carried = _part(tensors, "carried/")
-    _check_parts(tensors, ("student/", "carried/"), path)
-    _check_sizes((document.modality,), document.task, path)
+    document = decoded(raw, _StudentDocument, path)
+    state = part_named(tensors, "student/")
+    carried = part_named(tensors, "carried/")
+    check_parts(tensors, ("student/", "carried/"), path)
+    check_sizes((document.modality,), document.task, path)
     network = Student(document.modality, len(document.task.labels), document.config)
     same_tensors(network.state_dict(), state, path=path)
     return StudentCheckpoint(
@@ -191,10 +199,10 @@ def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
 def read_teacher(path: Path) -> TeacherCheckpoint:
     """Gives the teacher in the file; errors as `read_student`."""
     tensors, raw = read_tensors(path, kind="teacher")
-    document = _decoded(raw, _TeacherDocument, path)
-    state = _part(tensors, "teacher/")
-    _check_parts(tensors, ("teacher/",), path)
-    _check_sizes(document.modalities, document.task, path)
+    document = decoded(raw, _TeacherDocument, path)
+    state = part_named(tensors, "teacher/")
+    check_parts(tensors, ("teacher/",), path)
+    check_sizes(document.modalities, document.task, path)
     network = Teacher(document.modalities, len(document.task.labels), document.config)
     same_tensors(network.state_dict(), state, path=path)
     return TeacherCheckpoint(
@@ -245,11 +253,13 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Gives the tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> None:
+def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> None:
+    """Raises CheckpointError where a tensor of the file has none of these prefixes."""
     unknown = sorted(name for name in tensors if not name.startswith(prefixes))
     if unknown:
         raise CheckpointError(
@@ -257,7 +267,8 @@ def _check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path:
         )
 
 
-def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
+def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
+    """Raises CheckpointError where the metadata describe no network."""
     fit = all(m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf for m in modalities)
     if not modalities or not fit or len(task.labels) < 2:
         raise CheckpointError(
@@ -283,10 +294,15 @@ def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSp
     return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
 
 
-_Document = TypeVar("_Document", _StudentDocument, _TeacherDocument)
+_Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
-def _decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
+def decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
+    """Gives the metadata of a checkpoint.
+
+    Raises:
+        CheckpointError: they are damaged, altered, or of another version.
+    """
     try:
         found = parse_object(raw).get("format_version")
     except JsonError as error:

@@ -32,9 +32,11 @@ from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.folds import label_subset
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
+from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import scores_of
+from mmkd_models.teacher_set import OutOfFoldCheckpoint, TaughtBy
 from mmkd_models.train import Fit, Progress, TrainConfig, fit
 
 _LABELLED_SHARE = 0.25
@@ -45,11 +47,19 @@ OnStep = Callable[[Progress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """What a training sees: windows to learn from and to validate on, and whose they are."""
+    """What a training sees: windows to learn from and to validate on, and whose they are.
+
+    Attributes:
+        train: to learn from.
+        valid: to choose by.
+        sha256: of the dataset.
+        held_back: of cross-fitted teachers, the number of the part that `train` is without, and how many there are.
+    """
 
     train: Windows
     valid: Windows
     sha256: str
+    held_back: tuple[int, int] | None = None
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
         """Gives the same windows with these modalities only, in this order.
@@ -100,7 +110,7 @@ def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> Teache
         modalities=spec.modalities,
         task=spec.task,
         config=config,
-        facts=_facts(data, run, result, recipe=None, teacher_sha256=None),
+        facts=_facts(data, run, result, recipe=None),
         state=result.state,
     )
 
@@ -120,7 +130,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
     if result.scores.metric(run.train.metric) <= first.facts.score:
         return first
-    facts = _facts(data, run, result, recipe=None, teacher_sha256=None)
+    facts = _facts(data, run, result, recipe=None)
     return replace(first, facts=facts, state=result.state)
 
 
@@ -131,7 +141,7 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     learner = SupervisedLearner(student, modality=modality)
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
-    return _student_checkpoint(data, modality, config, run, result, recipe=None, teacher_sha256=None)
+    return _student_checkpoint(data, modality, config, run, result, recipe=None)
 
 
 def distil(
@@ -140,28 +150,80 @@ def distil(
     config: StudentConfig,
     run: Run,
     *,
-    teacher: TeacherCheckpoint,
+    teacher: TeacherCheckpoint | OutOfFoldCheckpoint,
     teacher_sha256: str,
     recipe: Recipe,
+    further: Sequence[TaughtBy] = (),
 ) -> StudentCheckpoint:
     """Trains a student of one modality with the teacher, on all windows, labelled or not.
 
+    With out-of-fold teachers a window is answered by the one that has not seen its group, and windows are mixed with
+    windows of the same part alone, so that it has seen neither of the two.
+
+    Args:
+        data: windows of the student's modality and the teachers'.
+        modality: the student's.
+        config: its size.
+        run: how it is trained.
+        teacher: what it learns from.
+        teacher_sha256: of the teacher's checkpoint.
+        recipe: what it learns; its members count the teachers from this one, which is 0.
+        further: more teachers.
+
     Raises:
-        UsageError: the teacher was trained for other modalities, labels or windows than `data` has.
+        UsageError: a teacher was trained for other modalities, labels or windows than `data` has, or is there twice.
     """
-    check_teacher(teacher, data.train)
+    teachers = (TaughtBy(checkpoint=teacher, sha256=teacher_sha256), *further)
+    _check_teachers(teachers, data.train)
     student = _new_student(data, modality, config, run)
-    learner = DistillLearner(student, teacher.network(), recipe, modality=modality, windows=len(data.train))
+    networks = [_network(one.checkpoint, data) for one in teachers]
+    learner = DistillLearner(student, networks, recipe, modality=modality, windows=len(data.train))
     origin = {
         "network": msgspec.to_builtins(config),
         "recipe": msgspec.to_builtins(recipe),
         "teacher": teacher_sha256,
+        **({"further": [one.sha256 for one in further]} if further else {}),
     }
-    result = _fit(learner, data, run, modality=modality, labelled_share=_labelled_share(recipe), origin=origin)
-    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teacher_sha256=teacher_sha256)
+    result = _fit(
+        learner,
+        data,
+        run,
+        modality=modality,
+        labelled_share=_labelled_share(recipe),
+        origin=origin,
+        part=_common_part(teachers, data),
+    )
+    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers)
 
 
-def check_teacher(teacher: TeacherCheckpoint, windows: Windows) -> None:
+def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
+    hashes = [one.sha256 for one in teachers]
+    for number, one in enumerate(teachers):
+        if hashes.index(one.sha256) < number:
+            raise UsageError(
+                f"distillation: expected each teacher once, got teacher {hashes.index(one.sha256)} again as {number}; "
+                "name it once"
+            )
+        who = "teacher" if len(teachers) == 1 else f"member {number}, a teacher"
+        check_fits(who, one.checkpoint.task, one.checkpoint.modalities, windows)
+
+
+def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> Teacher | OutOfFoldTeachers:
+    if isinstance(checkpoint, TeacherCheckpoint):
+        return checkpoint.network()
+    return checkpoint.teachers_of(data.train, dataset_sha256=data.sha256)
+
+
+def _common_part(teachers: Sequence[TaughtBy], data: TrainingData) -> NDArray[np.int64] | None:
+    """(N,) numbers of the windows' parts: those of one part share a part in all the out-of-fold teachers."""
+    sets = [one.checkpoint for one in teachers if isinstance(one.checkpoint, OutOfFoldCheckpoint)]
+    if not sets:
+        return None
+    columns = np.stack([one.part_of(data.train, dataset_sha256=data.sha256) for one in sets])  # (sets, N)
+    return np.unique(columns, axis=1, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
     """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
     check_fits("teacher", teacher.task, teacher.modalities, windows)
 
@@ -221,6 +283,7 @@ def _fit(
     modality: str | None,
     labelled_share: float,
     origin: Mapping[str, Any],
+    part: NDArray[np.int64] | None = None,
 ) -> Fit:
     """Trains; `origin` is what else decides the result, so that only the same training is resumed."""
     train = data.train
@@ -229,12 +292,20 @@ def _fit(
         if modality is not None:
             train = train.with_modalities((modality,))
     valid = data.valid if modality is None else data.valid.with_modalities((modality,))
-    source = BatchSource(train, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed)
+    source = BatchSource(
+        train,
+        run.augment,
+        batch=run.train.batch,
+        labelled_share=labelled_share,
+        seed=run.train.seed,
+        part=part,
+    )
     settings = {
         "dataset": data.sha256,
         "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
         "modality": modality,
         "augment": msgspec.to_builtins(run.augment),
+        **({} if data.held_back is None else {"held_back": data.held_back}),
         **origin,
     }
     return fit(
@@ -260,7 +331,10 @@ def _check_classes(data: TrainingData) -> None:
         )
 
 
-def _facts(data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, teacher_sha256: str | None) -> Facts:
+def _facts(
+    data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, teachers: Sequence[TaughtBy] = ()
+) -> Facts:
+    hashes = tuple(one.sha256 for one in teachers)
     spec = data.train.spec
     return Facts(
         dataset=spec.name,
@@ -269,7 +343,8 @@ def _facts(data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, 
         metric=run.train.metric,
         score=result.scores.metric(run.train.metric),
         best_step=result.best_step,
-        teacher_sha256=teacher_sha256,
+        teacher_sha256=hashes[0] if hashes else None,
+        further_teachers_sha256=hashes[1:] or msgspec.UNSET,
         training=run.train,
         augment=run.augment,
         recipe=recipe,
@@ -286,14 +361,14 @@ def _student_checkpoint(
     result: Fit,
     *,
     recipe: Recipe | None,
-    teacher_sha256: str | None,
+    teachers: Sequence[TaughtBy] = (),
 ) -> StudentCheckpoint:
     carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
     return StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=config,
-        facts=_facts(data, run, result, recipe=recipe, teacher_sha256=teacher_sha256),
+        facts=_facts(data, run, result, recipe=recipe, teachers=teachers),
         state=result.state,
         carried=carried,
     )

@@ -15,7 +15,7 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_edge.files import open_file, read_exactly, write_file
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
-_KINDS = ("student", "teacher", "resume")
+_KINDS = ("student", "teacher", "teacher-set", "resume")
 _CONTENT_KEY = "content_sha256"
 _LENGTH_BYTES = 8
 

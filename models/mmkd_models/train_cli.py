@@ -21,11 +21,11 @@ from mmkd_models.checkpoint import (
     Facts,
     StudentCheckpoint,
     file_sha256,
-    read_teacher,
     write_student,
     write_teacher,
 )
 from mmkd_models.config import choice, preset_named, student_config, student_like, teacher_config
+from mmkd_models.cross_fit import cross_fit
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.defaults import RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
@@ -44,6 +44,7 @@ from mmkd_models.jobs import (
 from mmkd_models.progress import training_bar
 from mmkd_models.recipe_text import chosen_recipe, terms_text
 from mmkd_models.resume import FILE_NAME
+from mmkd_models.teacher_set import OutOfFoldCheckpoint, TaughtBy, read_teachers, write_teacher_set
 from mmkd_models.train import Precision, TrainConfig
 
 _Data = Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")]
@@ -108,7 +109,10 @@ def _list_terms(wanted: bool) -> None:
 def teacher(
     data: _Data,
     output: _Output = Path("teacher.ckpt"),
-    modality: Annotated[list[str] | None, typer.Option(help="Use only these modalities (repeat); default all.")] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="Use only these modalities (repeat; one makes a unimodal teacher); default all."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = TEACHER_PRESET,
     self_training: Annotated[
         bool,
@@ -116,6 +120,15 @@ def teacher(
             "--self-training/--no-self-training", help="Let a second generation learn from unlabelled windows."
         ),
     ] = True,
+    out_of_fold: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Train K teachers into one file, each without one part of the groups of the training windows: in a "
+            "distillation every window is taught by the one that has not seen it. Takes K times as long.",
+            min=2,
+        ),
+    ] = None,
     label_share: _Share = 1.0,
     fold: _Fold = None,
     steps: _Steps = TEACHER_TRAIN.steps,
@@ -130,28 +143,38 @@ def teacher(
     resume: _Resume = False,
     json: _Json = False,
 ) -> None:
-    """Train a teacher on all modalities of a dataset."""
+    """Train a teacher on all modalities of a dataset, or on those that are named."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
     size = teacher_config(preset_named(preset, option="--preset"))
     if not practise_missing:
         size = msgspec.structs.replace(size, modality_dropout=0.0)
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
+    augment = _augment(practise_missing=practise_missing)
+    run = Run(train=train, augment=augment, run_dir=_run_dir(output), resume=resume)
+    following = _distill_command(output, data, training) + _same_windows(label_share=label_share, fold=fold, seed=seed)
+    if out_of_fold is not None:
+        teachers = cross_fit(
+            training,
+            size,
+            run,
+            count=out_of_fold,
+            self_training=self_training,
+            watch=lambda name: _training(name, output),
+        )
+        _write_teacher_set(output, teachers, following=following, json=json)
+        return
     with _training("teacher", output) as show:
-        augment = _augment(practise_missing=practise_missing)
-        run = Run(train=train, augment=augment, run_dir=_run_dir(output), resume=resume, on_step=show)
-        checkpoint = train_teacher(training, size, run)
+        checkpoint = train_teacher(training, size, replace(run, on_step=show))
     if self_training and bool((training.train.labels < 0).any()):
         with _training("teacher, second generation", output) as show:
-            second = replace(run, run_dir=_second_run_dir(output), on_step=show)
+            second = replace(run, run_dir=_run_dir(output) / "second", on_step=show)
             checkpoint = self_train(training, checkpoint, second)
     if not _is_first_process():
         return
     write_teacher(output, checkpoint)
     _finish(output)
     names = [spec.name for spec in checkpoint.modalities]
-    following = f"mmkd-distill {_quoted(output)} {_quoted(data)} --modality {names[0]} -o student.ckpt"
-    following += _same_windows(label_share=label_share, fold=fold, seed=seed)
     _report(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
 
 
@@ -188,9 +211,18 @@ def student(
     _write_student(output, checkpoint, json=json)
 
 
-@_distill.command(epilog="Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt")
+@_distill.command(
+    epilog="Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt. Several teachers as one: "
+    "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1"
+)
 def distill(
-    teacher: Annotated[Path, typer.Argument(help="Teacher checkpoint, from mmkd-train teacher.")],
+    teacher: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Teacher checkpoint, from mmkd-train teacher, or several: their answers are averaged, and terms that "
+            "look inside name one of them, member=0 for the first."
+        ),
+    ],
     data: _Data,
     modality: _Modality,
     output: _Output = Path("student.ckpt"),
@@ -213,7 +245,14 @@ def distill(
         str | None,
         typer.Option(
             help="How the student starts: fresh, or teacher (the weights of the teacher's own encoder, with --preset "
-            "teacher). Default: the recipe's."
+            "teacher; of several teachers the first one's). Default: the recipe's."
+        ),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            help="What is averaged of several teachers: probabilities (at the temperature of the term) or logits. "
+            "Default: the recipe's, else probabilities."
         ),
     ] = None,
     label_share: _Share = 1.0,
@@ -243,18 +282,20 @@ def distill(
     ] = False,
     json: _Json = False,
 ) -> None:
-    """Distil a teacher into a student of one modality; windows without labels (-1) teach too."""
+    """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
     named = None if preset == "teacher" else student_config(preset_named(preset, option="--preset"))
-    chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init)
-    taught_by = read_teacher(teacher)
-    size = named or student_like(taught_by.config)
-    _check_output(output, teacher=teacher)
+    chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
+    _check_output(output, teachers=teacher)
+    first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
+    size = named or student_like(first.checkpoint.config)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
-    check_teacher(taught_by, training.train)
+    for one in (first, *further):
+        check_teacher(one.checkpoint, training.train)
+    seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
     with _training(f"{modality} student", output) as show:
         checkpoint = distil(
-            training.for_pair([spec.name for spec in taught_by.modalities], modality),
+            training.for_pair(seen, modality),
             modality,
             size,
             _run(
@@ -265,11 +306,44 @@ def distill(
                 embed_windows=embed_windows,
                 on_step=show,
             ),
-            teacher=taught_by,
-            teacher_sha256=file_sha256(teacher),
+            teacher=first.checkpoint,
+            teacher_sha256=first.sha256,
             recipe=chosen,
+            further=further,
         )
     _write_student(output, checkpoint, json=json)
+
+
+def _distill_command(output: Path, data: Path, training: TrainingData) -> str:
+    name = training.train.spec.modalities[0].name
+    return f"mmkd-distill {_quoted(output)} {_quoted(data)} --modality {name} -o student.ckpt"
+
+
+def _write_teacher_set(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:
+    if not _is_first_process():
+        return
+    write_teacher_set(output, teachers)
+    _finish(output)
+    names = [spec.name for spec in teachers.modalities]
+    parameters = sum(parameter.numel() for network in teachers.networks() for parameter in network.parameters())
+    metric = teachers.facts[0].metric
+    if json:
+        summary = {
+            "checkpoint": str(output),
+            "modalities": names,
+            "parameters": parameters,
+            "out_of_fold_score": teachers.score,
+            "facts": teachers.facts,
+        }
+        print(_pretty(summary))
+        return
+    scores = " ".join(f"{facts.score:.3f}" for facts in teachers.facts)
+    print(f"modalities    {', '.join(names)}")
+    print(f"parameters    {parameters:,} in {len(teachers.facts)} teachers")
+    print(f"validation    {metric} {scores}")
+    print(f"out of fold   {metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it")
+    print(f"logs          tensorboard --logdir {_quoted(_run_dir(output))}")
+    print(f"wrote {output}; next: {following}")
 
 
 def _write_student(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
@@ -287,11 +361,11 @@ def _is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _check_output(output: Path, *, teacher: Path | None = None) -> None:
+def _check_output(output: Path, *, teachers: Sequence[Path] = ()) -> None:
     """Refuses, before anything is trained, an output that could not be written or would replace the teacher."""
     if output.is_dir():
         raise UsageError(f"--output {output}: expected the name of a checkpoint, got a directory; name a file in it")
-    if teacher is not None and output.exists() and output.samefile(teacher):
+    if any(output.exists() and teacher.exists() and output.samefile(teacher) for teacher in teachers):
         raise UsageError(
             f"--output {output}: expected another file than the teacher's, got the same; choose another name"
         )
@@ -304,7 +378,7 @@ def _training(title: str, output: Path) -> Iterator[OnStep]:
         with training_bar(title) as show:
             yield show
     except KeyboardInterrupt:
-        kept = any((folder / FILE_NAME).exists() for folder in _run_dirs(output))
+        kept = any(_states(output))
         sys.stderr.write("interrupted; the same command with --resume continues\n" if kept else "interrupted\n")
         raise
 
@@ -372,18 +446,15 @@ def _run_dir(output: Path) -> Path:
     return output.with_name(output.name + ".run")
 
 
-def _second_run_dir(output: Path) -> Path:
-    return _run_dir(output) / "second"
-
-
-def _run_dirs(output: Path) -> tuple[Path, Path]:
-    return _run_dir(output), _second_run_dir(output)
+def _states(output: Path) -> Iterator[Path]:
+    """Gives the resume states of all the trainings that make this checkpoint."""
+    return _run_dir(output).rglob(FILE_NAME)
 
 
 def _finish(output: Path) -> None:
-    """Drops the resume state of a finished training; its TensorBoard logs stay."""
-    for folder in _run_dirs(output):
-        (folder / FILE_NAME).unlink(missing_ok=True)
+    """Drops the resume states of finished trainings; their TensorBoard logs stay."""
+    for state in list(_states(output)):
+        state.unlink()
 
 
 def _quoted(path: Path) -> str:

@@ -64,6 +64,29 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> F
     return found
 
 
+def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
+    """Deals whole groups into parts, classes balanced as far as the groups allow: for cross-fitting.
+
+    Args:
+        windows: usually those to train on; folds of the dataset's own are not looked at.
+        parts: two or more.
+        seed: deals the groups.
+
+    Returns:
+        int64 (N,): the part of each window, from 0.
+
+    Raises:
+        UsageError: there are fewer groups than parts.
+    """
+    groups = len(np.unique(windows.groups))
+    if not 2 <= parts <= groups:
+        raise UsageError(
+            f"dataset {windows.spec.name!r}: expected 2 to {groups} parts of its {groups} groups of training windows,"
+            f" got {parts}; choose another number"
+        )
+    return _dealt(windows, seed=seed, folds=parts)
+
+
 def label_subset(labels: npt.NDArray[np.int64], *, share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Chooses the windows whose labels may be used, for "a tenth was labelled".
 
