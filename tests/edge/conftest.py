@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -151,6 +152,12 @@ class Kit:
     golden: Callable[..., Golden] = field(default=golden_windows)
     answer: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default=expected_answer)
     file_entry: Callable[[str, bytes], FileEntry] = field(default=file_entry)
+
+
+@pytest.fixture(autouse=True)
+def openvino_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is onnxruntime, which opens in milliseconds; the tests of OpenVINO put it back."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from mmkd_edge import UnavailableError
-from mmkd_edge.backends import artifact_formats, open_backend, resolve_backend
+from mmkd_edge.backends import artifact_formats, check_backend, open_backend
 
 
 def test_it_is_asked_for_by_name_and_runs_tflite_alone() -> None:
-    assert resolve_backend("litert") == "litert"
+    assert check_backend("litert") == "litert"
     assert artifact_formats("litert") == ("tflite",)
     assert artifact_formats("ort") == ("onnx",)
 

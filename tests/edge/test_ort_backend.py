@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import BackendError, UnavailableError, UsageError
-from mmkd_edge.backends import open_backend, resolve_backend
+from mmkd_edge.backends import SessionOptions, check_backend, open_backend
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.manifest import graph_inputs
 
@@ -182,10 +182,20 @@ def test_without_onnxruntime_the_extra_is_named() -> None:
     assert issubclass(UnavailableError, Exception)
 
 
-def test_auto_is_ort_and_others_are_unknown(kit: Any) -> None:
-    assert resolve_backend("auto") == "ort"
-    assert resolve_backend("ort") == "ort"
+def test_unknown_backends_are_named_with_those_there_are(kit: Any) -> None:
+    assert check_backend("ort") == "ort"
     with pytest.raises(UsageError) as caught:
-        resolve_backend("cuda")
-    assert str(caught.value) == "backend 'cuda' is unknown; expected 'auto', 'ort' or 'litert'"
+        check_backend("cuda")
+    assert str(caught.value) == "backend 'cuda' is unknown; expected 'auto', 'ort', 'openvino' or 'litert'"
     assert open_backend("ort", kit.model(kit.modality), threads=1).name == "ort"
+    with pytest.raises(UsageError) as caught:
+        open_backend("ort", kit.model(kit.modality), threads=1, bf16=True)
+    assert str(caught.value) == "backend 'ort' does not compute in 'bf16'; only 'openvino' does"
+
+
+def test_options_reach_the_session(kit: Any) -> None:
+    told = SessionOptions(graph="basic", owns_cores=True)
+    backend = open_backend("ort", kit.model(kit.modality), threads=2, options=told)
+    options = backend.session.get_session_options()  # type: ignore[attr-defined]
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"

@@ -171,6 +171,7 @@ def test_what_was_opened_can_be_read(kit: Any, bundle_path: Path, predictor: Edg
     assert info.labels == ("rest", "raise", "turn")
     assert (info.backend, info.precision, info.threads, info.parameters) == ("ort", "fp32", 1, 12)
     assert info.backend_version.startswith("onnxruntime ")
+    assert (info.reason, info.profile) == ("no profile of this bundle on this machine; onnxruntime is installed", "")
     assert (info.artifact, info.artifact_sha256) == ("acc/model.fp32.onnx", artifact.sha256)
     assert info.bundle == str(bundle_path)
     assert predictor.bundle is not None
@@ -198,7 +199,7 @@ def test_an_impossible_number_of_threads_is_refused(bundle_path: Path, threads: 
 
 def test_an_unknown_backend_is_refused(bundle_path: Path) -> None:
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, backend="cuda")) == (  # type: ignore[arg-type]
-        "backend 'cuda' is unknown; expected 'auto', 'ort' or 'litert'"
+        "backend 'cuda' is unknown; expected 'auto', 'ort', 'openvino' or 'litert'"
     )
 
 

@@ -1,0 +1,281 @@
+"""OpenVINO as a backend: what it answers, what it refuses, and what it must not do to the process around it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError, example_bundle
+from mmkd_edge.backends import open_backend
+from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.spec import TaskSpec
+
+pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
+
+from mmkd_edge.backends.openvino import OpenVinoBackend
+
+
+@pytest.fixture(autouse=True)
+def openvino_absent() -> None:
+    """It is present here."""
+
+
+@pytest.fixture(scope="module")
+def backend(kit: Any) -> Any:
+    opened = OpenVinoBackend(kit.model(kit.modality))
+    yield opened
+    opened.close()
+
+
+def feeds(kit: Any, *, seed: int = 0) -> dict[str, np.ndarray]:
+    shape = (1, *kit.modality.shape)
+    window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
+
+
+def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+    )
+
+
+def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: OpenVinoBackend) -> None:
+    kept = []
+    for seed in range(5):
+        given = feeds(kit, seed=seed)
+        logits, probabilities = backend.run(given)
+        expected_logits, expected_shares = kit.answer(given["acc"][0])
+        # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
+        np.testing.assert_allclose(logits[0], expected_logits, atol=2e-6)
+        np.testing.assert_allclose(probabilities[0], expected_shares, atol=2e-6)
+        kept.append((probabilities, probabilities.copy()))
+    assert all((answer == copy).all() for answer, copy in kept)
+
+
+def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: OpenVinoBackend) -> None:
+    assert backend.inputs == graph_inputs(kit.modality)
+    assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
+    assert (backend.name, backend.threads) == ("openvino", 1)
+    assert repr(backend) == f"OpenVinoBackend({backend.version}, threads=1)"
+
+
+def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, backend: OpenVinoBackend) -> None:
+    good = feeds(kit)
+    before = backend.run(good)[1]
+    wrong_shape = "input 'acc': expected float32 (1, 20, 3), got float32 "
+    for bad, reason in (
+        ({}, "expected the inputs acc, acc_present, got nothing"),
+        ({"acc": good["acc"]}, "expected the inputs acc, acc_present, got acc"),
+        ({**good, "acc": good["acc"][:, :5]}, f"{wrong_shape}(1, 5, 3)"),
+        ({**good, "acc": good["acc"][:, :1]}, f"{wrong_shape}(1, 1, 3)"),  # NumPy alone would repeat it
+        (
+            {**good, "acc": good["acc"].astype(np.float64)},
+            "input 'acc': expected float32 (1, 20, 3), got float64 (1, 20, 3)",
+        ),
+    ):
+        with pytest.raises(BackendError) as caught:
+            backend.run(bad)
+        assert str(caught.value) == f"backend 'openvino' ({backend.version}) failed to run: {reason}"
+        np.testing.assert_array_equal(backend.run(good)[1], before)
+
+
+def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: OpenVinoBackend) -> None:
+    # OpenVINO's own shared call gives most threads the answer of another one.
+    given = [feeds(kit, seed=seed) for seed in range(8)]
+    expected = [backend.run(one)[0] for one in given]
+    wrong: list[int] = []
+
+    def ask(number: int) -> None:
+        for _ in range(300):
+            if not np.array_equal(backend.run(given[number])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_closed_backend_says_so(kit: Any) -> None:
+    opened = OpenVinoBackend(kit.model(kit.modality))
+    opened.close()
+    opened.close()
+    with pytest.raises(BackendError) as caught:
+        opened.run(feeds(kit))
+    assert str(caught.value) == "backend 'openvino' is closed; open it again"
+
+
+@pytest.mark.parametrize("model", [b"", b"not a model", bytes(range(256)) * 4])
+def test_what_is_not_a_model_is_one_backend_error(backend: OpenVinoBackend, model: bytes) -> None:
+    with pytest.raises(BackendError) as caught:
+        OpenVinoBackend(model)
+    assert str(caught.value) == (
+        f"backend 'openvino' ({backend.version}) cannot open the artifact: "
+        "Unable to read the model. Please check if the model format is supported and model is correct."
+    )
+
+
+def test_weights_outside_the_verified_bytes_are_never_read(
+    kit: Any, backend: OpenVinoBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_from_string(kit.model(kit.modality))
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
+    onnx.external_data_helper.set_external_data(weights, "weights.bin")
+    onnx.save(model, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)  # from where OpenVINO would read them
+    with pytest.raises(BackendError) as caught:
+        OpenVinoBackend((tmp_path / "model.onnx").read_bytes())
+    assert str(caught.value) == (
+        f"backend 'openvino' ({backend.version}) cannot open the artifact: "
+        "its weights are in another file, which nothing verifies"
+    )
+
+
+def test_a_call_leaves_the_threads_cores_alone(kit: Any, backend: OpenVinoBackend) -> None:
+    # By default OpenVINO ties the calling thread to a core for the time of a call, however busy that core is.
+    compiled = backend._request.get_compiled_model()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+
+
+def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UnavailableError) as caught:
+        open_backend("openvino", b"", threads=1)
+    assert str(caught.value) == (
+        "backend 'openvino' needs openvino, which is not installed; install it with pip install 'mmkd-edge[openvino]'"
+    )
+
+
+def test_bf16_is_near_the_stored_answers_and_not_one_of_them() -> None:
+    path = example_bundle()
+    try:
+        opened = EdgePredictor.open(path, precision="bf16")
+    except UnavailableError as error:
+        assert str(error).endswith("this processor does not compute in bf16; ask for precision 'fp32'")
+        return
+    with opened, EdgePredictor.open(path, backend="openvino", precision="fp32") as exact:
+        assert (opened.info().backend, opened.info().precision) == ("openvino", "bf16")
+        assert opened.info().artifact == exact.info().artifact == "acc/model.fp32.onnx"
+        close, far = exact.selftest(), opened.selftest()
+        assert close.max_abs_error < 1e-4 < far.max_abs_error < far.tolerance
+
+
+def test_a_processor_without_bf16_is_named(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmkd_edge.backends.openvino as module
+
+    class Plain:
+        def get_property(self, *_: str) -> list[str]:
+            return ["FP32"]
+
+    monkeypatch.setattr(module, "_core", lambda _: Plain())
+    with pytest.raises(UnavailableError) as caught:
+        OpenVinoBackend(kit.model(kit.modality), bf16=True)
+    assert str(caught.value).startswith("backend 'openvino' (openvino ")
+    assert str(caught.value).endswith("): this processor does not compute in bf16; ask for precision 'fp32'")
+
+
+def test_other_backends_refuse_bf16() -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(example_bundle(), backend="ort", precision="bf16")
+    assert str(caught.value) == "backend 'ort' does not compute in 'bf16'; only 'openvino' does"
+
+
+INTERRUPTED = """
+import os, signal, sys
+import mmkd_edge.backends.openvino as module
+from mmkd_edge import Bundle, example_bundle
+from mmkd_edge.backends.openvino import OpenVinoBackend
+
+with Bundle.open(example_bundle()) as bundle:
+    model = bundle.read("acc/model.fp32.onnx")
+if sys.argv[1] == "several":
+    module._core = lambda process: module._openvino().Core()
+opened = [OpenVinoBackend(model) for _ in range(2)]
+while opened:
+    opened.pop(0).close()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_ends_a_process_that_closed_several_with_130() -> None:
+    assert in_a_process(INTERRUPTED, "one").returncode == 130
+
+
+def test_more_than_one_core_would_let_a_signal_end_the_process() -> None:
+    # Why there is one: with AMX each takes the thread's stack for signals along when it goes.
+    if "amx_tile" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("needs a processor with AMX")
+    assert in_a_process(INTERRUPTED, "several").returncode == -signal.SIGSEGV
+
+
+def test_a_child_after_a_fork_opens_its_own() -> None:
+    script = (
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"  # Python warns of a fork with threads
+        "from mmkd_edge import Bundle, EdgePredictor, example_bundle\n"
+        "path = example_bundle()\n"
+        "with Bundle.open(path) as bundle: window = bundle.golden('acc').windows[0]\n"
+        "before = EdgePredictor.open(path, backend='openvino')\n"
+        "mine = before.predict(window)\n"
+        "if os.fork() == 0:\n"
+        "    with EdgePredictor.open(path, backend='openvino') as predictor:\n"
+        "        theirs = predictor.predict(window)\n"
+        "    os._exit(0 if (theirs.probabilities == mine.probabilities).all() else 1)\n"
+        "_, status = os.wait()\n"
+        "sys.exit(os.waitstatus_to_exitcode(status))\n"
+    )
+    assert in_a_process(script).returncode == 0
+
+
+def test_nothing_is_sent_or_printed_and_no_folder_is_made(tmp_path: Path) -> None:
+    script = (
+        "import socket\n"
+        "def refuse(*_, **__): raise AssertionError('a socket was opened')\n"
+        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
+        "from mmkd_edge import EdgePredictor, example_bundle\n"
+        "EdgePredictor.open(example_bundle(), backend='openvino').close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []  # its telemetry keeps an identifier in ~/intel
+
+
+def test_a_trained_student_answers_as_in_onnxruntime() -> None:
+    with Bundle.open(example_bundle()) as bundle:
+        model, golden = bundle.read("acc/model.fp32.onnx"), bundle.golden("acc")
+    ours, reference = OpenVinoBackend(model), OrtBackend(model)
+    for window in golden.windows[:20]:
+        given = {
+            "acc": np.nan_to_num(window)[None],
+            "acc_present": np.isfinite(window).astype(np.float32)[None],
+        }
+        for answer, expected in zip(ours.run(given), reference.run(given), strict=True):
+            np.testing.assert_allclose(answer, expected, atol=golden.tolerance)
+    ours.close()
