@@ -25,7 +25,7 @@ from mmkd_edge.engine import Choice, Engine, Line, SelfTest, engine_of, open_lin
 from mmkd_edge.errors import BackendError, InputError, MmkdError, SensorError, UsageError
 from mmkd_edge.health import Health, Monitor
 from mmkd_edge.manifest import Artifact, ModelEntry
-from mmkd_edge.postprocess import Prediction, interpret, no_answer
+from mmkd_edge.postprocess import Prediction, interpret
 from mmkd_edge.preprocess import all_present, as_float32, check_window, prepare, select
 from mmkd_edge.profile import MAX_THREADS
 from mmkd_edge.reference import Reference
@@ -33,29 +33,21 @@ from mmkd_edge.sensors import Fault, Policy, SensorChecks, check_checks, check_p
 from mmkd_edge.setup import Asked
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream import Stream
+from mmkd_edge.terms import (
+    NO_TERMS,
+    NOT_ASKED,
+    Terms,
+    absent,
+    interpret_with,
+    standing_in,
+    unanswered,
+    withheld,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AnyReference = Reference | str | os.PathLike[str]
-_NOT_ASKED = "the deadline passed before the engine was asked"
-
-
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prediction is asked under, where it is more than the window.
-
-    Attributes:
-        fault: what is known against the window.
-        input_age_s: age of its newest sample.
-        deadline_s: a moment of `time.monotonic()`.
-    """
-
-    fault: Fault | None = None
-    input_age_s: float | None = None
-    deadline_s: float | None = None
-
-
-NO_TERMS = Terms()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,7 +488,7 @@ class EdgePredictor:
             found = {entry.modality.name: windows.get(entry.modality.name)}
             prediction = self._ask(number, found, terms)
             if prediction.index >= 0 or prediction.status == "stale":
-                return _after(silent, prediction)
+                return standing_in(silent, prediction)
             silent.append(prediction)
         return msgspec.structs.replace(silent[0], reason="; ".join(f"{p.modality}: {p.reason}" for p in silent))
 
@@ -510,24 +502,24 @@ class EdgePredictor:
         if engine.refusal:
             raise InputError(engine.refusal)
         if type(window) is dict and window.get(modality.name, window) is None:
-            return _absent(engine, terms)
+            return absent(engine, terms)
         array = check_window(window, modality)
         values, present = prepare(array, modality, engine.reference)
         if self._checks is not None or terms is not None:
             terms = self._examine(modality, array, present, terms or NO_TERMS)
             if terms.deadline_s is not None and time.monotonic() >= terms.deadline_s:
-                return _unanswered(engine, terms, Fault(status="stale", reason=_NOT_ASKED))
+                return unanswered(engine, terms, Fault(status="stale", reason=NOT_ASKED))
         try:
             _, probabilities = engine.backend.run({engine.values_name: values, engine.present_name: present})
         except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
             if self._recover(line, engine, error):
                 return self._ask(number, array, terms)
-            return _unanswered(engine, terms, Fault(status="invalid", reason=f"the engine failed: {error}"))
+            return unanswered(engine, terms, Fault(status="invalid", reason=f"the engine failed: {error}"))
         self._reopened = False
         if terms is None and present is all_present(modality.shape):
             prediction = interpret(probabilities, present, modality=modality, task=engine.task)
         else:
-            prediction = _interpret_with(terms or NO_TERMS, engine, probabilities, present=present, window=array)
+            prediction = interpret_with(terms or NO_TERMS, engine, probabilities, present=present, window=array)
         self._notes.append((engine.tally, prediction))
         if len(self._notes) >= self._notes_most:
             self._monitor.settle(engine.tally, values, present)
@@ -554,7 +546,7 @@ class EdgePredictor:
         if self._policy == "raise":
             message = f"modality {prediction.modality!r}: {prediction.status}: {prediction.reason}"
             raise SensorError(message, predictions=[prediction])
-        return _withheld(prediction)
+        return withheld(prediction)
 
     def _deliver_all(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """The same for those of one push; all are counted before the first is refused."""
@@ -679,62 +671,6 @@ class EdgePredictor:
             name: None if value is None else self._check_numbered(index, value, modalities[name])
             for name, value in windows.items()
         }
-
-
-def _interpret_with(
-    terms: Terms,
-    engine: Engine,
-    probabilities: NDArray[np.float32],
-    *,
-    present: NDArray[np.float32],
-    window: NDArray[np.float32],
-) -> Prediction:
-    fault = terms.fault
-    if terms.deadline_s is not None and time.monotonic() > terms.deadline_s:
-        fault = worse(Fault(status="stale", reason="the answer came after the deadline"), fault)
-    return interpret(
-        probabilities,
-        present,
-        modality=engine.modality,
-        task=engine.task,
-        window=window,
-        fault=fault,
-        input_age_s=terms.input_age_s,
-    )
-
-
-def _absent(engine: Engine, terms: Terms | None) -> Prediction:
-    fault = Fault(status="invalid", reason=f"modality {engine.modality.name!r} is absent")
-    age_s = None if terms is None else terms.input_age_s
-    return no_answer(fault, modality=engine.modality, task=engine.task, missing_share=1.0, input_age_s=age_s)
-
-
-def _unanswered(engine: Engine, terms: Terms | None, fault: Fault) -> Prediction:
-    known = terms or NO_TERMS
-    fault = worse(fault, known.fault) or fault
-    return no_answer(fault, modality=engine.modality, task=engine.task, input_age_s=known.input_age_s)
-
-
-def _after(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
-    """The answer of a student that is not the first: it says for whom it stands in."""
-    if not silent:
-        return prediction
-    before = "; ".join(f"{p.modality}: {p.reason}" for p in silent)
-    fault = Fault(status="degraded", reason=f"{prediction.modality!r} answers in place of {before}")
-    if prediction.status != "ok":
-        fault = worse(fault, Fault(status=prediction.status, reason=prediction.reason)) or fault
-    return msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
-
-
-def _withheld(prediction: Prediction) -> Prediction:
-    """The same finding without a class."""
-    return msgspec.structs.replace(
-        prediction,
-        label="",
-        index=-1,
-        probability=0.0,
-        probabilities=np.zeros_like(prediction.probabilities),
-    )
 
 
 def _contract(entry: ModelEntry) -> str:

@@ -1,0 +1,106 @@
+"""Predictions that are more than what a student said of a window: asked under terms, withheld, or given by a stand-in.
+
+Owns how faults, ages and deadlines become a prediction. Runs no engine and keeps no state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.engine import Engine
+from mmkd_edge.postprocess import Prediction, interpret, no_answer
+from mmkd_edge.sensors import Fault, worse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOT_ASKED = "the deadline passed before the engine was asked"
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prediction is asked under, where it is more than the window.
+
+    Attributes:
+        fault: what is known against the window.
+        input_age_s: age of its newest sample.
+        deadline_s: a moment of `time.monotonic()`.
+    """
+
+    fault: Fault | None = None
+    input_age_s: float | None = None
+    deadline_s: float | None = None
+
+
+NO_TERMS = Terms()
+
+
+def interpret_with(
+    terms: Terms,
+    engine: Engine,
+    probabilities: NDArray[np.float32],
+    *,
+    present: NDArray[np.float32],
+    window: NDArray[np.float32],
+) -> Prediction:
+    """The prediction for an answer under terms.
+
+    Args:
+        terms: what it was asked under.
+        engine: what answered.
+        probabilities: float32 (1, K).
+        present: float32 (1, T, C), what `prepare` gave.
+        window: (T, C) raw values.
+    """
+    fault = terms.fault
+    if terms.deadline_s is not None and time.monotonic() > terms.deadline_s:
+        fault = worse(Fault(status="stale", reason="the answer came after the deadline"), fault)
+    return interpret(
+        probabilities,
+        present,
+        modality=engine.modality,
+        task=engine.task,
+        window=window,
+        fault=fault,
+        input_age_s=terms.input_age_s,
+    )
+
+
+def absent(engine: Engine, terms: Terms | None) -> Prediction:
+    """The prediction where a modality was not given."""
+    fault = Fault(status="invalid", reason=f"modality {engine.modality.name!r} is absent")
+    age_s = None if terms is None else terms.input_age_s
+    return no_answer(fault, modality=engine.modality, task=engine.task, missing_share=1.0, input_age_s=age_s)
+
+
+def unanswered(engine: Engine, terms: Terms | None, fault: Fault) -> Prediction:
+    """The prediction where no engine answered, and why."""
+    known = terms or NO_TERMS
+    fault = worse(fault, known.fault) or fault
+    return no_answer(fault, modality=engine.modality, task=engine.task, input_age_s=known.input_age_s)
+
+
+def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
+    """The answer of a student that is not the first: it says for whom it stands in."""
+    if not silent:
+        return prediction
+    before = "; ".join(f"{p.modality}: {p.reason}" for p in silent)
+    fault = Fault(status="degraded", reason=f"{prediction.modality!r} answers in place of {before}")
+    if prediction.status != "ok":
+        fault = worse(fault, Fault(status=prediction.status, reason=prediction.reason)) or fault
+    return msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
+
+
+def withheld(prediction: Prediction) -> Prediction:
+    """The same finding without a class."""
+    return msgspec.structs.replace(
+        prediction,
+        label="",
+        index=-1,
+        probability=0.0,
+        probabilities=np.zeros_like(prediction.probabilities),
+    )
