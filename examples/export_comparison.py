@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import logging
 import tempfile
@@ -22,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends import Backend
+from mmkd_edge.backends.openvino import OpenVinoBackend
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us
-from mmkd_export.openvino import OpenVinoBackend, openvino_is_there
 from mmkd_export.parity import answers_from_backend
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
@@ -125,7 +126,7 @@ def print_table(
 
 def backends(models: dict[str, bytes]) -> Iterator[tuple[tuple[str, str], Backend]]:
     """Every model in every backend that opens it."""
-    kinds = {"ort": OrtBackend} | ({"openvino": OpenVinoBackend} if openvino_is_there() else {})
+    kinds = {"ort": OrtBackend} | ({"openvino": OpenVinoBackend} if importlib.util.find_spec("openvino") else {})
     for name, model in models.items():
         for kind, backend in kinds.items():
             with contextlib.suppress(BackendError):

@@ -15,6 +15,7 @@ import msgspec
 
 from mmkd_edge.backends import Backend
 from mmkd_edge.backends.litert import LitertBackend
+from mmkd_edge.backends.openvino import OpenVinoBackend
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import GateError
@@ -25,7 +26,6 @@ from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us, processor_name
 from mmkd_export.litert import tflite_from_checkpoint
 from mmkd_export.lower import LowerPrecisions, make_lower, too_slow, wanted_precisions
-from mmkd_export.openvino import OpenVinoBackend
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ArtifactReport, ExportReport, LeftOut, decode_report
 from mmkd_export.subject import Subject, require_windows, subject_from_bundle, subject_from_checkpoint

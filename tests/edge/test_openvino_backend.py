@@ -166,12 +166,12 @@ def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_bf16_is_near_the_stored_answers_and_not_one_of_them() -> None:
     path = example_bundle()
-    try:
-        opened = EdgePredictor.open(path, precision="bf16")
-    except UnavailableError as error:
-        assert str(error).endswith("this processor does not compute in bf16; ask for precision 'fp32'")
-        return
-    with opened, EdgePredictor.open(path, backend="openvino", precision="fp32") as exact:
+    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("needs a processor with BF16")
+    with (
+        EdgePredictor.open(path, precision="bf16") as opened,
+        EdgePredictor.open(path, backend="openvino", precision="fp32") as exact,
+    ):
         assert (opened.info().backend, opened.info().precision) == ("openvino", "bf16")
         assert opened.info().artifact == exact.info().artifact == "acc/model.fp32.onnx"
         close, far = exact.selftest(), opened.selftest()

@@ -1,0 +1,275 @@
+"""Profiles: what is taken from one, what is left alone and why, and what is chosen without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge import BackendError, EdgePredictor, UnavailableError, UsageError
+from mmkd_edge.backends import SessionOptions
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.machine import Machine, this_machine
+from mmkd_edge.profile import (
+    ExecutionProfile,
+    Trial,
+    best_trial,
+    decode_profile,
+    find_profile,
+    library_versions,
+    profile_path,
+    write_profile,
+)
+
+NO_PROFILE = "no profile of this bundle on this machine"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def trial(ratio: float = 1.0, **changes: Any) -> Trial:
+    fields: dict[str, Any] = {
+        "model": "acc",
+        "backend": "ort",
+        "precision": "fp32",
+        "threads": 1,
+        "p50_us": 80 * ratio,
+        "p99_us": 100 * ratio,
+        "ratio": ratio,
+        "calls": 1000,
+    }
+    return Trial(**{**fields, **changes})
+
+
+def profile_of(path: Path, *trials: Trial, **changes: Any) -> ExecutionProfile:
+    with Bundle.open(path) as bundle:
+        sha256 = bundle.sha256
+    fields: dict[str, Any] = {
+        "bundle_sha256": sha256,
+        "machine": this_machine(),
+        "created_utc": "2026-01-02T03:04:05+00:00",
+        "libraries": library_versions(("ort",)),
+        "trials": trials,
+    }
+    return ExecutionProfile(**{**fields, **changes})
+
+
+def opened(path: Path, **options: Any) -> tuple[str, str, int, str, str]:
+    with EdgePredictor.open(path, **options) as predictor:
+        info = predictor.info()
+        return info.backend, info.precision, info.threads, info.reason, info.profile
+
+
+# Which trial.
+
+
+def test_lower_precision_and_threads_must_be_worth_it() -> None:
+    plain = trial(1.0)
+    assert best_trial([plain, trial(0.92, precision="int8")], model="acc") == plain
+    assert best_trial([plain, trial(0.90, precision="int8")], model="acc") != plain
+    assert best_trial([plain, trial(0.92, threads=2)], model="acc") == plain
+    assert best_trial([plain, trial(0.90, threads=2)], model="acc") != plain
+    assert best_trial([plain, trial(0.98, options=SessionOptions(graph="basic"))], model="acc") == plain
+    assert best_trial([plain, trial(0.96, options=SessionOptions(graph="basic"))], model="acc") != plain
+    assert best_trial([plain, trial(0.99, backend="openvino")], model="acc") != plain
+
+
+def test_what_was_asked_for_is_kept() -> None:
+    trials = [trial(1.0), trial(0.5, backend="openvino"), trial(0.3, backend="openvino", precision="bf16")]
+    assert best_trial(trials, model="acc") == trials[2]
+    assert best_trial(trials, model="acc", precision="fp32") == trials[1]
+    assert best_trial(trials, model="acc", backend="ort") == trials[0]
+    assert best_trial(trials, model="acc", threads=2) is None
+    assert best_trial(trials, model="other") is None
+
+
+# The file.
+
+
+def test_a_profile_lies_in_the_users_cache_folder(bundle_path: Path, cache: Path) -> None:
+    profile = profile_of(bundle_path, trial())
+    path = write_profile(profile)
+    machine = this_machine().key
+    assert path == cache / "mmkd-edge" / "profiles" / f"{profile.bundle_sha256[:16]}-{machine}.json"
+    assert decode_profile(path.read_bytes()) == profile
+    assert find_profile(profile.bundle_sha256).profile == profile
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing half-written beside it
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = profile_path("ab" * 32, this_machine())
+    assert path.parent == tmp_path / ".cache" / "mmkd-edge" / "profiles"
+
+
+def test_a_folder_that_cannot_be_made_is_named(bundle_path: Path, cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(UsageError) as caught:
+        write_profile(profile_of(bundle_path, trial()))
+    folder = cache / "mmkd-edge" / "profiles"
+    assert str(caught.value) == (f"{folder}: cannot make this folder: not a directory; set XDG_CACHE_HOME to another")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda data: data[:-20], "not a JSON document: "),
+        (lambda data: data.replace(b'"threads": 1', b'"threads": 0'), "trials[0].threads: expected int >= 1"),
+        (lambda data: data.replace(b'"ort"', b'"cuda"'), "trials[0].backend: invalid enum value 'cuda'"),
+        (
+            lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'),
+            "format_version: expected 1, got 2",
+        ),
+        (lambda data: data + b" " * (1 << 20), "expected at most 1048576 bytes, got "),
+    ],
+)
+def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path: Path, change: Any, fault: str) -> None:
+    path = write_profile(profile_of(bundle_path, trial(threads=1)))
+    path.write_bytes(change(path.read_bytes()))
+    backend, _, _, reason, file = opened(bundle_path)
+    assert (backend, file) == ("ort", "")
+    assert reason.startswith(f"the profile {path} is damaged: {fault}")
+    assert reason.endswith("; run mmkd-bench tune again; onnxruntime is installed")
+
+
+# Opening with it.
+
+
+def test_open_takes_the_profiles_choice_and_says_so(bundle_path: Path) -> None:
+    path = write_profile(profile_of(bundle_path, trial(1.0), trial(0.5, threads=2)))
+    reason = "best of 2 measured on this machine by mmkd-bench tune (2026-01-02): 40 us"
+    assert opened(bundle_path) == ("ort", "fp32", 2, reason, str(path))
+    assert opened(bundle_path, backend="ort") == ("ort", "fp32", 2, reason, str(path))
+
+
+def test_the_options_of_the_trial_reach_the_engine(bundle_path: Path) -> None:
+    write_profile(profile_of(bundle_path, trial(options=SessionOptions(graph="basic"))))
+    with EdgePredictor.open(bundle_path) as predictor:
+        options = predictor.backend.session.get_session_options()  # type: ignore[attr-defined]
+        assert str(options.graph_optimization_level).endswith("ORT_ENABLE_BASIC")
+
+
+def test_what_is_named_is_not_overruled(bundle_path: Path) -> None:
+    path = write_profile(profile_of(bundle_path, trial(1.0), trial(0.5, threads=2)))
+    assert opened(bundle_path, threads=1)[2:] == (
+        1,
+        "best of 2 measured on this machine by mmkd-bench tune (2026-01-02): 80 us",
+        str(path),
+    )
+    assert opened(bundle_path, threads=3)[2:] == (
+        3,
+        "the profile has no measurement of what was asked for; run mmkd-bench tune again; onnxruntime is installed",
+        "",
+    )
+    assert opened(bundle_path, backend="ort", precision="fp32", threads=1) == ("ort", "fp32", 1, "as asked", "")
+
+
+def test_a_precision_that_the_bundle_lacks_is_never_chosen(bundle_path: Path) -> None:
+    write_profile(profile_of(bundle_path, trial(0.2, precision="int8"), trial(1.0)))
+    assert opened(bundle_path)[1] == "fp32"
+
+
+def test_a_profile_of_another_machine_is_ignored(bundle_path: Path) -> None:
+    other = Machine(cpu="A faster one", board=None, architecture="x86_64", cores=64)
+    path = write_profile(profile_of(bundle_path, trial(0.5, threads=2), machine=other))
+    described = "another machine, A faster one (x86_64), 64 cores; run mmkd-bench tune again here"
+    assert opened(bundle_path)[2:4] == (
+        1,
+        f"the profile of this bundle was measured on {described}; onnxruntime is installed",
+    )
+    path.rename(profile_path(profile_of(bundle_path).bundle_sha256, this_machine()))  # copied by hand
+    assert opened(bundle_path)[2:4] == (1, f"the profile was measured on {described}; onnxruntime is installed")
+
+
+def test_a_profile_of_another_bundle_is_ignored(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
+    path = write_profile(profile_of(bundle_path, trial(0.5, threads=2)))
+    other = kit.parts(kit.modality, name="other").write(tmp_path / "other.edge")
+    assert opened(other)[2:4] == (1, f"{NO_PROFILE}; onnxruntime is installed")
+    path.rename(profile_path(profile_of(other).bundle_sha256, this_machine()))
+    assert opened(other)[2:4] == (
+        1,
+        "the profile was measured of another bundle; run mmkd-bench tune again; onnxruntime is installed",
+    )
+
+
+def test_a_profile_of_another_engine_version_is_ignored(bundle_path: Path) -> None:
+    installed = library_versions(("ort",))["onnxruntime"]
+    write_profile(profile_of(bundle_path, trial(0.5, threads=2), libraries={"onnxruntime": "1.0.0"}))
+    assert opened(bundle_path)[2:4] == (
+        1,
+        (
+            f"the profile was measured with onnxruntime 1.0.0, which is {installed} now; run mmkd-bench tune again; "
+            "onnxruntime is installed"
+        ),
+    )
+    write_profile(profile_of(bundle_path, trial(0.5, threads=2), libraries={"no-such-engine": "1.0.0"}))
+    assert opened(bundle_path)[3].startswith(
+        "the profile was measured with no-such-engine 1.0.0, which is not installed any more; "
+    )
+
+
+def test_a_swap_follows_the_profile_of_the_new_bundle(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
+    parts = kit.parts(kit.modality)
+    renamed = msgspec.structs.replace(parts.manifest, model_id="tuned")
+    tuned = replace(parts, manifest=renamed).write(tmp_path / "tuned.edge")
+    write_profile(profile_of(tuned, trial(0.5, threads=2)))
+    with EdgePredictor.open(bundle_path) as predictor:
+        assert predictor.info().threads == 1
+        assert predictor.swap(tuned).threads == 2
+
+
+# Without it.
+
+
+def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle_path: Path) -> None:
+    write_profile(profile_of(bundle_path, trial(0.5, backend="openvino")))  # absent in these tests
+    backend, _, _, reason, file = opened(bundle_path)
+    assert (backend, file) == ("ort", "")
+    assert reason == (
+        "onnxruntime is installed; backend 'openvino' needs openvino, which is not installed; "
+        "install it with pip install 'mmkd-edge[openvino]'"
+    )
+
+
+def test_a_backend_that_was_asked_for_is_never_replaced(bundle_path: Path) -> None:
+    with pytest.raises(UnavailableError):
+        EdgePredictor.open(bundle_path, backend="openvino")
+    write_profile(profile_of(bundle_path, trial(0.5, backend="openvino"), trial(1.0)))
+    with pytest.raises(UnavailableError):
+        EdgePredictor.open(bundle_path, backend="openvino")
+
+
+def test_a_graph_that_no_backend_opens_is_the_last_ones_error(kit: Any, tmp_path: Path) -> None:
+    path = kit.parts(kit.modality, model=b"not a model").write(tmp_path / "bad.edge")
+    with pytest.raises(BackendError, match=r"^backend 'ort' "):
+        EdgePredictor.open(path)
+
+
+def test_an_unknown_precision_is_named(bundle_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(bundle_path, precision="fp8")  # type: ignore[arg-type]
+    assert str(caught.value) == ("precision 'fp8' is unknown; expected 'auto', 'fp32', 'fp16', 'int8' or 'bf16'")
+
+
+def test_without_a_profile_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:
+    if not library_versions(("openvino",)):
+        pytest.skip("needs pip install 'mmkd-edge[openvino]'")
+    script = (
+        "import sys; from mmkd_edge import EdgePredictor\n"
+        "with EdgePredictor.open(sys.argv[1]) as predictor:\n"
+        "    print(predictor.backend.name, '|', predictor.info().reason)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, bundle_path], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout == f"openvino | {NO_PROFILE}; openvino is installed\n"
