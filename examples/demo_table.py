@@ -54,13 +54,19 @@ def row(sensor: str, model: str, found: dict[str, Any], gain: str = " | ") -> st
     keys = ("accuracy", "balanced_accuracy", "macro_f1")
     if any(found.get(key) is None for key in keys):
         return f"| {sensor} | {model} | {found['reason']} | | | {gain} |"
-    figures = " | ".join(f"{100 * found[key]['mean']:.1f} ± {100 * found[key]['std']:.1f}" for key in keys)
-    return f"| {sensor} | {model} | {figures} | {gain} |"
+    return f"| {sensor} | {model} | {' | '.join(percent(found[key]) for key in keys)} | {gain} |"
+
+
+def percent(spread: dict[str, Any]) -> str:
+    """Give mean and standard deviation over the seeds, the mean alone where there was one seed."""
+    mean = f"{100 * spread['mean']:.1f}"
+    return mean if spread["std"] is None else f"{mean} ± {100 * spread['std']:.1f}"
 
 
 def points(gain: dict[str, Any]) -> str:
-    """Give a gain with its interval."""
-    return f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})"
+    """Give a gain with its interval, where there is one."""
+    interval = "" if gain["low"] is None else f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
+    return f"{gain['mean']:+.1f}{interval}"
 
 
 def recovered(share: float | None) -> str:
