@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "mmkd_export": {"mmkd_edge", "mmkd_models"},
 }
 # Joining the packages is the work of commands; they and these may import any of them, inside their functions.
-JOINERS = {"mmkd_bench/rivals.py"}
+JOINERS = {"mmkd_bench/rivals.py", "mmkd_bench/rival_files.py"}
 # What a module may import while it is being imported, the standard library and the project aside.
 AT_THE_TOP = {
     "mmkd_edge": {"numpy", "msgspec"},

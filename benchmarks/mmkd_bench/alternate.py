@@ -196,14 +196,22 @@ def open_session(model: bytes, *, threads: int) -> Any:
         raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot open the model: {text}") from error
 
 
-def _session_call(path: Path, *, threads: int) -> Callable[[], object]:
+def is_zip(path: Path, *, expected: str = "an ONNX model or a bundle") -> bool:
+    """Whether a file begins as a bundle does; its name does not matter.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            start = file.read(len(ZIP_START))
+            return file.read(len(ZIP_START)) == ZIP_START
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
-    model, feeds = _bundle_model(path) if start == ZIP_START else (path.read_bytes(), None)
+        raise UsageError(f"{path}: expected {expected}, cannot open it: {reason}") from error
+
+
+def _session_call(path: Path, *, threads: int) -> Callable[[], object]:
+    model, feeds = _bundle_model(path) if is_zip(path) else (path.read_bytes(), None)
     try:
         session = open_session(model, threads=threads)
     except BackendError as error:

@@ -5,6 +5,7 @@ Which rivals there are, and how each is opened, is in `rivals`.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
 from mmkd_bench.process import Progress, run_job, unheard
 from mmkd_bench.report import Subject
-from mmkd_bench.run import START_LIMIT_S
+from mmkd_bench.rival_files import make_rival_files
 from mmkd_edge.bundle import Bundle
 
 FORMAT_VERSION = 1
+START_LIMIT_S = 900.0
+"""How long a launch may take beyond its measured time: torch.compile alone takes a minute on a small processor."""
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +31,7 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         name: which.
         version: of its library; empty where it is not installed.
         reason: why it was not timed; empty where it was.
-        load_ms: from the model's bytes to an engine that can answer, in the first process.
+        load_ms: from the model's bytes to the first answer, compiling included, in the first process.
         max_abs_error: largest difference of an answer from plain ONNX Runtime's.
         p50_us: median latency; None where it was not timed.
         ratio: its latency over that of `predict`, repeat by repeat: below 1 it is faster.
@@ -92,21 +95,19 @@ def measure_rivals(
     with Bundle.open(bundle):
         pass  # verified before the first process starts
     machine = read_machine()
-    job = RivalsJob(
-        bundle=str(bundle),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        reference=None if reference is None else str(reference),
-        threads=threads,
-        repeats=REPEATS,
-        duration_s=duration_s / launches,
-    )
-    outcomes = []
-    for number in range(launches):
-        progress(f"launch {number + 1} of {launches}: all engines in turn for {job.duration_s:.3g} s")
-        ended = run_job(job, RivalsOutcome, limit_s=START_LIMIT_S + 10 * job.duration_s)
-        if ended.interrupted or ended.outcome is None:
-            raise KeyboardInterrupt
-        outcomes.append(ended.outcome)
+    with tempfile.TemporaryDirectory(prefix="mmkd-rivals-") as folder:
+        if checkpoint is not None:
+            make_rival_files(checkpoint, Path(folder), progress=progress)
+        job = RivalsJob(
+            bundle=str(bundle),
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            files=None if checkpoint is None else folder,
+            reference=None if reference is None else str(reference),
+            threads=threads,
+            repeats=REPEATS,
+            duration_s=duration_s / launches,
+        )
+        outcomes = [_launch(job, number, of=launches, progress=progress) for number in range(launches)]
     return RivalsReport(
         subject=outcomes[0].subject,
         threads=threads,
@@ -114,6 +115,14 @@ def measure_rivals(
         rivals=tuple(_rival(times, outcomes) for times in outcomes[0].rivals),
         machine=machine,
     )
+
+
+def _launch(job: RivalsJob, number: int, *, of: int, progress: Progress) -> RivalsOutcome:
+    progress(f"launch {number + 1} of {of}: all engines in turn for {job.duration_s:.3g} s")
+    ended = run_job(job, RivalsOutcome, limit_s=START_LIMIT_S + 10 * job.duration_s)
+    if ended.interrupted or ended.outcome is None:
+        raise KeyboardInterrupt
+    return ended.outcome
 
 
 def _rival(first: RivalTimes, outcomes: Sequence[RivalsOutcome]) -> Rival:

@@ -8,6 +8,8 @@ import msgspec
 
 from mmkd_bench.load import Level
 from mmkd_bench.report import Launch, Mode, Subject
+from mmkd_edge.profile import LeftOut, Trial
+from mmkd_edge.setup import Setup
 
 OUTCOME_FILE = "outcome.json"
 SAMPLES_FILE = "samples.npz"
@@ -168,6 +170,7 @@ class RivalsJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         bundle: its path.
         checkpoint: the student's checkpoint, for engines that need it; None leaves those out.
+        files: folder of what `rival_files` made of it.
         reference: the reference file of a modality that is normalised per group.
         threads: of every engine.
         repeats: how many medians are taken, one after another.
@@ -176,6 +179,7 @@ class RivalsJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     bundle: str
     checkpoint: str | None
+    files: str | None
     reference: str | None
     threads: int
     repeats: int
@@ -189,8 +193,8 @@ class RivalTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         name: which.
         version: of its library; empty where it is not installed.
         reason: why it was not timed; empty where it was.
-        load_ms: from the model's bytes to an engine that can answer, the import of its library included where nothing
-            needed it before; None for the runtime itself, whose start `mmkd-bench run` measures.
+        load_ms: from the model's bytes to the first answer, compiling included, and the import of its library where
+            nothing needed it before; None for the runtime itself, whose start `mmkd-bench run` measures.
         max_abs_error: largest difference of an answer from plain ONNX Runtime's; None where there is none to compare.
         p50_us: median latency, one entry per repeat; empty where it was not timed.
     """
@@ -237,6 +241,36 @@ class PairOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     count: int
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to run one student of a bundle."""
+
+    model: str
+    setup: Setup
+
+
+class TuneJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tune"):
+    """Every way to run the students of a bundle, called in turn in one process.
+
+    Attributes:
+        bundle: its path.
+        ways: the first of each student is what the others are compared with.
+        duration_s: measured time, over all students.
+        max_drop_points: percentage points of the task's metric that a lower precision may lose.
+    """
+
+    bundle: str
+    ways: tuple[Way, ...]
+    duration_s: float
+    max_drop_points: float
+
+
+class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was measured, and what a gate or an engine refused."""
+
+    trials: tuple[Trial, ...]
+    left_out: tuple[LeftOut, ...]
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why a measuring process has no outcome.
 
@@ -251,4 +285,4 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trace: str
 
 
-Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob
+Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob | TuneJob

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ import numpy as np
 
 from mmkd_bench.alternate import open_session, take_turns, turning
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
+from mmkd_bench.rival_files import EXECUTORCH_FILE, LITERT_FILE, NCNN_FILES, reason_for
 from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.predictor import EdgePredictor
@@ -99,7 +102,11 @@ def _entries(
     openers: tuple[tuple[str, Callable[[], _Opened]], ...] = (
         (PLAIN, lambda: _open_onnxruntime(model, names, threads=job.threads)),
         ("openvino", lambda: _open_openvino(model, names, threads=job.threads)),
-        ("torch eager", lambda: _open_torch(job.checkpoint, threads=job.threads)),
+        ("litert", lambda: _open_litert(_tflite(job, predictor), names, threads=job.threads)),
+        ("executorch", lambda: open_executorch(_file(job, "executorch", EXECUTORCH_FILE), threads=job.threads)),
+        ("ncnn", lambda: open_ncnn([_file(job, "ncnn", name) for name in NCNN_FILES], threads=job.threads)),
+        ("torch eager", lambda: _open_torch(job.checkpoint, threads=job.threads, compiled=False)),
+        ("torch.compile", lambda: _open_torch(job.checkpoint, threads=job.threads, compiled=True)),
     )
     expected: list[Answers] | None = None
     entries = [ours]
@@ -122,8 +129,9 @@ def _try(
     begin = time.perf_counter()
     try:
         opened = opener()
+        first = opened.run(*feeds[0])
         load_ms = (time.perf_counter() - begin) * 1e3
-        answers = [opened.run(values, present) for values, present in feeds]
+        answers = [first, *(opened.run(values, present) for values, present in feeds[1:])]
     except ImportError as error:
         return _absent(name, f"not installed: {error}"), []
     except MmkdError as error:
@@ -225,7 +233,99 @@ def _open_openvino(model: bytes, names: Sequence[str], *, threads: int) -> _Open
     return _Opened(run=run, version=openvino.__version__.partition("-")[0])
 
 
-def _open_torch(checkpoint: str | None, *, threads: int) -> _Opened:
+def _file(job: RivalsJob, kind: str, name: str) -> Path:
+    """A converted student.
+
+    Raises:
+        MmkdError: there is none; the message is the reason.
+    """
+    if job.files is None:
+        raise MmkdError("not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt")
+    reason = reason_for(Path(job.files), kind)
+    if reason:
+        raise MmkdError(reason)
+    return Path(job.files) / name
+
+
+def _tflite(job: RivalsJob, predictor: EdgePredictor) -> bytes:
+    """The student as a `.tflite` model: the bundle's own where it has one."""
+    assert predictor.bundle is not None
+    for artifact in predictor.entry.artifacts:
+        if artifact.format == "tflite" and artifact.precision == "fp32":
+            return predictor.bundle.read(artifact.file)
+    return _file(job, "litert", LITERT_FILE).read_bytes()
+
+
+def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> _Opened:
+    from mmkd_edge.backends.litert import LitertBackend
+
+    backend = LitertBackend(model, threads=threads)
+    values_name, present_name = names
+
+    def run(values: Array, present: Array) -> Answers:
+        """One invocation of the interpreter."""
+        return backend.run({values_name: values, present_name: present})
+
+    return _Opened(run=run, version=backend.version.partition(" ")[2])
+
+
+def open_executorch(path: Path, *, threads: int) -> _Opened:
+    """An ExecuTorch program."""
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime
+
+    _unsafe_reset_threadpool(threads)
+    # Method and program stay alive with the closure below: the engine keeps no reference of its own.
+    program = Runtime.get().load_program(path.read_bytes())
+    method = program.load_method("forward")
+    if method is None:
+        raise MmkdError("its program has no method 'forward'")
+
+    def run(values: Array, present: Array, *, _program: object = program) -> Answers:
+        """One execution; its outputs are copied, as the other engines give new arrays."""
+        logits, probabilities = method.execute([torch.from_numpy(values), _writable(torch, present)])
+        return logits.numpy().copy(), probabilities.numpy().copy()
+
+    return _Opened(run=run, version=metadata.version("executorch"))
+
+
+def _writable(torch: Any, array: Array) -> Any:
+    """A tensor over an array; torch warns of one that may not be written, which no engine here does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
+
+
+def open_ncnn(paths: Sequence[Path], *, threads: int) -> _Opened:
+    """An ncnn network: its parameters and its weights."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, option, False)
+    parameters, weights = paths
+    if net.load_param(str(parameters)) != 0 or net.load_model(str(weights)) != 0:
+        raise MmkdError("ncnn has no layer for part of this network, or cannot read what pnnx wrote")
+
+    def run(values: Array, present: Array) -> Answers:
+        """One extraction; ncnn takes no batch axis, and gives none."""
+        extractor = net.create_extractor()
+        extractor.input("in0", ncnn.Mat(values[0]))
+        extractor.input("in1", ncnn.Mat(present[0]))
+        answers = []
+        for name in ("out0", "out1"):
+            failed, answer = extractor.extract(name)
+            if failed:
+                raise MmkdError(f"ncnn could not compute {name}")
+            answers.append(np.array(answer, dtype=np.float32).reshape(1, -1))
+        return answers[0], answers[1]
+
+    return _Opened(run=run, version=metadata.version("ncnn"))
+
+
+def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> _Opened:
     if checkpoint is None:
         raise MmkdError("not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt")
     import torch
@@ -234,12 +334,14 @@ def _open_torch(checkpoint: str | None, *, threads: int) -> _Opened:
     from mmkd_models.networks.student import ExportStudent
 
     torch.set_num_threads(threads)
-    network = ExportStudent(read_student(Path(checkpoint)).network()).eval()
+    network: Any = ExportStudent(read_student(Path(checkpoint)).network()).eval()
+    if compiled:
+        network = torch.compile(network)
 
     def run(values: Array, present: Array) -> Answers:
-        """One forward pass without gradients."""
+        """One forward pass without gradients; the first of a compiled network compiles it."""
         with torch.inference_mode():
-            logits, probabilities = network(torch.from_numpy(values), torch.from_numpy(present))
+            logits, probabilities = network(torch.from_numpy(values), _writable(torch, present))
         return logits.numpy(), probabilities.numpy()
 
     return _Opened(run=run, version=str(torch.__version__))

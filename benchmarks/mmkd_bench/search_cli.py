@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from mmkd_bench import terminal
+from mmkd_bench.alternate import is_zip
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
 from mmkd_bench.contest import measure_rivals
 from mmkd_bench.judge import LAUNCHES
@@ -34,10 +39,12 @@ from mmkd_edge.errors import PerformanceError, UsageError
 
 
 def rivals(
-    bundle: BundleArgument,
+    student: Annotated[
+        Path, typer.Argument(metavar="STUDENT", help="The student's checkpoint, or its bundle with --checkpoint.")
+    ],
     *,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The student's checkpoint: adds torch.", show_default=False)
+        Path | None, typer.Option(help="Of a bundle the student's checkpoint: adds the engines that need it.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
     duration_s: DurationOption = 9.0,
@@ -46,19 +53,39 @@ def rivals(
     json: JsonOption = False,
 ) -> None:
     """Time the same weights through other engines, called in turn, answers compared first."""
-    report = measure_rivals(
-        bundle,
-        checkpoint=checkpoint,
-        reference=reference,
-        threads=threads,
-        launches=launches,
-        duration_s=duration_s,
-        progress=say,
-    )
+    with _bundle_of(student, checkpoint) as (bundle, weights):
+        report = measure_rivals(
+            bundle,
+            checkpoint=weights,
+            reference=reference,
+            threads=threads,
+            launches=launches,
+            duration_s=duration_s,
+            progress=say,
+        )
+    report = msgspec.structs.replace(report, subject=msgspec.structs.replace(report.subject, bundle=str(student)))
     if json:
         write(json_text(report))
     else:
         terminal.show(terminal.rivals_view(report))
+
+
+@contextmanager
+def _bundle_of(student: Path, checkpoint: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """The bundle to measure and the checkpoint beside it; a checkpoint is exported to a bundle that is then removed."""
+    if is_zip(student, expected="a student's checkpoint or a bundle"):
+        yield student, checkpoint
+        return
+    if checkpoint is not None:
+        raise UsageError(f"{student}: expected a bundle beside --checkpoint, got another file; give one of both")
+    from mmkd_export.plan import export_plan
+    from mmkd_export.run import export
+
+    with tempfile.TemporaryDirectory(prefix="mmkd-rivals-") as folder:
+        say("exporting the checkpoint to a bundle")
+        bundle = Path(folder) / "student.edge"
+        export(export_plan(student, output=bundle))
+        yield bundle, student
 
 
 def capacity(

@@ -11,6 +11,7 @@ import torch
 
 from mmkd_bench.contest import measure_rivals
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
+from mmkd_bench.rival_files import KINDS, comparisons_as_arithmetic, convert, make_rival_files, reason_for
 from mmkd_bench.rivals import time_rivals
 from mmkd_edge.errors import BundleError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -63,10 +64,11 @@ def student_bundle(student: Path, build_bundle: Callable[..., Path]) -> Path:
     return build_bundle(student.with_suffix(".edge"), model=onnx_from_student(read_student(student)))
 
 
-def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
+def _job(bundle: Path, checkpoint: Path | None = None, files: Path | None = None) -> RivalsJob:
     return RivalsJob(
         bundle=str(bundle),
         checkpoint=None if checkpoint is None else str(checkpoint),
+        files=None if files is None else str(files),
         reference=None,
         threads=1,
         repeats=2,
@@ -87,7 +89,16 @@ def _rival(outcome: RivalsOutcome, name: str) -> RivalTimes:
 def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
     outcome = _outcome(_job(bundle))
     names = [rival.name for rival in outcome.rivals]
-    assert names == ["mmkd-edge predict", "onnxruntime", "openvino", "torch eager"]
+    assert names == [
+        "mmkd-edge predict",
+        "onnxruntime",
+        "openvino",
+        "litert",
+        "executorch",
+        "ncnn",
+        "torch eager",
+        "torch.compile",
+    ]
     assert len(_rival(outcome, "mmkd-edge predict").p50_us) == 2
     assert len(_rival(outcome, "onnxruntime").p50_us) == 2
     assert all(bool(rival.p50_us) != bool(rival.reason) for rival in outcome.rivals)
@@ -100,8 +111,9 @@ def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch:
     assert rival.reason == "not installed: import of openvino halted; None in sys.modules"
 
 
-def test_torch_needs_the_checkpoint(bundle: Path) -> None:
-    rival = _rival(_outcome(_job(bundle)), "torch eager")
+@pytest.mark.parametrize("name", ["litert", "executorch", "ncnn", "torch eager", "torch.compile"])
+def test_engines_of_other_formats_need_the_checkpoint(bundle: Path, name: str) -> None:
+    rival = _rival(_outcome(_job(bundle)), name)
     assert rival.reason == "not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt"
 
 
@@ -127,6 +139,41 @@ def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) 
     path.write_bytes(b"no checkpoint")
     rival = _rival(_outcome(_job(bundle, path)), "torch eager")
     assert str(path) in rival.reason
+
+
+def test_a_converter_that_is_not_installed_leaves_its_reason(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("litert_torch", "executorch", "executorch.exir", "pnnx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for kind in KINDS:
+        convert(kind, student, tmp_path)
+        assert reason_for(tmp_path, kind).startswith("not installed: ")
+
+
+def test_a_reason_of_a_converter_is_that_of_its_engine(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "ncnn.reason").write_text("it has no layer for Tensor.reshape, which this network needs")
+    rival = _rival(_outcome(_job(bundle, files=tmp_path)), "ncnn")
+    assert rival.reason == "it has no layer for Tensor.reshape, which this network needs"
+
+
+def test_a_converter_that_crashes_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'layer Gru not exists or registered' >&2\n[ $3 = ncnn ] || kill -SEGV $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    lines: list[str] = []
+    make_rival_files(student, tmp_path, progress=lines.append)
+    assert lines == ["converting for litert", "converting for executorch", "converting for ncnn"]
+    assert reason_for(tmp_path, "litert") == "its converter ended with -11: layer Gru not exists or registered"
+    assert reason_for(tmp_path, "ncnn") == "it has no layer for Gru, which this network needs"
+
+
+def test_a_comparison_is_traced_as_arithmetic_with_the_same_result() -> None:
+    shares = torch.tensor([0.0, 1 / 200, 0.5, 1.0])
+    with comparisons_as_arithmetic():
+        found = (shares <= 0).to(shares.dtype)
+    assert found.tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_the_contest_gathers_processes(bundle: Path) -> None:
