@@ -256,7 +256,7 @@ def run_selftest(engine: Engine, bundle: Bundle) -> SelfTest:
         tolerance = max(tolerance, engine.artifact.parity.tolerance)
     if engine.setup is not None and engine.setup.precision == "bf16":
         tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
-    logits, probabilities = _answers(engine, golden.windows)
+    logits, probabilities = answers_of(engine, golden.windows)
     logit_errors = np.abs(logits - golden.logits).max(axis=1)  # (N,)
     errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities).max(axis=1))  # (N,)
     worst = int(errors.argmax())  # NaN counts as the largest
@@ -271,7 +271,8 @@ def run_selftest(engine: Engine, bundle: Bundle) -> SelfTest:
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
 
 
-def _answers(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def answers_of(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits and probabilities, each (N, K), for golden windows (N, T, C): raw, or z-scores of a per-group modality."""
     answers = []
     for window in windows:
         values, present = prepare(window, engine.modality)

@@ -26,16 +26,19 @@ from mmkd_bench.jobs import (
     RivalsOutcome,
     RunJob,
     RunOutcome,
+    TuneJob,
+    TuneOutcome,
 )
 from mmkd_bench.launch import measure_launch
 from mmkd_bench.rivals import time_rivals
 from mmkd_bench.serve import serve_load
+from mmkd_bench.trials import measure_trials
 from mmkd_edge.errors import MmkdError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Found = tuple[RunOutcome | PairOutcome | LoadOutcome | RivalsOutcome, dict[str, NDArray[np.int64]]]
+    Found = tuple[RunOutcome | PairOutcome | LoadOutcome | RivalsOutcome | TuneOutcome, dict[str, NDArray[np.int64]]]
 
 
 def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
@@ -66,11 +69,15 @@ def _find(job: Job, import_ms: float, stop: Event) -> Found | None:
     return None if found is None else (found, {})
 
 
-def _without_samples(job: PairJob | OverheadJob | RivalsJob, stop: Event) -> PairOutcome | RivalsOutcome | None:
+def _without_samples(
+    job: PairJob | OverheadJob | RivalsJob | TuneJob, stop: Event
+) -> PairOutcome | RivalsOutcome | TuneOutcome | None:
     if isinstance(job, PairJob):
         return alternate_models(job, stop=stop)
     if isinstance(job, OverheadJob):
         return alternate_predict(job, stop=stop)
+    if isinstance(job, TuneJob):
+        return measure_trials(job, stop=stop)
     return time_rivals(job, stop=stop)
 
 

@@ -20,6 +20,7 @@ from mmkd_bench.text import (
     stability_lines,
     subject_text,
 )
+from mmkd_edge.profile import best_trial
 
 if TYPE_CHECKING:
     from mmkd_bench.capacity import CapacityReport
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmkd_bench.paired import OverheadReport, PairReport, Spread
     from mmkd_bench.plan import PlanReport
     from mmkd_bench.report import BenchReport
+    from mmkd_edge.profile import ExecutionProfile, Trial
 
 BAR_CELLS = 30
 
@@ -180,6 +182,42 @@ def plan_view(report: PlanReport) -> RenderableType:
         Text(f"serial share {report.serial_share:.3f}; the model's error at the largest measured count: {error}"),
         *(_line(f"beside it: {sentence}", "yellow") for sentence in report.disturbances),
         _line("more cores of this kind at this clock, and nothing else on them", "dim"),
+    )
+
+
+def profile_view(profile: ExecutionProfile) -> RenderableType:
+    """Every way to run each student, the one that `open` takes in the first row, and what was left out."""
+    parts: list[RenderableType] = [Text(str(profile.machine), style="bold")]
+    for model in dict.fromkeys(trial.model for trial in profile.trials):
+        trials = [trial for trial in profile.trials if trial.model == model]
+        best = best_trial(trials, model=model)
+        ranked = sorted(trials, key=lambda trial: (trial is not best, trial.ratio))
+        header = (model, "precision", "threads", "options", "p50", "p99", "times as fast")
+        parts += [Text(), _table(header, map(_trial_row, ranked), left=(0, 1, 3))]
+    for one in profile.left_out:
+        parts.append(_line(f"left out: {one.model} in {one.backend} {one.precision}: {one.reason}", "yellow"))
+    first = profile.trials[0]
+    parts += [
+        Text(),
+        _line(
+            f"compared with {first.backend} {first.precision}; EdgePredictor.open takes the first row of a table "
+            "(lower precision and more threads have to be 1.1 times as fast)"
+        ),
+    ]
+    return Group(*parts)
+
+
+def _trial_row(trial: Trial) -> tuple[str, ...]:
+    options = [f"graph={trial.options.graph}"] if trial.options.graph != "all" else []
+    options += ["owns cores"] if trial.options.owns_cores else []
+    return (
+        trial.backend,
+        trial.precision,
+        str(trial.threads),
+        ", ".join(options),
+        duration_text(trial.p50_us),
+        duration_text(trial.p99_us),
+        significant(1 / trial.ratio),
     )
 
 

@@ -1,0 +1,162 @@
+"""Which way to run a bundle is best on this machine: what `mmkd-bench tune` does.
+
+Owns which ways are tried. How they are measured is in `trials`; what is kept, and what `EdgePredictor.open` takes from
+it, is in `mmkd_edge.profile`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from mmkd_bench.jobs import TuneJob, TuneOutcome, Way
+from mmkd_bench.process import Progress, run_job, unheard
+from mmkd_bench.run import START_LIMIT_S
+from mmkd_edge.backends import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, library_of
+from mmkd_edge.bundle import Bundle, choose_artifact
+from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.machine import this_machine, usable_cores
+from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.profile import MAX_THREADS, ExecutionProfile, LeftOut, library_versions
+from mmkd_edge.setup import Setup
+
+MOST_THREADS = 8
+OPEN_LIMIT_S = 10.0
+"""How long one way may take to open and to pass its gates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """How to look.
+
+    Attributes:
+        duration_s: measured time, over all ways.
+        threads: numbers of threads to try; None is 1, 2, 4, 8 up to the usable cores.
+        max_drop_points: percentage points of the task's metric that a lower precision may lose.
+        owns_cores: also try threads that spin or stay on one core, which only pays where nothing else runs.
+    """
+
+    duration_s: float = 40.0
+    threads: tuple[int, ...] | None = None
+    max_drop_points: float = 0.5
+    owns_cores: bool = False
+
+
+def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unheard) -> ExecutionProfile:
+    """Measure every way to run the students of a bundle here. Writes nothing.
+
+    Raises:
+        UsageError: a setting makes no sense.
+        BackendError: a student cannot be run in any way; the message has the reasons.
+        MmkdError: the bundle cannot be opened.
+        KeyboardInterrupt: Ctrl-C came before all was measured.
+    """
+    _check(settings)
+    with Bundle.open(path) as bundle:
+        sha256, entries = bundle.sha256, bundle.manifest.models
+    ways: list[Way] = []
+    left_out: list[LeftOut] = []
+    for entry in entries:
+        left_out += _absent(entry)
+        ways += ways_to_try(entry, settings)
+    progress(f"{len(ways)} ways to run it, in turn for {settings.duration_s:.3g} s")
+    job = TuneJob(
+        bundle=str(path),
+        ways=tuple(ways),
+        duration_s=settings.duration_s,
+        max_drop_points=settings.max_drop_points,
+    )
+    limit_s = START_LIMIT_S + OPEN_LIMIT_S * len(ways) + 10 * settings.duration_s
+    ended = run_job(job, TuneOutcome, limit_s=limit_s)
+    if ended.interrupted or ended.outcome is None:
+        raise KeyboardInterrupt
+    outcome = ended.outcome
+    left_out += outcome.left_out
+    _require_trials(path, entries, outcome, left_out)
+    used = sorted({trial.backend for trial in outcome.trials})
+    return ExecutionProfile(
+        bundle_sha256=sha256,
+        machine=this_machine(),
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        libraries=library_versions(used),
+        trials=outcome.trials,
+        left_out=tuple(left_out),
+    )
+
+
+def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[Way]:
+    """Every way to run a student with what is installed; the first is what the others are compared with."""
+    threads = settings.threads or _thread_counts()
+    return [
+        Way(model=entry.name, setup=setup)
+        for backend in BACKENDS
+        if _is_installed(backend)
+        for setup in _setups(entry, backend, threads, owns_cores=settings.owns_cores)
+    ]
+
+
+def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, owns_cores: bool) -> Iterator[Setup]:
+    for precision in RUN_PRECISIONS:
+        if precision == "fp16" and backend == "openvino":
+            continue  # it computes FP16 artifacts in float32, with rounded weights and no gain
+        try:
+            choose_artifact(entry, precision, backend)
+        except UsageError:
+            continue
+        for count in threads:
+            for options in _options(backend, count, owns_cores=owns_cores):
+                yield Setup(backend=backend, precision=precision, threads=count, options=options, reason="tried")
+
+
+def _options(backend: BackendName, threads: int, *, owns_cores: bool) -> Iterator[SessionOptions]:
+    yield DEFAULT_OPTIONS
+    if backend == "ort" and threads == 1:
+        yield SessionOptions(graph="basic")
+    if owns_cores and (backend == "openvino" or (backend == "ort" and threads > 1)):
+        yield SessionOptions(owns_cores=True)
+
+
+def _thread_counts() -> tuple[int, ...]:
+    most = min(usable_cores(), MOST_THREADS)
+    return tuple(count for count in (1, 2, 4, 8) if count <= most)
+
+
+def _absent(entry: ModelEntry) -> list[LeftOut]:
+    return [
+        LeftOut(
+            model=entry.name,
+            backend=backend,
+            precision="fp32",
+            reason=f"{library_of(backend)[1]} is not installed; pip install 'mmkd-edge[{backend}]'",
+        )
+        for backend in BACKENDS
+        if not _is_installed(backend)
+    ]
+
+
+def _is_installed(backend: BackendName) -> bool:
+    return importlib.util.find_spec(library_of(backend)[0]) is not None
+
+
+def _check(settings: TuneSettings) -> None:
+    if not 0 < settings.duration_s <= 3600:
+        raise UsageError(f"duration-s: expected seconds above 0 and up to 3600, got {settings.duration_s:g}")
+    if not 0 <= settings.max_drop_points <= 100:
+        raise UsageError(f"max-drop-points: expected 0 to 100, got {settings.max_drop_points:g}")
+    if settings.threads is not None and not all(1 <= count <= MAX_THREADS for count in settings.threads):
+        listed = ", ".join(map(str, settings.threads))
+        raise UsageError(f"threads: expected whole numbers from 1 to {MAX_THREADS}, got {listed}")
+
+
+def _require_trials(
+    path: Path, entries: Sequence[ModelEntry], outcome: TuneOutcome, left_out: Sequence[LeftOut]
+) -> None:
+    for entry in entries:
+        if not any(trial.model == entry.name for trial in outcome.trials):
+            reasons = "; ".join(
+                f"{one.backend} {one.precision}: {one.reason}" for one in left_out if one.model == entry.name
+            )
+            raise BackendError(f"{path}: model {entry.name!r} cannot be run in any way here: {reasons}")
