@@ -110,9 +110,28 @@ def _decode(file: Path) -> DatasetSpec:
                 f"{file}: expected format_version {FORMAT_VERSION}, got {bytes(version).decode()};"
                 " use the mmkd-edge that wrote it, or a newer one"
             )
+        _check_task(file, content)
         return msgspec.json.decode(content, type=DatasetSpec)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
+
+
+class _Kind(msgspec.Struct):
+    kind: str = "classification"
+
+
+class _Task(msgspec.Struct):
+    task: _Kind | None = None
+
+
+def _check_task(file: Path, content: bytes) -> None:
+    """Says of tasks that people have and that cannot be trained what can be done."""
+    task = msgspec.json.decode(content, type=_Task).task
+    if task is not None and task.kind in ("multi-label", "multilabel", "regression"):
+        raise DatasetError(
+            f"{file}: 'task.kind': expected 'classification', got {task.kind!r}, which datasets cannot have yet; "
+            "make classes of it, or train in a loop of your own with mmkd_models.losses.multilabel or regression"
+        )
 
 
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:

@@ -43,14 +43,14 @@ def dist_loss(
     total = student.sum() * 0.0  # so that a batch without anything to correlate still has a gradient, of zeros
     if student.shape[-1] > 2:
         even = torch.ones_like(student)
-        total = total + beta * weighted_mean(1 - _correlation(student, teacher, even), trust)
+        total = total + beta * weighted_mean(1 - weighted_correlation(student, teacher, even), trust)
     if int((trust > 0).sum()) > 1:
-        columns = _correlation(student.T, teacher.T, trust.expand(student.shape[-1], -1))
+        columns = weighted_correlation(student.T, teacher.T, trust.expand(student.shape[-1], -1))
         total = total + gamma * (1 - columns).mean()
     return total * temperature**2
 
 
-def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+def weighted_correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Weighted Pearson correlation of the rows of (N, M) tensors, (N,)."""
     share = weight / weight.sum(-1, keepdim=True)
     a = a - (share * a).sum(-1, keepdim=True)

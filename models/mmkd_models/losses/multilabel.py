@@ -1,0 +1,45 @@
+"""Several labels at once: each label is a question of its own, answered by the sigmoid of its own logit.
+
+Source: Yang, Xie, Zong, Feng, Niu, Sugiyama, Huang, "Multi-Label Knowledge Distillation", ICCV 2023, section 3.2: the
+K labels are taken as K binary problems, and each one's Bernoulli distribution is distilled (one versus all). A softmax
+over labels that may hold together would make them compete. The temperature is that of Hinton, Vinyals, Dean, 2015.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkd_models.losses.weighting import weighted_mean
+
+
+def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Gives the binary cross-entropy of each label, mean over the labels, then over the rows that count, in float32.
+
+    Args:
+        logits: (B, K).
+        targets: (B, K) from 0 to 1: the labels, mixed ones included.
+        weight: (B,) 1 for labelled rows, 0 for the others.
+    """
+    rows = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+    return weighted_mean(rows.mean(-1), weight)
+
+
+def multilabel_kl_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, weight: Tensor | None = None
+) -> Tensor:
+    """Gives T^2 KL(Bernoulli(sigmoid(teacher / T)) || Bernoulli(sigmoid(student / T))), mean over labels and batch.
+
+    Its gradient is that of the binary cross-entropy against the teacher's probabilities; unlike that it is 0 where both
+    agree. One label alone is enough.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K); no gradient flows into it.
+        temperature: T > 0.
+        weight: (B,) trust in each row; rows of weight 0 teach nothing.
+    """
+    ours, theirs = student_logits.float() / temperature, teacher_logits.detach().float() / temperature
+    yes = theirs.sigmoid() * (F.logsigmoid(theirs) - F.logsigmoid(ours))
+    no = (-theirs).sigmoid() * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
+    return weighted_mean((yes + no).mean(-1), weight) * temperature**2
