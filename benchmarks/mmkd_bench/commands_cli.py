@@ -26,6 +26,8 @@ from mmkd_bench.options_cli import (
     text_or_none,
     write,
 )
+from mmkd_bench.page_cli import page as show_page
+from mmkd_bench.page_cli import require_page, write_page_of
 from mmkd_bench.paired import OverheadReport, measure_overhead, measure_pair
 from mmkd_bench.report import BenchReport, encode_report, read_report, write_report
 from mmkd_bench.run import Settings, measure_bundle, write_samples
@@ -47,6 +49,7 @@ def make_app() -> typer.Typer:
     )
     app.command("run")(run)
     app.command("compare")(compare)
+    app.command("page")(show_page)
     app.command("pair")(pair)
     app.command("overhead")(overhead)
     app.command("rivals")(rivals)
@@ -92,10 +95,16 @@ def run(
     samples: Annotated[
         Path | None, typer.Option(help="Also write the raw samples, as .npz.", show_default=False)
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE.html", help="Also write the report as one self-contained page."),
+    ] = None,
     form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """Measure latency end to end and by stage, load time, memory and steadiness."""
+    if page is not None:
+        require_page(page)
     choice = Choice(
         bundle=str(bundle),
         backend=backend,
@@ -120,11 +129,13 @@ def run(
         write_report(output, found.report)
     if samples is not None:
         write_samples(samples, found.samples)
+    if page is not None:
+        write_page_of([found.report], page)
     _print_report(found.report, Form.json if json else form)
     if found.interrupted:
         say("the report holds what was measured until then")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
-    say(_last_line(bundle, output, samples))
+    say(_last_line(bundle, output, samples, page))
 
 
 def _hop(bundle: Path, *, stream: bool, hop: int | None) -> int | None:
@@ -221,8 +232,8 @@ def _print_report(report: BenchReport, form: Form) -> None:
         terminal.show(terminal.report_view(report))
 
 
-def _last_line(bundle: Path, output: Path | None, samples: Path | None) -> str:
+def _last_line(bundle: Path, output: Path | None, samples: Path | None, page: Path | None) -> str:
     """What was written, and the next command."""
-    written = " and ".join(str(path) for path in (output, samples) if path is not None)
+    written = " and ".join(str(path) for path in (output, samples, page) if path is not None)
     following = f"mmkd-bench run {bundle} -o base.json" if output is None else f"mmkd-bench compare {output} NEW.json"
     return (f"wrote {written}; " if written else "") + f"next: {following}"

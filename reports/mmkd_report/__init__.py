@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkd_report.bench import render_bench
 from mmkd_report.demo import render_demo
 from mmkd_report.errors import DocumentError, PageError, ReportError
 from mmkd_report.evaluation import render_evaluation
@@ -13,6 +14,7 @@ __all__ = [
     "DocumentError",
     "PageError",
     "ReportError",
+    "render_bench",
     "render_demo",
     "render_evaluation",
     "render_export",

@@ -1,0 +1,288 @@
+"""The benchmark page: its answer in words, its figures and tables, its safety and its size."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from mmkd_report import DocumentError, render_bench
+from mmkd_report.bench import run_names
+from mmkd_report.bench_charts import distribution, timeline
+from mmkd_report.bench_document import read_bench
+
+Document = dict[str, Any]
+
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
+FLOORS = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
+
+
+def latency(p50_us: float, count: int) -> Document:
+    factors = {0.5: 1.0, 0.9: 1.2, 0.95: 1.5, 0.99: 2.0, 0.999: 4.0}
+    return {
+        "count": count,
+        "mean_us": 1.1 * p50_us,
+        "std_us": 5.0,
+        "min_us": 0.9 * p50_us,
+        "max_us": 9 * p50_us,
+        "percentiles": [
+            {
+                "quantile": quantile,
+                "value_us": factor * p50_us if count >= FLOORS[quantile] else None,
+                "upper_us": 1.1 * factor * p50_us if count >= FLOORS[quantile] else None,
+                "floor": FLOORS[quantile],
+            }
+            for quantile, factor in factors.items()
+        ],
+    }
+
+
+def launch(p50_us: float) -> Document:
+    windows = [{"count": 100, "p50_us": p50_us * (1 + 0.01 * part), "p90_us": 1.3 * p50_us} for part in range(20)]
+    return {"complete": True, "latency": latency(p50_us, 1000), "windows": windows}
+
+
+def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int = 5000) -> Document:
+    stages = [
+        {"name": name, "count": 9, "mean_us": value, "p50_us": value, "p90_us": 2 * value}
+        for name, value in (("check_window", 1.0), ("prepare", 9.0), ("run", 180.0), ("interpret", 10.0))
+    ]
+    return {
+        "format_version": 1,
+        "created_utc": "2026-01-02T03:04:05+00:00",
+        "complete": True,
+        "subject": {
+            "bundle": "student.edge",
+            "sha256": "ab" * 32,
+            "size_bytes": 300_000,
+            "model": "student",
+            "modality": "vibration",
+            "rate_hz": 50.0,
+            "window_s": 4.0,
+            "artifact": "student/model.fp32.onnx",
+            "artifact_size_bytes": 250_000,
+            "parameters": 61_711,
+        },
+        "configuration": {
+            "backend": "ort",
+            "precision": "fp32",
+            "threads": 1,
+            "clients": 1,
+            "mode": "closed",
+            "rate_hz": None,
+            "deadline_ms": None,
+            "launches": 5,
+            "duration_s": 10.0,
+            "warm_up_limit_s": 5.0,
+        },
+        "machine": {
+            "cpu": "Cortex-A78AE",
+            "board": board,
+            "architecture": "aarch64",
+            "cores": 6,
+            "usable_cores": 6,
+            "memory_mb": 7620.0,
+            "governors": ["schedutil"],
+            "virtual": False,
+            "container": False,
+            "power_mode": "25W",
+            "os": "Linux 5.15",
+            "python": "3.10.12",
+            "versions": {"mmkd-edge": "0.1.0"},
+            "clocks": {"source": "jetson_clocks", "moving": ["GPU 306 to 918 MHz"]},
+            "gpus": [],
+        },
+        "result": {
+            "latency": latency(p50_us, count),
+            "stages": stages,
+            "pace": None,
+            "import_ms": 60.0,
+            "load_ms": 30.0,
+            "first_call_ms": 0.5,
+            "throughput_hz": 4800.0,
+            "cpu_share": 0.99,
+            "rss_mb": 71.5,
+            "rss_peak_mb": 74.0,
+            "gpu_memory_mb": None,
+            "gpu_note": "nvidia-smi is not installed",
+            "histogram": {"edges_us": [0.9 * p50_us, p50_us, 2 * p50_us, 9 * p50_us], "counts": [90, 900, 10]},
+        },
+        "stability": {"stable": True, "findings": [], "disturbances": ["other processes used 40% of a core"]},
+        "energy": {
+            "sensor": "INA rails VDD_IN",
+            "idle_mw": 4000.0,
+            "load_mw": 6030.0,
+            "above_idle_mj": 0.4229,
+            "readings": 98,
+        },
+        "energy_note": "",
+        "launches": [launch(p50_us * factor) for factor in (0.98, 1.0, 1.01, 1.02, 1.03)],
+    }
+
+
+def section(page: Any, name: str) -> Any:
+    return next(one for one in page.all("section") if one.attrs.get("aria-labelledby") == name)
+
+
+def test_the_answer_is_a_sentence_with_its_bound(parse: Any) -> None:
+    page = parse(render_bench([run_of()]))
+    assert section(page, "answer").all("p")[0].text == (
+        "Orin Nano answers in 200\u202fµs at the median of 5\u202f000 calls, and 99 of 100 calls within 400\u202fµs, "
+        "with 99 % confidence at most 440\u202fµs."
+    )
+
+
+def test_missed_deadlines_are_part_of_the_answer(parse: Any) -> None:
+    document = run_of()
+    document["configuration"] |= {"rate_hz": 50.0, "deadline_ms": 10.0, "mode": "paced"}
+    document["result"]["pace"] = {
+        "response": latency(250.0, 500),
+        "lateness": latency(50.0, 500),
+        "interval_std_us": 3.0,
+        "missed": 3,
+        "overloaded": False,
+    }
+    page = parse(render_bench([document]))
+    assert section(page, "answer").all("p")[1].text == "3 of 500 deadlines of 10 ms were missed."
+    assert "missed deadlines" in section(page, "energy").text
+
+
+def test_a_percentile_that_lacks_calls_says_how_many_it_needs(parse: Any) -> None:
+    rows = [row.text for row in section(parse(render_bench([run_of()])), "distribution").all("tr")]
+    assert any("p99.9" in row and "needs 6\u202f636 calls" in row for row in rows)
+
+
+def test_the_distribution_has_every_bin_and_three_percentiles() -> None:
+    drawn = distribution(read_bench(run_of()), name="x")
+    assert drawn is not None
+    assert drawn.path.count("H") == 3
+    assert [line.name for line in drawn.lines] == ["p50", "p90", "p99"]
+    assert all(left.x < right.x for left, right in zip(drawn.lines, drawn.lines[1:], strict=False))
+    assert drawn.description == ("5000 calls: p50 200\u202fµs, p90 240\u202fµs, p99 400\u202fµs, largest 1.80\u202fms.")
+
+
+def test_the_timeline_has_one_line_per_launch_with_a_band() -> None:
+    drawn = timeline(read_bench(run_of()))
+    assert drawn is not None
+    assert [line.name for line in drawn.lines] == [f"launch {number}" for number in range(1, 6)]
+    assert all(line.band for line in drawn.lines)
+
+
+def test_stage_bars_are_shares_of_their_sum(parse: Any) -> None:
+    bars = list(section(parse(render_bench([run_of()])), "stages").all("rect", "bar-fill"))
+    assert [bar.attrs["width"] for bar in bars] == ["0.5%", "4.5%", "90.0%", "5.0%"]
+
+
+def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
+    told = section(parse(render_bench([run_of()])), "energy").text
+    assert "INA rails VDD_IN, 98 readings under load" in told
+    assert "0.423\u202fmJ above idle" in told
+    without = run_of() | {"energy": None, "energy_note": "tegrastats: not installed"}
+    told = section(parse(render_bench([without])), "energy").text
+    assert "not measured: tegrastats: not installed" in told
+    assert "not measured: nvidia-smi is not installed" in told
+
+
+def test_devices_stand_side_by_side_and_the_fastest_is_named(parse: Any) -> None:
+    page = parse(render_bench([run_of(), run_of(100.0, board="Thor"), run_of(150.0, board=None)]))
+    assert section(page, "answer").all("p")[0].text == (
+        "Thor is the fastest at the median: 100\u202fµs, 1.50 times as fast as Cortex-A78AE."
+    )
+    side = section(page, "devices")
+    assert [node.text for node in side.all("th") if node.attrs.get("scope") == "row"] == [
+        "Orin Nano",
+        "Thor",
+        "Cortex-A78AE",
+    ]
+    assert len(side.all("circle", "dot")) == 15
+
+
+def test_runs_are_named_by_what_tells_them_apart() -> None:
+    other = copy.deepcopy(run_of())
+    other["configuration"]["backend"] = "openvino"
+    assert run_names([read_bench(run_of()), read_bench(other)]) == ["ort", "openvino"]
+    assert run_names([read_bench(run_of())]) == ["Orin Nano"]
+    assert run_names([read_bench(run_of()), read_bench(run_of())]) == ["Orin Nano (1)", "Orin Nano (2)"]
+
+
+def test_an_unstable_run_is_a_caution(parse: Any) -> None:
+    document = run_of()
+    document["stability"] |= {"stable": False, "findings": ["launch 2: medians of its thirds were 1, 2, 3 µs"]}
+    page = parse(render_bench([document]))
+    assert section(page, "answer").all("p", "caution")[0].text.startswith("Unstable or interrupted: Orin Nano.")
+    assert "Launch 2: medians of its thirds were 1, 2, 3 µs." in section(page, "time").text
+
+
+def test_different_bundles_are_a_caution(parse: Any) -> None:
+    other = run_of()
+    other["subject"]["sha256"] = "cd" * 32
+    page = parse(render_bench([run_of(), other]))
+    assert "The runs measured different bundles" in section(page, "answer").text
+
+
+def test_an_earlier_document_without_a_histogram_has_a_page_too(parse: Any) -> None:
+    document = run_of()
+    del document["result"]["histogram"], document["machine"]["clocks"], document["machine"]["gpus"]
+    assert not section(parse(render_bench([document])), "distribution").all("path")
+
+
+def test_hostile_texts_stay_texts() -> None:
+    document = run_of(board=HOSTILE)
+    document["subject"] |= {"bundle": HOSTILE, "model": HOSTILE, "modality": HOSTILE}
+    document["stability"]["disturbances"] = [HOSTILE]
+    document["energy"]["sensor"] = HOSTILE
+    html = render_bench([document, run_of()])
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "{{ 7*7 }}" in html
+
+
+def test_the_page_is_one_small_file_without_requests() -> None:
+    html = render_bench([run_of(100.0 + number, board=f"Device {number}") for number in range(12)])
+    assert len(html.encode()) < 1_000_000
+    assert not re.search(r"(src|href)=\"(?!#|data:)", html)
+    assert html == render_bench([run_of(100.0 + number, board=f"Device {number}") for number in range(12)])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (
+            {"format_version": 2},
+            (
+                "benchmark document: expected format_version 1, got 2; "
+                "make the page with the release that made the document"
+            ),
+        ),
+        (
+            {"launches": 3},
+            (
+                "benchmark document: Expected `array`, got `int` - at `$.launches`; "
+                "correct the value, or leave it out where it is optional"
+            ),
+        ),
+    ],
+)
+def test_a_document_that_breaks_its_contract_is_refused(break_it: Document, message: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        render_bench([run_of() | break_it])
+    assert str(caught.value) == message
+
+
+def test_a_histogram_whose_edges_do_not_fit_is_refused() -> None:
+    document = run_of()
+    document["result"]["histogram"]["counts"] = [1]
+    with pytest.raises(DocumentError) as caught:
+        render_bench([document])
+    assert str(caught.value) == (
+        "benchmark document: result.histogram: expected 2 edges_us for 1 counts, got 4; correct it"
+    )
+
+
+def test_a_page_holds_at_least_one_run_and_at_most_twelve() -> None:
+    for count in (0, 13):
+        with pytest.raises(DocumentError) as caught:
+            render_bench([run_of()] * count)
+        assert str(caught.value) == f"benchmark page: expected 1 to 12 documents, got {count}; choose some"
