@@ -1,0 +1,303 @@
+"""`mmkd-bench tune`: which ways are tried, which gates refuse, what the profile says and what opens with it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Timer
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_bench.jobs import TuneJob, Way
+from mmkd_bench.trials import measure_trials, require_score, score, take_bursts
+from mmkd_bench.tune import TuneSettings, tune_bundle, ways_to_try
+from mmkd_bench.tune_cli import thread_counts
+from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
+from mmkd_edge.backends import SessionOptions
+from mmkd_edge.engine import engine_of
+from mmkd_edge.errors import BackendError
+from mmkd_edge.golden import Golden
+from mmkd_edge.manifest import Artifact
+from mmkd_edge.profile import decode_profile, find_profile
+from mmkd_edge.setup import Setup
+from mmkd_edge.testing import FakeBackend
+
+PROGRAM = "from mmkd_bench.cli import main; main()"
+PLAIN = Setup(backend="ort", precision="fp32", threads=1, reason="tried")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def ort_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+
+
+@pytest.fixture(scope="module")
+def with_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped student with its own fp32 graph named int8, and a tolerance that it keeps."""
+    return add_artifact(tmp_path_factory.mktemp("int8") / "student.edge", tolerance=0.1)
+
+
+def add_artifact(path: Path, *, tolerance: float) -> Path:
+    with Bundle.open(example_bundle()) as bundle:
+        manifest = bundle.manifest
+        entry = manifest.models[0]
+        members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, *entry.artifacts)}
+    fp32 = entry.artifacts[0]
+    int8: Artifact = msgspec.structs.replace(
+        fp32,
+        file="acc/model.int8.onnx",
+        precision="int8",
+        parity=msgspec.structs.replace(fp32.parity, tolerance=tolerance),
+    )
+    members[int8.file] = members[fp32.file]
+    changed = msgspec.structs.replace(entry, artifacts=(fp32, int8))
+    write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
+    return path
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def tried(ways: Sequence[Way]) -> list[tuple[str, str, int, SessionOptions]]:
+    return [(way.setup.backend, way.setup.precision, way.setup.threads, way.setup.options) for way in ways]
+
+
+# Which ways.
+
+
+@pytest.mark.usefixtures("ort_alone")
+def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path) -> None:
+    with Bundle.open(with_int8) as bundle:
+        ways = ways_to_try(bundle.manifest.models[0], TuneSettings(threads=(1, 3)))
+    plain, basic = SessionOptions(), SessionOptions(graph="basic")
+    assert tried(ways) == [
+        ("ort", "fp32", 1, plain),
+        ("ort", "fp32", 1, basic),
+        ("ort", "fp32", 3, plain),
+        ("ort", "int8", 1, plain),
+        ("ort", "int8", 1, basic),
+        ("ort", "int8", 3, plain),
+    ]
+
+
+def test_openvino_is_tried_in_bf16_as_well_and_pinned_only_where_cores_are_owned(with_int8: Path) -> None:
+    pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
+    with Bundle.open(with_int8) as bundle:
+        entry = bundle.manifest.models[0]
+    shared, owned = (
+        [way.setup for way in ways_to_try(entry, TuneSettings(threads=(1,), owns_cores=owns))] for owns in (False, True)
+    )
+    assert [one.precision for one in shared if one.backend == "openvino"] == ["fp32", "int8", "bf16"]
+    assert not any(one.options.owns_cores for one in shared)
+    assert {one.backend for one in owned if one.options.owns_cores} == {"openvino"}  # one thread of ort never spins
+
+
+# How they are measured.
+
+
+def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() -> None:
+    calls: list[str] = []
+    lengths = take_bursts([lambda: calls.append("a"), lambda: calls.append("b")], duration_s=0.0, stop=Event())
+    assert [len(one) for one in lengths] == [16, 16]
+    assert "".join(calls) == "a" * 9 + "b" * 18 + "a" * 9
+
+
+def test_a_slower_way_has_a_larger_ratio() -> None:
+    slow = replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
+    job = TuneJob(
+        bundle=str(example_bundle()),
+        ways=(Way(model="acc", setup=PLAIN), Way(model="acc", setup=slow)),
+        duration_s=0.4,
+        max_drop_points=0.5,
+    )
+    outcome = measure_trials(job, stop=Event())
+    assert outcome is not None
+    first, second = outcome.trials
+    assert first.ratio == 1.0
+    # Rounded to the figures that are told: medians of the same calls.
+    assert second.ratio == pytest.approx(second.p50_us / first.p50_us, rel=1e-6)
+    assert first.calls == second.calls >= 16
+    assert 0 < first.p50_us <= first.p99_us
+
+
+def test_a_stopped_measurement_has_no_outcome() -> None:
+    stop = Event()
+    stop.set()
+    job = TuneJob(
+        bundle=str(example_bundle()), ways=(Way(model="acc", setup=PLAIN),), duration_s=5.0, max_drop_points=0.5
+    )
+    assert measure_trials(job, stop=stop) is None
+
+
+# Gates.
+
+
+def golden_of(count: int, *, labels: Sequence[int], logits: Sequence[Sequence[float]]) -> Golden:
+    array = np.array(logits, dtype=np.float32)
+    return Golden(
+        windows=np.zeros((count, 2, 1), dtype=np.float32),
+        labels=np.array(labels, dtype=np.int64),
+        logits=array,
+        probabilities=array,
+        judge=np.ones(count, dtype=bool),
+        tolerance=1e-4,
+    )
+
+
+def engine_that_answers(shares: Sequence[Sequence[float]], *, metric: str) -> Any:
+    from mmkd_edge import ModalitySpec
+    from mmkd_edge.testing import fake_entry
+
+    modality = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+    entry = msgspec.structs.replace(fake_entry(modality=modality, labels=("a", "b")), validation_metric=metric)
+    answers = iter(shares)
+    return engine_of(entry=entry, backend=FakeBackend(lambda _: next(answers)))
+
+
+def test_score_is_the_share_of_hits_or_its_mean_over_classes() -> None:
+    answers, labels = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
+    assert score(answers, labels, balanced=False) == pytest.approx(75)
+    assert score(answers, labels, balanced=True) == pytest.approx(100 * (2 / 3 + 1) / 2)
+
+
+def test_a_lower_precision_may_lose_one_window_and_no_more() -> None:
+    labels = [0] * 5 + [1] * 5
+    sure = [[1.0, 0.0] if label == 0 else [0.0, 1.0] for label in labels]
+    golden = golden_of(10, labels=labels, logits=sure)
+    one_wrong = [[0.0, 1.0], *sure[1:]]
+    require_score(engine_that_answers(one_wrong, metric="accuracy"), golden, max_drop_points=0.5)
+    two_wrong = [[0.0, 1.0], [0.0, 1.0], *sure[2:]]
+    with pytest.raises(GateError) as caught:
+        require_score(engine_that_answers(two_wrong, metric="balanced_accuracy"), golden, max_drop_points=0.5)
+    assert str(caught.value) == (
+        "loses 20.00 points of balanced_accuracy on 10 golden windows, more than the 10.00 that it may"
+    )
+    require_score(engine_that_answers(two_wrong, metric="accuracy"), golden, max_drop_points=20)
+
+
+def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) -> None:
+    with Bundle.open(example_bundle()) as bundle:
+        entry, manifest = bundle.manifest.models[0], bundle.manifest
+        golden = bundle.golden("acc")
+        members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, *entry.artifacts)}
+    import hashlib
+
+    from mmkd_edge import golden_bytes
+    from mmkd_edge.manifest import FileEntry
+
+    members["acc/golden.npz"] = golden_bytes(replace(golden, logits=golden.logits + np.float32(1)))
+    stored = members["acc/golden.npz"]
+    other = FileEntry(file="acc/golden.npz", sha256=hashlib.sha256(stored).hexdigest(), size_bytes=len(stored))
+    changed = msgspec.structs.replace(entry, golden=other)
+    path = tmp_path / "other.edge"
+    write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
+    job = TuneJob(bundle=str(path), ways=(Way(model="acc", setup=PLAIN),), duration_s=0.1, max_drop_points=0.5)
+    outcome = measure_trials(job, stop=Event())
+    assert outcome is not None
+    assert outcome.trials == ()
+    (refused,) = outcome.left_out
+    assert (refused.backend, refused.precision) == ("ort", "fp32")
+    assert refused.reason.startswith(f"{path}: self-test: golden window ")
+    with pytest.raises(BackendError) as caught:
+        tune_bundle(path, TuneSettings(duration_s=0.1, threads=(1,)))
+    assert str(caught.value).startswith(f"{path}: model 'acc' cannot be run in any way here: ")
+
+
+# The command.
+
+
+def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) -> None:
+    before = bench("tune", with_int8, "--show")
+    assert (before.returncode, before.stdout) == (0, "no profile of this bundle on this machine\n")
+    assert before.stderr == f"next: mmkd-bench tune {with_int8}\n"
+
+    done = bench("tune", with_int8, "--duration-s", 1, "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    (file,) = (cache / "mmkd-edge" / "profiles").iterdir()
+    profile = decode_profile(file.read_bytes())
+    assert json.loads(done.stdout) == json.loads(msgspec.json.encode(profile))
+    assert done.stderr.splitlines()[-1] == f"wrote {file}; next: mmkd-bench run {with_int8}"
+    assert {(one.backend, one.precision) for one in profile.trials} >= {("ort", "fp32"), ("ort", "int8")}
+
+    with EdgePredictor.open(with_int8) as predictor:
+        info = predictor.info()
+    assert info.profile == str(file)
+    assert info.reason.startswith(f"best of {len(profile.trials)} measured on this machine by mmkd-bench tune (")
+
+    shown = bench("tune", with_int8, "--show", "--json")
+    document = json.loads(shown.stdout)
+    assert (document["path"], document["reason"]) == (str(file), "")
+    assert document["profile"] == json.loads(done.stdout)
+    table = bench("tune", with_int8, "--show").stdout.splitlines()
+    rows = [line.split() for line in table if line.split()[:1] in (["ort"], ["openvino"], ["litert"])]
+    assert rows[0][:3] == [info.backend, info.precision, str(info.threads)]  # what open took stands first
+    assert len(rows) == len(profile.trials)
+
+
+def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
+    path = example_bundle()
+    command = [sys.executable, "-c", PROGRAM, "tune", str(path), "--duration-s", "60", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # it measures
+        time.sleep(1)
+        killer = Timer(60, process.kill)
+        killer.start()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        killer.cancel()
+    assert (process.returncode, said) == (130, "mmkd-bench: interrupted\n")
+    assert not list(cache.rglob("*.json"))
+    with Bundle.open(path) as bundle:
+        assert find_profile(bundle.sha256).profile is None
+
+
+def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    from mmkd_edge.profile import profile_folder
+
+    with pytest.raises(UsageError) as caught:
+        profile_folder()
+    assert str(caught.value) == (
+        "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (TuneSettings(duration_s=0), "duration-s: expected seconds above 0 and up to 3600, got 0"),
+        (TuneSettings(max_drop_points=-1), "max-drop-points: expected 0 to 100, got -1"),
+        (TuneSettings(threads=(1, 0)), "threads: expected whole numbers from 1 to 256, got 1, 0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: TuneSettings, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        tune_bundle(example_bundle(), settings)
+    assert str(caught.value) == message
+
+
+def test_numbers_of_threads_are_a_list() -> None:
+    assert thread_counts("1, 2,4") == (1, 2, 4)
+    with pytest.raises(UsageError) as caught:
+        thread_counts("1;2")
+    assert str(caught.value) == "threads: expected whole numbers separated by commas, like 1,2,4; got '1;2'"
