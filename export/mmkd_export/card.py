@@ -122,11 +122,11 @@ def _row(artifact: ArtifactReport) -> str:
 
 def _origin(report: ExportReport, licence: str) -> Iterator[str]:
     student = report.student
-    taught = (
-        f"Distilled from the teacher with SHA-256 `{student.teacher_sha256}`"
-        if student.teacher_sha256
-        else "Trained on labels alone"
-    )
+    taught = "Trained on labels alone"
+    if student.teacher_sha256:
+        hashes = (student.teacher_sha256, *student.further_teachers_sha256)
+        who = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
+        taught = f"Distilled from {who} with SHA-256 {', '.join(f'`{one}`' for one in hashes)}"
     metric = student.metric.replace("_", " ")
     yield from (
         "## Where it comes from",

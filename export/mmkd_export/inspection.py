@@ -128,14 +128,18 @@ def _student_facts(report: ExportReport, *, prefix: str) -> Iterator[tuple[str, 
 def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
     header = _checkpoint_header(path)
     metadata = header.pop("__metadata__", {})
-    kind = next((name for name in ("student", "teacher") if name in metadata), None)
+    kind = next((name for name in ("student", "teacher", "teacher-set") if name in metadata), None)
     if kind is None:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a safetensors file of another program")
     try:
         document: dict[str, Any] = json.loads(metadata[kind])
-        facts, config, labels = document["facts"], document["config"], document["task"]["labels"]
-        modalities = document["modalities"] if kind == "teacher" else [document["modality"]]
+        members: list[dict[str, Any]] = document["facts"] if kind == "teacher-set" else [document["facts"]]
+        facts, config, labels = members[0], document["config"], document["task"]["labels"]
+        modalities = [document["modality"]] if kind == "student" else document["modalities"]
         yield "kind", f"{kind} checkpoint, tensors not read"
+        if kind == "teacher-set":
+            yield "teachers", f"{len(members)}, each trained without one part of the groups"
+            yield f"out_of_fold.{facts['metric']}", f"{document['score']:.4f}"
         yield "sha256", hashlib.sha256(path.read_bytes()).hexdigest()
         yield "content_sha256", metadata.get("content_sha256", "none: written by an earlier version")
         for modality in modalities:
@@ -144,13 +148,15 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
                 f"{modality['samples']} samples x {', '.join(modality['channels'])} at {modality['rate_hz']:g} Hz",
             )
         yield "labels", ", ".join(labels)
-        yield "size", f"{config['preset']}, {_values(header, f'{kind}/'):,} values in its tensors"
-        yield f"validation.{facts['metric']}", f"{facts['score']:.4f}"
-        yield "best_step", str(facts["best_step"])
+        prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
+        yield "size", f"{config['preset']}, {_values(header, prefix):,} values in its tensors"
+        yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
+        yield "best_step", ", ".join(str(member["best_step"]) for member in members)
         yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
         yield "licence", facts["licence"] or "not stated"
         if kind == "student":
-            yield "teacher", facts["teacher_sha256"] or "none: labels alone taught"
+            hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
+            yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"
             carried = header.get("carried/windows", {}).get("shape", [0])
             yield "carried_windows", str(carried[0])
         for name, version in sorted(facts["versions"].items()):

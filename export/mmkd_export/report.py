@@ -159,6 +159,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         dataset: what it was trained on.
         dataset_sha256: of that dataset.
         teacher_sha256: of the teacher's checkpoint; None where labels alone taught.
+        further_teachers_sha256: of the other teachers' checkpoints, where several taught together.
         metric: what its training maximised on the validation split.
         score: what it reached there.
         trained_with: versions of Python and the libraries.
@@ -174,6 +175,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dataset: str
     dataset_sha256: str
     teacher_sha256: str | None
+    further_teachers_sha256: tuple[str, ...] = ()
     metric: Metric
     score: float
     trained_with: dict[str, str]

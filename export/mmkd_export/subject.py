@@ -290,6 +290,7 @@ def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sh
         dataset=facts.dataset,
         dataset_sha256=facts.dataset_sha256,
         teacher_sha256=facts.teacher_sha256,
+        further_teachers_sha256=facts.teachers_sha256[1:],
         metric=_metric(facts.metric),
         score=facts.score,
         trained_with=facts.versions,

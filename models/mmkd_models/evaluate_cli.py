@@ -113,7 +113,14 @@ def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows
 
 
 def _contestant(path: Path) -> Contestant:
-    checkpoint = read_teacher(path) if kind_of(path) == "teacher" else read_student(path)
+    kind = kind_of(path)
+    if kind == "teacher-set":
+        raise UsageError(
+            f"{path}: expected one teacher or student, got out-of-fold teachers, which answer for the windows they "
+            "were cross-fitted on alone; mmkd-inspect shows their out-of-fold score, mmkd-train teacher trains one to "
+            "judge"
+        )
+    checkpoint = read_teacher(path) if kind == "teacher" else read_student(path)
     return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint)
 
 

@@ -109,7 +109,8 @@ def _quantised(artifact: ArtifactFacts) -> Quantised:
 def _facts(export: ExportDocument) -> list[tuple[str, list[tuple[str, str]]]]:
     """Where everything comes from, in named groups of names and values."""
     report, student = export.report, export.report.student
-    taught = student.teacher_sha256 or "none: trained on labels alone"
+    teachers = (student.teacher_sha256, *student.further_teachers_sha256) if student.teacher_sha256 else ()
+    taught = ", ".join(teachers) or "none: trained on labels alone"
     groups = [
         ("Bundle", [("file", export.bundle), ("SHA-256", export.sha256), ("platform", report.platform)]),
         (

@@ -158,6 +158,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     score: float | None = None
     teacher_sha256: str | None = None
+    further_teachers_sha256: tuple[str, ...] = ()
     trained_with: dict[str, str] = {}
 
 

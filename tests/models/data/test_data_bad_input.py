@@ -276,6 +276,6 @@ def test_all_problems_of_the_arrays_come_together(rig, splits):
 def test_a_task_that_datasets_cannot_have_yet_says_what_can_be_done(rig, edit, kind):
     edit(lambda document: document["task"].update(kind=kind))
     assert _refusal(rig.path) == (
-        f"{rig.path}/dataset.json: 'task.kind': expected 'classification', got '{kind}', which datasets cannot have yet;"
-        " make classes of it, or train in a loop of your own with mmkd_models.losses.multilabel or regression"
+        f"{rig.path}/dataset.json: 'task.kind': expected 'classification', got '{kind}', which datasets cannot have"
+        " yet; make classes of it, or train in a loop of your own with mmkd_models.losses.multilabel or regression"
     )
