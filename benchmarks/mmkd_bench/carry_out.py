@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from mmkd_bench.alternate import alternate_models, alternate_predict
+from mmkd_bench.end_to_end import time_end_to_end
 from mmkd_bench.jobs import (
     FAILURE_FILE,
     OUTCOME_FILE,
@@ -26,6 +27,8 @@ from mmkd_bench.jobs import (
     RivalsOutcome,
     RunJob,
     RunOutcome,
+    TeacherJob,
+    TeacherOutcome,
     TuneJob,
     TuneOutcome,
 )
@@ -38,7 +41,8 @@ from mmkd_edge.errors import MmkdError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Found = tuple[RunOutcome | PairOutcome | LoadOutcome | RivalsOutcome | TuneOutcome, dict[str, NDArray[np.int64]]]
+    Outcome = RunOutcome | PairOutcome | LoadOutcome | RivalsOutcome | TuneOutcome | TeacherOutcome
+    Found = tuple[Outcome, dict[str, NDArray[np.int64]]]
 
 
 def carry_out(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
@@ -70,14 +74,16 @@ def _find(job: Job, import_ms: float, stop: Event) -> Found | None:
 
 
 def _without_samples(
-    job: PairJob | OverheadJob | RivalsJob | TuneJob, stop: Event
-) -> PairOutcome | RivalsOutcome | TuneOutcome | None:
+    job: PairJob | OverheadJob | RivalsJob | TuneJob | TeacherJob, stop: Event
+) -> PairOutcome | RivalsOutcome | TuneOutcome | TeacherOutcome | None:
     if isinstance(job, PairJob):
         return alternate_models(job, stop=stop)
     if isinstance(job, OverheadJob):
         return alternate_predict(job, stop=stop)
     if isinstance(job, TuneJob):
         return measure_trials(job, stop=stop)
+    if isinstance(job, TeacherJob):
+        return time_end_to_end(job, stop=stop)
     return time_rivals(job, stop=stop)
 
 

@@ -33,6 +33,7 @@ from mmkd_bench.report import BenchReport, encode_report, read_report, write_rep
 from mmkd_bench.run import Settings, measure_bundle, write_samples
 from mmkd_bench.search_cli import capacity, plan, rivals
 from mmkd_bench.subject import Choice
+from mmkd_bench.teacher_cli import teacher
 from mmkd_bench.tune_cli import tune
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.command import INTERRUPTED_EXIT_CODE
@@ -51,6 +52,7 @@ def make_app() -> typer.Typer:
     app.command("compare")(compare)
     app.command("page")(show_page)
     app.command("pair")(pair)
+    app.command("teacher")(teacher)
     app.command("overhead")(overhead)
     app.command("rivals")(rivals)
     app.command("capacity")(capacity)

@@ -10,6 +10,7 @@ from mmkd_bench.load import Level
 from mmkd_bench.report import Launch, Mode, Subject
 from mmkd_edge.profile import LeftOut, Trial
 from mmkd_edge.setup import Setup
+from mmkd_edge.spec import ModalitySpec
 
 OUTCOME_FILE = "outcome.json"
 SAMPLES_FILE = "samples.npz"
@@ -22,7 +23,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         bundle: its path.
         backend: what executes the artifact, or `auto`.
-        precision: of the artifact, or `auto`.
+        precision: of the arithmetic, or `auto`.
         threads: of the backend; None leaves it to the runtime.
         clients: threads that call at the same time.
         mode: `closed` or `paced`.
@@ -38,7 +39,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     bundle: str
     backend: str
-    precision: Literal["auto", "fp32", "fp16", "int8"]
+    precision: Literal["auto", "fp32", "fp16", "int8", "bf16"]
     threads: int | None
     clients: int
     mode: Mode
@@ -120,7 +121,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         bundle: its path.
         backend: what executes the artifact, or `auto`.
-        precision: of the artifact, or `auto`.
+        precision: of the arithmetic, or `auto`.
         threads: of the backend; None leaves it to the runtime.
         reference: the reference file of a modality that is normalised per group.
         streams: how many; None searches for the most that are carried.
@@ -133,7 +134,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     bundle: str
     backend: str
-    precision: Literal["auto", "fp32", "fp16", "int8"]
+    precision: Literal["auto", "fp32", "fp16", "int8", "bf16"]
     threads: int | None
     reference: str | None
     streams: int | None
@@ -271,6 +272,51 @@ class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     left_out: tuple[LeftOut, ...]
 
 
+class TeacherJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="teacher"):
+    """A teacher and its student from samples to answer, called in turn in one process.
+
+    Attributes:
+        teacher: path of its ONNX graph.
+        student: path of the bundle.
+        hop_s: time from one prediction to the next.
+        named: modalities of which the caller knows the power; the teacher must have them.
+        threads: of each graph.
+        repeats: how many medians are taken, one after another.
+        duration_s: measured time of all repeats together.
+    """
+
+    teacher: str
+    student: str
+    hop_s: float
+    named: tuple[str, ...]
+    threads: int
+    repeats: int
+    duration_s: float
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Medians of one thing that was called, one entry per repeat."""
+
+    name: str
+    p50_us: tuple[float, ...]
+
+
+class TeacherOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Both, and every sensor's share.
+
+    Attributes:
+        subject: the bundle as it was opened.
+        sensors: the teacher's modalities.
+        kept: names of those that the student needs.
+        times: everything that was called.
+    """
+
+    subject: Subject
+    sensors: tuple[ModalitySpec, ...]
+    kept: tuple[str, ...]
+    times: tuple[Timed, ...]
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why a measuring process has no outcome.
 
@@ -285,4 +331,4 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trace: str
 
 
-Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob | TuneJob
+Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob | TuneJob | TeacherJob

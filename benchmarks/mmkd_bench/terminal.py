@@ -17,6 +17,8 @@ from mmkd_bench.text import (
     percentile_text,
     plural,
     significant,
+    size_text,
+    spared_lines,
     stability_lines,
     subject_text,
 )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from mmkd_bench.paired import OverheadReport, PairReport, Spread
     from mmkd_bench.plan import PlanReport
     from mmkd_bench.report import BenchReport
+    from mmkd_bench.teacher import TeacherReport
     from mmkd_edge.profile import ExecutionProfile, Trial
 
 BAR_CELLS = 30
@@ -105,6 +108,43 @@ def overhead_view(report: OverheadReport) -> RenderableType:
         Text(f"{report.bundle} · {report.count:,} pairs, one thread", style="bold"),
         Text(),
         _table(("p50, called in turn", "median", "over repeats"), rows),
+    )
+
+
+def teacher_view(report: TeacherReport) -> RenderableType:
+    """Both end to end, every sensor's share, and what is spared."""
+    rows = [
+        ("teacher, samples to answer", *_spread_cells(report.teacher_us)),
+        ("student, samples to answer", *_spread_cells(report.student_us)),
+        ("teacher's graph alone", *_spread_cells(report.teacher_engine_us)),
+        ("student's graph alone", *_spread_cells(report.student_engine_us)),
+    ]
+    sensors = [
+        (
+            sensor.modality,
+            "yes" if sensor.needed else "no",
+            f"{sensor.channels} x {sensor.rate_hz:g} Hz",
+            f"{size_text(sensor.bytes_per_s)}/s",
+            duration_text(sensor.gather_us.median),
+            duration_text(sensor.front_end_us.median),
+            "" if sensor.power_mw is None else f"{significant(sensor.power_mw)} mW",
+        )
+        for sensor in report.sensors
+    ]
+    ratio = report.ratio
+    return Group(
+        Text(f"{report.teacher} and {report.subject.bundle} · every {report.hop_s:g} s · called in turn", style="bold"),
+        Text(),
+        _table(("p50", "median", "over repeats"), rows),
+        Text(),
+        _table(("sensor", "student needs it", "samples", "data", "gather", "front end", "draws, as given"), sensors),
+        Text(),
+        Text(
+            f"end to end the student is {significant(ratio.median)} times as fast "
+            f"({significant(ratio.min)} to {significant(ratio.max)} over {ratio.repeats} repeats)",
+            style="bold",
+        ),
+        *(_line(sentence) for sentence in spared_lines(report)),
     )
 
 

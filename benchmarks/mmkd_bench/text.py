@@ -6,11 +6,15 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from mmkd_bench.compare import VERDICT_QUANTITIES, Change, Comparison
 from mmkd_bench.machine import Clocks
 from mmkd_bench.percentiles import QUANTILES, LatencySummary, Percentile, quantile_name
 from mmkd_bench.report import BenchReport, Launch
+
+if TYPE_CHECKING:
+    from mmkd_bench.teacher import TeacherReport
 
 
 def duration_text(microseconds: float) -> str:
@@ -182,6 +186,33 @@ def _two(summary: LatencySummary) -> str:
         if entry.quantile in (0.5, 0.99) and entry.value_us is not None
     ]
     return ", ".join([*found, f"max {duration_text(summary.max_us)}"])
+
+
+def spared_lines(report: TeacherReport) -> list[str]:
+    """What the sensors cost that the student no longer needs."""
+    spared = report.spared
+    if not spared:
+        return ["the student needs every sensor of the teacher"]
+    names = ", ".join(sensor.modality for sensor in spared)
+    bytes_per_s = sum(sensor.bytes_per_s for sensor in spared)
+    handling_us = sum(sensor.gather_us.median + sensor.front_end_us.median for sensor in spared)
+    lines = [
+        (
+            f"no longer needed: {names}: {size_text(bytes_per_s)}/s to capture, move and keep, "
+            f"{duration_text(handling_us)} of a core per prediction to gather and prepare"
+        )
+    ]
+    given = [sensor.power_mw for sensor in spared if sensor.power_mw is not None]
+    if given:
+        milliwatts = sum(given)
+        lines.append(
+            f"their power, as given: {significant(milliwatts)} mW, "
+            f"{significant(milliwatts * report.hop_s)} mJ per prediction"
+        )
+    unknown = [sensor.modality for sensor in spared if sensor.power_mw is None]
+    if unknown:
+        lines.append(f"power not measured and not given: {', '.join(unknown)}; say it with --sensor-mw NAME=MW")
+    return lines
 
 
 def markdown_from_report(report: BenchReport) -> str:
