@@ -137,7 +137,7 @@ def teacher_view(report: TeacherReport) -> RenderableType:
         Text(),
         _table(("p50", "median", "over repeats"), rows),
         Text(),
-        _table(("sensor", "student needs it", "samples", "data", "gather", "front end", "draws, as given"), sensors),
+        _table(("sensor", "needed", "samples", "data", "gather", "front end", "draws"), sensors),
         Text(),
         Text(
             f"end to end the student is {significant(ratio.median)} times as fast "

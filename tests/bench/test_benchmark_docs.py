@@ -7,17 +7,30 @@ import msgspec
 
 from mmkd_bench.commands_cli import make_app
 from mmkd_bench.interference import Interference
-from mmkd_bench.machine import MachineFacts, Temperature
+from mmkd_bench.machine import Clocks, MachineFacts, Temperature
 from mmkd_bench.percentiles import LatencySummary, Percentile
-from mmkd_bench.report import BenchReport, Configuration, Energy, Launch, Pace, Result, Stability, Stage, Subject
+from mmkd_bench.report import (
+    BenchReport,
+    Configuration,
+    Energy,
+    Histogram,
+    Launch,
+    Pace,
+    Result,
+    Stability,
+    Stage,
+    Subject,
+)
 from mmkd_bench.timing import TimeWindow, WarmUp
 
 DOCS = Path(__file__).parents[2] / "docs"
 METHOD = (DOCS / "benchmark-method.md").read_text()
 TYPES: tuple[type[msgspec.Struct], ...] = (
     BenchReport,
+    Clocks,
     Configuration,
     Energy,
+    Histogram,
     Interference,
     LatencySummary,
     Launch,
