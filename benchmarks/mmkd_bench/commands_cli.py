@@ -29,6 +29,7 @@ from mmkd_bench.options_cli import (
 from mmkd_bench.page_cli import page as show_page
 from mmkd_bench.page_cli import require_page, write_page_of
 from mmkd_bench.paired import OverheadReport, measure_overhead, measure_pair
+from mmkd_bench.print_cli import print_report
 from mmkd_bench.report import BenchReport, encode_report, read_report, write_report
 from mmkd_bench.run import Settings, measure_bundle, write_samples
 from mmkd_bench.search_cli import capacity, plan, rivals
@@ -184,14 +185,12 @@ def pair(
     threads: Annotated[int, typer.Option(help="Threads of each session.")] = 1,
     duration_s: DurationOption = 6.0,
     launches: LaunchesOption = 3,
+    form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """Call two models in turn through ONNX Runtime: a ratio that holds on a noisy machine."""
     report = measure_pair(first, second, threads=threads, launches=launches, duration_s=duration_s, progress=say)
-    if json:
-        write(json_text(report))
-    else:
-        terminal.show(terminal.pair_view(report))
+    print_report(report, terminal.pair_view(report), form=form, json=json)
 
 
 def overhead(
@@ -203,14 +202,12 @@ def overhead(
     duration_s: DurationOption = 6.0,
     launches: LaunchesOption = 3,
     reference: ReferenceOption = None,
+    form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """What predict adds to the bare ONNX Runtime session on the same feeds, one thread."""
     report = measure_overhead(bundle, launches=launches, duration_s=duration_s, reference=reference, progress=say)
-    if json:
-        write(json_text(report))
-    else:
-        terminal.show(terminal.overhead_view(report))
+    print_report(report, terminal.overhead_view(report), form=form, json=json)
     _require_below(report, limit_us)
 
 

@@ -22,17 +22,18 @@ from mmkd_bench.options_cli import (
     BackendOption,
     BundleArgument,
     DurationOption,
+    Form,
+    FormOption,
     JsonOption,
     LaunchesOption,
     PrecisionOption,
     ReferenceOption,
     ThreadsOption,
-    json_text,
     say,
     text_or_none,
-    write,
 )
 from mmkd_bench.plan import measure_plan
+from mmkd_bench.print_cli import print_report
 from mmkd_bench.subject import Choice
 from mmkd_bench.text import plural
 from mmkd_edge.errors import PerformanceError, UsageError
@@ -50,6 +51,7 @@ def rivals(
     duration_s: DurationOption = 9.0,
     launches: LaunchesOption = 3,
     reference: ReferenceOption = None,
+    form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """Time the same weights through other engines, called in turn, answers compared first."""
@@ -64,10 +66,7 @@ def rivals(
             progress=say,
         )
     report = msgspec.structs.replace(report, subject=msgspec.structs.replace(report.subject, bundle=str(student)))
-    if json:
-        write(json_text(report))
-    else:
-        terminal.show(terminal.rivals_view(report))
+    print_report(report, terminal.rivals_view(report), form=form, json=json)
 
 
 @contextmanager
@@ -108,6 +107,7 @@ def capacity(
     precision: ArtifactOption = PrecisionOption.auto,
     threads: ThreadsOption = None,
     reference: ReferenceOption = None,
+    form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """Find how many streams this device carries, with p99.9 of the response within the deadline."""
@@ -123,10 +123,7 @@ def capacity(
         report = measure_capacity(choice, question, progress=say)
     else:
         report = measure_load(choice, question, streams, progress=say)
-    if json:
-        write(json_text(report))
-    else:
-        terminal.show(terminal.capacity_view(report))
+    print_report(report, terminal.capacity_view(report), form=form, json=json)
     if streams is not None:
         _require_carried(report, streams)
 
@@ -142,6 +139,7 @@ def plan(
     backend: BackendOption = "auto",
     precision: ArtifactOption = PrecisionOption.auto,
     reference: ReferenceOption = None,
+    form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """Extrapolate throughput to other core counts, with the model's error on this machine."""
@@ -153,10 +151,7 @@ def plan(
         reference=text_or_none(reference),
     )
     report = measure_plan(choice, cores=_core_counts(cores), rate_hz=rate, duration_s=duration_s, progress=say)
-    if json:
-        write(json_text(report))
-    else:
-        terminal.show(terminal.plan_view(report))
+    print_report(report, terminal.plan_view(report), form=form, json=json)
 
 
 def _core_counts(text: str) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from mmkd_bench import terminal
-from mmkd_bench.options_cli import DurationOption, JsonOption, LaunchesOption, json_text, say, write
+from mmkd_bench.options_cli import DurationOption, Form, FormOption, JsonOption, LaunchesOption, say
+from mmkd_bench.print_cli import print_report
 from mmkd_bench.teacher import measure_teacher
 from mmkd_edge.errors import UsageError
 
@@ -34,6 +35,7 @@ def teacher(
     threads: Annotated[int, typer.Option(help="Threads of each graph.")] = 1,
     duration_s: DurationOption = 9.0,
     launches: LaunchesOption = 3,
+    form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
     """Teacher against student from samples to answer, with the cost of sensors that are no longer needed."""
@@ -50,10 +52,7 @@ def teacher(
             duration_s=duration_s,
             progress=say,
         )
-    if json:
-        write(json_text(report))
-    else:
-        terminal.show(terminal.teacher_view(report))
+    print_report(report, terminal.teacher_view(report), form=form, json=json)
 
 
 def sensor_powers(texts: Sequence[str]) -> dict[str, float]:

@@ -231,11 +231,11 @@ def markdown_from_report(report: BenchReport) -> str:
     lines = [
         f"### {subject_text(report)}",
         "",
-        *_markdown_table(("latency", f"of {latency.count:,} calls", "99 % bound"), rows),
+        *markdown_table(("latency", f"of {latency.count:,} calls", "99 % bound"), rows),
         "",
-        *_markdown_table(("stage", "p50", "p90"), stages),
+        *markdown_table(("stage", "p50", "p90"), stages),
         "",
-        *_markdown_table(("", "figure"), fact_rows(report)),
+        *markdown_table(("", "figure"), fact_rows(report)),
         "",
         machine_text(report),
         "",
@@ -249,7 +249,7 @@ def markdown_from_comparison(comparison: Comparison) -> str:
     lines = [
         f"### Verdict: {comparison.verdict}",
         "",
-        *_markdown_table(("", "before", "after", "change", "95 % interval"), change_rows(comparison)),
+        *markdown_table(("", "before", "after", "change", "95 % interval"), change_rows(comparison)),
         "",
         *(f"- **failed:** {sentence}" for sentence in comparison.failed),
         *(f"- differs: {difference}" for difference in comparison.differences),
@@ -281,13 +281,13 @@ def _interval_text(change: Change) -> str:
 def csv_from_report(report: BenchReport) -> str:
     """One row per launch, and one for all of them together; a figure that was not measured is an empty cell."""
     header, rows = _csv_rows(report)
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def csv_from_comparison(comparison: Comparison) -> str:
     """One row per quantity."""
     names = ("quantity", "unit", "before", "after", "change", "low", "high", "judged")
-    return _csv(names, [[getattr(change, name) for name in names] for change in comparison.changes])
+    return csv_text(names, [[getattr(change, name) for name in names] for change in comparison.changes])
 
 
 def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]]]:
@@ -326,7 +326,8 @@ def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]
     return header, [*rows, row("all", result.latency, together)]
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A header and rows; None is an empty cell."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -334,7 +335,9 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose first column is text."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

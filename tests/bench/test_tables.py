@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench.capacity import CapacityReport, Question, measure_load
+from mmkd_bench.contest import Rival, RivalsReport
+from mmkd_bench.paired import OverheadReport, PairReport, Spread, spread_of
+from mmkd_bench.plan import Forecast, Measured, PlanReport
+from mmkd_bench.report import BenchReport, Launch
+from mmkd_bench.subject import Choice
+from mmkd_bench.tables import csv_of, markdown_of
+from mmkd_bench.teacher import SensorCost, TeacherReport
+
+ONE: Spread = spread_of([100.0, 110.0, 120.0])
+
+
+@pytest.fixture
+def run(launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport]) -> BenchReport:
+    """For its subject and its machine."""
+    return report_of([launch_of()] * 5)
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: BenchReport) -> None:
+    timed = Rival(
+        name="openvino", version="2026.4.1", reason="", load_ms=80.0, max_abs_error=1.25e-7, p50_us=ONE, ratio=ONE
+    )
+    absent = Rival(
+        name="ncnn", version="", reason="not installed: a, b", load_ms=None, max_abs_error=None, p50_us=None, ratio=None
+    )
+    report = RivalsReport(subject=run.subject, threads=1, tolerance=1e-4, rivals=(timed, absent), machine=run.machine)
+    first, second = _rows(csv_of(report))
+    assert (first["engine"], first["p50_us"], first["low_us"], first["max_abs_error"]) == (
+        "openvino",
+        "110.0",
+        "100.0",
+        "1.2e-07",
+    )
+    assert (second["p50_us"], second["reason"]) == ("", "not installed: a, b")
+    assert "| ncnn |  |  |  |  |  |  |  | not installed: a, b |" in markdown_of(report)
+
+
+def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_bench.capacity.CONFIRM_S", 0.2)
+    monkeypatch.setattr("mmkd_bench.capacity.MAX_CONFIRM_S", 0.2)
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1)
+    report: CapacityReport = measure_load(Choice(bundle=str(bundle)), question, 4)
+    assert [row["load"] for row in _rows(csv_of(report))] == ["answer", "launch 1"]
+    assert markdown_of(report).startswith(f"### {bundle}: 4 streams of 20 per second within 5000 ms\n")
+
+
+def test_the_teacher_has_every_sensor(run: BenchReport) -> None:
+    gyro = SensorCost(
+        modality="gyro",
+        needed=False,
+        rate_hz=50.0,
+        channels=3,
+        bytes_per_s=600.0,
+        window_bytes=2400,
+        gather_us=ONE,
+        front_end_us=ONE,
+        power_mw=None,
+    )
+    report = TeacherReport(
+        teacher="teacher.ckpt",
+        subject=run.subject,
+        threads=1,
+        hop_s=1.0,
+        teacher_us=ONE,
+        student_us=ONE,
+        ratio=ONE,
+        teacher_engine_us=ONE,
+        student_engine_us=ONE,
+        sensors=(gyro,),
+        machine=run.machine,
+    )
+    rows = {row["what"]: row for row in _rows(csv_of(report))}
+    assert set(rows) == {"teacher", "student", "teacher's graph", "student's graph", "gather gyro", "front end gyro"}
+    assert (rows["gather gyro"]["student_needs_it"], rows["gather gyro"]["given_mw"]) == ("False", "")
+    assert "- no longer needed: gyro: 0.600 kB/s" in markdown_of(report)
+
+
+def test_a_plan_tells_what_was_measured_and_what_was_forecast(run: BenchReport) -> None:
+    report = PlanReport(
+        subject=run.subject,
+        measured=(Measured(cores=1, throughput_hz=900.0, low_hz=880.0, high_hz=910.0),),
+        serial_share=0.1,
+        error=-0.05,
+        forecasts=(Forecast(cores=4, throughput_hz=2769.2, streams=55),),
+        disturbances=(),
+        machine=run.machine,
+    )
+    assert [(row["cores"], row["kind"], row["streams"]) for row in _rows(csv_of(report))] == [
+        ("1", "measured", ""),
+        ("4", "forecast", "55"),
+    ]
+    assert markdown_of(report).endswith(
+        "- serial share 0.100; error of the model at the largest measured count: -5.0%\n"
+    )
+
+
+def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
+    pair = PairReport(
+        first="a.onnx",
+        second="b.edge",
+        threads=1,
+        count=10,
+        first_p50_us=ONE,
+        second_p50_us=ONE,
+        first_p90_us=ONE,
+        second_p90_us=ONE,
+        first_p99_us=ONE,
+        second_p99_us=ONE,
+        ratio=spread_of([2.0]),
+        machine=run.machine,
+    )
+    assert markdown_of(pair).splitlines()[0] == "### b.edge is 2.00 times as fast as a.onnx"
+    overhead = OverheadReport(
+        bundle="b.edge", count=10, predict_p50_us=ONE, session_p50_us=ONE, overhead_us=ONE, machine=run.machine
+    )
+    assert [row["what"] for row in _rows(csv_of(overhead))] == ["predict", "session.run", "difference"]
