@@ -79,6 +79,19 @@ def test_the_model_card_has_the_figures_of_the_report(exported: ExportResult):
     assert "reference" not in card
 
 
+def test_the_card_of_a_student_of_several_teachers_names_them_all(
+    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    student = build_student()
+    facts = msgspec.structs.replace(student.facts, further_teachers_sha256=("8" * 64, "9" * 64))
+    write_student(tmp_path / "student.ckpt", replace(student, facts=facts))
+    result = export(export_plan(tmp_path / "student.ckpt", output=tmp_path / "student.edge"))
+    assert result.report.student.further_teachers_sha256 == ("8" * 64, "9" * 64)
+    with Bundle.open(result.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert f"Distilled from 3 teachers with SHA-256 `{'7' * 64}`, `{'8' * 64}`, `{'9' * 64}`;" in card
+
+
 def test_the_card_of_a_per_group_student_speaks_of_its_reference(
     build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
 ):

@@ -320,6 +320,11 @@ def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> N
     assert "Nothing was timed." in page.text
 
 
+def test_every_teacher_of_a_student_is_named(plain) -> None:
+    plain["report"]["student"]["further_teachers_sha256"] = ["f" * 64]
+    assert f"{'e' * 64}, {'f' * 64}" in render_export(plain)
+
+
 def test_synthetic_windows_are_not_called_real(plain, parse) -> None:
     plain["report"]["windows"]["synthetic"] = True
     texts = [node.text for node in section(parse(render_export(plain)), "answer").all("p")]
