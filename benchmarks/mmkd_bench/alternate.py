@@ -64,7 +64,7 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
     Raises:
         MmkdError: the bundle cannot be opened or run.
     """
-    choice = Choice(bundle=job.bundle, backend="ort", threads=job.threads, reference=job.reference)
+    choice = Choice(bundle=job.bundle, backend="ort", precision="fp32", threads=job.threads, reference=job.reference)
     with open_predictor(choice) as predictor:
         modality = predictor.modality
         windows = raw_windows(predictor)

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_bench.jobs import LoadJob, LoadOutcome
 from mmkd_bench.judge import LAUNCHES, Offered, Verdict, judge_load, settle
 from mmkd_bench.load import MAX_STREAMS, Level
-from mmkd_bench.machine import MachineFacts, read_machine, usable_cores
+from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.percentiles import sample_floor
 from mmkd_bench.power import read_power_mode
 from mmkd_bench.process import Progress, run_job, unheard
@@ -23,6 +23,7 @@ from mmkd_bench.run import START_LIMIT_S
 from mmkd_bench.subject import Choice
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmkd_bench.machine import ROOT, Clocks, read_number
+from mmkd_bench.machine import Clocks, read_number
+from mmkd_edge.machine import ROOT
 
 PROGRAM = "jetson_clocks"
 TIMEOUT_S = 10.0

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_bench.machine import ROOT, MachineFacts, highest_mhz, read_number, read_temperatures, read_text
+from mmkd_bench.machine import MachineFacts, highest_mhz, read_number, read_temperatures
+from mmkd_edge.machine import ROOT, read_text
 
 OTHERS_SHARE = 0.05
 STEAL_SHARE = 0.01

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-ROOT = Path("/")
+from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
+
 VERSIONS_OF = ("mmkd-edge", "numpy", "msgspec", "onnxruntime", "openvino", "torch")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -112,8 +113,8 @@ def read_machine(
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
     load = (read_text(root / "proc/loadavg") or "").split()
     return MachineFacts(
-        cpu=_cpu_name(cpuinfo),
-        board=_board(root),
+        cpu=cpu_name(cpuinfo),
+        board=board_name(root),
         architecture=platform.machine(),
         cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
@@ -137,14 +138,6 @@ def read_machine(
     )
 
 
-def read_text(path: Path) -> str | None:
-    """The file's text without the zero bytes of the device tree; None where it is absent or may not be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").rstrip("\0\n ")
-    except OSError:
-        return None
-
-
 def read_number(path: Path) -> float | None:
     """The number in a one-value file of the kernel; None where it is absent, may not be read or is no number."""
     text = read_text(path)
@@ -152,12 +145,6 @@ def read_number(path: Path) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return None
-
-
-def usable_cores() -> int:
-    """Logical cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -210,16 +197,6 @@ def _status_mb(root: Path, name: str) -> float | None:
     lines = (read_text(root / "proc/self/status") or "").splitlines()
     found = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
     return None if found is None else int(found[1]) / 2**10
-
-
-def _cpu_name(cpuinfo: str) -> str:
-    fields = [line.partition(":") for line in cpuinfo.splitlines()]
-    names = {key.strip(): value.strip() for key, _, value in reversed(fields)}
-    return names.get("model name") or names.get("Hardware") or platform.processor() or platform.machine()
-
-
-def _board(root: Path) -> str | None:
-    return read_text(root / "proc/device-tree/model") or read_text(root / "sys/firmware/devicetree/base/model")
 
 
 def _memory_limit_mb(root: Path) -> float | None:

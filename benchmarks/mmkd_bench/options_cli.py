@@ -21,20 +21,23 @@ class Form(str, Enum):
 
 
 class PrecisionOption(str, Enum):
-    """Which artifact of a bundle."""
+    """Which artifact of a bundle, or bf16, in which OpenVINO can run the fp32 one."""
 
     auto = "auto"
     fp32 = "fp32"
     fp16 = "fp16"
     int8 = "int8"
+    bf16 = "bf16"
 
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 FormOption = Annotated[Form, typer.Option("--format", help="What to print.")]
-BackendOption = Annotated[str, typer.Option(help="What executes the student; auto chooses for this machine.")]
-ArtifactOption = Annotated[PrecisionOption, typer.Option("--precision", help="Of the artifact.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Threads of one prediction.", show_default="one")]
+BackendOption = Annotated[str, typer.Option(help="What executes the student; auto takes what tune measured.")]
+ArtifactOption = Annotated[PrecisionOption, typer.Option("--precision", help="Of the arithmetic; bf16 in OpenVINO.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads of one prediction.", show_default="the profile's, or one")
+]
 LaunchesOption = Annotated[int, typer.Option(help="Processes, one after another.")]
 DurationOption = Annotated[float, typer.Option("--duration-s", help="Measured seconds over all launches.")]
 ReferenceOption = Annotated[

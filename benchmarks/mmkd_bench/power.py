@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Protocol
 
 from mmkd_bench.gpu import GpuSensor
-from mmkd_bench.machine import ROOT, read_number, read_text
+from mmkd_bench.machine import read_number
 from mmkd_edge.errors import UnavailableError
+from mmkd_edge.machine import ROOT, read_text
 
 # What the whole module or board draws, by the board's rails: the first set of which all rails are there.
 # Thor: VIN is the input of the board. Orin NX and Nano, Xavier NX: VDD_IN is the input of the module. AGX Orin has no

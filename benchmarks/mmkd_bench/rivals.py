@@ -66,7 +66,7 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
     Raises:
         MmkdError: the bundle cannot be opened or run.
     """
-    choice = Choice(bundle=job.bundle, backend="ort", threads=job.threads, reference=job.reference)
+    choice = Choice(bundle=job.bundle, backend="ort", precision="fp32", threads=job.threads, reference=job.reference)
     with open_predictor(choice) as predictor:
         assert predictor.bundle is not None
         windows = raw_windows(predictor)[:MAX_CHECKED_WINDOWS]

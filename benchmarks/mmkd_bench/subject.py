@@ -22,7 +22,7 @@ from mmkd_edge.spec import ModalitySpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Precision = Literal["auto", "fp32", "fp16", "int8"]
+Precision = Literal["auto", "fp32", "fp16", "int8", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
