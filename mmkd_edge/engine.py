@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 References = Reference | str | os.PathLike[str] | None
 _WARM_UP_RUNS = 5
-# bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation; through students of all sizes the
-# logits move by up to 1.5 % of the largest one.
-_BF16_TOLERANCE = 0.05
+# Of the largest logit. bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation, and a student
+# adds hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little
+# around a large mean, which 8 bits cannot tell apart: such a student must not run in it.
+_BF16_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
