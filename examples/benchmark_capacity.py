@@ -33,8 +33,7 @@ def agreement(choice: Choice, question: Question, *, repeats: int) -> tuple[int,
     agreed, lines = 0, []
     for number in range(repeats):
         answer = measure_capacity(choice, question)
-        level = answer.at_answer
-        p999_us = None if level is None else level.response.value_us(0.999)
+        p999_us = answer.p999_us
         told = "unknown" if p999_us is None else f"{p999_us / 1e3:.1f} ms"
         lines.append(f"repeat {number + 1}: {answer.streams} streams, p99.9 {told}")
         verdicts = []
@@ -54,8 +53,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--deadline-ms", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--backend", default="auto")
     arguments = parser.parse_args()
-    choice = Choice(bundle=str(arguments.bundle))
+    choice = Choice(bundle=str(arguments.bundle), backend=arguments.backend)
     question = Question(rate_hz=arguments.rate, deadline_ms=arguments.deadline_ms)
     agreed, lines = agreement(choice, question, repeats=arguments.repeats)
     sys.stdout.write("\n".join([*lines, f"{agreed} of {arguments.repeats} answers agreed with both loads"]) + "\n")

@@ -6,6 +6,8 @@ Owns what `mmkd-bench capacity` does. How a load is offered is in `load`, how it
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,8 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         at_answer: the load of that many streams, all launches together; None when not even one is carried. Where
             streams were asked for, their load, carried or not.
         launches: each process of that load by itself; most of them carried it.
+        p999_us: p99.9 of the response in the median launch, which the answer rests on; that of all launches together is
+            larger where a pause of the machine fell into one of them. None where samples were too few.
         refused: the smallest load that most launches did not carry, all of them together; None where all were carried,
             or where streams were asked for.
         idle_cores: cores' worth of time that was left at that load, of those this process may use.
@@ -89,6 +93,7 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     streams: int
     at_answer: Level | None
     launches: tuple[Level, ...]
+    p999_us: float | None
     refused: Level | None
     idle_cores: float | None
     trials: tuple[Level, ...]
@@ -237,8 +242,15 @@ def _report(
         streams=streams,
         at_answer=at_answer,
         launches=() if shown is None else shown.launches,
+        p999_us=None if shown is None else _median_p999_us(shown.launches),
         refused=None if refused is None else refused.together,
         idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
         trials=tuple(trials),
         machine=read_machine(power_mode=read_power_mode()),
     )
+
+
+def _median_p999_us(launches: Sequence[Level]) -> float | None:
+    found = [level.response.value_us(0.999) for level in launches]
+    known = [value for value in found if value is not None]
+    return statistics.median(known) if len(known) == len(found) else None

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mmkd_bench.load import MISSED_SHARE
 from mmkd_bench.text import (
     change_rows,
     duration_text,
@@ -181,6 +182,13 @@ def capacity_view(report: CapacityReport) -> RenderableType:
     level = report.at_answer
     if level is not None:
         lines += [Text(), _pairs(_level_rows(report, level)), Text()]
+        if level.missed > MISSED_SHARE * level.due and report.streams:
+            pauses = sum(not one.carried for one in report.launches)
+            lines.append(
+                _line(
+                    f"in {plural(pauses, 'launch', 'launches')} pauses of this machine outlasted the deadline", "yellow"
+                )
+            )
     if report.refused is not None:
         share = report.refused.missed / report.refused.due
         lines.append(_line(f"{plural(report.refused.streams, 'stream')} were not carried: {share:.2%} missed"))
@@ -190,15 +198,23 @@ def capacity_view(report: CapacityReport) -> RenderableType:
 
 def _level_rows(report: CapacityReport, level: Level) -> list[tuple[str, str]]:
     rows = [(entry.name, percentile_text(entry, level.response.count)) for entry in level.response.percentiles]
-    p999_us = level.response.value_us(0.999)
+    p999_us = report.p999_us
     headroom = "unknown" if p999_us is None else duration_text(max(0.0, 1e3 * report.deadline_ms - p999_us))
     idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f} of {report.machine.usable_cores} cores"
+    carried = sum(one.carried for one in report.launches)
+    median = "unknown" if p999_us is None else duration_text(p999_us)
     return [
         ("offered", f"{level.streams} streams, {level.offered_hz:g} windows per second"),
+        (
+            "p99.9",
+            (
+                f"{median} in the median launch, within {report.deadline_ms:g} ms in {carried} of "
+                f"{plural(len(report.launches), 'launch', 'launches')}"
+            ),
+        ),
         *((f"response {name}", value) for name, value in rows),
         ("response max", duration_text(level.response.max_us)),
         ("missed", f"{level.missed:,} of {level.due:,} windows"),
-        ("carried", f"in {sum(one.carried for one in report.launches)} of {len(report.launches)} launches"),
         ("headroom", f"{headroom} at p99.9, {idle} idle"),
     ]
 
