@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from mmkd_export.graph import graph_bytes
+from mmkd_models.int8 import NOTHING
 
 if TYPE_CHECKING:
     import onnx
@@ -25,9 +26,6 @@ LEVELS = 128
 """Magnitudes that a symmetric INT8 value tells apart: 0 to 127."""
 
 PERCENTILE = 99.99
-
-NOTHING = 1e-30
-"""Magnitudes up to this are as good as 0: a scale made from them would be 0 in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,9 @@ BATCH_AXIS = "batch"
 STATISTICS_KEY = "mmkd_edge.statistics"
 """Metadata of a student's graph: mean and standard deviation of every channel of the training data, as JSON."""
 
+INT8_KEY = "mmkd_edge.int8"
+"""Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent where there was none."""
+
 _REPORT = "please report it with the checkpoint"
 _DTYPES = {1: "float32", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from mmkd_export.activations import ActivationHistogram, activation_histograms
 from mmkd_export.calibration import CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
 from mmkd_export.gate import GateFacts
-from mmkd_export.layers import Layer, learnt_layers, select_layers
+from mmkd_export.layers import Layer, learnt_layers, learnt_ranges, select_layers
 from mmkd_export.parity import Answers
 from mmkd_export.qdq import quantised_graph
 from mmkd_export.smooth import smoothed_graph
@@ -24,8 +24,13 @@ from mmkd_export.smooth import smoothed_graph
 if TYPE_CHECKING:
     import onnx
 
+RangeSource = CalibrationMethod | Literal["learnt"]
+"""Where ranges come from: calibration, or the training of a student that practised INT8."""
+
 MOST_REVERTED_SHARE = 0.5
 """Above this share of layers back in float32, INT8 has nothing left to give."""
+
+LEARNT_REMEDY = "quantisation-aware distillation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,8 @@ class Int8Options:
     """How to quantise.
 
     Attributes:
-        method: how ranges are chosen; None starts with minmax and may go on to percentile.
+        method: how ranges are chosen; None starts with those that training learnt, if it did, then takes minmax and may
+            go on to percentile.
         exclude: regular expression of layers that stay float32.
         ops: operators that the platform runs faster in INT8.
     """
@@ -68,13 +74,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         remedy: what was new about it.
-        method: how ranges were chosen.
+        method: where ranges came from.
         layers: how many layers had INT8.
         gate: what it gave.
     """
 
     remedy: str
-    method: CalibrationMethod
+    method: RangeSource
     layers: int
     gate: GateFacts
 
@@ -103,7 +109,7 @@ class Int8Graph:
 @dataclass(frozen=True, kw_only=True)
 class _Variant:
     remedy: str
-    method: CalibrationMethod
+    method: RangeSource
     layers: tuple[Layer, ...]
     smooth: bool = False
 
@@ -137,7 +143,8 @@ def int8_graph(
     sensitivity = _sensitivity(search, layers, options.method or "minmax", answer=answer)
     attempts: list[Attempt] = []
     variant, graph = _Variant(remedy="", method="minmax", layers=()), model
-    for variant in _variants(layers, sensitivity, options):
+    learnt = learnt_ranges(model)
+    for variant in _variants(layers, sensitivity, options, learnt=learnt):
         graph = search.graph(variant)
         facts = gate(graph)
         attempts.append(Attempt(remedy=variant.remedy, method=variant.method, layers=len(variant.layers), gate=facts))
@@ -159,6 +166,7 @@ class _Search:
     def __init__(self, *, model: onnx.ModelProto, feeds: Sequence[Feeds]) -> None:
         self._model = model
         self._feeds = feeds
+        self._learnt = learnt_ranges(model)
         self._measured: dict[bool, tuple[onnx.ModelProto, dict[str, Magnitudes]]] = {}
 
     def graph(self, variant: _Variant) -> onnx.ModelProto:
@@ -168,7 +176,7 @@ class _Search:
         if variant.smooth:  # the same layers, found in the smoothed graph
             names = {layer.name for layer in layers}
             layers = tuple(layer for layer in learnt_layers(model) if layer.name in names)
-        return quantised_graph(model, layers, _ranges(magnitudes, layers, variant.method))
+        return quantised_graph(model, layers, self._ranges(magnitudes, layers, variant.method))
 
     def activations(self, variant: _Variant) -> tuple[ActivationHistogram, ...]:
         """Gives what the layers of a variant's graph read, and how much of it INT8 represents."""
@@ -176,7 +184,7 @@ class _Search:
         layers = learnt_layers(model)
         names = {layer.name for layer in variant.layers}
         quantised = [layer for layer in layers if layer.name in names]
-        return activation_histograms(magnitudes, layers, _ranges(magnitudes, quantised, variant.method))
+        return activation_histograms(magnitudes, layers, self._ranges(magnitudes, quantised, variant.method))
 
     def _measure(self, *, smooth: bool) -> tuple[onnx.ModelProto, dict[str, Magnitudes]]:
         if smooth not in self._measured:
@@ -185,24 +193,31 @@ class _Search:
             self._measured[smooth] = model, tensor_magnitudes(model, sources, self._feeds)
         return self._measured[smooth]
 
+    def _ranges(
+        self, magnitudes: Mapping[str, Magnitudes], layers: Sequence[Layer], method: RangeSource
+    ) -> dict[str, float]:
+        if method == "learnt":
+            return {layer.source: self._learnt[layer.name] for layer in layers}
+        return {layer.source: clipping_range(magnitudes[layer.source], method) for layer in layers}
+
     @property
     def model(self) -> onnx.ModelProto:
         """The float32 graph."""
         return self._model
 
 
-def _ranges(
-    magnitudes: Mapping[str, Magnitudes], layers: Sequence[Layer], method: CalibrationMethod
-) -> dict[str, float]:
-    return {layer.source: clipping_range(magnitudes[layer.source], method) for layer in layers}
-
-
 def _variants(
-    layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], options: Int8Options
+    layers: tuple[Layer, ...],
+    sensitivity: Sequence[LayerSensitivity],
+    options: Int8Options,
+    *,
+    learnt: Mapping[str, float],
 ) -> Iterator[_Variant]:
-    """The remedies in order; each keeps those before it."""
+    """The remedies in order; each keeps those before it, except that calibration begins anew after learnt ranges."""
     if not layers:
         return
+    if options.method is None and all(layer.name in learnt for layer in layers):
+        yield _Variant(remedy=LEARNT_REMEDY, method="learnt", layers=layers)
     variant = _Variant(remedy="all but the first layer", method=options.method or "minmax", layers=layers)
     yield variant
     if options.method is None:

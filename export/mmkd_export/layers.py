@@ -13,8 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mmkd_edge.errors import UsageError
-from mmkd_export.graph import tensor_shapes
+from mmkd_export.graph import INT8_KEY, tensor_shapes
+from mmkd_models.int8 import LearntInt8
 
 if TYPE_CHECKING:
     import onnx
@@ -115,6 +118,20 @@ def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence
         for layer in layers[1:]
         if layer.worth_quantising and layer.op in ops and not (pattern and pattern.search(layer.name))
     )
+
+
+def layers_by_source(layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:
+    """Gives the names of the layers, those that read one tensor together: they share its Q and DQ, and its range."""
+    groups: dict[str, list[str]] = {}
+    for layer in layers:
+        groups.setdefault(layer.source, []).append(layer.name)
+    return tuple(tuple(names) for names in groups.values())
+
+
+def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
+    """Gives the range of what each layer reads where quantisation-aware distillation learnt it, else nothing."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == INT8_KEY), None)
+    return {} if text is None else msgspec.json.decode(text, type=LearntInt8).ranges
 
 
 def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tuple[int, ...]]) -> Layer:

@@ -151,7 +151,7 @@ def _make_int8(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArti
         sensitivity=found.sensitivity,
         activations=found.activations,
     )
-    _require_passed(found, report)
+    _require_passed(found, report, modality=subject.modality.name)
     return replace(judged, report=report)
 
 
@@ -163,12 +163,21 @@ def _require_layers(found: Int8Graph) -> None:
         )
 
 
-def _require_passed(found: Int8Graph, report: ArtifactReport) -> None:
+def _last_remedy(found: Int8Graph, modality: str) -> str:
+    """What is left to do where every remedy at export failed: let the student practise INT8, or practise longer."""
+    if any(attempt.method == "learnt" for attempt in found.attempts):
+        return "Practise INT8 for longer (mmkd-distill --qat with more --steps)"
+    command = f"mmkd-distill TEACHER.ckpt DATA --modality {modality} --qat STUDENT.ckpt -o student-qat.ckpt"
+    return f"Let the student practise INT8 ({command}) and export that"
+
+
+def _require_passed(found: Int8Graph, report: ArtifactReport, *, modality: str) -> None:
     if not found.passed:
         tried = "\n".join(f"  - {attempt.remedy}: {attempt.gate.summary}" for attempt in found.attempts)
         raise RejectedError(
-            "int8 graph: no remedy passed the gate; no bundle was written. Calibrate with more windows (--calib), "
-            f"allow a larger --max-drop, or export without --precision int8. Tried in this order:\n{tried}",
+            f"int8 graph: no remedy passed the gate; no bundle was written. {_last_remedy(found, modality)}, "
+            "calibrate with more windows (--calib), allow a larger --max-drop, or export without --precision int8. "
+            f"Tried in this order:\n{tried}",
             report=report,
         )
 

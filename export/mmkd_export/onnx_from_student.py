@@ -19,7 +19,17 @@ from mmkd_edge.errors import MmkdError, UsageError
 from mmkd_edge.manifest import BatchRange, graph_inputs, graph_outputs
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-from mmkd_export.graph import BATCH_AXIS, OPSET, STATISTICS_KEY, any_batch, check_graph, clean_graph, graph_bytes
+from mmkd_export.graph import (
+    BATCH_AXIS,
+    INT8_KEY,
+    OPSET,
+    STATISTICS_KEY,
+    any_batch,
+    check_graph,
+    clean_graph,
+    graph_bytes,
+)
+from mmkd_export.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
 from mmkd_export.parity import Answers
 
 if TYPE_CHECKING:
@@ -54,10 +64,22 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
             (STATISTICS_KEY, _json({name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in _STATISTICS})),
+            *([(INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
             *([("mmkd_edge.batch", _json(batch))] if batch is not None else []),
         ],
         batch=batch,
     )
+
+
+def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
+    """Gives the layers that INT8 computes in where every operator gains by it: what a training for INT8 practises.
+
+    Layers that read one tensor stand together. Errors as `onnx_from_student`.
+    """
+    import onnx
+
+    layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
+    return layers_by_source(select_layers(layers, exclude=None, ops=LEARNT_OPS))
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:

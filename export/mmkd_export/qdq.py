@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_export.calibration import NOTHING
 from mmkd_export.layers import Layer
+from mmkd_models.int8 import TOP, levels_of, scales_of
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
-
-TOP = 127
-"""Largest magnitude of a symmetric INT8 value; -128 is not used, as TensorRT's weights require."""
 
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
@@ -60,16 +57,14 @@ def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]
     """Gives the scale of each output, float32 (n,): its largest weight over 127; 1 / 127 where all are as good as 0."""
     others = tuple(index for index in range(values.ndim) if index != axis)
     largest = np.abs(values).max(axis=others)
-    scales: NDArray[np.float32] = (np.where(largest > NOTHING, largest, 1.0) / TOP).astype(np.float32)
-    return scales
+    return np.asarray(scales_of(largest), dtype=np.float32)
 
 
 def quantised_weights(values: NDArray[np.float32], scales: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
     """Rounds weights to INT8, halves to even as QuantizeLinear does."""
     shape = [1] * values.ndim
     shape[axis] = -1
-    rounded = np.clip(np.rint(values / scales.reshape(shape)), -TOP, TOP)
-    return np.asarray(rounded.astype(np.int8))
+    return np.asarray(levels_of(values, scales.reshape(shape), lowest=-TOP), dtype=np.int8)
 
 
 def _activation_nodes(graph: onnx.GraphProto, tensor: str, *, scale: float) -> list[onnx.NodeProto]:

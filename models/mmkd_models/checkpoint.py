@@ -28,6 +28,7 @@ from mmkd_models.augment import AugmentConfig, channel_statistics
 from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import Recipe
+from mmkd_models.int8 import LearntInt8
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -84,6 +85,7 @@ class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     task: TaskSpec
     config: StudentConfig
     facts: Facts
+    int8: LearntInt8 | msgspec.UnsetType = msgspec.UNSET
 
 
 class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +111,17 @@ class CarriedWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCheckpoint:
-    """A trained student with what is needed to export it."""
+    """A trained student with what is needed to export it.
+
+    Attributes:
+        modality: what it takes.
+        task: what it answers.
+        config: its size.
+        facts: where it comes from.
+        state: its weights.
+        carried: validation windows; None where it carries none.
+        int8: what quantisation-aware distillation learnt; None where it had none.
+    """
 
     modality: ModalitySpec
     task: TaskSpec
@@ -117,6 +129,7 @@ class StudentCheckpoint:
     facts: Facts
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
+    int8: LearntInt8 | None = None
 
     def network(self) -> Student:
         """Gives the student with its weights, in evaluation mode."""
@@ -150,6 +163,7 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
         task=checkpoint.task,
         config=checkpoint.config,
         facts=checkpoint.facts,
+        int8=checkpoint.int8 or msgspec.UNSET,
     )
     tensors = {f"student/{name}": tensor for name, tensor in checkpoint.state.items()}
     if checkpoint.carried is not None:
@@ -173,6 +187,9 @@ def read_student(path: Path) -> StudentCheckpoint:
     check_sizes((document.modality,), document.task, path)
     network = Student(document.modality, len(document.task.labels), document.config)
     same_tensors(network.state_dict(), state, path=path)
+    int8 = document.int8 or None
+    if int8 is not None:
+        _check_int8(int8, network, path)
     return StudentCheckpoint(
         modality=document.modality,
         task=document.task,
@@ -180,6 +197,7 @@ def read_student(path: Path) -> StudentCheckpoint:
         facts=document.facts,
         state=state,
         carried=_carried(carried, document.modality, document.task, path) if carried else None,
+        int8=int8,
     )
 
 
@@ -274,6 +292,15 @@ def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) 
         raise CheckpointError(
             f"{path}: metadata: expected modalities with samples, channels and a rate, and two labels or more, got "
             f"{[(m.name, m.shape, m.rate_hz) for m in modalities]} and {list(task.labels)}; the file was altered"
+        )
+
+
+def _check_int8(int8: LearntInt8, network: Student, path: Path) -> None:
+    modules = dict(network.named_modules())
+    unknown = [name for name in int8.ranges if name not in modules]
+    if unknown:
+        raise CheckpointError(
+            f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
         )
 
 

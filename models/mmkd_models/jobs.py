@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import (
+    MOST_WINDOWS,
     Facts,
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -32,6 +34,8 @@ from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.folds import label_subset
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
+from mmkd_models.int8 import LearntInt8
+from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -176,24 +180,109 @@ def distil(
     teachers = (TaughtBy(checkpoint=teacher, sha256=teacher_sha256), *further)
     _check_teachers(teachers, data.train)
     student = _new_student(data, modality, config, run)
+    result = _learn(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
+    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers)
+
+
+def distil_int8(
+    data: TrainingData,
+    start: StudentCheckpoint,
+    run: Run,
+    *,
+    start_sha256: str,
+    groups: Sequence[Sequence[str]],
+    teachers: Sequence[TaughtBy],
+    recipe: Recipe,
+) -> StudentCheckpoint:
+    """Goes on with a trained student that computes as its INT8 graph will, taught by the recipe.
+
+    What is kept are the weights that INT8 computes with and the ranges of what its layers read; validation chooses by
+    the INT8 arithmetic. The facts' score is that of the float32 network with these weights.
+
+    Args:
+        data: windows of the student's modality and the teachers'.
+        start: the trained student.
+        run: how it is trained; a few hundred steps at a tenth of the usual learning rate are enough.
+        start_sha256: of the student's checkpoint.
+        groups: names of the layers that INT8 computes in, those that read one tensor together; the export knows them.
+        teachers: what it learns from, in the order that the recipe's members count.
+        recipe: what it learns.
+
+    Raises:
+        UsageError: a teacher or the student was trained for other modalities, labels or windows than `data` has, no
+            layer computes in INT8, or the recipe starts from the teacher's weights.
+    """
+    _check_teachers(teachers, data.train)
+    modality = start.modality.name
+    check_fits("student", start.task, (start.modality,), data.train)
+    if recipe.init == "teacher":
+        raise UsageError(
+            "recipe: init 'teacher': expected 'fresh', because practising INT8 starts with the student's own weights; "
+            "leave it out"
+        )
+    if not groups:
+        raise UsageError(
+            "student: expected a layer that INT8 makes faster, got none: every product has a side below 16; "
+            "export it in fp32"
+        )
+    torch.manual_seed(run.train.seed)
+    student = FakeInt8Student(start.network(), groups, *_some_windows(data, modality, seed=run.train.seed))
+    origin = {"int8": start_sha256, "int8_layers": [list(group) for group in groups]}
+    result = _learn(
+        student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=start.config, origin=origin
+    )
+    student.load_state_dict(result.state)
+    state, inputs = learnt_student(student.cpu())
+    int8 = LearntInt8(student_sha256=start_sha256, score=result.scores.metric(run.train.metric), inputs=inputs)
+    kept = replace(start, state=state).network()
+    result = replace(
+        result, state=state, scores=scores_of(kept, data.valid.with_modalities((modality,)), modality=modality)
+    )
+    checkpoint = _student_checkpoint(data, modality, start.config, run, result, recipe=recipe, teachers=teachers)
+    return replace(checkpoint, int8=int8)
+
+
+def _learn(
+    student: nn.Module,
+    data: TrainingData,
+    run: Run,
+    *,
+    modality: str,
+    teachers: Sequence[TaughtBy],
+    recipe: Recipe,
+    config: StudentConfig,
+    origin: Mapping[str, Any] | None = None,
+) -> Fit:
+    """Trains a student with its teachers; `origin` is what else decides where it starts."""
     networks = [_network(one.checkpoint, data) for one in teachers]
-    learner = DistillLearner(student, networks, recipe, modality=modality, windows=len(data.train))
-    origin = {
-        "network": msgspec.to_builtins(config),
-        "recipe": msgspec.to_builtins(recipe),
-        "teacher": teacher_sha256,
-        **({"further": [one.sha256 for one in further]} if further else {}),
+    example = {
+        spec.name: (torch.ones(1, *spec.shape), torch.ones(1, *spec.shape)) for spec in data.train.spec.modalities
     }
-    result = _fit(
+    learner = DistillLearner(student, networks, recipe, modality=modality, windows=len(data.train), example=example)
+    first, *further = teachers
+    return _fit(
         learner,
         data,
         run,
         modality=modality,
         labelled_share=_labelled_share(recipe),
-        origin=origin,
+        origin={
+            "network": msgspec.to_builtins(config),
+            "recipe": msgspec.to_builtins(recipe),
+            "teacher": first.sha256,
+            **({"further": [one.sha256 for one in further]} if further else {}),
+            **(origin or {}),
+        },
         part=_common_part(teachers, data),
     )
-    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers)
+
+
+def _some_windows(data: TrainingData, modality: str, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and presence (N, T, C) of some training windows."""
+    windows = data.train.with_modalities((modality,))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:MOST_WINDOWS])
+    values, present = prepare_batch(windows.take(rows)[modality], windows.spec.modality(modality))
+    return torch.from_numpy(values), torch.from_numpy(present)
 
 
 def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -15,12 +16,13 @@ import msgspec
 import typer
 from torch import nn
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import (
     Facts,
     StudentCheckpoint,
     file_sha256,
+    read_student,
     write_student,
     write_teacher,
 )
@@ -28,7 +30,7 @@ from mmkd_models.config import choice, preset_named, student_config, student_lik
 from mmkd_models.cross_fit import cross_fit
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.defaults import RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.defaults import INT8_TRAIN, RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.jobs import (
     OnStep,
@@ -36,6 +38,7 @@ from mmkd_models.jobs import (
     TrainingData,
     check_teacher,
     distil,
+    distil_int8,
     self_train,
     train_baseline,
     train_teacher,
@@ -213,7 +216,8 @@ def student(
 
 @_distill.command(
     epilog="Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt. Several teachers as one: "
-    "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1"
+    "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1. For INT8: "
+    "mmkd-distill teacher.ckpt mydata --modality acc --qat student.ckpt -o student-qat.ckpt"
 )
 def distill(
     teacher: Annotated[
@@ -227,8 +231,21 @@ def distill(
     modality: _Modality,
     output: _Output = Path("student.ckpt"),
     preset: Annotated[
-        str, typer.Option(help="Size: tiny, small, medium or base; teacher is that of the teacher's encoder.")
-    ] = STUDENT_PRESET,
+        str | None,
+        typer.Option(
+            help="Size: tiny, small, medium or base; teacher is that of the teacher's encoder.",
+            show_default=f"{STUDENT_PRESET}; with --qat the student's",
+        ),
+    ] = None,
+    qat: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STUDENT",
+            help="Quantisation-aware distillation: go on with this trained student, computing as its INT8 graph will, "
+            "and keep the ranges for mmkd-export --precision int8.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="JSON file with the recipe; see --print-recipe.")] = None,
     term: Annotated[
         list[str] | None,
@@ -257,9 +274,21 @@ def distill(
     ] = None,
     label_share: _Share = 1.0,
     fold: _Fold = None,
-    steps: _Steps = STUDENT_TRAIN.steps,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Optimisation steps.", min=1, show_default=f"{STUDENT_TRAIN.steps}; with --qat {INT8_TRAIN.steps}"
+        ),
+    ] = None,
     batch: _Batch = STUDENT_TRAIN.batch,
-    learning_rate: _Rate = STUDENT_TRAIN.learning_rate,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate.",
+            min=0.0,
+            show_default=f"{STUDENT_TRAIN.learning_rate}; with --qat {INT8_TRAIN.learning_rate}",
+        ),
+    ] = None,
     patience: _Patience = STUDENT_TRAIN.patience,
     metric: _MetricOption = STUDENT_TRAIN.metric,
     seed: _Seed = 0,
@@ -283,35 +312,83 @@ def distill(
     json: _Json = False,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
-    train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
-    named = None if preset == "teacher" else student_config(preset_named(preset, option="--preset"))
+    usual = STUDENT_TRAIN if qat is None else INT8_TRAIN
+    train = _train_config(
+        usual.steps if steps is None else steps,
+        batch,
+        usual.learning_rate if learning_rate is None else learning_rate,
+        patience,
+        metric,
+        seed,
+        precision,
+        devices,
+    )
     chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
+    start = None if qat is None else _start_of(qat, modality, preset=preset, output=output)
+    named = None if preset == "teacher" else student_config(preset_named(preset or STUDENT_PRESET, option="--preset"))
     _check_output(output, teachers=teacher)
     first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
-    size = named or student_like(first.checkpoint.config)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
     for one in (first, *further):
         check_teacher(one.checkpoint, training.train)
     seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
-    with _training(f"{modality} student", output) as show:
-        checkpoint = distil(
-            training.for_pair(seen, modality),
-            modality,
-            size,
-            _run(
-                train,
-                _augment(practise_missing=practise_missing),
-                output,
-                resume=resume,
-                embed_windows=embed_windows,
-                on_step=show,
-            ),
-            teacher=first.checkpoint,
-            teacher_sha256=first.sha256,
-            recipe=chosen,
-            further=further,
-        )
+    training = training.for_pair(seen, modality)
+    augment = _augment(practise_missing=practise_missing)
+    with _training(f"{modality} student" if start is None else f"{modality} student in INT8", output) as show:
+        run = _run(train, augment, output, resume=resume, embed_windows=embed_windows, on_step=show)
+        if start is not None:
+            checkpoint = distil_int8(
+                training,
+                start.checkpoint,
+                run,
+                start_sha256=start.sha256,
+                groups=start.groups,
+                teachers=(first, *further),
+                recipe=chosen,
+            )
+        else:
+            checkpoint = distil(
+                training,
+                modality,
+                named or student_like(first.checkpoint.config),
+                run,
+                teacher=first.checkpoint,
+                teacher_sha256=first.sha256,
+                recipe=chosen,
+                further=further,
+            )
     _write_student(output, checkpoint, json=json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """The student that practises INT8, and the layers that compute in it."""
+
+    checkpoint: StudentCheckpoint
+    sha256: str
+    groups: tuple[tuple[str, ...], ...]
+
+
+def _start_of(path: Path, modality: str, *, preset: str | None, output: Path) -> _Start:
+    """Reads the student of `--qat`, and asks the export which of its layers compute in INT8."""
+    if preset is not None:
+        raise UsageError(f"--preset {preset}: expected no size beside --qat, which takes the student's; leave it out")
+    checkpoint = read_student(path)
+    if checkpoint.modality.name != modality:
+        raise UsageError(
+            f"--qat {path}: expected a student of {modality!r}, got one of {checkpoint.modality.name!r}; "
+            f"use --modality {checkpoint.modality.name}"
+        )
+    if output.exists() and output.samefile(path):
+        raise UsageError(f"--output {output}: expected another file than the student's, got the same; choose another")
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise UnavailableError(
+            f"--qat asks the export which layers compute in INT8, and needs {' and '.join(missing)}, which this "
+            "Python lacks; run: pip install 'mmkd-edge[export]'"
+        )
+    from mmkd_export.onnx_from_student import practised_layers
+
+    return _Start(checkpoint=checkpoint, sha256=file_sha256(path), groups=practised_layers(checkpoint))
 
 
 def _distill_command(output: Path, data: Path, training: TrainingData) -> str:
@@ -351,7 +428,8 @@ def _write_student(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -
         return
     write_student(output, checkpoint)
     _finish(output)
-    following = f"mmkd-export {_quoted(output)} -o {_quoted(output.with_suffix('.edge'))}"
+    precision = "" if checkpoint.int8 is None else " --precision int8"
+    following = f"mmkd-export {_quoted(output)}{precision} -o {_quoted(output.with_suffix('.edge'))}"
     names = [checkpoint.modality.name]
     _report(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
 

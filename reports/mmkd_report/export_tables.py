@@ -10,7 +10,12 @@ from mmkd_report.export_charts import precision_role
 from mmkd_report.export_document import ArtifactFacts, ExportDocument, Gate
 from mmkd_report.formats import NOTHING, count, fixed, is_figure, percent, share
 
-METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "entropy": "least entropy"}
+METHOD_NAMES = {
+    "minmax": "largest value",
+    "percentile": "99.99th percentile",
+    "entropy": "least entropy",
+    "learnt": "learnt in training",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

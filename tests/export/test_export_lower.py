@@ -125,8 +125,10 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(
         export(plan)
     lines = str(error.value).splitlines()
     assert lines[0] == (
-        "int8 graph: no remedy passed the gate; no bundle was written. Calibrate with more windows (--calib), allow a "
-        "larger --max-drop, or export without --precision int8. Tried in this order:"
+        "int8 graph: no remedy passed the gate; no bundle was written. Let the student practise INT8 "
+        "(mmkd-distill TEACHER.ckpt DATA --modality acc --qat STUDENT.ckpt -o student-qat.ckpt) and export that, "
+        "calibrate with more windows (--calib), allow a larger --max-drop, or export without --precision int8. "
+        "Tried in this order:"
     )
     assert [line.partition(":")[0] for line in lines[1:5]] == [
         "  - all but the first layer",
