@@ -134,7 +134,7 @@ def _compiled(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
         raise BackendError("its weights are in another file, which nothing verifies")
     graph = core.read_model(model, b"")
     if graph.is_dynamic():  # one window at a time, as the runtime asks
-        graph.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
+        graph.reshape({_name(port): [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
     return core.compile_model(graph, "CPU", settings)
 
 
@@ -151,11 +151,18 @@ def _settings(threads: int, *, bf16: bool, pinning: bool) -> dict[str, Any]:
 
 
 def _tensor(port: Any) -> TensorSpec:
-    found = port.element_type.get_type_name()
+    name, found = _name(port), port.element_type.get_type_name()
     dtype = _DTYPES.get(found)
     if dtype is None:
-        raise BackendError(f"tensor {port.any_name!r} has the type {found}, expected f32")
-    return TensorSpec(name=port.any_name, dtype=dtype, shape=tuple(int(size) for size in port.shape))
+        raise BackendError(f"tensor {name!r} has the type {found}, expected f32")
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(int(size) for size in port.shape))
+
+
+def _name(port: Any) -> str:
+    """The tensor's name in the artifact: an operation that OpenVINO removes leaves its own name there too."""
+    names = port.names
+    node = port.node.friendly_name  # of an input the artifact's name, of an output an inner one
+    return node if node in names else next((name for name in _OUTPUTS if name in names), port.any_name)
 
 
 def _reason(error: Exception) -> str:

@@ -207,6 +207,7 @@ def test_a_state_with_a_tensor_of_nobody_is_refused(trained: Trained, tmp_path: 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    del metadata["content_sha256"]  # as of a version that did not write it yet
     save_file({**tensors, "stranger/weight": torch.zeros(1)}, path, metadata)
     assert unusable(trained, tmp_path) == (f"{path}: tensor with an unknown name ('stranger'); start without --resume")
 
