@@ -210,9 +210,7 @@ def _percentiles(run: BenchDocument) -> tuple[tuple[str, str, str], ...]:
     rows = [
         (
             f"p{100 * one.quantile:.10g}",
-            time_text(one.value_us)
-            if one.value_us is not None
-            else f"needs {count(one.floor)} calls",
+            time_text(one.value_us) if one.value_us is not None else f"needs {count(one.floor)} calls",
             time_text(one.upper_us),
         )
         for one in latency.percentiles

@@ -431,7 +431,7 @@ def test_the_package_is_thin_until_a_page_is_made() -> None:
 
 def test_the_public_names_are_listed() -> None:
     errors = {"DocumentError", "PageError", "ReportError"}
-    pages = {"render_demo", "render_evaluation", "render_export", "render_study"}
+    pages = {"render_bench", "render_demo", "render_evaluation", "render_export", "render_study"}
     assert set(mmkd_report.__all__) == errors | pages | {"write_page"}
 
 
