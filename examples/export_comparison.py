@@ -3,7 +3,8 @@
     python examples/export_comparison.py STUDENT.ckpt DATA
 
 Ours are the fp32, fp16 and int8 artifacts of one bundle. Theirs are `torch.onnx.export` and, on its file, onnxruntime's
-`quantize_static`, both with their defaults and with the same calibration windows. Accuracy is on the test split of the
+`quantize_static` and, where it is installed, Olive's static quantisation, all with their defaults and with the same
+calibration windows. Accuracy is on the test split of the
 dataset directory DATA, which neither export has seen; latency is the median of one run on one thread, all in turns.
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_export.calibration import Feeds
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us
 from mmkd_export.parity import answers_from_backend
@@ -38,6 +41,7 @@ from mmkd_models.checkpoint import StudentCheckpoint, read_student
 from mmkd_models.data.dataset import open_dataset
 
 WORKSPACE_BYTES = 1 << 30
+OLIVE = "Olive"
 
 
 def main() -> None:
@@ -99,7 +103,42 @@ def theirs(checkpoint: StudentCheckpoint, folder: Path) -> dict[str, bytes]:
             external_data=False,
         )
         quantize_static(plain, quantised, Reader())
-    return {"torch.onnx.export": plain.read_bytes(), "quantize_static": quantised.read_bytes()}
+    models = {"torch.onnx.export": plain.read_bytes(), "quantize_static": quantised.read_bytes()}
+    if importlib.util.find_spec("olive") is not None:
+        models[OLIVE] = olives(plain, list(feeds_of(calibration, checkpoint.modality)), folder / "olive")
+    return models
+
+
+def olives(plain: Path, feeds: list[Feeds], folder: Path) -> bytes:
+    """Olive's pass `OnnxStaticQuantization` for a CPU with its defaults, on the file of torch.onnx.export."""
+    os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # read where olive is imported
+    names = list(feeds[0])
+    for name in names:
+        (folder / "windows" / name).mkdir(parents=True)
+        for number, window in enumerate(feeds):
+            window[name].tofile(folder / "windows" / name / f"{number:04}.bin")
+    windows = {
+        "name": "windows",
+        "type": "RawDataContainer",
+        "load_dataset_config": {
+            "data_dir": str(folder / "windows"),
+            "input_names": names,
+            "input_shapes": [list(feeds[0][name].shape) for name in names],
+        },
+    }
+    with quiet():
+        import olive
+
+        found = olive.run(
+            {
+                "input_model": {"type": "ONNXModel", "model_path": str(plain)},
+                "data_configs": [windows],
+                "passes": {"quantise": {"type": "OnnxStaticQuantization", "data_config": "windows"}},
+                "output_dir": str(folder / "output"),
+                "cache_dir": str(folder / "cache"),
+            }
+        )
+    return Path(found.get_best_candidate().model_path).read_bytes()
 
 
 def print_table(
@@ -122,6 +161,8 @@ def print_table(
             cells = [f"{(got == labels).mean():.4f}", f"{(got == expected).mean():.4f}"]
             cells += ["-" if time is None else f"{time:.0f} us" for time in times]
         print(f"| {name} | {len(model) / 1000:.0f} | {' | '.join(cells)} | {built(model)} |")
+    if OLIVE not in models:
+        print(f"| {OLIVE} | not installed | | | | | |")
 
 
 def backends(models: dict[str, bytes]) -> Iterator[tuple[tuple[str, str], Backend]]:
