@@ -95,7 +95,8 @@ def test_a_grid_trains_everything_once(grid: tuple[Path, StudyDocument]) -> None
     assert len(list(out.glob("trials/*/trial.json"))) == 2 * 2 * 2
     assert document.coverage.complete
     assert (document.coverage.finished, document.coverage.expected) == (8, 8)
-    assert msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument) == document
+    written = msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
+    assert msgspec.structs.replace(written, duration_s=document.duration_s) == document  # another test repeats it
 
 
 def test_each_entry_takes_on_each_seed_the_rate_that_validates_best(
