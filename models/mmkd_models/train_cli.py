@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -16,13 +15,12 @@ import msgspec
 import typer
 from torch import nn
 
-from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import (
     Facts,
     StudentCheckpoint,
     file_sha256,
-    read_student,
     write_student,
     write_teacher,
 )
@@ -32,6 +30,7 @@ from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.defaults import INT8_TRAIN, RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.int8_cli import start_of
 from mmkd_models.jobs import (
     OnStep,
     Run,
@@ -324,7 +323,7 @@ def distill(
         devices,
     )
     chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
-    start = None if qat is None else _start_of(qat, modality, preset=preset, output=output)
+    start = None if qat is None else start_of(qat, modality, preset=preset, output=output)
     named = None if preset == "teacher" else student_config(preset_named(preset or STUDENT_PRESET, option="--preset"))
     _check_output(output, teachers=teacher)
     first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
@@ -358,37 +357,6 @@ def distill(
                 further=further,
             )
     _write_student(output, checkpoint, json=json)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """The student that practises INT8, and the layers that compute in it."""
-
-    checkpoint: StudentCheckpoint
-    sha256: str
-    groups: tuple[tuple[str, ...], ...]
-
-
-def _start_of(path: Path, modality: str, *, preset: str | None, output: Path) -> _Start:
-    """Reads the student of `--qat`, and asks the export which of its layers compute in INT8."""
-    if preset is not None:
-        raise UsageError(f"--preset {preset}: expected no size beside --qat, which takes the student's; leave it out")
-    checkpoint = read_student(path)
-    if checkpoint.modality.name != modality:
-        raise UsageError(
-            f"--qat {path}: expected a student of {modality!r}, got one of {checkpoint.modality.name!r}; "
-            f"use --modality {checkpoint.modality.name}"
-        )
-    if output.exists() and output.samefile(path):
-        raise UsageError(f"--output {output}: expected another file than the student's, got the same; choose another")
-    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise UnavailableError(
-            f"--qat asks the export which layers compute in INT8, and needs {' and '.join(missing)}, which this "
-            "Python lacks; run: pip install 'mmkd-edge[export]'"
-        )
-    from mmkd_export.onnx_from_student import practised_layers
-
-    return _Start(checkpoint=checkpoint, sha256=file_sha256(path), groups=practised_layers(checkpoint))
 
 
 def _distill_command(output: Path, data: Path, training: TrainingData) -> str:

@@ -1,0 +1,53 @@
+"""The start of `mmkd-distill --qat`: a trained student, and what the export says of its layers."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The student that practises INT8, and the layers that compute in it."""
+
+    checkpoint: StudentCheckpoint
+    sha256: str
+    groups: tuple[tuple[str, ...], ...]
+
+
+def start_of(path: Path, modality: str, *, preset: str | None, output: Path) -> Start:
+    """Reads the student of `--qat`, and asks the export which of its layers compute in INT8.
+
+    Args:
+        path: the student's checkpoint.
+        modality: that the command was asked for.
+        preset: a size that was asked for, which does not go with `--qat`; None where none was.
+        output: the checkpoint that will be written.
+
+    Raises:
+        UsageError: the options do not fit the student, or there is no such file.
+        CheckpointError: the file is no student's checkpoint.
+        UnavailableError: the export's libraries are missing.
+    """
+    if preset is not None:
+        raise UsageError(f"--preset {preset}: expected no size beside --qat, which takes the student's; leave it out")
+    checkpoint = read_student(path)
+    if checkpoint.modality.name != modality:
+        raise UsageError(
+            f"--qat {path}: expected a student of {modality!r}, got one of {checkpoint.modality.name!r}; "
+            f"use --modality {checkpoint.modality.name}"
+        )
+    if output.exists() and output.samefile(path):
+        raise UsageError(f"--output {output}: expected another file than the student's, got the same; choose another")
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise UnavailableError(
+            f"--qat asks the export which layers compute in INT8, and needs {' and '.join(missing)}, which this "
+            "Python lacks; run: pip install 'mmkd-edge[export]'"
+        )
+    from mmkd_export.onnx_from_student import practised_layers
+
+    return Start(checkpoint=checkpoint, sha256=file_sha256(path), groups=practised_layers(checkpoint))
