@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
 
 FORMAT_VERSION = 1
@@ -202,18 +203,7 @@ def read_bench(document: Mapping[str, Any]) -> BenchDocument:
     Raises:
         DocumentError: A format version that this release does not know, or a missing or mistyped value.
     """
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DocumentError(
-            f"benchmark document: expected format_version {FORMAT_VERSION}, got {version!r}; "
-            "make the page with the release that made the document"
-        )
-    try:
-        found = msgspec.convert(dict(document), BenchDocument)
-    except msgspec.ValidationError as error:
-        raise DocumentError(
-            f"benchmark document: {error}; correct the value, or leave it out where it is optional"
-        ) from error
+    found = typed(document, BenchDocument, name="benchmark", version=FORMAT_VERSION)
     histogram = found.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:
         raise DocumentError(

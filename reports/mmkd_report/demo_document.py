@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
 
 FORMAT_VERSION = 1
@@ -218,18 +219,7 @@ def read_demo(document: Mapping[str, Any]) -> DemoDocument:
         DocumentError: A format version that this release does not know, a missing or mistyped value, or parts whose
             sizes contradict each other.
     """
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DocumentError(
-            f"demo document: expected format_version {FORMAT_VERSION}, got {version!r}; "
-            "make the page with the release that made the document"
-        )
-    try:
-        demo = msgspec.convert(dict(document), DemoDocument)
-    except msgspec.ValidationError as error:
-        raise DocumentError(
-            f"demo document: {error}; correct the value, or leave it out where it is optional"
-        ) from error
+    demo = typed(document, DemoDocument, name="demo", version=FORMAT_VERSION)
     for problem in _contradictions(demo):
         raise DocumentError(f"demo document: {problem}")
     return demo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mmkd_report.demo_answer import best_student, mean_of
 from mmkd_report.demo_document import Contest, DemoDocument, Latency, RatioRange, Spread
@@ -19,14 +18,7 @@ from mmkd_report.formats import (
     things,
     with_unit,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyFigure:
-    """One large figure under the answer and what it is."""
-
-    figure: str
-    caption: str
+from mmkd_report.key_figure import KeyFigure
 
 
 def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:

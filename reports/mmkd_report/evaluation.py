@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
 from mmkd_report.formats import (
     NOTHING,
@@ -151,16 +152,13 @@ def read_evaluation(document: Mapping[str, Any]) -> EvaluationDocument:
     Raises:
         DocumentError: A format version that this release does not know, or a missing or mistyped value.
     """
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DocumentError(
-            f"evaluation document: expected format_version {FORMAT_VERSION}, got {version!r}; "
-            "make the page with the release that made the document"
-        )
-    try:
-        found = msgspec.convert(dict(document), EvaluationDocument)
-    except msgspec.ValidationError as error:
-        raise DocumentError(f"evaluation document: {error}; make it again with mmkd-evaluate") from error
+    found = typed(
+        document,
+        EvaluationDocument,
+        name="evaluation",
+        version=FORMAT_VERSION,
+        advice="make it again with mmkd-evaluate",
+    )
     if found.metric not in Scores.__struct_fields__:
         known = ", ".join(Scores.__struct_fields__)
         raise DocumentError(f"evaluation document: metric: expected one of {known}, got {found.metric!r}; correct it")

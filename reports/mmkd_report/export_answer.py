@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmkd_report.export_document import ArtifactFacts, BackendRun, ExportDocument, Gate
 from mmkd_report.formats import NOTHING, fixed, is_figure, magnitude, percent, plain, share, significant, with_unit
+from mmkd_report.key_figure import KeyFigure
 
 BACKEND_NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "trt": "TensorRT"}
 
@@ -143,14 +144,6 @@ def _parity(export: ExportDocument) -> Iterator[str]:
             f"The fp32 graph gives the checkpoint's answers within {error_text(worst)} on {first.parity.windows} "
             f"{kind} windows."
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyFigure:
-    """One large figure under the answer and what it is."""
-
-    figure: str
-    caption: str
 
 
 def key_figures(export: ExportDocument) -> tuple[KeyFigure, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
 
 FORMAT_VERSION = 1
@@ -220,19 +221,7 @@ def read_export(document: Mapping[str, Any]) -> ExportDocument:
     Raises:
         DocumentError: A format version that this release does not know, or a missing or mistyped value.
     """
-    report = document.get("report")
-    version = report.get("format_version") if isinstance(report, Mapping) else None
-    if version != FORMAT_VERSION:
-        raise DocumentError(
-            f"export document: expected report.format_version {FORMAT_VERSION}, got {version!r}; "
-            "make the page with the release that made the document"
-        )
-    try:
-        export = msgspec.convert(dict(document), ExportDocument)
-    except msgspec.ValidationError as error:
-        raise DocumentError(
-            f"export document: {error}; correct the value, or leave it out where it is optional"
-        ) from error
+    export = typed(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
     if not export.report.artifacts:
         raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")
     return export

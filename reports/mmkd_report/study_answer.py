@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mmkd_report.formats import (
     TIMES,
@@ -18,6 +17,7 @@ from mmkd_report.formats import (
     things,
     with_unit,
 )
+from mmkd_report.key_figure import KeyFigure
 from mmkd_report.study_document import (
     NONE,
     EntryRow,
@@ -30,14 +30,6 @@ from mmkd_report.study_document import (
 )
 
 METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyFigure:
-    """One large figure and what it is."""
-
-    figure: str
-    caption: str
 
 
 def question(study: StudyDocument) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
 
 FORMAT_VERSION = 1
@@ -238,18 +239,7 @@ def read_study(document: Mapping[str, Any]) -> StudyDocument:
         DocumentError: A format version that this release does not know, a missing or mistyped value, or no entry that
             is chosen.
     """
-    version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DocumentError(
-            f"study document: expected format_version {FORMAT_VERSION}, got {version!r}; "
-            "make the page with the release that made the document"
-        )
-    try:
-        study = msgspec.convert(dict(document), StudyDocument)
-    except msgspec.ValidationError as error:
-        raise DocumentError(
-            f"study document: {error}; correct the value, or leave it out where it is optional"
-        ) from error
+    study = typed(document, StudyDocument, name="study", version=FORMAT_VERSION)
     chosen = sum(entry.chosen for entry in study.entries)
     if chosen != 1:
         raise DocumentError(f"study document: expected one entry that is chosen, got {chosen}; mark the one that is")
