@@ -28,6 +28,7 @@ from mmkd_models.checkpoint import (
     write_student,
     write_teacher,
 )
+from mmkd_models.claim import claimed
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
@@ -176,16 +177,7 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def _claim(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> None:
     """Writes down whose folder it is before anything is trained into it."""
     ours = _Claim(config=config, dataset_sha256=sha256, seed=seed)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, msgspec.json.format(msgspec.json.encode(ours), indent=1))
-        return
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Claim)
-    except msgspec.DecodeError as error:
-        raise CheckpointError(
-            f"{path}: expected the options of a comparison, got a damaged file ({error}); delete the folder"
-        ) from error
+    found = claimed(path, ours, what="the options of a comparison", cure="delete the folder")
     same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
     if msgspec.structs.replace(found, config=same_teacher) != ours:
         raise _another_comparison(path)

@@ -14,9 +14,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
 from mmkd_models.checkpoint import file_sha256, library_versions, write_student
+from mmkd_models.claim import claimed
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.study_choice import best_seed, finalist_candidates
@@ -170,20 +171,11 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def _claim(out: Path, conditions: Conditions) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: expected a folder for the study, got a file; choose another name")
-    out.mkdir(parents=True, exist_ok=True)
     ours = _Claim(
         dataset_sha256=conditions.dataset_sha256, modality=conditions.modality, label_share=conditions.label_share
     )
     path = out / CLAIM_FILE
-    if not path.exists():
-        write_file(path, msgspec.json.format(msgspec.json.encode(ours), indent=1))
-        return
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Claim)
-    except msgspec.DecodeError as error:
-        raise CheckpointError(
-            f"{path}: expected whose folder it is, got a damaged file ({error}); choose another folder"
-        ) from error
+    found = claimed(path, ours, what="whose folder it is", cure="choose another folder")
     for key in ("dataset_sha256", "modality", "label_share"):
         wanted, got = getattr(ours, key), getattr(found, key)
         if wanted != got:

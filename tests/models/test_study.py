@@ -183,7 +183,7 @@ def test_more_methods_in_the_same_folder_share_its_trials(
 
 
 def test_ray_gives_the_same_table(machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
     out, _ = grid
     document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
     expected = study(machines, cases.options(machines), out=out)
