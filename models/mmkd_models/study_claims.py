@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mmkd_edge.errors import UsageError
 
@@ -40,7 +40,7 @@ def open_storage(where: str) -> BaseStorage:
 
     try:
         if _URL_MARK in where:
-            return RDBStorage(where, engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in where else None)
+            return RDBStorage(where, engine_kwargs=_sqlite_options() if "sqlite" in where else None)
         Path(where).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(where, cast("JournalFileSymlinkLock", _KernelLock(f"{where}.lock"))))
     except (ImportError, OSError, ValueError, OptunaError) as error:
@@ -49,6 +49,13 @@ def open_storage(where: str) -> BaseStorage:
         if type(error).__module__.partition(".")[0] != "sqlalchemy":
             raise
         raise _no_storage(where, error) from error
+
+
+def _sqlite_options() -> dict[str, Any]:
+    """Waits for others' locks, and closes every connection after use: a pool leaves its last ones open for good."""
+    from sqlalchemy.pool import NullPool
+
+    return {"connect_args": {"timeout": 60}, "poolclass": NullPool}
 
 
 def _no_storage(where: str, error: Exception) -> UsageError:
