@@ -26,9 +26,10 @@ from mmkd_edge.errors import (
     UsageError,
 )
 from mmkd_edge.health import Health
+from mmkd_edge.info import PredictorInfo
 from mmkd_edge.manifest import Manifest, decode_manifest, encode_manifest
 from mmkd_edge.postprocess import Prediction, interpret
-from mmkd_edge.predictor import EdgePredictor, PredictorInfo
+from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.reference import Reference, read_reference, write_reference
 from mmkd_edge.sensors import SensorChecks

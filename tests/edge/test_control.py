@@ -196,11 +196,11 @@ def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
 def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
-    line = predictor._line
+    line = predictor._control.line
     (engine,) = line.engines
     broken = line.with_backend(engine, failing())
     object.__setattr__(broken.engines[0], "reopen", None)
-    predictor._line = broken
+    predictor._control.line = broken
     np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
     health = predictor.health()
     assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)
