@@ -1,7 +1,7 @@
 """What is inside a checkpoint, a bundle or an engine, as one flat list of facts.
 
 Owns the reading of each kind, by its content and not by its name, and the comparison of two. Runs no model and needs
-only what the runtime needs: a checkpoint's tensors are counted from its header.
+only what the runtime needs: a checkpoint's tensors are bytes to it, which it counts and verifies.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from mmkd_edge.manifest import REPORT_FILE, ModelEntry
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import ExportReport, decode_report
 from mmkd_export.sidecar import read_sidecar
+from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
 
 Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""
 
 _HEADER_LENGTH_BYTES = 8
-_LARGEST_HEADER_BYTES = 100 << 20  # what safetensors itself allows
+_DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
+"""What checkpoints hold, in the words of safetensors and of torch."""
 _SIDECAR_SUFFIX = ".json"
 
 
 def inspect_file(path: Path) -> Facts:
-    """Gives the facts of a bundle (every byte verified), a checkpoint, or an engine or its sidecar.
+    """Gives the facts of a bundle, a checkpoint, or an engine or its sidecar; what it says there is verified.
 
     Raises:
         UsageError: there is no such file, or it is of no kind that is known.
@@ -126,22 +128,24 @@ def _student_facts(report: ExportReport, *, prefix: str) -> Iterator[tuple[str, 
 
 
 def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
-    header = _checkpoint_header(path)
+    header, data = _checkpoint_header(path)
     metadata = header.pop("__metadata__", {})
     kind = next((name for name in ("student", "teacher", "teacher-set") if name in metadata), None)
     if kind is None:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a safetensors file of another program")
+    found = content_digest(_parts(header, data, path=path), str(metadata[kind]).encode())
+    check_content(path, found, written=metadata.get(CONTENT_KEY))
     try:
         document: dict[str, Any] = json.loads(metadata[kind])
         members: list[dict[str, Any]] = document["facts"] if kind == "teacher-set" else [document["facts"]]
         facts, config, labels = members[0], document["config"], document["task"]["labels"]
         modalities = [document["modality"]] if kind == "student" else document["modalities"]
-        yield "kind", f"{kind} checkpoint, tensors not read"
+        yield "kind", f"{kind} checkpoint, its content verified"
         if kind == "teacher-set":
             yield "teachers", f"{len(members)}, each trained without one part of the groups"
             yield f"out_of_fold.{facts['metric']}", f"{document['score']:.4f}"
-        yield "sha256", hashlib.sha256(path.read_bytes()).hexdigest()
-        yield "content_sha256", metadata.get("content_sha256", "none: written by an earlier version")
+        yield "sha256", hashlib.sha256(data).hexdigest()
+        yield "content_sha256", metadata[CONTENT_KEY]
         for modality in modalities:
             yield (
                 f"{modality['name']}.window",
@@ -167,24 +171,39 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         ) from error
 
 
-def _checkpoint_header(path: Path) -> dict[str, Any]:
-    """The JSON at the beginning of a safetensors file, checked against the file's size."""
-    size = path.stat().st_size
-    descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
+def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The JSON at the beginning of a safetensors file, checked against the file's size, and the whole file."""
+    data = path.read_bytes()
+    start = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
     try:
-        length = int.from_bytes(read_exactly(descriptor, _HEADER_LENGTH_BYTES, offset=0), "little")
-        raw = read_exactly(descriptor, min(length, _LARGEST_HEADER_BYTES), offset=_HEADER_LENGTH_BYTES)
-    finally:
-        os.close(descriptor)
-    try:
-        header: dict[str, Any] = json.loads(raw)
+        header: dict[str, Any] = json.loads(data[_HEADER_LENGTH_BYTES:start])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a damaged or foreign file") from error
-    expected = _HEADER_LENGTH_BYTES + length + max(ends, default=0)
-    if size != expected:
-        raise CheckpointError(f"{path}: expected {expected} bytes, got {size}; copy it again from where it was made")
-    return header
+    expected = start + max(ends, default=0)
+    if len(data) != expected:
+        raise CheckpointError(
+            f"{path}: expected {expected} bytes, got {len(data)}; copy it again from where it was made"
+        )
+    return header, data
+
+
+def _parts(header: Mapping[str, Any], data: bytes, *, path: Path) -> list[Part]:
+    """The tensors of a safetensors file, whose offsets count from the end of its header."""
+    start = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
+    content = memoryview(data)[start:]
+    try:
+        return [
+            Part(
+                name=name,
+                dtype=f"torch.{_DTYPES[entry['dtype']]}",
+                shape=tuple(entry["shape"]),
+                data=content[entry["data_offsets"][0] : entry["data_offsets"][1]],
+            )
+            for name, entry in header.items()
+        ]
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a damaged or foreign file") from error
 
 
 def _values(header: Mapping[str, Any], prefix: str) -> int:

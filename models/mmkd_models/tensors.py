@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.files import open_file, read_exactly, write_file
+from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
 _KINDS = ("student", "teacher", "teacher-set", "resume")
-_CONTENT_KEY = "content_sha256"
 _LENGTH_BYTES = 8
 
 
@@ -27,7 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, docum
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, {kind: document.decode()})
-    write_file(path, _with_metadata(data, _CONTENT_KEY, content_sha256(plain, document)))
+    write_file(path, _with_metadata(data, CONTENT_KEY, content_sha256(plain, document)))
 
 
 def _with_metadata(data: bytes, key: str, value: str) -> bytes:
@@ -45,17 +44,13 @@ def _with_metadata(data: bytes, key: str, value: str) -> bytes:
 
 
 def content_sha256(tensors: Mapping[str, Tensor], document: bytes) -> str:
-    """Gives the SHA-256 of what a checkpoint says, however its file is laid out.
+    """Gives the SHA-256 of what a checkpoint says; see `content_digest`."""
+    return content_digest((_part(name, tensor.detach().cpu()) for name, tensor in tensors.items()), document)
 
-    Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    digest.update(document)
-    return digest.hexdigest()
+
+def _part(name: str, tensor: Tensor) -> Part:
+    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return Part(name=name, dtype=str(tensor.dtype), shape=tuple(tensor.shape), data=data)
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
@@ -63,7 +58,8 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
 
     Raises:
         UsageError: there is no such file.
-        CheckpointError: it is a pickle, damaged, altered after it was written, or a file of another kind.
+        CheckpointError: it is a pickle, damaged, altered after it was written, without its hash, or a file of another
+            kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -82,13 +78,7 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
         found = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
         raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {found}; name the right file")
     document = metadata[kind].encode()
-    written = metadata.get(_CONTENT_KEY)  # files of earlier versions have none
-    if written is not None and content_sha256(tensors, document) != written:
-        raise CheckpointError(
-            f"{path}: expected the content that was written, of SHA-256 {written}, got "
-            f"{content_sha256(tensors, document)}: its tensors or its metadata were altered after training; "
-            "copy it again from where it was made, or train again"
-        )
+    check_content(path, content_sha256(tensors, document), written=metadata.get(CONTENT_KEY))
     return tensors, document
 
 

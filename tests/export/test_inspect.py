@@ -16,7 +16,7 @@ from mmkd_export.inspect_cli import main
 from mmkd_export.inspection import differences, inspect_file
 from mmkd_export.run import ExportResult
 from mmkd_export.sidecar import EngineSidecar
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.checkpoint import StudentCheckpoint, read_student
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def test_a_bundle_shows_what_its_manifest_and_report_say(exported: ExportResult)
     assert facts["checkpoint"] == exported.report.student.checkpoint_sha256
 
 
-def test_a_checkpoint_is_read_from_its_header(student_file: Path, student: StudentCheckpoint):
+def test_a_checkpoint_shows_its_size_and_is_verified(student_file: Path, student: StudentCheckpoint):
     facts = inspect_file(student_file)
     values = sum(tensor.numel() for tensor in student.state.values())
-    assert facts["kind"] == "student checkpoint, tensors not read"
+    assert facts["kind"] == "student checkpoint, its content verified"
     assert facts["size"] == f"toy, {values:,} values in its tensors"
     assert facts["validation.balanced_accuracy"] == "0.7500"
     assert facts["carried_windows"] == "12"
@@ -110,7 +110,7 @@ def test_a_sidecar_without_its_engine_says_so(engine: Path):
     assert str(error.value) == (f"{engine}: expected the engine of {sidecar.name}, found no such file; build it again")
 
 
-def test_a_truncated_checkpoint_is_found_without_reading_tensors(student_file: Path, tmp_path: Path):
+def test_a_truncated_checkpoint_is_found(student_file: Path, tmp_path: Path):
     path = tmp_path / "s.ckpt"
     data = student_file.read_bytes()
     path.write_bytes(data[:-10])
@@ -119,6 +119,32 @@ def test_a_truncated_checkpoint_is_found_without_reading_tensors(student_file: P
     assert str(error.value) == (
         f"{path}: expected {len(data)} bytes, got {len(data) - 10}; copy it again from where it was made"
     )
+
+
+def test_a_checkpoint_altered_after_training_is_not_shown(
+    run: Callable[..., tuple[object, str, str]], student_file: Path, tmp_path: Path
+):
+    data = bytearray(student_file.read_bytes())
+    data[-1] ^= 1
+    path = tmp_path / "s.ckpt"
+    path.write_bytes(data)
+    code, out, err = run(path)
+    assert (code, out) == (6, "")
+    with pytest.raises(CheckpointError) as error:
+        read_student(path)  # torch's reading and the one without torch say the same of it
+    assert err == f"mmkd-inspect: {error.value}\n"
+    assert "its tensors or its metadata were altered after training" in err
+
+
+def test_a_checkpoint_without_its_hash_is_not_shown(
+    run: Callable[..., tuple[object, str, str]], student_file: Path, tmp_path: Path
+):
+    data = student_file.read_bytes()
+    path = tmp_path / "s.ckpt"
+    path.write_bytes(data.replace(b'"content_sha256"', b'"content_SHA256"'))
+    code, out, err = run(path)
+    assert (code, out) == (6, "")
+    assert "expected a checkpoint with the SHA-256 of its content" in err
 
 
 def test_a_damaged_bundle_is_refused(exported: ExportResult, tmp_path: Path):
@@ -172,7 +198,7 @@ def test_the_command_compares_two_files(
     assert lines[:3] == [
         "kind",
         f"  {exported.path}: bundle, every byte verified",
-        f"  {student_file}: student checkpoint, tensors not read",
+        f"  {student_file}: student checkpoint, its content verified",
     ]
     assert lines[-1].endswith("facts differ")
 

@@ -60,13 +60,13 @@ def rewrite(
     tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
     kind: str = "student",
 ) -> None:
-    """Writes the file again, its JSON document or its tensors changed in place."""
+    """Writes the file again, its JSON document or its tensors changed in place, with the hash of what it then says."""
     with safe_open(path, framework="pt") as file:
         parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         found = json.loads(file.metadata()[kind])
     document(found)
     tensors(parts)
-    save_file(parts, path, {kind: json.dumps(found)})
+    write_tensors(path, parts, kind=kind, document=json.dumps(found).encode())
 
 
 def altered(
@@ -126,9 +126,16 @@ def test_metadata_altered_after_training_is_refused(path: Path) -> None:
     assert "were altered after training" in refusal(path)
 
 
-def test_a_file_of_a_version_without_the_hash_is_read(path: Path) -> None:
-    rewrite(path)
-    assert isinstance(read_student(path), StudentCheckpoint)
+def test_a_file_whose_hash_was_taken_out_is_refused_whatever_it_holds(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        text = file.metadata()["student"]
+    save_file(parts, path, {"student": text})
+    assert refusal(path) == (
+        f"{path}: expected a checkpoint with the SHA-256 of its content (content_sha256 in its metadata), got one "
+        "without: another program wrote it again, or an early version of mmkd-edge made it; copy it again from where "
+        "it was made, or train again"
+    )
 
 
 def test_the_same_checkpoint_is_the_same_file_in_every_process(tmp_path: Path) -> None:
@@ -332,7 +339,7 @@ def test_metadata_that_breaks_its_contract_is_refused_with_the_path(
     ],
 )
 def test_metadata_that_is_no_document_is_refused(path: Path, text: str, problem: str) -> None:
-    save_file({"student/x": torch.zeros(1)}, path, {"student": text})
+    write_tensors(path, {"student/x": torch.zeros(1)}, kind="student", document=text.encode())
     assert refusal(path) == f"{path}: metadata: {problem}; copy the file again from where it was made"
 
 

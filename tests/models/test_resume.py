@@ -15,7 +15,6 @@ import msgspec
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError, UsageError
@@ -27,6 +26,7 @@ from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.recipe_text import term_from_text
+from mmkd_models.tensors import write_tensors
 from mmkd_models.train import CurvePoint, Fit, Progress, TrainConfig
 
 SCRIPT = Path(__file__).with_name("interrupted_training.py")
@@ -177,7 +177,8 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object], *, kind: str
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         document = json.loads(file.metadata()["resume"])
     replaced = change(document)
-    save_file(tensors, path, {kind: replaced if isinstance(replaced, str) else json.dumps(document)})
+    text = replaced if isinstance(replaced, str) else json.dumps(document)
+    write_tensors(path, tensors, kind=kind, document=text.encode())
 
 
 def test_a_state_of_a_newer_version_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -207,8 +208,8 @@ def test_a_state_with_a_tensor_of_nobody_is_refused(trained: Trained, tmp_path: 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    del metadata["content_sha256"]  # as of a version that did not write it yet
-    save_file({**tensors, "stranger/weight": torch.zeros(1)}, path, metadata)
+    tensors["stranger/weight"] = torch.zeros(1)
+    write_tensors(path, tensors, kind="resume", document=metadata["resume"].encode())
     assert unusable(trained, tmp_path) == (f"{path}: tensor with an unknown name ('stranger'); start without --resume")
 
 

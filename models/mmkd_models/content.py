@@ -1,0 +1,71 @@
+"""The hash of what a checkpoint says, however its file is laid out.
+
+Owns what is hashed, in which order, and the refusal of a checkpoint that says something else. Needs no torch, so that
+`mmkd-inspect` verifies a checkpoint on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmkd_edge.errors import CheckpointError
+
+CONTENT_KEY = "content_sha256"
+"""Where the hash stands in the metadata of a checkpoint's file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        name: its name.
+        dtype: the type of its values as torch writes it, `torch.float32`.
+        shape: its shape.
+        data: its bytes, little-endian, the last axis fastest.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+def content_digest(parts: Iterable[Part], document: bytes) -> str:
+    """Gives the SHA-256 of a checkpoint's content, in hexadecimal digits.
+
+    Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
+    """
+    digest = hashlib.sha256()
+    for part in sorted(parts, key=lambda part: part.name):
+        digest.update(f"{part.name}\0{part.dtype}\0{part.shape}\0".encode())
+        digest.update(part.data)
+    digest.update(document)
+    return digest.hexdigest()
+
+
+def check_content(path: Path, found: str, *, written: str | None) -> None:
+    """Checks that a checkpoint says what was written.
+
+    Args:
+        path: its file, for the message.
+        found: the digest of what it says.
+        written: the digest that stands in its metadata; None where none does.
+
+    Raises:
+        CheckpointError: it does not, or nobody can tell: a file that could do without would pass with any content.
+    """
+    if written is None:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint with the SHA-256 of its content ({CONTENT_KEY} in its metadata), got one "
+            "without: another program wrote it again, or an early version of mmkd-edge made it; copy it again from "
+            "where it was made, or train again"
+        )
+    if found != written:
+        raise CheckpointError(
+            f"{path}: expected the content that was written, of SHA-256 {written}, got {found}: its tensors or its "
+            "metadata were altered after training; copy it again from where it was made, or train again"
+        )
