@@ -30,13 +30,13 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.trt.build import engine_from_onnx
 from mmkd_export.calibration import Feeds
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us
 from mmkd_export.parity import answers_from_backend
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
-from mmkd_export.trt import engine_from_onnx
 from mmkd_models.checkpoint import StudentCheckpoint, read_student
 from mmkd_models.data.dataset import open_dataset
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.trt.key import EngineLibrary
 from mmkd_export.graph import IR_VERSION, OPSET
 
 Target = Literal["onnx", "openvino", "litert", "trt"]
 PlatformName = Literal["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
-EngineLibrary = Literal["tensorrt", "tensorrt_rtx"]
 
 
 @dataclass(frozen=True, kw_only=True)

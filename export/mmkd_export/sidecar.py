@@ -5,42 +5,15 @@ Owns `<engine>.json` and the key in it. Builds nothing and needs no TensorRT.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.errors import ArtifactError
-from mmkd_edge.manifest import BatchRange, Precision
-from mmkd_edge.spec import TensorSpec
-from mmkd_export.platforms import EngineLibrary
+from mmkd_edge.manifest import Precision
+from mmkd_edge.trt.key import DeviceFacts, EngineFacts, EngineLibrary, Profiles
 
-FORMAT_VERSION = 1
-
-Shape = tuple[int, ...]
-Profiles = dict[str, tuple[Shape, Shape, Shape]]
-"""Name of an input to its smallest, optimal and largest shape."""
-
-
-class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The GPU that an engine was built on.
-
-    Attributes:
-        name: of the GPU.
-        compute_capability: such as 8.7.
-        multiprocessors: how many it has.
-        memory_bytes: of the GPU, or of the board where it is shared.
-        cuda_runtime: version as CUDA counts: 12060 is 12.6.
-        cuda_driver: the same for the driver.
-    """
-
-    name: str
-    compute_capability: str
-    multiprocessors: int
-    memory_bytes: int
-    cuda_runtime: int
-    cuda_driver: int
+FORMAT_VERSION = 2
 
 
 class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +36,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         device: the GPU; None where it was built ahead of time, without one.
         workspace_bytes: that the builder might use.
         strongly_typed: whether the graph alone decided every precision.
+        tf32: whether float32 products may be rounded to ten bits.
         shapes: of every input; -1 where the batch may vary.
         profiles: smallest, optimal and largest shape of every input whose batch may vary; empty where none does.
         key: SHA-256 of everything that another engine would be needed for; see `engine_key`.
@@ -85,41 +59,30 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device: DeviceFacts | None
     workspace_bytes: int
     strongly_typed: bool
+    tf32: bool
     shapes: dict[str, tuple[int, ...]]
     profiles: Profiles
     key: str
     layers: str
 
 
-def engine_profiles(inputs: Sequence[TensorSpec], batch: BatchRange | None) -> Profiles:
-    """Gives the shapes that an engine is built for; empty where the batch is fixed."""
-    if batch is None:
-        return {}
-    sizes = (batch.minimum, batch.optimum, batch.maximum)
-    return {
-        tensor.name: tuple((size, *tensor.shape[1:]) for size in sizes)  # type: ignore[misc] # three sizes, three shapes
-        for tensor in inputs
-    }
-
-
 def engine_key(sidecar: EngineSidecar) -> str:
     """Gives the SHA-256 of what an engine is built from and for: where it differs, another engine is needed.
 
-    The graph, the library in full, CUDA, the driver, the GPU, the platform, the shapes and the builder's options count;
-    where files lie, when they were made and how much memory happened to be free do not.
+    The graph, the library in full, CUDA, the driver, the GPU, the shapes and the builder's options count; where files
+    lie, when they were made and how much memory happened to be free do not.
     """
-    parts = {
-        "format_version": sidecar.format_version,
-        "onnx_sha256": sidecar.onnx_sha256,
-        "library": sidecar.library,
-        "library_version": sidecar.library_version,
-        "platform": sidecar.platform,
-        "architecture": sidecar.architecture,
-        "device": sidecar.device,
-        "strongly_typed": sidecar.strongly_typed,
-        "profiles": sidecar.profiles,
-    }
-    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+    facts = EngineFacts(
+        onnx_sha256=sidecar.onnx_sha256,
+        library=sidecar.library,
+        library_version=sidecar.library_version,
+        architecture=sidecar.architecture,
+        device=sidecar.device,
+        strongly_typed=sidecar.strongly_typed,
+        tf32=sidecar.tf32,
+        profiles=sidecar.profiles,
+    )
+    return facts.key
 
 
 def read_sidecar(path: Path) -> EngineSidecar:

@@ -1,10 +1,10 @@
-"""Writes `trt_names.json`: which names that `mmkd_export/trt.py` uses are in TensorRT's published Python bindings.
+"""Writes `trt_names.json`: which names of TensorRT and CUDA that we use are in their published Python bindings.
 
 TensorRT needs a GPU to run, but an API that a version lacks can be found without one: every name of the bindings stands
-in their shared object, ended by a NUL. Run it again after a change of `trt.py`:
+in their shared object, ended by a NUL. Run it again after a change of the files below:
 
-    pip download --no-deps tensorrt-cu12-bindings==10.3.0 tensorrt-cu13-bindings -d wheels
-    python tests/export/read_trt_names.py wheels/tensorrt_*.whl
+    pip download --no-deps tensorrt-cu12-bindings==10.3.0 tensorrt-cu13-bindings cuda-python==12.6.2.post1 -d wheels
+    python tests/export/read_trt_names.py wheels/*.whl
 """
 
 from __future__ import annotations
@@ -14,23 +14,47 @@ import hashlib
 import json
 import sys
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES_FILE = HERE / "trt_names.json"
-SOURCE = HERE.parents[1] / "export" / "mmkd_export" / "trt.py"
+RUNTIME = HERE.parents[1] / "mmkd_edge"
+SOURCES = (RUNTIME / "trt" / "build.py", RUNTIME / "trt" / "cuda.py", RUNTIME / "backends" / "trt.py")
 
-# Variables of trt.py that hold objects of the library.
-_LIBRARY_OBJECTS = {"module", "builder", "network", "parser", "config", "profile", "cache", "severity"}
+# Variables there that hold objects of TensorRT, and of cuda-python.
+TENSORRT_OBJECTS = frozenset(
+    {"module", "builder", "network", "parser", "config", "profile", "cache", "severity", "tensor"}
+)
+CUDA_OBJECTS = frozenset({"runtime"})
+_PYTHONS_OWN = {"__init__", "__name__", "__version__"}
 
 
-def used_names(source: str) -> list[str]:
-    """Every attribute that `trt.py` reads from an object of the library, its nested classes included."""
+def names_of_tensorrt() -> list[str]:
+    """What the sources use of TensorRT."""
+    return _names(TENSORRT_OBJECTS)
+
+
+def names_of_cuda() -> list[str]:
+    """What the sources use of cuda-python."""
+    return _names(CUDA_OBJECTS)
+
+
+def used_names(source: str, *, of: Collection[str]) -> list[str]:
+    """Every attribute that a source reads from the variables `of`, those of their attributes included."""
     names = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and _root(node) in _LIBRARY_OBJECTS:
+        if isinstance(node, ast.Attribute) and _root(node) in of:
             names.add(node.attr)
-    return sorted(names - {"__init__", "__name__", "__version__"})
+    return sorted(names - _PYTHONS_OWN)
+
+
+def _names(of: Collection[str]) -> list[str]:
+    found = set()
+    for path in SOURCES:
+        if path.is_file():
+            found.update(used_names(path.read_text(), of=of))
+    return sorted(found)
 
 
 def _root(node: ast.expr) -> str:
@@ -45,11 +69,16 @@ def present_names(shared_object: bytes, names: list[str]) -> list[str]:
 
 
 def _main(wheels: list[str]) -> None:
-    names = used_names(SOURCE.read_text())
     found = {}
     for wheel in sorted(wheels):
+        cuda = Path(wheel).name.startswith("cuda")
+        start, names = ("cuda/bindings/runtime.", names_of_cuda()) if cuda else ("tensorrt", names_of_tensorrt())
         with zipfile.ZipFile(wheel) as archive:
-            (member,) = [name for name in archive.namelist() if name.endswith("/tensorrt.so")]
+            (member,) = [
+                name
+                for name in archive.namelist()
+                if name.startswith(start) and name.endswith(".so" if cuda else "/tensorrt.so")
+            ]
             present = present_names(archive.read(member), names)
         digest = hashlib.sha256(Path(wheel).read_bytes()).hexdigest()
         found[Path(wheel).name] = {"sha256": digest, "names": present}

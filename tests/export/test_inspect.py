@@ -51,6 +51,7 @@ def engine(tmp_path: Path) -> Path:
         device=None,
         workspace_bytes=1 << 20,
         strongly_typed=True,
+        tf32=False,
         shapes={"acc": (-1, 64, 3)},
         profiles={"acc": ((1, 64, 3), (1, 64, 3), (8, 64, 3))},
         key="c" * 64,
