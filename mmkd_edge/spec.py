@@ -5,12 +5,14 @@ Owns the words of `dataset.json` and `manifest.json` for modalities, tasks and t
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
 ModalityKind = Literal["series", "audio", "video"]
 Normalise = Literal["none", "per_group"]
+TaskKind = Literal["classification", "multi_label", "regression"]
 
 
 class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,10 +53,48 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is predicted: one of `labels`; probabilities come in their order."""
+    """What is predicted.
 
-    kind: Literal["classification"] = "classification"
+    Attributes:
+        kind: `classification`: one of the labels; `multi_label`: each label by itself, on or off; `regression`: a
+            number.
+        labels: what answers are called, in their order: the classes, the labels, or the one target of a regression.
+        unit: of a regression's target; unset elsewhere.
+        range: smallest and largest value that a regression's target can have; unset elsewhere, or where none is known.
+        threshold: probability from which a label of `multi_label` is on; unset is a half, and unset elsewhere.
+    """
+
+    kind: TaskKind = "classification"
     labels: tuple[str, ...]
+    unit: str | msgspec.UnsetType = msgspec.UNSET
+    range: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
+    threshold: float | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def on_from(self) -> float:
+        """The probability from which a label of `multi_label` is on."""
+        return 0.5 if isinstance(self.threshold, msgspec.UnsetType) else self.threshold
+
+    @property
+    def unit_text(self) -> str:
+        """The target's unit with a space before it, to stand after a number; empty where there is none."""
+        return f" {self.unit}" if self.unit else ""
+
+
+def task_fault(task: TaskSpec) -> tuple[str, str] | None:
+    """Which key of a task is wrong and why, beyond the number and the names of its labels; None where none is."""
+    for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):
+        if getattr(task, key) is not msgspec.UNSET and task.kind != kind:
+            return key, f"expected none for {task.kind}, got {getattr(task, key)!r}; only {kind} has it"
+    if task.kind == "regression" and len(task.labels) != 1:
+        return "labels", f"expected the name of one target, got {len(task.labels)}; make one dataset for each target"
+    if not isinstance(task.range, msgspec.UnsetType):
+        low, high = task.range
+        if not -math.inf < low < high < math.inf:
+            return "range", f"expected [low, high] with low below high, got {list(task.range)}; swap or correct it"
+    if not 0 < task.on_from < 1:
+        return "threshold", f"expected a probability above 0 and below 1, got {task.threshold}; correct it"
+    return None
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

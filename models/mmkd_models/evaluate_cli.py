@@ -20,7 +20,7 @@ from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_models.config import choice
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.spec import SplitName
+from mmkd_models.data.spec import SplitName, require_classification
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
@@ -74,6 +74,7 @@ def evaluate_(
     if page is not None:
         check_page(page, extra="train")
     dataset = open_dataset(data)
+    require_classification(dataset.spec, what="mmkd-evaluate")
     windows, part = _windows(dataset, split=split, fold=fold)
     subject = _contestant(model)
     wanted = subject.checkpoint.facts.metric if metric is None else metric

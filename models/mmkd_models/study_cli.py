@@ -18,6 +18,7 @@ from mmkd_edge.files import write_file
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.recipe_text import recipe_from_file
@@ -132,6 +133,7 @@ def study_command(
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
     dataset = open_dataset(data)
+    require_classification(dataset.spec, what="mmkd-study")
     if max_latency_ms is not None and not latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
     options = StudyOptions(

@@ -28,6 +28,7 @@ from mmkd_models.config import choice, preset_named, student_config, student_lik
 from mmkd_models.cross_fit import cross_fit
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import INT8_TRAIN, RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.int8_cli import start_of
@@ -448,6 +449,7 @@ def _training_data(
     path: Path, *, label_share: float, fold: int | None, seed: int, modalities: Sequence[str] | None
 ) -> TrainingData:
     dataset = open_dataset(path)
+    require_classification(dataset.spec, what="training")
     if fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")
     else:

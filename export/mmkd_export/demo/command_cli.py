@@ -24,6 +24,7 @@ from mmkd_models.checkpoint import library_versions
 from mmkd_models.comparison import Step, choose_teacher, compare_fold
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
+from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import (
     BASELINE_LEARNING_RATES,
     RECIPE,
@@ -83,6 +84,7 @@ def demo(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: expected a folder, got a file; choose another name")
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
+    require_classification(data.spec, what="mmkd-demo")
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, self_training, steps)
     tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)

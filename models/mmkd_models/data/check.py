@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.dataset import count_problems, windows_of
 from mmkd_models.data.files import RECORDINGS, Arrays, is_cut_from_recordings, load_arrays, structure_problems
+from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message, read_dataset_spec
@@ -67,16 +69,34 @@ def content_problems(windows: Windows, scan: Scan, *, cut: bool) -> Iterator[str
     """Gives one text for every rule that the windows of a dataset of sound structure break."""
     spec = windows.spec
     split_of = split_numbers(spec)
-    labels = windows.labels[split_of == 0]
-    for number, name in enumerate(spec.task.labels):
-        if not (labels == number).any():
-            yield f"class {name!r} ({number}) has no window in train; move a group that has it, or remove the class"
+    yield from _label_problems(windows.labels[split_of == 0], spec.task)
     for name, found in scan.modalities.items():
         yield from _value_problems(name, found, split_of, cut=cut)
     yield from _copy_problems(windows, scan, split_of)
     folds = [] if windows.folds is None else np.unique(windows.folds).tolist()
     if windows.folds is not None and len(folds) < _LEAST_FOLDS:
         yield f"folds: expected {_LEAST_FOLDS} or more, got {len(folds)}; deal the groups into more, or leave them out"
+
+
+def _label_problems(labels: Labels, task: TaskSpec) -> Iterator[str]:
+    """What the labels of train lack; without it nothing can be learnt."""
+    known = labels[is_labelled(labels)]
+    if task.kind == "regression":
+        if len(np.unique(known)) < 2:
+            yield (
+                f"target {task.labels[0]!r}: expected two different numbers or more in train, got one or none;"
+                " move groups, or label more"
+            )
+        return
+    for number, name in enumerate(task.labels):
+        if task.kind == "classification" and not (known == number).any():
+            yield f"class {name!r} ({number}) has no window in train; move a group that has it, or remove the class"
+        elif task.kind == "multi_label" and len(np.unique(known[:, number])) < 2:
+            state = "on" if known[:, number].any() else "off"
+            yield (
+                f"label {name!r} ({number}) is {state} in every labelled window of train, which teaches nothing;"
+                " move groups, or remove the label"
+            )
 
 
 def split_numbers(spec: DatasetSpec) -> Rows:
@@ -135,8 +155,8 @@ def _facts(windows: Windows, scan: Scan, arrays: Arrays) -> Iterator[str]:
         yield "no groups: windows of different splits are taken to be independent"
     if windows.folds is not None:
         yield f"{len(np.unique(windows.folds))} folds of whole groups"
-    unlabelled = _counted((windows.labels == -1).sum(), "unlabelled window")
-    yield f"{len(spec.task.labels)} classes, all in train; {unlabelled}"
+    unlabelled = _counted((~windows.labelled).sum(), "unlabelled window")
+    yield f"{_task_fact(windows)}; {unlabelled}"
     for name, found in scan.modalities.items():
         total = found.values * len(windows)
         text = f"{name}: {_percent(int(found.unusable.sum()), total)} of the values missing"
@@ -144,6 +164,18 @@ def _facts(windows: Windows, scan: Scan, arrays: Arrays) -> Iterator[str]:
         text += f", {_counted(whole, 'window')} without any value"
         outside = int(found.outside.sum())
         yield text + (f", {_counted(outside, 'value')} outside the range" if outside else "")
+
+
+def _task_fact(windows: Windows) -> str:
+    task = windows.spec.task
+    known = windows.labels[windows.labelled]
+    match task.kind:
+        case "classification":
+            return f"{len(task.labels)} classes, all in train"
+        case "multi_label":
+            return f"{len(task.labels)} labels, {known.sum(axis=1).mean():.2f} of them on in a window on average"
+        case "regression":
+            return f"target {task.labels[0]}: {known.min():g} to {known.max():g}{task.unit_text}"
 
 
 def _unused_files(path: Path, arrays: Arrays) -> Iterator[str]:
@@ -157,8 +189,7 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
     spec = windows.spec
     split_of = split_numbers(spec)
     for number, split in enumerate(SPLIT_NAMES[1:], start=1):
-        labels = windows.labels[split_of == number]
-        absent = [name for index, name in enumerate(spec.task.labels) if not (labels == index).any()]
+        absent = _absent(windows.labels[split_of == number], spec.task)
         if absent:
             yield f"{split} has no window of {', '.join(absent)}: nothing it says about them counts"
     for modality in spec.modalities:
@@ -168,6 +199,15 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
                 yield f"{modality.name}: channel {modality.channels[channel]} is {low:g} throughout: it tells nothing"
         if modality.range is None:
             yield from _glitches(windows, modality_name=modality.name)
+
+
+def _absent(labels: Labels, task: TaskSpec) -> list[str]:
+    """Classes or labels that no window of a split has."""
+    if task.kind == "regression":
+        return []
+    if task.kind == "multi_label":
+        return [name for index, name in enumerate(task.labels) if not (labels[:, index] == 1).any()]
+    return [name for index, name in enumerate(task.labels) if not (labels == index).any()]
 
 
 def _glitches(windows: Windows, *, modality_name: str) -> Iterator[str]:

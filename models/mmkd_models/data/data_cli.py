@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.reference import write_reference
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.check import check_dataset
 from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
 from mmkd_models.data.describe import Description, ModalityFacts, describe_dataset
@@ -48,14 +49,40 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Name of the dataset; else the file's.")] = None,
     source: Annotated[str, typer.Option(help="Where the measurements come from.")] = "",
     licence: Annotated[str, typer.Option(help="What may be done with them.")] = "",
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Make a regression of this one of the file's targets, not classes of y."),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="Unit of --target.")] = "",
+    targets: Annotated[
+        str,
+        typer.Option(
+            metavar="CONDITIONS",
+            help="Make a multi-label dataset with one label per condition on the file's targets, separated by commas: "
+            "NAME (on where it is not 0), 'NAME<VALUE' or 'NAME>VALUE'.",
+        ),
+    ] = "",
 ) -> None:
     """Read an interchange file (.npz) and write a dataset directory, checked in full."""
-    names = [part.strip() for part in per_group.split(",") if part.strip()]
     _progress(f"reading {file}")
-    report = import_interchange(file, out, name=name, per_group=names, source=source, licence=licence)
+    report = import_interchange(
+        file,
+        out,
+        name=name,
+        per_group=_names(per_group),
+        source=source,
+        licence=licence,
+        target=target,
+        unit=unit,
+        targets=_names(targets),
+    )
     for line in _import_lines(report):
         print(line)
     print(f"wrote {out}; next: mmkd-data check {_quoted(out)}")
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _import_lines(report: ImportReport) -> list[str]:
@@ -109,11 +136,21 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
 
 def _headline(description: Description) -> str:
     windows = sum(facts.windows for facts in description.splits.values())
-    parts = [f"{windows} windows", f"{len(description.splits['train'].classes)} classes"]
+    parts = [f"{windows} windows", _answers(description.task)]
     parts.append("no groups" if description.groups is None else f"{description.groups} groups")
     if description.folds is not None:
         parts.append(f"{len(description.folds)} folds")
     return ", ".join(parts)
+
+
+def _answers(task: TaskSpec) -> str:
+    match task.kind:
+        case "classification":
+            return f"{len(task.labels)} classes"
+        case "multi_label":
+            return f"{len(task.labels)} labels"
+        case "regression":
+            return f"target {task.labels[0]}{f' in {task.unit}' if task.unit else ''}"
 
 
 def _modality_table(description: Description) -> Table:
@@ -162,6 +199,8 @@ def _split_table(description: Description) -> Table:
     splits = [description.splits[split] for split in SPLIT_NAMES]
     for name in splits[0].classes:
         table.add_row(name, *(str(facts.classes[name]) for facts in splits))
+    for key in ("low", "mean", "std", "high") if description.task.kind == "regression" else ():
+        table.add_row(f"{description.task.labels[0]} {key}", *(_figure(getattr(facts.target, key)) for facts in splits))
     table.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
     table.add_row("all", *(str(facts.windows) for facts in splits))
     if description.groups is not None:
@@ -170,6 +209,10 @@ def _split_table(description: Description) -> Table:
         for text, share in (("missing", modality.missing_share), ("absent", modality.dead_share)):
             table.add_row(f"{modality.spec.name} {text}", *(_percent(share[split]) for split in SPLIT_NAMES))
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _closing_lines(description: Description) -> list[str]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.check import split_numbers
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import RECORDINGS, is_cut_from_recordings
@@ -41,13 +42,32 @@ class ModalityFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TargetFacts:
+    """The target of a regression in the labelled windows of one split, in its unit; None where none is labelled."""
+
+    low: float | None
+    mean: float | None
+    std: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitFacts:
-    """One split: numbers of windows, altogether, unlabelled and by class, and of groups (None without groups)."""
+    """One split.
+
+    Attributes:
+        windows: how many.
+        groups: how many; None without groups.
+        unlabelled: how many windows.
+        classes: windows of each class, or in which each label is on; empty of a regression.
+        target: of a regression; unset of other tasks.
+    """
 
     windows: int
     groups: int | None
     unlabelled: int
     classes: dict[str, int]
+    target: TargetFacts | msgspec.UnsetType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +87,7 @@ class Description:
         name: as in `dataset.json`; so are `source` and `licence`.
         path: the directory.
         sha256: over everything that training reads.
+        task: what is predicted.
         source: where the measurements come from.
         licence: what may be done with them.
         splits: by name.
@@ -79,6 +100,7 @@ class Description:
     name: str
     path: str
     sha256: str
+    task: TaskSpec
     source: str
     licence: str
     splits: dict[SplitName, SplitFacts]
@@ -99,6 +121,7 @@ def describe_dataset(dataset: Dataset) -> Description:
         name=dataset.spec.name,
         path=str(dataset.path),
         sha256=dataset.sha256,
+        task=dataset.spec.task,
         source=dataset.spec.source,
         licence=dataset.spec.licence,
         splits={
@@ -118,8 +141,29 @@ def _split_facts(windows: Windows, *, has_groups: bool) -> SplitFacts:
     return SplitFacts(
         windows=len(windows),
         groups=len(np.unique(windows.groups)) if has_groups else None,
-        unlabelled=int((windows.labels == -1).sum()),
-        classes={name: int((windows.labels == number).sum()) for number, name in enumerate(windows.spec.task.labels)},
+        unlabelled=int((~windows.labelled).sum()),
+        classes=_class_counts(windows),
+        target=_target_facts(windows) if windows.spec.task.kind == "regression" else msgspec.UNSET,
+    )
+
+
+def _class_counts(windows: Windows) -> dict[str, int]:
+    task, labels = windows.spec.task, windows.labels
+    match task.kind:
+        case "classification":
+            return {name: int((labels == number).sum()) for number, name in enumerate(task.labels)}
+        case "multi_label":
+            return {name: int((labels[:, number] == 1).sum()) for number, name in enumerate(task.labels)}
+        case "regression":
+            return {}
+
+
+def _target_facts(windows: Windows) -> TargetFacts:
+    known = windows.labels[windows.labelled].astype(np.float64)
+    if len(known) == 0:
+        return TargetFacts(low=None, mean=None, std=None, high=None)
+    return TargetFacts(
+        low=float(known.min()), mean=float(known.mean()), std=float(known.std()), high=float(known.max())
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.labels import UNKNOWN, is_labelled, label_dtype, unlabelled_mark
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
 
 AnyArray = npt.NDArray[Any]
@@ -85,10 +87,10 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
             yield from _dtype_and_shape_problems(
                 arrays, name, dtypes=("float32",), letters="(N, T, C)", shape=(count, *modality.shape)
             )
-        for column in ("labels", "groups", "folds"):
+        yield from _label_problems(spec, arrays, f"{split}/labels.npy", letter="N", count=count)
+        for column in ("groups", "folds"):
             name = f"{split}/{column}.npy"
             yield from _dtype_and_shape_problems(arrays, name, dtypes=("int64",), letters="(N,)", shape=(count,))
-        yield from _label_problems(spec, arrays, f"{split}/labels.npy")
     for column in ("groups", "folds"):
         names = [f"{split}/{column}.npy" for split in SPLIT_NAMES]
         missing = [name for name in names if name not in arrays]
@@ -99,7 +101,8 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
 def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     labels = arrays.get(f"{RECORDINGS}/labels.npy")
     count = 0 if labels is None or labels.ndim == 0 else len(labels)
-    for column, dtype in (("labels", "int64"), ("groups", "int64"), ("folds", "int64"), ("splits", "int8")):
+    yield from _label_problems(spec, arrays, f"{RECORDINGS}/labels.npy", letter="R", count=count)
+    for column, dtype in (("groups", "int64"), ("folds", "int64"), ("splits", "int8")):
         name = f"{RECORDINGS}/{column}.npy"
         yield from _dtype_and_shape_problems(arrays, name, dtypes=(dtype,), letters="(R,)", shape=(count,))
     lengths_name = f"{RECORDINGS}/lengths.npy"
@@ -118,7 +121,6 @@ def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     stray = [] if splits is None else splits[~np.isin(splits, (0, 1, 2))].tolist()
     if stray:
         yield f"{RECORDINGS}/splits.npy: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it"
-    yield from _label_problems(spec, arrays, f"{RECORDINGS}/labels.npy")
 
 
 def _samples_problems(
@@ -156,27 +158,50 @@ def _dtype_and_shape_problems(
     yield f"{name}: expected shape {letters}={shape}, got {array.shape}; {fix}"
 
 
-def _label_problems(spec: DatasetSpec, arrays: Arrays, name: str) -> Iterator[str]:
+def _label_problems(spec: DatasetSpec, arrays: Arrays, name: str, *, letter: str, count: int) -> Iterator[str]:
+    task = spec.task
+    several = task.kind == "multi_label"
+    letters, shape = (f"({letter}, K)", (count, len(task.labels))) if several else (f"({letter},)", (count,))
+    dtype = label_dtype(task.kind)
+    found = list(_dtype_and_shape_problems(arrays, name, dtypes=(dtype,), letters=letters, shape=shape))
+    yield from found
     labels = arrays.get(name)
-    if labels is None or labels.dtype != np.int64 or labels.ndim != 1:
+    if found or labels is None:
         return
-    highest = len(spec.task.labels) - 1
-    wrong = np.flatnonzero((labels < -1) | (labels > highest))
-    if len(wrong):
-        yield (
-            f"{name}: expected -1 (unlabelled) or a class from 0 to {highest}, got {int(labels[wrong[0]])} in row"
-            f" {int(wrong[0])} ({len(wrong)} in all); correct the labels or add the classes to {SPEC_FILE}"
-        )
+    wrong, expected, fix = _wrong_labels(labels, task)
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        got = labels[rows[0]].tolist()
+        yield f"{name}: expected {expected}, got {got} in row {int(rows[0])} ({len(rows)} in all); {fix}"
+
+
+def _wrong_labels(labels: AnyArray, task: TaskSpec) -> tuple[npt.NDArray[np.bool_], str, str]:
+    """Which labels break the task's rule (N,), what the rule is, and what to do."""
+    match task.kind:
+        case "classification":
+            highest = len(task.labels) - 1
+            expected = f"-1 (unlabelled) or a class from 0 to {highest}"
+            fix = f"correct the labels or add the classes to {SPEC_FILE}"
+            return (labels < -1) | (labels > highest), expected, fix
+        case "multi_label":
+            sound = np.isin(labels, (0, 1)).all(axis=1) | (labels == UNKNOWN).all(axis=1)
+            return ~sound, f"a row of 0 (off) and 1 (on), or all {UNKNOWN} (unlabelled)", "correct the labels"
+        case "regression":
+            low, high = task.range or (-np.inf, np.inf)
+            wrong = np.isinf(labels) | (labels < low) | (labels > high)
+            expected = f"NaN (unlabelled) or a number{f' from {low:g} to {high:g}' if task.range else ''}"
+            return wrong, expected, "correct the targets" + (f" or 'task.range' in {SPEC_FILE}" if task.range else "")
 
 
 def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
     columns = columns_of(arrays, cut=cut)
     for split in SPLIT_NAMES[1:]:
-        unlabelled = int((columns["labels"][columns["splits"] == SPLIT_NAMES.index(split)] == -1).sum())
+        unlabelled = int((~is_labelled(columns["labels"][columns["splits"] == SPLIT_NAMES.index(split)])).sum())
         if unlabelled:
+            mark = unlabelled_mark(spec.task.kind)
             where = f"{RECORDINGS}/labels.npy" if cut else f"{split}/labels.npy"
             yield (
-                f"{where}: rows of {split} are unlabelled (-1), {unlabelled} in all; only train may have such;"
+                f"{where}: rows of {split} are unlabelled ({mark}), {unlabelled} in all; only train may have such;"
                 " label them or move their groups to train"
             )
     if "groups" not in columns:
@@ -202,11 +227,12 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
         )
 
 
-def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, npt.NDArray[np.int64]]:
+def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, AnyArray]:
     """Gives labels, splits and, where they exist, groups and folds: one row per window, or per recording when cut."""
     if cut:
         names = {column: f"{RECORDINGS}/{column}.npy" for column in ("labels", "splits", "groups", "folds")}
-        return {column: arrays[name].astype(np.int64) for column, name in names.items() if name in arrays}
+        found = {column: np.array(arrays[name]) for column, name in names.items() if name in arrays}
+        return {**found, "splits": found["splits"].astype(np.int64)}
     columns = {
         column: np.concatenate([arrays[f"{split}/{column}.npy"] for split in SPLIT_NAMES])
         for column in ("labels", "groups", "folds")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.labels import Labels, strata_of
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.windows import Windows
 
@@ -50,11 +51,10 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> F
         )
     is_test = numbers == names[fold % len(names)]
     is_valid = numbers == names[(fold + 1) % len(names)]
-    is_labelled = windows.labels >= 0
     found = Fold(
         train=np.flatnonzero(~is_test & ~is_valid),
-        valid=np.flatnonzero(is_valid & is_labelled),
-        test=np.flatnonzero(is_test & is_labelled),
+        valid=np.flatnonzero(is_valid & windows.labelled),
+        test=np.flatnonzero(is_test & windows.labelled),
     )
     if not (len(found.valid) and len(found.test)):
         raise UsageError(
@@ -87,14 +87,14 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
     return _dealt(windows, seed=seed, folds=parts)
 
 
-def label_subset(labels: npt.NDArray[np.int64], *, share: float, seed: int) -> npt.NDArray[np.bool_]:
+def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
     """Chooses the windows whose labels may be used, for "a tenth was labelled".
 
-    Of each class `round(share * count)` windows are chosen (halves to the even number), at least one. For one seed a
-    smaller share is part of a larger one.
+    Of each class (of other tasks: of the windows that `strata_of` calls alike) `round(share * count)` windows are
+    chosen (halves to the even number), at least one. For one seed a smaller share is part of a larger one.
 
     Args:
-        labels: int64 (N,); windows labelled -1 are never chosen.
+        labels: (N,) or (N, K) as `Windows.labels`; windows without a label are never chosen.
         share: above 0, up to 1.
         seed: chooses the windows.
 
@@ -107,8 +107,9 @@ def label_subset(labels: npt.NDArray[np.int64], *, share: float, seed: int) -> n
     if not 0 < share <= 1:
         raise UsageError(f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
     chosen = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels[labels >= 0]).tolist():
-        members = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
+    strata = strata_of(labels)
+    for stratum in np.unique(strata[strata >= 0]).tolist():
+        members = np.random.default_rng([seed, stratum]).permutation(np.flatnonzero(strata == stratum))
         chosen[members[: max(1, round(share * len(members)))]] = True
     return chosen
 
@@ -120,7 +121,7 @@ def _dealt(windows: Windows, *, seed: int, folds: int) -> Rows:
     the sum over folds and classes of the squared shares low, the aim of scikit-learn's StratifiedGroupKFold.
     """
     _, group = np.unique(windows.groups, return_inverse=True)
-    classes = np.unique(windows.labels, return_inverse=True)[1]
+    classes = np.unique(strata_of(windows.labels), return_inverse=True)[1]
     counts = np.zeros((group.max() + 1, classes.max() + 1))  # windows of each class in each group
     np.add.at(counts, (group, classes), 1)
     shares = counts / counts.sum(axis=0)

@@ -2,7 +2,8 @@
 
 Owns that form: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
 unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,),
-`unit_<modality>` and `range_<modality>` (2,). Refuses pickled arrays. Other arrays are left out and named.
+`unit_<modality>` and `range_<modality>` (2,); in place of `y` and `classes` numbers `targets` (N, M), NaN for unknown,
+and `target_names` (M,). Refuses pickled arrays. Other arrays are left out and named.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.labels import hide_labels
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.writer import write_dataset
 
-_REQUIRED = ("y", "classes", "split")
-_COLUMNS = {"labels": "y", "groups": "group", "folds": "fold"}
+_OF_CLASSES = ("y", "classes")
+_OF_TARGETS = ("targets", "target_names")
+_COLUMNS = {"groups": "group", "folds": "fold"}
 _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_")
 
 
@@ -50,6 +54,9 @@ def import_interchange(
     per_group: Sequence[str] = (),
     source: str = "",
     licence: str = "",
+    target: str | None = None,
+    unit: str = "",
+    targets: Sequence[str] = (),
 ) -> ImportReport:
     """Reads an interchange file and writes a dataset directory.
 
@@ -63,15 +70,23 @@ def import_interchange(
         per_group: modalities that are only comparable after a z-score with their own group's statistics.
         source: where the measurements come from.
         licence: what may be done with them.
+        target: make a regression of the file's target of this name; None makes classes of `y`.
+        unit: of that target.
+        targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,
+            on where it is not 0, `NAME<VALUE` or `NAME>VALUE`. The condition is the label's name.
 
     Raises:
         DatasetError: the file is no interchange file, or what it holds breaks the contract of docs/datasets.md.
-        UsageError: the file is missing, `per_group` names an unknown modality, or `path` exists.
+        UsageError: the file is missing, `per_group` names an unknown modality, a target is not there, or `path` exists.
     """
+    if (target is not None and targets) or (unit and target is None):
+        raise UsageError("import: expected --target with its --unit, or --targets, got a mixture; choose one of them")
     file = Path(file)
     arrays = _load(file)
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
-    _check(file, arrays, names)
+    required = (*(_OF_CLASSES if target is None and not targets else _OF_TARGETS), "split")
+    _check(file, arrays, names, required=required)
+    task, labels = _task(file, arrays, target=target, unit=unit, conditions=targets)
     for unknown in sorted(set(per_group) - set(names)):
         raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
     values = {name: _float32(file, arrays, name) for name in names}
@@ -80,18 +95,62 @@ def import_interchange(
     dataset = write_dataset(
         path,
         name=file.stem if name is None else name,
-        labels=[str(label) for label in arrays["classes"].tolist()],
+        labels=task,
         modalities=[_modality(file, arrays, name, per_group=name in per_group) for name in names],
-        splits=_splits(arrays, values),
+        splits=_splits(arrays, {**values, "labels": labels}),
         source=source,
         licence=licence,
     )
-    used = {*_REQUIRED, *_COLUMNS.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
+    used = {*required, *_COLUMNS.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
     return ImportReport(
         dataset=dataset,
         infinite={name: count for name, count in infinite.items() if count},
         left_out=tuple(key for key in arrays if key not in used),
     )
+
+
+def _task(
+    file: Path, arrays: Mapping[str, AnyArray], *, target: str | None, unit: str, conditions: Sequence[str]
+) -> tuple[TaskSpec, AnyArray]:
+    """The task and the label of every window."""
+    if target is not None:
+        values = _target(file, arrays, target)
+        return TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET), values
+    if not conditions:
+        return TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
+    columns = [_condition(file, arrays, text) for text in conditions]
+    unknown = np.any([np.isnan(values) for _, values in columns], axis=0)
+    labels = np.stack([on for on, _ in columns], axis=1).astype(np.uint8)
+    return TaskSpec(kind="multi_label", labels=tuple(conditions)), hide_labels(labels, ~unknown)
+
+
+def _condition(file: Path, arrays: Mapping[str, AnyArray], text: str) -> tuple[AnyArray, AnyArray]:
+    """Where the condition holds (N,), and the values of its target."""
+    name, sign, limit = text, "", "0"
+    for mark in "<>":
+        if mark in text and text not in arrays["target_names"].tolist():
+            (name, sign, limit) = text.rpartition(mark)
+    values = _target(file, arrays, name.strip())
+    try:
+        bound = float(limit)
+    except ValueError as error:
+        raise UsageError(f"import: condition {text!r}: expected a number behind {sign}, got {limit!r}") from error
+    if sign == "<":
+        return values < bound, values
+    return (values > bound if sign == ">" else values != bound), values
+
+
+def _target(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:
+    names = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
+    if name not in names:
+        raise UsageError(f"{file}: target {name!r} is not in it; choose one of {', '.join(names)}")
+    found = arrays["targets"]
+    if found.dtype.kind not in "biuf" or found.ndim != 2 or found.shape[1] != len(names):
+        raise DatasetError(
+            f"{file}: targets: expected numbers of shape (N, {len(names)}), one column for each of target_names, got"
+            f" {found.dtype} {found.shape}; reshape it"
+        )
+    return np.asarray(found[:, names.index(name)], dtype=np.float32)
 
 
 def _load(file: Path) -> dict[str, AnyArray]:
@@ -110,8 +169,8 @@ def _load(file: Path) -> dict[str, AnyArray]:
         ) from error
 
 
-def _check(file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str]) -> None:
-    missing = [key for key in _REQUIRED if key not in arrays]
+def _check(file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str], *, required: Sequence[str]) -> None:
+    missing = [key for key in required if key not in arrays]
     missing += [
         f"{prefix}{name}" for name in names for prefix in ("rate_", "channels_") if f"{prefix}{name}" not in arrays
     ]
@@ -121,11 +180,13 @@ def _check(file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str]) -> 
         raise DatasetError(
             f"{file}: expected arrays {', '.join(missing)}, which are missing; docs/datasets.md describes the form"
         )
-    count = arrays["y"].shape
+    rows = required[0]
+    counted = "labels in y" if rows == "y" else "rows of targets"
+    count = arrays[rows].shape[:1]
     for key in ("split", *_COLUMNS.values(), *(f"x_{name}" for name in names)):
         if key in arrays and arrays[key].shape[:1] != count:
             raise DatasetError(
-                f"{file}: {key}: expected one row for each of the {count[0] if count else 0} labels in y,"
+                f"{file}: {key}: expected one row for each of the {count[0] if count else 0} {counted},"
                 f" got shape {arrays[key].shape}; make them equally long"
             )
     stray = arrays["split"][~np.isin(arrays["split"], (0, 1, 2))].tolist()
@@ -164,9 +225,7 @@ def _modality(file: Path, arrays: Mapping[str, AnyArray], name: str, *, per_grou
     )
 
 
-def _splits(
-    arrays: Mapping[str, AnyArray], values: Mapping[str, npt.NDArray[np.float32]]
-) -> dict[str, dict[str, AnyArray]]:
+def _splits(arrays: Mapping[str, AnyArray], values: Mapping[str, AnyArray]) -> dict[str, dict[str, AnyArray]]:
     columns = {column: arrays[key] for column, key in _COLUMNS.items() if key in arrays}
     return {
         split: {key: array[arrays["split"] == number] for key, array in {**values, **columns}.items()}

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import msgspec
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec, task_fault
 
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -22,6 +22,7 @@ SPEC_FILE = "dataset.json"
 
 # The name is a file's stem and, with `_present` behind it, a tensor's name in every engine.
 _MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
 _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")
 
 
@@ -43,7 +44,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         format_version: what this file's layout is called; another one is refused.
         name: what people and reports call the dataset.
-        task: the classes, in the order of the label numbers.
+        task: what is predicted; the classes stand in the order of the label numbers.
         modalities: every modality of a window.
         splits: number of windows of train, valid and test.
         source: where the measurements come from.
@@ -94,6 +95,15 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
     return spec
 
 
+def require_classification(spec: DatasetSpec, *, what: str) -> None:
+    """Raises UsageError where the dataset is of another task than `what`, a command, takes."""
+    if spec.task.kind != "classification":
+        raise UsageError(
+            f"{what}: expected a dataset of classes, got {spec.name!r} of the kind {spec.task.kind}, which"
+            " mmkd-data, mmkd-train, mmkd-distill, mmkd-evaluate, mmkd-export and the runtime take; use those"
+        )
+
+
 def problem_message(path: Path, problems: list[str]) -> str:
     """Joins the problems of one dataset into one message: a line for one, a list for more."""
     if len(problems) == 1:
@@ -110,35 +120,14 @@ def _decode(file: Path) -> DatasetSpec:
                 f"{file}: expected format_version {FORMAT_VERSION}, got {bytes(version).decode()};"
                 " use the mmkd-edge that wrote it, or a newer one"
             )
-        _check_task(file, content)
         return msgspec.json.decode(content, type=DatasetSpec)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
 
 
-class _Kind(msgspec.Struct):
-    kind: str = "classification"
-
-
-class _Task(msgspec.Struct):
-    task: _Kind | None = None
-
-
-def _check_task(file: Path, content: bytes) -> None:
-    """Says of tasks that people have and that cannot be trained what can be done."""
-    task = msgspec.json.decode(content, type=_Task).task
-    if task is not None and task.kind in ("multi-label", "multilabel", "regression"):
-        raise DatasetError(
-            f"{file}: 'task.kind': expected 'classification', got {task.kind!r}, which datasets cannot have yet; "
-            "make classes of it, or train in a loop of your own with mmkd_models.losses.multilabel or regression"
-        )
-
-
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     """Gives one text for every rule that `dataset.json` breaks beyond types."""
-    labels = spec.task.labels
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        yield f"{SPEC_FILE}: 'task.labels': expected two or more different classes, got {list(labels)}; name each class"
+    yield from _task_problems(spec.task)
     if not spec.modalities:
         yield f"{SPEC_FILE}: 'modalities': expected one or more, got none; describe each sensor"
     names = [modality.name for modality in spec.modalities]
@@ -150,6 +139,16 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     yield from _split_problems(spec)
     if spec.recordings is not None:
         yield from _recordings_problems(spec, spec.recordings)
+
+
+def _task_problems(task: TaskSpec) -> Iterator[str]:
+    fault = task_fault(task)
+    if fault is not None:
+        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
+        return
+    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
+    if len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
+        yield f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
 
 
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:

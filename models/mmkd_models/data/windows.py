@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import standardise
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.data.spec import DatasetSpec
 
@@ -41,7 +42,7 @@ class Windows:
 
     Attributes:
         spec: of the dataset; its modalities are those that `take` gives.
-        labels: int64 (N,), class number or -1 for unlabelled.
+        labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
         groups: int64 (N,); where the dataset has no groups, the number of the window, or of its recording.
         folds: int64 (N,), or None where the dataset has no folds.
         source: gives the raw values.
@@ -50,7 +51,7 @@ class Windows:
     """
 
     spec: DatasetSpec
-    labels: Rows
+    labels: Labels
     groups: Rows
     folds: Rows | None
     source: WindowSource
@@ -59,6 +60,11 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether each window has a label."""
+        return is_labelled(self.labels)
 
     @property
     def max_shift_s(self) -> float:
@@ -106,16 +112,17 @@ class Windows:
         )
 
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
-        """Gives the same windows with other labels: integers (N,), -1 for unlabelled.
+        """Gives the same windows with other labels, of the same shape: integers (N,), -1 for unlabelled.
 
         Raises:
             UsageError: there is not one label per window.
         """
         if labels.shape != self.labels.shape:
+            letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
             raise UsageError(
-                f"labels: expected shape (N,)={self.labels.shape}, got {labels.shape}; give one for each window"
+                f"labels: expected shape {letters}={self.labels.shape}, got {labels.shape}; give one for each window"
             )
-        return replace(self, labels=labels.astype(np.int64))
+        return replace(self, labels=labels.astype(self.labels.dtype))
 
     def with_modalities(self, names: Sequence[str]) -> Windows:
         """Gives the same windows with these modalities only, in this order.

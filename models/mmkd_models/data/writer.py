@@ -21,6 +21,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.check import content_problems
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
 from mmkd_models.data.files import RECORDINGS, AnyArray, structure_problems
+from mmkd_models.data.labels import UNKNOWN, label_dtype
 from mmkd_models.data.scan import scan_windows
 from mmkd_models.data.spec import (
     SPEC_FILE,
@@ -41,14 +42,14 @@ class Recording:
 
     Attributes:
         samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled.
-        label: class number, or -1 for unlabelled.
+        label: class number, or -1 for unlabelled; of other tasks a row of labels or a number, see docs/datasets.md.
         group: the person, machine or session; it never straddles splits.
         split: where its windows belong.
         fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
     """
 
     samples: Mapping[str, npt.NDArray[Any]]
-    label: int
+    label: int | float | Sequence[int]
     group: int
     split: SplitName
     fold: int | None = None
@@ -58,7 +59,7 @@ def write_dataset(
     path: str | Path,
     *,
     name: str,
-    labels: Sequence[str],
+    labels: Sequence[str] | TaskSpec,
     modalities: Sequence[ModalitySpec],
     splits: Mapping[str, Mapping[str, npt.ArrayLike]],
     source: str = "",
@@ -69,11 +70,11 @@ def write_dataset(
     Args:
         path: the directory to make; it must not exist.
         name: what people and reports call the dataset.
-        labels: class names in the order of the label numbers.
+        labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
         modalities: describes every modality.
         splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing, `labels`
-            (N,) with class numbers and, if there are any, `groups` (N,) and `folds` (N,). Numbers are converted to
-            the dtypes of the contract.
+            (N,) with class numbers (of other tasks as in docs/datasets.md) and, if there are any, `groups` (N,) and
+            `folds` (N,). Numbers are converted to the dtypes of the contract.
         source: where the measurements come from.
         licence: what may be done with them.
 
@@ -83,7 +84,7 @@ def write_dataset(
     """
     spec = DatasetSpec(
         name=name,
-        task=TaskSpec(labels=tuple(labels)),
+        task=labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels)),
         modalities=tuple(modalities),
         splits={split: len(np.atleast_1d(arrays.get("labels", []))) for split, arrays in splits.items()},
         source=source,
@@ -97,7 +98,7 @@ def write_recordings(
     path: str | Path,
     *,
     name: str,
-    labels: Sequence[str],
+    labels: Sequence[str] | TaskSpec,
     modalities: Sequence[ModalitySpec],
     recordings: Sequence[Recording],
     hop_s: float,
@@ -110,7 +111,7 @@ def write_recordings(
     Args:
         path: the directory to make; it must not exist.
         name: what people and reports call the dataset.
-        labels: class names in the order of the label numbers.
+        labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
         modalities: describes every modality.
         recordings: all of them.
         hop_s: seconds from the start of one window to the start of the next.
@@ -125,7 +126,7 @@ def write_recordings(
     path = Path(path)
     spec = DatasetSpec(
         name=name,
-        task=TaskSpec(labels=tuple(labels)),
+        task=labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels)),
         modalities=tuple(modalities),
         splits=dict.fromkeys(SPLIT_NAMES, 1),  # counted below, when the lengths are known to be sound
         source=source,
@@ -172,7 +173,7 @@ def _arrays_of_splits(
                     " describe it in 'modalities' or leave it out"
                 )
                 continue
-            dtype = "int64" if key in _COLUMNS else "float32"
+            dtype = _dtype(spec, key)
             converted = _converted(np.asarray(values), dtype=dtype)
             if converted is None:
                 got = np.asarray(values).dtype
@@ -184,10 +185,16 @@ def _arrays_of_splits(
     return arrays
 
 
+def _dtype(spec: DatasetSpec, key: str) -> str:
+    if key == "labels":
+        return label_dtype(spec.task.kind)
+    return "int64" if key in _COLUMNS else "float32"
+
+
 def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
     """Gives the values in that dtype, or None where that would lose more than precision."""
-    allowed = "biu" if dtype == "int64" else "biuf"
-    if values.dtype.kind not in allowed:
+    allowed = "biuf" if dtype == "float32" else "biu"
+    if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
         return None
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
         return np.ascontiguousarray(values, dtype=dtype)
@@ -215,13 +222,25 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
     }
     lengths = [[len(recording.samples[name]) for name in names] for recording in recordings]
     arrays[f"{RECORDINGS}/lengths.npy"] = np.array(lengths, dtype=np.int64)
-    arrays[f"{RECORDINGS}/labels.npy"] = np.array([recording.label for recording in recordings], dtype=np.int64)
+    arrays[f"{RECORDINGS}/labels.npy"] = _labels(path, spec, recordings)
     arrays[f"{RECORDINGS}/groups.npy"] = np.array([recording.group for recording in recordings], dtype=np.int64)
     numbers = [SPLIT_NAMES.index(recording.split) for recording in recordings]
     arrays[f"{RECORDINGS}/splits.npy"] = np.array(numbers, dtype=np.int8)
     if with_fold:
         arrays[f"{RECORDINGS}/folds.npy"] = np.array(with_fold, dtype=np.int64)
     return arrays
+
+
+def _labels(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> AnyArray:
+    dtype = label_dtype(spec.task.kind)
+    try:
+        labels = _converted(np.array([recording.label for recording in recordings]), dtype=dtype)
+    except ValueError:  # rows of different lengths
+        labels = None
+    if labels is None:
+        problem = f"recordings: expected labels that fit {dtype}, all of one shape, got others; convert them"
+        raise DatasetError(problem_message(path, [problem]))
+    return labels
 
 
 def _samples(values: npt.NDArray[Any]) -> AnyArray:

@@ -1,0 +1,81 @@
+"""The arrays that say what is true of windows: a class number, a row of labels, or a number.
+
+Owns how they mark a window without a label and how windows are alike by their labels. The array tells which task it is
+of: int64 (N,) class numbers, uint8 (N, K) labels that are off (0) or on (1), float32 (N,) numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.spec import TaskKind
+
+Labels = npt.NDArray[Any]
+
+UNKNOWN = 255
+"""Fills the row of a window without labels: a window has all its labels or none."""
+
+_STRATA = 10
+
+
+def label_dtype(kind: TaskKind) -> str:
+    """Gives the dtype of `labels.npy`."""
+    match kind:
+        case "classification":
+            return "int64"
+        case "multi_label":
+            return "uint8"
+        case "regression":
+            return "float32"
+
+
+def unlabelled_mark(kind: TaskKind) -> str:
+    """Gives what stands for a window without a label, for messages."""
+    match kind:
+        case "classification":
+            return "-1"
+        case "multi_label":
+            return str(UNKNOWN)
+        case "regression":
+            return "NaN"
+
+
+def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Gives (N,) whether each window has a label."""
+    if labels.dtype.kind == "f":
+        return ~np.isnan(labels)
+    if labels.ndim == 2:
+        return np.asarray((labels != UNKNOWN).all(axis=1))
+    return np.asarray(labels >= 0)
+
+
+def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
+    """Gives the same labels, unlabelled where `keep` (N,) is false."""
+    if labels.dtype.kind == "f":
+        return np.where(keep, labels, np.float32(np.nan))
+    if labels.ndim == 2:
+        return np.where(keep[:, None], labels, np.uint8(UNKNOWN))
+    return np.where(keep, labels, -1)
+
+
+def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
+    """Gives (N,) which windows are alike, from 0, so that shares and folds can hold some of each kind; -1 unlabelled.
+
+    The class itself; of several labels the rarest one that is on (K where none is); of numbers the tenth of the
+    labelled ones that they lie in, fewer where many are equal.
+    """
+    known = is_labelled(labels)
+    if labels.dtype.kind == "f":
+        tenths = np.arange(1, _STRATA) / _STRATA
+        edges = np.unique(np.quantile(labels[known], tenths, method="inverted_cdf")) if known.any() else np.zeros(0)
+        found = np.searchsorted(edges, labels)
+    elif labels.ndim == 2:
+        counts = labels[known].astype(np.int64).sum(axis=0)  # (K,)
+        rarity = np.where(labels == 1, counts, np.iinfo(np.int64).max)
+        found = np.where((labels == 1).any(axis=1), rarity.argmin(axis=1), labels.shape[1])
+    else:
+        return labels
+    return np.where(known, found, -1).astype(np.int64)

@@ -1,0 +1,318 @@
+"""Datasets of several labels and of numbers: what they hold, what is refused, how labels are shared out."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data import (
+    Recording,
+    check_dataset,
+    fold_indices,
+    label_subset,
+    open_dataset,
+    shipped_dataset,
+    write_recordings,
+)
+from mmkd_models.data.data_cli import app
+from mmkd_models.data.interchange import import_interchange
+from mmkd_models.data.labels import hide_labels, is_labelled, strata_of
+from mmkd_models.data.spec import require_classification
+
+STATES = TaskSpec(kind="multi_label", labels=("hot", "worn"))
+LEVEL = TaskSpec(kind="regression", labels=("level",), unit="%", range=(0.0, 100.0))
+
+
+@pytest.fixture
+def states(splits):
+    """The rig with two labels: on in every second and in every third window; three windows of train unlabelled."""
+    for arrays in splits.values():
+        count = len(arrays["labels"])
+        arrays["labels"] = np.stack([np.arange(count) % 2, np.arange(count) % 3 == 0], axis=1)
+    splits["train"]["labels"][:3] = 255
+    return splits
+
+
+@pytest.fixture
+def levels(splits):
+    """The rig with a target that grows by a quarter from window to window; three windows of train unlabelled."""
+    for arrays in splits.values():
+        arrays["labels"] = np.arange(len(arrays["labels"])) / 4
+    splits["train"]["labels"][:3] = np.nan
+    return splits
+
+
+def _refusal(write, splits, task) -> str:
+    with pytest.raises(DatasetError) as error:
+        write(splits, labels=task)
+    return re.sub(r"^dataset \S+?/rig: ", "", str(error.value))
+
+
+def test_rows_of_labels_come_back_as_they_were_written(write, states):
+    dataset = write(states, labels=STATES)
+    train = open_dataset(dataset.path).split("train")
+    assert (train.labels.dtype, train.labels.shape) == (np.uint8, (24, 2))
+    np.testing.assert_array_equal(train.labels[2:6], [[255, 255], [1, 1], [0, 0], [1, 0]])
+    np.testing.assert_array_equal(np.flatnonzero(~train.labelled), [0, 1, 2])
+
+
+def test_numbers_come_back_as_they_were_written(write, levels):
+    dataset = write(levels, labels=LEVEL)
+    train = open_dataset(dataset.path).split("train")
+    assert (train.labels.dtype, train.labels.shape) == (np.float32, (24,))
+    np.testing.assert_array_equal(train.labels[2:6], np.float32([np.nan, 0.75, 1.0, 1.25]))
+    np.testing.assert_array_equal(np.flatnonzero(~train.labelled), [0, 1, 2])
+
+
+def test_dataset_json_has_the_words_of_the_task_and_of_a_classification_no_new_ones(write, levels, splits, tmp_path):
+    task = json.loads((write(levels, labels=LEVEL).path / "dataset.json").read_text())["task"]
+    assert task == {"kind": "regression", "labels": ["level"], "unit": "%", "range": [0.0, 100.0]}
+    assert msgspec.json.encode(TaskSpec(labels=("a", "b"))) == b'{"kind":"classification","labels":["a","b"]}'
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        (
+            TaskSpec(kind="regression", labels=("a", "b")),
+            ("'task.labels': expected the name of one target, got 2; make one dataset for each target"),
+        ),
+        (
+            TaskSpec(kind="multi_label", labels=("a", "a")),
+            ("'task.labels': expected different labels, got ['a', 'a']; name each label"),
+        ),
+        (
+            TaskSpec(kind="multi_label", labels=("a",), unit="%"),
+            ("'task.unit': expected none for multi_label, got '%'; only regression has it"),
+        ),
+        (
+            TaskSpec(labels=("a", "b"), threshold=0.3),
+            ("'task.threshold': expected none for classification, got 0.3; only multi_label has it"),
+        ),
+        (
+            TaskSpec(kind="multi_label", labels=("a",), threshold=1.0),
+            ("'task.threshold': expected a probability above 0 and below 1, got 1.0; correct it"),
+        ),
+        (
+            TaskSpec(kind="regression", labels=("a",), range=(5.0, 5.0)),
+            ("'task.range': expected [low, high] with low below high, got [5.0, 5.0]; swap or correct it"),
+        ),
+    ],
+)
+def test_a_task_that_contradicts_itself(write, splits, task, problem):
+    assert _refusal(write, splits, task) == f"dataset.json: {problem}"
+
+
+def test_a_label_that_is_neither_on_nor_off(write, states):
+    states["valid"]["labels"] = states["valid"]["labels"].astype(np.uint8)
+    states["valid"]["labels"][4, 1] = 255
+    assert _refusal(write, states, STATES) == (
+        "valid/labels.npy: expected a row of 0 (off) and 1 (on), or all 255 (unlabelled), got [0, 255] in row 4 (1 in"
+        " all); correct the labels"
+    )
+    states["valid"]["labels"] = np.full((12, 2), 2)
+    assert _refusal(write, states, STATES) == (
+        "splits['valid']['labels']: expected numbers that fit uint8, got int64; convert it"
+    )
+
+
+def test_rows_of_labels_of_the_wrong_width(write, states):
+    states["test"]["labels"] = states["test"]["labels"][:, :1]
+    assert _refusal(write, states, STATES) == (
+        "test/labels.npy: expected shape (N, K)=(12, 2), got (12, 1); correct the array or dataset.json"
+    )
+
+
+def test_a_target_that_cannot_be(write, levels):
+    levels["test"]["labels"][3] = 101
+    assert _refusal(write, levels, LEVEL) == (
+        "test/labels.npy: expected NaN (unlabelled) or a number from 0 to 100, got 101.0 in row 3 (1 in all); correct"
+        " the targets or 'task.range' in dataset.json"
+    )
+    levels["test"]["labels"][3] = np.inf
+    assert _refusal(write, levels, TaskSpec(kind="regression", labels=("level",))) == (
+        "test/labels.npy: expected NaN (unlabelled) or a number, got inf in row 3 (1 in all); correct the targets"
+    )
+
+
+@pytest.mark.parametrize(("task", "mark", "name"), [(STATES, 255, "255"), (LEVEL, np.nan, "NaN")])
+def test_only_train_may_have_unlabelled_windows(write, states, task, mark, name):
+    if task is LEVEL:
+        for arrays in states.values():
+            arrays["labels"] = np.arange(float(len(arrays["labels"])))
+    states["valid"]["labels"][2] = mark
+    assert _refusal(write, states, task) == (
+        f"valid/labels.npy: rows of valid are unlabelled ({name}), 1 in all; only train may have such; label them or"
+        " move their groups to train"
+    )
+
+
+def test_labels_that_teach_nothing(write, states):
+    states["train"]["labels"] = np.tile([[1, 0]], (24, 1))
+    teaches = "in every labelled window of train, which teaches nothing; move groups, or remove the label"
+    assert _refusal(write, states, STATES).splitlines()[1:] == [
+        f"  - label 'hot' (0) is on {teaches}",
+        f"  - label 'worn' (1) is off {teaches}",
+    ]
+
+
+def test_a_target_that_never_changes(write, levels):
+    levels["train"]["labels"] = np.full(24, 3.5)
+    assert _refusal(write, levels, LEVEL) == (
+        "target 'level': expected two different numbers or more in train, got one or none; move groups, or label more"
+    )
+
+
+def test_check_says_what_the_labels_are(write, states):
+    assert "2 labels, 0.84 of them on in a window on average; 3 unlabelled windows" in (
+        check_dataset(write(states, labels=STATES).path).facts
+    )
+
+
+def test_check_says_where_the_target_lies(write, levels):
+    assert "target level: 0 to 5.75 %; 3 unlabelled windows" in check_dataset(write(levels, labels=LEVEL).path).facts
+
+
+def test_describe_counts_the_windows_in_which_a_label_is_on(write, states, capsys):
+    app(["describe", str(write(states, labels=STATES).path)], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("rig: 48 windows, 2 labels, 8 groups\n")
+    assert re.search(r"^hot +11 +6 +6$", shown, re.M)
+
+
+def test_describe_shows_the_target(write, levels, capsys):
+    app(["describe", str(write(levels, labels=LEVEL).path)], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("rig: 48 windows, target level in %, 8 groups\n")
+    assert re.search(r"^level mean +3\.25 +1\.375 +1\.375$", shown, re.M)  # 0.75 to 5.75, 0 to 2.75
+
+
+def test_windows_of_recordings_have_the_recordings_label(tmp_path, rig):
+    rng = np.random.default_rng(0)
+    splits = ("train", "train", "valid", "test")
+    recordings = [
+        Recording(
+            samples={"vib": rng.normal(size=(40, 3)), "temp": rng.normal(size=(10, 1))},
+            label=2.5 * number,
+            group=number,
+            split=split,
+        )
+        for number, split in enumerate(splits)
+    ]
+    dataset = write_recordings(
+        tmp_path / "cut", name="cut", labels=LEVEL, modalities=rig.spec.modalities, recordings=recordings, hop_s=0.2
+    )
+    np.testing.assert_array_equal(dataset.split("train").labels, np.float32([0, 0, 2.5, 2.5]))
+
+
+def test_strata_are_the_rarest_label_that_is_on_and_tenths_of_a_number():
+    labels = np.array([[1, 0], [1, 1], [1, 0], [0, 0], [255, 255]], dtype=np.uint8)
+    np.testing.assert_array_equal(strata_of(labels), [0, 1, 0, 2, -1])
+    numbers = np.append(np.arange(20.0), np.nan).astype(np.float32)
+    np.testing.assert_array_equal(strata_of(numbers), [*np.repeat(np.arange(10), 2), -1])
+    np.testing.assert_array_equal(strata_of(np.float32([1, 1, 3, np.nan])), [0, 0, 1, -1])
+
+
+def test_hidden_labels_are_unlabelled_in_every_form():
+    keep = np.array([True, False])
+    for labels in (np.array([3, 4]), np.array([[0, 1], [1, 0]], dtype=np.uint8), np.float32([0.5, 1.5])):
+        hidden = hide_labels(labels, keep)
+        assert hidden.dtype == labels.dtype
+        np.testing.assert_array_equal(is_labelled(hidden), keep)
+        np.testing.assert_array_equal(hidden[0], labels[0])
+
+
+def test_a_tenth_of_the_labels_holds_some_of_every_kind():
+    rng = np.random.default_rng(0)
+    labels = (rng.uniform(size=(400, 3)) < (0.5, 0.2, 0.05)).astype(np.uint8)
+    chosen = label_subset(labels, share=0.1, seed=0)
+    assert abs(chosen.sum() - 40) <= 2
+    assert (labels[chosen].sum(axis=0) >= (10, 4, 1)).all()
+    numbers = rng.normal(size=400).astype(np.float32)
+    chosen = label_subset(numbers, share=0.1, seed=0)
+    assert chosen.sum() == 40  # four of each tenth
+    assert abs(numbers[chosen].mean() - numbers.mean()) < 0.1
+    more = label_subset(numbers, share=0.3, seed=0)
+    assert (more | ~chosen).all()
+
+
+def test_folds_balance_numbers(write, splits):
+    """Groups 0 to 3 are low, 4 to 7 high: of four folds each has one of both."""
+    for arrays in splits.values():
+        arrays["labels"] = np.where(arrays["groups"] < 4, 1.0, 9.0)
+    splits["train"]["labels"][0] = 9.0  # train needs two different numbers
+    windows = write(splits, labels=TaskSpec(kind="regression", labels=("level",))).everything()
+    for number in range(4):
+        test = fold_indices(windows, fold=number, seed=0, folds=4).test
+        assert set(np.unique(windows.labels[test]).tolist()) == {1.0, 9.0}
+
+
+def test_what_takes_classes_alone_says_what_takes_the_others(write, levels):
+    with pytest.raises(UsageError) as error:
+        require_classification(write(levels, labels=LEVEL).spec, what="mmkd-study")
+    assert str(error.value) == (
+        "mmkd-study: expected a dataset of classes, got 'rig' of the kind regression, which mmkd-data, mmkd-train,"
+        " mmkd-distill, mmkd-evaluate, mmkd-export and the runtime take; use those"
+    )
+    require_classification(open_dataset(shipped_dataset()).spec, what="mmkd-study")
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """12 windows with two targets: cooler 3, 20 or 100, and a flag, unknown in the last window."""
+    rng = np.random.default_rng(0)
+    targets = np.stack([np.tile([3.0, 20.0, 100.0], 4), np.tile([0.0, 1.0], 6)], axis=1)
+    targets[11, 1] = np.nan
+    arrays = {
+        "x_vib": rng.normal(size=(12, 8, 2)),
+        "rate_vib": 10.0,
+        "channels_vib": np.array(["a", "b"]),
+        "split": np.repeat([1, 2, 0], 4),
+        "targets": targets,
+        "target_names": np.array(["cooler", "flag"]),
+    }
+    np.savez(tmp_path / "rig.npz", **arrays)
+    return tmp_path / "rig.npz"
+
+
+def test_one_target_is_imported_as_a_regression(archive, tmp_path):
+    spec = import_interchange(archive, tmp_path / "rig", target="cooler", unit="%").dataset.spec
+    assert spec.task == TaskSpec(kind="regression", labels=("cooler",), unit="%")
+    labels = open_dataset(tmp_path / "rig").split("train").labels
+    np.testing.assert_array_equal(labels, np.float32([100, 3, 20, 100]))
+
+
+def test_conditions_on_targets_are_imported_as_labels(archive, tmp_path, capsys):
+    app(["import", str(archive), "-o", str(tmp_path / "rig"), "--targets", "cooler<20, flag"], standalone_mode=False)
+    assert "left out" not in capsys.readouterr().out
+    dataset = open_dataset(tmp_path / "rig")
+    assert dataset.spec.task == TaskSpec(kind="multi_label", labels=("cooler<20", "flag"))
+    np.testing.assert_array_equal(dataset.split("train").labels, [[0, 0], [1, 1], [0, 0], [255, 255]])
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"target": "oil"}, "target 'oil' is not in it; choose one of cooler, flag"),
+        ({"targets": ["cooler<warm"]}, "condition 'cooler<warm': expected a number behind <, got 'warm'"),
+        (
+            {"target": "flag", "targets": ["flag"]},
+            ("expected --target with its --unit, or --targets, got a mixture; choose one of them"),
+        ),
+    ],
+)
+def test_targets_that_cannot_be_imported(archive, tmp_path, options, problem):
+    with pytest.raises(UsageError) as error:
+        import_interchange(archive, tmp_path / "rig", **options)
+    assert str(error.value).partition(": ")[2] == problem
+
+
+def test_without_a_target_y_and_classes_are_needed(archive, tmp_path):
+    with pytest.raises(DatasetError, match="expected arrays y, classes, which are missing"):
+        import_interchange(archive, tmp_path / "rig")
