@@ -48,12 +48,14 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         targets: (B, K) label distribution; a row of zeros where any part of the window is unlabelled.
         labelled: (B,) 1 where `targets` holds, else 0.
         index: (B,) int64 row of the (first) window, for losses that remember windows.
+        step: whose batch it is; None where it is no whole batch of a step.
     """
 
     inputs: dict[str, tuple[Tensor, Tensor]]
     targets: Tensor
     labelled: Tensor
     index: Tensor
+    step: int | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Gives the same batch on that device."""
@@ -62,6 +64,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             targets=self.targets.to(device),
             labelled=self.labelled.to(device),
             index=self.index.to(device),
+            step=self.step,
         )
 
 
@@ -116,7 +119,7 @@ class BatchSource:
                 values = (weight * values + (1 - weight) * other_values) * present
             inputs[modality.name] = self._disturb(values, present, self._statistics[modality.name], rng)
         targets, labelled = self._targets(rows, pairs, lam)
-        return Batch(inputs=inputs, targets=targets, labelled=labelled, index=torch.from_numpy(rows))
+        return Batch(inputs=inputs, targets=targets, labelled=labelled, index=torch.from_numpy(rows), step=step)
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
         """Without replacement inside an epoch: the step picks its slice of the epoch's permutation."""

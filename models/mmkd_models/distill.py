@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.answers import AnswerMemory
 from mmkd_models.augment import Batch
 from mmkd_models.levels import (
     FeatureHead,
@@ -161,6 +162,7 @@ class DistillLearner(nn.Module):
         modality: the student's.
         windows: number of training windows, for a memory bank.
         example: inputs of any batch, to see what networks of your own give; ours do without.
+        memory: of what the teachers answer to the batches of every step; None asks them every time.
 
     Raises:
         UsageError: the recipe does not fit the networks.
@@ -178,6 +180,7 @@ class DistillLearner(nn.Module):
         modality: str,
         windows: int | None = None,
         example: Inputs | None = None,
+        memory: AnswerMemory | None = None,
     ) -> None:
         super().__init__()
         teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
@@ -185,6 +188,7 @@ class DistillLearner(nn.Module):
         self.network = student
         self.recipe = recipe
         self.modality = modality
+        self._memory = memory
         self._teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
         ours, theirs = _shown(student, teachers, modality, example)
         check_terms(recipe, classes=theirs[0].logits.shape[-1])
@@ -214,7 +218,7 @@ class DistillLearner(nn.Module):
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
         taps = any(has_layers(term) for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
-        teachers = answers_of(self._teachers, batch, taps=taps)
+        teachers = self._answers(batch, taps=taps)
         trust = self._trust(batch, teachers)
         terms: dict[str, Tensor] = {}
         total = student.logits.new_zeros(())
@@ -232,6 +236,17 @@ class DistillLearner(nn.Module):
             total = total + 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         terms["loss"] = total
         return terms
+
+    def _answers(self, batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
+        """What the teachers say: as they said it before where somebody has kept it, and nothing inside is read."""
+        if taps or self._memory is None:
+            return answers_of(self._teachers, batch, taps=taps)
+        known = self._memory.recall(batch.step, batch.targets.device)
+        if known is not None:
+            return known
+        found = answers_of(self._teachers, batch, taps=False)
+        self._memory.keep(batch.step, found)
+        return found
 
     def _logits(self, teachers: Sequence[TeacherOutput], temperature: float) -> Tensor:
         """(B, K) of all teachers together, to be read at this temperature."""

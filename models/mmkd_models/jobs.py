@@ -20,6 +20,7 @@ from torch import nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.answers import memory_of
 from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import (
     MOST_WINDOWS,
@@ -89,6 +90,8 @@ class Run:
         run_dir: where the resume state and TensorBoard logs go; None keeps nothing.
         resume: continue an interrupted training in `run_dir`.
         embed_windows: carry validation windows in a student's checkpoint.
+        answers: folder in which answers of teachers are kept for other distillations that see the same batches; None
+            asks the teachers in every one.
         on_step: called after every step.
     """
 
@@ -97,6 +100,7 @@ class Run:
     run_dir: Path | None = None
     resume: bool = False
     embed_windows: bool = True
+    answers: Path | None = None
     on_step: OnStep | None = None
 
 
@@ -258,14 +262,27 @@ def _learn(
     example = {
         spec.name: (torch.ones(1, *spec.shape), torch.ones(1, *spec.shape)) for spec in data.train.spec.modalities
     }
-    learner = DistillLearner(student, networks, recipe, modality=modality, windows=len(data.train), example=example)
     first, *further = teachers
-    return _fit(
+    part, labelled_share = _common_part(teachers, data), _labelled_share(recipe)
+    memory = memory_of(
+        run.answers,
+        data.train,
+        dataset_sha256=data.sha256,
+        teachers=[one.sha256 for one in teachers],
+        train=run.train,
+        augment=run.augment,
+        labelled_share=labelled_share,
+        part=part,
+    )
+    learner = DistillLearner(
+        student, networks, recipe, modality=modality, windows=len(data.train), example=example, memory=memory
+    )
+    result = _fit(
         learner,
         data,
         run,
         modality=modality,
-        labelled_share=_labelled_share(recipe),
+        labelled_share=labelled_share,
         origin={
             "network": msgspec.to_builtins(config),
             "recipe": msgspec.to_builtins(recipe),
@@ -273,8 +290,11 @@ def _learn(
             **({"further": [one.sha256 for one in further]} if further else {}),
             **(origin or {}),
         },
-        part=_common_part(teachers, data),
+        part=part,
     )
+    if memory is not None:
+        memory.write()
+    return result
 
 
 def _some_windows(data: TrainingData, modality: str, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

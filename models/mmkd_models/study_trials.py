@@ -248,6 +248,7 @@ def _run(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on_s
         run_dir=run_dir,
         resume=True,
         embed_windows=False,
+        answers=folder.out / "answers",
         on_step=on_step,
     )
 

@@ -15,7 +15,7 @@ from mmkd_edge.files import open_file, read_exactly, write_file
 from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
-_KINDS = ("student", "teacher", "teacher-set", "resume")
+_KINDS = ("student", "teacher", "teacher-set", "resume", "answers")
 _LENGTH_BYTES = 8
 
 
