@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mmkd_bench.jobs import LoadJob, LoadOutcome
-from mmkd_bench.judge import LAUNCHES, Offered, Verdict, judge_load, settle
+from mmkd_bench.judge import LAUNCHES, Offered, Verdict, judge_load, settle, verdict_of
 from mmkd_bench.load import MAX_STREAMS, Level
 from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.percentiles import sample_floor
 from mmkd_bench.power import read_power_mode
-from mmkd_bench.process import Progress, run_job, unheard
+from mmkd_bench.process import Interrupted, Progress, run_job, unheard
 from mmkd_bench.report import Subject
 from mmkd_bench.run import START_LIMIT_S
 from mmkd_bench.subject import Choice
@@ -62,6 +62,7 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         format_version: of this document.
+        complete: False where Ctrl-C ended it: then `streams` is the most that was judged to be carried until then.
         subject: the bundle.
         backend: what executed the artifact.
         precision: of the artifact.
@@ -83,6 +84,7 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     format_version: int = FORMAT_VERSION
+    complete: bool = True
     subject: Subject
     backend: str
     precision: str
@@ -106,22 +108,39 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
     Raises:
         UsageError: the question makes no sense.
         MmkdError: the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C came before there was an answer.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
     """
     job = _job(choice, question)
     progress("searching for the largest load that is carried")
-    outcome = _outcome(job, SEARCH_LIMIT_S).outcome
+    searched = _ended(job, SEARCH_LIMIT_S)
+    outcome = searched.outcome
     trials = list(outcome.levels)
+    verdicts: list[Verdict] = []
+
+    def offer(streams: int) -> Offered:
+        """One launch."""
+        offered = _offered(job, streams)
+        trials.append(offered.level)
+        return offered
 
     def judge(streams: int) -> Verdict:
         """Fresh processes."""
         progress(f"judging {streams} streams in up to {question.launches} launches")
-        verdict = judge_load(lambda count: _offered(job, count), streams, launches=question.launches)
-        trials.extend(verdict.launches)
-        return verdict
+        verdicts.append(judge_load(offer, streams, launches=question.launches))
+        return verdicts[-1]
 
-    best, worst = settle(outcome.streams, judge)
-    return _report(job, outcome, streams=best.streams if best else 0, shown=best, refused=worst, trials=trials)
+    complete = not searched.interrupted
+    if complete:
+        try:
+            settle(outcome.streams, judge)
+        except KeyboardInterrupt:
+            complete = False
+    best = max((one for one in verdicts if one.carried), key=_streams, default=None)
+    worst = min((one for one in verdicts if not one.carried), key=_streams, default=None)
+    streams = best.streams if best else 0
+    return _finished(
+        _report(job, outcome, streams=streams, shown=best, refused=worst, trials=trials, complete=complete)
+    )
 
 
 def measure_load(choice: Choice, question: Question, streams: int, *, progress: Progress = unheard) -> CapacityReport:
@@ -130,7 +149,7 @@ def measure_load(choice: Choice, question: Question, streams: int, *, progress: 
     Raises:
         UsageError: the question makes no sense.
         MmkdError: the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C came before there was an answer.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
     """
     if not 1 <= streams <= MAX_STREAMS:
         raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
@@ -139,17 +158,36 @@ def measure_load(choice: Choice, question: Question, streams: int, *, progress: 
         f"offering {streams} streams for {confirm_s(streams, rate_hz=job.rate_hz):.3g} s "
         f"in up to {question.launches} launches"
     )
-    outcomes: list[LoadOutcome] = []
+    done: list[_Done] = []
 
     def offer(count: int) -> Offered:
         """One launch."""
-        ended = _outcome(_loaded(job, count), _limit_s(job, count))
-        outcomes.append(ended.outcome)
-        return ended.offered()
+        done.append(_load(job, count))
+        return done[-1].offered()
 
-    verdict = judge_load(offer, streams, launches=question.launches)
+    try:
+        verdict = judge_load(offer, streams, launches=question.launches)
+        complete = True
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        verdict = verdict_of([one.offered() for one in done], carried=False)
+        complete = False
     carried = streams if verdict.carried else 0
-    return _report(job, outcomes[0], streams=carried, shown=verdict, refused=None, trials=list(verdict.launches))
+    levels = list(verdict.launches)
+    return _finished(
+        _report(job, done[0].outcome, streams=carried, shown=verdict, refused=None, trials=levels, complete=complete)
+    )
+
+
+def _streams(verdict: Verdict) -> int:
+    return verdict.streams
+
+
+def _finished(report: CapacityReport) -> CapacityReport:
+    if not report.complete:
+        raise Interrupted(report)
+    return report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +196,7 @@ class _Done:
 
     outcome: LoadOutcome
     samples: dict[str, NDArray[np.int64]]
+    interrupted: bool
 
     def offered(self) -> Offered:
         """The one load that it offered."""
@@ -169,7 +208,14 @@ class _Done:
 
 
 def _offered(job: LoadJob, streams: int) -> Offered:
-    return _outcome(_loaded(job, streams), _limit_s(job, streams)).offered()
+    return _load(job, streams).offered()
+
+
+def _load(job: LoadJob, streams: int) -> _Done:
+    done = _ended(_loaded(job, streams), _limit_s(job, streams))
+    if done.interrupted:
+        raise KeyboardInterrupt
+    return done
 
 
 def confirm_s(streams: int, *, rate_hz: float) -> float:
@@ -187,11 +233,11 @@ def _limit_s(job: LoadJob, streams: int) -> float:
     return START_LIMIT_S + 4 * confirm_s(streams, rate_hz=job.rate_hz)
 
 
-def _outcome(job: LoadJob, limit_s: float) -> _Done:
+def _ended(job: LoadJob, limit_s: float) -> _Done:
     ended = run_job(job, LoadOutcome, limit_s=limit_s)
     if ended.outcome is None:
         raise KeyboardInterrupt
-    return _Done(outcome=ended.outcome, samples=ended.samples)
+    return _Done(outcome=ended.outcome, samples=ended.samples, interrupted=ended.interrupted)
 
 
 def _job(choice: Choice, question: Question) -> LoadJob:
@@ -229,9 +275,11 @@ def _report(
     shown: Verdict | None,
     refused: Verdict | None,
     trials: list[Level],
+    complete: bool,
 ) -> CapacityReport:
     at_answer = None if shown is None else shown.together
     return CapacityReport(
+        complete=complete,
         subject=outcome.subject,
         backend=outcome.backend,
         precision=outcome.precision,

@@ -29,7 +29,8 @@ from mmkd_bench.options_cli import (
 from mmkd_bench.page_cli import page as show_page
 from mmkd_bench.page_cli import require_page, write_page_of
 from mmkd_bench.paired import OverheadReport, measure_overhead, measure_pair
-from mmkd_bench.print_cli import print_report
+from mmkd_bench.print_cli import print_measured, say_interrupted
+from mmkd_bench.process import Interrupted
 from mmkd_bench.report import BenchReport, encode_report, read_report, write_report
 from mmkd_bench.run import Settings, measure_bundle, write_samples
 from mmkd_bench.search_cli import capacity, plan, rivals
@@ -68,8 +69,10 @@ def run(
     backend: BackendOption = "auto",
     precision: ArtifactOption = PrecisionOption.auto,
     threads: ThreadsOption = None,
-    clients: Annotated[int, typer.Option(help="Threads that ask at the same time.")] = 1,
-    rate: Annotated[float | None, typer.Option(help="Predictions per second.", show_default="back to back")] = None,
+    clients: Annotated[int, typer.Option(help="Threads that ask at the same time; of a stream, sensors.")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(help="Calls per second of each client.", show_default="back to back")
+    ] = None,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Longest acceptable response at that rate.", show_default="its period")
     ] = None,
@@ -127,7 +130,11 @@ def run(
         hop=_hop(bundle, stream=stream, hop=hop),
         jitter=jitter,
     )
-    found = measure_bundle(choice, settings, progress=say)
+    interrupted = False
+    try:
+        found = measure_bundle(choice, settings, progress=say)
+    except Interrupted as ended:
+        found, interrupted = ended.report, True
     if output is not None:
         write_report(output, found.report)
     if samples is not None:
@@ -135,8 +142,8 @@ def run(
     if page is not None:
         write_page_of([found.report], page)
     _print_report(found.report, Form.json if json else form)
-    if found.interrupted:
-        say("the report holds what was measured until then")
+    if interrupted:
+        say_interrupted()
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
     say(_last_line(bundle, output, samples, page))
 
@@ -189,8 +196,12 @@ def pair(
     json: JsonOption = False,
 ) -> None:
     """Call two models in turn through ONNX Runtime: a ratio that holds on a noisy machine."""
-    report = measure_pair(first, second, threads=threads, launches=launches, duration_s=duration_s, progress=say)
-    print_report(report, terminal.pair_view(report), form=form, json=json)
+    print_measured(
+        lambda: measure_pair(first, second, threads=threads, launches=launches, duration_s=duration_s, progress=say),
+        terminal.pair_view,
+        form=form,
+        json=json,
+    )
 
 
 def overhead(
@@ -206,8 +217,12 @@ def overhead(
     json: JsonOption = False,
 ) -> None:
     """What predict adds to the bare ONNX Runtime session on the same feeds, one thread."""
-    report = measure_overhead(bundle, launches=launches, duration_s=duration_s, reference=reference, progress=say)
-    print_report(report, terminal.overhead_view(report), form=form, json=json)
+    report = print_measured(
+        lambda: measure_overhead(bundle, launches=launches, duration_s=duration_s, reference=reference, progress=say),
+        terminal.overhead_view,
+        form=form,
+        json=json,
+    )
     _require_below(report, limit_us)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
-from mmkd_bench.process import Progress, run_job, unheard
+from mmkd_bench.process import Progress, run_launches, unheard
 from mmkd_bench.report import Subject
 from mmkd_bench.rival_files import make_rival_files
 from mmkd_edge.bundle import Bundle
@@ -51,6 +51,7 @@ class RivalsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         format_version: of this document.
+        complete: False where Ctrl-C ended the measurement.
         subject: the bundle.
         threads: of every engine.
         tolerance: what `max_abs_error` had to stay within.
@@ -59,6 +60,7 @@ class RivalsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     format_version: int = FORMAT_VERSION
+    complete: bool = True
     subject: Subject
     threads: int
     tolerance: float
@@ -70,6 +72,7 @@ def measure_rivals(
     bundle: Path,
     *,
     checkpoint: Path | None = None,
+    student: str | None = None,
     reference: Path | None = None,
     threads: int = 1,
     launches: int = 3,
@@ -81,6 +84,7 @@ def measure_rivals(
     Args:
         bundle: the student.
         checkpoint: the same student's checkpoint, for engines that need it.
+        student: what the report calls the student; None is the bundle's path.
         reference: the reference file of a modality that is normalised per group.
         threads: of every engine.
         launches: processes, one after another.
@@ -89,7 +93,7 @@ def measure_rivals(
 
     Raises:
         MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C came before all was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     check_pairing(threads=threads, launches=launches, duration_s=duration_s)
     with Bundle.open(bundle):
@@ -107,22 +111,24 @@ def measure_rivals(
             repeats=REPEATS,
             duration_s=duration_s / launches,
         )
-        outcomes = [_launch(job, number, of=launches, progress=progress) for number in range(launches)]
-    return RivalsReport(
-        subject=outcomes[0].subject,
+        launched = run_launches(
+            job,
+            RivalsOutcome,
+            launches=launches,
+            limit_s=START_LIMIT_S + 10 * job.duration_s,
+            doing=f"all engines in turn for {job.duration_s:.3g} s",
+            progress=progress,
+        )
+    outcomes = launched.outcomes
+    report = RivalsReport(
+        complete=not launched.interrupted,
+        subject=msgspec.structs.replace(outcomes[0].subject, bundle=student or str(bundle)),
         threads=threads,
         tolerance=outcomes[0].tolerance,
         rivals=tuple(_rival(times, outcomes) for times in outcomes[0].rivals),
         machine=machine,
     )
-
-
-def _launch(job: RivalsJob, number: int, *, of: int, progress: Progress) -> RivalsOutcome:
-    progress(f"launch {number + 1} of {of}: all engines in turn for {job.duration_s:.3g} s")
-    ended = run_job(job, RivalsOutcome, limit_s=START_LIMIT_S + 10 * job.duration_s)
-    if ended.interrupted or ended.outcome is None:
-        raise KeyboardInterrupt
-    return ended.outcome
+    return launched.finish(report)
 
 
 def _rival(first: RivalTimes, outcomes: Sequence[RivalsOutcome]) -> Rival:

@@ -38,29 +38,29 @@ class Driver:
     """One way to ask.
 
     Attributes:
-        call: what is measured.
+        calls: what is measured, one per client; they may be called at the same time.
         arguments: taken in turn.
         predictions: that one call gives.
         stages: measures the steps of a call for some seconds.
     """
 
-    call: Call
+    calls: tuple[Call, ...]
     arguments: Sequence[Any]
     predictions: int
     stages: Callable[[float, Event], tuple[Stage, ...]]
 
 
-def window_driver(predictor: EdgePredictor, windows: Sequence[Window]) -> Driver:
+def window_driver(predictor: EdgePredictor, windows: Sequence[Window], *, clients: int = 1) -> Driver:
     """`predict`, one window a call."""
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         """The four steps."""
         return step_stages(predictor, windows, repeats=1, duration_s=duration_s, stop=stop)
 
-    return Driver(call=predictor.predict, arguments=windows, predictions=1, stages=stages)
+    return Driver(calls=(predictor.predict,) * clients, arguments=windows, predictions=1, stages=stages)
 
 
-def batch_driver(predictor: EdgePredictor, windows: Sequence[Window], batch: int) -> Driver:
+def batch_driver(predictor: EdgePredictor, windows: Sequence[Window], batch: int, *, clients: int = 1) -> Driver:
     """`predict_batch`, so many windows a call.
 
     Where the graph itself takes as many at once, a stage more tells what its engine needs for all of them together.
@@ -79,7 +79,8 @@ def batch_driver(predictor: EdgePredictor, windows: Sequence[Window], batch: int
         samples = closed_loop(at_once, range(len(arguments)), duration_s=duration_s / 2, stop=stop)
         return (*steps, stage(AT_ONCE, samples.latency_ns))
 
-    return Driver(call=predictor.predict_batch, arguments=arguments, predictions=batch, stages=stages)
+    calls = (predictor.predict_batch,) * clients
+    return Driver(calls=calls, arguments=arguments, predictions=batch, stages=stages)
 
 
 def _at_once_run(predictor: EdgePredictor, batches: Sequence[NDArray[np.float32]]) -> Callable[[int], object] | None:
@@ -123,7 +124,9 @@ class StreamFeed:
         return self._push(samples, begin_s + offsets_s)
 
 
-def stream_driver(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, jitter: float | None) -> Driver:
+def stream_driver(
+    predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, jitter: float | None, clients: int = 1
+) -> Driver:
     """`Stream.push`, the samples of one hop a call, from the first full window on.
 
     Args:
@@ -132,6 +135,7 @@ def stream_driver(predictor: EdgePredictor, windows: Sequence[Window], *, hop: i
         hop: samples from one prediction to the next.
         jitter: samples come with times that stray by up to this share of the sampling period, so that they are
             resampled; None pushes them without times.
+        clients: sensors, each with a stream of its own on the one predictor.
     """
     modality = predictor.modality
     hops = _hops(windows, modality, hop=hop, jitter=jitter)
@@ -144,7 +148,7 @@ def stream_driver(predictor: EdgePredictor, windows: Sequence[Window], *, hop: i
             filled(one)
         return filled
 
-    call = feed(predictor.stream(hop=hop))
+    calls = tuple(feed(predictor.stream(hop=hop)) for _ in range(clients))
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         """Gathering, in a stream whose predictions cost nothing, and the four steps."""
@@ -153,7 +157,7 @@ def stream_driver(predictor: EdgePredictor, windows: Sequence[Window], *, hop: i
         steps = step_stages(predictor, windows, repeats=1, duration_s=duration_s, stop=stop)
         return (stage(GATHER, gathered.latency_ns), *steps)
 
-    return Driver(call=call, arguments=hops, predictions=1, stages=stages)
+    return Driver(calls=calls, arguments=hops, predictions=1, stages=stages)
 
 
 def _hops(

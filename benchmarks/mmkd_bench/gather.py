@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkd_bench.callers import intervals_ns
 from mmkd_bench.interference import Interference, suspicions
 from mmkd_bench.launch import pace
 from mmkd_bench.machine import MachineFacts
@@ -81,17 +82,9 @@ def _joined_pace(launches: Sequence[Launch], samples: Sequence[Arrays], deadline
         lateness_ns=together["lateness_ns"],
         overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
     )
-    found = pace(paced, deadline_ms=deadline_ms)
     # The step from one launch to the next is no interval of the schedule.
-    intervals = np.concatenate([np.diff(arrays["start_ns"]) for arrays in samples])
-    interval_std_us = float(intervals.std()) / 1e3 if len(intervals) else None
-    return Pace(
-        lateness=found.lateness,
-        response=found.response,
-        interval_std_us=interval_std_us,
-        missed=found.missed,
-        overloaded=found.overloaded,
-    )
+    intervals = np.concatenate([intervals_ns(arrays) for arrays in samples])
+    return pace(paced, intervals, deadline_ms=deadline_ms)
 
 
 def joined(samples: Sequence[Arrays]) -> Arrays:

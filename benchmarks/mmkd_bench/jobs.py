@@ -25,9 +25,9 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         backend: what executes the artifact, or `auto`.
         precision: of the arithmetic, or `auto`.
         threads: of the backend; None leaves it to the runtime.
-        clients: threads that call at the same time.
+        clients: threads that call at the same time; of a stream each has a sensor of its own.
         mode: `closed` or `paced`.
-        rate_hz: calls per second where paced.
+        rate_hz: calls per second of each client, where paced.
         deadline_ms: longest acceptable response where paced.
         duration_s: measured time of this launch.
         warm_up_limit_s: longest warm-up.

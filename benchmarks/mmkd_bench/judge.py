@@ -76,13 +76,17 @@ def judge_load(offer: Offer, streams: int, *, launches: int = LAUNCHES) -> Verdi
         offered.append(offer(streams))
         votes = sum(one.level.carried for one in offered)
         if votes >= needed or len(offered) - votes > launches - needed:
-            carried = votes >= needed
-            return Verdict(
-                streams=streams,
-                carried=carried,
-                launches=tuple(one.level for one in offered),
-                together=_together(offered, carried=carried),
-            )
+            return verdict_of(offered, carried=votes >= needed)
+
+
+def verdict_of(offered: Sequence[Offered], *, carried: bool) -> Verdict:
+    """Launches of one load, at least one, as a verdict."""
+    return Verdict(
+        streams=offered[0].level.streams,
+        carried=carried,
+        launches=tuple(one.level for one in offered),
+        together=_together(offered, carried=carried),
+    )
 
 
 def settle(first_guess: int, judge: Callable[[int], Verdict]) -> tuple[Verdict | None, Verdict | None]:

@@ -6,15 +6,15 @@ own steps, called one after another and timed from outside, after the end-to-end
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmkd_bench.callers import Called, call_back_to_back, call_on_schedule, intervals_ns
 from mmkd_bench.drive import Driver, batch_driver, stream_driver, window_driver
 from mmkd_bench.gpu import process_memory_mb
 from mmkd_bench.interference import Counters, interference, read_counters
@@ -23,7 +23,7 @@ from mmkd_bench.machine import resident_mb, resident_peak_mb
 from mmkd_bench.percentiles import sample_floor, summarise
 from mmkd_bench.report import Launch, Pace
 from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
-from mmkd_bench.timing import Call, PacedSamples, Samples, clock_cost_ns, closed_loop, paced_loop, time_windows, warm_up
+from mmkd_bench.timing import PacedSamples, clock_cost_ns, time_windows, warm_up
 from mmkd_edge.predictor import EdgePredictor
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ class _Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """The measured time: samples, the schedule where paced, counters at both ends, resident memory before."""
+    """The measured time: calls, counters at both ends, resident memory before."""
 
-    samples: Samples
-    paced: PacedSamples | None
+    called: Called
     before: Counters
     after: Counters
     rss_mb: float
@@ -68,8 +67,8 @@ def measure_launch(
         stop: ends the measurement early; what was measured until then counts.
 
     Returns:
-        The outcome and its samples (`start_ns`, `latency_ns` and, where paced, `lateness_ns`, each int64 (N,)); None
-        where `stop` came before the measured time.
+        The outcome and its samples (`client`, `start_ns`, `latency_ns` and, where paced, `lateness_ns`, each int64
+        (N,)); None where `stop` came before the measured time.
 
     Raises:
         MmkdError: the bundle cannot be opened or run.
@@ -77,14 +76,14 @@ def measure_launch(
     opened = _open(job)
     with opened.predictor as predictor:
         driver = _driver(job, predictor, opened.windows)
-        warm = warm_up(driver.call, driver.arguments, limit_s=job.warm_up_limit_s, stop=stop)
+        warm = warm_up(driver.calls[0], driver.arguments, limit_s=job.warm_up_limit_s, stop=stop)
         if stop.is_set():
             return None
         measured = _measure(job, driver, stop)
         complete = not stop.is_set()
         stages = driver.stages(STAGE_SHARE * job.duration_s, stop)
         gpu_memory_mb, gpu_note = process_memory_mb()
-        samples, paced = measured.samples, measured.paced
+        samples, arrays = measured.called.samples, measured.called.arrays()
         launch = Launch(
             complete=complete,
             import_ms=import_ms,
@@ -95,7 +94,7 @@ def measure_launch(
             windows=time_windows(samples, parts=_parts(len(samples))),
             thirds_p50_us=tuple(window.p50_us for window in time_windows(samples, parts=3)),
             stages=stages,
-            pace=None if paced is None else pace(paced, deadline_ms=job.deadline_ms),
+            pace=pace(measured.called.paced, intervals_ns(arrays), deadline_ms=job.deadline_ms),
             throughput_hz=driver.predictions * len(samples) / samples.elapsed_ns * 1e9,
             cpu_share=(measured.after.own_s - measured.before.own_s) / (measured.after.time_s - measured.before.time_s),
             rss_mb=measured.rss_mb,
@@ -115,13 +114,19 @@ def measure_launch(
             predictions=driver.predictions,
             gpu_note=gpu_note,
         )
-    arrays = {"start_ns": samples.start_ns, "latency_ns": samples.latency_ns}
-    return outcome, arrays if paced is None else {**arrays, "lateness_ns": paced.lateness_ns}
+    return outcome, arrays
 
 
-def pace(paced: PacedSamples, *, deadline_ms: float | None) -> Pace:
-    """How well a schedule was kept; without a deadline none is missed."""
-    intervals = np.diff(paced.samples.start_ns)
+def pace(paced: PacedSamples | None, intervals: NDArray[np.int64], *, deadline_ms: float | None) -> Pace | None:
+    """How well a schedule was kept; None where there was none, and without a deadline none is missed.
+
+    Args:
+        paced: the calls.
+        intervals: in ns, between the begins of neighbouring calls of one client, (N,).
+        deadline_ms: longest acceptable response.
+    """
+    if paced is None:
+        return None
     deadline_ns = np.inf if deadline_ms is None else deadline_ms * 1e6
     return Pace(
         lateness=summarise(paced.lateness_ns),
@@ -154,60 +159,22 @@ def _open(job: RunJob) -> _Opened:
 
 def _driver(job: RunJob, predictor: EdgePredictor, windows: Sequence[Window]) -> Driver:
     if job.hop is not None:
-        return stream_driver(predictor, windows, hop=job.hop, jitter=job.jitter)
-    return window_driver(predictor, windows) if job.batch == 1 else batch_driver(predictor, windows, job.batch)
+        return stream_driver(predictor, windows, hop=job.hop, jitter=job.jitter, clients=job.clients)
+    if job.batch > 1:
+        return batch_driver(predictor, windows, job.batch, clients=job.clients)
+    return window_driver(predictor, windows, clients=job.clients)
 
 
 def _measure(job: RunJob, driver: Driver, stop: Event) -> _Measured:
     rss_mb = resident_mb()
     before = read_counters()
-    paced = None
-    if job.rate_hz is not None:
-        paced = paced_loop(driver.call, driver.arguments, rate_hz=job.rate_hz, duration_s=job.duration_s, stop=stop)
-        samples = paced.samples
+    if job.rate_hz is None:
+        called = call_back_to_back(driver.calls, driver.arguments, duration_s=job.duration_s, stop=stop)
     else:
-        samples = concurrent_loop(
-            driver.call, driver.arguments, clients=job.clients, duration_s=job.duration_s, stop=stop
+        called = call_on_schedule(
+            driver.calls, driver.arguments, rate_hz=job.rate_hz, duration_s=job.duration_s, stop=stop
         )
-    return _Measured(samples=samples, paced=paced, before=before, after=read_counters(), rss_mb=rss_mb)
-
-
-def concurrent_loop(call: Call, windows: Sequence[Any], *, clients: int, duration_s: float, stop: Event) -> Samples:
-    """A closed loop in each of `clients` threads at once; the samples of all, in the order of their begins.
-
-    Raises:
-        Exception: whatever `call` raised first in any of the threads.
-    """
-    if clients == 1:
-        return closed_loop(call, windows, duration_s=duration_s, stop=stop)
-    barrier = threading.Barrier(clients)
-    loops: list[Samples] = []
-    errors: list[Exception] = []
-
-    def client(number: int) -> None:
-        """One closed loop; each client begins with another window."""
-        turned = (*windows[number % len(windows) :], *windows[: number % len(windows)])
-        barrier.wait()
-        try:
-            loops.append(closed_loop(call, turned, duration_s=duration_s, stop=stop))
-        except Exception as error:
-            errors.append(error)
-            stop.set()
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    start_ns = np.concatenate([loop.start_ns for loop in loops])
-    order = np.argsort(start_ns, kind="stable")
-    return Samples(
-        start_ns=start_ns[order],
-        latency_ns=np.concatenate([loop.latency_ns for loop in loops])[order],
-        elapsed_ns=max(loop.elapsed_ns for loop in loops),
-    )
+    return _Measured(called=called, before=before, after=read_counters(), rss_mb=rss_mb)
 
 
 def _parts(count: int) -> int:

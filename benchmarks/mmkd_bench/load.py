@@ -80,9 +80,14 @@ class Demand:
     servers: int
 
 
+def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
+    """When each of several sources of one rate asks first, in seconds, (N,)."""
+    return np.random.default_rng(SEED).random(count) / rate_hz
+
+
 def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
     """When windows come due, counted from the begin, in rising order; at least one."""
-    phases = np.sort(np.random.default_rng(SEED).random(streams)) / rate_hz
+    phases = np.sort(phases_s(streams, rate_hz=rate_hz))
     rounds = max(1, int(np.ceil(duration_s * rate_hz)))
     due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
     inside = due_s[due_s < duration_s]
@@ -258,13 +263,12 @@ def search_streams(carries: Callable[[int], bool], *, first_guess: int) -> int:
     return low
 
 
-def find_capacity(
-    call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event
-) -> tuple[int, tuple[Level, ...]] | None:
+def find_capacity(call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event) -> tuple[int, tuple[Level, ...]]:
     """Search for the largest load that is carried, in short trials in this process.
 
     Returns:
-        The number of streams and every trial in order; None where `stop` came first.
+        The number of streams and every trial in order, none where `stop` came before the first was over. Where it came
+        later, the number is the most that was carried until then.
     """
     alone_ns = float(np.median(closed_loop(call, windows, duration_s=TRIAL_S, stop=stop).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
@@ -274,8 +278,7 @@ def find_capacity(
         duration_s = trial_s(streams, rate_hz=demand.rate_hz)
         return carry_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop)[0]
 
-    found, trials = search_load(trial, first_guess=first_guess, stop=stop)
-    return None if stop.is_set() else (found, trials)
+    return search_load(trial, first_guess=first_guess, stop=stop)
 
 
 def trial_s(streams: int, *, rate_hz: float) -> float:
@@ -287,7 +290,7 @@ def search_load(trial: Callable[[int], Level], *, first_guess: int, stop: Event)
     """Search with trials: a load that fails once may have met a pause of the machine, so two of up to three decide.
 
     Returns:
-        The number of streams and every trial in order; of no meaning where `stop` came first.
+        The number of streams and every trial in order; one that `stop` cuts short does not count.
     """
     trials: list[Level] = []
 
@@ -295,8 +298,10 @@ def search_load(trial: Callable[[int], Level], *, first_guess: int, stop: Event)
         """Two of three trials."""
         votes: list[bool] = []
         while max(votes.count(True), votes.count(False)) < 2 and not stop.is_set():
-            trials.append(trial(streams))
-            votes.append(trials[-1].carried)
+            level = trial(streams)
+            if not stop.is_set():
+                trials.append(level)
+                votes.append(level.carried)
         return votes.count(True) >= 2
 
     return search_streams(carries, first_guess=min(first_guess, MAX_STREAMS)), tuple(trials)

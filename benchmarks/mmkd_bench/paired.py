@@ -14,7 +14,7 @@ import numpy as np
 
 from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
 from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.process import Progress, run_job, unheard
+from mmkd_bench.process import Launched, Progress, run_launches, unheard
 from mmkd_bench.run import START_LIMIT_S
 from mmkd_edge.errors import UsageError
 
@@ -47,6 +47,7 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         format_version: of this document.
+        complete: False where Ctrl-C ended the measurement.
         first: path of one model.
         second: path of the other.
         threads: of each session.
@@ -62,6 +63,7 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     format_version: int = FORMAT_VERSION
+    complete: bool = True
     first: str
     second: str
     threads: int
@@ -81,6 +83,7 @@ class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         format_version: of this document.
+        complete: False where Ctrl-C ended the measurement.
         bundle: its path.
         count: calls of each.
         predict_p50_us: median latency of `predict`.
@@ -90,6 +93,7 @@ class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     format_version: int = FORMAT_VERSION
+    complete: bool = True
     bundle: str
     count: int
     predict_p50_us: Spread
@@ -122,15 +126,18 @@ def measure_pair(
         UnavailableError: onnxruntime is not installed.
         BackendError: ONNX Runtime refuses a model.
         ArtifactError: a bundle is damaged.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     check_pairing(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()
     job = PairJob(
         first=str(first), second=str(second), threads=threads, repeats=REPEATS, duration_s=duration_s / launches
     )
-    found = _outcomes(job, launches=launches, progress=progress)
+    launched = _launched(job, launches=launches, progress=progress)
+    found = launched.outcomes
     first_us, second_us = _flat([one.first_p50_us for one in found]), _flat([one.second_p50_us for one in found])
-    return PairReport(
+    report = PairReport(
+        complete=not launched.interrupted,
         first=job.first,
         second=job.second,
         threads=threads,
@@ -144,6 +151,7 @@ def measure_pair(
         ratio=spread_of([one / other for one, other in zip(first_us, second_us, strict=True)]),
         machine=machine,
     )
+    return launched.finish(report)
 
 
 def measure_overhead(
@@ -165,6 +173,7 @@ def measure_overhead(
 
     Raises:
         MmkdError: an argument makes no sense, or the bundle cannot be opened or run.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     check_pairing(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
@@ -175,8 +184,10 @@ def measure_overhead(
         duration_s=duration_s / launches,
         reference=None if reference is None else str(reference),
     )
-    found = _outcomes(job, launches=launches, progress=progress)
-    return OverheadReport(
+    launched = _launched(job, launches=launches, progress=progress)
+    found = launched.outcomes
+    report = OverheadReport(
+        complete=not launched.interrupted,
         bundle=job.bundle,
         count=sum(one.count for one in found),
         predict_p50_us=spread_of(_flat([one.first_p50_us for one in found])),
@@ -184,6 +195,7 @@ def measure_overhead(
         overhead_us=spread_of(_flat([one.difference_p50_us for one in found])),
         machine=machine,
     )
+    return launched.finish(report)
 
 
 def check_pairing(*, threads: int, launches: int, duration_s: float) -> None:
@@ -200,16 +212,15 @@ def check_pairing(*, threads: int, launches: int, duration_s: float) -> None:
         raise UsageError(f"duration-s: expected a number above 0, got {duration_s:g}")
 
 
-def _outcomes(job: PairJob | OverheadJob, *, launches: int, progress: Progress) -> list[PairOutcome]:
-    found = []
-    for number in range(launches):
-        progress(f"launch {number + 1} of {launches}: calls in turn for {job.duration_s:.3g} s")
-        ended = run_job(job, PairOutcome, limit_s=START_LIMIT_S + 10 * job.duration_s)
-        if ended.outcome is not None:
-            found.append(ended.outcome)
-        if ended.interrupted:
-            raise KeyboardInterrupt
-    return found
+def _launched(job: PairJob | OverheadJob, *, launches: int, progress: Progress) -> Launched[PairOutcome]:
+    return run_launches(
+        job,
+        PairOutcome,
+        launches=launches,
+        limit_s=START_LIMIT_S + 10 * job.duration_s,
+        doing=f"calls in turn for {job.duration_s:.3g} s",
+        progress=progress,
+    )
 
 
 def _flat(groups: Sequence[tuple[float, ...]]) -> list[float]:

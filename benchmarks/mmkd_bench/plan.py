@@ -9,13 +9,14 @@ the largest core count out, predicting it from the others, and comparing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from mmkd_bench.machine import MachineFacts
-from mmkd_bench.process import Progress, unheard
+from mmkd_bench.process import Interrupted, Progress, unheard
 from mmkd_bench.report import BenchReport, Subject
 from mmkd_bench.run import Settings, measure_bundle
 from mmkd_bench.subject import Choice
@@ -64,19 +65,22 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         format_version: of this document.
+        complete: False where Ctrl-C ended the measurement.
         subject: the bundle.
         measured: core counts of this machine.
-        serial_share: s of the model; 0 is perfect scaling.
-        error: relative error at the largest measured core count, predicted from the smaller ones; None with one core.
-        forecasts: the asked core counts.
+        serial_share: s of the model; 0 is perfect scaling. None where Ctrl-C came before every count was measured once.
+        error: relative error at the largest measured core count, predicted from the smaller ones; None with one core
+            or without a model.
+        forecasts: the asked core counts; none without a model.
         disturbances: what else ran: the model then speaks of this machine as it was, not of a device of its own.
         machine: what was measured on.
     """
 
     format_version: int = FORMAT_VERSION
+    complete: bool = True
     subject: Subject
     measured: tuple[Measured, ...]
-    serial_share: float
+    serial_share: float | None
     error: float | None
     forecasts: tuple[Forecast, ...]
     disturbances: tuple[str, ...]
@@ -145,27 +149,49 @@ def measure_plan(
     Raises:
         UsageError: a core count or the rate makes no sense.
         MmkdError: the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C came before all was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     for count in cores:
         if not 1 <= count <= MAX_CORES:
             raise UsageError(f"cores: expected whole numbers from 1 to {MAX_CORES}, got {count}")
     if rate_hz is not None and not rate_hz > 0:
         raise UsageError(f"rate: expected a number above 0, got {rate_hz:g}")
-    rounds, report = _measure_rounds(choice, duration_s, progress)
-    by_cores = {count: float(np.median(values)) for count, values in rounds.items()}
-    serial_share = fit_serial_share(by_cores)
+    counts = measured_counts(usable_cores())
+    rounds: dict[int, list[float]] = {count: [] for count in counts}
+    report: BenchReport | None = None
+    try:
+        for number, count in itertools.product(range(ROUNDS), counts):
+            progress(f"round {number + 1} of {ROUNDS}: {count} at once for {duration_s:g} s")
+            report = _measure_count(choice, count, duration_s)
+            rounds[count].append(report.result.throughput_hz)
+    except KeyboardInterrupt:
+        if report is None:
+            raise KeyboardInterrupt from None
+        raise Interrupted(_report(rounds, report, cores=cores, rate_hz=rate_hz)) from None
+    assert report is not None
+    return _report(rounds, report, cores=cores, rate_hz=rate_hz)
+
+
+def _report(
+    rounds: Mapping[int, Sequence[float]], last: BenchReport, *, cores: Sequence[int], rate_hz: float | None
+) -> PlanReport:
+    """What follows from the rounds; `last` is the report of the last measurement."""
+    by_cores = {count: float(np.median(values)) for count, values in rounds.items() if values}
+    serial_share = fit_serial_share(by_cores) if len(by_cores) == len(rounds) else None
     return PlanReport(
-        subject=report.subject,
+        complete=all(len(values) == ROUNDS for values in rounds.values()),
+        subject=last.subject,
         measured=tuple(
-            Measured(cores=count, throughput_hz=by_cores[count], low_hz=min(values), high_hz=max(values))
-            for count, values in rounds.items()
+            Measured(cores=count, throughput_hz=value, low_hz=min(rounds[count]), high_hz=max(rounds[count]))
+            for count, value in by_cores.items()
         ),
         serial_share=serial_share,
-        error=left_out_error(by_cores),
-        forecasts=tuple(_forecast(count, by_cores[1], serial_share, rate_hz) for count in cores),
-        disturbances=report.stability.disturbances,
-        machine=report.machine,
+        error=None if serial_share is None else left_out_error(by_cores),
+        forecasts=()
+        if serial_share is None
+        else tuple(_forecast(count, by_cores[1], serial_share, rate_hz) for count in cores),
+        disturbances=last.stability.disturbances,
+        machine=last.machine,
     )
 
 
@@ -188,18 +214,6 @@ def measured_counts(usable: int) -> list[int]:
     return [*doubled, usable]
 
 
-def _measure_rounds(
-    choice: Choice, duration_s: float, progress: Progress
-) -> tuple[dict[int, list[float]], BenchReport]:
-    """Throughputs by core count, and the report of the last measurement."""
-    counts = measured_counts(usable_cores())
-    found: dict[int, list[float]] = {count: [] for count in counts}
-    for number in range(ROUNDS):
-        for count in counts:
-            progress(f"round {number + 1} of {ROUNDS}: {count} at once for {duration_s:g} s")
-            settings = Settings(launches=1, duration_s=duration_s, clients=count, energy=False)
-            run = measure_bundle(choice, settings)
-            if run.interrupted:
-                raise KeyboardInterrupt
-            found[count].append(run.report.result.throughput_hz)
-    return found, run.report
+def _measure_count(choice: Choice, count: int, duration_s: float) -> BenchReport:
+    settings = Settings(launches=1, duration_s=duration_s, clients=count, energy=False)
+    return measure_bundle(choice, settings).report

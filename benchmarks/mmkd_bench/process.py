@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -48,6 +48,18 @@ Progress = Callable[[str], object]
 """Gets one line when a launch begins."""
 
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
+ReportT = TypeVar("ReportT")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after something was measured: who shows results catches it, everybody else just ends.
+
+    Attributes:
+        report: what there is, in the form of the whole.
+    """
+
+    def __init__(self, report: Any) -> None:
+        self.report = report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +77,69 @@ class Ended(Generic[OutcomeT]):
     interrupted: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Launched(Generic[OutcomeT]):
+    """Launches that measured something, at least one.
+
+    Attributes:
+        outcomes: what each found.
+        samples: raw samples of each, in the same order.
+        interrupted: Ctrl-C ended the last of them, or came after it.
+    """
+
+    outcomes: list[OutcomeT]
+    samples: list[dict[str, NDArray[np.int64]]]
+    interrupted: bool
+
+    def finish(self, report: ReportT) -> ReportT:
+        """The report that was made of the launches.
+
+        Raises:
+            Interrupted: Ctrl-C had ended them; it has the report.
+        """
+        if self.interrupted:
+            raise Interrupted(report)
+        return report
+
+
 def unheard(line: str) -> object:
     """Progress for callers who do not want to see it."""
     return line
+
+
+def run_launches(
+    job: Job, outcome_type: type[OutcomeT], *, launches: int, limit_s: float, doing: str, progress: Progress
+) -> Launched[OutcomeT]:
+    """Carry out a job in one new process after another.
+
+    Args:
+        job: what to do in each.
+        outcome_type: what the job gives.
+        launches: how many processes.
+        limit_s: a process that takes longer is ended.
+        doing: what a process does, for the progress.
+        progress: gets one line when a launch begins.
+
+    Raises:
+        MmkdError: what a process raised, crashed by or took too long for; see `run_job`.
+        KeyboardInterrupt: Ctrl-C came before anything was measured.
+    """
+    found: list[Ended[OutcomeT]] = []
+    try:
+        while len(found) < launches and not (found and found[-1].interrupted):
+            progress(f"launch {len(found) + 1} of {launches}: {doing}")
+            found.append(run_job(job, outcome_type, limit_s=limit_s))
+        interrupted = found[-1].interrupted
+    except KeyboardInterrupt:  # between two launches
+        interrupted = True
+    measured = [(one.outcome, one.samples) for one in found if one.outcome is not None]
+    if not measured:
+        raise KeyboardInterrupt
+    return Launched(
+        outcomes=[outcome for outcome, _ in measured],
+        samples=[samples for _, samples in measured],
+        interrupted=interrupted,
+    )
 
 
 def run_job(job: Job, outcome_type: type[OutcomeT], *, limit_s: float) -> Ended[OutcomeT]:

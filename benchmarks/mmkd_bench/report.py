@@ -66,9 +66,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         backend: what executed the artifact.
         precision: of the artifact.
         threads: of the backend, for one call.
-        clients: threads that call at the same time.
+        clients: threads that call at the same time; of a stream each has a sensor of its own.
         mode: `closed` calls again at once, `paced` calls at fixed times.
-        rate_hz: calls per second where paced.
+        rate_hz: calls per second of each client, where paced.
         deadline_ms: longest acceptable time from a call's scheduled moment to its answer, where paced.
         launches: processes that were asked for, one after another.
         duration_s: measured time over all launches.
@@ -110,7 +110,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         lateness: from a call's scheduled time to its begin (wake-up jitter and backlog).
         response: from a call's scheduled time to its answer.
-        interval_std_us: standard deviation of the time between the begins of neighbouring calls.
+        interval_std_us: standard deviation of the time between the begins of neighbouring calls of one client.
         missed: calls whose answer came after the deadline.
         overloaded: the backlog grew until the loop was given up.
     """

@@ -26,7 +26,7 @@ from mmkd_bench.jobs import RunJob, RunOutcome
 from mmkd_bench.launch import STAGE_SHARE
 from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.power import power_sensor, read_power_mode
-from mmkd_bench.process import Ended, Progress, run_job, unheard
+from mmkd_bench.process import Launched, Progress, run_launches, unheard
 from mmkd_bench.report import BenchReport, Configuration, Energy
 from mmkd_bench.subject import Choice
 from mmkd_edge.bundle import Bundle
@@ -54,8 +54,8 @@ class Settings:
     Attributes:
         launches: processes, one after another.
         duration_s: measured time over all launches together.
-        clients: threads that call at the same time.
-        rate_hz: calls per second; None calls again at once.
+        clients: threads that call at the same time; of a stream each has a sensor of its own.
+        rate_hz: calls per second of each client; None calls again at once.
         deadline_ms: longest acceptable response; None is the period of `rate_hz`.
         warm_up_limit_s: longest warm-up of one launch.
         energy: also read a power sensor, where there is one.
@@ -81,26 +81,16 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished or interrupted run.
+    """A run.
 
     Attributes:
         report: everything that was found.
-        samples: raw samples, each int64 (N,): `launch`, `start_ns`, `latency_ns` and, where paced, `lateness_ns`.
-        interrupted: Ctrl-C ended it; the report holds what there was.
+        samples: raw samples, each int64 (N,): `launch`, `client`, `start_ns`, `latency_ns` and, where paced,
+            `lateness_ns`.
     """
 
     report: BenchReport
     samples: Arrays
-    interrupted: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Launched:
-    """Launches that measured something, their samples beside them, and whether Ctrl-C ended the last."""
-
-    outcomes: list[RunOutcome]
-    samples: list[Arrays]
-    interrupted: bool
 
 
 def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = unheard) -> Run:
@@ -114,7 +104,7 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = u
     Raises:
         UsageError: the settings make no sense.
         MmkdError: the bundle cannot be opened or run; a damaged one is never timed.
-        KeyboardInterrupt: Ctrl-C came before anything was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `Run` where something was measured.
     """
     check_settings(settings)
     with Bundle.open(choice.bundle):
@@ -122,14 +112,14 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = u
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
     launched, energy, energy_note = _launch_with_power(_job(choice, settings), settings, progress)
-    if not launched.outcomes:
-        raise KeyboardInterrupt
     report = _report(launched, settings=settings, machine=machine, created=created)
     report = msgspec.structs.replace(report, energy=energy, energy_note=energy_note)
-    return Run(report=report, samples=joined(launched.samples), interrupted=launched.interrupted)
+    return launched.finish(Run(report=report, samples=joined(launched.samples)))
 
 
-def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> tuple[_Launched, Energy | None, str]:
+def _launch_with_power(
+    job: RunJob, settings: Settings, progress: Progress
+) -> tuple[Launched[RunOutcome], Energy | None, str]:
     if not settings.energy:
         return _launch_all(job, settings, progress), None, "not asked for"
     with ExitStack() as stack:
@@ -141,28 +131,22 @@ def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> t
         progress(f"idle power: {settings.idle_s:g} s with {sensor.name}")
         idle = watch_idle(settings.idle_s)
         launched = _launch_all(job, settings, progress)
-    if not launched.outcomes:
-        return launched, None, "interrupted"
     loaded = [Span(begin_s=outcome.begin_s, end_s=outcome.end_s) for outcome in launched.outcomes]
     predictions = sum(outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes)
     return launched, *energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
-def _launch_all(job: RunJob, settings: Settings, progress: Progress) -> _Launched:
-    outcomes: list[RunOutcome] = []
-    samples: list[Arrays] = []
-    try:
-        for number in range(settings.launches):
-            progress(f"launch {number + 1} of {settings.launches}: warm-up, then {job.duration_s:.3g} s")
-            ended = _launch(job)
-            if ended.outcome is not None:
-                outcomes.append(ended.outcome)
-                samples.append(ended.samples)
-            if ended.interrupted:
-                return _Launched(outcomes=outcomes, samples=samples, interrupted=True)
-    except KeyboardInterrupt:  # between two launches
-        return _Launched(outcomes=outcomes, samples=samples, interrupted=True)
-    return _Launched(outcomes=outcomes, samples=samples, interrupted=False)
+def _launch_all(job: RunJob, settings: Settings, progress: Progress) -> Launched[RunOutcome]:
+    # A paced loop gives up after twice its length.
+    busy_s = job.warm_up_limit_s + (2 + STAGE_SHARE) * job.duration_s
+    return run_launches(
+        job,
+        RunOutcome,
+        launches=settings.launches,
+        limit_s=START_LIMIT_S + 2 * busy_s,
+        doing=f"warm-up, then {job.duration_s:.3g} s",
+        progress=progress,
+    )
 
 
 def check_settings(settings: Settings) -> None:
@@ -183,10 +167,6 @@ def check_settings(settings: Settings) -> None:
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
-    if settings.rate_hz is not None and settings.clients > 1:
-        raise UsageError(
-            f"rate: expected one client, got {settings.clients}; several streams at a rate are mmkd-bench capacity"
-        )
     if settings.deadline_ms is not None and settings.rate_hz is None:
         raise UsageError("deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate")
 
@@ -201,11 +181,6 @@ def _check_stream(settings: Settings) -> None:
         raise UsageError(f"jitter: expected a share from 0 to below {MAX_JITTER:g}, got {settings.jitter:g}")
     if settings.batch > 1:
         raise UsageError(f"batch: expected one window a call of a stream, got {settings.batch}; leave one of both out")
-    if settings.clients > 1:
-        raise UsageError(
-            f"clients: expected one for a stream, which is one sensor's, got {settings.clients}; "
-            "several streams are mmkd-bench capacity"
-        )
 
 
 def _check_count(name: str, value: int, most: int) -> None:
@@ -251,13 +226,7 @@ def _deadline_ms(settings: Settings) -> float | None:
     return 1e3 / settings.rate_hz
 
 
-def _launch(job: RunJob) -> Ended[RunOutcome]:
-    # A paced loop gives up after twice its length.
-    busy_s = job.warm_up_limit_s + (2 + STAGE_SHARE) * job.duration_s
-    return run_job(job, RunOutcome, limit_s=START_LIMIT_S + 2 * busy_s)
-
-
-def _report(launched: _Launched, *, settings: Settings, machine: MachineFacts, created: str) -> BenchReport:
+def _report(launched: Launched[RunOutcome], *, settings: Settings, machine: MachineFacts, created: str) -> BenchReport:
     first = launched.outcomes[0]
     launches = tuple(outcome.launch for outcome in launched.outcomes)
     deadline_ms = _deadline_ms(settings)

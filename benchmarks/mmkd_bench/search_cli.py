@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from mmkd_bench import terminal
@@ -33,7 +32,7 @@ from mmkd_bench.options_cli import (
     text_or_none,
 )
 from mmkd_bench.plan import measure_plan
-from mmkd_bench.print_cli import print_report
+from mmkd_bench.print_cli import print_measured
 from mmkd_bench.subject import Choice
 from mmkd_bench.text import plural
 from mmkd_edge.errors import PerformanceError, UsageError
@@ -56,17 +55,21 @@ def rivals(
 ) -> None:
     """Time the same weights through other engines, called in turn, answers compared first."""
     with _bundle_of(student, checkpoint) as (bundle, weights):
-        report = measure_rivals(
-            bundle,
-            checkpoint=weights,
-            reference=reference,
-            threads=threads,
-            launches=launches,
-            duration_s=duration_s,
-            progress=say,
+        print_measured(
+            lambda: measure_rivals(
+                bundle,
+                checkpoint=weights,
+                student=str(student),
+                reference=reference,
+                threads=threads,
+                launches=launches,
+                duration_s=duration_s,
+                progress=say,
+            ),
+            terminal.rivals_view,
+            form=form,
+            json=json,
         )
-    report = msgspec.structs.replace(report, subject=msgspec.structs.replace(report.subject, bundle=str(student)))
-    print_report(report, terminal.rivals_view(report), form=form, json=json)
 
 
 @contextmanager
@@ -119,11 +122,14 @@ def capacity(
         reference=text_or_none(reference),
     )
     question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers, launches=launches)
-    if streams is None:
-        report = measure_capacity(choice, question, progress=say)
-    else:
-        report = measure_load(choice, question, streams, progress=say)
-    print_report(report, terminal.capacity_view(report), form=form, json=json)
+
+    def measure() -> CapacityReport:
+        """The answer, or the load that was asked for."""
+        if streams is None:
+            return measure_capacity(choice, question, progress=say)
+        return measure_load(choice, question, streams, progress=say)
+
+    report = print_measured(measure, terminal.capacity_view, form=form, json=json)
     if streams is not None:
         _require_carried(report, streams)
 
@@ -150,8 +156,13 @@ def plan(
         threads=1,
         reference=text_or_none(reference),
     )
-    report = measure_plan(choice, cores=_core_counts(cores), rate_hz=rate, duration_s=duration_s, progress=say)
-    print_report(report, terminal.plan_view(report), form=form, json=json)
+    counts = _core_counts(cores)
+    print_measured(
+        lambda: measure_plan(choice, cores=counts, rate_hz=rate, duration_s=duration_s, progress=say),
+        terminal.plan_view,
+        form=form,
+        json=json,
+    )
 
 
 def _core_counts(text: str) -> list[int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def serve_load(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | None:
-    """Carry out one job in this process; None where `stop` came before it was done.
+    """Carry out one job in this process; None where `stop` came before the load, or the first of a search, was over.
 
     Returns:
         The outcome and, of a load that was given, its samples (`response_ns` and `service_ns`, each int64 (N,)).
@@ -58,8 +58,8 @@ def _found(job: LoadJob, predictor: EdgePredictor, stop: Event) -> tuple[int, tu
     if stop.is_set():
         return None
     if job.streams is None:
-        searched = find_capacity(predictor.predict, windows, demand=demand, stop=stop)
-        return None if searched is None else (*searched, {})
+        found, trials = find_capacity(predictor.predict, windows, demand=demand, stop=stop)
+        return (found, trials, {}) if trials else None
     level, response_ns, service_ns = carry_load(
         predictor.predict, windows, streams=job.streams, demand=demand, duration_s=job.duration_s, stop=stop
     )

@@ -14,7 +14,16 @@ from mmkd_bench.paired import OverheadReport, PairReport, Spread
 from mmkd_bench.percentiles import QUANTILES, quantile_name
 from mmkd_bench.plan import PlanReport
 from mmkd_bench.teacher import TeacherReport
-from mmkd_bench.text import csv_text, markdown_table, plural, significant, spared_lines
+from mmkd_bench.text import (
+    carried_text,
+    csv_text,
+    interruption_lines,
+    markdown_table,
+    model_text,
+    plural,
+    significant,
+    spared_lines,
+)
 
 Cell = str | float | int | bool | None
 AnyReport = CapacityReport | OverheadReport | PairReport | PlanReport | RivalsReport | TeacherReport
@@ -47,7 +56,8 @@ def markdown_of(report: AnyReport) -> str:
     """The table of a report as Markdown."""
     table = table_of(report)
     rows = [tuple(_cell(cell) for cell in row) for row in table.rows]
-    lines = [f"### {table.heading}", "", *markdown_table(table.names, rows), "", *(f"- {note}" for note in table.notes)]
+    notes = [*table.notes, *interruption_lines(complete=report.complete)]
+    lines = [f"### {table.heading}", "", *markdown_table(table.names, rows), "", *(f"- {note}" for note in notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -100,8 +110,8 @@ def _capacity(report: CapacityReport) -> Table:
     levels = [("answer", report.at_answer), ("refused", report.refused)]
     return Table(
         heading=(
-            f"{report.subject.bundle}: {plural(report.streams, 'stream')} of {report.rate_hz:g} per second within "
-            f"{report.deadline_ms:g} ms"
+            f"{report.subject.bundle}, {report.rate_hz:g} per second within {report.deadline_ms:g} ms: "
+            f"{carried_text(report)}"
         ),
         names=("load", "streams", "carried", "due", "missed", *percentiles, "response_max_us", "cpu_share"),
         rows=tuple(_level(name, level) for name, level in levels if level is not None)
@@ -147,12 +157,11 @@ def _teacher(report: TeacherReport) -> Table:
 def _plan(report: PlanReport) -> Table:
     measured = [(one.cores, "measured", one.throughput_hz, one.low_hz, one.high_hz, None) for one in report.measured]
     forecast = [(one.cores, "forecast", one.throughput_hz, None, None, one.streams) for one in report.forecasts]
-    error = "unknown" if report.error is None else f"{report.error:+.1%}"
     return Table(
         heading=f"{report.subject.bundle}: throughput by cores",
         names=("cores", "kind", "throughput_hz", "low_hz", "high_hz", "streams"),
         rows=(*measured, *forecast),
-        notes=(f"serial share {report.serial_share:.3f}; error of the model at the largest measured count: {error}",),
+        notes=(model_text(report),),
     )
 
 

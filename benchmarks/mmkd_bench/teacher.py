@@ -23,7 +23,7 @@ from mmkd_bench.end_to_end import (
 from mmkd_bench.jobs import TeacherJob, TeacherOutcome
 from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
-from mmkd_bench.process import Progress, run_job, unheard
+from mmkd_bench.process import Progress, run_launches, unheard
 from mmkd_bench.report import Subject
 from mmkd_bench.run import START_LIMIT_S
 from mmkd_edge.bundle import Bundle
@@ -64,6 +64,7 @@ class TeacherReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         format_version: of this document.
+        complete: False where Ctrl-C ended the measurement.
         teacher: path of its checkpoint or graph.
         subject: the student's bundle.
         threads: of each graph.
@@ -78,6 +79,7 @@ class TeacherReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     format_version: int = FORMAT_VERSION
+    complete: bool = True
     teacher: str
     subject: Subject
     threads: int
@@ -124,7 +126,7 @@ def measure_teacher(
     Raises:
         UsageError: an argument makes no sense, or the two do not belong together.
         MmkdError: a file cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C came before all was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     check_pairing(threads=threads, launches=launches, duration_s=duration_s)
     if not (math.isfinite(hop_s) and hop_s > 0):
@@ -141,19 +143,22 @@ def measure_teacher(
         repeats=REPEATS,
         duration_s=duration_s / launches,
     )
-    outcomes = []
-    for number in range(launches):
-        progress(f"launch {number + 1} of {launches}: teacher and student in turn for {job.duration_s:.3g} s")
-        ended = run_job(job, TeacherOutcome, limit_s=START_LIMIT_S + 10 * job.duration_s)
-        if ended.interrupted or ended.outcome is None:
-            raise KeyboardInterrupt
-        outcomes.append(ended.outcome)
+    launched = run_launches(
+        job,
+        TeacherOutcome,
+        launches=launches,
+        limit_s=START_LIMIT_S + 10 * job.duration_s,
+        doing=f"teacher and student in turn for {job.duration_s:.3g} s",
+        progress=progress,
+    )
+    outcomes = launched.outcomes
     times = {
         name: [value for outcome in outcomes for timed in outcome.times if timed.name == name for value in timed.p50_us]
         for name in (timed.name for timed in outcomes[0].times)
     }
     ratios = [one / other for one, other in zip(times[TEACHER], times[STUDENT], strict=True)]
-    return TeacherReport(
+    report = TeacherReport(
+        complete=not launched.interrupted,
         teacher=teacher,
         subject=outcomes[0].subject,
         threads=threads,
@@ -166,6 +171,7 @@ def measure_teacher(
         sensors=_sensors(outcomes[0], times, power_mw or {}),
         machine=machine,
     )
+    return launched.finish(report)
 
 
 def _sensors(

@@ -13,7 +13,7 @@ import typer
 
 from mmkd_bench import terminal
 from mmkd_bench.options_cli import DurationOption, Form, FormOption, JsonOption, LaunchesOption, say
-from mmkd_bench.print_cli import print_report
+from mmkd_bench.print_cli import print_measured
 from mmkd_bench.teacher import measure_teacher
 from mmkd_edge.errors import UsageError
 
@@ -41,18 +41,22 @@ def teacher(
     """Teacher against student from samples to answer, with the cost of sensors that are no longer needed."""
     power_mw = sensor_powers(sensor_mw or ())
     with _graph_of(teacher) as graph:
-        report = measure_teacher(
-            graph,
-            student,
-            teacher=str(teacher),
-            hop_s=hop_s,
-            power_mw=power_mw,
-            threads=threads,
-            launches=launches,
-            duration_s=duration_s,
-            progress=say,
+        print_measured(
+            lambda: measure_teacher(
+                graph,
+                student,
+                teacher=str(teacher),
+                hop_s=hop_s,
+                power_mw=power_mw,
+                threads=threads,
+                launches=launches,
+                duration_s=duration_s,
+                progress=say,
+            ),
+            terminal.teacher_view,
+            form=form,
+            json=json,
         )
-    print_report(report, terminal.teacher_view(report), form=form, json=json)
 
 
 def sensor_powers(texts: Sequence[str]) -> dict[str, float]:

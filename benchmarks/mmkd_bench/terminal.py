@@ -11,10 +11,13 @@ from rich.text import Text
 
 from mmkd_bench.load import MISSED_SHARE
 from mmkd_bench.text import (
+    carried_text,
     change_rows,
     duration_text,
     fact_rows,
+    interruption_lines,
     machine_text,
+    model_text,
     percentile_text,
     plural,
     significant,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from mmkd_bench.paired import OverheadReport, PairReport, Spread
     from mmkd_bench.plan import PlanReport
     from mmkd_bench.report import BenchReport
+    from mmkd_bench.tables import AnyReport
     from mmkd_bench.teacher import TeacherReport
     from mmkd_edge.profile import ExecutionProfile, Trial
 
@@ -95,6 +99,7 @@ def pair_view(report: PairReport) -> RenderableType:
         _table(("p50, called in turn", "median", "over repeats"), rows),
         Text(),
         Text(sentence, style="bold"),
+        *_interruption(report),
     )
 
 
@@ -109,6 +114,7 @@ def overhead_view(report: OverheadReport) -> RenderableType:
         Text(f"{report.bundle} · {report.count:,} pairs, one thread", style="bold"),
         Text(),
         _table(("p50, called in turn", "median", "over repeats"), rows),
+        *_interruption(report),
     )
 
 
@@ -146,6 +152,7 @@ def teacher_view(report: TeacherReport) -> RenderableType:
             style="bold",
         ),
         *(_line(sentence) for sentence in spared_lines(report)),
+        *_interruption(report),
     )
 
 
@@ -168,16 +175,16 @@ def rivals_view(report: RivalsReport) -> RenderableType:
         _table(("engine", "p50", "over repeats", "to predict", "load", "difference"), rows),
         Text(),
         *(_line(f"{rival.name}: {rival.reason}", "yellow") for rival in report.rivals if rival.reason),
+        *_interruption(report),
     )
 
 
 def capacity_view(report: CapacityReport) -> RenderableType:
     """The answer first, then the load at the answer."""
     demand = f"{report.rate_hz:g} predictions per second each, answered within {report.deadline_ms:g} ms"
-    answer = f"{report.streams} streams" if report.streams else "not carried"
     lines: list[RenderableType] = [
         Text(f"{report.subject.bundle} · {report.precision} · {report.backend} · {demand}", style="bold"),
-        Text(f"carried by this device: {answer}", style="bold"),
+        Text(f"carried by this device: {carried_text(report)}", style="bold"),
     ]
     level = report.at_answer
     if level is not None:
@@ -229,14 +236,14 @@ def plan_view(report: PlanReport) -> RenderableType:
         (f"{one.cores} forecast", f"{one.throughput_hz:,.0f}", "", "" if one.streams is None else f"{one.streams:,}")
         for one in report.forecasts
     ]
-    error = "unknown: this machine has one usable core" if report.error is None else f"{report.error:+.1%}"
     return Group(
         Text(report.subject.bundle, style="bold"),
         Text(),
         _table(("cores", "predictions per second", "over rounds", "streams at most"), [*measured, *forecasts]),
         Text(),
-        Text(f"serial share {report.serial_share:.3f}; the model's error at the largest measured count: {error}"),
+        Text(model_text(report)),
         *(_line(f"beside it: {sentence}", "yellow") for sentence in report.disturbances),
+        *_interruption(report),
         _line("more cores of this kind at this clock, and nothing else on them", "dim"),
     )
 
@@ -316,6 +323,10 @@ def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     return table
+
+
+def _interruption(report: AnyReport) -> list[RenderableType]:
+    return [_line(line, "yellow") for line in interruption_lines(complete=report.complete)]
 
 
 def _line(text: str, style: str = "") -> RenderableType:

@@ -14,6 +14,8 @@ from mmkd_bench.percentiles import QUANTILES, LatencySummary, Percentile, quanti
 from mmkd_bench.report import BenchReport, Launch
 
 if TYPE_CHECKING:
+    from mmkd_bench.capacity import CapacityReport
+    from mmkd_bench.plan import PlanReport
     from mmkd_bench.teacher import TeacherReport
 
 
@@ -61,19 +63,23 @@ def percentile_text(entry: Percentile, count: int) -> str:
 def subject_text(report: BenchReport) -> str:
     """What was measured, in one line."""
     configuration, subject = report.configuration, report.subject
-    manner = "calls back to back" if configuration.rate_hz is None else f"{configuration.rate_hz:g} calls per second"
+    each = " each" if configuration.clients > 1 else ""
+    manner = "calls back to back"
+    if configuration.rate_hz is not None:
+        manner = f"{configuration.rate_hz:g} calls per second{each}"
     taken = [
         *([f"batches of {configuration.batch}"] if configuration.batch > 1 else []),
         *([f"stream, hop {configuration.hop}"] if configuration.hop is not None else []),
         *([f"times with jitter {configuration.jitter:g}"] if configuration.jitter is not None else []),
     ]
+    callers = "sensor" if configuration.hop is not None else "client"
     parts = [
         subject.bundle,
         subject.modality,
         configuration.precision,
         configuration.backend,
         plural(configuration.threads, "thread"),
-        *([plural(configuration.clients, "client")] if configuration.clients > 1 else []),
+        *([plural(configuration.clients, callers)] if configuration.clients > 1 else []),
         *taken,
         manner,
     ]
@@ -186,6 +192,26 @@ def _two(summary: LatencySummary) -> str:
         if entry.quantile in (0.5, 0.99) and entry.value_us is not None
     ]
     return ", ".join([*found, f"max {duration_text(summary.max_us)}"])
+
+
+def interruption_lines(*, complete: bool) -> list[str]:
+    """What a report has to say of Ctrl-C."""
+    return [] if complete else ["interrupted: less was measured than asked for"]
+
+
+def carried_text(report: CapacityReport) -> str:
+    """The answer of capacity."""
+    if report.complete:
+        return plural(report.streams, "stream") if report.streams else "not carried"
+    return f"at least {plural(report.streams, 'stream')}, interrupted" if report.streams else "not known, interrupted"
+
+
+def model_text(report: PlanReport) -> str:
+    """The model of a plan and how far it may be trusted."""
+    if report.serial_share is None:
+        return "no model: not every core count was measured"
+    error = "unknown: this machine has one usable core" if report.error is None else f"{report.error:+.1%}"
+    return f"serial share {report.serial_share:.3f}; the model's error at the largest measured count: {error}"
 
 
 def spared_lines(report: TeacherReport) -> list[str]:

@@ -118,7 +118,9 @@ def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: 
     return Samples(start_ns=_int64(starts), latency_ns=_int64(latencies), elapsed_ns=clock() - begin)
 
 
-def paced_loop(call: Call, windows: Sequence[Any], *, rate_hz: float, duration_s: float, stop: Event) -> PacedSamples:
+def paced_loop(
+    call: Call, windows: Sequence[Any], *, rate_hz: float, duration_s: float, phase_s: float = 0.0, stop: Event
+) -> PacedSamples:
     """Call at fixed times, as a sensor would ask for it, until the time is over or `stop` is set.
 
     The schedule is absolute: a late call does not move the later ones, and none is skipped. So a stall shows in every
@@ -129,16 +131,18 @@ def paced_loop(call: Call, windows: Sequence[Any], *, rate_hz: float, duration_s
         windows: arguments, taken in turn.
         rate_hz: calls per second.
         duration_s: length of the schedule in seconds.
+        phase_s: when the schedule begins, after the loop's begin.
         stop: ends the loop early, between two calls.
     """
     starts, latencies, lateness = array("q"), array("q"), array("q")
     clock, sleep = time.perf_counter_ns, time.sleep
     begin = clock()
-    give_up = begin + round(2 * duration_s * 1e9)
+    first = begin + round(phase_s * 1e9)
+    give_up = first + round(2 * duration_s * 1e9)
     planned = max(1, math.floor(duration_s * rate_hz))
     after = begin
     for number, window in zip(range(planned), itertools.cycle(windows), strict=False):
-        scheduled = begin + round(number * 1e9 / rate_hz)
+        scheduled = first + round(number * 1e9 / rate_hz)
         wait = scheduled - clock()
         if wait > 0:
             sleep(wait / 1e9)

@@ -67,7 +67,7 @@ class _Timed:
 
 
 def measure_trials(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
-    """Carry out one job in this process; None where `stop` came before everything was measured.
+    """Carry out one job in this process: with what was measured until `stop` came; None where that is nothing.
 
     Raises:
         MmkdError: the bundle cannot be opened.
@@ -81,15 +81,15 @@ def measure_trials(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
             timed, refused = _open_all(bundle, entry, ways, max_drop_points=job.max_drop_points)
             left_out += refused
             try:
+                if stop.is_set():
+                    break
                 windows = bundle.golden(entry.name).windows[:TIMED_WINDOWS]
                 found = _measure(timed, windows, duration_s=job.duration_s / len(entries), stop=stop)
             finally:
                 for one in timed:
                     one.engine.backend.close()
-            if stop.is_set():
-                return None
             trials += [one.trial() for one in found]
-    return TuneOutcome(trials=tuple(trials), left_out=tuple(left_out))
+    return TuneOutcome(trials=tuple(trials), left_out=tuple(left_out)) if trials or not stop.is_set() else None
 
 
 def _open_all(

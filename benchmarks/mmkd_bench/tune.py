@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mmkd_bench.jobs import TuneJob, TuneOutcome, Way
-from mmkd_bench.process import Progress, run_job, unheard
+from mmkd_bench.process import Interrupted, Progress, run_job, unheard
 from mmkd_bench.run import START_LIMIT_S
 from mmkd_edge.backends import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, library_of
 from mmkd_edge.bundle import Bundle, choose_artifact
@@ -52,7 +52,7 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
         UsageError: a setting makes no sense.
         BackendError: a student cannot be run in any way; the message has the reasons.
         MmkdError: the bundle cannot be opened.
-        KeyboardInterrupt: Ctrl-C came before all was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with what there is, which is no profile to use.
     """
     _check(settings)
     with Bundle.open(path) as bundle:
@@ -71,13 +71,14 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
     )
     limit_s = START_LIMIT_S + OPEN_LIMIT_S * len(ways) + 10 * settings.duration_s
     ended = run_job(job, TuneOutcome, limit_s=limit_s)
-    if ended.interrupted or ended.outcome is None:
+    if ended.outcome is None or (ended.interrupted and not ended.outcome.trials):
         raise KeyboardInterrupt
     outcome = ended.outcome
     left_out += outcome.left_out
-    _require_trials(path, entries, outcome, left_out)
+    if not ended.interrupted:
+        _require_trials(path, entries, outcome, left_out)
     used = sorted({trial.backend for trial in outcome.trials})
-    return ExecutionProfile(
+    profile = ExecutionProfile(
         bundle_sha256=sha256,
         machine=this_machine(),
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -85,6 +86,9 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
         trials=outcome.trials,
         left_out=tuple(left_out),
     )
+    if ended.interrupted:
+        raise Interrupted(profile)
+    return profile
 
 
 def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[Way]:

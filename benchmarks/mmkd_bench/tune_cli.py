@@ -10,6 +10,7 @@ import typer
 
 from mmkd_bench import terminal
 from mmkd_bench.options_cli import BundleArgument, JsonOption, json_text, say, write
+from mmkd_bench.process import Interrupted
 from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UsageError
@@ -58,13 +59,22 @@ def tune(
         owns_cores=owns_cores,
     )
     profile_folder()  # for its error, before the minute that measuring takes
-    profile = tune_bundle(bundle, settings, progress=say)
+    try:
+        profile = tune_bundle(bundle, settings, progress=say)
+    except Interrupted as interrupted:
+        _print(interrupted.report, json=json)
+        say("this is what was measured until then; no profile was written")
+        raise
     path = write_profile(profile)
+    _print(profile, json=json)
+    say(f"wrote {path}; next: mmkd-bench run {bundle}")
+
+
+def _print(profile: ExecutionProfile, *, json: bool) -> None:
     if json:
         write(json_text(profile))
     else:
         terminal.show(terminal.profile_view(profile))
-    say(f"wrote {path}; next: mmkd-bench run {bundle}")
 
 
 def _show(bundle: Path, *, json: bool) -> None:

@@ -26,7 +26,7 @@ def predictor(bundle: Path) -> EdgePredictor:
 
 
 def _calls(driver: Driver, count: int) -> list[list[Prediction]]:
-    return [driver.call(argument) for _, argument in zip(range(count), cycle(driver.arguments), strict=False)]  # type: ignore[misc]
+    return [driver.calls[0](argument) for _, argument in zip(range(count), cycle(driver.arguments), strict=False)]  # type: ignore[misc]
 
 
 def _names(driver: Driver) -> list[str]:
@@ -66,7 +66,7 @@ def test_a_batch_is_answered_as_its_windows_are(predictor: EdgePredictor) -> Non
     driver = batch_driver(predictor, raw_windows(predictor), 3)
     windows: NDArray[np.float32] = driver.arguments[1]
     expected = [predictor.predict(window).probabilities for window in windows]
-    answers: Sequence[Prediction] = driver.call(windows)  # type: ignore[assignment]
+    answers: Sequence[Prediction] = driver.calls[0](windows)  # type: ignore[assignment]
     for answer, wanted in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(answer.probabilities, wanted)
     assert driver.predictions == 3
@@ -97,6 +97,27 @@ def test_a_streaming_run_is_reported(bundle: Path) -> None:
     assert "stream, hop 8 · times with jitter 0.1" in subject_text(report)
     rows = dict(fact_rows(report))
     assert rows["real time"].startswith("2.50 hops per second of one sensor, ")
+
+
+def test_sensors_of_one_predictor_have_streams_of_their_own(predictor: EdgePredictor) -> None:
+    windows = raw_windows(predictor)
+    alone = stream_driver(predictor, windows, hop=8, jitter=None).calls[0]
+    one, other = stream_driver(predictor, windows, hop=8, jitter=None, clients=2).calls
+    hops = stream_driver(predictor, windows, hop=8, jitter=None).arguments
+    for turn in range(6):
+        expected = alone(hops[turn])
+        (mine,) = one(hops[turn])  # type: ignore[misc]
+        other(hops[-1])  # what another sensor sends changes nothing
+        np.testing.assert_array_equal(mine.probabilities, expected[0].probabilities)  # type: ignore[index]
+
+
+def test_several_sensors_stream_at_the_same_time(bundle: Path) -> None:
+    settings = Settings(launches=1, duration_s=0.4, energy=False, hop=8, clients=2, rate_hz=50.0)
+    run = measure_bundle(Choice(bundle=str(bundle), backend="ort"), settings)
+    assert np.bincount(run.samples["client"]).tolist() == [20, 20]
+    assert run.report.result.pace is not None
+    assert run.report.result.pace.response.count == 40
+    assert "2 sensors · stream, hop 8 · 50 calls per second each" in subject_text(run.report)
 
 
 def test_a_batch_counts_every_window(bundle: Path) -> None:
@@ -139,10 +160,6 @@ def test_gpu_memory_that_is_not_measured_has_its_reason(
         (Settings(hop=8, jitter=0.5), "jitter: expected a share from 0 to below 0.5, got 0.5"),
         (Settings(jitter=0.1), "jitter: expected a stream as well: windows have no times; add --stream"),
         (Settings(hop=8, batch=2), "batch: expected one window a call of a stream, got 2; leave one of both out"),
-        (
-            Settings(hop=8, clients=2),
-            "clients: expected one for a stream, which is one sensor's, got 2; several streams are mmkd-bench capacity",
-        ),
     ],
 )
 def test_settings_of_streams_and_batches_that_make_no_sense_are_refused(settings: Settings, message: str) -> None:

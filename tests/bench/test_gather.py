@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_bench.callers import intervals_ns
 from mmkd_bench.gather import joined, judge_stability, result_of
 from mmkd_bench.launch import pace
 from mmkd_bench.machine import MachineFacts, read_machine
@@ -24,7 +25,8 @@ def _arrays(latency_us: list[int], lateness_us: list[int]) -> dict[str, np.ndarr
     latency = np.array(latency_us, dtype=np.int64) * 1000
     lateness = np.array(lateness_us, dtype=np.int64) * 1000
     start = np.arange(len(latency), dtype=np.int64) * 20_000_000 + lateness
-    return {"start_ns": start, "latency_ns": latency, "lateness_ns": lateness}
+    client = np.zeros(len(latency), dtype=np.int64)
+    return {"client": client, "start_ns": start, "latency_ns": latency, "lateness_ns": lateness}
 
 
 def test_percentiles_come_from_all_samples_together(launch_of: LaunchOf) -> None:
@@ -54,10 +56,10 @@ def test_missed_deadlines_are_counted_from_the_schedule() -> None:
     samples = Samples(start_ns=arrays["start_ns"], latency_ns=arrays["latency_ns"], elapsed_ns=1)
     paced = PacedSamples(samples=samples, lateness_ns=arrays["lateness_ns"], overloaded=False)
     # Answers came 0.1, 1.05 and 0.95 ms after their scheduled times.
-    assert pace(paced, deadline_ms=1.0).missed == 1
-    assert pace(paced, deadline_ms=0.9).missed == 2
-    assert pace(paced, deadline_ms=None).missed == 0
-    assert pace(paced, deadline_ms=1.0).response.max_us == 1050.0
+    found = [pace(paced, intervals_ns(arrays), deadline_ms=deadline_ms) for deadline_ms in (1.0, 0.9, None)]
+    assert [one.missed for one in found if one is not None] == [1, 2, 0]
+    assert found[0] is not None
+    assert found[0].response.max_us == 1050.0
 
 
 def test_the_step_between_launches_is_no_interval(launch_of: LaunchOf) -> None:
@@ -67,7 +69,8 @@ def test_the_step_between_launches_is_no_interval(launch_of: LaunchOf) -> None:
         lateness_ns=samples[0]["lateness_ns"],
         overloaded=False,
     )
-    launches = [msgspec.structs.replace(launch_of(), pace=pace(paced, deadline_ms=20.0))] * 2
+    one = pace(paced, intervals_ns(samples[0]), deadline_ms=20.0)
+    launches = [msgspec.structs.replace(launch_of(), pace=one)] * 2
     found = result_of(launches, samples, 20.0).pace
     assert found is not None
     assert found.interval_std_us == 0.0

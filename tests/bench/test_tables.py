@@ -54,7 +54,7 @@ def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pyt
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1)
     report: CapacityReport = measure_load(Choice(bundle=str(bundle)), question, 4)
     assert [row["load"] for row in _rows(csv_of(report))] == ["answer", "launch 1"]
-    assert markdown_of(report).startswith(f"### {bundle}: 4 streams of 20 per second within 5000 ms\n")
+    assert markdown_of(report).startswith(f"### {bundle}, 20 per second within 5000 ms: 4 streams\n")
 
 
 def test_the_teacher_has_every_sensor(run: BenchReport) -> None:
@@ -103,7 +103,7 @@ def test_a_plan_tells_what_was_measured_and_what_was_forecast(run: BenchReport) 
         ("4", "forecast", "55"),
     ]
     assert markdown_of(report).endswith(
-        "- serial share 0.100; error of the model at the largest measured count: -5.0%\n"
+        "- serial share 0.100; the model's error at the largest measured count: -5.0%\n"
     )
 
 

@@ -1,0 +1,200 @@
+"""Ctrl-C: every command prints what was measured until then and exits 130; nothing measured is nothing printed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from mmkd_bench import capacity, load, plan
+from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
+from mmkd_bench.contest import measure_rivals
+from mmkd_bench.load import Demand, search_load
+from mmkd_bench.paired import measure_overhead, measure_pair
+from mmkd_bench.plan import measure_plan
+from mmkd_bench.process import Interrupted
+from mmkd_bench.report import BenchReport, Launch
+from mmkd_bench.run import Settings, measure_bundle
+from mmkd_bench.subject import Choice
+from mmkd_bench.tables import markdown_of
+from mmkd_bench.text import carried_text, model_text
+
+PROGRAM = "from mmkd_bench.cli import main; main()"
+
+
+def ctrl_c_at(start: str) -> Callable[[str], object]:
+    """A progress that meets Ctrl-C when a line begins so."""
+
+    def progress(line: str) -> object:
+        if line.startswith(start):
+            raise KeyboardInterrupt
+        return line
+
+    return progress
+
+
+def partial_report(measure: Callable[[], object]) -> Any:
+    with pytest.raises(Interrupted) as caught:
+        measure()
+    return caught.value.report
+
+
+MEASUREMENTS: dict[str, Callable[[Path, Callable[[str], object]], object]] = {
+    "pair": lambda path, progress: measure_pair(path, path, launches=3, duration_s=0.3, progress=progress),
+    "overhead": lambda path, progress: measure_overhead(path, launches=3, duration_s=0.3, progress=progress),
+    "rivals": lambda path, progress: measure_rivals(path, launches=3, duration_s=0.3, progress=progress),
+}
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_calls_in_turn_keep_the_launches_that_were_over(bundle: Path, name: str) -> None:
+    report = partial_report(lambda: MEASUREMENTS[name](bundle, ctrl_c_at("launch 2 of 3")))
+    assert not report.complete
+    repeats = (
+        report.rivals[0].p50_us.repeats
+        if name == "rivals"
+        else getattr(report, "ratio" if name == "pair" else "overhead_us").repeats
+    )
+    assert repeats == 5  # those of one launch
+    assert markdown_of(report).endswith("- interrupted: less was measured than asked for\n")
+
+
+def test_a_run_keeps_the_launches_that_were_over(bundle: Path) -> None:
+    settings = Settings(launches=4, duration_s=0.4, energy=False)
+    run = partial_report(
+        lambda: measure_bundle(Choice(bundle=str(bundle), backend="ort"), settings, progress=ctrl_c_at("launch 2"))
+    )
+    assert (run.report.complete, len(run.report.launches)) == (False, 1)
+    assert run.report.result.latency.count == len(run.samples["latency_ns"])
+
+
+def test_before_the_first_launch_there_is_nothing_to_report(bundle: Path) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        measure_pair(bundle, bundle, progress=ctrl_c_at("launch 1"))
+    assert not isinstance(caught.value, Interrupted)
+
+
+def test_a_plan_without_every_core_count_has_no_model(
+    launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "usable_cores", lambda: 2)
+    monkeypatch.setattr(plan, "_measure_count", lambda _choice, count, _s: report_of([launch_of(100.0 / count)]))
+
+    def measure(start: str) -> Any:
+        return partial_report(
+            lambda: measure_plan(Choice(bundle="x"), cores=[4], duration_s=0.1, progress=ctrl_c_at(start))
+        )
+
+    report = measure("round 1 of 3: 2")
+    assert [one.cores for one in report.measured] == [1]
+    assert (report.complete, report.serial_share, report.error, report.forecasts) == (False, None, None, ())
+    assert model_text(report) == "no model: not every core count was measured"
+    report = measure("round 2 of 3: 1")
+    assert [(one.cores, one.throughput_hz) for one in report.measured] == [(1, 10_000.0), (2, 20_000.0)]
+    assert (report.complete, report.serial_share, len(report.forecasts)) == (False, 0.0, 1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        measure_plan(Choice(bundle="x"), cores=[4], duration_s=0.1, progress=ctrl_c_at("round 1 of 3: 1"))
+    assert not isinstance(caught.value, Interrupted)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIRM_S", "MAX_CONFIRM_S"):
+        monkeypatch.setattr(capacity, name, 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_load_keeps_the_launches_that_were_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[int] = []
+    run_job = capacity.run_job
+
+    def once(*arguments: Any, **options: Any) -> Any:
+        if offered:
+            raise KeyboardInterrupt
+        offered.append(1)
+        return run_job(*arguments, **options)
+
+    monkeypatch.setattr(capacity, "run_job", once)
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1)
+    report: CapacityReport = partial_report(
+        lambda: measure_load(Choice(bundle=str(bundle), backend="ort"), question, 3)
+    )
+    assert (report.complete, report.streams, len(report.launches), len(report.trials)) == (False, 0, 1, 1)
+    assert carried_text(report) == "not known, interrupted"
+
+
+@pytest.mark.usefixtures("quick")
+def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A search that offers one load only, without its minute.
+    run_job = capacity.run_job
+    monkeypatch.setattr(
+        capacity, "run_job", lambda job, *rest, **how: run_job(replace(job, streams=job.streams or 4), *rest, **how)
+    )
+    choice = Choice(bundle=str(bundle), backend="ort")
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1)
+    judged: list[str] = []
+
+    def progress(line: str) -> object:
+        if line.startswith("judging"):
+            judged.append(line)
+            if len(judged) == 2:
+                raise KeyboardInterrupt
+        return line
+
+    report: CapacityReport = partial_report(lambda: measure_capacity(choice, question, progress=progress))
+    assert judged[0] == "judging 4 streams in up to 1 launches"
+    assert (report.complete, report.streams) == (False, 4)
+    assert [level.streams for level in report.trials] == [4, 4]  # the search's, then the launch that judged
+    assert carried_text(report) == "at least 4 streams, interrupted"
+
+
+def test_a_trial_that_is_cut_short_does_not_count() -> None:
+    stop = Event()
+    level, _, _ = load.carry_load(
+        lambda _: None,
+        [0],
+        streams=1,
+        demand=Demand(rate_hz=100.0, deadline_ms=50.0, servers=1),
+        duration_s=0.05,
+        stop=Event(),
+    )
+
+    def trial(streams: int) -> load.Level:
+        if len(tried) == 3:
+            stop.set()
+        tried.append(streams)
+        return level
+
+    tried: list[int] = []
+    found, trials = search_load(trial, first_guess=8, stop=stop)
+    assert tried == [8, 8, 10, 10]
+    assert (found, len(trials)) == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("pair", "{}", "{}", "--duration-s", "20", "--launches", "100"), "ratio"),
+        (("plan", "{}", "--backend", "ort", "--duration-s", "0.3"), "measured"),
+    ],
+)
+def test_commands_print_what_there_is_and_exit_130(bundle: Path, arguments: tuple[str, ...], key: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, *(one.format(bundle) for one in arguments), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.readline()  # so the first of several measurements is over
+        process.send_signal(signal.SIGINT)
+        output, rest = process.communicate(timeout=120)
+    assert process.returncode == 130, rest
+    document = json.loads(output)
+    assert (document["complete"], bool(document[key])) == (False, True)
+    assert rest.splitlines()[-2:] == ["the report holds what was measured until then", "mmkd-bench: interrupted"]
