@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_bench import capacity
 from mmkd_bench.capacity import CapacityReport, Question, measure_load
 from mmkd_bench.subject import Choice
 from mmkd_edge.predictor import EdgePredictor
@@ -70,6 +71,7 @@ def test_the_agreement_with_a_plain_loop_is_measured(bundle: Path, monkeypatch: 
 
 def test_the_answer_of_capacity_is_held_against_direct_loads(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = _example("benchmark_capacity")
+    monkeypatch.setattr(capacity, "MAX_CONFIRM_S", 0.2)
     answer = measure_load(Choice(bundle=str(bundle)), Question(rate_hz=20.0, deadline_ms=5000.0, launches=1), 3)
     asked: list[int] = []
 

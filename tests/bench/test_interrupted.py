@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,12 +12,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from mmkd_bench import capacity, load, plan
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
 from mmkd_bench.contest import measure_rivals
+from mmkd_bench.jobs import LoadJob
 from mmkd_bench.load import Demand, search_load
 from mmkd_bench.paired import measure_overhead, measure_pair
 from mmkd_bench.plan import measure_plan
@@ -133,11 +136,15 @@ def test_a_load_keeps_the_launches_that_were_over(bundle: Path, monkeypatch: pyt
 
 @pytest.mark.usefixtures("quick")
 def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A search that offers one load only, without its minute.
+    # A search that offers one load only, without its minute; whether this machine carries it is not the question here.
     run_job = capacity.run_job
-    monkeypatch.setattr(
-        capacity, "run_job", lambda job, *rest, **how: run_job(replace(job, streams=job.streams or 4), *rest, **how)
-    )
+
+    def one_load(job: LoadJob, *rest: Any, **how: Any) -> Any:
+        ended = run_job(replace(job, streams=job.streams or 4), *rest, **how)
+        levels = tuple(replace(level, carried=True) for level in ended.outcome.levels)
+        return dataclasses.replace(ended, outcome=replace(ended.outcome, levels=levels))
+
+    monkeypatch.setattr(capacity, "run_job", one_load)
     choice = Choice(bundle=str(bundle), backend="ort")
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1)
     judged: list[str] = []
@@ -158,14 +165,18 @@ def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch
 
 def test_a_trial_that_is_cut_short_does_not_count() -> None:
     stop = Event()
-    level, _, _ = load.carry_load(
-        lambda _: None,
-        [0],
+    zeros = np.zeros(10, dtype=np.int64)
+    level = load.judged_level(
         streams=1,
         demand=Demand(rate_hz=100.0, deadline_ms=50.0, servers=1),
-        duration_s=0.05,
-        stop=Event(),
+        duration_s=0.1,
+        due=10,
+        response_ns=zeros,
+        service_ns=zeros,
+        unanswered=0,
+        cpu_share=0.0,
     )
+    assert level.carried
 
     def trial(streams: int) -> load.Level:
         if len(tried) == 3:

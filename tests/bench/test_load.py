@@ -140,9 +140,8 @@ def test_capacity_of_a_call_of_known_length(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(load, "TRIAL_S", 0.2)
     monkeypatch.setattr(load, "MIN_TRIAL_ARRIVALS", 20)
     # 5 ms on one server: 200 a second, so at most 10 streams of 20 a second.
-    found = find_capacity(time.sleep, [0.005], demand=Demand(rate_hz=20.0, deadline_ms=50.0, servers=1), stop=Event())
-    assert found is not None
-    streams, trials = found
+    demand = Demand(rate_hz=20.0, deadline_ms=50.0, servers=1)
+    streams, trials = find_capacity(time.sleep, [0.005], demand=demand, stop=Event())
     assert streams <= 10
     assert all(level.streams <= 10 for level in trials if level.carried and level.due > 60)
     assert any(not level.carried for level in trials)
@@ -151,4 +150,5 @@ def test_capacity_of_a_call_of_known_length(monkeypatch: pytest.MonkeyPatch) -> 
 def test_capacity_stops_when_asked() -> None:
     stop = Event()
     stop.set()
-    assert find_capacity(time.sleep, [0.001], demand=Demand(rate_hz=1.0, deadline_ms=1.0, servers=1), stop=stop) is None
+    demand = Demand(rate_hz=1.0, deadline_ms=1.0, servers=1)
+    assert find_capacity(time.sleep, [0.001], demand=demand, stop=stop) == (0, ())
