@@ -8,6 +8,7 @@ continues where it was. The folder of a fold belongs to one comparison; other op
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ from mmkd_models.train import Progress, TrainConfig
 
 RESULT_FILE = "fold.json"
 CLAIM_FILE = "comparison.json"
+ANSWERS_FOLDER = "answers"
+"""What the teacher said to the batches of one fold: its students see the same ones, so it is asked once."""
 
 NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
@@ -147,6 +150,7 @@ def compare_fold(
         students={name: _modality(data, name, seed, config, out, teacher, say) for name in config.modalities},
     )
     write_file(out / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
+    shutil.rmtree(out / ANSWERS_FOLDER, ignore_errors=True)
     return result
 
 
@@ -198,6 +202,7 @@ def _run(
         augment=config.augment,
         run_dir=out / "runs" / name,
         resume=True,
+        answers=out / ANSWERS_FOLDER,
         on_step=on_step,
     )
 

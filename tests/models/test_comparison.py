@@ -181,6 +181,21 @@ def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
     assert seen[0] == (stage, 4)  # the last validation was at 3
 
 
+def test_the_teacher_answers_the_batches_of_a_fold_once_for_all_its_students(
+    machines: Dataset, comparison: Make, tmp_path: Path
+) -> None:
+    kept: list[int] = []
+
+    def count(step: Step) -> None:
+        if step.stage == "rivals":
+            kept.append(len(list((tmp_path / "answers").glob("*"))))
+
+    config = comparison(modalities=("acc", "gyro"), baseline_learning_rates=(1e-3,), self_training=False)
+    compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=count)
+    assert kept == [1, 1]  # after each student's training: the second one kept none of its own
+    assert not (tmp_path / "answers").exists()
+
+
 @pytest.mark.parametrize(
     "changed",
     [
