@@ -44,7 +44,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         unit: of the two values.
         before: in the first report; None where it was not measured.
         after: in the second report; None where it was not measured.
-        change: after / before - 1.
+        change: after / before - 1; None where the first is not measured, or not clearly above 0.
         low: lower end of the 95 % interval of the change; None for a quantity with one value per run.
         high: upper end of it.
         judged: False where processes competed for cores in one of the runs and this quantity shows them, not the build.
@@ -99,7 +99,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """Where a quantity is found: groups of values per launch (windows, or one value), or one value per run.
+    """Where a quantity is found: groups of values per launch (windows, or one value), else one value per run.
 
     A quantity is `robust` when it hardly moves while processes compete for cores: the median of calls that mostly run
     undisturbed, and what is no time at all.
@@ -128,7 +128,11 @@ _QUANTITIES: dict[str, _Quantity] = {
     "first_call": _Quantity(unit="ms", of_launch=lambda launch: (launch.first_call_ms,)),
     "rss": _Quantity(unit="MB", robust=True, of_launch=lambda launch: (launch.rss_mb,)),
     "size": _Quantity(unit="bytes", robust=True, of_run=lambda report: float(report.subject.artifact_size_bytes)),
-    "energy": _Quantity(unit="mJ", of_run=lambda report: report.energy.above_idle_mj if report.energy else None),
+    "energy": _Quantity(
+        unit="mJ",
+        of_launch=lambda launch: (launch.above_idle_mj,),
+        of_run=lambda report: report.energy.above_idle_mj if report.energy else None,
+    ),
 }
 
 
@@ -206,16 +210,20 @@ def _check_launches(name: str, report: BenchReport) -> None:
 
 
 def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> Change:
-    if quantity.of_run is not None:
-        return _plain_change(name, quantity.unit, quantity.of_run(before), quantity.of_run(after))
     first, second = _groups(quantity, before), _groups(quantity, after)
+    if first is None or second is None:
+        values = (None, None) if quantity.of_run is None else (quantity.of_run(before), quantity.of_run(after))
+        return _plain_change(name, quantity.unit, *values)
     plain = _plain_change(name, quantity.unit, _statistic(first), _statistic(second))
-    if first is None or second is None or plain.change is None:
+    if plain.change is None:
         return plain
     random = np.random.default_rng(SEED)
-    ratios = _resampled(second, random) / _resampled(first, random) - 1
+    after_resampled, before_resampled = _resampled(second, random), _resampled(first, random)
+    if (before_resampled <= 0).any():
+        # Energy above idle may be nothing, or below it by noise: then its ratio is none.
+        return msgspec.structs.replace(plain, change=None)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
+    low, high = np.quantile(after_resampled / before_resampled - 1, [tail, 1 - tail])
     return msgspec.structs.replace(plain, low=float(low), high=float(high))
 
 
@@ -225,16 +233,17 @@ def _plain_change(name: str, unit: str, before: float | None, after: float | Non
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
-    """The values of each complete launch; None where a launch lacks one."""
-    assert quantity.of_launch is not None
+    """The values of each complete launch; None where a launch lacks one, or the quantity has one value per run."""
+    if quantity.of_launch is None:
+        return None
     groups = [list(quantity.of_launch(launch)) for launch in report.launches if launch.complete]
     if any(value is None for group in groups for value in group):
         return None
     return [np.array(group, dtype=np.float64) for group in groups]
 
 
-def _statistic(groups: Sequence[NDArray[np.float64]] | None) -> float | None:
-    return None if groups is None else float(np.median([np.median(group) for group in groups]))
+def _statistic(groups: Sequence[NDArray[np.float64]]) -> float:
+    return float(np.median([np.median(group) for group in groups]))
 
 
 def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
@@ -263,8 +272,8 @@ def _failure(condition: Condition, change: Change) -> str:
     """The condition in words where it holds, else an empty text."""
     if change.change is None:
         raise UsageError(
-            f"condition '{condition}': {condition.quantity} was not measured in both reports; "
-            "leave the condition out, or measure longer and on a machine that shows it"
+            f"condition '{condition}': {condition.quantity} was not measured in both reports, or is nothing in "
+            "the first; leave the condition out, or measure longer and on a machine that shows it"
         )
     above = condition.sign == ">"
     nearest = change.change if change.low is None or change.high is None else (change.low if above else change.high)

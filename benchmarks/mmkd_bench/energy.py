@@ -78,30 +78,53 @@ def watch_idle(seconds: float) -> Span:
     return Span(begin_s=begin_s, end_s=time.monotonic())
 
 
-def energy_of(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: int) -> tuple[Energy | None, str]:
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Energy of a run.
+
+    Attributes:
+        energy: over all launches; None where it is not known.
+        note: why it is not known; empty where it is.
+        launches_mj: of one prediction above idle, launch by launch; None for one without a reading.
+    """
+
+    energy: Energy | None
+    note: str
+    launches_mj: tuple[float | None, ...]
+
+
+def energy_of(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: Sequence[int]) -> Spent:
     """Energy of one prediction above idle, or why it is not known.
 
     Args:
         log: the readings.
         idle: when the machine did nothing for us.
-        loaded: when predictions were measured.
-        predictions: how many were made in `loaded`.
-
-    Returns:
-        The energy and an empty text, or None and the reason.
+        loaded: when predictions were measured, launch by launch.
+        predictions: how many were made in each of `loaded`.
     """
     at_rest, under_load = log.mean_mw([idle]), log.mean_mw(loaded)
     if log.fault:
-        return None, log.fault
+        return nothing_spent(log.fault, launches=len(loaded))
     if at_rest is None or under_load is None:
-        return None, f"{log.sensor.name}: no reading in the measured time; measure longer"
-    seconds = sum(span.end_s - span.begin_s for span in loaded)
-    above_idle_mj = (under_load[0] - at_rest[0]) * seconds / predictions
+        return nothing_spent(
+            f"{log.sensor.name}: no reading in the measured time; measure longer", launches=len(loaded)
+        )
+
+    def above_idle_mj(mean_mw: float, spans: Sequence[Span], count: int) -> float:
+        return (mean_mw - at_rest[0]) * sum(span.end_s - span.begin_s for span in spans) / count
+
+    by_launch = [(log.mean_mw([span]), span, count) for span, count in zip(loaded, predictions, strict=True)]
     energy = Energy(
         sensor=log.sensor.name,
         idle_mw=at_rest[0],
         load_mw=under_load[0],
-        above_idle_mj=above_idle_mj,
+        above_idle_mj=above_idle_mj(under_load[0], loaded, sum(predictions)),
         readings=under_load[1],
     )
-    return energy, ""
+    launches_mj = tuple(None if mean is None else above_idle_mj(mean[0], [span], n) for mean, span, n in by_launch)
+    return Spent(energy=energy, note="", launches_mj=launches_mj)
+
+
+def nothing_spent(note: str, *, launches: int) -> Spent:
+    """Energy that is not known, and why."""
+    return Spent(energy=None, note=note, launches_mj=(None,) * launches)

@@ -16,7 +16,7 @@ import msgspec
 
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
 
-VERSIONS_OF = ("mmkd-edge", "numpy", "msgspec", "onnxruntime", "openvino", "torch")
+VERSIONS_OF = ("mmkd-edge", "numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt", "torch")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",

@@ -188,6 +188,23 @@ def _chip_rails(chip: Path) -> dict[str, float]:
     return rails
 
 
+def _denied_rails(root: Path) -> list[str]:
+    """Why labelled channels cannot be read although they are there."""
+    reasons = []
+    for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        if read_text(chip / "name") not in _HWMON_CHIPS:
+            continue
+        channels = [path.name.removesuffix("_label").removeprefix("in") for path in chip.glob("in[0-9]*_label")]
+        for path in (chip / f"{kind}{channel}_input" for channel in sorted(channels) for kind in ("in", "curr")):
+            try:
+                path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                reasons.append(f"cannot read {path}: {(error.strerror or str(error)).lower()}")
+    return reasons
+
+
 class RailSensor:
     """INA rails in sysfs: what the whole board draws now."""
 
@@ -203,8 +220,8 @@ class RailSensor:
         rails = read_rails(self._root)
         total = total_power_mw(rails)
         if total is None:
-            seen = f"the rails {', '.join(rails)} do not tell the whole board's power" if rails else "none in sysfs"
-            raise UnavailableError(f"INA rails: {seen}")
+            seen = [f"the rails {', '.join(rails)} do not tell the whole board's power"] if rails else []
+            raise UnavailableError(f"INA rails: {'; '.join([*seen, *_denied_rails(self._root)]) or 'none in sysfs'}")
         return total
 
 

@@ -143,6 +143,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         clock_cost_ns: median of an empty measurement, part of every latency.
         interference: what happened beside it.
         gpu_memory_mb: of this process on all GPUs; None where not measured.
+        above_idle_mj: energy of one prediction above idle; None where not measured.
     """
 
     complete: bool
@@ -162,6 +163,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clock_cost_ns: float
     interference: Interference
     gpu_memory_mb: float | None = None
+    above_idle_mj: float | None = None
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

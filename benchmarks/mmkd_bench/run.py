@@ -19,7 +19,7 @@ import numpy as np
 
 from mmkd_bench.clocks import read_clocks
 from mmkd_bench.drive import MAX_HOP
-from mmkd_bench.energy import IDLE_S, PowerLog, Span, energy_of, watch_idle
+from mmkd_bench.energy import IDLE_S, PowerLog, Span, Spent, energy_of, nothing_spent, watch_idle
 from mmkd_bench.gather import joined, judge_stability, result_of
 from mmkd_bench.gpu import gpu_names
 from mmkd_bench.jobs import RunJob, RunOutcome
@@ -27,7 +27,7 @@ from mmkd_bench.launch import STAGE_SHARE
 from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.power import power_sensor, read_power_mode
 from mmkd_bench.process import Launched, Progress, run_launches, unheard
-from mmkd_bench.report import BenchReport, Configuration, Energy
+from mmkd_bench.report import BenchReport, Configuration
 from mmkd_bench.subject import Choice
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UnavailableError, UsageError
@@ -111,29 +111,31 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = u
         pass  # verified before the first process starts
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
-    launched, energy, energy_note = _launch_with_power(_job(choice, settings), settings, progress)
-    report = _report(launched, settings=settings, machine=machine, created=created)
-    report = msgspec.structs.replace(report, energy=energy, energy_note=energy_note)
+    launched, spent = _launch_with_power(_job(choice, settings), settings, progress)
+    report = _report(launched, spent, settings=settings, machine=machine, created=created)
     return launched.finish(Run(report=report, samples=joined(launched.samples)))
 
 
-def _launch_with_power(
-    job: RunJob, settings: Settings, progress: Progress
-) -> tuple[Launched[RunOutcome], Energy | None, str]:
+def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> tuple[Launched[RunOutcome], Spent]:
+    def without(reason: str) -> tuple[Launched[RunOutcome], Spent]:
+        """Launches alone."""
+        launched = _launch_all(job, settings, progress)
+        return launched, nothing_spent(reason, launches=len(launched.outcomes))
+
     if not settings.energy:
-        return _launch_all(job, settings, progress), None, "not asked for"
+        return without("not asked for")
     with ExitStack() as stack:
         try:
             sensor = stack.enter_context(power_sensor())
         except UnavailableError as error:
-            return _launch_all(job, settings, progress), None, str(error)
+            return without(str(error))
         log = stack.enter_context(PowerLog(sensor))
         progress(f"idle power: {settings.idle_s:g} s with {sensor.name}")
         idle = watch_idle(settings.idle_s)
         launched = _launch_all(job, settings, progress)
     loaded = [Span(begin_s=outcome.begin_s, end_s=outcome.end_s) for outcome in launched.outcomes]
-    predictions = sum(outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes)
-    return launched, *energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
+    predictions = [outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes]
+    return launched, energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
 def _launch_all(job: RunJob, settings: Settings, progress: Progress) -> Launched[RunOutcome]:
@@ -226,9 +228,14 @@ def _deadline_ms(settings: Settings) -> float | None:
     return 1e3 / settings.rate_hz
 
 
-def _report(launched: Launched[RunOutcome], *, settings: Settings, machine: MachineFacts, created: str) -> BenchReport:
+def _report(
+    launched: Launched[RunOutcome], spent: Spent, *, settings: Settings, machine: MachineFacts, created: str
+) -> BenchReport:
     first = launched.outcomes[0]
-    launches = tuple(outcome.launch for outcome in launched.outcomes)
+    launches = tuple(
+        msgspec.structs.replace(outcome.launch, above_idle_mj=above_idle_mj)
+        for outcome, above_idle_mj in zip(launched.outcomes, spent.launches_mj, strict=True)
+    )
     deadline_ms = _deadline_ms(settings)
     return BenchReport(
         created_utc=created,
@@ -252,7 +259,7 @@ def _report(launched: Launched[RunOutcome], *, settings: Settings, machine: Mach
         machine=machine,
         result=result_of(launches, launched.samples, deadline_ms, gpu_note=first.gpu_note),
         stability=judge_stability(launches, machine),
-        energy=None,
-        energy_note="",
+        energy=spent.energy,
+        energy_note=spent.note,
         launches=launches,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mmkd_bench.compare import VERDICT_QUANTITIES, Change, Comparison
-from mmkd_bench.machine import Clocks
+from mmkd_bench.machine import Clocks, MachineFacts
 from mmkd_bench.percentiles import QUANTILES, LatencySummary, Percentile, quantile_name
 from mmkd_bench.report import BenchReport, Launch
 
@@ -92,6 +92,7 @@ def machine_text(report: BenchReport) -> str:
     parts = [
         machine.board or machine.cpu,
         plural(machine.usable_cores, "core"),
+        *limit_texts(machine),
         *([f"governor {machine.governors[0]}"] if machine.governors else []),
         *([f"power mode {machine.power_mode}"] if machine.power_mode else []),
         *([clocks_text(machine.clocks)] if machine.clocks else []),
@@ -103,6 +104,23 @@ def machine_text(report: BenchReport) -> str:
         *(f"{name} {version}" for name, version in machine.versions.items() if name in ("mmkd-edge", "onnxruntime")),
     ]
     return " · ".join(parts)
+
+
+def limit_texts(machine: MachineFacts) -> list[str]:
+    """What the control group allows, where it limits anything."""
+    found = [] if machine.cpu_quota is None else [f"limited to {significant(machine.cpu_quota)} cores' time"]
+    limit_mb = machine.memory_limit_mb
+    return found if limit_mb is None else [*found, f"limited to {significant(limit_mb)} MB"]
+
+
+def longer_lines(report: BenchReport) -> list[str]:
+    """How long a run has to be for the percentiles that it has too few samples for."""
+    latency, configuration = report.result.latency, report.configuration
+    missing = [entry for entry in latency.percentiles if entry.value_us is None]
+    if not missing or not report.complete:
+        return []
+    seconds = math.ceil(1.1 * configuration.duration_s * missing[-1].floor / latency.count)
+    return [f"enough for {missing[-1].name} at this pace: --duration-s {seconds}"]
 
 
 def clocks_text(clocks: Clocks) -> str:
@@ -152,7 +170,15 @@ def fact_rows(report: BenchReport) -> list[tuple[str, str]]:
         ("artifact", f"{size_text(subject.artifact_size_bytes)}, {subject.parameters:,} parameters"),
         ("energy", energy_text(report)),
     ]
-    return rows + _stream_rows(report) + _pace_rows(report)
+    return rows + _temperature_rows(report) + _stream_rows(report) + _pace_rows(report)
+
+
+def _temperature_rows(report: BenchReport) -> list[tuple[str, str]]:
+    before = report.launches[0].interference.celsius_before
+    after = report.launches[-1].interference.celsius_after
+    if before is None or after is None:
+        return []
+    return [("temperature", f"{before:.0f} °C before, {after:.0f} °C after, of the hottest zone")]
 
 
 def gpu_memory_text(report: BenchReport) -> str:
@@ -258,6 +284,7 @@ def markdown_from_report(report: BenchReport) -> str:
         f"### {subject_text(report)}",
         "",
         *markdown_table(("latency", f"of {latency.count:,} calls", "99 % bound"), rows),
+        *(f"\n{line}" for line in longer_lines(report)),
         "",
         *markdown_table(("stage", "p50", "p90"), stages),
         "",

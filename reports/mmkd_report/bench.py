@@ -20,7 +20,7 @@ from mmkd_report.bench_charts import (
     timeline,
     timeline_unit,
 )
-from mmkd_report.bench_document import BenchDocument, read_bench
+from mmkd_report.bench_document import BenchDocument, DeviceFacts, read_bench
 from mmkd_report.errors import DocumentError
 from mmkd_report.formats import NOTHING, count, magnitude, percent, significant, with_unit
 from mmkd_report.page import render_page
@@ -104,6 +104,7 @@ def _name_parts(run: BenchDocument) -> tuple[str, ...]:
         how.backend,
         how.precision,
         f"{how.threads} threads" if how.threads > 1 else "1 thread",
+        "1 caller" if how.clients == 1 else f"{how.clients} callers",
         f"batch {how.batch}" if how.batch > 1 else "",
         f"hop {how.hop}" if how.hop is not None else "",
         f"{how.rate_hz:g} per second" if how.rate_hz is not None else "back to back",
@@ -114,7 +115,8 @@ def manner_text(run: BenchDocument) -> str:
     """How the calls of a run were made."""
     how = run.configuration
     call = "a hop of samples" if how.hop is not None else f"{how.batch} windows" if how.batch > 1 else "a window"
-    pace = "back to back" if how.rate_hz is None else f"{how.rate_hz:g} times per second"
+    each = " each" if how.clients > 1 else ""
+    pace = "back to back" if how.rate_hz is None else f"{how.rate_hz:g} times per second{each}"
     parts = [f"one call is {call}", pace, f"{how.precision} on {how.backend}", f"{how.threads} thread(s) per call"]
     if how.clients > 1:
         parts.append(f"{how.clients} callers at once")
@@ -260,6 +262,8 @@ def _device(run: BenchDocument) -> tuple[tuple[str, str], ...]:
         ("processor", machine.cpu),
         ("cores", f"{machine.usable_cores} of {machine.cores} usable"),
         ("memory", with_unit(significant(machine.memory_mb / 1024), "GB")),
+        *_limits(machine),
+        *_temperatures(run),
         *[("GPU", name) for name in machine.gpus],
         ("governor", ", ".join(machine.governors) or "not shown"),
         ("clocks", "not shown" if clocks is None else "; ".join(clocks.moving) or f"held ({clocks.source})"),
@@ -270,6 +274,24 @@ def _device(run: BenchDocument) -> tuple[tuple[str, str], ...]:
         ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
     ]
     return tuple(rows)
+
+
+def _limits(machine: DeviceFacts) -> list[tuple[str, str]]:
+    """What a control group allows."""
+    quota, limit_mb = machine.cpu_quota, machine.memory_limit_mb
+    limits = [] if quota is None else [f"{significant(quota)} cores' time"]
+    limits += [] if limit_mb is None else [with_unit(significant(limit_mb), "MB")]
+    return [("limited to", ", ".join(limits))] if limits else []
+
+
+def _temperatures(run: BenchDocument) -> list[tuple[str, str]]:
+    """The hottest zone before the first launch and after the last."""
+    if not run.launches:
+        return []
+    before, after = run.launches[0].interference.celsius_before, run.launches[-1].interference.celsius_after
+    if before is None or after is None:
+        return []
+    return [("hottest zone", f"{with_unit(f'{before:.0f}', '°C')} before, {with_unit(f'{after:.0f}', '°C')} after")]
 
 
 def _subject(run: BenchDocument) -> tuple[tuple[str, str], ...]:

@@ -93,11 +93,19 @@ class WindowFigures(msgspec.Struct, frozen=True, kw_only=True):
     p90_us: float
 
 
+class InterferenceFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened beside a launch: the hottest zone of the device at both ends; None where it shows none."""
+
+    celsius_before: float | None = None
+    celsius_after: float | None = None
+
+
 class LaunchFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One process."""
 
     latency: LatencyFigures
     windows: tuple[WindowFigures, ...]
+    interference: InterferenceFigures = InterferenceFigures()
 
 
 class SubjectFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +155,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     usable_cores: int
     memory_mb: float
+    cpu_quota: float | None = None
+    memory_limit_mb: float | None = None
     governors: tuple[str, ...]
     virtual: bool
     container: bool

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from mmkd_bench.compare import Change, Comparison, compare, parse_conditions, require_passed
-from mmkd_bench.report import BenchReport, Launch
+from mmkd_bench.report import BenchReport, Energy, Launch
 from mmkd_edge.errors import PerformanceError, UsageError
 
 LaunchOf = Callable[..., Launch]
@@ -108,9 +108,51 @@ def test_a_condition_on_what_was_not_measured_is_an_error(report_at: Callable[..
     with pytest.raises(UsageError) as caught:
         compare(report_at(100.0), report_at(100.0), conditions=parse_conditions("energy>+5%"))
     assert str(caught.value) == (
-        "condition 'energy>+5%': energy was not measured in both reports; "
+        "condition 'energy>+5%': energy was not measured in both reports, or is nothing in the first; "
         "leave the condition out, or measure longer and on a machine that shows it"
     )
+
+
+def _with_energy(report: BenchReport, launches_mj: Sequence[float | None]) -> BenchReport:
+    launches = tuple(
+        msgspec.structs.replace(launch, above_idle_mj=value)
+        for launch, value in zip(report.launches, launches_mj, strict=True)
+    )
+    known = [value for value in launches_mj if value is not None]
+    energy = Energy(sensor="dial", idle_mw=1.0, load_mw=2.0, above_idle_mj=sum(known) / len(known), readings=9)
+    return msgspec.structs.replace(report, launches=launches, energy=energy, energy_note="")
+
+
+def test_energy_is_judged_by_its_launches(report_at: Callable[..., BenchReport]) -> None:
+    before = _with_energy(report_at(100.0), (0.98, 0.99, 1.00, 1.01, 1.02))
+    conditions = parse_conditions("p90>+10%,energy>+5%")
+    more = compare(before, _with_energy(report_at(100.0), (1.18, 1.19, 1.20, 1.21, 1.22)), conditions=conditions)
+    change = _change(more, "energy")
+    assert change.change == pytest.approx(0.20)
+    assert change.low is not None
+    assert change.high is not None
+    # The extremes of a resample are a run of one launch alone: 1.18 / 1.02 and 1.22 / 0.98.
+    assert 1.18 / 1.02 - 1 <= change.low < 0.20 < change.high <= 1.22 / 0.98 - 1
+    assert [failure.partition(" changed")[0] for failure in more.failed] == ["energy"]
+    # One launch of five that drew more is noise: the interval reaches down to no change.
+    noisy = compare(before, _with_energy(report_at(100.0), (0.98, 0.99, 1.1, 1.5, 1.6)), conditions=conditions)
+    assert noisy.failed == ()
+
+
+def test_energy_of_reports_without_launches_of_their_own_has_no_interval(
+    report_at: Callable[..., BenchReport],
+) -> None:
+    older = _with_energy(report_at(100.0), (1.0, 1.0, 1.0, 1.0, None))
+    comparison = compare(older, older, conditions=parse_conditions("energy>+5%"))
+    assert (_change(comparison, "energy").change, _change(comparison, "energy").low) == (0.0, None)
+
+
+def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at: Callable[..., BenchReport]) -> None:
+    before = _with_energy(report_at(100.0), (-0.01, 0.0, 0.01, 0.02, 0.03))
+    after = _with_energy(report_at(100.0), (1.0, 1.0, 1.0, 1.0, 1.0))
+    assert _change(compare(before, after, conditions=()), "energy").change is None
+    with pytest.raises(UsageError, match="energy was not measured in both reports, or is nothing in the first"):
+        compare(before, after, conditions=parse_conditions("energy>+5%"))
 
 
 def test_fewer_than_five_launches_are_not_compared(

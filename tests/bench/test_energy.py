@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.energy import PowerLog, Span, energy_of, watch_idle
+from mmkd_bench.energy import PowerLog, Span, Spent, energy_of, watch_idle
 from mmkd_bench.power import RailSensor
 from mmkd_edge.errors import UnavailableError
 
@@ -39,14 +39,33 @@ def test_energy_is_power_above_idle_over_predictions() -> None:
         idle = _span_of(log, readings=5)
         dial.power_mw = 5000.0
         loaded = _span_of(log, readings=5)
-        energy, note = energy_of(log, idle=idle, loaded=[loaded], predictions=100)
-    assert note == ""
+        spent = energy_of(log, idle=idle, loaded=[loaded], predictions=[100])
+    energy = spent.energy
+    assert spent.note == ""
     assert energy is not None
     assert (energy.idle_mw, energy.sensor) == (2000.0, "dial")
     # One reading may have been on its way when the dial was turned.
     assert 4000.0 < energy.load_mw <= 5000.0
     seconds = loaded.end_s - loaded.begin_s
     assert energy.above_idle_mj == pytest.approx((energy.load_mw - 2000.0) * seconds / 100)
+    assert spent.launches_mj == (pytest.approx(energy.above_idle_mj),)
+
+
+def test_every_launch_has_its_own_energy() -> None:
+    dial = Dial(1000.0)
+    with PowerLog(dial, interval_s=0.005) as log:
+        idle = _span_of(log, readings=3)
+        spans = []
+        for power_mw in (3000.0, 5000.0):
+            dial.power_mw = power_mw
+            _span_of(log, readings=2)  # a reading that was on its way when the dial was turned is over
+            spans.append(_span_of(log, readings=4))
+        unread = Span(begin_s=spans[1].end_s + 1000, end_s=spans[1].end_s + 1001)
+        spent = energy_of(log, idle=idle, loaded=[*spans, unread], predictions=[10, 40, 1])
+    lengths_s = [span.end_s - span.begin_s for span in spans]
+    expected = (2000.0 * lengths_s[0] / 10, 4000.0 * lengths_s[1] / 40)
+    assert spent.launches_mj[:2] == pytest.approx(expected)
+    assert spent.launches_mj[2] is None
 
 
 def test_a_sensor_that_breaks_gives_its_reason() -> None:
@@ -55,18 +74,17 @@ def test_a_sensor_that_breaks_gives_its_reason() -> None:
         idle = _span_of(log, readings=2)
         dial.broken = True
         time.sleep(0.05)
-        energy, note = energy_of(log, idle=idle, loaded=[idle], predictions=1)
-    assert energy is None
-    assert note == "dial: it fell off"
+        spent = energy_of(log, idle=idle, loaded=[idle, idle], predictions=[1, 1])
+    assert spent == Spent(energy=None, note="dial: it fell off", launches_mj=(None, None))
 
 
 def test_too_short_a_measurement_is_no_measurement() -> None:
     with PowerLog(Dial(1.0), interval_s=0.005) as log:
         idle = _span_of(log, readings=2)
         never = Span(begin_s=idle.end_s + 1000, end_s=idle.end_s + 1001)
-        energy, note = energy_of(log, idle=idle, loaded=[never], predictions=1)
-    assert energy is None
-    assert note == "dial: no reading in the measured time; measure longer"
+        spent = energy_of(log, idle=idle, loaded=[never], predictions=[1])
+    assert spent.energy is None
+    assert spent.note == "dial: no reading in the measured time; measure longer"
 
 
 def test_idle_time_is_watched() -> None:
@@ -84,4 +102,4 @@ def test_a_rail_that_vanishes_is_a_fault(tmp_path: Path) -> None:
         idle = _span_of(log, readings=1)
         (chip / "curr1_input").unlink()
         time.sleep(0.05)
-        assert energy_of(log, idle=idle, loaded=[idle], predictions=1) == (None, "INA rails: none in sysfs")
+        assert energy_of(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none in sysfs"

@@ -218,6 +218,16 @@ def test_rails_that_do_not_tell_the_whole_are_named(tmp_path: Path) -> None:
     assert str(caught.value) == "INA rails: the rails VDD_SOC do not tell the whole board's power"
 
 
+def test_rails_that_may_not_be_read_say_so(tmp_path: Path) -> None:
+    files = {"name": "ina3221\n", "in1_label": "VDD_IN\n", "in1_input": "5000\n"}
+    root = _write(tmp_path, "sys/class/hwmon/hwmon0", files)
+    denied = root / "sys/class/hwmon/hwmon0/curr1_input"
+    denied.mkdir()  # fails to be read for every user, root included
+    with pytest.raises(UnavailableError) as caught:
+        RailSensor(root)
+    assert str(caught.value) == f"INA rails: cannot read {denied}: is a directory"
+
+
 def _rapl(root: Path, energies_uj: tuple[int, ...]) -> Path:
     for number, energy_uj in enumerate(energies_uj):
         files = {"name": f"package-{number}\n", "energy_uj": f"{energy_uj}\n", "max_energy_range_uj": "262143328850\n"}

@@ -5,16 +5,21 @@ import io
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_bench.compare import compare, parse_conditions
+from mmkd_bench.percentiles import summarise
 from mmkd_bench.report import BenchReport, Launch
 from mmkd_bench.text import (
     csv_from_comparison,
     csv_from_report,
     duration_text,
+    fact_rows,
+    longer_lines,
+    machine_text,
     markdown_from_comparison,
     markdown_from_report,
     significant,
@@ -56,6 +61,39 @@ def test_markdown_holds_the_figures(report: BenchReport) -> None:
     assert "| p99.9 | needs 6,636 samples, has 5,000 |  |\n" in text
     assert "| energy | not measured: no sensor |\n" in text
     assert "- stable: all parts agree within 10 %\n" in text
+
+
+def test_a_run_says_how_long_it_takes_for_every_percentile(report: BenchReport) -> None:
+    # 5,000 calls in 10 s: 6,636 take 13.3 s, and a tenth more to be sure.
+    assert longer_lines(report) == ["enough for p99.9 at this pace: --duration-s 15"]
+    assert "enough for p99.9 at this pace: --duration-s 15\n" in markdown_from_report(report)
+    enough = msgspec.structs.replace(
+        report, result=msgspec.structs.replace(report.result, latency=summarise(np.arange(1, 6637)))
+    )
+    assert longer_lines(enough) == []
+    assert longer_lines(msgspec.structs.replace(report, complete=False)) == []
+
+
+def test_limits_of_the_control_group_are_told(report: BenchReport) -> None:
+    assert "limited" not in machine_text(report)
+    machine = msgspec.structs.replace(report.machine, cpu_quota=1.5, memory_limit_mb=512.0)
+    limited = msgspec.structs.replace(report, machine=machine)
+    assert "4 cores · limited to 1.50 cores' time · limited to 512 MB · " in machine_text(limited)
+
+
+def test_temperatures_are_those_before_the_first_launch_and_after_the_last(report: BenchReport) -> None:
+    assert "temperature" not in dict(fact_rows(report))
+    launches = tuple(
+        msgspec.structs.replace(
+            launch,
+            interference=msgspec.structs.replace(
+                launch.interference, celsius_before=40.0 + number, celsius_after=42.5 + number
+            ),
+        )
+        for number, launch in enumerate(report.launches)
+    )
+    warm = msgspec.structs.replace(report, launches=launches)
+    assert dict(fact_rows(warm))["temperature"] == "40 °C before, 46 °C after, of the hottest zone"
 
 
 def test_markdown_escapes_what_would_end_a_cell(launch_of: LaunchOf, report_of: ReportOf) -> None:

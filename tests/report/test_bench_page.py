@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_bench
-from mmkd_report.bench import run_names
+from mmkd_report.bench import manner_text, run_names
 from mmkd_report.bench_charts import distribution, timeline
 from mmkd_report.bench_document import read_bench
 
@@ -131,6 +131,30 @@ def test_the_answer_is_a_sentence_with_its_bound(parse: Any) -> None:
     assert section(page, "answer").all("p")[0].text == (
         "Orin Nano answers in 200\u202fµs at the median of 5\u202f000 calls, and 99 of 100 calls within 400\u202fµs, "
         "with 99 % confidence at most 440\u202fµs."
+    )
+
+
+def test_limits_and_temperatures_of_the_device_are_shown(parse: Any) -> None:
+    document = run_of()
+    page = parse(render_bench([document]))
+    assert "hottest zone" not in section(page, "measured").text
+    document["machine"] |= {"cpu_quota": 1.5, "memory_limit_mb": 512.0}
+    for number, one in enumerate(document["launches"]):
+        one["interference"] = {"celsius_before": 40.0 + number, "celsius_after": 41.4 + number}
+    told = section(parse(render_bench([document])), "measured").text
+    assert "limited to 1.50 cores' time, 512\u202fMB" in told
+    assert "hottest zone 40\u202f°C before, 45\u202f°C after" in told
+
+
+def test_runs_with_several_callers_are_told_apart() -> None:
+    several = run_of()
+    several["configuration"] |= {"clients": 4, "rate_hz": 10.0, "hop": 8}
+    one = run_of()
+    one["configuration"] |= {"rate_hz": 10.0, "hop": 8}
+    runs = [read_bench(one), read_bench(several)]
+    assert run_names(runs) == ["1 caller", "4 callers"]
+    assert manner_text(runs[1]) == (
+        "one call is a hop of samples, 10 times per second each, fp32 on ort, 1 thread per call, 4 callers at once"
     )
 
 
