@@ -185,7 +185,8 @@ def _run(job: Job, folder: Path, limit_s: float) -> tuple[bool, int | None]:
             start_new_session=True,  # Ctrl-C reaches this process alone, which then asks for what there is
         )
         try:
-            process.communicate(msgspec.json.encode(job), timeout=limit_s)
+            _hand_over(job, process)
+            process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             return False, None
         except KeyboardInterrupt:
@@ -198,6 +199,25 @@ def _run(job: Job, folder: Path, limit_s: float) -> tuple[bool, int | None]:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            _close_lifeline(process)
+
+
+def _hand_over(job: Job, process: subprocess.Popen[bytes]) -> None:
+    """The job as one line. Its stdin stays open: where it closes, this process has ended, and so does the other."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return  # it has ended already, and its last words say why
+
+
+def _close_lifeline(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        return
 
 
 def _wait_kindly(process: subprocess.Popen[bytes]) -> None:

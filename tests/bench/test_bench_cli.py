@@ -123,6 +123,34 @@ def test_a_damaged_bundle_exits_6(bundle: Path, tmp_path: Path, mmkd_bench: Comm
     )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "{bundle}"),
+        ("run", "{bundle}", "--stream", "--hop", "8"),
+        ("pair", "{bundle}", "{bundle}"),
+        ("overhead", "{bundle}"),
+        ("rivals", "{bundle}"),
+        ("teacher", "{graph}", "{bundle}"),
+        ("capacity", "{bundle}", "--rate", "10"),
+        ("capacity", "{bundle}", "--rate", "10", "--streams", "1"),
+        ("plan", "{bundle}"),
+        ("tune", "{bundle}"),
+    ],
+    ids=" ".join,
+)
+def test_a_bundle_that_fails_verification_is_never_timed(
+    bundle: Path, graph_file: Path, tmp_path: Path, arguments: tuple[str, ...], mmkd_bench: Command
+) -> None:
+    damaged = bytearray(bundle.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path = tmp_path / "damaged.edge"
+    path.write_bytes(damaged)
+    ended = mmkd_bench(*(argument.format(bundle=path, graph=graph_file) for argument in arguments))
+    assert (ended.returncode, ended.stdout) == (6, "")
+    assert ended.stderr.splitlines()[-1].startswith(f"mmkd-bench: {path}: the bundle is damaged or changed: ")
+
+
 def test_an_unknown_backend_exits_2(bundle: Path, mmkd_bench: Command) -> None:
     ended = mmkd_bench("run", bundle, "--backend", "abacus", "--launches", 1)
     assert ended.returncode == 2
@@ -176,7 +204,7 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
 def test_help_lists_the_commands(mmkd_bench: Command) -> None:
     ended = mmkd_bench("--help")
     assert ended.returncode == 0
-    for command in ("run", "compare", "pair", "overhead", "rivals", "capacity", "plan"):
+    for command in ("run", "compare", "page", "pair", "teacher", "overhead", "rivals", "capacity", "plan", "tune"):
         assert command in ended.stdout
 
 

@@ -4,11 +4,18 @@ import re
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from mmkd_bench.capacity import CapacityReport
 from mmkd_bench.commands_cli import make_app
+from mmkd_bench.compare import Change, Comparison
+from mmkd_bench.contest import Rival, RivalsReport
 from mmkd_bench.interference import Interference
+from mmkd_bench.load import Level
 from mmkd_bench.machine import Clocks, MachineFacts, Temperature
+from mmkd_bench.paired import OverheadReport, PairReport, Spread
 from mmkd_bench.percentiles import LatencySummary, Percentile
+from mmkd_bench.plan import Forecast, Measured, PlanReport
 from mmkd_bench.report import (
     BenchReport,
     Configuration,
@@ -21,6 +28,7 @@ from mmkd_bench.report import (
     Stage,
     Subject,
 )
+from mmkd_bench.teacher import SensorCost, TeacherReport
 from mmkd_bench.timing import TimeWindow, WarmUp
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -48,10 +56,39 @@ TYPES: tuple[type[msgspec.Struct], ...] = (
 
 
 def test_every_field_of_a_report_is_in_its_table() -> None:
-    table = METHOD[METHOD.index("## The report") : METHOD.index("## What it does not do")]
+    table = METHOD[METHOD.index("## The report") : METHOD.index("## The other documents")]
     documented = set(re.findall(r"`(\w+)`", table))
     fields = {name for struct in TYPES for name in struct.__struct_fields__}
     assert fields - documented == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "types"),
+    [
+        ("compare", (Comparison, Change)),
+        ("pair", (PairReport,)),
+        ("overhead", (OverheadReport,)),
+        ("teacher", (TeacherReport, SensorCost)),
+        ("rivals", (RivalsReport, Rival)),
+        ("capacity", (CapacityReport, Level)),
+        ("plan", (PlanReport, Measured, Forecast)),
+    ],
+)
+def test_every_field_of_another_document_is_in_its_row(command: str, types: tuple[type[msgspec.Struct], ...]) -> None:
+    part = METHOD[METHOD.index("## The other documents") : METHOD.index("## What it does not do")]
+    (row,) = re.findall(rf"^\| `{command}`, `([\w.]+)` \| (.*) \|$", part, flags=re.MULTILINE)
+    assert row[0] == f"{types[0].__module__}.{types[0].__name__}"
+    everywhere = {"format_version", "complete", "subject", "machine"}
+    fields = {name for struct in types for name in struct.__struct_fields__} - everywhere
+    assert fields - set(re.findall(r"`(\w+)`", row[1])) == set()
+    assert types[0].__struct_defaults__[0] == 1  # the version that the text names
+    msgspec.json.schema(types[0])
+
+
+def test_the_words_for_a_spread_are_its_fields() -> None:
+    sentence = re.search(r"A spread is (.*?)\.\n", METHOD)
+    assert sentence is not None
+    assert tuple(re.findall(r"`(\w+)`", sentence[1])) == Spread.__struct_fields__
 
 
 def test_every_command_is_in_the_list() -> None:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmkd_bench import process
@@ -102,6 +105,21 @@ def test_a_launch_that_is_stopped_before_its_measured_time_has_no_outcome(bundle
     stop = threading.Event()
     stop.set()
     assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None
+
+
+def test_a_measuring_process_does_not_outlive_the_command(bundle: Path) -> None:
+    code = "from mmkd_bench.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(bundle), "--backend", "ort", "--launches", "1"]
+    with subprocess.Popen([*command, "--duration-s", "300"], stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stderr is not None
+        parent.stderr.readline()
+        end_s = time.monotonic() + 60
+        while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < end_s:
+            time.sleep(0.02)
+        (child,) = children
+        parent.kill()  # no handler runs
+    child.wait(timeout=60)
+    assert not child.is_running()
 
 
 def test_a_process_that_takes_too_long_is_ended(bundle: Path) -> None:
