@@ -1,6 +1,7 @@
 """Files on a device: opened with care, written all or nothing.
 
-Owns the two ways in which the project touches single files. Knows nothing of what is in them.
+Owns the two ways in which the project touches single files, and where a user's cache is. Knows nothing of what is in
+them.
 """
 
 from __future__ import annotations
@@ -52,6 +53,23 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
         size_bytes -= len(part)
         offset += len(part)
     return b"".join(parts)
+
+
+def cache_folder(kind: str) -> Path:
+    """Where this user's `profiles` or `engines` lie: `mmkd-edge/<kind>` in `XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Raises:
+        UsageError: this user has no home directory, and `XDG_CACHE_HOME` is not set (XDG base directories).
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # The specification has relative paths ignored.
+        cache = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise UsageError(
+            f"{kind} lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
+        ) from error
+    return cache / "mmkd-edge" / kind
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -6,7 +6,6 @@ and the reason is told. It decides how fast a student answers, never what: every
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +16,7 @@ import msgspec
 
 from mmkd_edge.backends import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of
 from mmkd_edge.errors import UsageError
-from mmkd_edge.files import write_file
+from mmkd_edge.files import cache_folder, write_file
 from mmkd_edge.machine import Machine, this_machine
 from mmkd_edge.strict_json import JsonError, parse_object
 
@@ -138,30 +137,13 @@ def _price(trial: Trial) -> float:
     return price * (1.0 if trial.options == DEFAULT_OPTIONS else _WORTH_OPTIONS)
 
 
-def profile_folder() -> Path:
-    """Where profiles lie: `mmkd-edge/profiles` in `XDG_CACHE_HOME`, or else in `~/.cache` (XDG base directories).
-
-    Raises:
-        UsageError: this user has no home directory, and `XDG_CACHE_HOME` is not set.
-    """
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        # The specification has relative paths ignored.
-        cache = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise UsageError(
-            "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
-        ) from error
-    return cache / "mmkd-edge" / "profiles"
-
-
 def profile_path(bundle_sha256: str, machine: Machine) -> Path:
     """Where the profile of a bundle for a kind of machine lies.
 
     Raises:
-        UsageError: see `profile_folder`.
+        UsageError: this user has no cache folder; see `cache_folder`.
     """
-    return profile_folder() / f"{bundle_sha256[:16]}-{machine.key}.json"
+    return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}.json"
 
 
 def write_profile(profile: ExecutionProfile) -> Path:

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmkd_edge.backends import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of
+from mmkd_edge.backends import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of, why_absent
 from mmkd_edge.bundle import choose_artifact
 from mmkd_edge.errors import UsageError
 from mmkd_edge.manifest import ModelEntry
 from mmkd_edge.profile import FoundProfile, Trial, best_trial
+from mmkd_edge.trt.needs import installed_library, shows_gpu
 
-# Without a profile, `auto` takes the first that is installed and has an artifact.
-PREFERENCE: tuple[BackendName, ...] = ("openvino", "ort", "litert")
+# Without a profile, `auto` takes the first that has what it needs here, an artifact, and opens.
+PREFERENCE: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,17 +117,18 @@ def _defaults(entry: ModelEntry, asked: Asked, *, why: str) -> tuple[Setup, ...]
     candidates = [backend for backend in PREFERENCE if _fits(entry, precision, backend)]
     if not candidates:
         choose_artifact(entry, precision, "openvino" if precision == "bf16" else "ort")  # for its error
-    installed = [backend for backend in candidates if _is_installed(backend)]
-    if not installed:  # opening it says what to install
-        installed = ["ort"] if "ort" in candidates else candidates[:1]
+    present = [backend for backend in candidates if _is_present(backend)]
+    left_out = _why_not_trt() if "trt" in candidates and "trt" not in present else ""
+    if not present:  # opening it says what to install
+        present = ["ort"] if "ort" in candidates else candidates[:1]
     return tuple(
         Setup(
             backend=backend,
             precision=precision,
             threads=threads,
-            reason="; ".join(part for part in (why, f"{library_of(backend)[1]} is installed") if part),
+            reason="; ".join(part for part in (why, _presence(backend), left_out) if part),
         )
-        for backend in installed
+        for backend in present
     )
 
 
@@ -138,5 +140,18 @@ def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> b
     return True
 
 
-def _is_installed(backend: BackendName) -> bool:
-    return importlib.util.find_spec(library_of(backend)[0]) is not None
+def _is_present(backend: BackendName) -> bool:
+    """Whether it can be tried; where no TensorRT is installed, no driver is looked for."""
+    return importlib.util.find_spec(library_of(backend)[0]) is not None and not why_absent(backend)
+
+
+def _presence(backend: BackendName) -> str:
+    distribution = library_of(backend)[1]
+    return f"{distribution} and a GPU's driver are here" if backend == "trt" else f"{distribution} is installed"
+
+
+def _why_not_trt() -> str:
+    """Why a machine that seems to be meant for TensorRT does not use it; empty on all others."""
+    if installed_library() is None and not shows_gpu():
+        return ""
+    return f"'trt' is left out: {why_absent('trt')}"

@@ -6,7 +6,6 @@ it, is in `mmkd_edge.profile`.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from pathlib import Path
 from mmkd_bench.jobs import TuneJob, TuneOutcome, Way
 from mmkd_bench.process import Interrupted, Progress, run_job, unheard
 from mmkd_bench.run import START_LIMIT_S
-from mmkd_edge.backends import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, library_of
+from mmkd_edge.backends import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, why_absent
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.machine import this_machine, usable_cores
@@ -97,7 +96,7 @@ def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[Way]:
     return [
         Way(model=entry.name, setup=setup)
         for backend in BACKENDS
-        if _is_installed(backend)
+        if not why_absent(backend)
         for setup in _setups(entry, backend, threads, owns_cores=settings.owns_cores)
     ]
 
@@ -110,7 +109,7 @@ def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, 
             choose_artifact(entry, precision, backend)
         except UsageError:
             continue
-        for count in threads:
+        for count in threads if backend != "trt" else (1,):  # the GPU's threads are its own
             for options in _options(backend, count, owns_cores=owns_cores):
                 yield Setup(backend=backend, precision=precision, threads=count, options=options, reason="tried")
 
@@ -134,15 +133,11 @@ def _absent(entry: ModelEntry) -> list[LeftOut]:
             model=entry.name,
             backend=backend,
             precision="fp32",
-            reason=f"{library_of(backend)[1]} is not installed; pip install 'mmkd-edge[{backend}]'",
+            reason=reason,
         )
         for backend in BACKENDS
-        if not _is_installed(backend)
+        if (reason := why_absent(backend))
     ]
-
-
-def _is_installed(backend: BackendName) -> bool:
-    return importlib.util.find_spec(library_of(backend)[0]) is not None
 
 
 def _check(settings: TuneSettings) -> None:

@@ -14,7 +14,8 @@ from mmkd_bench.process import Interrupted
 from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UsageError
-from mmkd_edge.profile import ExecutionProfile, find_profile, profile_folder, write_profile
+from mmkd_edge.files import cache_folder
+from mmkd_edge.profile import ExecutionProfile, find_profile, write_profile
 
 
 class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +59,7 @@ def tune(
         max_drop_points=max_drop_points,
         owns_cores=owns_cores,
     )
-    profile_folder()  # for its error, before the minute that measuring takes
+    cache_folder("profiles")  # for its error, before the minute that measuring takes
     try:
         profile = tune_bundle(bundle, settings, progress=say)
     except Interrupted as interrupted:

@@ -20,6 +20,10 @@ from typing import Literal
 
 import msgspec
 
+from mmkd_edge.backends import why_absent
+from mmkd_edge.errors import UnavailableError
+from mmkd_edge.trt.cuda import device_facts, load_runtime
+from mmkd_edge.trt.needs import installed_library, load_library
 from mmkd_export.latency import processor_name
 
 Status = Literal["ok", "missing", "problem"]
@@ -81,9 +85,10 @@ class _Ability:
 
 _BACKENDS = (
     _Ability(what="run bundles: ort", modules=("onnxruntime",), advice="pip install 'mmkd-edge[ort]'"),
+    _Ability(what="run bundles: openvino", modules=("openvino",), advice="pip install 'mmkd-edge[openvino]'"),
     _Ability(what="run bundles: litert", modules=("ai_edge_litert",), advice="pip install 'mmkd-edge[litert]'"),
-    _Ability(what="test in OpenVINO", modules=("openvino",), advice="pip install 'mmkd-edge[openvino]'"),
 )
+_RUNS_ONLY_TFLITE = "run bundles: litert"
 _COMMANDS = (
     _Ability(
         what="mmkd-bench",
@@ -131,12 +136,12 @@ def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda:
         root: where the file system begins; `/`, or a recorded tree.
         power_mode: gives the power mode of a board, None where it has none.
     """
-    backends = [_ability(ability) for ability in _BACKENDS]
+    backends = [*(_ability(ability) for ability in _BACKENDS), _trt()]
     others = [_ability(ability) for ability in (*_COMMANDS, *_ENGINES)]
     return Diagnosis(
         machine=tuple(_machine(root, power_mode)),
         checks=(*backends, *others, _driver(root)),
-        runs_bundles=backends[0].status == "ok",
+        runs_bundles=any(check.status == "ok" and check.what != _RUNS_ONLY_TFLITE for check in backends),
     )
 
 
@@ -196,6 +201,23 @@ def _ability(ability: _Ability) -> Check:
     if missing:
         return Check(what=ability.what, status="missing", found=f"no {', '.join(missing)}", advice=ability.advice)
     return Check(what=ability.what, status="ok", found=", ".join(versions))
+
+
+def _trt() -> Check:
+    """Whether bundles run on a GPU: the library, cuda-python and the driver together, and a GPU that answers."""
+    what = "run bundles: trt"
+    library = installed_library()
+    lacks = why_absent("trt")
+    if library is None or lacks:
+        return Check(what=what, status="missing", advice=lacks)
+    try:
+        version = load_library(library).__version__
+        gpu = device_facts(load_runtime())
+    except UnavailableError as error:
+        return Check(what=what, status="problem", found=str(error), advice="see what is said of engines below")
+    cuda = f"{gpu.cuda_runtime // 1000}.{gpu.cuda_runtime % 1000 // 10}"
+    found = f"{library} {version} on {gpu.name}, compute capability {gpu.compute_capability}, CUDA {cuda}"
+    return Check(what=what, status="ok", found=found)
 
 
 def _absence(module: str) -> str | None:

@@ -8,9 +8,10 @@ import shlex
 from pathlib import Path
 from typing import NoReturn
 
-from mmkd_edge.backends import BackendName
+from mmkd_edge.backends import BackendName, why_absent
 from mmkd_edge.command import run_command
 from mmkd_edge.errors import UnavailableError
+from mmkd_edge.manifest import Artifact
 from mmkd_export.inspection import differences, inspect_file
 
 
@@ -74,9 +75,9 @@ def _selftest_facts(path: Path) -> dict[str, str]:
     with Bundle.open(path) as bundle:
         artifacts = bundle.manifest.models[0].artifacts
     facts = {}
-    for artifact in artifacts:
-        name = f"selftest.{artifact.precision}" + ("" if artifact.format == "onnx" else f".{artifact.format}")
-        backend: BackendName = "ort" if artifact.format == "onnx" else "litert"
+    for artifact, backend in ((found, backend) for found in artifacts for backend in _backends_for(found)):
+        suffix = {"ort": "", "litert": f".{artifact.format}"}.get(backend, f".{backend}")
+        name = f"selftest.{artifact.precision}{suffix}"
         try:
             predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
         except UnavailableError as error:
@@ -89,6 +90,12 @@ def _selftest_facts(path: Path) -> dict[str, str]:
                 f"in {predictor.info().backend_version}"
             )
     return facts
+
+
+def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
+    if artifact.format != "onnx":
+        return ("litert",)
+    return ("ort",) if why_absent("trt") else ("ort", "trt")
 
 
 def _next_line(path: Path, facts: dict[str, str]) -> str:

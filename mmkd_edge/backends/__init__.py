@@ -5,6 +5,7 @@ Every backend takes and gives the same named float32 tensors, whatever engine is
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -13,15 +14,16 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.manifest import Precision
 from mmkd_edge.spec import TensorSpec
+from mmkd_edge.trt.needs import installed_library, why_no_engines
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BackendName = Literal["ort", "openvino", "litert"]
+BackendName = Literal["ort", "openvino", "litert", "trt"]
 # Of the arithmetic: that of an artifact, or bf16, in which OpenVINO can run the fp32 artifact.
 RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
-BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")
+BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert", "trt")
 RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16", "int8", "bf16")
 
 
@@ -105,16 +107,29 @@ def check_backend(name: str) -> BackendName | Literal["auto"]:
 
 def artifact_formats(name: BackendName) -> tuple[str, ...]:
     """Which artifact formats a backend runs."""
-    return {"ort": ("onnx",), "openvino": ("onnx",), "litert": ("tflite",)}[name]
+    return {"ort": ("onnx",), "openvino": ("onnx",), "litert": ("tflite",), "trt": ("onnx",)}[name]
 
 
 def library_of(name: BackendName) -> tuple[str, str]:
     """The module that a backend imports, and the distribution that it comes from."""
+    if name == "trt":
+        library = installed_library() or "tensorrt"
+        return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
     if name == "litert":
         return "ai_edge_litert", "ai-edge-litert"
     if name == "openvino":
         return "openvino", "openvino"
     return "onnxruntime", "onnxruntime"
+
+
+def why_absent(name: BackendName) -> str:
+    """Why a backend cannot be tried here, with the command for it; empty where it can. Imports nothing heavy."""
+    if name == "trt":
+        return why_no_engines()
+    module, distribution = library_of(name)
+    if importlib.util.find_spec(module) is not None:
+        return ""
+    return f"{distribution} is not installed; pip install 'mmkd-edge[{name}]'"
 
 
 def artifact_precision(precision: RunPrecision) -> Precision:
@@ -135,12 +150,13 @@ def open_backend(
     Args:
         name: the backend.
         model: the artifact's verified bytes.
-        threads: how many threads one `run` may use.
+        threads: how many threads of the processor one `run` may use; TensorRT needs one.
         bf16: compute in bfloat16; OpenVINO alone does.
         options: how the engine is opened beyond that.
 
     Raises:
-        UnavailableError: the backend's library is not installed, or the processor lacks bf16; the message says which.
+        UnavailableError: the backend's library is not installed, no GPU answers, or the processor lacks bf16; the
+            message says which.
         BackendError: the engine refuses the artifact.
         UsageError: there is no such backend, or it does not compute in bf16.
     """
@@ -158,4 +174,8 @@ def open_backend(
         from mmkd_edge.backends.litert import LitertBackend
 
         return LitertBackend(model, threads=threads)
+    if name == "trt":
+        from mmkd_edge.backends.trt import TrtBackend
+
+        return TrtBackend(model)
     raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")

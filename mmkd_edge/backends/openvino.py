@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmkd_edge.backends.external_weights import refuse_external_weights
+from mmkd_edge.backends.feeds import fill
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _OUTPUTS = ("logits", "probabilities")
-# How an ONNX tensor names the file that holds its weights: field 1, 8 bytes long (onnx.proto, `external_data`).
-_EXTERNAL_WEIGHTS = b"\n\x08location"
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {"f32": "float32", "f16": "float16", "i8": "int8"}
 
 
@@ -73,7 +73,7 @@ class OpenVinoBackend:
             if request is None:
                 raise BackendError("backend 'openvino' is closed; open it again")
             try:
-                self._fill(feeds)
+                fill(self._values, feeds)
                 request.infer(share_outputs=True, decode_strings=False)
                 logits, probabilities = self._answers
                 return logits.copy(), probabilities.copy()
@@ -88,20 +88,6 @@ class OpenVinoBackend:
 
     def __repr__(self) -> str:
         return f"OpenVinoBackend({self.version}, threads={self.threads})"
-
-    def _fill(self, feeds: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy the feeds in; NumPy alone would also take what only fits after a cast or a broadcast."""
-        places = self._values
-        if feeds.keys() != places.keys():
-            wanted, found = ", ".join(places), ", ".join(feeds)
-            raise ValueError(f"expected the inputs {wanted}, got {found or 'nothing'}")
-        for name, place in places.items():
-            values = feeds[name]
-            if values.shape != place.shape or values.dtype != place.dtype:
-                raise ValueError(
-                    f"input {name!r}: expected {place.dtype} {place.shape}, got {values.dtype} {values.shape}"
-                )
-            place[:] = values
 
 
 def _openvino() -> Any:
@@ -130,8 +116,7 @@ def _core(_process: int) -> Any:
 
 
 def _compiled(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
-    if _EXTERNAL_WEIGHTS in model:
-        raise BackendError("its weights are in another file, which nothing verifies")
+    refuse_external_weights(model)
     graph = core.read_model(model, b"")
     if graph.is_dynamic():  # one window at a time, as the runtime asks
         graph.reshape({_name(port): [1, *list(port.partial_shape)[1:]] for port in graph.inputs})

@@ -20,6 +20,7 @@ from mmkd_edge.trt.key import Profiles
 
 _LARGEST_WORKSPACE_BYTES = 1 << 30
 _WORKSPACE_SHARE = 4  # of the free memory: a Jetson's GPU and CPU share theirs
+_TOLD_ERRORS = 4
 _LAYER_LIST = "Engine Layer Information:"
 
 
@@ -80,7 +81,7 @@ def engine_from_onnx(
     if plan is None:
         raise BackendError(
             f"{module.__name__} {module.__version__} cannot build the graph with {workspace_bytes >> 20} MiB of "
-            f"workspace: {logger.last_error or 'it gives no reason'}; where it found no implementation, memory is the "
+            f"workspace: {logger.faults()}; where it found no implementation, memory is the "
             "usual cause: close other programs"
         )
     cache = None if timing_cache is None else config.get_timing_cache()
@@ -119,8 +120,8 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.lines: deque[str] = deque(maxlen=most_lines)
+            self.errors: deque[str] = deque(maxlen=_TOLD_ERRORS)
             self.layers = ""
-            self.last_error = ""
 
         def log(self, level: Any, message: str) -> None:
             """Keeps one message."""
@@ -129,7 +130,13 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
             if level != severity.VERBOSE:
                 self.lines.append(f"{level.name}: {message}")
             if level in (severity.ERROR, severity.INTERNAL_ERROR):
-                self.last_error = message
+                self.errors.append(message)
+
+        def faults(self) -> str:
+            """What went wrong since it was last asked."""
+            told = "; ".join(self.errors) or "it gives no reason"
+            self.errors.clear()
+            return told
 
     return Logger()
 

@@ -6,6 +6,8 @@ code, and what else it gives.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmkd_edge.errors import BackendError, UnavailableError
@@ -68,3 +70,36 @@ def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
         text = runtime.cudaGetErrorString(error)[1].decode()
         raise BackendError(f"{error.name}: {text}")
     return answer[1] if len(answer) > 1 else None
+
+
+def is_lost(runtime: Any) -> bool:
+    """Whether an error took CUDA from this whole process: then everything that is asked of it fails."""
+    runtime.cudaGetLastError()  # takes away an error that does not stay
+    error, stream = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
+    if int(error) == 0:
+        runtime.cudaStreamDestroy(stream)
+        return False
+    return bool(error.name != "cudaErrorMemoryAllocation")
+
+
+def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """What makes the first GPU the one of this thread for as long as it is entered.
+
+    Another one may be chosen there by other code; where there is only one, nothing is to be done.
+    """
+    if checked(runtime, runtime.cudaGetDeviceCount()) == 1:
+        return contextlib.nullcontext
+
+    @contextlib.contextmanager
+    def entered() -> Iterator[None]:
+        before = checked(runtime, runtime.cudaGetDevice())
+        if before == 0:
+            yield
+            return
+        checked(runtime, runtime.cudaSetDevice(0))
+        try:
+            yield
+        finally:
+            checked(runtime, runtime.cudaSetDevice(before))
+
+    return entered

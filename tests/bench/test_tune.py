@@ -273,10 +273,10 @@ def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
 def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    from mmkd_edge.profile import profile_folder
+    from mmkd_edge.files import cache_folder
 
     with pytest.raises(UsageError) as caught:
-        profile_folder()
+        cache_folder("profiles")
     assert str(caught.value) == (
         "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
     )

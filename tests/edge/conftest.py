@@ -160,6 +160,13 @@ def openvino_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
 
 
+@pytest.fixture(autouse=True)
+def trt_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` says does not hang on whether TensorRT is installed; the tests of TensorRT put it back."""
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
 @pytest.fixture(scope="session")
 def acc() -> ModalitySpec:
     return ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=10.0, samples=20)

@@ -20,11 +20,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES_FILE = HERE / "trt_names.json"
 RUNTIME = HERE.parents[1] / "mmkd_edge"
-SOURCES = (RUNTIME / "trt" / "build.py", RUNTIME / "trt" / "cuda.py", RUNTIME / "backends" / "trt.py")
+SOURCES = (*sorted((RUNTIME / "trt").glob("*.py")), RUNTIME / "backends" / "trt.py")
 
 # Variables there that hold objects of TensorRT, and of cuda-python.
 TENSORRT_OBJECTS = frozenset(
-    {"module", "builder", "network", "parser", "config", "profile", "cache", "severity", "tensor"}
+    {"module", "builder", "network", "parser", "config", "profile", "cache", "severity", "loader", "engine", "context"}
 )
 CUDA_OBJECTS = frozenset({"runtime"})
 _PYTHONS_OWN = {"__init__", "__name__", "__version__"}
@@ -52,15 +52,20 @@ def used_names(source: str, *, of: Collection[str]) -> list[str]:
 def _names(of: Collection[str]) -> list[str]:
     found = set()
     for path in SOURCES:
-        if path.is_file():
-            found.update(used_names(path.read_text(), of=of))
+        found.update(used_names(path.read_text(), of=of))
     return sorted(found)
 
 
-def _root(node: ast.expr) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
+def _root(node: ast.Attribute) -> str:
+    """The variable whose attribute, or whose attribute's attribute, this is: `x` of `x.a.b`, and of `self._x.a`."""
+    names: list[str] = []
+    inner: ast.expr = node
+    while isinstance(inner, ast.Attribute):
+        names.append(inner.attr)
+        inner = inner.value
+    if not isinstance(inner, ast.Name):
+        return ""
+    return names[-1].removeprefix("_") if inner.id == "self" and len(names) > 1 else inner.id
 
 
 def present_names(shared_object: bytes, names: list[str]) -> list[str]:

@@ -10,6 +10,8 @@ import pytest
 
 from mmkd_export.doctor import Check, Diagnosis, examine
 
+GPU_DOUBLE = Path(__file__).parents[1] / "edge" / "gpu_double.py"
+
 
 def _tree(root: Path, **files: str) -> Path:
     for name, text in files.items():
@@ -115,8 +117,28 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Pat
         "found": "tensorrt does not load: libnvdla_compiler.so: cannot open shared object file",
         "advice": "the container's TensorRT is for another JetPack than the host: use the image of the host's JetPack",
     }
-    assert checks["test in OpenVINO"]["found"] == "openvino does not load: illegal instruction"
-    assert checks["test in OpenVINO"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
+    assert checks["run bundles: openvino"]["found"] == "openvino does not load: illegal instruction"
+    assert checks["run bundles: openvino"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
+
+
+def test_a_gpu_is_named_with_what_runs_on_it():
+    script = (
+        "import importlib.util, pytest\n"
+        f"spec = importlib.util.spec_from_file_location('gpu_double', {str(GPU_DOUBLE)!r})\n"
+        "double = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(double)\n"
+        "tensorrt = double.install(pytest.MonkeyPatch())\n"
+    )
+    checks = {check["what"]: check for check in json.loads(_run(script).stdout)["checks"]}
+    assert checks["run bundles: trt"] == {
+        "what": "run bundles: trt",
+        "status": "ok",
+        "found": "tensorrt 10.3.0 on Double, compute capability 8.7, CUDA 12.6",
+        "advice": "",
+    }
+    checks = {check["what"]: check for check in json.loads(_run(script + "tensorrt.cuda.driver = 0").stdout)["checks"]}
+    assert checks["run bundles: trt"]["status"] == "problem"
+    assert checks["run bundles: trt"]["found"].startswith("no GPU answers: cudaErrorInsufficientDriver: ")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs pip install 'mmkd-edge[openvino]'")
@@ -131,4 +153,4 @@ def test_looking_at_openvino_reports_nothing_to_anyone():
     )
     assert done.returncode == 0
     checks = {check["what"]: check["status"] for check in json.loads(done.stdout)["checks"]}
-    assert checks["test in OpenVINO"] == "ok"
+    assert checks["run bundles: openvino"] == "ok"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -188,6 +189,21 @@ def test_the_command_shows_facts_and_the_next_step(run: Callable[..., tuple[obje
 def test_the_command_runs_the_self_test(run: Callable[..., tuple[object, str, str]], exported: ExportResult):
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].startswith("12 windows within ")
+
+
+def test_the_self_test_runs_on_a_gpu_too(
+    run: Callable[..., tuple[object, str, str]], exported: ExportResult, monkeypatch: pytest.MonkeyPatch
+):
+    spec = importlib.util.spec_from_file_location("gpu_double", Path(__file__).parents[1] / "edge" / "gpu_double.py")
+    assert spec is not None
+    assert spec.loader is not None
+    double = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(double)
+    double.install(monkeypatch)
+    facts = json.loads(run(exported.path, "--selftest", "--json")[1])
+    assert facts["selftest.fp32"].partition(" in ")[2].startswith("onnxruntime ")
+    assert facts["selftest.fp32.trt"].startswith("12 windows within ")
+    assert facts["selftest.fp32.trt"].endswith("in tensorrt 10.3.0 on Double")
 
 
 def test_the_command_compares_two_files(

@@ -1,0 +1,323 @@
+"""Doubles of cuda-python's runtime and of TensorRT: a GPU made of host memory, whose engines compute in onnxruntime.
+
+Nothing that is put on a stream happens before somebody waits for the stream, as on a GPU. What a test wants to go wrong
+is an attribute. The names and parameters are those of the published bindings; `test_trt_backend.py` compares them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import sys
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from types import ModuleType, SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+
+class Error(IntEnum):
+    """The error codes that the tests meet, with CUDA's names and numbers."""
+
+    cudaSuccess = 0  # noqa: N815
+    cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorInsufficientDriver = 35  # noqa: N815
+    cudaErrorIllegalAddress = 700  # noqa: N815
+    cudaErrorStreamCaptureUnsupported = 900  # noqa: N815
+
+
+OK = (Error.cudaSuccess,)
+Work = Callable[[], None]
+
+
+class Stream:
+    """What was put on it, and what is being recorded from it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Work] = []
+        self.recording: list[Work] | None = None
+
+    def put(self, work: Work) -> None:
+        (self.waiting if self.recording is None else self.recording).append(work)
+
+
+class Cuda(ModuleType):
+    """`cuda.bindings.runtime`, as far as we use it."""
+
+    cudaStreamNonBlocking = 1  # noqa: N815
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        self.live: dict[int, object] = {}  # everything that was made and not given back
+        self.broken = Error.cudaSuccess  # what every call gives from now on
+        self.device = 0
+        self.devices = 1
+        self.devices_at_run: set[int] = set()
+        self.driver = 12060
+        self.graphs: Literal["work", "are refused", "are not supported"] = "work"
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def _made(self, what: object, *, key: int | None = None) -> Any:
+        with self._lock:
+            self._next += 1
+            handle = self._next if key is None else key
+            self.live[handle] = what
+        return (self.broken or Error.cudaSuccess, handle)
+
+    def _gone(self, handle: int) -> tuple[Error]:
+        with self._lock:
+            del self.live[handle]
+        return (self.broken,)
+
+    def _memory(self, size: int) -> Any:
+        if self.broken:
+            return (self.broken, None)
+        memory = ctypes.create_string_buffer(size + 256)
+        start = -(-ctypes.addressof(memory) // 256) * 256
+        return self._made(memory, key=start)
+
+    def cudaGetDeviceProperties(self, device: int) -> Any:  # noqa: N802
+        properties = SimpleNamespace(name=b"Double", major=8, minor=7, multiProcessorCount=8, totalGlobalMem=8 << 30)
+        return (Error.cudaErrorInsufficientDriver if self.driver == 0 else Error.cudaSuccess, properties)
+
+    def cudaRuntimeGetVersion(self) -> Any:  # noqa: N802
+        return (Error.cudaSuccess, 12060)
+
+    def cudaDriverGetVersion(self) -> Any:  # noqa: N802
+        return (Error.cudaSuccess, self.driver)
+
+    def cudaGetErrorString(self, error: Error) -> Any:  # noqa: N802
+        return (Error.cudaSuccess, f"text of {int(error)}".encode())
+
+    def cudaGetLastError(self) -> Any:  # noqa: N802
+        return (self.broken,)
+
+    def cudaGetDeviceCount(self) -> Any:  # noqa: N802
+        return (Error.cudaSuccess, self.devices)
+
+    def cudaGetDevice(self) -> Any:  # noqa: N802
+        return (Error.cudaSuccess, self.device)
+
+    def cudaSetDevice(self, device: int) -> Any:  # noqa: N802
+        self.device = device
+        return OK
+
+    def cudaMemGetInfo(self) -> Any:  # noqa: N802
+        return (self.broken, 4 << 30, 8 << 30)
+
+    def cudaMallocHost(self, size: int) -> Any:  # noqa: N802
+        return self._memory(size)
+
+    def cudaMalloc(self, size: int) -> Any:  # noqa: N802
+        return self._memory(size)
+
+    def cudaFreeHost(self, ptr: int) -> Any:  # noqa: N802
+        return self._gone(ptr)
+
+    def cudaFree(self, devPtr: int) -> Any:  # noqa: N802
+        return self._gone(devPtr)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> Any:  # noqa: N802
+        return (self.broken, None) if self.broken else self._made(Stream())
+
+    def cudaStreamDestroy(self, stream: int) -> Any:  # noqa: N802
+        return self._gone(stream)
+
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: int, stream: int) -> Any:  # noqa: N802
+        self.stream(stream).put(lambda: ctypes.memmove(dst, src, count) and None)
+        return (self.broken,)
+
+    def cudaStreamSynchronize(self, stream: int) -> Any:  # noqa: N802
+        waiting = self.stream(stream).waiting
+        while waiting and not self.broken:
+            waiting.pop(0)()
+        self.devices_at_run.add(self.device)
+        return (self.broken,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> Any:  # noqa: N802
+        self.stream(stream).recording = []
+        return OK
+
+    def cudaStreamEndCapture(self, stream: int) -> Any:  # noqa: N802
+        found = self.stream(stream)
+        recorded, found.recording = found.recording, None
+        if self.graphs == "are not supported":
+            return (Error.cudaErrorStreamCaptureUnsupported, None)
+        return self._made(recorded)
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> Any:  # noqa: N802
+        return self._made(self.live[graph])
+
+    def cudaGraphDestroy(self, graph: int) -> Any:  # noqa: N802
+        return self._gone(graph)
+
+    def cudaGraphExecDestroy(self, graphExec: int) -> Any:  # noqa: N802
+        return self._gone(graphExec)
+
+    def cudaGraphLaunch(self, graphExec: int, stream: int) -> Any:  # noqa: N802
+        self.stream(stream).waiting += self.live[graphExec]  # type: ignore[arg-type]
+        return (self.broken,)
+
+    def stream(self, handle: int) -> Stream:
+        found = self.live[handle]
+        assert isinstance(found, Stream)
+        return found
+
+
+class Context:
+    """An execution context; one call at a time, or the test fails."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
+        self.busy = threading.Lock()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return shape == self.engine.get_tensor_shape(name)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return memory % 256 == 0
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        tensorrt = self.engine.tensorrt
+        stream = tensorrt.cuda.stream(stream_handle)
+        recorded = stream.recording is not None
+        if tensorrt.refuses or (recorded and tensorrt.cuda.graphs == "are refused"):
+            tensorrt.loggers[-1].log(tensorrt.ILogger.Severity.ERROR, "not while recording")
+            return False
+        if not (recorded and tensorrt.graphs_are_empty):
+            stream.put(self._run)
+        return True
+
+    def _run(self) -> None:
+        tensorrt = self.engine.tensorrt
+        assert self.busy.acquire(blocking=False), "two calls in one context"
+        tensorrt.cuda.broken = tensorrt.breaks or tensorrt.cuda.broken
+        session = self.engine.session
+        feeds = {node.name: self._memory(node.name) for node in session.get_inputs()}
+        for node, answer in zip(session.get_outputs(), session.run(None, feeds), strict=True):
+            self._memory(node.name)[:] = answer
+        self.busy.release()
+
+    def _memory(self, name: str) -> Any:
+        shape = self.engine.get_tensor_shape(name)
+        floats = (ctypes.c_float * int(np.prod(shape))).from_address(self.addresses[name])
+        return np.ctypeslib.as_array(floats).reshape(shape)
+
+
+class Engine:
+    """An engine: an ONNX model behind the word `plan`."""
+
+    def __init__(self, tensorrt: Tensorrt, plan: bytes) -> None:
+        self.tensorrt = tensorrt
+        self.session = onnxruntime.InferenceSession(plan.removeprefix(b"plan"), providers=["CPUExecutionProvider"])
+        self._nodes = {node.name: node for node in (*self.session.get_outputs(), *self.session.get_inputs())}
+        self.num_io_tensors = len(self._nodes)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._nodes)[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._nodes[name].shape)
+
+    def get_tensor_dtype(self, name: str) -> object:
+        return SimpleNamespace(name=self.tensorrt.dtype)
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name in {node.name for node in self.session.get_inputs()} else "out"
+
+    def create_execution_context(self) -> Context | None:
+        if self.tensorrt.contexts == self.tensorrt.most_contexts:
+            return None
+        self.tensorrt.contexts += 1
+        return Context(self)
+
+
+class Tensorrt(ModuleType):
+    """`tensorrt`, as far as the runtime and the builder use it."""
+
+    __version__ = "10.3.0"
+    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+    BuilderFlag = SimpleNamespace(TF32=0)
+    TensorIOMode = SimpleNamespace(INPUT="in")
+
+    class ILogger:
+        Severity = SimpleNamespace(
+            VERBOSE=SimpleNamespace(name="VERBOSE"),
+            ERROR=SimpleNamespace(name="ERROR"),
+            INTERNAL_ERROR=SimpleNamespace(name="INTERNAL_ERROR"),
+        )
+
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__("tensorrt")
+        self.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+        self.cuda = cuda
+        self.built = 0
+        self.loaded: list[bytes] = []  # what was asked to be an engine
+        self.loads = True
+        self.refuses = False
+        self.graphs_are_empty = False
+        self.breaks = Error.cudaSuccess  # what the next call does to CUDA
+        self.contexts, self.most_contexts = 0, -1
+        self.dtype = "FLOAT"
+        self.loggers: list[Any] = []
+
+    def Builder(self, logger: object) -> SimpleNamespace:  # noqa: N802
+        def built(network: list[bytes], config: object) -> bytes:
+            self.built += 1
+            return b"plan" + network[0]
+
+        config = SimpleNamespace(set_memory_pool_limit=lambda kind, size: None, clear_flag=lambda flag: None)
+        return SimpleNamespace(
+            create_network=lambda flags: Network(),
+            create_builder_config=lambda: config,
+            build_serialized_network=built,
+        )
+
+    def OnnxParser(self, network: list[bytes], logger: object) -> SimpleNamespace:  # noqa: N802
+        def parse(model: bytes) -> bool:
+            network.append(model)
+            return model != b"not a model"
+
+        return SimpleNamespace(parse=parse, num_errors=1, get_error=lambda index: "not ONNX")
+
+    def Runtime(self, logger: Any) -> SimpleNamespace:  # noqa: N802
+        self.loggers.append(logger)
+
+        def deserialize_cuda_engine(plan: bytes) -> Engine | None:
+            self.loaded.append(plan)
+            if self.loads:
+                return Engine(self, plan)
+            logger.log(self.ILogger.Severity.ERROR, "built for another GPU")
+            return None
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+
+
+class Network(list[bytes]):
+    """What the parser puts its graph into."""
+
+    num_inputs = 0
+
+
+def install(monkeypatch: Any) -> Tensorrt:
+    """Let this process find a GPU, its driver, cuda-python and TensorRT."""
+    cuda = Cuda()
+    tensorrt = Tensorrt(cuda)
+    top = ModuleType("cuda")
+    top.__spec__ = importlib.machinery.ModuleSpec("cuda", None)
+    bindings = ModuleType("cuda.bindings")
+    bindings.runtime = cuda  # type: ignore[attr-defined]
+    for name, module in (("cuda", top), ("cuda.bindings", bindings), ("cuda.bindings.runtime", cuda)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+    monkeypatch.setattr("mmkd_edge.trt.needs._DRIVER", "libc.so.6")  # a library that loads
+    return tensorrt

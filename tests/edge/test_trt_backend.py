@@ -1,0 +1,412 @@
+"""TensorRT as a backend, on a GPU made of host memory: what it answers, what it checks, and what it gives back."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import inspect
+import re
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError
+from mmkd_edge.backends import artifact_formats, open_backend, why_absent
+from mmkd_edge.backends.trt import TrtBackend
+from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.spec import TaskSpec
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+double = _load("gpu_double")
+
+
+@pytest.fixture(autouse=True)
+def trt_absent() -> None:
+    """It is present here, in one form or another."""
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return double.install(monkeypatch)
+
+
+@pytest.fixture
+def backend(kit: Any, tensorrt: Any) -> Any:
+    opened = TrtBackend(kit.model(kit.modality))
+    yield opened
+    opened.close()
+
+
+def feeds(kit: Any, *, seed: int = 0) -> dict[str, np.ndarray]:
+    shape = (1, *kit.modality.shape)
+    window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
+
+
+VERSION = "tensorrt 10.3.0 on Double"
+
+
+# What it answers.
+
+
+def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: TrtBackend) -> None:
+    kept = []
+    for seed in range(5):
+        given = feeds(kit, seed=seed)
+        logits, probabilities = backend.run(given)
+        expected_logits, expected_shares = kit.answer(given["acc"][0])
+        # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
+        np.testing.assert_allclose(logits[0], expected_logits, atol=2e-6)
+        np.testing.assert_allclose(probabilities[0], expected_shares, atol=2e-6)
+        kept.append((probabilities, probabilities.copy()))
+    assert all((answer == copy).all() for answer, copy in kept)
+
+
+def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: TrtBackend) -> None:
+    assert backend.inputs == graph_inputs(kit.modality)
+    assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
+    assert (backend.name, backend.threads, backend.version) == ("trt", 1, VERSION)
+    assert repr(backend) == f"TrtBackend({VERSION}, CUDA graph)"
+
+
+def test_a_call_that_does_not_fit_is_a_backend_error_and_the_next_one_is_right(kit: Any, backend: TrtBackend) -> None:
+    good = feeds(kit)
+    before = backend.run(good)[1]
+    for bad, reason in (
+        ({}, "expected the inputs acc, acc_present, got nothing"),
+        ({**good, "acc": good["acc"][:, :5]}, "input 'acc': expected float32 (1, 20, 3), got float32 (1, 5, 3)"),
+    ):
+        with pytest.raises(BackendError) as caught:
+            backend.run(bad)
+        assert str(caught.value) == f"backend 'trt' ({VERSION}) failed to run: {reason}"
+        np.testing.assert_array_equal(backend.run(good)[1], before)
+
+
+def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any) -> None:
+    with EdgePredictor.open(bundle_path, backend="trt") as predictor:
+        assert predictor.selftest().windows == 4
+        info = predictor.info()
+    assert (info.backend, info.backend_version, info.threads, info.precision) == ("trt", VERSION, 1, "fp32")
+    assert info.reason == "backend 'trt' as asked; no profile of this bundle on this machine"
+    assert tensorrt.cuda.live == {}
+
+
+def test_bfloat16_is_not_its_own(bundle_path: Path, tensorrt: Any) -> None:
+    assert artifact_formats("trt") == ("onnx",)
+    with pytest.raises(UsageError) as caught:
+        open_backend("trt", b"", threads=1, bf16=True)
+    assert str(caught.value) == "backend 'trt' does not compute in 'bf16'; only 'openvino' does"
+
+
+def test_weights_outside_the_verified_bytes_are_never_read(tensorrt: Any) -> None:
+    with pytest.raises(BackendError) as caught:
+        TrtBackend(b"...\n\x08location...")
+    assert str(caught.value) == (
+        f"backend 'trt' ({VERSION}) cannot open the artifact: its weights are in another file, which nothing verifies"
+    )
+    assert tensorrt.built == 0
+
+
+# Threads.
+
+
+def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: Any, tensorrt: Any) -> None:
+    backend = TrtBackend(kit.model(kit.modality))
+    given = [feeds(kit, seed=seed) for seed in range(16)]
+    expected = [backend.run(one)[0] for one in given]
+    wrong: list[int] = []
+    together = threading.Barrier(len(given))
+
+    def ask(number: int) -> None:
+        together.wait()
+        for _ in range(50):
+            if not np.array_equal(backend.run(given[number])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(given))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert 1 <= tensorrt.contexts <= 8
+    backend.close()
+    assert tensorrt.cuda.live == {}
+
+
+def test_threads_that_come_and_go_leave_nothing_behind(kit: Any, tensorrt: Any) -> None:
+    backend = TrtBackend(kit.model(kit.modality))
+    before = len(tensorrt.cuda.live)
+    for seed in range(20):
+        thread = threading.Thread(target=backend.run, args=(feeds(kit, seed=seed),))
+        thread.start()
+        thread.join()
+    assert (tensorrt.contexts, len(tensorrt.cuda.live)) == (1, before)
+
+
+def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any, tensorrt: Any) -> None:
+    tensorrt.most_contexts = 2
+    backend = TrtBackend(kit.model(kit.modality))
+    held = [backend._taken(), backend._taken()]
+    answers: list[np.ndarray] = []
+    waiting = threading.Thread(target=lambda: answers.append(backend.run(feeds(kit))[1]))
+    waiting.start()
+    waiting.join(timeout=0.2)
+    assert waiting.is_alive()
+    backend._give_back(held.pop())
+    waiting.join(timeout=10)
+    np.testing.assert_allclose(answers[0][0], kit.answer(feeds(kit)["acc"][0])[1], atol=2e-6)
+    backend._give_back(held.pop())
+    backend.close()
+
+
+def test_a_closed_backend_says_so_and_gives_everything_back(kit: Any, tensorrt: Any) -> None:
+    backend = TrtBackend(kit.model(kit.modality))
+    running = backend._taken()  # by another thread
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError) as caught:
+        backend.run(feeds(kit))
+    assert str(caught.value) == "backend 'trt' is closed; open it again"
+    np.testing.assert_allclose(running.answer(feeds(kit))[1][0], kit.answer(feeds(kit)["acc"][0])[1], atol=2e-6)
+    backend._give_back(running)
+    assert tensorrt.cuda.live == {}
+
+
+def test_a_backend_that_nobody_closes_gives_its_memory_back(kit: Any, tensorrt: Any) -> None:
+    TrtBackend(kit.model(kit.modality)).run(feeds(kit))
+    gc.collect()
+    assert tensorrt.cuda.live == {}
+
+
+def test_another_gpu_that_a_thread_chose_is_its_choice_again_afterwards(kit: Any, tensorrt: Any) -> None:
+    tensorrt.cuda.devices, tensorrt.cuda.device = 2, 1
+    backend = TrtBackend(kit.model(kit.modality))
+    backend.run(feeds(kit))
+    assert (tensorrt.cuda.devices_at_run, tensorrt.cuda.device) == ({0}, 1)
+
+
+# The CUDA graph.
+
+
+@pytest.mark.parametrize(
+    ("graphs", "empty", "reason"),
+    [
+        ("are refused", False, "CUDA records no graph of the call: TensorRT refuses the call: not while recording"),
+        (
+            "are not supported",
+            False,
+            "CUDA records no graph of the call: cudaErrorStreamCaptureUnsupported: text of 900",
+        ),
+        ("work", True, "the CUDA graph gives other answers than the call that it was recorded from"),
+    ],
+)
+def test_a_graph_that_does_not_do_what_the_call_does_is_not_used(
+    kit: Any, tensorrt: Any, graphs: str, empty: bool, reason: str
+) -> None:
+    tensorrt.cuda.graphs, tensorrt.graphs_are_empty = graphs, empty
+    backend = TrtBackend(kit.model(kit.modality))
+    assert backend.plain_reason == reason
+    assert repr(backend) == f"TrtBackend({VERSION}, plain calls)"
+    for seed in range(3):
+        given = feeds(kit, seed=seed)
+        np.testing.assert_allclose(backend.run(given)[1][0], kit.answer(given["acc"][0])[1], atol=2e-6)
+    backend.close()
+    assert tensorrt.cuda.live == {}
+
+
+def test_a_call_is_one_graph_where_graphs_work(kit: Any, backend: TrtBackend, tensorrt: Any) -> None:
+    tensorrt.refuses = True  # whatever is not in the graph
+    given = feeds(kit)
+    np.testing.assert_allclose(backend.run(given)[1][0], kit.answer(given["acc"][0])[1], atol=2e-6)
+    assert backend.plain_reason == ""
+
+
+# The engine.
+
+
+def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorrt: Any, tmp_path: Path) -> None:
+    model = kit.model(kit.modality)
+    with_cache = [TrtBackend(model), TrtBackend(model)]
+    assert tensorrt.built == 1
+    (engine,) = (tmp_path / "cache/mmkd-edge/engines").glob("*.engine")
+    assert with_cache[0].engine_origin == "built at this start: none was in the cache"
+    assert with_cache[1].engine_origin == f"from the cache: {engine}"
+    np.testing.assert_array_equal(*(opened.run(feeds(kit))[0] for opened in with_cache))
+
+
+def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_does_not_help(
+    kit: Any, tensorrt: Any
+) -> None:
+    TrtBackend(kit.model(kit.modality)).close()
+    tensorrt.loads = False
+    with pytest.raises(BackendError) as caught:
+        TrtBackend(kit.model(kit.modality))
+    assert str(caught.value) == (
+        f"backend 'trt' ({VERSION}) cannot open the artifact: TensorRT does not load the engine: built for another GPU"
+    )
+    assert (tensorrt.built, len(tensorrt.loaded)) == (2, 3)
+
+
+def test_a_graph_that_the_parser_refuses_gives_its_own_words(tensorrt: Any) -> None:
+    with pytest.raises(BackendError) as caught:
+        TrtBackend(b"not a model")
+    assert str(caught.value) == (
+        f"backend 'trt' ({VERSION}) cannot open the artifact: tensorrt 10.3.0 cannot read the graph: not ONNX"
+    )
+    assert tensorrt.cuda.live == {}
+
+
+def test_tensors_of_another_type_are_refused(kit: Any, tensorrt: Any) -> None:
+    tensorrt.dtype = "HALF"
+    with pytest.raises(BackendError) as caught:
+        TrtBackend(kit.model(kit.modality))
+    assert str(caught.value) == (
+        f"backend 'trt' ({VERSION}) cannot open the artifact: tensor 'acc' has the type HALF, expected FLOAT"
+    )
+
+
+# Errors of CUDA.
+
+
+def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit: Any, tensorrt: Any) -> None:
+    tensorrt.cuda.graphs = "are refused"
+    backend = TrtBackend(kit.model(kit.modality))
+    tensorrt.refuses = True
+    with pytest.raises(BackendError) as caught:
+        backend.run(feeds(kit))
+    assert str(caught.value) == (
+        f"backend 'trt' ({VERSION}) failed to run: TensorRT refuses the call: not while recording"
+    )
+    tensorrt.refuses = False
+    np.testing.assert_allclose(backend.run(feeds(kit))[1][0], kit.answer(feeds(kit)["acc"][0])[1], atol=2e-6)
+    assert tensorrt.contexts == 2  # what the failed call left in the first is not known
+    backend.close()
+    assert tensorrt.cuda.live == {}
+
+
+def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(kit: Any, tensorrt: Any) -> None:
+    backend = TrtBackend(kit.model(kit.modality))
+    tensorrt.breaks = double.Error.cudaErrorIllegalAddress
+    lost = "; CUDA is lost to this process: start it again"
+    with pytest.raises(BackendError) as caught:
+        backend.run(feeds(kit))
+    fault = "cudaErrorIllegalAddress: text of 700"
+    assert str(caught.value) == f"backend 'trt' ({VERSION}) failed to run: {fault}{lost}"
+    with pytest.raises(BackendError) as caught:
+        backend.run(feeds(kit))
+    assert str(caught.value) == f"backend 'trt' ({VERSION}) failed before{lost}"
+    with pytest.raises(BackendError) as caught:
+        TrtBackend(kit.model(kit.modality))
+    assert str(caught.value) == f"backend 'trt' ({VERSION}) cannot open the artifact: {fault}{lost}"
+
+
+def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(bundle_path: Path, tensorrt: Any) -> None:
+    with Bundle.open(bundle_path) as bundle:
+        window = bundle.golden("acc").windows[0]
+    with EdgePredictor.open(bundle_path, backend="trt") as predictor:
+        assert predictor.predict(window).status == "ok"
+        tensorrt.breaks = double.Error.cudaErrorIllegalAddress
+        prediction = predictor.predict(window)
+    assert prediction.status == "invalid"
+    assert prediction.reason.endswith("CUDA is lost to this process: start it again")
+
+
+# What a machine lacks.
+
+
+def test_everything_that_is_missing_is_named_with_its_command(bundle_path: Path, monkeypatch: Any) -> None:
+    for name in ("tensorrt", "tensorrt_rtx", "cuda"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("mmkd_edge.trt.needs._DRIVER", "libnone.so.1")
+    lacks = (
+        "this machine lacks TensorRT (on a Jetson: sudo apt-get install python3-libnvinfer, in an environment made "
+        "with --system-site-packages; for GeForce RTX: pip install 'mmkd-edge[trt-rtx]'), "
+        "cuda-python (pip install 'mmkd-edge[trt]'), an NVIDIA GPU with its driver (libnone.so.1 does not load)"
+    )
+    assert why_absent("trt") == lacks
+    with pytest.raises(UnavailableError) as caught:
+        EdgePredictor.open(bundle_path, backend="trt")
+    assert (str(caught.value), caught.value.exit_code) == (f"backend 'trt' cannot run here: {lacks}", 3)
+
+
+def test_a_driver_without_a_gpu_is_told(kit: Any, tensorrt: Any) -> None:
+    tensorrt.cuda.driver = 0
+    with pytest.raises(UnavailableError) as caught:
+        TrtBackend(kit.model(kit.modality))
+    assert str(caught.value) == (
+        "backend 'trt' cannot run here: no GPU answers: cudaErrorInsufficientDriver: text of 35; "
+        "check the driver with nvidia-smi or tegrastats"
+    )
+
+
+# What `auto` takes.
+
+
+def test_auto_takes_tensorrt_where_a_gpu_answers(bundle_path: Path, tensorrt: Any) -> None:
+    with EdgePredictor.open(bundle_path) as predictor:
+        info = predictor.info()
+    assert info.backend == "trt"
+    assert info.reason == "no profile of this bundle on this machine; tensorrt and a GPU's driver are here"
+
+
+def test_auto_goes_on_where_no_gpu_answers_and_says_why(bundle_path: Path, tensorrt: Any) -> None:
+    tensorrt.cuda.driver = 0
+    with EdgePredictor.open(bundle_path) as predictor:
+        info = predictor.info()
+    assert info.backend != "trt"
+    assert info.reason.endswith(
+        "; backend 'trt' cannot run here: no GPU answers: cudaErrorInsufficientDriver: text of 35; "
+        "check the driver with nvidia-smi or tegrastats"
+    )
+
+
+def test_auto_says_why_not_tensorrt_where_it_is_installed_and_else_nothing(
+    bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_edge.trt.needs._DRIVER", "libnone.so.1")
+    monkeypatch.setattr("mmkd_edge.trt.needs._SIGNS", ("no/such/file",))
+    with EdgePredictor.open(bundle_path) as predictor:
+        assert predictor.info().reason.endswith(
+            "; 'trt' is left out: this machine lacks an NVIDIA GPU with its driver (libnone.so.1 does not load)"
+        )
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with EdgePredictor.open(bundle_path) as predictor:
+        assert "trt" not in predictor.info().reason
+    monkeypatch.setattr("mmkd_edge.trt.needs._SIGNS", (str(bundle_path)[1:],))  # a driver shows
+    with EdgePredictor.open(bundle_path) as predictor:
+        assert "; 'trt' is left out: this machine lacks TensorRT (on a Jetson: " in predictor.info().reason
+
+
+# The double.
+
+
+def test_the_double_takes_the_parameters_of_the_published_bindings() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs pip install 'mmkd-edge[trt]'")
+    for name, function in inspect.getmembers(double.Cuda, inspect.isfunction):
+        if name.startswith("cuda"):
+            line = getattr(runtime, name).__doc__.splitlines()[0]
+            published = re.findall(r"(\w+)(?::[^,)]*)?(?=[,)])", line.partition("(")[2])
+            assert list(inspect.signature(function).parameters)[1:] == published, line
+    for error in double.Error:
+        assert int(getattr(runtime.cudaError_t, error.name)) == error
+    assert int(runtime.cudaStreamNonBlocking) == double.Cuda.cudaStreamNonBlocking
+    assert runtime.cudaMemcpyKind.cudaMemcpyHostToDevice.name == "cudaMemcpyHostToDevice"
+    assert runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost.name == "cudaMemcpyDeviceToHost"
+    assert runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal.name == "cudaStreamCaptureModeThreadLocal"

@@ -1,0 +1,303 @@
+"""The cache of engines, with engines that TensorRT-RTX builds from the shipped student; it needs no GPU for that.
+
+Nothing here runs an engine: `load` stands for TensorRT, and keeps what it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_edge import BackendError, Bundle, example_bundle
+from mmkd_edge.trt.build import BuiltEngine, engine_from_onnx
+from mmkd_edge.trt.cache import MOST_ENGINES, load_engine
+from mmkd_edge.trt.key import DeviceFacts, EngineFacts
+
+MIB = 1 << 20
+ORIN = DeviceFacts(
+    name="Orin (nvgpu)",
+    compute_capability="8.7",
+    multiprocessors=8,
+    memory_bytes=8 << 30,
+    cuda_runtime=12060,
+    cuda_driver=12060,
+)
+
+
+@pytest.fixture(autouse=True)
+def trt_absent() -> None:
+    """It is present here, where it is installed."""
+
+
+def facts_of(model: bytes, **changes: Any) -> EngineFacts:
+    fields: dict[str, Any] = {
+        "onnx_sha256": hashlib.sha256(model).hexdigest(),
+        "library": "tensorrt",
+        "library_version": "10.3.0",
+        "architecture": "aarch64",
+        "device": ORIN,
+    }
+    return EngineFacts(**{**fields, **changes})
+
+
+class Shop:
+    """Builds engines of a few bytes, and loads them; counts both."""
+
+    def __init__(self, folder: Path, plan: bytes = b"plan") -> None:
+        self.folder = folder
+        self.plan = plan
+        self.built = 0
+        self.loaded: list[bytes] = []
+        self.refused: list[bytes] = []
+
+    def origin(self, facts: EngineFacts) -> str:
+        """Load an engine and say where it comes from."""
+        return load_engine(facts, load=self._load, build=self._build, folder=self.folder).origin
+
+    def _build(self) -> BuiltEngine:
+        self.built += 1
+        return BuiltEngine(plan=self.plan, layers="", log="INFO: built\n", timing_cache=b"")
+
+    def _load(self, plan: bytes) -> bytes:
+        self.loaded.append(plan)
+        if plan in self.refused:
+            raise BackendError("TensorRT does not load the engine: no reason")
+        return plan
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path / "engines")
+
+
+FACTS = facts_of(b"model")
+NEW = "built at this start: none was in the cache"
+
+
+def the(folder: Path, suffix: str) -> Path:
+    (path,) = folder.glob(f"*{suffix}")
+    return path
+
+
+def test_a_built_engine_is_kept_with_sidecar_and_log_for_this_user_alone(shop: Shop) -> None:
+    assert shop.origin(FACTS) == NEW
+    assert the(shop.folder, ".engine").read_bytes() == b"plan"
+    assert the(shop.folder, ".log").read_text() == "INFO: built\n"
+    sidecar = msgspec.json.decode(the(shop.folder, ".json").read_bytes())
+    assert sidecar["engine_sha256"] == hashlib.sha256(b"plan").hexdigest()
+    assert sidecar["facts"]["device"]["name"] == "Orin (nvgpu)"
+    assert shop.folder.stat().st_mode & 0o777 == 0o700
+    assert shop.origin(FACTS) == f"from the cache: {the(shop.folder, '.engine')}"
+    assert (shop.built, shop.loaded) == (1, [b"plan", b"plan"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"library_version": "10.4.0"}, "library_version '10.3.0' is '10.4.0' now"),
+        ({"library": "tensorrt_rtx"}, "library 'tensorrt' is 'tensorrt_rtx' now"),
+        ({"tf32": True}, "tf32 False is True now"),
+        ({"device": msgspec.structs.replace(ORIN, cuda_driver=13000)}, "cuda_driver 12060 is 13000 now"),
+        ({"device": msgspec.structs.replace(ORIN, cuda_runtime=13000)}, "cuda_runtime 12060 is 13000 now"),
+        ({"device": msgspec.structs.replace(ORIN, compute_capability="8.6")}, "compute_capability '8.7' is '8.6' now"),
+        ({"device": msgspec.structs.replace(ORIN, name="Other")}, "name 'Orin (nvgpu)' is 'Other' now"),
+        ({"device": msgspec.structs.replace(ORIN, multiprocessors=16)}, "multiprocessors 8 is 16 now"),
+        ({"profiles": {"acc": ((1, 2), (1, 2), (4, 2))}}, "profiles {} is {'acc': ((1, 2), (1, 2), (4, 2))} now"),
+    ],
+)
+def test_another_key_is_another_engine_and_the_difference_is_told(
+    shop: Shop, changes: dict[str, Any], difference: str
+) -> None:
+    shop.origin(FACTS)
+    assert shop.origin(facts_of(b"model", **changes)) == (
+        f"built at this start: the one in the cache was built for something else: {difference}"
+    )
+    assert shop.built == 2
+    assert shop.origin(FACTS).startswith("from the cache: ")  # both are kept
+
+
+def test_another_graph_is_another_engine(shop: Shop) -> None:
+    shop.origin(FACTS)
+    assert shop.origin(facts_of(b"other model")) == NEW
+
+
+def test_a_damaged_engine_never_reaches_tensorrt(shop: Shop) -> None:
+    shop.origin(FACTS)
+    for damaged in (b"plbn", b"pla", b"plan and more", b""):
+        the(shop.folder, ".engine").write_bytes(damaged)
+        assert shop.origin(FACTS) == (
+            "built at this start: the one in the cache is damaged: its SHA-256 is not that of its sidecar"
+        )
+    assert set(shop.loaded) == {b"plan"}
+    assert shop.built == 5
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda text: text.replace(b"10.3.0", b"10.2.0"), "was built for something else: library_version '10.2.0' is"),
+        (lambda text: text[:-20], "the sidecar of the one in the cache is damaged: Input data was truncated"),
+        (lambda text: b"{}", "the sidecar of the one in the cache is damaged: Object missing required field `facts`"),
+    ],
+)
+def test_a_sidecar_that_says_something_else_is_not_believed(
+    shop: Shop, damage: Callable[[bytes], bytes], why: str
+) -> None:
+    shop.origin(FACTS)
+    sidecar = the(shop.folder, ".json")
+    sidecar.write_bytes(damage(sidecar.read_bytes()))
+    assert why in shop.origin(FACTS)
+    assert (shop.built, len(shop.loaded)) == (2, 2)
+    assert shop.origin(FACTS).startswith("from the cache: ")
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+def test_half_of_a_pair_is_none(shop: Shop, suffix: str) -> None:
+    shop.origin(FACTS)
+    the(shop.folder, suffix).unlink()
+    assert shop.origin(FACTS) == NEW
+
+
+def test_an_engine_that_does_not_load_any_more_is_built_again(shop: Shop) -> None:
+    shop.origin(FACTS)
+    shop.refused, shop.plan = [b"plan"], b"new plan"
+    assert shop.origin(FACTS) == (
+        "built at this start: the one in the cache does not load: TensorRT does not load the engine: no reason"
+    )
+    assert the(shop.folder, ".engine").read_bytes() == b"new plan"
+
+
+def test_an_engine_that_never_loads_is_an_error_and_not_kept(shop: Shop) -> None:
+    shop.refused = [b"plan"]
+    with pytest.raises(BackendError) as caught:
+        shop.origin(FACTS)
+    assert str(caught.value) == "TensorRT does not load the engine: no reason"
+    assert list(shop.folder.glob("*.engine")) == []
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(shop: Shop) -> None:
+    shop.folder.mkdir()
+    shop.folder.chmod(0o770)
+    assert shop.origin(FACTS) == (
+        f"built at this start and not kept: {shop.folder}: expected a folder of this user's that nobody else can write "
+        f"to, since engines are programs; remove it, or run chmod go-w {shop.folder}"
+    )
+    assert list(shop.folder.iterdir()) == []
+
+
+def test_without_a_place_for_it_the_engine_is_built_at_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    shop = Shop(tmp_path / "file" / "engines")
+    assert shop.origin(FACTS) == (
+        f"built at this start and not kept: {shop.folder}: cannot make this folder: not a directory; "
+        "set XDG_CACHE_HOME to another"
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load_engine(FACTS, load=lambda plan: plan, build=shop._build)
+    assert the(tmp_path / "cache/mmkd-edge/engines", ".engine").read_bytes() == b"plan"
+
+
+def test_the_engines_that_were_used_last_are_kept(shop: Shop) -> None:
+    shop.origin(FACTS)
+    for number in range(MOST_ENGINES - 1):
+        shop.origin(facts_of(b"%d" % number))
+    first, second = (facts.onnx_sha256[:16] for facts in (FACTS, facts_of(b"0")))
+    for age, prefix in enumerate((second, first)):  # the oldest two
+        (engine,) = shop.folder.glob(f"{prefix}*.engine")
+        os.utime(engine, ns=(age, age))
+    shop.origin(FACTS)  # used again
+    shop.origin(facts_of(b"one more"))
+    left = {path.name[:16] for path in shop.folder.glob("*.engine")}
+    assert len(left) == MOST_ENGINES
+    assert first in left
+    assert second not in left
+    assert list(shop.folder.glob(f"{second}*")) == []
+
+
+def test_predictors_that_start_together_build_one_engine(shop: Shop) -> None:
+    # Each opens the lock itself, so that threads stand for processes.
+    building, go_on = threading.Event(), threading.Event()
+    build = shop._build
+
+    def slow() -> BuiltEngine:
+        building.set()
+        go_on.wait(timeout=60)
+        return build()
+
+    shop._build = slow  # type: ignore[method-assign]
+    origins: list[str] = []
+    threads = [threading.Thread(target=lambda: origins.append(shop.origin(FACTS))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert building.wait(timeout=60)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert shop.built == 1
+    assert sorted(origin.partition(":")[0] for origin in origins) == ["built at this start", *["from the cache"] * 3]
+
+
+# With TensorRT-RTX.
+
+
+def test_engines_of_the_shipped_student_are_built_kept_and_verified(tmp_path: Path) -> None:
+    module = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
+    given: list[bytes] = []
+
+    def load(plan: bytes) -> bytes:
+        given.append(plan)
+        return plan
+
+    with Bundle.open(example_bundle()) as bundle:
+        models = {
+            artifact.precision: bundle.read(artifact.file)
+            for artifact in bundle.manifest.models[0].artifacts
+            if artifact.format == "onnx"
+        }
+    assert "fp32" in models
+    for model in models.values():
+        facts = facts_of(model, library="tensorrt_rtx", library_version=module.__version__, device=None)
+        built: list[int] = []
+
+        def origin(facts: EngineFacts, model: bytes = model, built: list[int] = built) -> str:
+            def build() -> BuiltEngine:
+                built.append(1)
+                return engine_from_onnx(model, module, workspace_bytes=64 * MIB)
+
+            return load_engine(facts, load=load, build=build, folder=tmp_path).origin
+
+        assert origin(facts) == NEW
+        (engine,) = tmp_path.glob(f"{facts.onnx_sha256[:16]}*.engine")
+        plan = engine.read_bytes()
+        assert len(plan) > 10_000
+        assert "Opset version:    20" in engine.with_suffix(".log").read_text()
+        assert origin(facts) == f"from the cache: {engine}"
+        damaged = plan[:-1] + bytes([plan[-1] ^ 1])
+        engine.write_bytes(damaged)
+        assert origin(facts) == (
+            "built at this start: the one in the cache is damaged: its SHA-256 is not that of its sidecar"
+        )
+        changed = msgspec.structs.replace(facts, library_version="0.0.0")
+        assert origin(changed).endswith(f"library_version {module.__version__!r} is '0.0.0' now")
+        assert len(built) == 3
+        assert damaged not in given
+
+
+def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
+    from mmkd_edge.backends import library_of, why_absent
+    from mmkd_edge.trt.needs import installed_library
+
+    if installed_library() == "tensorrt" or not why_absent("trt"):
+        pytest.skip("this machine has TensorRT or a GPU")
+    assert library_of("trt") == ("tensorrt_rtx", "tensorrt-rtx-cu13")
+    assert why_absent("trt").endswith("an NVIDIA GPU with its driver (libcuda.so.1 does not load)")
