@@ -20,7 +20,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES_FILE = HERE / "trt_names.json"
 RUNTIME = HERE.parents[1] / "mmkd_edge"
-SOURCES = (*sorted((RUNTIME / "trt").glob("*.py")), RUNTIME / "backends" / "trt.py")
+SOURCES = (
+    *(RUNTIME / "trt" / f"{name}.py" for name in ("build", "cuda", "execution", "lane")),
+    RUNTIME / "backends" / "trt.py",
+)
 
 # Variables there that hold objects of TensorRT, and of cuda-python.
 TENSORRT_OBJECTS = frozenset(
