@@ -42,7 +42,7 @@ test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 test-all: $(READY)  ## also the slow tests and those that need a package registry, TensorRT-RTX or LiteRT
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt-rtx,litert-export]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt,trt-rtx,litert-export]'
 	$(BIN)/python -m pytest -m 'not gpu'
 
 check: $(READY)  ## lint and types, the image for Jetson too

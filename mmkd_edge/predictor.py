@@ -130,8 +130,8 @@ class EdgePredictor:
         Args:
             path: the bundle.
             backend: what executes the students; `auto` is the profile's choice where `mmkd-bench tune` measured this
-                bundle on this machine, else OpenVINO, onnxruntime or LiteRT, the first that is installed and opens
-                it. See `info()` for what was chosen, and why.
+                bundle on this machine, else TensorRT where a GPU answers, OpenVINO, onnxruntime or LiteRT, the first
+                that is installed and opens it. See `info()` for what was chosen, and why.
             precision: of the arithmetic; `auto` is the profile's choice, else fp32.
             threads: how many threads one prediction may use; None is the profile's choice, else one, the fastest for
                 small students.
