@@ -91,7 +91,7 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
         return contextlib.nullcontext
 
     @contextlib.contextmanager
-    def entered() -> Iterator[None]:
+    def _entered() -> Iterator[None]:
         before = checked(runtime, runtime.cudaGetDevice())
         if before == 0:
             yield
@@ -102,4 +102,4 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
         finally:
             checked(runtime, runtime.cudaSetDevice(before))
 
-    return entered
+    return _entered

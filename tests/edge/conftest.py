@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import Golden, Manifest, ModalitySpec, TaskSpec, golden_bytes, write_bundle
+from mmkd_edge.backends import Backend
 from mmkd_edge.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 
 LABELS = ("rest", "raise", "turn")
@@ -152,6 +153,25 @@ class Kit:
     golden: Callable[..., Golden] = field(default=golden_windows)
     answer: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default=expected_answer)
     file_entry: Callable[[str, bytes], FileEntry] = field(default=file_entry)
+
+    def feeds(self, *, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+        """What a backend is given for one window."""
+        shape = (1, *self.modality.shape)
+        window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+        return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
+
+    def check_answers(self, backend: Backend) -> None:
+        """Hold answers against the graph, and see that they belong to the caller."""
+        kept = []
+        for seed in range(5):
+            given = self.feeds(seed=seed)
+            logits, probabilities = backend.run(given)
+            expected_logits, expected_shares = self.answer(given["acc"][0])
+            # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
+            np.testing.assert_allclose(logits[0], expected_logits, atol=2e-6)
+            np.testing.assert_allclose(probabilities[0], expected_shares, atol=2e-6)
+            kept.append((probabilities, probabilities.copy()))
+        assert all((answer == copy).all() for answer, copy in kept)
 
 
 @pytest.fixture(autouse=True)

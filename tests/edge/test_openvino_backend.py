@@ -37,12 +37,6 @@ def backend(kit: Any) -> Any:
     opened.close()
 
 
-def feeds(kit: Any, *, seed: int = 0) -> dict[str, np.ndarray]:
-    shape = (1, *kit.modality.shape)
-    window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
-
-
 def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -54,16 +48,7 @@ def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subp
 
 
 def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: OpenVinoBackend) -> None:
-    kept = []
-    for seed in range(5):
-        given = feeds(kit, seed=seed)
-        logits, probabilities = backend.run(given)
-        expected_logits, expected_shares = kit.answer(given["acc"][0])
-        # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
-        np.testing.assert_allclose(logits[0], expected_logits, atol=2e-6)
-        np.testing.assert_allclose(probabilities[0], expected_shares, atol=2e-6)
-        kept.append((probabilities, probabilities.copy()))
-    assert all((answer == copy).all() for answer, copy in kept)
+    kit.check_answers(backend)
 
 
 def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: OpenVinoBackend) -> None:
@@ -74,7 +59,7 @@ def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: OpenVin
 
 
 def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, backend: OpenVinoBackend) -> None:
-    good = feeds(kit)
+    good = kit.feeds()
     before = backend.run(good)[1]
     wrong_shape = "input 'acc': expected float32 (1, 20, 3), got float32 "
     for bad, reason in (
@@ -95,7 +80,7 @@ def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, ba
 
 def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: OpenVinoBackend) -> None:
     # OpenVINO's own shared call gives most threads the answer of another one.
-    given = [feeds(kit, seed=seed) for seed in range(8)]
+    given = [kit.feeds(seed=seed) for seed in range(8)]
     expected = [backend.run(one)[0] for one in given]
     wrong: list[int] = []
 
@@ -117,7 +102,7 @@ def test_a_closed_backend_says_so(kit: Any) -> None:
     opened.close()
     opened.close()
     with pytest.raises(BackendError) as caught:
-        opened.run(feeds(kit))
+        opened.run(kit.feeds())
     assert str(caught.value) == "backend 'openvino' is closed; open it again"
 
 

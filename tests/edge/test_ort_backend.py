@@ -17,15 +17,9 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.manifest import graph_inputs
 
 
-def feeds(kit: Any, *, seed: int = 0) -> dict[str, np.ndarray]:
-    shape = (1, *kit.modality.shape)
-    window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
-
-
 def test_answers_are_those_of_the_graph(kit: Any) -> None:
     backend = OrtBackend(kit.model(kit.modality))
-    given = feeds(kit)
+    given = kit.feeds()
     logits, probabilities = backend.run(given)
     expected_logits, expected_shares = kit.answer(given["acc"][0])
     # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
@@ -35,14 +29,14 @@ def test_answers_are_those_of_the_graph(kit: Any) -> None:
 
 def test_answers_belong_to_the_caller(kit: Any) -> None:
     backend = OrtBackend(kit.model(kit.modality))
-    _, first = backend.run(feeds(kit))
+    _, first = backend.run(kit.feeds())
     kept = first.copy()
-    _, second = backend.run(feeds(kit, seed=1))
+    _, second = backend.run(kit.feeds(seed=1))
     np.testing.assert_array_equal(first, kept)
     assert not np.array_equal(first, second)
     first[:] = 7
     assert not (second == 7).any()
-    np.testing.assert_array_equal(backend.run(feeds(kit))[1], kept)
+    np.testing.assert_array_equal(backend.run(kit.feeds())[1], kept)
 
 
 def test_the_graph_is_described_as_the_engine_sees_it(kit: Any) -> None:
@@ -114,14 +108,14 @@ def test_weights_outside_the_verified_bytes_are_never_read(
 
 def test_the_arithmetic_of_the_calling_thread_is_left_alone(kit: Any) -> None:
     backend = OrtBackend(kit.model(kit.modality))
-    backend.run(feeds(kit))
+    backend.run(kit.feeds())
     tiny = np.array([1e-40], dtype=np.float32)  # below the smallest normal number
     assert (tiny * np.float32(0.5))[0] > 0
 
 
 def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any) -> None:
     backend = OrtBackend(kit.model(kit.modality))
-    good = feeds(kit)
+    good = kit.feeds()
     before = backend.run(good)[1]
     for bad in (
         {},
@@ -142,7 +136,7 @@ def test_a_closed_backend_says_so(kit: Any) -> None:
     backend.close()
     backend.close()
     with pytest.raises(BackendError) as caught:
-        backend.run(feeds(kit))
+        backend.run(kit.feeds())
     assert str(caught.value) == "backend 'ort' is closed; open it again"
 
 

@@ -52,12 +52,6 @@ def backend(kit: Any, tensorrt: Any) -> Any:
     opened.close()
 
 
-def feeds(kit: Any, *, seed: int = 0) -> dict[str, np.ndarray]:
-    shape = (1, *kit.modality.shape)
-    window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
-
-
 VERSION = "tensorrt 10.3.0 on Double"
 
 
@@ -65,16 +59,7 @@ VERSION = "tensorrt 10.3.0 on Double"
 
 
 def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: TrtBackend) -> None:
-    kept = []
-    for seed in range(5):
-        given = feeds(kit, seed=seed)
-        logits, probabilities = backend.run(given)
-        expected_logits, expected_shares = kit.answer(given["acc"][0])
-        # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
-        np.testing.assert_allclose(logits[0], expected_logits, atol=2e-6)
-        np.testing.assert_allclose(probabilities[0], expected_shares, atol=2e-6)
-        kept.append((probabilities, probabilities.copy()))
-    assert all((answer == copy).all() for answer, copy in kept)
+    kit.check_answers(backend)
 
 
 def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: TrtBackend) -> None:
@@ -85,7 +70,7 @@ def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: TrtBack
 
 
 def test_a_call_that_does_not_fit_is_a_backend_error_and_the_next_one_is_right(kit: Any, backend: TrtBackend) -> None:
-    good = feeds(kit)
+    good = kit.feeds()
     before = backend.run(good)[1]
     for bad, reason in (
         ({}, "expected the inputs acc, acc_present, got nothing"),
@@ -127,7 +112,7 @@ def test_weights_outside_the_verified_bytes_are_never_read(tensorrt: Any) -> Non
 
 def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: Any, tensorrt: Any) -> None:
     backend = TrtBackend(kit.model(kit.modality))
-    given = [feeds(kit, seed=seed) for seed in range(16)]
+    given = [kit.feeds(seed=seed) for seed in range(16)]
     expected = [backend.run(one)[0] for one in given]
     wrong: list[int] = []
     together = threading.Barrier(len(given))
@@ -153,7 +138,7 @@ def test_threads_that_come_and_go_leave_nothing_behind(kit: Any, tensorrt: Any) 
     backend = TrtBackend(kit.model(kit.modality))
     before = len(tensorrt.cuda.live)
     for seed in range(20):
-        thread = threading.Thread(target=backend.run, args=(feeds(kit, seed=seed),))
+        thread = threading.Thread(target=backend.run, args=(kit.feeds(seed=seed),))
         thread.start()
         thread.join()
     assert (tensorrt.contexts, len(tensorrt.cuda.live)) == (1, before)
@@ -164,13 +149,13 @@ def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any
     backend = TrtBackend(kit.model(kit.modality))
     held = [backend._taken(), backend._taken()]
     answers: list[np.ndarray] = []
-    waiting = threading.Thread(target=lambda: answers.append(backend.run(feeds(kit))[1]))
+    waiting = threading.Thread(target=lambda: answers.append(backend.run(kit.feeds())[1]))
     waiting.start()
     waiting.join(timeout=0.2)
     assert waiting.is_alive()
     backend._give_back(held.pop())
     waiting.join(timeout=10)
-    np.testing.assert_allclose(answers[0][0], kit.answer(feeds(kit)["acc"][0])[1], atol=2e-6)
+    np.testing.assert_allclose(answers[0][0], kit.answer(kit.feeds()["acc"][0])[1], atol=2e-6)
     backend._give_back(held.pop())
     backend.close()
 
@@ -181,15 +166,15 @@ def test_a_closed_backend_says_so_and_gives_everything_back(kit: Any, tensorrt: 
     backend.close()
     backend.close()
     with pytest.raises(BackendError) as caught:
-        backend.run(feeds(kit))
+        backend.run(kit.feeds())
     assert str(caught.value) == "backend 'trt' is closed; open it again"
-    np.testing.assert_allclose(running.answer(feeds(kit))[1][0], kit.answer(feeds(kit)["acc"][0])[1], atol=2e-6)
+    np.testing.assert_allclose(running.answer(kit.feeds())[1][0], kit.answer(kit.feeds()["acc"][0])[1], atol=2e-6)
     backend._give_back(running)
     assert tensorrt.cuda.live == {}
 
 
 def test_a_backend_that_nobody_closes_gives_its_memory_back(kit: Any, tensorrt: Any) -> None:
-    TrtBackend(kit.model(kit.modality)).run(feeds(kit))
+    TrtBackend(kit.model(kit.modality)).run(kit.feeds())
     gc.collect()
     assert tensorrt.cuda.live == {}
 
@@ -197,7 +182,7 @@ def test_a_backend_that_nobody_closes_gives_its_memory_back(kit: Any, tensorrt: 
 def test_another_gpu_that_a_thread_chose_is_its_choice_again_afterwards(kit: Any, tensorrt: Any) -> None:
     tensorrt.cuda.devices, tensorrt.cuda.device = 2, 1
     backend = TrtBackend(kit.model(kit.modality))
-    backend.run(feeds(kit))
+    backend.run(kit.feeds())
     assert (tensorrt.cuda.devices_at_run, tensorrt.cuda.device) == ({0}, 1)
 
 
@@ -224,7 +209,7 @@ def test_a_graph_that_does_not_do_what_the_call_does_is_not_used(
     assert backend.plain_reason == reason
     assert repr(backend) == f"TrtBackend({VERSION}, plain calls)"
     for seed in range(3):
-        given = feeds(kit, seed=seed)
+        given = kit.feeds(seed=seed)
         np.testing.assert_allclose(backend.run(given)[1][0], kit.answer(given["acc"][0])[1], atol=2e-6)
     backend.close()
     assert tensorrt.cuda.live == {}
@@ -232,7 +217,7 @@ def test_a_graph_that_does_not_do_what_the_call_does_is_not_used(
 
 def test_a_call_is_one_graph_where_graphs_work(kit: Any, backend: TrtBackend, tensorrt: Any) -> None:
     tensorrt.refuses = True  # whatever is not in the graph
-    given = feeds(kit)
+    given = kit.feeds()
     np.testing.assert_allclose(backend.run(given)[1][0], kit.answer(given["acc"][0])[1], atol=2e-6)
     assert backend.plain_reason == ""
 
@@ -247,7 +232,7 @@ def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorr
     (engine,) = (tmp_path / "cache/mmkd-edge/engines").glob("*.engine")
     assert with_cache[0].engine_origin == "built at this start: none was in the cache"
     assert with_cache[1].engine_origin == f"from the cache: {engine}"
-    np.testing.assert_array_equal(*(opened.run(feeds(kit))[0] for opened in with_cache))
+    np.testing.assert_array_equal(*(opened.run(kit.feeds())[0] for opened in with_cache))
 
 
 def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_does_not_help(
@@ -289,12 +274,12 @@ def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit: Any, tensorrt
     backend = TrtBackend(kit.model(kit.modality))
     tensorrt.refuses = True
     with pytest.raises(BackendError) as caught:
-        backend.run(feeds(kit))
+        backend.run(kit.feeds())
     assert str(caught.value) == (
         f"backend 'trt' ({VERSION}) failed to run: TensorRT refuses the call: not while recording"
     )
     tensorrt.refuses = False
-    np.testing.assert_allclose(backend.run(feeds(kit))[1][0], kit.answer(feeds(kit)["acc"][0])[1], atol=2e-6)
+    np.testing.assert_allclose(backend.run(kit.feeds())[1][0], kit.answer(kit.feeds()["acc"][0])[1], atol=2e-6)
     assert tensorrt.contexts == 2  # what the failed call left in the first is not known
     backend.close()
     assert tensorrt.cuda.live == {}
@@ -305,11 +290,11 @@ def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(k
     tensorrt.breaks = double.Error.cudaErrorIllegalAddress
     lost = "; CUDA is lost to this process: start it again"
     with pytest.raises(BackendError) as caught:
-        backend.run(feeds(kit))
+        backend.run(kit.feeds())
     fault = "cudaErrorIllegalAddress: text of 700"
     assert str(caught.value) == f"backend 'trt' ({VERSION}) failed to run: {fault}{lost}"
     with pytest.raises(BackendError) as caught:
-        backend.run(feeds(kit))
+        backend.run(kit.feeds())
     assert str(caught.value) == f"backend 'trt' ({VERSION}) failed before{lost}"
     with pytest.raises(BackendError) as caught:
         TrtBackend(kit.model(kit.modality))
