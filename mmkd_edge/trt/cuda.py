@@ -13,6 +13,8 @@ from typing import Any
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.trt.key import DeviceFacts
 
+_GIB = 1 << 30
+
 
 def load_runtime() -> Any:
     """CUDA's runtime, as Python sees it.
@@ -41,7 +43,7 @@ def device_facts(runtime: Any) -> DeviceFacts:
             name=properties.name.decode(),
             compute_capability=f"{properties.major}.{properties.minor}",
             multiprocessors=properties.multiProcessorCount,
-            memory_bytes=properties.totalGlobalMem,
+            memory_bytes=properties.totalGlobalMem // _GIB * _GIB,
             cuda_runtime=checked(runtime, runtime.cudaRuntimeGetVersion()),
             cuda_driver=checked(runtime, runtime.cudaDriverGetVersion()),
         )

@@ -29,7 +29,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         name: of the GPU.
         compute_capability: such as 8.7.
         multiprocessors: how many it has.
-        memory_bytes: of the GPU, or of the board where it is shared.
+        memory_bytes: of the GPU, or of the board where it is shared; whole GiB of it, since what the kernel keeps for
+            itself may differ from one start of a board to the next.
         cuda_runtime: version as CUDA counts: 12060 is 12.6.
         cuda_driver: the same for the driver.
     """

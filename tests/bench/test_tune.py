@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -219,6 +220,26 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     with pytest.raises(BackendError) as caught:
         tune_bundle(path, TuneSettings(duration_s=0.1, threads=(1,)))
     assert str(caught.value).startswith(f"{path}: model 'acc' cannot be run in any way here: ")
+
+
+def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_gpu_answers(
+    with_int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("gpu_double", Path(__file__).parents[1] / "edge" / "gpu_double.py")
+    assert spec is not None
+    assert spec.loader is not None
+    double = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(double)
+    tensorrt = double.install(monkeypatch)
+    with Bundle.open(with_int8) as bundle:
+        ways = ways_to_try(bundle.manifest.models[0], TuneSettings(threads=(1, 2)))
+    ways = [way for way in ways if way.setup.backend == "trt"]
+    assert tried(ways) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
+    job = TuneJob(bundle=str(with_int8), ways=tuple(ways), duration_s=0.1, max_drop_points=0.5)
+    outcome = measure_trials(job, stop=Event())
+    assert outcome is not None
+    assert [(trial.backend, trial.precision) for trial in outcome.trials] == [("trt", "fp32"), ("trt", "int8")]
+    assert tensorrt.cuda.live == {}
 
 
 # The command.

@@ -59,6 +59,7 @@ class Cuda(ModuleType):
         self.devices = 1
         self.devices_at_run: set[int] = set()
         self.driver = 12060
+        self.memory_bytes = 8 << 30
         self.graphs: Literal["work", "are refused", "are not supported"] = "work"
         self._next = 0
         self._lock = threading.Lock()
@@ -83,7 +84,9 @@ class Cuda(ModuleType):
         return self._made(memory, key=start)
 
     def cudaGetDeviceProperties(self, device: int) -> Any:  # noqa: N802
-        properties = SimpleNamespace(name=b"Double", major=8, minor=7, multiProcessorCount=8, totalGlobalMem=8 << 30)
+        properties = SimpleNamespace(
+            name=b"Double", major=8, minor=7, multiProcessorCount=8, totalGlobalMem=self.memory_bytes
+        )
         return (Error.cudaErrorInsufficientDriver if self.driver == 0 else Error.cudaSuccess, properties)
 
     def cudaRuntimeGetVersion(self) -> Any:  # noqa: N802

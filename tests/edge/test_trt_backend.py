@@ -235,6 +235,12 @@ def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorr
     np.testing.assert_array_equal(*(opened.run(kit.feeds())[0] for opened in with_cache))
 
 
+def test_a_board_whose_kernel_keeps_more_memory_after_a_restart_needs_no_other_engine(kit: Any, tensorrt: Any) -> None:
+    TrtBackend(kit.model(kit.modality)).close()
+    tensorrt.cuda.memory_bytes += 16 << 20
+    assert TrtBackend(kit.model(kit.modality)).engine_origin.startswith("from the cache: ")
+
+
 def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_does_not_help(
     kit: Any, tensorrt: Any
 ) -> None:
