@@ -29,7 +29,8 @@ from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import Recipe
 from mmkd_models.int8 import LearntInt8
-from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.causal_front import CausalFront
+from mmkd_models.networks.encoder import Encoder, FrontEnd
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
@@ -247,17 +248,18 @@ def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
     Raises:
         ValueError: the network is a student and the windows have more than its one modality.
     """
+    fronts: dict[str, FrontEnd | CausalFront]
     if isinstance(network, Teacher):
-        encoders = {name: cast("Encoder", network.encoders[name]) for name in network.names}
+        fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
     else:
         names = [modality.name for modality in windows.spec.modalities]
         if len(names) != 1:
             raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
-        encoders = {names[0]: network.encoder}
-    for name, encoder in encoders.items():
+        fronts = {names[0]: network.encoder.front}
+    for name, front in fronts.items():
         mean, std = channel_statistics(windows, name)
-        encoder.front.mean.copy_(torch.from_numpy(mean))
-        encoder.front.std.copy_(torch.from_numpy(std))
+        front.mean.copy_(torch.from_numpy(mean))
+        front.std.copy_(torch.from_numpy(std))
 
 
 def library_versions() -> dict[str, str]:

@@ -45,11 +45,19 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
 
-class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A student: one encoder and a head."""
+# Defaults are left out, so that a windowed student is described as it always was.
+class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A student: one encoder and a head.
+
+    Attributes:
+        preset: the name of the size, for people.
+        encoder: its size.
+        causal: whether no token sees what comes after it, so that a stream computes only what is new.
+    """
 
     preset: str
     encoder: EncoderConfig
+    causal: bool = False
 
 
 class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,7 +93,7 @@ def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
     return value
 
 
-def student_config(preset: Preset) -> StudentConfig:
+def student_config(preset: Preset, *, causal: bool = False) -> StudentConfig:
     """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
     match preset:
         case "tiny":
@@ -98,12 +106,13 @@ def student_config(preset: Preset) -> StudentConfig:
             encoder = EncoderConfig(width=256, heads=8, depth=4, dropout=0.0)
         case _:
             raise _unknown_preset(preset)
-    return StudentConfig(preset=preset, encoder=encoder)
+    return StudentConfig(preset=preset, encoder=encoder, causal=causal)
 
 
-def student_like(teacher: TeacherConfig) -> StudentConfig:
-    """Gives a student of the size of the teacher's own encoders, so that it can start with the weights of one."""
-    return StudentConfig(preset="teacher", encoder=msgspec.structs.replace(teacher.encoder, dropout=0.0))
+def student_like(teacher: TeacherConfig, *, causal: bool = False) -> StudentConfig:
+    """Gives a student of the size of the teacher's own encoders; a windowed one can start with the weights of one."""
+    encoder = msgspec.structs.replace(teacher.encoder, dropout=0.0)
+    return StudentConfig(preset="teacher", encoder=encoder, causal=causal)
 
 
 def teacher_config(preset: Preset) -> TeacherConfig:

@@ -62,7 +62,7 @@ from mmkd_models.recipe import (
     part_of,
 )
 from mmkd_models.teachers import answers_of, check_teachers, known_teacher, mix_of
-from mmkd_models.ties import check_ties
+from mmkd_models.ties import check_causal, check_ties
 
 __all__ = [
     "CrdTerm",
@@ -185,6 +185,7 @@ class DistillLearner(nn.Module):
         super().__init__()
         teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
         check_teachers(recipe, teachers, modality)
+        check_causal(recipe, student)
         self.network = student
         self.recipe = recipe
         self.modality = modality
@@ -368,15 +369,14 @@ def _shown(
 
 def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -> Inputs:
     """A window for all of them, which only networks of ours can be asked for."""
-    encoders: dict[str, Encoder] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for teacher in teachers:
         if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
             raise UsageError(
                 "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
             )
-        encoders[modality] = student.encoder
-        encoders |= {name: cast("Encoder", teacher.encoders[name]) for name in teacher.names}
-    shapes = {name: (1, *encoder.window_shape) for name, encoder in encoders.items()}
+        shapes[modality] = (1, *student.encoder.window_shape)
+        shapes |= {name: (1, *cast("Encoder", teacher.encoders[name]).window_shape) for name in teacher.names}
     return {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
 
 

@@ -19,13 +19,14 @@ class Start:
     groups: tuple[tuple[str, ...], ...]
 
 
-def start_of(path: Path, modality: str, *, preset: str | None, output: Path) -> Start:
+def start_of(path: Path, modality: str, *, preset: str | None, causal: bool, output: Path) -> Start:
     """Reads the student of `--qat`, and asks the export which of its layers compute in INT8.
 
     Args:
         path: the student's checkpoint.
         modality: that the command was asked for.
         preset: a size that was asked for, which does not go with `--qat`; None where none was.
+        causal: whether a causal student was asked for, which has no INT8.
         output: the checkpoint that will be written.
 
     Raises:
@@ -36,6 +37,11 @@ def start_of(path: Path, modality: str, *, preset: str | None, output: Path) -> 
     if preset is not None:
         raise UsageError(f"--preset {preset}: expected no size beside --qat, which takes the student's; leave it out")
     checkpoint = read_student(path)
+    if causal or checkpoint.config.causal:
+        raise UsageError(
+            f"--qat {path}: expected a windowed student, got a causal one, whose steps compute in fp32; "
+            "export it as it is"
+        )
     if checkpoint.modality.name != modality:
         raise UsageError(
             f"--qat {path}: expected a student of {modality!r}, got one of {checkpoint.modality.name!r}; "

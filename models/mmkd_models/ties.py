@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.levels import edam_pairs, feature_pairs, relation_pairs, source_lengths, teaching
+from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import EXTRA_TOKENS
-from mmkd_models.networks.student import StudentOutput
+from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.recipe import (
     DistTerm,
@@ -25,6 +26,17 @@ from mmkd_models.recipe import (
     has_layers,
     kind_of,
 )
+
+
+def check_causal(recipe: Recipe, student: nn.Module) -> None:
+    """Raises UsageError where a term asks of a causal student what it cannot learn."""
+    if not (isinstance(student, Student) and isinstance(student.encoder, CausalEncoder)):
+        return
+    if any(isinstance(term, EdamTerm) for term in recipe.terms):
+        raise UsageError(
+            "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came before "
+            "them alone, and the teacher's maps look at the whole window; leave the term out"
+        )
 
 
 def check_ties(recipe: Recipe, student: StudentOutput, teacher: TeacherOutput, modality: str) -> None:

@@ -71,6 +71,10 @@ _Practise = Annotated[
 _PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: 32-true, bf16-mixed or 16-mixed.")]
 _Devices = Annotated[int, typer.Option(help="Devices (or CPU processes) that share each batch.", min=1)]
 _Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same options.")]
+_Causal = Annotated[
+    bool,
+    typer.Option("--causal", help="Let no token see what comes after it: a stream then computes only the new samples."),
+]
 _Embed = Annotated[bool, typer.Option("--embed-windows/--no-embed-windows", help="Carry up to 256 validation windows.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
@@ -187,6 +191,7 @@ def student(
     modality: _Modality,
     output: _Output = Path("baseline.ckpt"),
     preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    causal: _Causal = False,
     label_share: _Share = 1.0,
     fold: _Fold = None,
     steps: _Steps = STUDENT_TRAIN.steps,
@@ -204,7 +209,7 @@ def student(
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
     train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
-    size = student_config(preset_named(preset, option="--preset"))
+    size = student_config(preset_named(preset, option="--preset"), causal=causal)
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
     with _training(f"{modality} baseline", output) as show:
@@ -237,6 +242,7 @@ def distill(
             show_default=f"{STUDENT_PRESET}; with --qat the student's",
         ),
     ] = None,
+    causal: _Causal = False,
     qat: Annotated[
         Path | None,
         typer.Option(
@@ -324,8 +330,9 @@ def distill(
         devices,
     )
     chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
-    start = None if qat is None else start_of(qat, modality, preset=preset, output=output)
-    named = None if preset == "teacher" else student_config(preset_named(preset or STUDENT_PRESET, option="--preset"))
+    start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
+    size = preset or STUDENT_PRESET
+    named = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=causal)
     _check_output(output, teachers=teacher)
     first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
@@ -350,7 +357,7 @@ def distill(
             checkpoint = distil(
                 training,
                 modality,
-                named or student_like(first.checkpoint.config),
+                named or student_like(first.checkpoint.config, causal=causal),
                 run,
                 teacher=first.checkpoint,
                 teacher_sha256=first.sha256,

@@ -95,7 +95,7 @@ class Attention(nn.Module):
         Args:
             x: (B, Lq, D) queries.
             source: (B, Lk, D) keys and values; ignored by self-attention.
-            bias: (B, Lk) additive key scores.
+            bias: additive scores: of the keys (B, Lk), or of every pair (B, H, Lq, Lk).
             want_map: also give the attention map and the projections.
 
         Returns:
@@ -108,16 +108,18 @@ class Attention(nn.Module):
             q = self.query(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
             shape = (batch, source.shape[1], 2, self.heads, width // self.heads)
             k, v = self.project(source).view(shape).permute(2, 0, 3, 1, 4)  # each (B, H, Lk, D/H)
-        mask = bias[:, None, None, :]  # (B, 1, 1, Lk)
-        if want_map:
+        mask = bias[:, None, None, :] if bias.ndim == 2 else bias  # (B, 1, 1, Lk) or (B, H, Lq, Lk)
+        # torch.export loses the strides of the fast path's answer where its mask has rows.
+        if want_map or bias.ndim == 4:
             scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads) + mask
             weights = torch.softmax(scores, dim=-1)  # (B, H, Lq, Lk)
             mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        tap = None
+        if want_map:
             projections = Projections(query=_side_by_side(q), key=_side_by_side(k), value=_side_by_side(v))
             tap = AttentionTap(map=weights, projections=projections)
-        else:
-            tap = None
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), tap
 
 
@@ -152,7 +154,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """(B, L, D), (B, L) -> (B, L, D) and its attention (map (B, H, L, L)) or None."""
+        """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and its attention (map (B, H, L, L)) or None."""
         normed = self.norm_attention(x)
         attended, tap = self.attention(normed, normed, bias, want_map=want_map)
         x = x + self.dropout(attended)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 
@@ -25,12 +26,17 @@ def take_encoder(student: nn.Module, teacher: nn.Module, modality: str) -> tuple
     reads a student's embedding, the teacher's reads the fused one.
 
     Raises:
-        UsageError: a network is not one of ours, or a tensor has another shape in the student.
+        UsageError: a network is not one of ours, the student is causal, or a tensor has another shape in the student.
     """
     if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
         raise UsageError(
             "recipe: init 'teacher' copies between the networks of mmkd-edge, and this student or teacher is another; "
             "load its weights yourself and set init to 'fresh'"
+        )
+    if isinstance(student.encoder, CausalEncoder):
+        raise UsageError(
+            "recipe: init 'teacher': expected a windowed student, got a causal one, whose tokens are made otherwise "
+            "than the teacher's; set init to 'fresh'"
         )
     source: dict[str, Tensor] = {}
     for part, module in (("encoder", teacher.encoders[modality]), ("pool", teacher.pools[modality])):

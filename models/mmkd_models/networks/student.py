@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.config import StudentConfig
+from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import Encoder, Pool, Projections
 
 
@@ -38,7 +39,8 @@ class Student(nn.Module):
 
     def __init__(self, modality: ModalitySpec, classes: int, config: StudentConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(modality, config.encoder)
+        kind = CausalEncoder if config.causal else Encoder
+        self.encoder: Encoder | CausalEncoder = kind(modality, config.encoder)
         self.pool = Pool(config.encoder.width)
         self.dropout = nn.Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)

@@ -1,0 +1,208 @@
+"""The encoder of a causal student: no token sees what comes after it.
+
+A causal strided stem makes time tokens; each looks back over as many of them as a window has, with a relative position
+code. A spectrum token and a statistics token ask the time tokens and are asked by none, so a stream computes three
+tokens per step and keeps what later ones will ask. Token layout as everywhere: time, spectrum, statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.config import EncoderConfig
+from mmkd_models.networks.causal_front import Blocks, CausalFront, Running
+from mmkd_models.networks.encoder import MASKED, AttentionTap, Block, Projections, Tokens, stem_strides
+
+FORBIDDEN = 3 * MASKED
+"""Additive attention score of a key that a query must not see: far below a missing one, and still finite in FP16."""
+
+_KERNEL = 5
+_HISTORY = 0.5
+"""Share of the training batches whose windows follow upon another window, as all but the first do in a stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Along:
+    """A recording on its way into tokens.
+
+    Attributes:
+        time: (B, N, D) time tokens, before the first block.
+        there: (B, N) 1 for tokens with samples behind them, else 0.
+        blocks: the front-end's.
+        running: statistics up to each token.
+    """
+
+    time: Tensor
+    there: Tensor
+    blocks: Blocks
+    running: Running
+
+
+class CausalEncoder(nn.Module):
+    """One modality's samples -> tokens, each made of what came before it alone.
+
+    Raises:
+        UsageError: a window is too short for two tokens.
+    """
+
+    def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
+        super().__init__()
+        strides = stem_strides(modality.samples, config.most_tokens)
+        channels = len(modality.channels)
+        self.window_shape = modality.shape
+        self.stride = math.prod(strides)
+        self.length = -(-modality.samples // self.stride)
+        if self.length < 2:
+            raise UsageError(
+                f"modality {modality.name!r}: expected windows of more than {self.stride} samples for a causal "
+                f"student, got {modality.samples}; train a windowed one"
+            )
+        self.reach = (_KERNEL - 2) * (self.stride - 1)  # samples before a block that its time token sees
+        # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
+        # statistics from the oldest samples that the stem sees.
+        self.memory = self.stride * ((config.depth + 2) * (self.length - 1) + 1 - (-self.reach // self.stride))
+        bands = config.spectrum_bands
+        self.front = CausalFront(modality, stride=self.stride, tokens=self.length, bands=bands)
+        self.stem = _stem(3 * channels, config.width, strides)
+        self.spectrum = nn.Linear(channels * self.front.bands, config.width)
+        self.statistics = nn.Linear(self.front.statistics, config.width)
+        self.relative = nn.Parameter(_slopes(config.depth, config.heads, self.length))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
+        """Encodes windows, each from its beginning.
+
+        In training half of the batches follow upon other windows of the batch, so that a student also learns to answer
+        with a state that another window left behind.
+
+        Args:
+            values: (B, T, C) raw values, 0 where missing.
+            present: (B, T, C) 1 or 0.
+            taps: also give hidden states and attention of every block.
+        """
+        values, present = self.padded(values), self.padded(present)
+        if self.training and float(torch.rand(())) < _HISTORY:
+            values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))
+        along = self.along(values, present)
+        last = torch.tensor([along.time.shape[1] - 1], device=values.device)
+        x, bias = self.tokens(along, last)
+        kept = slice(-self.length - 2, None)
+        hidden: list[Tensor] = []
+        attention: list[AttentionTap] = []
+        for block, mask in zip(self.blocks, bias, strict=True):
+            x, tap = block(x, mask, want_map=taps)
+            if taps:
+                hidden.append(x[:, kept])
+                attention.append(_tap_of(tap, kept))
+        there = along.there[:, -self.length :]
+        whole = there.amax(1, keepdim=True)
+        return Tokens(
+            values=x[:, kept],
+            bias=(torch.cat([there, whole, whole], dim=1) - 1.0) * -MASKED,
+            hidden=tuple(hidden),
+            attention=tuple(attention),
+        )
+
+    def padded(self, samples: Tensor) -> Tensor:
+        """(B, T, C) -> whole blocks; what is put before the first sample is missing."""
+        return F.pad(samples, (0, 0, -samples.shape[1] % self.stride, 0))
+
+    def along(self, values: Tensor, present: Tensor) -> Along:
+        """Whole blocks (B, N S, C) -> time tokens and what the front-end knows."""
+        front, count = self.front, values.shape[1] // self.stride
+        scaled = front.scaled(values, present)
+        band = band_of(torch.arange(count, device=values.device), count, self.length).to(values)
+        shape = (-1, count, self.stride, front.channels)
+        rows, there = scaled.reshape(shape), present.reshape(shape)  # (B, N, S, C)
+        moments = front.moments(rows, there)
+        running = front.running(moments, band)
+        history = (0, 0, front.taps - self.stride, 0)
+        blocks = front.blocks(
+            rows,
+            there,
+            moments=moments,
+            running=running,
+            tones=(front.tones(F.pad(scaled, history)), front.tones(F.pad(present, history))),
+            before=(_earlier(scaled).view_as(rows), _earlier(present).view_as(rows)),
+        )
+        series = F.pad(front.series(rows, there, running), (0, 0, self.reach, 0))
+        time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, N, D)
+        return Along(time=time, there=there.amax((2, 3)), blocks=blocks, running=running)
+
+    def tokens(self, along: Along, asked: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The tokens before the first block, and each block's attention bias.
+
+        Args:
+            along: a recording of N blocks.
+            asked: (I,) the blocks after which a spectrum and a statistics token look back.
+
+        Returns:
+            (B, N + 2 I, D): time tokens, then pairs of the others; and depth times (B, H, N + 2 I, N + 2 I).
+        """
+        count = along.time.shape[1]
+        band = band_of(asked, count, self.length).to(along.time)
+        running = Running(**{name: getattr(along.running, name)[:, asked] for name in ("count", "mean", "spread")})
+        extra = self.extra(along.blocks, running, band).flatten(1, 2)  # (B, 2 I, D)
+        x = self.dropout(torch.cat([along.time, extra], dim=1))
+        steps = torch.cat([torch.arange(count, device=asked.device), asked.repeat_interleave(2)])
+        keys = F.pad(along.there, (0, extra.shape[1]))
+        missing = (keys - 1.0)[:, None, None] * -MASKED  # (B, 1, 1, N + 2 I)
+        return x, [missing + pairs for pairs in self._pairs(steps, count)]
+
+    def extra(self, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
+        """Spectrum and statistics tokens (B, I, 2, D) of the stretches of time in `band` (I, M)."""
+        spectrum, statistics = self.front.summary(blocks, running, band)
+        return torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=2)
+
+    def _pairs(self, steps: Tensor, count: int) -> Tensor:
+        """(depth, H, Q, Q): the position code of each pair, or `FORBIDDEN`; keys beyond `count` are asked by none."""
+        age = steps[:, None] - steps[None, :]
+        seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
+        code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]
+        return torch.where(seen, code, FORBIDDEN)
+
+
+def band_of(asked: Tensor, count: int, length: int) -> Tensor:
+    """(I, N): 1 for the `length` blocks that end with each asked one, else 0."""
+    age = asked[:, None] - torch.arange(count, device=asked.device)[None, :]
+    return (age >= 0) & (age < length)
+
+
+def _earlier(samples: Tensor) -> Tensor:
+    """(B, T, C) one sample earlier; nothing comes before the first."""
+    return F.pad(samples, (0, 0, 1, 0))[:, :-1]
+
+
+def _tap_of(tap: AttentionTap | None, kept: slice) -> AttentionTap:
+    found = cast("AttentionTap", tap)
+    q, k, v = (getattr(found.projections, name)[:, kept] for name in ("query", "key", "value"))
+    return AttentionTap(map=found.map[:, :, kept, kept], projections=Projections(query=q, key=k, value=v))
+
+
+def _slopes(depth: int, heads: int, length: int) -> Tensor:
+    """(depth, H, W): where the position codes start: the older a key the less, each head with its own slope.
+
+    Column W - 1 is the newest. Source: ALiBi (Press, Smith, Lewis, ICLR 2022); here they are learnt further.
+    """
+    slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
+    age = torch.arange(length - 1, -1, -1.0)
+    return -(slopes[:, None] * age).expand(depth, heads, length).clone()
+
+
+def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
+    """As the windowed stem, without padding: what comes before is put there."""
+    layers: list[nn.Module] = []
+    for stage, stride in enumerate(strides):
+        out = width if stage == len(strides) - 1 else width // 2
+        layers += [nn.Conv1d(channels, out, kernel_size=_KERNEL, stride=stride), nn.GELU()]
+        channels = out
+    return nn.Sequential(*layers)

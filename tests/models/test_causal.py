@@ -1,0 +1,363 @@
+"""The causal student: one network in three forms, what it may see, and its running statistics against numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.augment import Batch
+from mmkd_models.checkpoint import StudentCheckpoint, read_student, set_normalisation, write_student
+from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
+from mmkd_models.data import Dataset
+from mmkd_models.distill import DistillLearner, EdamTerm, FeatureTerm, LogitTerm, Recipe, RelationTerm, constant
+from mmkd_models.networks.causal import CausalEncoder, band_of
+from mmkd_models.networks.causal_front import CausalFront
+from mmkd_models.networks.inherit import take_encoder
+from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.train_cli import run_train
+
+ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
+CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)
+
+
+def modality(samples: int = 32, *, channels: int = 2) -> ModalitySpec:
+    return ModalitySpec(name="acc", channels=tuple(f"c{i}" for i in range(channels)), rate_hz=20.0, samples=samples)
+
+
+def student(spec: ModalitySpec, *, seed: int = 0) -> Student:
+    """With weights and position codes that differ everywhere, and statistics that are not 0 and 1."""
+    torch.manual_seed(seed)
+    network = Student(spec, 3, CONFIG).eval()
+    encoder = causal_encoder(network)
+    with torch.no_grad():
+        encoder.relative += torch.randn_like(encoder.relative)
+        encoder.front.mean.fill_(0.3)
+        encoder.front.std.fill_(1.7)
+    return network
+
+
+def recording(samples: int, *, channels: int = 2, missing: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(1, T, C), with a slow drift, so that no two stretches are alike."""
+    generator = torch.Generator().manual_seed(seed)
+    drift = torch.sin(torch.arange(samples) / 40)[:, None]
+    values = torch.randn(1, samples, channels, generator=generator) + 2 * drift
+    present = (torch.rand(values.shape, generator=generator) >= missing).float()
+    return values * present, present
+
+
+def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
+    """(1, N, K) logits, one block after the other."""
+    step, encoder = StepStudent(network).eval(), causal_encoder(network)
+    state, found = step.start(), []
+    values, present = encoder.padded(values), encoder.padded(present)
+    for start in range(0, values.shape[1], encoder.stride):
+        block = slice(start, start + encoder.stride)
+        with torch.no_grad():
+            logits, _, *kept = step(values[:, block], present[:, block], *state)
+        state = tuple(kept)
+        found.append(logits)
+    return torch.stack(found, dim=1)
+
+
+# One network, three forms. Tolerances: two orders of the same float32 sums over some hundred products of about 1;
+# measured below 5e-7.
+
+
+@settings(max_examples=8, deadline=None)
+@given(samples=st.integers(3, 70), missing=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 99))
+def test_stepping_through_a_recording_equals_one_pass_over_it(samples: int, missing: float, seed: int) -> None:
+    spec = modality(samples)
+    network = student(spec, seed=seed)
+    values, present = recording(4 * samples, missing=missing, seed=seed)
+    silent = slice(samples, samples + samples // 2)  # a gap of half a window
+    present[:, silent] = 0
+    values = values * present
+    one_pass = answers_along(network, values, present)
+    assert one_pass.shape == (1, math.ceil(4 * samples / causal_encoder(network).stride), 3)
+    torch.testing.assert_close(stepped(network, values, present), one_pass, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [3, 15, 32, 33, 100])
+def test_the_answer_for_a_window_is_that_of_its_last_step(samples: int) -> None:
+    spec = modality(samples, channels=3)
+    network = student(spec)
+    values, present = recording(samples, channels=3, missing=0.2)
+    with torch.no_grad():
+        window = network(values, present).logits
+    torch.testing.assert_close(stepped(network, values, present)[:, -1], window, atol=5e-6, rtol=0)
+    torch.testing.assert_close(answers_along(network, values, present)[:, -1], window, atol=5e-6, rtol=0)
+
+
+def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning() -> None:
+    network = student(modality())
+    encoder = causal_encoder(network)
+    values, present = recording(encoder.memory + 64, seed=3)
+    begun = stepped(network, values[:, -64:], present[:, -64:])
+    present[:, :-64] = 0
+    silent = stepped(network, values * present, present)
+    torch.testing.assert_close(silent[:, -begun.shape[1] :], begun, atol=5e-6, rtol=0)
+
+
+# What may be seen.
+
+
+def test_nothing_that_comes_later_changes_an_answer() -> None:
+    network = student(modality())
+    stride = causal_encoder(network).stride
+    values, present = recording(128)
+    before = answers_along(network, values, present)
+    other = values.clone()
+    other[:, 60:] += 5.0
+    after = answers_along(network, other, present)
+    same = 60 // stride
+    # The same sums over the same numbers; only their place in the batch differs.
+    torch.testing.assert_close(after[:, :same], before[:, :same], atol=1e-6, rtol=0)
+    assert (after[:, same:] - before[:, same:]).abs().amax(-1).min() > 1e-5
+
+
+def test_the_memory_ends_where_it_says() -> None:
+    network = student(modality())
+    encoder = causal_encoder(network)
+    assert (encoder.stride, encoder.length, encoder.reach) == (4, 8, 9)
+    assert encoder.memory == 4 * (4 * 7 + 1 + 3)  # the stem's 9 samples lie in three blocks
+    values, present = recording(encoder.memory + 40)
+    last = answers_along(network, values, present)[:, -1]
+    older, newer = values.clone(), values.clone()
+    older[:, :40] += 3.0
+    newer[:, :44] += 3.0
+    assert torch.equal(answers_along(network, older, present)[:, -1], last)
+    assert not torch.equal(answers_along(network, newer, present)[:, -1], last)
+
+
+def test_a_window_without_samples_has_a_finite_answer() -> None:
+    spec = modality()
+    nothing = torch.zeros(1, *spec.shape)
+    assert bool(stepped(student(spec), nothing, nothing).isfinite().all())
+    assert bool(student(spec)(nothing, nothing).logits.isfinite().all())
+
+
+def test_a_token_attends_to_what_came_before_it_alone() -> None:
+    spec = modality()
+    output = student(spec)(*recording(32), taps=True)
+    for weights in output.attention:
+        assert weights.shape == (1, 2, 10, 10)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 10), atol=1e-5, rtol=0)
+        assert weights[..., :8, :8].triu(1).max() == 0  # time tokens see no later ones
+        assert weights[..., 8:].max() == 0  # spectrum and statistics are asked by none
+        assert weights[..., 8:, :8].min() > 0  # and ask all
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("tiny", 60_000), ("small", 200_000), ("medium", 800_000), ("base", 2_700_000)]
+)
+def test_a_causal_student_has_the_size_of_its_preset(preset: Preset, parameters: int) -> None:
+    network = Student(modality(200, channels=3), 5, student_config(preset, causal=True))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=0.1)
+
+
+def test_a_window_of_one_token_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        Student(modality(2), 3, CONFIG)
+    assert str(caught.value) == (
+        "modality 'acc': expected windows of more than 2 samples for a causal student, got 2; train a windowed one"
+    )
+
+
+def test_only_a_causal_student_has_steps() -> None:
+    windowed = Student(modality(), 3, msgspec.structs.replace(CONFIG, causal=False))
+    with pytest.raises(ValueError) as caught:
+        StepStudent(windowed)
+    assert str(caught.value) == (
+        "student: expected a causal one, got one that looks at whole windows; train with --causal"
+    )
+
+
+# Running statistics and filters, against numpy.
+
+
+def summary_at(front: CausalFront, values: Tensor, present: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """The spectrum (C F,) and the statistics (S,) after that block of (1, T, C)."""
+    encoder = CausalEncoder(modality(32, channels=values.shape[-1]), ENCODER)
+    encoder.front = front
+    along = encoder.along(values, present)
+    asked = torch.tensor([block])
+    band = band_of(asked, along.time.shape[1], encoder.length).to(values)
+    running = front.running(along.blocks.moments, band)
+    spectrum, statistics = front.summary(along.blocks, running, band)
+    return spectrum[0, 0], statistics[0, 0]
+
+
+def test_running_statistics_are_those_of_the_last_window() -> None:
+    front = CausalFront(modality(32), stride=4, tokens=8, bands=4)
+    values, present = recording(80, missing=0.25, seed=5)
+    _, found = summary_at(front, values, present, 16)
+    stretch = slice(68 - 32, 68)
+    x = np.where(present[0, stretch].bool(), values[0, stretch], np.nan).astype(np.float64)
+    mean, std = np.nanmean(x, 0), np.sqrt(np.nanvar(x, 0) + 1e-4)
+    whole = np.where(present[0, :68].bool(), values[0, :68], np.nan).astype(np.float64)
+    steps = np.nanmean(np.abs(np.diff(whole, axis=0))[-32:], axis=0)
+    levels = np.array([-1.5, -0.75, -0.25, 0.25, 0.75, 1.5])
+    below = np.nanmean(1 / (1 + np.exp(-4 * (levels - x[..., None]))), axis=0)  # NaN stays NaN
+    expected = [mean, np.log(std), np.nanmin(x, 0), np.nanmax(x, 0), steps, below.ravel()]
+    # Channels miss different samples, so products are checked where nothing is missing, below.
+    np.testing.assert_allclose(found[:-4], np.concatenate(expected), atol=2e-5)
+
+
+def test_channel_products_are_correlations() -> None:
+    front = CausalFront(modality(32), stride=4, tokens=8, bands=4)
+    values, present = recording(80, seed=6)
+    values[..., 1] = 0.6 * values[..., 0] + 0.8 * values[..., 1]
+    _, found = summary_at(front, values, present, 16)
+    expected = np.corrcoef(values[0, 36:68].numpy().astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(found[-4:].reshape(2, 2), expected, atol=1e-3)  # the spread has a floor of 0.01
+
+
+def test_filters_answer_to_their_tone_and_to_no_constant() -> None:
+    front = CausalFront(modality(256, channels=1), stride=8, tokens=32, bands=12)
+    bank = front.filters.numpy().astype(np.float64)
+    kernels = bank[:, :12] + 1j * bank[:, 12:]
+    np.testing.assert_allclose(np.abs(kernels.sum(0)), 0, atol=1e-6)
+    np.testing.assert_allclose((np.abs(kernels) ** 2).sum(0), 1, atol=1e-6)  # the power of white noise
+    for number in (2, 6, 11):
+        spectrum = np.abs(np.fft.fft(kernels[:, number], 4096)) ** 2
+        frequency = np.fft.fftfreq(4096)[spectrum.argmax()]
+        own = np.abs(np.exp(-2j * np.pi * frequency * np.arange(256)) @ kernels)
+        assert own.argmax() == number
+
+
+def test_the_spectrum_of_a_tone_is_largest_in_its_band_whatever_its_offset() -> None:
+    front = CausalFront(modality(32, channels=1), stride=4, tokens=8, bands=4)
+    time = torch.arange(96)
+    found = []
+    for offset in (0.0, 5.0):
+        values = (offset + torch.sin(2 * torch.pi * 0.3 * time))[None, :, None]
+        spectrum, _ = summary_at(front, values, torch.ones_like(values), 20)
+        found.append(spectrum)
+    assert found[0].argmax() == 3
+    assert found[0][3] - found[0][:3].max() > 1.0  # in the log of the power
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=0)
+
+
+# Training.
+
+
+def test_half_of_the_training_batches_follow_upon_another_window() -> None:
+    network = student(modality()).train()
+    values = torch.randn(4, 32, 2, generator=torch.Generator().manual_seed(0))
+    present = torch.ones_like(values)
+    torch.manual_seed(0)
+    alone = network.eval()(values, present).logits
+    network.train()
+    followed = []
+    for _ in range(40):
+        logits = network(values, present).logits
+        followed.append(not torch.allclose(logits, alone, atol=1e-5))
+    assert 10 < sum(followed) < 30
+    # What came before is the window of the row before: the same as one recording of both.
+    network.eval()
+    both = torch.cat([values[-1:], values[:1]], dim=1)
+    expected = answers_along(network, both, torch.ones_like(both))[:, -1]
+    network.train()
+    torch.manual_seed(0)  # whose first number is 0.496
+    torch.testing.assert_close(network(values, present).logits[:1], expected, atol=5e-6, rtol=0)
+
+
+def teacher(spec: ModalitySpec) -> Teacher:
+    torch.manual_seed(1)
+    other = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=16)
+    return Teacher([spec, other], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1))
+
+
+def test_outputs_relations_and_hidden_states_teach_a_causal_student() -> None:
+    spec = modality()
+    terms = (
+        LogitTerm(weight=constant(1.0)),
+        RelationTerm(weight=constant(1.0), heads=2),
+        FeatureTerm(weight=constant(1.0)),
+    )
+    learner = DistillLearner(student(spec).train(), teacher(spec), Recipe(terms=terms), modality="acc")
+    values, present = (x.expand(4, -1, -1) for x in recording(32))
+    inputs = {"acc": (values, present), "gyro": (torch.ones(4, 16, 1), torch.ones(4, 16, 1))}
+    batch = Batch(inputs=inputs, targets=torch.eye(3)[[0, 1, 2, 0]], labelled=torch.ones(4), index=torch.arange(4))
+    for seed in range(3):  # with and without a window before
+        torch.manual_seed(seed)
+        learner.zero_grad()
+        found = learner(batch, 0.5)
+        found["loss"].backward()
+        assert set(found) == {"logit", "relation", "feature", "loss"}
+        encoder = causal_encoder(learner.network)  # type: ignore[arg-type]
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in encoder.parameters())
+
+
+def test_the_teachers_attention_maps_are_refused() -> None:
+    spec = modality()
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(student(spec), teacher(spec), Recipe(terms=(EdamTerm(weight=constant(1.0)),)), modality="acc")
+    assert str(caught.value) == (
+        "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came before "
+        "them alone, and the teacher's maps look at the whole window; leave the term out"
+    )
+
+
+def test_the_teachers_encoder_is_refused_as_a_start() -> None:
+    spec = modality()
+    with pytest.raises(UsageError) as caught:
+        take_encoder(student(spec), teacher(spec), "acc")
+    assert str(caught.value) == (
+        "recipe: init 'teacher': expected a windowed student, got a causal one, whose tokens are made otherwise than "
+        "the teacher's; set init to 'fresh'"
+    )
+
+
+# Files.
+
+
+def test_a_causal_checkpoint_gives_the_same_network_back(
+    tmp_path: Path, student_checkpoint: StudentCheckpoint, dataset: Dataset
+) -> None:
+    torch.manual_seed(2)
+    network = Student(student_checkpoint.modality, 2, CONFIG)
+    set_normalisation(network, dataset.split("train").with_modalities(("acc",)))
+    assert float(network.encoder.front.std.min()) > 0.3
+    write_student(tmp_path / "s.ckpt", replace(student_checkpoint, config=CONFIG, state=network.state_dict()))
+    again = read_student(tmp_path / "s.ckpt")
+    assert again.config.causal
+    values, present = recording(40)
+    assert torch.equal(again.network()(values, present).logits, network.eval()(values, present).logits)
+
+
+def test_a_windowed_student_is_described_as_before() -> None:
+    config = StudentConfig(preset="test", encoder=ENCODER)
+    assert "causal" not in msgspec.to_builtins(config)
+    assert msgspec.to_builtins(CONFIG)["causal"] is True
+    assert msgspec.convert(msgspec.to_builtins(CONFIG), StudentConfig) == CONFIG
+
+
+def test_the_command_trains_a_causal_student(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "student.ckpt"
+    arguments = ["--modality", "acc", "--preset", "tiny", "--steps", "2", "--batch", "4", "--causal", "-o", str(file)]
+    with pytest.raises(SystemExit) as ended:
+        run_train(["student", str(dataset.path), *arguments])
+    assert ended.value.code == 0, capsys.readouterr().err
+    checkpoint = read_student(file)
+    assert checkpoint.config == student_config("tiny", causal=True)
+    values, present = recording(80)
+    network = checkpoint.network()
+    torch.testing.assert_close(
+        stepped(network, values, present), answers_along(network, values, present), atol=2e-5, rtol=0
+    )
