@@ -81,6 +81,18 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f" {self.unit}" if self.unit else ""
 
 
+def task_text(task: TaskSpec) -> str:
+    """What is predicted, in a few words: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
+    names = ", ".join(task.labels)
+    match task.kind:
+        case "classification":
+            return f"classes {names}"
+        case "multi_label":
+            return f"labels {names}"
+        case "regression":
+            return f"target {names}{f' in {task.unit}' if task.unit else ''}"
+
+
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:
     """Which key of a task is wrong and why, beyond the number and the names of its labels; None where none is."""
     for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):

@@ -56,6 +56,10 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None
     """
     from mmkd_models.networks.student import ExportStudent
 
+    if checkpoint.task.kind != "classification":
+        raise UsageError(
+            f"student: expected one of classes, got one of {checkpoint.task.kind}; it cannot be exported yet"
+        )
     return _onnx_from_module(
         ExportStudent(checkpoint.network()),
         inputs=graph_inputs(checkpoint.modality),

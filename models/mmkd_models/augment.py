@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
+from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
 
 
@@ -45,7 +46,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0.
-        targets: (B, K) label distribution; a row of zeros where any part of the window is unlabelled.
+        targets: (B, K) label distribution; of several labels each from 0 to 1, of a regression (B, 1) in its unit; a
+            row of zeros where any part of the window is unlabelled.
         labelled: (B,) 1 where `targets` holds, else 0.
         index: (B,) int64 row of the (first) window, for losses that remember windows.
         step: whose batch it is; None where it is no whole batch of a step.
@@ -72,7 +74,7 @@ class BatchSource:
     """Gives the batch of any step.
 
     Args:
-        windows: the training windows; label -1 is unlabelled.
+        windows: the training windows, labelled or not.
         config: the augmentation.
         batch: B.
         labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
@@ -93,10 +95,13 @@ class BatchSource:
         self._windows = windows
         self._config = config
         self._batch = min(batch, max(2, len(windows)))
-        self._labelled_rows = np.flatnonzero(windows.labels >= 0)
+        self._labelled_rows = np.flatnonzero(windows.labelled)
         self._from_labelled = round(labelled_share * self._batch)
         if self._from_labelled and len(self._labelled_rows) == 0:
-            raise UsageError("training windows: expected some labelled ones, got labels that are all -1; label some")
+            mark = unlabelled_mark(windows.spec.task.kind)
+            raise UsageError(
+                f"training windows: expected some labelled ones, got labels that are all {mark}; label some"
+            )
         self._seed = seed
         self._part = part
         self._statistics = {m.name: channel_statistics(windows, m.name) for m in windows.spec.modalities}
@@ -169,10 +174,9 @@ class BatchSource:
     def _targets(
         self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]
     ) -> tuple[Tensor, Tensor]:
-        classes = len(self._windows.spec.task.labels)
-        labels = torch.from_numpy(self._windows.labels[rows])
-        known = labels >= 0
-        targets = F.one_hot(labels.clamp(min=0), classes).float()
+        labels = self._windows.labels[rows]
+        known = torch.from_numpy(is_labelled(labels))
+        targets = _as_targets(labels, classes=len(self._windows.spec.task.labels))
         if pairs is not None:
             weight = torch.from_numpy(lam)[:, None]
             targets = weight * targets + (1 - weight) * targets[pairs]
@@ -202,6 +206,15 @@ class BatchSource:
         keep *= ~((time >= start) & (time < start + length))[:, :, None]
         present = present * keep
         return torch.from_numpy((mean + (values - mean) * gain + noise) * present), torch.from_numpy(present)
+
+
+def _as_targets(labels: Labels, *, classes: int) -> Tensor:
+    """(B, K) float32, anything finite where a label is unknown."""
+    if labels.dtype.kind == "f":
+        return torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
+    if labels.ndim == 2:
+        return torch.from_numpy(labels).float()
+    return F.one_hot(torch.from_numpy(labels).clamp(min=0), classes).float()
 
 
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
 from mmkd_models.augment import AugmentConfig, channel_statistics
 from mmkd_models.config import StudentConfig, TeacherConfig
+from mmkd_models.data.labels import Labels, is_labelled, label_dtype
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import Recipe
+from mmkd_models.goal import target_scale
 from mmkd_models.int8 import LearntInt8
 from mmkd_models.networks.causal_front import CausalFront
 from mmkd_models.networks.encoder import Encoder, FrontEnd
@@ -103,11 +105,11 @@ class CarriedWindows:
 
     Attributes:
         windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing.
-        labels: (N,) int64.
+        labels: as `Windows.labels`, all known.
     """
 
     windows: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,7 @@ class StudentCheckpoint:
 
     def network(self) -> Student:
         """Gives the student with its weights, in evaluation mode."""
-        student = Student(self.modality, len(self.task.labels), self.config)
+        student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
 
@@ -151,7 +153,7 @@ class TeacherCheckpoint:
 
     def network(self) -> Teacher:
         """Gives the teacher with its weights, in evaluation mode."""
-        teacher = Teacher(self.modalities, len(self.task.labels), self.config)
+        teacher = Teacher(self.modalities, len(self.task.labels), self.config, kind=self.task.kind)
         teacher.load_state_dict(self.state)
         return teacher.eval()
 
@@ -186,7 +188,8 @@ def read_student(path: Path) -> StudentCheckpoint:
     carried = part_named(tensors, "carried/")
     check_parts(tensors, ("student/", "carried/"), path)
     check_sizes((document.modality,), document.task, path)
-    network = Student(document.modality, len(document.task.labels), document.config)
+    task = document.task
+    network = Student(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None
     if int8 is not None:
@@ -222,7 +225,8 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     state = part_named(tensors, "teacher/")
     check_parts(tensors, ("teacher/",), path)
     check_sizes(document.modalities, document.task, path)
-    network = Teacher(document.modalities, len(document.task.labels), document.config)
+    task = document.task
+    network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     return TeacherCheckpoint(
         modalities=document.modalities,
@@ -235,19 +239,25 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
     """Draws up to `most` labelled windows of the validation split, in a fixed order."""
-    known = np.flatnonzero(valid.labels >= 0)
+    known = np.flatnonzero(valid.labelled)
     rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
     return CarriedWindows(
-        windows=np.ascontiguousarray(valid.take(rows)[modality]), labels=valid.labels[rows].astype(np.int64)
+        windows=np.ascontiguousarray(valid.take(rows)[modality]), labels=np.ascontiguousarray(valid.labels[rows])
     )
 
 
 def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
     """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
 
+    Those of a regression's target go to its end, over the labelled windows.
+
     Raises:
         ValueError: the network is a student and the windows have more than its one modality.
+        UsageError: the target has fewer than two different values in the labelled windows.
     """
+    if network.answer.kind == "regression":
+        for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
+            buffer.fill_(value)
     fronts: dict[str, FrontEnd | CausalFront]
     if isinstance(network, Teacher):
         fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
@@ -290,11 +300,15 @@ def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: 
 def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
     """Raises CheckpointError where the metadata describe no network."""
     fit = all(m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf for m in modalities)
-    if not modalities or not fit or len(task.labels) < 2:
+    fewest = 2 if task.kind == "classification" else 1
+    if not modalities or not fit or len(task.labels) < fewest:
         raise CheckpointError(
             f"{path}: metadata: expected modalities with samples, channels and a rate, and two labels or more, got "
             f"{[(m.name, m.shape, m.rate_hz) for m in modalities]} and {list(task.labels)}; the file was altered"
         )
+    fault = task_fault(task)
+    if fault is not None:
+        raise CheckpointError(f"{path}: metadata: task.{fault[0]}: {fault[1]}; the file was altered")
 
 
 def _check_int8(int8: LearntInt8, network: Student, path: Path) -> None:
@@ -309,13 +323,21 @@ def _check_int8(int8: LearntInt8, network: Student, path: Path) -> None:
 def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
     windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
     shape = (len(windows), *modality.shape)
-    known = labels.dtype == torch.int64 and labels.shape == shape[:1]
+    dtype, several = label_dtype(task.kind), task.kind == "multi_label"
+    wanted = (len(windows), len(task.labels)) if several else (len(windows),)
+    known = labels.dtype == getattr(torch, dtype) and labels.shape == wanted
     if windows.dtype != torch.float32 or windows.shape != shape or not known:
         raise CheckpointError(
-            f"{path}: carried windows: expected float32 (N, T, C)={shape} with int64 labels (N,), got {windows.dtype} "
+            f"{path}: carried windows: expected float32 (N, T, C)={shape} with {dtype} labels "
+            f"{'(N, K)' if several else '(N,)'}, got {windows.dtype} "
             f"{tuple(windows.shape)} with {labels.dtype} {tuple(labels.shape)}; the file was altered"
         )
-    if bool(((labels < 0) | (labels >= len(task.labels))).any()):
+    if task.kind != "classification":
+        if not is_labelled(labels.numpy()).all() or (several and bool((labels > 1).any())):
+            raise CheckpointError(
+                f"{path}: carried windows: expected a label of each, got windows without; the file was altered"
+            )
+    elif bool(((labels < 0) | (labels >= len(task.labels))).any()):
         raise CheckpointError(
             f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
             f"{labels.max()}; the file was altered"

@@ -37,6 +37,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import scores_from_answers
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
+from mmkd_models.evaluate.scores import of_classes
 from mmkd_models.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -308,7 +309,7 @@ def _modality(
         student=_judged(
             student, logits_of(networks["student"], data.test, modality=name), data.test, learning_rate=None
         ),
-        extra_trees=RivalResult(scores=extra_trees_scores(train, data.test, modality=name, seed=seed)),
+        extra_trees=RivalResult(scores=of_classes(extra_trees_scores(train, data.test, modality=name, seed=seed))),
         mini_rocket=_mini_rocket(train, data.test, modality=name, seed=seed),
         missing=MissingCurve(
             shares=tuple(missing["student"]),
@@ -370,7 +371,7 @@ def _student(
 
 def _mini_rocket(train: Windows, test: Windows, *, modality: str, seed: int) -> RivalResult:
     try:
-        return RivalResult(scores=mini_rocket_scores(train, test, modality=modality, seed=seed))
+        return RivalResult(scores=of_classes(mini_rocket_scores(train, test, modality=modality, seed=seed)))
     except ImportError:
         return RivalResult(scores=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
     except ValueError as error:  # aeon refuses windows that are too short for its kernels

@@ -20,7 +20,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import TeacherCheckpoint
 from mmkd_models.config import TeacherConfig
 from mmkd_models.data.folds import part_of_windows
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.evaluate.scores import AnyScores, scores_from_logits
 from mmkd_models.jobs import OnStep, Run, TrainingData, self_train, train_teacher
 from mmkd_models.predict import logits_of
 from mmkd_models.teacher_set import OutOfFoldCheckpoint
@@ -64,7 +64,7 @@ def cross_fit(
         name = f"teacher {number + 1} of {count}"
         with watched(name) as on_step:
             member = train_teacher(seen, config, replace(own, on_step=on_step))
-        if self_training and bool((seen.train.labels < 0).any()):
+        if self_training and not seen.train.labelled.all():
             second = None if own.run_dir is None else own.run_dir / "second"
             with watched(f"{name}, second generation") as on_step:
                 member = self_train(seen, member, replace(own, run_dir=second, on_step=on_step))
@@ -78,6 +78,8 @@ def _folder(run_dir: Path, number: int) -> Path:
 
 def _check_classes(data: TrainingData, part: NDArray[np.int64]) -> None:
     labels = data.train.labels
+    if data.train.spec.task.kind != "classification":
+        return  # each training looks at what it has
     for number in range(int(part.max()) + 1):
         left = set(labels[part != number].tolist())
         for label in sorted(set(labels[part == number].tolist()) - left - {-1}):
@@ -93,7 +95,7 @@ def _joined(
     part: NDArray[np.int64],
     members: Sequence[TeacherCheckpoint],
     *,
-    metric: Callable[[Scores], float],
+    metric: Callable[[AnyScores], float],
 ) -> OutOfFoldCheckpoint:
     groups, first = np.unique(data.train.groups, return_index=True)
     return OutOfFoldCheckpoint(
@@ -108,13 +110,13 @@ def _joined(
     )
 
 
-def _scores(data: TrainingData, part: NDArray[np.int64], members: Sequence[TeacherCheckpoint]) -> Scores:
+def _scores(data: TrainingData, part: NDArray[np.int64], members: Sequence[TeacherCheckpoint]) -> AnyScores:
     """Of the answers for the labelled training windows, each by the teacher that has not seen it."""
-    truth, answers = [], []
+    truth, logits = [], []
     for number, member in enumerate(members):
-        rows = np.flatnonzero((part == number) & (data.train.labels >= 0))
+        rows = np.flatnonzero((part == number) & data.train.labelled)
         if len(rows):
             unseen = data.train.subset(rows)
             truth.append(unseen.labels)
-            answers.append(logits_of(member.network(), unseen, modality=None).argmax(1))
-    return scores_from_answers(np.concatenate(truth), np.concatenate(answers), len(data.train.spec.task.labels))
+            logits.append(logits_of(member.network(), unseen, modality=None))
+    return scores_from_logits(np.concatenate(truth), np.concatenate(logits), data.train.spec.task)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_models.answers import AnswerMemory
 from mmkd_models.augment import Batch
+from mmkd_models.goal import CLASSES, Goal, logit_loss, task_loss, together, trust_of
 from mmkd_models.levels import (
     FeatureHead,
     edam_of,
@@ -28,10 +29,6 @@ from mmkd_models.losses.contrast import ContrastHead
 from mmkd_models.losses.contrast_bank import ContrastBank
 from mmkd_models.losses.correlation import dist_loss
 from mmkd_models.losses.decoupled import dkd_loss
-from mmkd_models.losses.logits import kl_loss
-from mmkd_models.losses.mixing import mixed_logits
-from mmkd_models.losses.task import soft_cross_entropy
-from mmkd_models.losses.trust import trust_in_teacher
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student, StudentOutput
@@ -97,16 +94,20 @@ class SupervisedLearner(nn.Module):
         network: what is trained; ours, or one that answers as ours do.
         modality: the student's; None for a teacher.
         modality_dropout: probability that a window loses a modality, for a teacher.
+        goal: what its logits stand for.
     """
 
-    def __init__(self, network: nn.Module, *, modality: str | None, modality_dropout: float = 0.0) -> None:
+    def __init__(
+        self, network: nn.Module, *, modality: str | None, modality_dropout: float = 0.0, goal: Goal = CLASSES
+    ) -> None:
         super().__init__()
+        self.goal = goal
         self.network = network
         self.modality = modality
         self.modality_dropout = modality_dropout
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Gives the cross-entropy of the labelled rows."""
+        """Gives the loss of the labelled rows against their labels."""
         if self.modality is not None:
             logits = self.network(*batch.inputs[self.modality]).logits
         else:
@@ -114,7 +115,7 @@ class SupervisedLearner(nn.Module):
             if self.network.training:
                 inputs = hide_modalities(inputs, self.modality_dropout, torch.default_generator)
             logits = self.network(inputs).logits
-        return {"loss": soft_cross_entropy(logits, batch.targets, weight=batch.labelled)}
+        return {"loss": task_loss(self.goal, logits, batch.targets, weight=batch.labelled)}
 
 
 class SelfTrainingLearner(nn.Module):
@@ -124,22 +125,24 @@ class SelfTrainingLearner(nn.Module):
     dropout and modality dropout; both see the same mixed window, as in function matching.
     """
 
-    def __init__(self, network: Teacher, first: Teacher, *, modality_dropout: float) -> None:
+    def __init__(self, network: Teacher, first: Teacher, *, modality_dropout: float, goal: Goal = CLASSES) -> None:
         super().__init__()
+        self.goal = goal
         self.network = network
         self.modality_dropout = modality_dropout
         self._first = (first.eval().requires_grad_(False),)
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Gives the divergence from the first generation, the labels' cross-entropy, and `loss`, their sum."""
+        """Gives the distance from the first generation, the labels' loss, and `loss`, their sum."""
         inputs = batch.inputs
         if self.network.training:
             inputs = hide_modalities(inputs, self.modality_dropout, torch.default_generator)
         logits = self.network(inputs).logits
         with torch.no_grad():
             first = self._first[0].to(batch.targets.device)(batch.inputs).logits
-        logit = kl_loss(logits, first, temperature=_SELF_TRAINING_TEMPERATURE)
-        task = soft_cross_entropy(logits, batch.targets, weight=batch.labelled)
+        temperature = _SELF_TRAINING_TEMPERATURE
+        logit = logit_loss(self.goal, logits, first, temperature=temperature, standardise=False, weight=None)
+        task = task_loss(self.goal, logits, batch.targets, weight=batch.labelled)
         return {"logit": logit, "task": task, "loss": logit + _SELF_TRAINING_TASK * task}
 
 
@@ -163,6 +166,7 @@ class DistillLearner(nn.Module):
         windows: number of training windows, for a memory bank.
         example: inputs of any batch, to see what networks of your own give; ours do without.
         memory: of what the teachers answer to the batches of every step; None asks them every time.
+        goal: what the networks' logits stand for.
 
     Raises:
         UsageError: the recipe does not fit the networks.
@@ -181,8 +185,10 @@ class DistillLearner(nn.Module):
         windows: int | None = None,
         example: Inputs | None = None,
         memory: AnswerMemory | None = None,
+        goal: Goal = CLASSES,
     ) -> None:
         super().__init__()
+        self.goal = goal
         teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
         check_teachers(recipe, teachers, modality)
         check_causal(recipe, student)
@@ -192,7 +198,7 @@ class DistillLearner(nn.Module):
         self._memory = memory
         self._teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
         ours, theirs = _shown(student, teachers, modality, example)
-        check_terms(recipe, classes=theirs[0].logits.shape[-1])
+        check_terms(recipe, classes=theirs[0].logits.shape[-1], kind=goal.kind)
         for number, shown in enumerate(theirs):
             part = part_of(recipe, number)
             check_layers(
@@ -251,13 +257,15 @@ class DistillLearner(nn.Module):
 
     def _logits(self, teachers: Sequence[TeacherOutput], temperature: float) -> Tensor:
         """(B, K) of all teachers together, to be read at this temperature."""
-        return mixed_logits([one.logits for one in teachers], temperature=temperature, mix=mix_of(self.recipe))
+        logits = [one.logits for one in teachers]
+        return together(self.goal, logits, temperature=temperature, mix=mix_of(self.recipe))
 
     def _trust(self, batch: Batch, teachers: Sequence[TeacherOutput]) -> Tensor | None:
         if self.recipe.trust == "none":
             return None
         by_confidence = self.recipe.trust == "confidence"
-        return trust_in_teacher(self._logits(teachers, 1.0), batch.targets, batch.labelled, by_confidence=by_confidence)
+        logits = self._logits(teachers, 1.0)
+        return trust_of(self.goal, logits, batch.targets, batch.labelled, by_confidence=by_confidence)
 
     def _term(
         self,
@@ -270,10 +278,10 @@ class DistillLearner(nn.Module):
         """The loss of the term under its name, and what else there is to tell."""
         match term:
             case TaskTerm():
-                return {"task": soft_cross_entropy(student.logits, batch.targets, weight=batch.labelled)}
+                return {"task": task_loss(self.goal, student.logits, batch.targets, weight=batch.labelled)}
             case LogitTerm() | DkdTerm() | DistTerm():
                 logits = self._logits(teachers, term.temperature)
-                return {kind_of(term): _output_loss(term, batch, student.logits, logits, trust)}
+                return {kind_of(term): _output_loss(term, batch, student.logits, logits, trust, self.goal)}
             case _:
                 return self._inside_term(term, batch, student, teachers[member_of(term)], trust)
 
@@ -304,10 +312,13 @@ class DistillLearner(nn.Module):
         return torch.stack([batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)
 
 
-def _output_loss(term: OutputTerm, batch: Batch, student: Tensor, teacher: Tensor, trust: Tensor | None) -> Tensor:
+def _output_loss(
+    term: OutputTerm, batch: Batch, student: Tensor, teacher: Tensor, trust: Tensor | None, goal: Goal
+) -> Tensor:
     match term:
         case LogitTerm():
-            return kl_loss(student, teacher, temperature=term.temperature, standardise=term.standardise, weight=trust)
+            temperature, standardise = term.temperature, term.standardise
+            return logit_loss(goal, student, teacher, temperature=temperature, standardise=standardise, weight=trust)
         case DkdTerm():
             # A mixed window's target is the larger label; a window without one has what the teacher takes for it.
             target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))

@@ -19,7 +19,7 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.answers import memory_of
 from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import (
@@ -33,8 +33,11 @@ from mmkd_models.checkpoint import (
 )
 from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.folds import label_subset
+from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
+from mmkd_models.evaluate.scores import check_metric
+from mmkd_models.goal import goal_of
 from mmkd_models.int8 import LearntInt8
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
@@ -107,11 +110,13 @@ class Run:
 def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> TeacherCheckpoint:
     """Trains a teacher on the labelled windows of all modalities of `data`."""
     spec = data.train.spec
-    _check_classes(data)
+    _check_labels(data)
     torch.manual_seed(run.train.seed)
-    teacher = Teacher(spec.modalities, len(spec.task.labels), config)
+    teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
     set_normalisation(teacher, data.train)
-    learner = SupervisedLearner(teacher, modality=None, modality_dropout=config.modality_dropout)
+    learner = SupervisedLearner(
+        teacher, modality=None, modality_dropout=config.modality_dropout, goal=goal_of(data.train)
+    )
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
     return TeacherCheckpoint(
@@ -128,12 +133,14 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
 
     The first one is given back at once where every training window is labelled.
     """
-    if bool((data.train.labels >= 0).all()):
+    if bool(data.train.labelled.all()):
         return first
     torch.manual_seed(run.train.seed + 1)
-    teacher = Teacher(first.modalities, len(first.task.labels), first.config)
+    teacher = Teacher(first.modalities, len(first.task.labels), first.config, kind=first.task.kind)
     set_normalisation(teacher, data.train)
-    learner = SelfTrainingLearner(teacher, first.network(), modality_dropout=first.config.modality_dropout)
+    learner = SelfTrainingLearner(
+        teacher, first.network(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
+    )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
     if result.scores.metric(run.train.metric) <= first.facts.score:
@@ -144,9 +151,9 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
 
 def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
     """Trains a student on the labels of one modality alone: what distillation is measured against."""
-    _check_classes(data)
+    _check_labels(data)
     student = _new_student(data, modality, config, run)
-    learner = SupervisedLearner(student, modality=modality)
+    learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
     return _student_checkpoint(data, modality, config, run, result, recipe=None)
@@ -275,7 +282,14 @@ def _learn(
         part=part,
     )
     learner = DistillLearner(
-        student, networks, recipe, modality=modality, windows=len(data.train), example=example, memory=memory
+        student,
+        networks,
+        recipe,
+        modality=modality,
+        windows=len(data.train),
+        example=example,
+        memory=memory,
+        goal=goal_of(data.train),
     )
     result = _fit(
         learner,
@@ -349,9 +363,7 @@ def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], win
     spec = windows.spec
     advice = f"train a {who.rpartition(' ')[2]} on this dataset"
     if task != spec.task:
-        raise UsageError(
-            f"{who}: expected the labels {list(spec.task.labels)} of the dataset, got {list(task.labels)}; {advice}"
-        )
+        raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
     names = [modality.name for modality in spec.modalities]
     for modality in modalities:
         if modality.name not in names:
@@ -379,7 +391,7 @@ def _labelled_share(recipe: Recipe) -> float:
 def _new_student(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> Student:
     spec = data.train.spec
     torch.manual_seed(run.train.seed)
-    student = Student(spec.modality(modality), len(spec.task.labels), config)
+    student = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
     set_normalisation(student, data.train.with_modalities((modality,)))
     return student
 
@@ -396,8 +408,9 @@ def _fit(
 ) -> Fit:
     """Trains; `origin` is what else decides the result, so that only the same training is resumed."""
     train = data.train
+    check_metric(run.train.metric, train.spec.task.kind)
     if isinstance(learner, SupervisedLearner):
-        train = train.subset(np.flatnonzero(train.labels >= 0))
+        train = train.subset(np.flatnonzero(train.labelled))
         if modality is not None:
             train = train.with_modalities((modality,))
     valid = data.valid if modality is None else data.valid.with_modalities((modality,))
@@ -429,14 +442,19 @@ def _fit(
     )
 
 
-def _check_classes(data: TrainingData) -> None:
-    names = data.train.spec.task.labels
-    counts = np.bincount(data.train.labels[data.train.labels >= 0], minlength=len(names))
-    absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
+def _check_labels(data: TrainingData) -> None:
+    """Refuses labels that leave a class or a label without an example; numbers are looked at where they are scaled."""
+    task, known = data.train.spec.task, data.train.labels[data.train.labelled]
+    if task.kind == "regression":
+        return
+    several = task.kind == "multi_label"
+    counts = known.sum(axis=0, dtype=np.int64) if several else np.bincount(known, minlength=len(task.labels))
+    absent = [name for name, count in zip(task.labels, counts, strict=True) if count == 0]
     if absent:
+        wanted, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(
-            f"training windows: expected every class to have a labelled window, got none for {', '.join(absent)}; "
-            "label some, raise --label-share, or take the class out of the dataset"
+            f"training windows: expected {wanted} a labelled window, got none for {', '.join(absent)}; "
+            f"label some, raise --label-share, or take the {what} out of the dataset"
         )
 
 
@@ -483,10 +501,9 @@ def _student_checkpoint(
     )
 
 
-def visible_labels(train: Windows, *, share: float, seed: int) -> NDArray[np.int64]:
-    """Gives the labels that training may see: a share of them by class, -1 for the others; share 1 keeps all."""
-    visible = label_subset(train.labels, share=share, seed=seed)
-    return np.where(visible, train.labels, -1)
+def visible_labels(train: Windows, *, share: float, seed: int) -> Labels:
+    """Gives the labels that training may see: a share of them by class, the others hidden; share 1 keeps all."""
+    return hide_labels(train.labels, label_subset(train.labels, share=share, seed=seed))
 
 
 def with_learning_rate(run: Run, learning_rate: float) -> Run:

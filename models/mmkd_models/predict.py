@@ -12,7 +12,7 @@ from torch import nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.evaluate.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 
@@ -54,14 +54,14 @@ def logits_of(
     return np.concatenate(parts)
 
 
-def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> Scores:
+def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
     """Scores a network on the labelled ones of `windows`.
 
     Raises:
         UsageError: none is labelled.
     """
-    known = windows.subset(np.flatnonzero(windows.labels >= 0))
+    known = windows.subset(np.flatnonzero(windows.labelled))
     if len(known) == 0:
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")
-    answers = logits_of(network, known, modality=modality).argmax(1)
-    return scores_from_answers(known.labels, answers, len(windows.spec.task.labels))
+    logits = logits_of(network, known, modality=modality)
+    return scores_from_logits(known.labels, logits, windows.spec.task)

@@ -11,6 +11,7 @@ from typing import Literal, TypeGuard
 import msgspec
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
 
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,17 +47,23 @@ Member = int | msgspec.UnsetType
 """Which of several teachers a term looks into, from 0 in the order they are named; unset where there is one."""
 
 
+_USUAL_TEMPERATURE = 2.0
+
+
 class TaskTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
-    """Cross-entropy against the labels, on labelled windows."""
+    """Cross-entropy against the labels (of a regression Huber's loss), on labelled windows."""
 
     weight: Weight
 
 
 class LogitTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="logit"):
-    """Kullback-Leibler divergence from the teacher's outputs at `temperature`; `standardise` compares z-scores."""
+    """Kullback-Leibler divergence from the teacher's outputs at `temperature`; `standardise` compares z-scores.
+
+    Of several labels each one's own divergence; of a regression Huber's loss and the correlation over the batch.
+    """
 
     weight: Weight
-    temperature: float = 2.0
+    temperature: float = _USUAL_TEMPERATURE
     standardise: bool = False
 
 
@@ -203,6 +210,7 @@ def check_recipe(
     teacher_layers: int,
     teacher_blocks: int | None = None,
     classes: int | None = None,
+    kind: TaskKind = "classification",
 ) -> None:
     """Raises UsageError where the terms cannot be computed: repeats, layers that are not there, impossible numbers.
 
@@ -213,13 +221,14 @@ def check_recipe(
         teacher_blocks: layers of the teacher with hidden states and self-attention of the student's modality;
             as many as cross-attention layers where None.
         classes: K, to refuse what cannot teach two classes; not checked where None.
+        kind: of the task, to refuse what cannot teach it.
     """
-    check_terms(recipe, classes=classes)
+    check_terms(recipe, classes=classes, kind=kind)
     blocks = teacher_layers if teacher_blocks is None else teacher_blocks
     check_layers(recipe, student_layers=student_layers, teacher_layers=teacher_layers, teacher_blocks=blocks)
 
 
-def check_terms(recipe: Recipe, *, classes: int | None = None) -> None:
+def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = "classification") -> None:
     """Raises UsageError for what is wrong whatever the networks are; arguments as `check_recipe`."""
     kinds = [kind_of(term) for term in recipe.terms]
     if not kinds or len(set(kinds)) != len(kinds):
@@ -230,8 +239,12 @@ def check_terms(recipe: Recipe, *, classes: int | None = None) -> None:
     for term in recipe.terms:
         _check_weight(term)
         _check_numbers(term)
-        if classes == 2:
+        if kind != "classification":
+            _check_kind(term, kind)
+        elif classes == 2:
             _check_two_classes(term)
+    if kind == "regression":
+        _check_numbers_only(recipe)
     if not any(_lasts(term.weight) for term in recipe.terms):
         raise UsageError(
             "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
@@ -317,6 +330,33 @@ def _check_layers(term: LayerTerm, *, student: int, teacher: int, cross: bool) -
                     f"recipe: term {kind!r} names {what} layer {layer} of the {who}, which has {count}; "
                     f"choose {-count} to {count - 1}"
                 )
+
+
+def _check_kind(term: Term, kind: TaskKind) -> None:
+    """Refuses what compares classes with each other where there are none."""
+    match term:
+        case DkdTerm() | DistTerm() | LogitTerm(standardise=True):
+            by_logit = isinstance(term, LogitTerm)
+            what = f"term {kind_of(term)!r}{' with standardise' if by_logit else ''}"
+            cure = "set it to false" if by_logit else "use term 'logit'"
+            raise UsageError(f"recipe: {what} compares classes that exclude each other, and {kind} has none; {cure}")
+        case LogitTerm(temperature=temperature) if kind == "regression" and temperature != _USUAL_TEMPERATURE:
+            raise UsageError(
+                f"recipe: term 'logit' has temperature {temperature}, which softens probabilities, and regression has "
+                "none; leave it out"
+            )
+
+
+def _check_numbers_only(recipe: Recipe) -> None:
+    """Refuses what asks a regression for probabilities."""
+    for key, value, asks in (
+        ("trust", recipe.trust, recipe.trust != "none"),
+        ("mix", recipe.mix, recipe.mix == "probabilities"),
+    ):
+        if asks:
+            raise UsageError(
+                f"recipe: {key} {value!r} needs a teacher's probabilities, and regression has none; leave it out"
+            )
 
 
 def _check_two_classes(term: Term) -> None:

@@ -111,11 +111,11 @@ def entry_rows(
     return tuple(sorted(rows, key=lambda row: (row.method != NONE, -_spread_of(row, metric), row.student, row.method)))
 
 
-def _spread_of(row: EntryRow, metric: Metric) -> float:
+def _spread_of(row: EntryRow, metric: str) -> float:
     return float(getattr(row.test, metric).mean)
 
 
-def _mean(one: Tested, metric: Metric) -> float:
+def _mean(one: Tested, metric: str) -> float:
     return float(np.mean([test.scores.metric(metric) for test in one.tests.values()]))
 
 

@@ -31,6 +31,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Scores, scores_from_answers
 from mmkd_models.evaluate.rivals import extra_trees_scores
+from mmkd_models.evaluate.scores import of_classes
 from mmkd_models.jobs import OnStep, Run, distil, self_train, train_baseline, train_teacher
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -288,7 +289,7 @@ def rival_on(folder: StudyFolder, seed: int) -> Scores:
     if known is not None:
         return known
     fold = folder.fold(seed)
-    scores = extra_trees_scores(fold.training.train, fold.test, modality=conditions.modality, seed=seed)
+    scores = of_classes(extra_trees_scores(fold.training.train, fold.test, modality=conditions.modality, seed=seed))
     _write(path, scores)
     return scores
 

@@ -151,7 +151,8 @@ def read_teacher_set(path: Path) -> OutOfFoldCheckpoint:
         parts=parts,
         score=document.score,
     )
-    wanted = Teacher(checkpoint.modalities, len(checkpoint.task.labels), checkpoint.config).state_dict()
+    task = checkpoint.task
+    wanted = Teacher(checkpoint.modalities, len(task.labels), checkpoint.config, kind=task.kind).state_dict()
     for state in checkpoint.states:
         same_tensors(wanted, state, path=path)
     return checkpoint
@@ -167,7 +168,8 @@ def _prefix(number: int) -> str:
 
 
 def _network(checkpoint: OutOfFoldCheckpoint, state: Mapping[str, Tensor]) -> Teacher:
-    teacher = Teacher(checkpoint.modalities, len(checkpoint.task.labels), checkpoint.config)
+    task = checkpoint.task
+    teacher = Teacher(checkpoint.modalities, len(task.labels), checkpoint.config, kind=task.kind)
     teacher.load_state_dict(state)
     return teacher.eval()
 

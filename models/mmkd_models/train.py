@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import Batch, BatchSource
-from mmkd_models.evaluate.metrics import Metric, Scores
+from mmkd_models.evaluate.scores import AnyMetric, AnyScores, scores_from_document
 from mmkd_models.resume import FILE_NAME, ResumeState, read_resume, write_resume
 from mmkd_models.tensors import same_tensors
 
@@ -64,7 +64,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ema_decay: float = 0.99
     eval_every: int = 50
     patience: int = 0
-    metric: Metric = "balanced_accuracy"
+    metric: AnyMetric = "balanced_accuracy"
     near_best: float = 1.0
     seed: int = 0
     precision: Precision = "32-true"
@@ -95,7 +95,7 @@ class Fit:
     """A finished training: the kept weights (CPU), their scores on validation, the curve, and where it stopped."""
 
     state: dict[str, Tensor]
-    scores: Scores
+    scores: AnyScores
     best_step: int
     curve: tuple[CurvePoint, ...]
     stopped_at: int
@@ -118,7 +118,7 @@ class _Best:
     top: float = -math.inf
     error: float = 0.0
     step: int = 0
-    scores: Scores | None = None
+    scores: AnyScores | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -126,7 +126,7 @@ def fit(
     learner: nn.Module,
     source: BatchSource,
     *,
-    evaluate: Callable[[nn.Module], Scores],
+    evaluate: Callable[[nn.Module], AnyScores],
     config: TrainConfig,
     run_dir: Path | None = None,
     resume: bool = False,
@@ -173,7 +173,7 @@ class _Loop:
         fabric: Fabric,
         learner: nn.Module,
         source: BatchSource,
-        evaluate: Callable[[nn.Module], Scores],
+        evaluate: Callable[[nn.Module], AnyScores],
         config: TrainConfig,
         run_dir: Path | None,
         settings: Mapping[str, Any],
@@ -273,7 +273,7 @@ class _Loop:
         self.sums, self.since = {}, 0
         self._keep(scores)
 
-    def _keep(self, scores: Scores) -> None:
+    def _keep(self, scores: AnyScores) -> None:
         """Keeps these weights where they are the best so far or near it; no earlier ones can then be nearer."""
         score, best = scores.metric(self.config.metric), self.best
         if score >= best.top:
@@ -317,7 +317,7 @@ class _Loop:
         self.optimizer.load_state_dict(state.optimizer)
         self.fabric.strategy.precision.load_state_dict(state.scaler)
         self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
-        scores = msgspec.convert(state.best_scores, Scores)
+        scores = scores_from_document(state.best_scores)
         top, error = state.top
         self.best = _Best(top=top, error=error, step=state.best_step, scores=scores, state=dict(state.best))
         self.curve = [msgspec.convert(point, CurvePoint) for point in state.curve]

@@ -16,6 +16,7 @@ import typer
 from torch import nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import (
     Facts,
@@ -28,9 +29,8 @@ from mmkd_models.config import choice, preset_named, student_config, student_lik
 from mmkd_models.cross_fit import cross_fit
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import INT8_TRAIN, RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.scores import default_metric, metrics_of
 from mmkd_models.int8_cli import start_of
 from mmkd_models.jobs import (
     OnStep,
@@ -59,7 +59,14 @@ _Steps = Annotated[int, typer.Option(help="Optimisation steps.", min=1)]
 _Batch = Annotated[int, typer.Option(help="Windows per step.", min=2)]
 _Rate = Annotated[float, typer.Option(help="Peak learning rate.", min=0.0)]
 _Patience = Annotated[int, typer.Option(help="Validations without progress before stopping; 0 never stops.", min=0)]
-_MetricOption = Annotated[str, typer.Option(help="What validation maximises: accuracy, balanced_accuracy or macro_f1.")]
+_MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What validation maximises. Classes: accuracy, balanced_accuracy, macro_f1; several labels: macro_f1, "
+        "mean_average_precision, subset_accuracy; a number: r2, pearson.",
+        show_default=", ".join(default_metric(kind) for kind in get_args(TaskKind)),
+    ),
+]
 _Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 _Practise = Annotated[
     bool,
@@ -142,7 +149,7 @@ def teacher(
     batch: _Batch = TEACHER_TRAIN.batch,
     learning_rate: _Rate = TEACHER_TRAIN.learning_rate,
     patience: _Patience = TEACHER_TRAIN.patience,
-    metric: _MetricOption = TEACHER_TRAIN.metric,
+    metric: _MetricOption = None,
     seed: _Seed = 0,
     practise_missing: _Practise = True,
     precision: _PrecisionOption = TEACHER_TRAIN.precision,
@@ -151,13 +158,14 @@ def teacher(
     json: _Json = False,
 ) -> None:
     """Train a teacher on all modalities of a dataset, or on those that are named."""
-    train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    train = _train_config(steps, batch, learning_rate, patience, seed, precision, devices)
     size = teacher_config(preset_named(preset, option="--preset"))
     if not practise_missing:
         size = msgspec.structs.replace(size, modality_dropout=0.0)
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
     augment = _augment(practise_missing=practise_missing)
+    train = _with_metric(train, metric, training)
     run = Run(train=train, augment=augment, run_dir=_run_dir(output), resume=resume)
     following = _distill_command(output, data, training) + _same_windows(label_share=label_share, fold=fold, seed=seed)
     if out_of_fold is not None:
@@ -173,7 +181,7 @@ def teacher(
         return
     with _training("teacher", output) as show:
         checkpoint = train_teacher(training, size, replace(run, on_step=show))
-    if self_training and bool((training.train.labels < 0).any()):
+    if self_training and not training.train.labelled.all():
         with _training("teacher, second generation", output) as show:
             second = replace(run, run_dir=_run_dir(output) / "second", on_step=show)
             checkpoint = self_train(training, checkpoint, second)
@@ -198,7 +206,7 @@ def student(
     batch: _Batch = STUDENT_TRAIN.batch,
     learning_rate: _Rate = STUDENT_TRAIN.learning_rate,
     patience: _Patience = STUDENT_TRAIN.patience,
-    metric: _MetricOption = STUDENT_TRAIN.metric,
+    metric: _MetricOption = None,
     seed: _Seed = 0,
     practise_missing: _Practise = True,
     precision: _PrecisionOption = STUDENT_TRAIN.precision,
@@ -208,13 +216,20 @@ def student(
     json: _Json = False,
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
-    train = _train_config(steps, batch, learning_rate, patience, metric, seed, precision, devices)
+    train = _train_config(steps, batch, learning_rate, patience, seed, precision, devices)
     size = student_config(preset_named(preset, option="--preset"), causal=causal)
     _check_output(output)
     training = _training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
     with _training(f"{modality} baseline", output) as show:
         augment = _augment(practise_missing=practise_missing)
-        run = _run(train, augment, output, resume=resume, embed_windows=embed_windows, on_step=show)
+        run = _run(
+            _with_metric(train, metric, training),
+            augment,
+            output,
+            resume=resume,
+            embed_windows=embed_windows,
+            on_step=show,
+        )
         checkpoint = train_baseline(training, modality, size, run)
     _write_student(output, checkpoint, json=json)
 
@@ -296,7 +311,7 @@ def distill(
         ),
     ] = None,
     patience: _Patience = STUDENT_TRAIN.patience,
-    metric: _MetricOption = STUDENT_TRAIN.metric,
+    metric: _MetricOption = None,
     seed: _Seed = 0,
     practise_missing: _Practise = True,
     precision: _PrecisionOption = STUDENT_TRAIN.precision,
@@ -324,7 +339,6 @@ def distill(
         batch,
         usual.learning_rate if learning_rate is None else learning_rate,
         patience,
-        metric,
         seed,
         precision,
         devices,
@@ -342,7 +356,14 @@ def distill(
     training = training.for_pair(seen, modality)
     augment = _augment(practise_missing=practise_missing)
     with _training(f"{modality} student" if start is None else f"{modality} student in INT8", output) as show:
-        run = _run(train, augment, output, resume=resume, embed_windows=embed_windows, on_step=show)
+        run = _run(
+            _with_metric(train, metric, training),
+            augment,
+            output,
+            resume=resume,
+            embed_windows=embed_windows,
+            on_step=show,
+        )
         if start is not None:
             checkpoint = distil_int8(
                 training,
@@ -438,25 +459,29 @@ def _training(title: str, output: Path) -> Iterator[OnStep]:
 
 
 def _train_config(
-    steps: int, batch: int, learning_rate: float, patience: int, metric: str, seed: int, precision: str, devices: int
+    steps: int, batch: int, learning_rate: float, patience: int, seed: int, precision: str, devices: int
 ) -> TrainConfig:
     return TrainConfig(
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,
         patience=patience,
-        metric=choice(metric, get_args(Metric), option="--metric"),
         seed=seed,
         precision=choice(precision, get_args(Precision), option="--precision"),
         devices=devices,
     )
 
 
+def _with_metric(train: TrainConfig, metric: str | None, training: TrainingData) -> TrainConfig:
+    kind = training.train.spec.task.kind
+    chosen = default_metric(kind) if metric is None else choice(metric, metrics_of(kind), option="--metric")
+    return msgspec.structs.replace(train, metric=chosen)
+
+
 def _training_data(
     path: Path, *, label_share: float, fold: int | None, seed: int, modalities: Sequence[str] | None
 ) -> TrainingData:
     dataset = open_dataset(path)
-    require_classification(dataset.spec, what="training")
     if fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")
     else:

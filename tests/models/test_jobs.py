@@ -247,7 +247,7 @@ def test_a_teacher_of_other_labels_is_refused(machines: Dataset, teacher: Teache
     windows = machines.split("train")
     task = msgspec.structs.replace(windows.spec.task, labels=("idle", "worn", "ok"))
     assert why_not(teacher, replace(windows, spec=msgspec.structs.replace(windows.spec, task=task))) == (
-        "teacher: expected the labels ['idle', 'worn', 'ok'] of the dataset, got ['idle', 'ok', 'worn']; "
+        "teacher: expected the classes idle, worn, ok of the dataset, got classes idle, ok, worn; "
         "train a teacher on this dataset"
     )
 

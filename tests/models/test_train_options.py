@@ -317,7 +317,7 @@ def test_a_sensor_that_is_named_twice_is_refused(machines: Dataset) -> None:
 
 def test_a_teacher_of_another_dataset_is_refused(dataset: Dataset, folder: Path) -> None:
     assert message_of("mmkd-distill", folder / "teacher.ckpt", dataset.path, "--modality", "acc") == (
-        "teacher: expected the labels ['slow', 'fast'] of the dataset, got ['idle', 'ok', 'worn']; "
+        "teacher: expected the classes slow, fast of the dataset, got classes idle, ok, worn; "
         "train a teacher on this dataset"
     )
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.reference import write_reference
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_models.data.check import check_dataset
 from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
 from mmkd_models.data.describe import Description, ModalityFacts, describe_dataset
@@ -150,7 +150,7 @@ def _answers(task: TaskSpec) -> str:
         case "multi_label":
             return f"{len(task.labels)} labels"
         case "regression":
-            return f"target {task.labels[0]}{f' in {task.unit}' if task.unit else ''}"
+            return task_text(task)
 
 
 def _modality_table(description: Description) -> Table:

@@ -5,46 +5,82 @@ Both see the labelled training windows of one modality and nothing else. A stude
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.evaluate.label_metrics import label_scores
+from mmkd_models.evaluate.metrics import scores_from_answers
+from mmkd_models.evaluate.scores import AnyScores
+from mmkd_models.evaluate.value_metrics import value_scores
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
 _TREES = 300
 
 
-def extra_trees_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> Scores:
-    """Scores extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`."""
-    from sklearn.ensemble import ExtraTreesClassifier
+def extra_trees_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> AnyScores:
+    """Scores extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`, for a task of any kind."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-    known = _labelled(train)
-    forest = ExtraTreesClassifier(n_estimators=_TREES, random_state=seed)
+    known, judged = _labelled(train), _labelled(test)
+    # Of several labels and of a number a forest gives the share of the trees' votes, or their mean.
+    kind = ExtraTreesClassifier if train.spec.task.kind == "classification" else ExtraTreesRegressor
+    forest = kind(n_estimators=_TREES, random_state=seed)
     forest.fit(window_statistics(_window_values(known, modality)), known.labels)
-    answers = forest.predict(window_statistics(_window_values(_labelled(test), modality)))
-    return scores_from_answers(_labelled(test).labels, answers, len(train.spec.task.labels))
+    return _scores(judged, forest.predict(window_statistics(_window_values(judged, modality))))
 
 
-def mini_rocket_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> Scores:
+def mini_rocket_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> AnyScores:
     """Scores MiniRocket (Dempster et al., KDD 2021) as aeon builds it; missing samples are filled with 0.
+
+    Of several labels and of a number its features go to the same ridge regression, as the paper's section 3 has it.
 
     Raises:
         ImportError: aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
     """
-    from aeon.classification.convolution_based import MiniRocketClassifier
-
     known, judged = _labelled(train), _labelled(test)
     threads = torch.get_num_threads()
     try:
-        classifier = MiniRocketClassifier(random_state=seed)
-        classifier.fit(_series(known, modality), known.labels)
-        answers = classifier.predict(_series(judged, modality)).astype(np.int64)
+        answers = _rocket_answers(known, _series(known, modality), _series(judged, modality), seed=seed)
     finally:
         torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
-    return scores_from_answers(judged.labels, answers, len(train.spec.task.labels))
+    return _scores(judged, answers)
+
+
+def _rocket_answers(
+    known: Windows, series: NDArray[np.float64], asked: NDArray[np.float64], *, seed: int
+) -> NDArray[Any]:
+    if known.spec.task.kind == "classification":
+        from aeon.classification.convolution_based import MiniRocketClassifier
+
+        classifier = MiniRocketClassifier(random_state=seed)
+        classifier.fit(series, known.labels)
+        return np.asarray(classifier.predict(asked))
+    from aeon.transformations.collection.convolution_based import MiniRocket
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rocket = MiniRocket(random_state=seed)
+    # Scaling and penalties as in aeon's classifier.
+    ridge = make_pipeline(StandardScaler(with_mean=False), RidgeCV(np.logspace(-3, 3, 10)))
+    ridge.fit(rocket.fit_transform(series), known.labels)
+    return np.asarray(ridge.predict(rocket.transform(asked)))
+
+
+def _scores(judged: Windows, answers: NDArray[Any]) -> AnyScores:
+    """Scores class numbers (N,), of several labels (N, K) numbers near 0 or 1, of a regression (N,) numbers."""
+    task = judged.spec.task
+    if task.kind == "classification":
+        return scores_from_answers(judged.labels, answers.astype(np.int64), len(task.labels))
+    if task.kind == "regression":
+        return value_scores(judged.labels, answers)
+    shares = np.clip(answers.reshape(len(judged), -1).astype(np.float64), 1e-6, 1 - 1e-6)  # a logit must be finite
+    return label_scores(judged.labels, np.log(shares / (1 - shares)), threshold=task.on_from)
 
 
 def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -75,7 +111,7 @@ def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _labelled(windows: Windows) -> Windows:
-    return windows.subset(np.flatnonzero(windows.labels >= 0))
+    return windows.subset(np.flatnonzero(windows.labelled))
 
 
 def _window_values(windows: Windows, modality: str) -> NDArray[np.float32]:

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+Mix = Literal["probabilities", "logits"]
 
-def mixed_logits(logits: Sequence[Tensor], *, temperature: float, mix: Literal["probabilities", "logits"]) -> Tensor:
+
+def mixed_logits(logits: Sequence[Tensor], *, temperature: float, mix: Mix) -> Tensor:
     """Gives (B, K) logits z of all teachers together; those of a single teacher as they are.
 
     `probabilities`: softmax(z / T) is the mean of softmax(logits / T). `logits`: z is the mean, whatever T is.
@@ -32,3 +35,18 @@ def mixed_logits(logits: Sequence[Tensor], *, temperature: float, mix: Literal["
         return stacked.mean(0)
     log_probabilities = torch.log_softmax(stacked / temperature, dim=-1)
     return temperature * (torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits)))
+
+
+def mixed_label_logits(logits: Sequence[Tensor], *, temperature: float, mix: Mix) -> Tensor:
+    """Gives (B, K) logits z of all teachers of several labels together; those of a single teacher as they are.
+
+    `probabilities`: sigmoid(z / T) is the mean of sigmoid(logits / T). `logits`: z is the mean, whatever T is.
+    Arguments as `mixed_logits`.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    stacked = torch.stack([one.detach().float() for one in logits])  # (M, B, K)
+    if mix == "logits":
+        return stacked.mean(0)
+    on, off = (torch.logsumexp(F.logsigmoid(sign * stacked / temperature), dim=0) for sign in (1, -1))
+    return temperature * (on - off)

@@ -27,3 +27,21 @@ def trust_in_teacher(teacher_logits: Tensor, targets: Tensor, labelled: Tensor, 
     known = torch.minimum(probabilities, targets.float()).sum(-1)
     unknown = probabilities.amax(-1) if by_confidence else torch.ones_like(known)
     return torch.where(labelled > 0, known, unknown)
+
+
+def trust_in_labels(teacher_logits: Tensor, targets: Tensor, labelled: Tensor, *, by_confidence: bool) -> Tensor:
+    """Gives (B,) weights from 0 to 1 for a teacher of several labels: the same, mean over the labels.
+
+    Each label is a distribution over on and off, with which the teacher has min(y, p) + min(1 - y, 1 - p) = 1 - |y - p|
+    in common; its confidence is max(p, 1 - p).
+
+    Args:
+        teacher_logits: (B, K).
+        targets: (B, K) from 0 to 1, zeros where unknown.
+        labelled: (B,) 1 where the labels are known, else 0.
+        by_confidence: an unlabelled window counts by the teacher's confidence, else fully.
+    """
+    probabilities = torch.sigmoid(teacher_logits.detach().float())
+    known = 1 - (targets.float() - probabilities).abs().mean(-1)
+    unknown = torch.maximum(probabilities, 1 - probabilities).mean(-1) if by_confidence else torch.ones_like(known)
+    return torch.where(labelled > 0, known, unknown)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.config import StudentConfig
+from mmkd_models.networks.answer import Answer
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import Encoder, Pool, Projections
 
@@ -18,7 +18,7 @@ class StudentOutput:
     """What a student gives, ours or one of your own; what it lacks stays empty.
 
     Attributes:
-        logits: (B, K).
+        logits: (B, K); of a regression (B, 1), the number in the target's unit.
         embedding: (B, D).
         hidden: (B, L + 2, D) after each block; empty without taps.
         attention: (B, H, L + 2, L + 2) of each block; empty without taps.
@@ -35,18 +35,21 @@ class StudentOutput:
 
 
 class Student(nn.Module):
-    """A single-modality transformer classifier."""
+    """A single-modality transformer with a head for K classes or labels, or for a number."""
 
-    def __init__(self, modality: ModalitySpec, classes: int, config: StudentConfig) -> None:
+    def __init__(
+        self, modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
+    ) -> None:
         super().__init__()
-        kind = CausalEncoder if config.causal else Encoder
-        self.encoder: Encoder | CausalEncoder = kind(modality, config.encoder)
+        encoder = CausalEncoder if config.causal else Encoder
+        self.encoder: Encoder | CausalEncoder = encoder(modality, config.encoder)
         self.pool = Pool(config.encoder.width)
         self.dropout = nn.Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)
+        self.answer = Answer(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Classifies a batch of windows.
+        """Answers a batch of windows.
 
         Args:
             values: (B, T, C) raw values, 0 where missing.
@@ -55,7 +58,7 @@ class Student(nn.Module):
         """
         tokens = self.encoder(values, present, taps=taps)
         embedding = self.pool(tokens.values, tokens.bias)
-        logits = self.head(self.dropout(embedding))
+        logits = self.answer.logits(self.head(self.dropout(embedding)))
         return StudentOutput(
             logits=logits,
             embedding=embedding,
@@ -67,13 +70,17 @@ class Student(nn.Module):
 
 
 class ExportStudent(nn.Module):
-    """The graph that is exported: raw values and presence in, logits and probabilities out."""
+    """The graph that is exported: raw values and presence in, logits and probabilities out.
+
+    Of a regression they are the number in standard deviations of the training targets, and in the target's unit.
+    """
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, T, C), (1, T, C) -> logits (1, K), probabilities (1, K)."""
-        logits = self.student(values, present).logits
-        return logits, torch.softmax(logits, dim=-1)
+        """(1, T, C), (1, T, C) -> logits (1, K), probabilities (1, K), or what a regression has for them."""
+        answer, output = self.student.answer, self.student(values, present)
+        raw = self.student.head(output.embedding) if answer.kind == "regression" else output.logits
+        return raw, answer(raw)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.config import TeacherConfig
+from mmkd_models.networks.answer import Answer
 from mmkd_models.networks.encoder import Encoder, Pool, Projections, Tokens
 from mmkd_models.networks.fusion import CrossTap, FusionLayer
 
@@ -23,7 +24,7 @@ class TeacherOutput:
     """What a teacher gives, ours or one of your own; what it lacks stays empty.
 
     Attributes:
-        logits: (B, K).
+        logits: (B, K); of a regression (B, 1), the number in the target's unit.
         embedding: (B, D) the fused representation.
         pooled: per modality (B, D), before fusion over modalities.
         hidden: per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps.
@@ -48,12 +49,19 @@ class TeacherOutput:
 
 
 class Teacher(nn.Module):
-    """A multimodal transformer classifier.
+    """A multimodal transformer with a head for K classes or labels, or for a number.
 
     A modality whose window is all missing is masked out of every attention; nothing is filled in for it.
     """
 
-    def __init__(self, modalities: Sequence[ModalitySpec], classes: int, config: TeacherConfig) -> None:
+    def __init__(
+        self,
+        modalities: Sequence[ModalitySpec],
+        classes: int,
+        config: TeacherConfig,
+        *,
+        kind: TaskKind = "classification",
+    ) -> None:
         super().__init__()
         if not modalities:
             raise UsageError("teacher: expected at least one modality, got none; name those it shall use")
@@ -65,9 +73,10 @@ class Teacher(nn.Module):
         self.gate = nn.Linear(config.encoder.width, 1)
         self.dropout = nn.Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)
+        self.answer = Answer(kind)
 
     def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
-        """Classifies a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
+        """Answers a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
         tokens: dict[str, Tokens] = {name: self.encoders[name](*inputs[name], taps=taps) for name in self.names}
         encoded = tokens
         hidden = {name: list(tokens[name].hidden) for name in self.names}
@@ -80,7 +89,9 @@ class Teacher(nn.Module):
                     hidden[name].append(tokens[name].values)
         pooled = {name: self.pools[name](tokens[name].values, tokens[name].bias) for name in self.names}
         embedding = self._fuse(pooled, tokens)
-        output = TeacherOutput(logits=self.head(self.dropout(embedding)), embedding=embedding, pooled=pooled)
+        output = TeacherOutput(
+            logits=self.answer.logits(self.head(self.dropout(embedding))), embedding=embedding, pooled=pooled
+        )
         if not taps:
             return output
         own = {name: [*encoded[name].attention, *(layer_taps[name].own for layer_taps in fused)] for name in self.names}

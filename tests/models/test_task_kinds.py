@@ -1,0 +1,404 @@
+"""Several labels at once, and numbers: what a training sees, learns, keeps and refuses; on tiny synthetic machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, r2_score
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.augment import AugmentConfig, BatchSource
+from mmkd_models.checkpoint import read_student, read_teacher, write_student, write_teacher
+from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.cross_fit import cross_fit
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.distill import DistTerm, DkdTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.evaluate.label_metrics import average_precision, label_scores
+from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
+from mmkd_models.evaluate.scores import scores_from_document, scores_from_logits
+from mmkd_models.evaluate.value_metrics import value_scores
+from mmkd_models.goal import Goal, goal_of, logit_loss, task_loss, together, trust_of
+from mmkd_models.jobs import Run, TrainingData, distil, self_train, train_baseline, train_teacher, visible_labels
+from mmkd_models.networks.student import ExportStudent
+from mmkd_models.predict import logits_of, scores_of
+from mmkd_models.recipe import check_terms
+from mmkd_models.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
+from mmkd_models.train import TrainConfig
+from mmkd_models.train_cli import run_distill, run_train
+
+ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
+STUDENT = StudentConfig(preset="test", encoder=ENCODER)
+TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1, modality_dropout=0.0)
+STATES = TaskSpec(kind="multi_label", labels=("fast", "high"))
+SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
+LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
+AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
+
+
+def _split(groups: range, kind: str) -> dict[str, np.ndarray]:
+    """`acc` swings at 1 to 5 Hz, which a speed of 1000 to 1400 rpm tells; `gyro` lies high or low."""
+    rng = np.random.default_rng(groups.start)
+    owners = np.repeat(np.array(groups), 8)
+    hertz, high = rng.uniform(1, 5, len(owners)), np.arange(len(owners)) % 2
+    time = np.arange(40) / 20.0
+    acc = np.sin(2 * np.pi * hertz[:, None, None] * time[None, :, None] + rng.uniform(0, 6, (len(owners), 1, 2)))
+    gyro = (2.0 * high - 1)[:, None, None] + rng.normal(0, 0.5, (len(owners), 20, 1))
+    acc[rng.uniform(size=acc.shape) < 0.05] = np.nan
+    labels = 900 + 100 * hertz if kind == "regression" else np.stack([hertz > 3, high], axis=1)
+    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
+
+
+def _write(path: Path, task: TaskSpec) -> Dataset:
+    return write_dataset(
+        path,
+        name="rig",
+        labels=task,
+        modalities=[
+            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
+            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
+        ],
+        splits={
+            "train": _split(range(8), task.kind),
+            "valid": _split(range(8, 11), task.kind),
+            "test": _split(range(11, 14), task.kind),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    """By kind: 64 windows to train on, 24 to validate, 24 to test."""
+    path = tmp_path_factory.mktemp("kinds")
+    return {task.kind: _write(path / task.kind, task) for task in (STATES, SPEED)}
+
+
+def data_of(dataset: Dataset, *, share: float = 1.0) -> TrainingData:
+    train = dataset.split("train")
+    train = train.with_labels(visible_labels(train, share=share, seed=0))
+    return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
+
+
+def run_of(kind: str, *, steps: int = 6) -> Run:
+    metric = "macro_f1" if kind == "multi_label" else "r2"
+    return Run(
+        train=TrainConfig(steps=steps, batch=16, eval_every=max(3, steps // 4), seed=3, metric=metric, ema_decay=0.9),
+        augment=AugmentConfig(channel_dropout=0.0, span_dropout=0.0),
+    )
+
+
+KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
+
+
+# ---- what a batch holds
+
+
+def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(sets):
+    for kind, dataset in sets.items():
+        train = dataset.split("train")
+        batch = BatchSource(train, AugmentConfig(mixup=1.0), batch=16, labelled_share=1.0, seed=0).at(0)
+        plain = BatchSource(train, AugmentConfig(mixup=0.0), batch=16, labelled_share=1.0, seed=0).at(0)
+        rows = train.labels[plain.index.numpy()].reshape(16, -1).astype(np.float32)
+        np.testing.assert_array_equal(plain.targets.numpy(), rows)
+        assert (plain.labelled == 1).all()
+        low, high = rows.min(0), rows.max(0)
+        assert ((batch.targets.numpy() >= low) & (batch.targets.numpy() <= high)).all()
+        assert not np.isin(batch.targets.numpy()[:, 0], rows[:, 0]).all(), kind
+
+
+@KINDS
+def test_windows_without_labels_have_targets_of_zero(sets, kind):
+    data = data_of(sets[kind], share=0.2)
+    batch = BatchSource(data.train, AugmentConfig(), batch=32, labelled_share=0.25, seed=0).at(0)
+    assert batch.labelled[:8].sum() == 8
+    assert 8 <= batch.labelled.sum() < 32
+    assert (batch.targets[batch.labelled == 0] == 0).all()
+
+
+# ---- losses by kind
+
+
+def test_labels_and_teachers_are_compared_by_the_loss_of_the_kind():
+    logits, teacher = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 0.0]])
+    targets, one = torch.tensor([[1.0, 0.0]]), torch.ones(1)
+    several = Goal(kind="multi_label")
+    expected = (np.log(2) + np.log1p(np.exp(2.0))) / 2
+    assert float(task_loss(several, logits, targets, weight=one)) == pytest.approx(expected, rel=1e-6)
+    found = logit_loss(several, logits, teacher, temperature=2.0, standardise=False, weight=None)
+    sure = 1 / (1 + np.exp(-1.0))  # KL of a coin from a probability, mean of 0 and this, times T^2
+    assert float(found) == pytest.approx(4 * (np.log(0.5 / sure) + np.log(0.5 / (1 - sure))) / 2 / 2, rel=1e-5)
+    number = Goal(kind="regression", spread=10.0)
+    values, truth = torch.tensor([[105.0], [130.0]]), torch.tensor([[100.0], [100.0]])
+    # 0.5 and 3 standard deviations away: 0.125 and 3 - 0.5
+    assert float(task_loss(number, values, truth, weight=torch.ones(2))) == pytest.approx((0.125 + 2.5) / 2)
+    away = torch.tensor([[115.0], [140.0]])  # one deviation away, rising alike: Huber 0.5, correlation 1
+    found = logit_loss(number, values, away, temperature=2.0, standardise=False, weight=None)
+    assert float(found) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_teachers_of_several_labels_are_mixed_label_by_label():
+    ours, theirs = torch.tensor([[0.0, 3.0]]), torch.tensor([[2.0, 3.0]])
+    mixed = together(Goal(kind="multi_label"), [ours, theirs], temperature=2.0, mix="probabilities")
+    expected = (torch.sigmoid(ours / 2) + torch.sigmoid(theirs / 2)) / 2
+    torch.testing.assert_close(torch.sigmoid(mixed / 2), expected)
+    mixed = together(Goal(kind="multi_label"), [ours, theirs], temperature=2.0, mix="logits")
+    torch.testing.assert_close(mixed, torch.tensor([[1.0, 3.0]]))
+    numbers = together(Goal(kind="regression"), [ours[:, :1], theirs[:, :1]], temperature=2.0, mix="probabilities")
+    torch.testing.assert_close(numbers, torch.tensor([[1.0]]))
+
+
+def test_a_teacher_of_several_labels_is_trusted_by_what_it_has_in_common_with_them():
+    logits = torch.logit(torch.tensor([[0.9, 0.2], [0.9, 0.2]]))
+    targets, labelled = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([1.0, 0.0])
+    found = trust_of(Goal(kind="multi_label"), logits, targets, labelled, by_confidence=True)
+    torch.testing.assert_close(found, torch.tensor([(0.9 + 0.2) / 2, (0.9 + 0.8) / 2]))
+    found = trust_of(Goal(kind="multi_label"), logits, targets, labelled, by_confidence=False)
+    torch.testing.assert_close(found, torch.tensor([0.55, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "problem"),
+    [
+        (Recipe(terms=(DkdTerm(weight=constant(1.0)),)), "multi_label",
+         "term 'dkd' compares classes that exclude each other, and multi_label has none; use term 'logit'"),
+        (Recipe(terms=(DistTerm(weight=constant(1.0)),)), "regression",
+         "term 'dist' compares classes that exclude each other, and regression has none; use term 'logit'"),
+        (Recipe(terms=(LogitTerm(weight=constant(1.0), standardise=True),)), "multi_label",
+         ("term 'logit' with standardise compares classes that exclude each other, and multi_label has none; set it to "
+         "false")),
+        (Recipe(terms=(LogitTerm(weight=constant(1.0), temperature=4.0),)), "regression",
+         "term 'logit' has temperature 4.0, which softens probabilities, and regression has none; leave it out"),
+        (msgspec.structs.replace(LOGITS, trust="label"), "regression",
+         "trust 'label' needs a teacher's probabilities, and regression has none; leave it out"),
+        (msgspec.structs.replace(LOGITS, mix="probabilities"), "regression",
+         "mix 'probabilities' needs a teacher's probabilities, and regression has none; leave it out"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_for_a_kind_is_refused_by_name(recipe, kind, problem):
+    with pytest.raises(UsageError) as error:
+        check_terms(recipe, kind=kind)
+    assert str(error.value) == f"recipe: {problem}"
+
+
+# ---- metrics
+
+
+def test_label_scores_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth = (rng.uniform(size=(50, 3)) < 0.4).astype(np.uint8)
+    logits = np.round(truth + rng.normal(size=(50, 3)), 1).astype(np.float32)  # rounded: some are equal
+    scores = label_scores(truth, logits, threshold=0.6)
+    answers = 1 / (1 + np.exp(-logits)) >= 0.6
+    assert scores.macro_f1 == pytest.approx(f1_score(truth, answers, average="macro"))
+    assert scores.mean_average_precision == pytest.approx(average_precision_score(truth, logits, average="macro"))
+    assert scores.subset_accuracy == pytest.approx((truth == answers).all(1).mean())
+    assert np.array(scores.counts).sum(1).tolist() == [50, 50, 50]
+    share = scores.subset_accuracy
+    assert scores.standard_error("subset_accuracy") == pytest.approx(np.sqrt(share * (1 - share) / 50))
+
+
+def test_average_precision_by_hand():
+    """On at ranks 1 and 3: precision 1 and 2/3, each for half of the recall."""
+    found = average_precision(np.array([True, False, True, False]), np.float32([4, 3, 2, 1]))
+    assert found == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_label_that_is_never_on_counts_only_where_it_is_answered():
+    truth = np.array([[1, 0], [1, 0]], dtype=np.uint8)
+    assert label_scores(truth, np.float32([[1, -1], [1, -1]]), threshold=0.5).macro_f1 == 1.0
+    assert label_scores(truth, np.float32([[1, 1], [1, -1]]), threshold=0.5).macro_f1 == 0.5
+    nothing = label_scores(np.zeros((2, 2), dtype=np.uint8), np.float32([[-1, -1], [-1, -1]]), threshold=0.5)
+    assert (nothing.macro_f1, nothing.mean_average_precision, nothing.standard_error("macro_f1")) == (1.0, 1.0, 0.0)
+
+
+def test_value_scores_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(1000, 50, 40).astype(np.float32)
+    answers = truth + rng.normal(5, 20, 40).astype(np.float32)
+    scores = value_scores(truth, answers)
+    assert scores.r2 == pytest.approx(r2_score(truth, answers))
+    assert scores.pearson == pytest.approx(np.corrcoef(truth, answers)[0, 1])
+    assert scores.mae == pytest.approx(np.abs(truth - answers).mean(), rel=1e-5)
+    assert scores.rmse == pytest.approx(np.sqrt(np.square(truth - answers).mean()), rel=1e-5)
+    assert scores.standard_error("pearson") == pytest.approx((1 - scores.pearson**2) / np.sqrt(40))
+    still = value_scores(np.float32([3, 3]), np.float32([3, 4]))
+    assert (still.r2, still.pearson) == (0.0, 0.0)
+
+
+def test_scores_of_every_kind_survive_a_document():
+    truth, logits = np.array([[1, 0], [0, 1]], dtype=np.uint8), np.float32([[1, -1], [-1, 1]])
+    for labels, raw, task in (
+        (np.array([0, 1]), logits, TaskSpec(labels=("a", "b"))),
+        (truth, logits, STATES),
+        (np.float32([1, 2]), logits[:, :1], SPEED),
+    ):
+        scores = scores_from_logits(labels, raw, task)
+        assert scores_from_document(msgspec.to_builtins(scores)) == scores
+
+
+# ---- trainings
+
+
+@KINDS
+def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(sets, tmp_path, kind):
+    dataset, run = sets[kind], run_of(kind)
+    data = data_of(dataset, share=0.5)
+    teacher = self_train(data, train_teacher(data, TEACHER, run), run)
+    write_teacher(tmp_path / "teacher.ckpt", teacher)
+    teacher = read_teacher(tmp_path / "teacher.ckpt")
+    assert teacher.task == dataset.spec.task
+    baseline = train_baseline(data, "acc", STUDENT, run)
+    student = distil(
+        data.for_pair(["acc", "gyro"], "acc"), "acc", STUDENT, run,
+        teacher=teacher, teacher_sha256="ab" * 32, recipe=AND_LABELS,
+    )  # fmt: skip
+    for checkpoint in (baseline, student):
+        write_student(tmp_path / "student.ckpt", checkpoint)
+        again = read_student(tmp_path / "student.ckpt")
+        valid = dataset.split("valid").with_modalities(("acc",))
+        score = scores_of(again.network(), valid, modality="acc").metric(run.train.metric)
+        assert score == pytest.approx(again.facts.score)
+        assert again.carried is not None
+        assert again.carried.labels.dtype == dataset.split("valid").labels.dtype
+        np.testing.assert_array_equal(again.carried.labels, dataset.split("valid").labels)
+
+
+def test_a_regression_carries_the_scale_of_the_labels_it_saw(sets):
+    data = data_of(sets["regression"], share=0.5)
+    student = train_baseline(data, "acc", STUDENT, run_of("regression"))
+    known = data.train.labels[data.train.labelled].astype(np.float64)
+    assert len(known) < len(data.train)
+    assert float(student.state["answer.mean"]) == pytest.approx(known.mean(), rel=1e-6)
+    assert float(student.state["answer.std"]) == pytest.approx(known.std(), rel=1e-6)
+    assert goal_of(data.train) == Goal(kind="regression", spread=pytest.approx(known.std()))
+    assert not any(name.startswith("answer") for name in _of_classes().state_dict())
+
+
+def _of_classes() -> torch.nn.Module:
+    from mmkd_models.networks.student import Student
+
+    return Student(ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40), 2, STUDENT)
+
+
+def test_the_exported_graph_answers_in_the_unit(sets):
+    """Untrained, a network answers near the mean of the targets; its first output says how many deviations away."""
+    data = data_of(sets["regression"])
+    student = train_baseline(data, "acc", STUDENT, run_of("regression")).network()
+    values, present = torch.randn(4, 40, 2), torch.ones(4, 40, 2)
+    with torch.no_grad():
+        deviations, value = ExportStudent(student).eval()(values, present)
+        torch.testing.assert_close(value, student(values, present).logits)
+    torch.testing.assert_close(value, deviations * student.answer.std + student.answer.mean)
+    assert ((value > 900) & (value < 1500)).all()
+
+
+@KINDS
+def test_training_learns_what_the_windows_tell(sets, kind):
+    """The speed stands in the spectrum of `acc`: more steps than elsewhere, and far above guessing."""
+    run = run_of(kind, steps=80)
+    data = data_of(sets[kind])
+    teacher = train_teacher(data, TEACHER, run)
+    test = sets[kind].split("test")
+    scores = scores_of(teacher.network(), test, modality=None)
+    # Guessing gives about 0.5 and 0.
+    assert scores.metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
+    student = distil(data, "acc", STUDENT, run, teacher=teacher, teacher_sha256="ab" * 32, recipe=LOGITS)
+    alone = test.with_modalities(("acc",))
+    agreement = np.corrcoef(
+        logits_of(student.network(), alone, modality="acc")[:, 0],
+        logits_of(teacher.network(), test, modality=None)[:, 0],
+    )[0, 1]
+    assert agreement > 0.7
+
+
+def test_teachers_with_other_scales_teach_in_the_unit(sets, tmp_path):
+    """Out-of-fold teachers saw other labels, so each has a scale of its own; together with a plain one they teach."""
+    data, run = data_of(sets["regression"]), run_of("regression")
+    teachers = cross_fit(data, TEACHER, run, count=2, self_training=False)
+    write_teacher_set(tmp_path / "set.ckpt", teachers)
+    teachers = read_teacher_set(tmp_path / "set.ckpt")
+    means = {float(state["answer.mean"]) for state in teachers.states}
+    assert len(means) == 2
+    plain = train_teacher(data, TEACHER, run)
+    further = [TaughtBy(checkpoint=plain, sha256="cd" * 32)]
+    student = distil(
+        data, "acc", STUDENT, run, teacher=teachers, teacher_sha256="ab" * 32, recipe=LOGITS, further=further
+    )
+    assert abs(float(logits_of(student.network(), data.valid, modality="acc").mean()) - 1200) < 150
+
+
+@KINDS
+@pytest.mark.parametrize("rival", [extra_trees_scores, mini_rocket_scores])
+def test_rivals_are_scored_by_the_metrics_of_the_kind(sets, kind, rival):
+    if rival is mini_rocket_scores:
+        pytest.importorskip("aeon")
+    scores = rival(sets[kind].split("train"), sets[kind].split("test"), modality="acc", seed=0)
+    assert scores.metric("mean_average_precision" if kind == "multi_label" else "r2") > 0.5
+
+
+# ---- what is refused
+
+
+def test_a_metric_of_another_kind_is_refused(sets):
+    run = replace(run_of("regression"), train=TrainConfig(steps=2, batch=8, eval_every=2))
+    with pytest.raises(UsageError) as error:
+        train_baseline(data_of(sets["regression"]), "acc", STUDENT, run)
+    assert str(error.value) == (
+        "training: metric 'balanced_accuracy': expected one of r2, pearson for a task of the kind regression; choose "
+        "one of them"
+    )
+
+
+def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(sets):
+    data = data_of(sets["multi_label"])
+    labels = data.train.labels.copy()
+    labels[:, 1] = 0
+    with pytest.raises(UsageError) as error:
+        train_baseline(replace(data, train=data.train.with_labels(labels)), "acc", STUDENT, run_of("multi_label"))
+    assert str(error.value) == (
+        "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
+        "--label-share, or take the label out of the dataset"
+    )
+    data = data_of(sets["regression"])
+    still = data.train.with_labels(np.full(len(data.train), 3.0))
+    with pytest.raises(UsageError) as error:
+        train_baseline(replace(data, train=still), "acc", STUDENT, run_of("regression"))
+    assert str(error.value) == (
+        "training windows: expected two different values of 'speed' or more in labelled windows, got 1; label some, or "
+        "raise --label-share"
+    )
+
+
+def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(sets, tmp_path):
+    student = train_baseline(data_of(sets["regression"]), "acc", STUDENT, run_of("regression"))
+    assert student.carried is not None
+    labels = student.carried.labels.copy()
+    labels[3] = np.nan
+    write_student(tmp_path / "s.ckpt", replace(student, carried=replace(student.carried, labels=labels)))
+    with pytest.raises(CheckpointError) as error:
+        read_student(tmp_path / "s.ckpt")
+    assert str(error.value) == (
+        f"{tmp_path / 's.ckpt'}: carried windows: expected a label of each, got windows without; the file was altered"
+    )
+
+
+# ---- commands
+
+
+def test_the_commands_choose_the_metric_of_the_kind_and_show_it(sets, tmp_path, capsys):
+    data, teacher, student = str(sets["regression"].path), str(tmp_path / "t.ckpt"), str(tmp_path / "s.ckpt")
+    brief = ["--steps", "2", "--batch", "8"]
+    with pytest.raises(SystemExit, match="0"):
+        run_train(["teacher", data, "-o", teacher, "--preset", "tiny", *brief])
+    assert "\nvalidation    r2 " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        run_distill([teacher, data, "--modality", "acc", "-o", student, "--metric", "pearson", *brief])
+    assert "\nvalidation    pearson " in capsys.readouterr().out
+    with pytest.raises(UsageError) as error:
+        run_train(["student", data, "--modality", "acc", "-o", student, "--metric", "macro_f1", *brief])
+    assert str(error.value) == "--metric: expected one of r2, pearson, got 'macro_f1'; choose one of them"
