@@ -25,18 +25,9 @@ demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordin
 
 # A set and a student's sensor each; sets of your own beside the shipped one: make study STUDY_SETS="mydata:imu other:acc"
 STUDY_SETS ?= models/mmkd_models/data/watch_exercises:gyro
-STUDY_OPTIONS ?= --grid --student tiny --seeds 2 --label-share 0.1
 BUDGET_HOURS ?= 2
-study: $(READY)  ## compare every way to distil with labels alone; resumes; writes docs/results/distillation.md
-	@mkdir -p build/study
-	@for each in $(STUDY_SETS); do \
-	  name=$$(basename $${each%:*})-$${each##*:}; \
-	  echo "mmkd-study $${each%:*} --modality $${each##*:} $(STUDY_OPTIONS)"; \
-	  $(BIN)/mmkd-study $${each%:*} --modality $${each##*:} $(STUDY_OPTIONS) --budget-hours $(BUDGET_HOURS) \
-	    -o build/study/$$name --table build/study/$$name.md || exit $$?; \
-	  cp build/study/$$name/study.json docs/results/study-$$name.json; \
-	done
-	@cat docs/results/distillation.head $(foreach each,$(STUDY_SETS),build/study/$(notdir $(firstword $(subst :, ,$(each))))-$(lastword $(subst :, ,$(each))).md) > docs/results/distillation.md
+study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes docs/results/distillation.md
+	$(BIN)/python examples/distillation_study.py $(STUDY_SETS) --budget-hours $(BUDGET_HOURS) --latency
 
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest

@@ -31,8 +31,11 @@ from mmkd_models.study_document import (
     StudyFacts,
 )
 from mmkd_models.study_executors import Executor, run_workers
-from mmkd_models.study_plan import Conditions, Entry, Space, candidates, check_space, entries
+from mmkd_models.study_folder import StudyFolder
+from mmkd_models.study_plan import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
 from mmkd_models.study_progress import Snapshot, StudyWatch
+from mmkd_models.study_results import collect, restore
+from mmkd_models.study_rivals import RivalName
 from mmkd_models.study_sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
 from mmkd_models.study_table import (
     Tested,
@@ -40,13 +43,14 @@ from mmkd_models.study_table import (
     ended_trials,
     entry_rows,
     factor_effects,
-    rival_table,
+    rival_rows,
     selection,
     teacher_rows,
     tested_entries,
     trial_rows,
 )
-from mmkd_models.study_trials import TEACHER_CHECKPOINT, StudyFolder, TrialResult, student_of
+from mmkd_models.study_teachers import TEACHER_CHECKPOINT
+from mmkd_models.study_trials import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.study_work import WorkOrder
 
 STUDY_FILE, STUDENT_FILE, CLAIM_FILE, JOURNAL_FILE = "study.json", "student.ckpt", "folder.json", "study.journal"
@@ -69,6 +73,8 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         workers: how many trainings at once.
         executor: where they run.
         storage: as `open_storage` takes it; None keeps a journal in the study's folder.
+        rivals: what is trained without a network to compare with.
+        compared: teachers, of one member each, that are trained for their figures and teach nobody.
         required: methods that must be possible; others that no pair of networks can have are left out.
     """
 
@@ -85,11 +91,13 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     workers: int = 1
     executor: Executor = "local"
     storage: str | None = None
+    rivals: tuple[RivalName, ...] = ("extra_trees",)
+    compared: tuple[TeacherChoice, ...] = ()
     required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prepared:
+class PreparedStudy:
     """What is known before anything is trained."""
 
     folder: StudyFolder
@@ -105,6 +113,7 @@ def study(
     out: Path,
     measure_latency: MeasureLatency | None = None,
     on_progress: Callable[[Snapshot], None] | None = None,
+    results: Path | None = None,
 ) -> StudyDocument:
     """Runs a study, or goes on with it, and writes `study.json` and the chosen `student.ckpt` into `out`.
 
@@ -115,6 +124,7 @@ def study(
             sizes, seeds or limits in the same folder share its trials.
         measure_latency: from checkpoints of a student and a teacher to their latencies on this machine.
         on_progress: called about once a second while trials are trained.
+        results: folder of compact results: what they know is not trained, and what is finished is added to them.
 
     Raises:
         UsageError: the options make no sense, or the folder belongs to another study.
@@ -123,16 +133,49 @@ def study(
         MmkdError: what a worker raised.
     """
     began = time.monotonic()
-    _check(dataset, options, measure_latency)
-    _claim(out, options.conditions)
-    prepared = _prepare(dataset, options, out, measure_latency)
-    watch = StudyWatch(prepared.folder, prepared.order, on_progress)
-    run_workers(prepared.order, executor=options.executor, watch=watch)
-    watch.last()
+    prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
+    run_study(prepared, options, on_progress=on_progress, results=results)
     document = _document(prepared, options, measure_latency)
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_document(out, document)
     return document
+
+
+def prepare_study(
+    dataset: Dataset, options: StudyOptions, *, out: Path, measure_latency: MeasureLatency | None = None
+) -> PreparedStudy:
+    """Checks options and folder, and finds which sizes and methods are possible; arguments and errors as `study`."""
+    _check(dataset, options, measure_latency)
+    _claim(out, options.conditions)
+    return _prepare(dataset, options, out, measure_latency)
+
+
+def run_study(
+    prepared: PreparedStudy,
+    options: StudyOptions,
+    *,
+    on_progress: Callable[[Snapshot], None] | None = None,
+    results: Path | None = None,
+) -> None:
+    """Trains what is missing, until all is there or the time is used up; arguments and errors as `study`."""
+    folder, order = prepared.folder, prepared.order
+    seeds = sorted({*order.search_seeds, *order.seeds})
+    if results is not None:
+        restore(folder, results, seeds)
+    watch = StudyWatch(folder, order, on_progress)
+    run_workers(order, executor=options.executor, watch=watch)
+    watch.last()
+    if results is None:
+        return
+    collect(
+        folder,
+        results,
+        dataset=_dataset(folder.dataset),
+        seeds=order.seeds,
+        impossible=order.impossible,
+        compared=options.compared,
+        rivals=options.rivals,
+    )
 
 
 def write_document(out: Path, document: StudyDocument) -> None:
@@ -144,8 +187,14 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
     check_space(options.space)
     conditions = options.conditions
     dataset.everything().with_modalities((conditions.modality,))  # refuses a name that is unknown
-    for teacher in options.space.teachers:
-        dataset.everything().with_modalities(teacher.modalities)
+    for teacher in (*options.space.teachers, *options.compared):
+        for member in teacher.members:
+            dataset.everything().with_modalities(member.modalities)
+    for teacher in options.compared:
+        if len(teacher.members) > 1:
+            raise UsageError(
+                f"--compare-teacher {teacher.name}: expected a single teacher, got several; name them apart"
+            )
     if options.max_latency_ms is not None and measure_latency is None:
         raise UsageError("max_latency_ms: expected a way to measure latencies, got none; give measure_latency")
     if options.seeds < 1 or options.workers < 1 or options.trials < 1 or options.finalists < 1:
@@ -204,7 +253,9 @@ def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tupl
     return tuple(clean)
 
 
-def _prepare(dataset: Dataset, options: StudyOptions, out: Path, measure_latency: MeasureLatency | None) -> _Prepared:
+def _prepare(
+    dataset: Dataset, options: StudyOptions, out: Path, measure_latency: MeasureLatency | None
+) -> PreparedStudy:
     folder = StudyFolder(out=out, dataset=dataset, conditions=options.conditions, space=options.space)
     sizes = student_sizes(
         folder,
@@ -237,15 +288,16 @@ def _prepare(dataset: Dataset, options: StudyOptions, out: Path, measure_latency
         else seeds_that_count(dataset, seeds=options.seeds, search_seeds=options.search_seeds),
         deadline=None if options.budget_hours is None else time.time() + 3600 * options.budget_hours,
         workers=options.workers,
+        compared=options.compared,
     )
-    return _Prepared(folder=folder, order=order, sizes=sizes, skipped=skipped)
+    return PreparedStudy(folder=folder, order=order, sizes=sizes, skipped=skipped)
 
 
 def _named(skipped: Skipped) -> dict[str, str | None]:
     return {"student": skipped.student, "method": skipped.method, "teacher": skipped.teacher}
 
 
-def _document(prepared: _Prepared, options: StudyOptions, measure_latency: MeasureLatency | None) -> StudyDocument:
+def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: MeasureLatency | None) -> StudyDocument:
     folder, order = prepared.folder, prepared.order
     wanted = _wanted(folder, order)
     tested = tested_entries(folder, wanted, order.seeds, order.search_seeds)
@@ -264,11 +316,11 @@ def _document(prepared: _Prepared, options: StudyOptions, measure_latency: Measu
         coverage=_coverage(order, wanted, tested, ended),
         dataset=_dataset(folder.dataset),
         students=prepared.sizes,
-        teachers=teacher_rows(folder, tested),
+        teachers=teacher_rows(folder, tested, options.compared, order.seeds),
         methods=order.space.methods,
         skipped=prepared.skipped,
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
-        extra_trees=rival_table(folder, tested_seeds),
+        rivals=rival_rows(folder, options.rivals, tested_seeds),
         selection=selection(folder, tested, order.seeds) if order.grid else None,
         effects=factors,
         effect_seeds=effect_seeds,
@@ -306,6 +358,7 @@ def _facts(options: StudyOptions, order: WorkOrder) -> StudyFacts:
         student_steps=conditions.student_train.steps,
         teacher_steps=conditions.teacher_train.steps,
         learning_rates=options.space.learning_rates,
+        baseline_learning_rates=options.space.baseline_learning_rates,
         trials=None if options.grid else options.trials,
         budget_hours=options.budget_hours,
         max_latency_ms=options.max_latency_ms,
@@ -345,12 +398,15 @@ def _dataset(dataset: Dataset) -> DatasetFacts:
 def _recommendation(
     folder: StudyFolder, one: Tested, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> Recommendation:
-    """Writes the chosen student, and measures it as it will run."""
+    """Writes the chosen student, and measures it as it will run; one of other machines' results is figures alone."""
     seed = best_seed(one.results)
     result, path = one.results[seed], folder.out / STUDENT_FILE
-    write_student(path, student_of(folder, result.trial))
-    teacher = _a_teacher(folder, one)
-    latency = measure_latency(path, teacher) if measure_latency is not None and teacher is not None else None
+    latency = None
+    is_here = (folder.of_trial(result.trial) / STUDENT_CHECKPOINT).exists()
+    if is_here:
+        write_student(path, student_of(folder, result.trial))
+        teacher = _a_teacher(folder, one)
+        latency = measure_latency(path, teacher) if measure_latency is not None and teacher is not None else None
     limit = options.max_latency_ms
     return Recommendation(
         student=one.entry.student,
@@ -358,8 +414,8 @@ def _recommendation(
         teacher=one.entry.teacher,
         learning_rate=result.trial.candidate.learning_rate,
         seed=seed,
-        checkpoint=str(path),
-        sha256=file_sha256(path),
+        checkpoint=str(path) if is_here else None,
+        sha256=file_sha256(path) if is_here else None,
         valid_score=result.score or 0.0,
         latency=latency,
         within_limits=limit is None or latency is None or latency.student_ms["p50"] <= limit,
@@ -367,11 +423,16 @@ def _recommendation(
 
 
 def _a_teacher(folder: StudyFolder, one: Tested) -> Path | None:
-    """The checkpoint to measure a student against: its own teacher, or for labels alone the first there is."""
+    """The checkpoint to measure a student against: its own teacher, or for labels alone the first there is.
+
+    Of several teachers it is the first one; out-of-fold teachers are no single network to measure.
+    """
     names = [choice.name for choice in folder.space.teachers] if one.entry.teacher is None else [one.entry.teacher]
     paths = [
-        folder.of_teacher(folder.space.teacher(name), seed) / TEACHER_CHECKPOINT
+        folder.of_teacher(member, seed) / TEACHER_CHECKPOINT
         for name in names
+        for member in folder.space.teacher(name).members
+        if not member.out_of_fold
         for seed in one.results
     ]
     return next((path for path in paths if path.exists()), None)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mmkd_models.study_folder import StudyFolder
 from mmkd_models.study_plan import NONE, Candidate, Entry, Space, Trial, candidates
-from mmkd_models.study_trials import StudyFolder, TrialResult, trial_result
+from mmkd_models.study_trials import TrialResult, trial_result
 
 
 def baseline_candidates(space: Space) -> tuple[Candidate, ...]:
@@ -54,7 +55,7 @@ def chosen_trials(folder: StudyFolder, entry: Entry, seeds: Sequence[int]) -> di
     """Gives, for each seed on which the entry is finished, the learning rate that validates best there."""
     found: dict[int, TrialResult] = {}
     for seed in seeds:
-        for rate in folder.space.learning_rates:
+        for rate in folder.space.rates_of(entry):
             trial = Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
             result = trial_result(folder, trial)
             if result is None or result.state != "finished":

@@ -27,9 +27,11 @@ from mmkd_models.study_document import EntryRow, Latency, StudyDocument
 from mmkd_models.study_executors import Executor
 from mmkd_models.study_markdown import study_section
 from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_plan import NONE, Conditions, Method, Space, TeacherChoice
+from mmkd_models.study_plan import NONE, Conditions, Method, Space
 from mmkd_models.study_progress import study_view
+from mmkd_models.study_rivals import RIVALS
 from mmkd_models.study_sizes import MeasureLatency
+from mmkd_models.study_teacher_text import teachers_from_text
 from mmkd_models.train import TrainConfig
 
 _LAUNCHES = 2
@@ -60,7 +62,10 @@ def study_command(
     ),
     teacher: Annotated[
         list[str] | None,
-        typer.Option(help="Teacher: SIZE, or MODALITY+MODALITY:SIZE for some modalities only (repeat)."),
+        typer.Option(
+            help="Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,out-of-fold=K for "
+            "K cross-fitted ones or ,ensemble=N for N from other seeds; A/B for several that teach together."
+        ),
     ] = None,
     student: Annotated[
         list[str] | None, typer.Option(help="Student size (repeat): tiny, small, medium or base; default tiny, small.")
@@ -74,6 +79,13 @@ def study_command(
     ] = None,
     learning_rate: Annotated[
         list[float] | None, typer.Option(help="Peak learning rate that every method may choose (repeat).")
+    ] = None,
+    baseline_learning_rate: Annotated[
+        list[float] | None, typer.Option(help="Further rate that labels alone may choose (repeat).")
+    ] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare with it (repeat): extra_trees or mini_rocket; default both."),
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Train everything on every seed, without a search.")] = False,
     trials: Annotated[
@@ -122,6 +134,14 @@ def study_command(
         bool,
         typer.Option("--list-methods", help="Print the methods and stop.", is_eager=True, callback=_list_methods),
     ] = False,
+    compare_teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="A teacher, as --teacher, that teaches nobody: which size is the smallest near the best."),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder of compact results: what they know is not trained again, what is finished is added."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Also write the table as a section of Markdown, with its command.")
     ] = None,
@@ -148,10 +168,11 @@ def study_command(
             threads=threads,
         ),
         space=Space(
-            teachers=_teachers(teacher or [TEACHER_PRESET], dataset),
+            teachers=teachers_from_text(teacher or [TEACHER_PRESET], dataset),
             students=tuple(preset_named(name, option="--student") for name in student or ["tiny", "small"]),
             methods=_methods(method, recipe or []),
             learning_rates=tuple(learning_rate or BASELINE_LEARNING_RATES),
+            baseline_learning_rates=tuple(baseline_learning_rate or ()),
         ),
         grid=grid,
         trials=trials,
@@ -164,19 +185,24 @@ def study_command(
         workers=workers,
         executor=_executor(executor),
         storage=storage,
+        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(rival or RIVALS)),
+        compared=teachers_from_text(compare_teacher or (), dataset),
         required=tuple(name for name in dict.fromkeys([*(method or []), *_own_names(recipe or [])]) if name != NONE),
     )
-    document = _run(dataset, options, output, meter=_meter(duration_s) if latency else None)
+    meter = latency_meter(duration_s) if latency else None
+    document = _run(dataset, options, output, meter=meter, results=results)
     if table is not None:
         write_file(table, study_section(document).encode())
     _report(document, output, json=json)
     _check_limits(document)
 
 
-def _run(dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None) -> StudyDocument:
+def _run(
+    dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
+) -> StudyDocument:
     try:
         with study_view() as show:
-            document = study(dataset, options, out=output, measure_latency=meter, on_progress=show)
+            document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues\n")
         raise
@@ -193,22 +219,6 @@ def _train(config: TrainConfig, steps: int, metric: str) -> TrainConfig:
 def _executor(name: str) -> Executor:
     known: Executor = choice(name, get_args(Executor), option="--executor")
     return known
-
-
-def _teachers(names: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
-    """Modalities come in the dataset's order, whatever order they are named in."""
-    order = [spec.name for spec in dataset.spec.modalities]
-    found = []
-    for name in names:
-        modalities, _, size = name.rpartition(":")
-        wanted = modalities.split("+") if modalities else order
-        dataset.everything().with_modalities(wanted)  # refuses names that are unknown or there twice
-        found.append(
-            TeacherChoice(
-                modalities=tuple(sorted(wanted, key=order.index)), preset=preset_named(size, option="--teacher")
-            )
-        )
-    return tuple(found)
 
 
 def _methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
@@ -233,8 +243,12 @@ def _own_names(recipes: Sequence[str]) -> list[str]:
     return [text.partition("=")[0] for text in recipes]
 
 
-def _meter(duration_s: float) -> MeasureLatency:
-    """Measures a student as it is exported, and its teacher, in turn in the same processes."""
+def latency_meter(duration_s: float) -> MeasureLatency:
+    """Gives what measures a student as it is exported, and its teacher, in turn in the same processes.
+
+    Raises:
+        UnavailableError: a library is not there.
+    """
     require_modules(
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
@@ -297,6 +311,9 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
         raise AssertionError("a study without a finished trial is an error")
     taught = "labels alone" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
     print(f"chosen by validation: {chosen.student} student, {taught}, seed {chosen.seed}")
+    if chosen.checkpoint is None:
+        print(f"wrote {page}; the chosen student was trained elsewhere, and only its figures are here")
+        return
     following = f"mmkd-export {shlex.quote(chosen.checkpoint)} -o {shlex.quote(str(output / 'student.edge'))}"
     print(f"wrote {page} and {chosen.checkpoint}; next: {following}")
 

@@ -28,6 +28,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         student_steps: optimisation steps of every student and baseline.
         teacher_steps: of every teacher.
         learning_rates: those that every entry could choose from.
+        baseline_learning_rates: those that labels alone could choose from beside them.
         trials: candidates that the search was allowed.
         budget_hours: time that was allowed; None for any.
         max_latency_ms: of a student's median; None for any.
@@ -44,6 +45,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     student_steps: int
     teacher_steps: int
     learning_rates: tuple[float, ...]
+    baseline_learning_rates: tuple[float, ...]
     trials: int | None
     budget_hours: float | None
     max_latency_ms: float | None
@@ -116,16 +118,38 @@ class ScoreTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher: its size, its scores where it taught an entry of the table, the hash of each seed's checkpoint."""
+    """What teaches, where it taught an entry of the table.
+
+    Attributes:
+        name: of one teacher, of out-of-fold ones, or of several with `/` between them.
+        modalities: of all together.
+        preset: its size; several with `+` between them.
+        parameters: of all networks.
+        seeds: on which it is finished.
+        valid_score: on validation; None where several networks answer together.
+        test: scores of their mean probabilities.
+        sha256: hashes of the checkpoints, seed by seed.
+        is_reference: whether it is the smallest single teacher within half a point of the best on validation.
+    """
 
     name: str
     modalities: tuple[str, ...]
     preset: str
     parameters: int
     seeds: tuple[int, ...]
-    valid_score: Spread
+    valid_score: Spread | None
     test: ScoreTable
     sha256: tuple[str, ...]
+    is_reference: bool = False
+
+
+class RivalRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rival without a network on the same sensor and labels: scores, or why there are none."""
+
+    name: str
+    seeds: tuple[int, ...]
+    test: ScoreTable | None
+    reason: str
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,7 +231,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         teacher: name; None for labels alone.
         learning_rate: of the checkpoint.
         seed: of the checkpoint: the one that validates best among the entry's.
-        checkpoint: its file.
+        checkpoint: its file; None where only figures are here, read from results of another machine.
         sha256: of that file.
         valid_score: of the checkpoint.
         latency: of the checkpoint, exported, with its teacher; None where it was not measured.
@@ -219,8 +243,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     teacher: str | None
     learning_rate: float
     seed: int
-    checkpoint: str
-    sha256: str
+    checkpoint: str | None
+    sha256: str | None
     valid_score: float
     latency: Latency | None
     within_limits: bool
@@ -247,7 +271,7 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     methods: tuple[Method, ...]
     skipped: tuple[Skipped, ...]
     entries: tuple[EntryRow, ...]
-    extra_trees: ScoreTable | None
+    rivals: tuple[RivalRow, ...]
     selection: Selection | None
     effects: tuple[Effect, ...]
     effect_seeds: tuple[int, ...]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.evaluate.metrics import Metric
-from mmkd_models.study_trials import Judged
+from mmkd_models.study_folder import Judged
 
 DRAWS = 2000
 
@@ -62,6 +62,24 @@ def paired_gain(ours: Sequence[Judged], theirs: Sequence[Judged], metric: Metric
     per_seed = tuple(
         100 * (our.scores.metric(metric) - their.scores.metric(metric)) for our, their in zip(ours, theirs, strict=True)
     )
+    drawn = gain_draws(ours, theirs, metric, seed=seed)
+    low, high = np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975])
+    return PairedGain(
+        mean=float(np.mean(per_seed)),
+        std=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
+        low=float(low),
+        high=float(high),
+        per_seed=per_seed,
+    )
+
+
+def gain_draws(
+    ours: Sequence[Judged], theirs: Sequence[Judged], metric: Metric, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Gives the gain under each draw of groups in points, (draws,); NaN where a draw has no window of any seed.
+
+    Arguments as `paired_gain`. With as many groups the same seed draws the same groups.
+    """
     groups = sorted({one.group for result in ours for one in result.by_group})
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=DRAWS)  # (draws, groups)
@@ -72,16 +90,8 @@ def paired_gain(ours: Sequence[Judged], theirs: Sequence[Judged], metric: Metric
         ]
     )  # (seeds, draws)
     known = ~np.isnan(drawn)
-    counted = known.any(axis=0)
-    means = np.where(known, drawn, 0.0).sum(axis=0)[counted] / known.sum(axis=0)[counted]
-    low, high = np.quantile(100 * means, [0.025, 0.975])
-    return PairedGain(
-        mean=float(np.mean(per_seed)),
-        std=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
-        low=float(low),
-        high=float(high),
-        per_seed=per_seed,
-    )
+    with np.errstate(invalid="ignore"):
+        return np.asarray(100 * np.where(known, drawn, 0.0).sum(axis=0) / known.sum(axis=0))
 
 
 def _drawn(result: Judged, groups: Sequence[int], weights: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:

@@ -13,6 +13,9 @@ _HEAD = (
 )
 
 
+_RIVALS = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
+
+
 def study_section(document: StudyDocument) -> str:
     """Gives a section: heading, command, table, coverage and choice."""
     facts, dataset = document.facts, document.dataset
@@ -26,7 +29,7 @@ def study_section(document: StudyDocument) -> str:
         _HEAD,
         "|---" * 8 + "|",
         *(_teacher_row(teacher.name, teacher.test, teacher.parameters) for teacher in document.teachers),
-        *([] if document.extra_trees is None else [_teacher_row("extra-trees", document.extra_trees, None)]),
+        *(_teacher_row(_RIVALS[rival.name], rival.test, None) for rival in document.rivals if rival.test is not None),
         *(_entry_row(row, facts.metric) for row in document.entries),
         "",
         *_notes(document),

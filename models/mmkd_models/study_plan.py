@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -29,15 +30,49 @@ _DIGITS = 10
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher: the modalities it sees, in the order of the dataset, and its size."""
+    """What teaches: a teacher, out-of-fold teachers, or several of them whose answers are mixed.
+
+    Fields that came later are left out where they say nothing, so that the names of earlier trials stay.
+
+    Attributes:
+        modalities: what it sees, in the order of the dataset.
+        preset: its size.
+        out_of_fold: how many teachers are cross-fitted in place of one.
+        number: of an ensemble, which member it is, from 1 for the second one; the first one has none.
+        further: what teaches beside it; these have no further ones.
+    """
 
     modalities: tuple[str, ...]
     preset: Preset
+    out_of_fold: int | msgspec.UnsetType = msgspec.UNSET
+    number: int | msgspec.UnsetType = msgspec.UNSET
+    further: tuple[TeacherChoice, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def members(self) -> tuple[TeacherChoice, ...]:
+        """Gives what is trained and written as one file each."""
+        return (msgspec.structs.replace(self, further=msgspec.UNSET), *(self.further or ()))
 
     @property
     def name(self) -> str:
-        """Gives `acc+gyro:small`."""
-        return f"{'+'.join(self.modalities)}:{self.preset}"
+        """Gives `acc+gyro:small`, `acc+gyro:small,out-of-fold=5`, or members with `/` between them."""
+        families = Counter(msgspec.structs.replace(one, number=msgspec.UNSET) for one in self.members)
+        return "/".join(
+            f"{'+'.join(one.modalities)}:{one.preset}"
+            + (f",out-of-fold={one.out_of_fold}" if one.out_of_fold else "")
+            + (f",ensemble={count}" if count > 1 else "")
+            for one, count in families.items()
+        )
+
+
+def mixed_choice(choices: Sequence[TeacherChoice]) -> TeacherChoice:
+    """Gives one choice of these, each of which is a single member; equal ones become members of an ensemble."""
+    counts: Counter[TeacherChoice] = Counter()
+    members = []
+    for one in choices:
+        members.append(msgspec.structs.replace(one, number=counts[one] or msgspec.UNSET))
+        counts[one] += 1
+    return msgspec.structs.replace(members[0], further=tuple(members[1:]) or msgspec.UNSET)
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,12 +117,26 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a study may combine."""
+    """What a study may combine.
+
+    Attributes:
+        teachers: what may teach.
+        students: sizes.
+        methods: labels alone among them.
+        learning_rates: those that every entry may choose from.
+        baseline_learning_rates: those that labels alone may choose from beside them.
+    """
 
     teachers: tuple[TeacherChoice, ...]
     students: tuple[Preset, ...]
     methods: tuple[Method, ...]
     learning_rates: tuple[float, ...]
+    baseline_learning_rates: tuple[float, ...] = ()
+
+    def rates_of(self, entry: Entry) -> tuple[float, ...]:
+        """Gives the learning rates that an entry may choose from."""
+        further = self.baseline_learning_rates if entry.method == NONE else ()
+        return tuple(dict.fromkeys([*self.learning_rates, *further]))
 
     def teacher(self, name: str) -> TeacherChoice:
         """Gives the teacher of that name."""
@@ -135,7 +184,7 @@ def candidates(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Candidat
     return tuple(
         Candidate(entry=entry, learning_rate=rate)
         for entry in entries(space, impossible)
-        for rate in space.learning_rates
+        for rate in space.rates_of(entry)
     )
 
 
@@ -159,14 +208,18 @@ def check_space(space: Space) -> None:
             raise UsageError(f"method {method.name!r}: expected a recipe, and none for {NONE!r} alone; correct it")
     if NONE not in parts["--method"]:
         raise UsageError(f"--method: expected {NONE!r} among the methods, what others are measured against; add it")
-    if min(space.learning_rates) <= 0:
-        raise UsageError(f"--learning-rate: expected above 0, got {min(space.learning_rates):g}; correct it")
+    for option, rates in (
+        ("--learning-rate", space.learning_rates),
+        ("--baseline-learning-rate", space.baseline_learning_rates),
+    ):
+        if min(rates, default=1.0) <= 0:
+            raise UsageError(f"{option}: expected above 0, got {min(rates):g}; correct it")
 
 
 def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
     """Gives the name of a trial's folder: what people read in it, and a hash of all that decides its weights."""
     entry, rate = trial.candidate.entry, trial.candidate.learning_rate
-    teacher = None if entry.teacher is None else teacher_name(conditions, space.teacher(entry.teacher), trial.seed)
+    teacher = None if entry.teacher is None else _teacher_names(conditions, space.teacher(entry.teacher), trial.seed)
     decides = {
         "conditions": msgspec.structs.replace(conditions, teacher_train=TrainConfig(), self_training=False),
         "teacher": teacher,
@@ -178,13 +231,22 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
     return f"{entry.method}-{entry.student}-{rate:g}-seed{trial.seed}-{_hash(decides)}"
 
 
+def _teacher_names(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str | list[str]:
+    names = [teacher_name(conditions, member, seed) for member in teacher.members]
+    return names[0] if len(names) == 1 else names
+
+
 def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
-    """Gives the name of a teacher's folder, as `trial_name`."""
+    """Gives the name of a teacher's folder, as `trial_name`; of several members that of what they say together."""
+    if len(teacher.members) > 1:
+        return f"mix-seed{seed}-{_hash(_teacher_names(conditions, teacher, seed))}"
     decides = {
         "conditions": msgspec.structs.replace(conditions, student_train=TrainConfig(), modality=""),
         "modalities": teacher.modalities,
         "teacher": teacher_config(teacher.preset),
         "seed": seed,
+        **({"out_of_fold": teacher.out_of_fold} if teacher.out_of_fold else {}),
+        **({"number": teacher.number} if teacher.number else {}),
     }
     return f"{teacher.preset}-seed{seed}-{_hash(decides)}"
 

@@ -12,8 +12,10 @@ import msgspec
 import numpy as np
 
 from mmkd_models.study_choice import baseline_candidates
+from mmkd_models.study_folder import StudyFolder
 from mmkd_models.study_plan import NONE, Trial, candidates, teacher_name, trial_name
-from mmkd_models.study_trials import TEACHER_FILE, TRIAL_FILE, StudyFolder, TeacherResult, TrialResult
+from mmkd_models.study_teachers import TEACHER_FILE, TeacherResult
+from mmkd_models.study_trials import TRIAL_FILE, TrialResult
 from mmkd_models.study_work import WorkOrder
 
 _EVERY_S = 1.0
@@ -109,13 +111,14 @@ def _names(folder: StudyFolder, order: WorkOrder) -> frozenset[str]:
         for candidate in candidates(order.space, order.impossible)
         for seed in seeds
     }
-    teachers = {teacher_name(folder.conditions, one, seed) for one in order.space.teachers for seed in seeds}
+    members = {member for one in order.space.teachers for member in one.members}
+    teachers = {teacher_name(folder.conditions, one, seed) for one in members for seed in seeds}
     return frozenset(trials | teachers)
 
 
 def _expected(order: WorkOrder) -> int:
     every = candidates(order.space, order.impossible)
-    teachers = len(order.space.teachers)
+    teachers = len({member for one in order.space.teachers for member in one.members})
     if order.grid:
         return len(order.seeds) * (len(every) + teachers)
     distilled = [candidate for candidate in every if candidate.entry.method != NONE]

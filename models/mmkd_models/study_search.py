@@ -16,8 +16,9 @@ import numpy as np
 
 from mmkd_models.study_choice import baseline_candidates, scores_of_candidate
 from mmkd_models.study_plan import NONE, Candidate, Entry, Trial, candidate_key, candidates
-from mmkd_models.study_trials import TrialResult, end_trial, run_trial, teacher_result, trial_result
-from mmkd_models.study_work import WAIT_S, Bench, TeacherJob, share
+from mmkd_models.study_teachers import teacher_results
+from mmkd_models.study_trials import TrialResult, end_trial, run_trial, trial_result
+from mmkd_models.study_work import WAIT_S, Bench, share, teacher_jobs
 from mmkd_models.train import Progress
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def _finalists_s(bench: Bench) -> float:
     ]
     seconds = [result.duration_s for result in trials if result is not None and result.state == "finished"]
     teachers = [
-        teacher_result(bench.folder, teacher, seed) for teacher in order.space.teachers for seed in order.search_seeds
+        teacher_results(bench.folder, teacher, seed) for teacher in order.space.teachers for seed in order.search_seeds
     ]
-    teaching = [result.duration_s for result in teachers if result is not None]
+    teaching = [sum(one.duration_s for one in results) for results in teachers if results is not None]
     each = float(np.mean(seconds)) if seconds else 0.0
     each_teacher = float(np.mean(teaching)) if teaching else each
     entries = order.finalists + min(order.finalists, len(order.space.students))
@@ -230,7 +231,7 @@ def _run_one(bench: Bench, proposal: optuna.Trial, trial: Trial, scores: list[fl
     """Trains one trial, or waits for whoever does; gives None where the time is used up before it begins."""
     space, name = bench.order.space, trial.candidate.entry.teacher
     if name is not None:
-        share(bench, [TeacherJob(bench, space.teacher(name), trial.seed)])
+        share(bench, teacher_jobs(bench, [space.teacher(name)], trial.seed))
     while (result := trial_result(bench.folder, trial)) is None and not bench.is_over:
         with bench.claims.hold(bench.folder.of_trial(trial).name) as mine:
             if mine:

@@ -24,11 +24,12 @@ from mmkd_models.checkpoint import (
 )
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.distill import DistillLearner
+from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.study_document import Latency, Skipped, StudentSize
+from mmkd_models.study_folder import StudyFolder
 from mmkd_models.study_plan import NONE, Entry, Method, Space, TeacherChoice, entries
-from mmkd_models.study_trials import StudyFolder
 
 _FEW = 2  # windows of a memory bank that is made to see whether it can be
 
@@ -88,12 +89,7 @@ def impossible_entries(folder: StudyFolder, *, required: Sequence[str]) -> tuple
     """
     spec, classes = folder.dataset.spec, len(folder.dataset.spec.task.labels)
     modality = spec.modality(folder.conditions.modality)
-    teachers: dict[str, Teacher] = {
-        choice.name: Teacher(
-            [spec.modality(name) for name in choice.modalities], classes, teacher_config(choice.preset)
-        )
-        for choice in folder.space.teachers
-    }
+    teachers = {choice.name: [_network(folder, one) for one in choice.members] for choice in folder.space.teachers}
     skipped = []
     for entry in entries(folder.space):
         recipe = folder.space.method(entry.method).recipe
@@ -108,6 +104,13 @@ def impossible_entries(folder: StudyFolder, *, required: Sequence[str]) -> tuple
             )
     _check_required(folder.space, skipped, required)
     return tuple(skipped)
+
+
+def _network(folder: StudyFolder, member: TeacherChoice) -> Teacher | OutOfFoldTeachers:
+    spec = folder.dataset.spec
+    modalities = [spec.modality(name) for name in member.modalities]
+    teacher = Teacher(modalities, len(spec.task.labels), teacher_config(member.preset))
+    return OutOfFoldTeachers([teacher], torch.zeros(_FEW, dtype=torch.int64)) if member.out_of_fold else teacher
 
 
 def possible_methods(space: Space, skipped: Sequence[Skipped]) -> tuple[Method, ...]:

@@ -8,31 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
+from mmkd_models.comparison import NEAR_BEST
 from mmkd_models.evaluate.metrics import Metric, Scores
 from mmkd_models.gains import spread
 from mmkd_models.study_choice import chosen_trials, scores_of_candidate
 from mmkd_models.study_document import (
     EntryRow,
+    RivalRow,
     ScoreTable,
     Selection,
     StudentSize,
     TeacherRow,
     TrialRow,
 )
+from mmkd_models.study_folder import Judged, StudyFolder
 from mmkd_models.study_gains import Effect, PairedGain, effects, paired_gain
-from mmkd_models.study_plan import NONE, Candidate, Entry, Trial, candidates
-from mmkd_models.study_trials import (
-    Judged,
-    StudyFolder,
-    TrialResult,
-    judged_teacher,
-    judged_trial,
-    rival_on,
-    teacher_result,
-    trial_result,
-)
+from mmkd_models.study_plan import NONE, Candidate, Entry, TeacherChoice, Trial, candidates
+from mmkd_models.study_rivals import RivalName, rival_on
+from mmkd_models.study_teachers import judged_teacher, teacher_results
+from mmkd_models.study_trials import TrialResult, judged_trial, trial_result
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _LEAST_GAP = 0.01  # a teacher less than one point above labels alone leaves no gap to speak of
@@ -65,7 +62,7 @@ def tested_entries(
 
 def _search_score(folder: StudyFolder, entry: Entry, seeds: Sequence[int]) -> float | None:
     means = []
-    for rate in folder.space.learning_rates:
+    for rate in folder.space.rates_of(entry):
         scores = scores_of_candidate(folder, Candidate(entry=entry, learning_rate=rate), seeds)
         if scores is not None:
             means.append(float(np.mean(scores)))
@@ -215,32 +212,56 @@ def selection(folder: StudyFolder, tested: Sequence[Tested], seeds: Sequence[int
     )
 
 
-def teacher_rows(folder: StudyFolder, tested: Sequence[Tested]) -> tuple[TeacherRow, ...]:
-    """Gives the teachers of the table's entries, on the seeds on which they taught."""
+def teacher_rows(
+    folder: StudyFolder, tested: Sequence[Tested], compared: Sequence[TeacherChoice], seeds: Sequence[int]
+) -> tuple[TeacherRow, ...]:
+    """Gives the teachers of the table's entries on the seeds on which they taught, and those that are compared."""
     rows = []
-    for choice in folder.space.teachers:
-        seeds = sorted({seed for one in tested if one.entry.teacher == choice.name for seed in one.results})
-        results = [result for seed in seeds if (result := teacher_result(folder, choice, seed)) is not None]
-        if not results:
+    for choice in (*folder.space.teachers, *compared):
+        taught = sorted({seed for one in tested if one.entry.teacher == choice.name for seed in one.results})
+        taught = list(seeds) if choice in compared else taught
+        found = {seed: results for seed in taught if (results := teacher_results(folder, choice, seed)) is not None}
+        if not found:
             continue
+        is_one = len(choice.members) == 1 and not choice.out_of_fold
         rows.append(
             TeacherRow(
                 name=choice.name,
-                modalities=choice.modalities,
-                preset=choice.preset,
-                parameters=results[0].parameters,
-                seeds=tuple(seeds),
-                valid_score=spread([result.score for result in results]),
-                test=score_table([judged_teacher(folder, choice, seed).scores for seed in seeds]),
-                sha256=tuple(result.sha256 for result in results),
+                modalities=tuple(dict.fromkeys(name for member in choice.members for name in member.modalities)),
+                preset="+".join(dict.fromkeys(member.preset for member in choice.members)),
+                parameters=sum(one.parameters for one in next(iter(found.values()))),
+                seeds=tuple(found),
+                valid_score=spread([results[0].score for results in found.values()]) if is_one else None,
+                test=score_table([judged_teacher(folder, choice, seed).scores for seed in found]),
+                sha256=tuple(one.sha256 for results in found.values() for one in results),
+            )
+        )
+    reference = smallest_near_best(rows)
+    return tuple(msgspec.structs.replace(row, is_reference=row.name == reference) for row in rows)
+
+
+def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
+    """Gives the smallest of the single teachers within half a point of the best on validation; None where none is."""
+    single = [(row.parameters, row.name, row.valid_score.mean) for row in rows if row.valid_score is not None]
+    best = max((score for _, _, score in single), default=0.0)
+    return next((name for _, name, score in sorted(single) if score >= best - NEAR_BEST), None)
+
+
+def rival_rows(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalRow, ...]:
+    """Gives the rivals on the same sensor, labels and seeds."""
+    rows = []
+    for rival in rivals:
+        results = [rival_on(folder, rival, seed) for seed in seeds]
+        tests = {one.seed: one.test for one in results if one.test is not None}
+        rows.append(
+            RivalRow(
+                name=rival,
+                seeds=tuple(tests),
+                test=score_table([test.scores for test in tests.values()]) if tests else None,
+                reason=next((one.reason for one in results if one.test is None), ""),
             )
         )
     return tuple(rows)
-
-
-def rival_table(folder: StudyFolder, seeds: Sequence[int]) -> ScoreTable | None:
-    """Gives extra-trees on the same sensor, labels and seeds."""
-    return score_table([rival_on(folder, seed) for seed in seeds]) if seeds else None
 
 
 def ended_trials(folder: StudyFolder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialResult, ...]:

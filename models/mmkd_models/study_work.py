@@ -20,16 +20,10 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.study_choice import baseline_candidates, finalist_candidates
 from mmkd_models.study_claims import Claims, open_storage
+from mmkd_models.study_folder import StudyFolder
 from mmkd_models.study_plan import Candidate, Conditions, Entry, Space, TeacherChoice, Trial, candidates
-from mmkd_models.study_trials import (
-    TRIAL_FILE,
-    StudyFolder,
-    TrialResult,
-    run_teacher,
-    run_trial,
-    teacher_result,
-    trial_result,
-)
+from mmkd_models.study_teachers import is_here, run_teacher, teacher_result
+from mmkd_models.study_trials import TRIAL_FILE, TrialResult, run_trial, trial_result
 from mmkd_models.train import Progress
 
 WAIT_S = 0.5
@@ -52,6 +46,7 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
         seeds: those that count.
         deadline: when nothing new is begun, in seconds since the epoch; None for no end.
         workers: how many there are; for the guess how long the finalists take.
+        compared: teachers that are trained for their figures and teach nobody.
     """
 
     dataset: str
@@ -67,6 +62,7 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     deadline: float | None
     workers: int
+    compared: tuple[TeacherChoice, ...] = ()
 
 
 Tick = Callable[[Progress | None], None]
@@ -103,12 +99,20 @@ def work(order: WorkOrder, number: int, *, tick: Tick | None = None) -> None:
         bench = open_bench(order, tick=tick)
         if order.grid:
             do_trials(bench, candidates(order.space, order.impossible), order.seeds)
+            compare_teachers(bench)
             return
         do_trials(bench, baseline_candidates(order.space), order.search_seeds)
         from mmkd_models.study_search import search
 
         search(bench, number)
         do_trials(bench, finalists_of(bench), order.seeds)
+        compare_teachers(bench)
+
+
+def compare_teachers(bench: Bench) -> None:
+    """Trains the teachers that teach nobody, on the seeds that count."""
+    for seed in bench.order.seeds:
+        share(bench, [TeacherJob(bench, one, seed, figures_alone=True) for one in bench.order.compared])
 
 
 def finalists_of(bench: Bench) -> tuple[Candidate, ...]:
@@ -166,20 +170,27 @@ def _threads(count: int) -> Iterator[None]:
 def do_trials(bench: Bench, chosen: Sequence[Candidate], seeds: Sequence[int]) -> None:
     """Trains these candidates on these seeds, their teachers first, and waits until others have done their part."""
     for seed in seeds:  # one seed after the other: what is finished early can be compared
-        names = {candidate.entry.teacher for candidate in chosen}
-        teachers = [teacher for teacher in bench.order.space.teachers if teacher.name in names]
-        share(bench, [TeacherJob(bench, teacher, seed) for teacher in teachers])
-        trials = [Trial(candidate=candidate, seed=seed) for candidate in chosen]
-        share(bench, [TrialJob(bench, trial) for trial in trials])
+        jobs = [TrialJob(bench, Trial(candidate=candidate, seed=seed)) for candidate in chosen]
+        waiting = [job for job in jobs if not job.is_done()]
+        names = {job.trial.candidate.entry.teacher for job in waiting}
+        share(bench, teacher_jobs(bench, [one for one in bench.order.space.teachers if one.name in names], seed))
+        share(bench, waiting)
+
+
+def teacher_jobs(bench: Bench, teachers: Sequence[TeacherChoice], seed: int) -> tuple[TeacherJob, ...]:
+    """Gives the jobs of all members of these teachers, each once."""
+    members = dict.fromkeys(member for teacher in teachers for member in teacher.members)
+    return tuple(TeacherJob(bench, member, seed) for member in members)
 
 
 @dataclass(frozen=True)
 class TeacherJob:
-    """A teacher that somebody has to train."""
+    """A teacher of one member that somebody has to train; of one that teaches nobody the figures are enough."""
 
     bench: Bench
     teacher: TeacherChoice
     seed: int
+    figures_alone: bool = False
 
     @property
     def key(self) -> str:
@@ -188,7 +199,9 @@ class TeacherJob:
 
     def is_done(self) -> bool:
         """Whether its result is there."""
-        return teacher_result(self.bench.folder, self.teacher, self.seed) is not None
+        if self.figures_alone:
+            return teacher_result(self.bench.folder, self.teacher, self.seed) is not None
+        return is_here(self.bench.folder, self.teacher, self.seed)
 
     def do(self) -> None:
         """Does it."""

@@ -24,7 +24,7 @@ from mmkd_report.formats import (
     with_unit,
 )
 from mmkd_report.page import render_page
-from mmkd_report.study_answer import METRIC_NAMES, answer, caution, key_figures, question
+from mmkd_report.study_answer import METRIC_NAMES, RIVAL_NAMES, answer, caution, key_figures, question
 from mmkd_report.study_charts import effect_panels, entry_name, gain_panels, pareto, score_panels
 from mmkd_report.study_document import (
     NONE,
@@ -102,7 +102,7 @@ def render_study(document: Mapping[str, Any]) -> str:
 
 
 def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
-    """Teachers, then every student size with labels alone first, then extra-trees."""
+    """Teachers, then every student size with labels alone first, then the rivals."""
     groups: list[tuple[str, list[TableRow]]] = []
     if study.teachers:
         groups.append(
@@ -114,8 +114,13 @@ def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
     for size in dict.fromkeys(entry.student for entry in study.entries):
         rows = [_row(entry, study) for entry in study.entries if entry.student == size]
         groups.append((f"{size} student", rows))
-    if study.extra_trees is not None:
-        groups.append(("without a network", [_other("extra_trees", "extra-trees", study.extra_trees, NOTHING)]))
+    rivals = [
+        _other("extra_trees", RIVAL_NAMES.get(one.name, one.name), one.test, NOTHING)
+        for one in study.rivals
+        if one.test is not None
+    ]
+    if rivals:
+        groups.append(("without a network", rivals))
     return groups
 
 
@@ -236,10 +241,13 @@ def _trial(trial: TrialRow) -> tuple[str, ...]:
 
 
 def _hashes(study: StudyDocument) -> list[tuple[str, str]]:
-    rows = [("dataset", study.dataset.sha256), ("student.ckpt", study.recommendation.sha256)]
+    rows = [("dataset", study.dataset.sha256)]
+    if study.recommendation.sha256 is not None:
+        rows.append(("student.ckpt", study.recommendation.sha256))
     for teacher in study.teachers:
+        each = max(1, len(teacher.sha256) // max(1, len(teacher.seeds)))  # several together have several files a seed
         rows += [
-            (f"teacher {teacher.name}, seed {seed}", digest)
-            for seed, digest in zip(teacher.seeds, teacher.sha256, strict=True)
+            (f"teacher {teacher.name}, seed {teacher.seeds[number // each]}", digest)
+            for number, digest in enumerate(teacher.sha256)
         ]
     return rows

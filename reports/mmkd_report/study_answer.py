@@ -30,6 +30,11 @@ from mmkd_report.study_document import (
 )
 
 METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
+_RIVALS_IN_WORDS = {
+    "extra_trees": "extra-trees on window statistics",
+    "mini_rocket": "MiniRocket's features on windows",
+}
 
 
 def question(study: StudyDocument) -> str:
@@ -53,7 +58,7 @@ def answer(study: StudyDocument) -> tuple[str, ...]:
         _gain(study),
         _selection(study),
         _against_teacher(study),
-        _against_trees(study),
+        _against_rivals(study),
     )
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -136,17 +141,19 @@ def _against_teacher(study: StudyDocument) -> str:
     return f"{sentence}; the student goes {share(round(entry.gap_recovered, 2))} of the way from labels alone to it."
 
 
-def _against_trees(study: StudyDocument) -> str:
-    entry, metric = chosen_entry(study), study.facts.metric
-    if study.extra_trees is None:
-        return ""
-    trees, own = study.extra_trees.metric(metric), entry.test.metric(metric)
-    if trees.mean > own.mean:
-        return (
-            f"But extra-trees on window statistics of the same sensor do better: {written(trees)}, the student "
-            f"{written(own)}."
-        )
-    return f"Extra-trees on window statistics of the same sensor score {written(trees)}."
+def _against_rivals(study: StudyDocument) -> str:
+    metric = study.facts.metric
+    own = chosen_entry(study).test.metric(metric)
+    sentences = []
+    for rival in study.rivals:
+        if rival.test is None:
+            continue
+        name, score = _RIVALS_IN_WORDS.get(rival.name, rival.name), rival.test.metric(metric)
+        if score.mean > own.mean:
+            sentences.append(f"But {name} of the same sensor do better: {written(score)}, the student {written(own)}.")
+        else:
+            sentences.append(f"{name[:1].upper()}{name[1:]} of the same sensor score {written(score)}.")
+    return " ".join(sentences)
 
 
 def key_figures(study: StudyDocument) -> tuple[KeyFigure, ...]:

@@ -119,9 +119,19 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     preset: str
     parameters: int
     seeds: tuple[int, ...]
-    valid_score: SeedSpread
+    valid_score: SeedSpread | None
     test: ScoreTable
     sha256: tuple[str, ...]
+    is_reference: bool = False
+
+
+class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A rival without a network on the test windows, or why it has no scores."""
+
+    name: str
+    seeds: tuple[int, ...]
+    test: ScoreTable | None
+    reason: str = ""
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,8 +181,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str | None
     learning_rate: float
     seed: int
-    checkpoint: str
-    sha256: str
+    checkpoint: str | None
+    sha256: str | None
     valid_score: float
     latency: PairLatency | None = None
     within_limits: bool = True
@@ -221,7 +231,7 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[StudyMethod, ...]
     skipped: tuple[Skipped, ...]
     entries: tuple[EntryRow, ...]
-    extra_trees: ScoreTable | None
+    rivals: tuple[RivalRow, ...]
     selection: Selection | None
     effects: tuple[Effect, ...]
     effect_seeds: tuple[int, ...]

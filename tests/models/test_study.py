@@ -29,10 +29,11 @@ from mmkd_models.predict import scores_of
 from mmkd_models.study import seeds_that_count, study
 from mmkd_models.study_document import Latency, StudyDocument
 from mmkd_models.study_executors import run_workers
+from mmkd_models.study_folder import StudyFolder
 from mmkd_models.study_plan import Candidate, Entry, TeacherChoice, Trial, trial_name
 from mmkd_models.study_progress import Snapshot, state_in_words, study_view
 from mmkd_models.study_search import distributions, open_study, search
-from mmkd_models.study_trials import StudyFolder, run_trial, trial_result
+from mmkd_models.study_trials import run_trial, trial_result
 from mmkd_models.study_work import WorkOrder, open_bench, work
 
 WORK = """

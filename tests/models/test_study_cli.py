@@ -17,7 +17,19 @@ from mmkd_models.data import Dataset
 from mmkd_models.study_cli import run_study
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-SHORT = ("--steps", "6", "--teacher-steps", "6", "--teacher", "tiny", "--student", "tiny", "--no-latency")
+SHORT = (
+    "--steps",
+    "6",
+    "--teacher-steps",
+    "6",
+    "--teacher",
+    "tiny",
+    "--student",
+    "tiny",
+    "--no-latency",
+    "--rival",
+    "extra_trees",
+)
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_models.evaluate.metrics import Metric, scores_from_answers
+from mmkd_models.study_folder import GroupConfusion, Judged
 from mmkd_models.study_gains import effects, metric_of_confusions, paired_gain
-from mmkd_models.study_trials import GroupConfusion, Judged
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 

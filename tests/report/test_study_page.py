@@ -206,7 +206,10 @@ def searched() -> Document:
             {"student": "tiny", "method": "edam@last", "teacher": "gyro:tiny", "reason": "it has no cross-attention"}
         ],
         "entries": entries,
-        "extra_trees": table([0.6, 0.61, 0.65]),
+        "rivals": [
+            {"name": "extra_trees", "seeds": [0, 2, 3], "test": table([0.6, 0.61, 0.65]), "reason": ""},
+            {"name": "mini_rocket", "seeds": [], "test": None, "reason": "aeon is not installed"},
+        ],
         "selection": None,
         "effects": effects(),
         "effect_seeds": [0, 2, 3],
@@ -237,7 +240,8 @@ def grid(searched: Document) -> Document:
     }
     document["recommendation"] |= {"student": "tiny", "method": "none", "teacher": None, "latency": None}
     document["teachers"][0] |= {"seeds": [0], "test": table([0.9]), "sha256": ["cd" * 32]}
-    document["effects"], document["skipped"], document["extra_trees"] = [], [], table([0.75])
+    document["effects"], document["skipped"] = [], []
+    document["rivals"] = [{"name": "extra_trees", "seeds": [0], "test": table([0.75]), "reason": ""}]
     return document
 
 

@@ -23,32 +23,48 @@ _TREES = 300
 
 
 def extra_trees_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> AnyScores:
-    """Scores extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`, for a task of any kind."""
+    """Scores `extra_trees_answers` on the labelled test windows."""
+    judged = _labelled(test)
+    return _scores(judged, extra_trees_answers(train, judged, modality=modality, seed=seed))
+
+
+def extra_trees_answers(train: Windows, windows: Windows, *, modality: str, seed: int) -> NDArray[Any]:
+    """Gives the answers of extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
+
+    Class numbers (N,), of several labels shares of votes (N, K), of a regression numbers (N,).
+    """
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-    known, judged = _labelled(train), _labelled(test)
+    known = _labelled(train)
     # Of several labels and of a number a forest gives the share of the trees' votes, or their mean.
     kind = ExtraTreesClassifier if train.spec.task.kind == "classification" else ExtraTreesRegressor
     forest = kind(n_estimators=_TREES, random_state=seed)
     forest.fit(window_statistics(_window_values(known, modality)), known.labels)
-    return _scores(judged, forest.predict(window_statistics(_window_values(judged, modality))))
+    return np.asarray(forest.predict(window_statistics(_window_values(windows, modality))))
 
 
 def mini_rocket_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> AnyScores:
-    """Scores MiniRocket (Dempster et al., KDD 2021) as aeon builds it; missing samples are filled with 0.
+    """Scores `mini_rocket_answers` on the labelled test windows; errors as there."""
+    judged = _labelled(test)
+    return _scores(judged, mini_rocket_answers(train, judged, modality=modality, seed=seed))
 
-    Of several labels and of a number its features go to the same ridge regression, as the paper's section 3 has it.
+
+def mini_rocket_answers(train: Windows, windows: Windows, *, modality: str, seed: int) -> NDArray[Any]:
+    """Gives the answers of MiniRocket (Dempster et al., KDD 2021) as aeon builds it, as `extra_trees_answers`.
+
+    Missing samples are filled with 0. Of several labels and of a number its features go to the same ridge regression,
+    as the paper's section 3 has it.
 
     Raises:
         ImportError: aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
+        ValueError: the windows are too short for its kernels.
     """
-    known, judged = _labelled(train), _labelled(test)
+    known = _labelled(train)
     threads = torch.get_num_threads()
     try:
-        answers = _rocket_answers(known, _series(known, modality), _series(judged, modality), seed=seed)
+        return _rocket_answers(known, _series(known, modality), _series(windows, modality), seed=seed)
     finally:
         torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
-    return _scores(judged, answers)
 
 
 def _rocket_answers(

@@ -1,0 +1,84 @@
+"""Ways to distil, measured on several sets in stages: what `make study` runs. What is finished is not repeated.
+
+python examples/distillation_study.py models/mmkd_models/data/watch_exercises:gyro mydata:audio --budget-hours 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.files import write_file
+from mmkd_models.study_cli import latency_meter
+from mmkd_models.study_page import results_page
+from mmkd_models.study_pool import pooled_results
+from mmkd_models.study_progress import study_view
+from mmkd_models.study_results import read_seeds, read_sizes
+from mmkd_models.study_stages import Plan, Portion, measure_sizes, run_stages
+
+LATENCY_S = 4.0
+
+
+def main() -> None:
+    """Train what is missing within the budget, then write the page and its JSON from all results there are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
+    parser.add_argument("--budget-hours", type=float, help="begin no training after this time")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--steps", type=int, help="training steps of students")
+    parser.add_argument("--teacher-steps", type=int, help="training steps of teachers")
+    parser.add_argument("--latency", action="store_true", help="measure latencies here; let nothing else run meanwhile")
+    parser.add_argument("--build", type=Path, default=Path("build/study"), help="folder of the trainings")
+    parser.add_argument("--results", type=Path, default=Path("docs/results/study"), help="folder of what was found")
+    parser.add_argument("--page", type=Path, default=Path("docs/results/distillation.md"), help="page to write")
+    arguments = parser.parse_args()
+    if arguments.sets:
+        train(arguments)
+    write_page(arguments.results, arguments.page)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Go through the stages, and say on stderr what is at hand."""
+    plan = Plan(
+        sets=tuple((path, modality) for path, _, modality in (one.rpartition(":") for one in arguments.sets)),
+        workers=arguments.workers,
+        steps=arguments.steps,
+        teacher_steps=arguments.teacher_steps,
+    )
+
+    def tell(portion: Portion) -> None:
+        share = f"{portion.label_share:.0%} labelled, {portion.seeds} folds"
+        sys.stderr.write(f"{portion.path} {portion.modality}, {share}: {', '.join(portion.methods)}\n")
+
+    with study_view() as show:
+        done = run_stages(
+            plan,
+            build=arguments.build,
+            results=arguments.results,
+            budget_hours=arguments.budget_hours,
+            tell=tell,
+            on_progress=show,
+        )
+    if arguments.latency:
+        measure_sizes(plan, build=arguments.build, results=arguments.results, measure_latency=latency_meter(LATENCY_S))
+    sys.stderr.write("all stages are done\n" if done else "the time is used up; the same command continues\n")
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page and its JSON beside it."""
+    found = read_seeds(results)
+    if not found:
+        sys.exit(f"{results}: no results yet; name sets, or allow more time")
+    document = pooled_results(found, read_sizes(results))
+    head = page.with_suffix(".head")
+    introduction = head.read_text(encoding="utf-8") if head.exists() else "# Ways to distil, measured\n\n"
+    write_file(page, (introduction + results_page(document)).encode())
+    write_file(page.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+    print(f"wrote {page} and {page.with_suffix('.json')} from {len(found)} files of results")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The folder of a study: where its parts lie, how results are read and written, and how answers are judged.
+
+A folder of a trial or teacher is finished when its JSON file is there; the checkpoint is written before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.files import write_file
+from mmkd_models.comparison import FoldData, fold_data
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.jobs import OnStep, Run
+from mmkd_models.study_plan import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
+from mmkd_models.train import TrainConfig
+
+TEST_FILE = "test.json"
+FORMAT_VERSION = 1
+
+
+class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answers on the test windows of one group: K rows (truth) of K counts (answers)."""
+
+    group: int
+    confusion: tuple[tuple[int, ...], ...]
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished network on the test windows of its fold."""
+
+    format_version: int = FORMAT_VERSION
+    scores: Scores
+    by_group: tuple[GroupConfusion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFolder:
+    """Where a study keeps what it trains, and what it trains on."""
+
+    out: Path
+    dataset: Dataset
+    conditions: Conditions
+    space: Space
+
+    def of_trial(self, trial: Trial) -> Path:
+        """Gives the folder of a trial."""
+        return trial_folder(self.out, self.conditions, self.space, trial)
+
+    def of_teacher(self, teacher: TeacherChoice, seed: int) -> Path:
+        """Gives the folder of a teacher."""
+        return teacher_folder(self.out, self.conditions, teacher, seed)
+
+    def fold(self, seed: int) -> FoldData:
+        """Gives the windows of a seed's fold, with the labels that training may see."""
+        return fold_data(self.dataset, seed=seed, label_share=self.conditions.label_share)
+
+
+def run_in(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on_step: OnStep) -> Run:
+    """Gives how a training of the study is run: resumed where it was, with the study's memory of answers."""
+    return Run(
+        train=msgspec.structs.replace(train, seed=seed),
+        augment=folder.conditions.augment,
+        run_dir=run_dir,
+        resume=True,
+        embed_windows=False,
+        answers=folder.out / "answers",
+        on_step=on_step,
+    )
+
+
+def judged_on(test: Windows, answers: NDArray[np.int64]) -> Judged:
+    """Scores answers to the test windows, altogether and by group."""
+    classes = len(test.spec.task.labels)
+    return Judged(
+        scores=scores_from_answers(test.labels, answers, classes),
+        by_group=tuple(
+            GroupConfusion(
+                group=int(group),
+                confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion,
+            )
+            for group in np.unique(test.groups)
+            for rows in [test.groups == group]
+        ),
+    )
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+
+
+def read_result(path: Path, kind: type[_Kind]) -> _Kind | None:
+    """Gives the result in a file, or None where there is none yet."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise CheckpointError(
+            f"{path}: expected a result of a study, got a damaged file ({error}); delete its folder to train it again"
+        ) from error
+
+
+def write_result(path: Path, value: msgspec.Struct) -> None:
+    """Replaces the file, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1))

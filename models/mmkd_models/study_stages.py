@@ -1,0 +1,262 @@
+"""A study of several sets in stages: what is trained in which order, until the time is used up.
+
+Stage 1 compares every method with few labels on two sets and two folds. Stage 2 takes labels alone, the teacher's
+outputs and what stage 1 found best by validation to all sets, folds and shares of labels. A portion is a grid on one
+sensor up to one seed; what is finished goes into the results after each portion.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.study import StudyOptions, prepare_study, run_study
+from mmkd_models.study_methods import shipped_methods
+from mmkd_models.study_plan import NONE, Conditions, Method, Space, TeacherChoice
+from mmkd_models.study_pool import pooled_results
+from mmkd_models.study_progress import Snapshot
+from mmkd_models.study_results import SeedResults, SizeResults, read_seeds, size_file, write_lines
+from mmkd_models.study_rivals import RIVALS
+from mmkd_models.study_sizes import MeasureLatency
+from mmkd_models.study_teacher_text import teachers_from_text
+
+LEARNING_RATES = (2e-3,)
+BASELINE_LEARNING_RATES = (1e-3, 3e-3)
+FIRST_SHARE, ALL_LABELS = 0.1, 1.0
+_FIRST_SETS = 2
+_OUTPUTS = "logit"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the stages go.
+
+    Attributes:
+        sets: dataset directory and the student's modality.
+        first_seeds: of stage 1.
+        seeds: of stage 2.
+        best: how many recipes stage 2 takes from stage 1, beside labels alone and outputs.
+        first_methods: those that stage 1 does first, in this order.
+        further_methods: those that follow; None for all others.
+        further_teachers: beside the usual one; each teaches by outputs in stage 1.
+        compared: teacher sizes that teach nobody, for the rule of the smallest near the best.
+        steps: of students; None for the usual number.
+        teacher_steps: of teachers; None for the usual number.
+        workers: trainings at a time.
+    """
+
+    sets: tuple[tuple[str, str], ...]
+    first_seeds: int = 2
+    seeds: int = 5
+    best: int = 2
+    first_methods: tuple[str, ...] = (
+        "none",
+        "logit",
+        "logit+task",
+        "dist",
+        "crd",
+        "edam@last",
+        "relation@last",
+        "logit+crd",
+        "logit+edam@last",
+        "logit+relation@last",
+    )
+    further_methods: tuple[str, ...] | None = None
+    further_teachers: tuple[str, ...] = ("small,out-of-fold=3", "small,ensemble=2")
+    compared: tuple[str, ...] = ("tiny",)
+    steps: int | None = None
+    teacher_steps: int | None = None
+    workers: int = 1
+
+
+class Portion(msgspec.Struct, frozen=True, kw_only=True):
+    """One grid: a sensor, a share of labels, seeds from 0, methods, teachers, and teachers to compare."""
+
+    path: str
+    modality: str
+    label_share: float
+    seeds: int
+    methods: tuple[str, ...]
+    teachers: tuple[str, ...] = (TEACHER_PRESET,)
+    compared: tuple[str, ...] = ()
+
+
+def first_stage(plan: Plan) -> tuple[Portion, ...]:
+    """Gives stage 1: the main methods on every set first, then the others, further teachers, and teachers' sizes."""
+    rest = plan.further_methods
+    if rest is None:
+        rest = tuple(method.name for method in shipped_methods() if method.name not in plan.first_methods)
+    rounds: list[dict[str, tuple[str, ...]]] = [{"methods": plan.first_methods}]
+    rounds += [{"methods": (NONE, *rest)}] if rest else []
+    rounds += [{"methods": (NONE, _OUTPUTS), "teachers": (one,)} for one in plan.further_teachers]
+    rounds += [{"methods": (NONE,), "compared": plan.compared}] if plan.compared else []
+    return tuple(
+        msgspec.convert(
+            {"path": path, "modality": modality, "label_share": FIRST_SHARE, "seeds": seeds + 1, **one}, Portion
+        )
+        for one in rounds
+        for seeds in range(plan.first_seeds)
+        for path, modality in plan.sets[:_FIRST_SETS]
+    )
+
+
+def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
+    """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
+    methods = tuple(dict.fromkeys([NONE, _OUTPUTS, *best]))
+    return tuple(
+        Portion(path=path, modality=modality, label_share=share, seeds=seeds + 1, methods=methods)
+        for share in (FIRST_SHARE, ALL_LABELS)
+        for seeds in range(plan.seeds)
+        for path, modality in plan.sets
+    )
+
+
+def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
+    """Gives the recipes that validate best in results of stage 1, outputs alone not counted; fewer where few are known.
+
+    Only recipes on as many folds as any other one count, so that a lucky first fold does not.
+    """
+    rows = pooled_results(found, {}).pooled if found else ()
+    usual = [
+        row
+        for row in rows
+        if row.label_share == FIRST_SHARE and row.pair == f"all:{TEACHER_PRESET}" and row.method != _OUTPUTS
+    ]
+    most = max((row.folds for row in usual), default=0)
+    ranked = sorted((row for row in usual if row.folds == most), key=lambda row: -row.valid_gain)
+    return tuple(row.method for row in ranked[:count])
+
+
+Tell = Callable[[Portion], None]
+
+
+def run_stages(
+    plan: Plan,
+    *,
+    build: Path,
+    results: Path,
+    budget_hours: float | None,
+    tell: Tell | None = None,
+    on_progress: Callable[[Snapshot], None] | None = None,
+) -> bool:
+    """Trains what the results lack, portion by portion; gives whether all is there.
+
+    Args:
+        plan: see there.
+        build: folder of the trainings; may be deleted between runs.
+        results: folder of the compact results.
+        budget_hours: after which no training begins.
+        tell: called before each portion.
+        on_progress: as `study` calls it.
+
+    Raises:
+        UsageError: a set or modality is not there, or results are of other conditions.
+    """
+    if not plan.sets:
+        raise UsageError("study: expected one or more sets, got none; name DIR:MODALITY")
+    deadline = None if budget_hours is None else time.time() + 3600 * budget_hours
+    datasets = {path: open_dataset(path) for path, _ in plan.sets}
+    for stage in (1, 2):
+        best = best_methods(_of_first_stage(read_seeds(results), plan, datasets), plan.best)
+        portions = first_stage(plan) if stage == 1 else second_stage(plan, best)
+        for portion in portions:
+            left = None if deadline is None else (deadline - time.time()) / 3600
+            if left is not None and left <= 0:
+                return False
+            if tell is not None:
+                tell(portion)
+            _advance(portion, plan, datasets[portion.path], build, results, left, on_progress)
+    return deadline is None or time.time() < deadline
+
+
+def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: MeasureLatency) -> None:
+    """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
+    for path, modality in plan.sets:
+        dataset = open_dataset(path)
+        portion = Portion(path=path, modality=modality, label_share=FIRST_SHARE, seeds=1, methods=(NONE, _OUTPUTS))
+        options = portion_options(portion, plan, dataset, None)
+        out = build / f"{dataset.spec.name}-{modality}-sizes"
+        prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
+        found = SizeResults(
+            dataset=dataset.spec.name,
+            dataset_sha256=dataset.sha256,
+            modality=modality,
+            teacher=options.space.teachers[0].name,
+            students=prepared.sizes,
+        )
+        write_lines(size_file(results, dataset.spec.name, modality), found)
+
+
+def _of_first_stage(
+    found: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
+) -> tuple[SeedResults, ...]:
+    """What stage 1 is to be judged by, whatever stage 2 has added: only its sensors, folds and labels."""
+    sensors = {(datasets[path].sha256, modality) for path, modality in plan.sets[:_FIRST_SETS]}
+    return tuple(
+        one
+        for one in found
+        if (one.dataset.sha256, one.conditions.modality) in sensors
+        and one.conditions.label_share == FIRST_SHARE
+        and one.seed < plan.first_seeds
+    )
+
+
+def _advance(
+    portion: Portion,
+    plan: Plan,
+    dataset: Dataset,
+    build: Path,
+    results: Path,
+    hours: float | None,
+    on_progress: Callable[[Snapshot], None] | None,
+) -> None:
+    options = portion_options(portion, plan, dataset, hours)
+    name = f"{dataset.spec.name}-{portion.modality}-{100 * portion.label_share:g}"
+    prepared = prepare_study(dataset, options, out=build / name)
+    run_study(prepared, options, on_progress=on_progress, results=results)
+
+
+def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:
+    """Gives what a study is told of a portion."""
+    known = {method.name: method for method in shipped_methods()}
+    student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
+    teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
+    return StudyOptions(
+        conditions=Conditions(
+            dataset_sha256=dataset.sha256,
+            modality=portion.modality,
+            label_share=portion.label_share,
+            self_training=True,
+            teacher_train=teacher,
+            student_train=student,
+            augment=AugmentConfig(),
+            threads=1,
+        ),
+        space=Space(
+            teachers=_choices(portion.teachers, dataset),
+            students=("tiny",),
+            methods=_known(portion.methods, known),
+            learning_rates=LEARNING_RATES,
+            baseline_learning_rates=BASELINE_LEARNING_RATES,
+        ),
+        grid=True,
+        seeds=portion.seeds,
+        budget_hours=hours,
+        workers=plan.workers,
+        rivals=RIVALS,
+        compared=_choices(portion.compared, dataset),
+    )
+
+
+def _choices(names: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
+    return teachers_from_text(names, dataset)
+
+
+def _known(names: Sequence[str], known: dict[str, Method]) -> tuple[Method, ...]:
+    return tuple(known[name] for name in names)

@@ -1,0 +1,109 @@
+"""Stages of a study of several sets: what comes first, what stage 1 decides, and that nothing is trained twice."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import study_cases as cases
+from test_study_pool import seed_results
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.study_methods import shipped_methods
+from mmkd_models.study_results import read_seeds, seed_file, write_lines
+from mmkd_models.study_stages import Plan, Portion, best_methods, first_stage, run_stages, second_stage
+
+THREE = (("one", "a"), ("two", "b"), ("three", "c"))
+
+
+def small_plan(machines: Dataset) -> Plan:
+    return Plan(
+        sets=((str(machines.path), "acc"),),
+        first_seeds=1,
+        seeds=1,
+        best=1,
+        first_methods=("none", "logit"),
+        further_methods=("dist",),
+        further_teachers=(),
+        compared=(),
+        steps=2,
+        teacher_steps=2,
+    )
+
+
+def test_stage_1_takes_two_sets_and_few_labels_the_main_methods_first() -> None:
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = first_stage(plan)
+    assert {portion.path for portion in portions} == {"one", "two"}
+    assert {portion.label_share for portion in portions} == {0.1}
+    assert [(one.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    assert portions[0].methods == plan.first_methods
+    named = {name for portion in portions for name in portion.methods}
+    assert named == {method.name for method in shipped_methods()}
+    assert [one.teachers for one in portions if one.teachers != ("small",)][::4] == [
+        ("small,out-of-fold=3",),
+        ("small,ensemble=2",),
+    ]
+    assert portions[-1].compared == ("tiny",)
+
+
+def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
+    portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
+    assert len(portions) == 3 * 5 * 2
+    assert portions[0] == Portion(path="one", modality="a", label_share=0.1, seeds=1, methods=("none", "logit", "dist"))
+    assert [portion.label_share for portion in portions] == [0.1] * 15 + [1.0] * 15
+
+
+def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them(tmp_path: Path) -> None:
+    assert best_methods((), 2) == ()
+    for seed in (0, 1):
+        found = seed_results("rig", seed, groups=range(5), alone=4, taught=6)
+        write_lines(seed_file(tmp_path, "rig", found.conditions, seed), found)
+    assert best_methods(read_seeds(tmp_path), 2) == ()  # outputs alone are in stage 2 anyway
+    renamed = {"lucky": 1, "crd": 2, "dist": 2}
+    for seed in (0, 1):
+        path = seed_file(tmp_path, "rig", found.conditions, seed)
+        text = path.read_text()
+        line = next(line for line in text.splitlines() if '"method":"logit"' in line)
+        more = [
+            line.rstrip(",").replace("logit", name).replace('"score":0.7', f'"score":{score}')
+            for name, score in (("lucky", 0.99), ("crd", 0.65), ("dist", 0.68))
+            if seed < renamed[name]
+        ]
+        path.write_text(text.replace(line, ",\n".join([line.rstrip(","), *more]) + line[len(line.rstrip(",")) :]))
+    assert best_methods(read_seeds(tmp_path), 2) == ("dist", "crd")
+
+
+def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Dataset, tmp_path: Path) -> None:
+    build, results = tmp_path / "build", tmp_path / "results"
+    told: list[Portion] = []
+    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=None, tell=told.append)
+    assert len(told) == 1 + 1 + 2  # main methods, the others, few labels, all labels
+    found = read_seeds(results)
+    assert [(one.conditions.label_share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
+    assert {one.result.trial.candidate.entry.method for one in found[1].trials} == {"none", "logit", "dist"}
+    assert {one.result.trial.candidate.entry.method for one in found[0].trials} == {"none", "logit", "dist"}
+    assert {rival.rival for rival in found[0].rivals} >= {"extra_trees"}
+    shutil.rmtree(build)
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=1.0)
+    assert all(cases.starts(folder) == {} for folder in build.iterdir())
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
+    plan = small_plan(machines)
+    assert not run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=0.0)
+    assert not (tmp_path / "build").exists()
+
+
+def test_without_sets_there_is_nothing_to_study(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_stages(Plan(sets=()), build=tmp_path, results=tmp_path, budget_hours=None)
+    assert str(caught.value) == "study: expected one or more sets, got none; name DIR:MODALITY"
