@@ -16,6 +16,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.study import StudyOptions, prepare_study, run_study
 from mmkd_models.study_methods import shipped_methods
@@ -162,6 +163,8 @@ def run_stages(
         raise UsageError("study: expected one or more sets, got none; name DIR:MODALITY")
     deadline = None if budget_hours is None else time.time() + 3600 * budget_hours
     datasets = {path: open_dataset(path) for path, _ in plan.sets}
+    for dataset in datasets.values():
+        require_classification(dataset.spec, what="a study")
     for stage in (1, 2):
         best = best_methods(_of_first_stage(read_seeds(results), plan, datasets), plan.best)
         portions = first_stage(plan) if stage == 1 else second_stage(plan, best)
