@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
+from functools import cache
 from typing import NoReturn
 
 from mmkd_edge.backends import Backend
@@ -15,6 +17,10 @@ from mmkd_edge.engine import Choice, Engine, Line, open_line, run_selftest
 from mmkd_edge.errors import BackendError, MmkdError, UsageError
 from mmkd_edge.health import Monitor
 from mmkd_edge.manifest import ModelEntry
+
+# Golden windows that a swap asks for: another result shows in any of them, and all of them would take most of the time
+# of a swap from the threads that are being answered meanwhile.
+_MOST_GOLDEN = 32
 
 
 class Control:
@@ -29,14 +35,14 @@ class Control:
     Attributes:
         line: what answers now.
         closed: whether `close` was called.
-        process: the one that the line may be used in.
+        usable: whether it may be asked: not after `close`, and not in the child of a fork.
         proven: whether the line has answered since its last failure, so that the next one gets an attempt of its own.
     """
 
     def __init__(self, line: Line, *, choice: Choice | None, monitor: Monitor, raises: bool) -> None:
         self.line = line
         self.closed = False
-        self.process = os.getpid()
+        self.usable = True
         self.proven = True
         self._earlier: Line | None = None
         self._choice = choice
@@ -44,6 +50,8 @@ class Control:
         self._raises = raises
         self._changing = threading.RLock()  # whoever changes the line holds it
         self._swapping = threading.Lock()
+        self._process = os.getpid()
+        _watched().add(self)
 
     def check_usable(self) -> None:
         """Refuse after `close`, and in another process.
@@ -51,7 +59,7 @@ class Control:
         Raises:
             UsageError: it is closed, or belongs to another process.
         """
-        if self.closed or os.getpid() != self.process:
+        if not self.usable:
             self.refuse()
 
     def refuse(self) -> NoReturn:
@@ -63,7 +71,7 @@ class Control:
         if self.closed:
             raise UsageError("the predictor is closed; open the bundle again")
         raise UsageError(
-            f"the predictor was opened in process {self.process} and cannot be used in its child {os.getpid()}; "
+            f"the predictor was opened in process {self._process} and cannot be used in its child {os.getpid()}; "
             "open the bundle in the process that asks"
         )
 
@@ -74,8 +82,7 @@ class Control:
             BackendError: there is nothing, and this control raises.
             UsageError: it was closed meanwhile.
         """
-        if self.closed:
-            self.refuse()
+        self.check_usable()
         with self._changing:
             if self.line is not line:  # another call recovered already, or a swap closed what this call held
                 return True
@@ -97,8 +104,7 @@ class Control:
 
     def swap(self, path: str | os.PathLike[str]) -> None:
         """Let another bundle take over; see `EdgePredictor.swap`."""
-        if self.closed:
-            self.refuse()
+        self.check_usable()
         if self._choice is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
@@ -129,8 +135,7 @@ class Control:
 
     def reopen(self) -> None:
         """Open the engines once more; see `EdgePredictor.reopen`."""
-        if self.closed:
-            self.refuse()
+        self.check_usable()
         with self._changing:
             for engine in self.line.engines:
                 if engine.reopen is None:
@@ -140,13 +145,22 @@ class Control:
                 self._replace(engine, engine.reopen())
 
     def close(self) -> None:
-        """Give engines and bundles back; more than once is fine."""
+        """Give engines and bundles back; more than once is fine. Those of another process stay as they are."""
+        foreign = not self.usable and not self.closed
         with self._changing:
-            self.closed = True
+            self.closed, self.usable = True, False
             earlier, self._earlier = self._earlier, None
+        if foreign:
+            return
         self.line.close()
         if earlier is not None:
             earlier.close()
+
+    def leave(self) -> None:
+        """Give up in the child of a fork: the threads of the engines, and whoever holds a lock, are not there."""
+        self.usable = False
+        self._changing = threading.RLock()
+        self._swapping = threading.Lock()
 
     def _replace(self, engine: Engine, backend: Backend) -> None:
         self.line = self.line.with_backend(engine, backend)
@@ -171,7 +185,21 @@ class Control:
                 f"got {'; '.join(found)}; open it with a predictor of its own"
             )
         for engine in line.engines:
-            run_selftest(engine, line.bundle)
+            run_selftest(engine, line.bundle, most=_MOST_GOLDEN)
+
+
+@cache
+def _watched() -> weakref.WeakSet[Control]:
+    """The controls that learn of a fork. Asking for the process at every prediction would cost a microsecond or two."""
+    controls: weakref.WeakSet[Control] = weakref.WeakSet()
+
+    def leave_all() -> None:
+        for control in controls:
+            control.leave()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=leave_all)
+    return controls
 
 
 def _contract(entry: ModelEntry) -> str:

@@ -19,7 +19,7 @@ from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
 from mmkd_edge.health import Tally, measure_statistics
 from mmkd_edge.manifest import Artifact, InputStatistics, ModelEntry, describe_tensors
-from mmkd_edge.preprocess import prepare
+from mmkd_edge.preprocess import all_present, prepare, sure_below
 from mmkd_edge.profile import FoundProfile, find_profile
 from mmkd_edge.reference import Reference, check_reference, read_reference
 from mmkd_edge.setup import Asked, Setup, setups
@@ -70,6 +70,9 @@ class Engine:
         refusal: why it cannot answer for raw values; empty where it can.
         values_name: of the graph's first input.
         present_name: of its second.
+        shape: (T, C) of a window.
+        present: what `prepare` gives beside a window that misses nothing.
+        sure_below: a sum of squares below which a window misses nothing; see `preprocess.sure_below`.
     """
 
     entry: ModelEntry
@@ -84,6 +87,9 @@ class Engine:
     refusal: str
     values_name: str
     present_name: str
+    shape: tuple[int, int]
+    present: NDArray[np.float32]
+    sure_below: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +245,19 @@ def engine_of(
         refusal=_refusal(entry.modality, reference),
         values_name=entry.modality.name,
         present_name=f"{entry.modality.name}_present",
+        shape=entry.modality.shape,
+        present=all_present(entry.modality.shape),
+        sure_below=sure_below(entry.modality, reference),
     )
 
 
-def run_selftest(engine: Engine, bundle: Bundle) -> SelfTest:
+def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> SelfTest:
     """Hold an engine against the golden windows of its student.
+
+    Args:
+        engine: what answers.
+        bundle: where it comes from.
+        most: how many windows to ask, spread evenly over those there are; None asks all.
 
     Raises:
         GateError: an answer differs by more than the stored tolerance.
@@ -257,18 +271,20 @@ def run_selftest(engine: Engine, bundle: Bundle) -> SelfTest:
         tolerance = max(tolerance, engine.artifact.parity.tolerance)
     if engine.setup is not None and engine.setup.precision == "bf16":
         tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
-    logits, probabilities = answers_of(engine, golden.windows)
-    logit_errors = np.abs(logits - golden.logits).max(axis=1)  # (N,)
-    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities).max(axis=1))  # (N,)
+    count = len(golden.windows)
+    asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
+    logits, probabilities = answers_of(engine, golden.windows[asked])
+    logit_errors = np.abs(logits - golden.logits[asked]).max(axis=1)  # (N,)
+    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[asked]).max(axis=1))  # (N,)
     worst = int(errors.argmax())  # NaN counts as the largest
     error = float(errors[worst])
     if not error <= tolerance:
         raise GateError(
-            f"{bundle.path}: self-test: golden window {worst}: expected the stored answer within "
+            f"{bundle.path}: self-test: golden window {asked[worst]}: expected the stored answer within "
             f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
             "here than at export: do not use it on this device"
         )
-    agreement = float((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).mean())
+    agreement = float((logits.argmax(axis=1) == golden.logits[asked].argmax(axis=1)).mean())
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
 
 

@@ -27,7 +27,7 @@ _SUM_TOLERANCE = 0.01
 
 
 # A Struct, though it is never read from a file: it is built five times faster than a frozen dataclass.
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
@@ -57,7 +57,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 def interpret(
     probabilities: NDArray[np.float32],
-    present: NDArray[np.float32],
+    present: NDArray[np.float32] | None,
     *,
     modality: ModalitySpec,
     task: TaskSpec,
@@ -69,7 +69,7 @@ def interpret(
 
     Args:
         probabilities: float32 (1, K), the graph's second output; the prediction keeps it.
-        present: float32 (1, T, C), what `prepare` gave.
+        present: float32 (1, T, C), what `prepare` gave; None where nothing is missing.
         modality: what was asked about.
         task: its labels.
         window: (T, C) raw values, which tell why values count as missing.
@@ -86,17 +86,17 @@ def interpret(
             f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(shares)}; "
             "the backend runs another model than the manifest describes"
         )
-    missing = 0 if present is all_present(modality.shape) else present.size - int(np.count_nonzero(present))
-    if missing:
+    missing_share = 0.0
+    if present is not None and present is not all_present(modality.shape):
+        missing = present.size - int(np.count_nonzero(present))
+        missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
     # NaN and infinities fail the comparison of the sum.
     sound = abs(sum(shares) - 1) <= _SUM_TOLERANCE and min(shares) >= 0
     if not sound and (fault is None or fault.status != "invalid"):
         fault = Fault(status="invalid", reason="the model's answer is not a distribution")
     if fault is not None and fault.status == "invalid":
-        return no_answer(
-            fault, modality=modality, task=task, missing_share=missing / present.size, input_age_s=input_age_s
-        )
+        return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
     probability = max(shares)
     index = shares.index(probability)
     return Prediction(
@@ -106,7 +106,7 @@ def interpret(
         probabilities=row,
         status="ok" if fault is None else fault.status,
         reason="" if fault is None else fault.reason,
-        missing_share=missing / present.size,
+        missing_share=missing_share,
         modality=modality.name,
         input_age_s=input_age_s,
     )

@@ -6,12 +6,14 @@ business of streams. A window is never repaired here: the checks only say what t
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.preprocess import all_present
 from mmkd_edge.spec import ModalitySpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ Status = Literal["ok", "warming_up", "degraded", "stale", "invalid"]
 Policy = Literal["predict", "abstain", "raise"]
 POLICIES: tuple[Policy, ...] = ("predict", "abstain", "raise")
 
+# More points than this numpy compares faster.
+_MOST_POINTS = 64
 # Which of two findings decides, the graver one last.
 _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_up": 3, "invalid": 4}
 
@@ -107,9 +111,15 @@ def find_fault(
         modality: names the channels.
         checks: what to look for.
     """
+    samples = modality.samples
+    stuck = None if checks.stuck_s is None else max(2, round(checks.stuck_s * modality.rate_hz))
+    if present is all_present(modality.shape):
+        shortest = stuck or (samples if checks.flat else 0)
+        if shortest == 0 or not _may_repeat(array, shortest):
+            return None
     fault = _flat(array, modality) if checks.flat else None
-    if fault is None and checks.stuck_s is not None:
-        fault = _stuck(array, modality, checks.stuck_s)
+    if fault is None and stuck is not None:
+        fault = _stuck(array, modality, stuck)
     if checks.dropout_s is not None:
         fault = worse(fault, _dropout(present[0] == 0, modality, checks.dropout_s))
     return fault
@@ -140,9 +150,27 @@ def _flat(array: NDArray[np.float32], modality: ModalitySpec) -> Fault | None:
     return Fault(status="degraded", reason=f"channel {names} is flat at {value:g}")
 
 
-def _stuck(array: NDArray[np.float32], modality: ModalitySpec, stuck_s: float) -> Fault | None:
+def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
+    """Whether a channel may hold one value for `shortest` samples in a row: a cheap no for nearly every live sensor.
+
+    Such a run covers two neighbours of any points that lie at most half its length apart, and all between them. Few
+    points are compared faster without numpy, whose calls take microseconds between two runs of an engine.
+    """
+    step = max(1, shortest // 2)
+    if len(array) > _MOST_POINTS * step:
+        return True
+    for number, column in enumerate(zip(*array[::step].tolist(), strict=True)):
+        for place, (one, next_one) in enumerate(pairwise(column)):
+            if one == next_one:
+                between = array[place * step : (place + 1) * step, number].tolist()
+                if between.count(one) == step:
+                    return True
+    return False
+
+
+def _stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> Fault | None:
     runs = _longest_runs(array[1:] == array[:-1]) + 1  # samples; NaN equals nothing
-    stuck = runs >= max(2, round(stuck_s * modality.rate_hz))
+    stuck = runs >= shortest
     if not stuck.any():
         return None
     longest_s = int(runs[stuck].max()) / modality.rate_hz

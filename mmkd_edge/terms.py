@@ -39,6 +39,14 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 NO_TERMS = Terms()
 
 
+def with_fault(terms: Terms | None, fault: Fault | None) -> Terms | None:
+    """The terms with what else is known against the window; None where there is nothing to say."""
+    if fault is None:
+        return terms
+    known = terms or NO_TERMS
+    return msgspec.structs.replace(known, fault=worse(fault, known.fault))
+
+
 def interpret_with(
     terms: Terms,
     engine: Engine,

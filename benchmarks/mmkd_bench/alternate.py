@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -59,12 +60,19 @@ def alternate_models(job: PairJob, *, stop: Event) -> PairOutcome | None:
 
 
 def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
-    """`predict` (first) and the bare session on the same feeds (second), called in turn; see `alternate`.
+    """`predict` (first) and the bare engine on the same feeds (second), called in turn; see `alternate`.
 
     Raises:
         MmkdError: the bundle cannot be opened or run.
     """
-    choice = Choice(bundle=job.bundle, backend="ort", precision="fp32", threads=job.threads, reference=job.reference)
+    choice = Choice(
+        bundle=job.bundle,
+        backend=job.backend or "ort",
+        precision="fp32",
+        threads=job.threads,
+        reference=job.reference,
+        checked=job.checks,
+    )
     with open_predictor(choice) as predictor:
         modality = predictor.modality
         windows = raw_windows(predictor)
@@ -73,14 +81,20 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
             dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
             for window in windows
         ]
-        # The very session that predict uses: two sessions of one model differ by more than predict adds.
+        # The very engine that predict uses: two sessions of one model differ by more than predict adds.
         backend = predictor.backend
-        assert isinstance(backend, OrtBackend)
-        session = backend.session
-        outputs = [tensor.name for tensor in predictor.entry.outputs]
-        predict = turning(predictor.predict, windows)
-        bare = turning(lambda fed: session.run(outputs, fed), feeds)
-        return alternate(predict, bare, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
+        run: Callable[[Any], object] = backend.run
+        if job.backend is None:
+            assert isinstance(backend, OrtBackend)
+            run = partial(backend.session.run, [tensor.name for tensor in predictor.entry.outputs])
+        predict = partial(predictor.predict, input_age_s=0.0) if job.checks else predictor.predict
+        return alternate(
+            turning(predict, windows),
+            turning(run, feeds),
+            repeats=job.repeats,
+            duration_s=job.duration_s,
+            stop=stop,
+        )
 
 
 def alternate(

@@ -207,6 +207,11 @@ def pair(
 def overhead(
     bundle: BundleArgument,
     *,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Over this backend's run.", show_default="over onnxruntime's own session.run"),
+    ] = None,
+    checks: Annotated[bool, typer.Option("--checks", help="With every sensor check on.")] = False,
     limit_us: Annotated[
         float | None, typer.Option(help="Exit 5 where predict adds more.", show_default="no limit")
     ] = None,
@@ -216,9 +221,17 @@ def overhead(
     form: FormOption = Form.table,
     json: JsonOption = False,
 ) -> None:
-    """What predict adds to the bare ONNX Runtime session on the same feeds, one thread."""
+    """What predict adds to the bare engine on the same feeds, one thread."""
     report = print_measured(
-        lambda: measure_overhead(bundle, launches=launches, duration_s=duration_s, reference=reference, progress=say),
+        lambda: measure_overhead(
+            bundle,
+            backend=backend,
+            checks=checks,
+            launches=launches,
+            duration_s=duration_s,
+            reference=reference,
+            progress=say,
+        ),
         terminal.overhead_view,
         form=form,
         json=json,
@@ -230,7 +243,7 @@ def _require_below(report: OverheadReport, limit_us: float | None) -> None:
     median_us = report.overhead_us.median
     if limit_us is not None and median_us > limit_us:
         raise PerformanceError(
-            f"{report.bundle}: predict adds {median_us:.1f} µs to the bare session at the median, "
+            f"{report.bundle}: predict adds {median_us:.1f} µs to the bare {report.bare} at the median, "
             f"more than the limit of {limit_us:g} µs"
         )
 

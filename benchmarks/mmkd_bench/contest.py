@@ -14,6 +14,7 @@ import msgspec
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
+from mmkd_bench.peak import sgemm_peak_gflops
 from mmkd_bench.process import Progress, run_launches, unheard
 from mmkd_bench.report import Subject
 from mmkd_bench.rival_files import make_rival_files
@@ -34,6 +35,7 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         load_ms: from the model's bytes to the first answer, compiling included, in the first process.
         max_abs_error: largest difference of an answer from plain ONNX Runtime's.
         p50_us: median latency; None where it was not timed.
+        p99_us: 99th percentile; None where it was not timed.
         ratio: its latency over that of `predict`, repeat by repeat: below 1 it is faster.
     """
 
@@ -43,6 +45,7 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     load_ms: float | None
     max_abs_error: float | None
     p50_us: Spread | None
+    p99_us: Spread | None
     ratio: Spread | None
 
 
@@ -54,6 +57,8 @@ class RivalsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         complete: False where Ctrl-C ended the measurement.
         subject: the bundle.
         threads: of every engine.
+        mflops: floating-point operations of one prediction, in millions; 0 where the bundle does not say.
+        peak_gflops: what one core of this machine does in a product of matrices, in billions per second.
         tolerance: what `max_abs_error` had to stay within.
         rivals: the runtime itself first.
         machine: what it ran on.
@@ -63,6 +68,8 @@ class RivalsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     complete: bool = True
     subject: Subject
     threads: int
+    mflops: float
+    peak_gflops: float
     tolerance: float
     rivals: tuple[Rival, ...]
     machine: MachineFacts
@@ -99,6 +106,7 @@ def measure_rivals(
     with Bundle.open(bundle):
         pass  # verified before the first process starts
     machine = read_machine()
+    peak_gflops = sgemm_peak_gflops()
     with tempfile.TemporaryDirectory(prefix="mmkd-rivals-") as folder:
         if checkpoint is not None:
             make_rival_files(checkpoint, Path(folder), progress=progress)
@@ -124,6 +132,8 @@ def measure_rivals(
         complete=not launched.interrupted,
         subject=msgspec.structs.replace(outcomes[0].subject, bundle=student or str(bundle)),
         threads=threads,
+        mflops=outcomes[0].mflops,
+        peak_gflops=peak_gflops,
         tolerance=outcomes[0].tolerance,
         rivals=tuple(_rival(times, outcomes) for times in outcomes[0].rivals),
         machine=machine,
@@ -133,6 +143,7 @@ def measure_rivals(
 
 def _rival(first: RivalTimes, outcomes: Sequence[RivalsOutcome]) -> Rival:
     p50_us = [value for outcome in outcomes for value in _times(outcome, first.name).p50_us]
+    p99_us = [value for outcome in outcomes for value in _times(outcome, first.name).p99_us]
     ours_us = [value for outcome in outcomes for value in outcome.rivals[0].p50_us]
     # An engine that one of the processes could not time has no figure: half a figure would be another.
     reasons = [reason for outcome in outcomes if (reason := _times(outcome, first.name).reason)]
@@ -144,6 +155,7 @@ def _rival(first: RivalTimes, outcomes: Sequence[RivalsOutcome]) -> Rival:
         load_ms=first.load_ms,
         max_abs_error=first.max_abs_error,
         p50_us=spread_of(p50_us) if timed else None,
+        p99_us=spread_of(p99_us) if timed else None,
         ratio=spread_of([one / ours for one, ours in zip(p50_us, ours_us, strict=True)]) if timed else None,
     )
 

@@ -98,17 +98,21 @@ class PairJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class OverheadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="overhead"):
-    """`predict` and the bare session on the same feeds, called in turn in one process.
+    """`predict` and the bare engine on the same feeds, called in turn in one process.
 
     Attributes:
         bundle: its path.
-        threads: of the session; None leaves it to the runtime.
+        backend: whose `run` is the bare call; None is onnxruntime, and its session's own `run`.
+        checks: whether every sensor check is on.
+        threads: of the engine; None leaves it to the runtime.
         repeats: how many differences are taken, one after another.
         duration_s: measured time of all repeats together.
         reference: the reference file of a modality that is normalised per group.
     """
 
     bundle: str
+    backend: str | None = None
+    checks: bool = False
     threads: int | None
     repeats: int
     duration_s: float
@@ -198,6 +202,7 @@ class RivalTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             nothing needed it before; None for the runtime itself, whose start `mmkd-bench run` measures.
         max_abs_error: largest difference of an answer from plain ONNX Runtime's; None where there is none to compare.
         p50_us: median latency, one entry per repeat; empty where it was not timed.
+        p99_us: 99th percentile, likewise.
     """
 
     name: str
@@ -206,6 +211,7 @@ class RivalTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     load_ms: float | None
     max_abs_error: float | None
     p50_us: tuple[float, ...]
+    p99_us: tuple[float, ...] = ()
 
 
 class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,11 +219,13 @@ class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         subject: the bundle as it was opened.
+        mflops: floating-point operations of one prediction, in millions; 0 where the bundle does not say.
         tolerance: what `max_abs_error` had to stay within.
         rivals: the runtime itself first.
     """
 
     subject: Subject
+    mflops: float
     tolerance: float
     rivals: tuple[RivalTimes, ...]
 

@@ -79,7 +79,7 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`EdgePredictor.predict` and the bare session on the same feeds, called in turn.
+    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn.
 
     Attributes:
         format_version: of this document.
@@ -87,7 +87,9 @@ class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         bundle: its path.
         count: calls of each.
         predict_p50_us: median latency of `predict`.
-        session_p50_us: median latency of the bare session.
+        bare: what the bare call is.
+        checks: whether every sensor check was on.
+        bare_p50_us: median latency of the bare call.
         overhead_us: median over pairs of neighbouring calls of the difference.
         machine: what it ran on.
     """
@@ -96,8 +98,10 @@ class OverheadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     complete: bool = True
     bundle: str
     count: int
+    bare: str
+    checks: bool
     predict_p50_us: Spread
-    session_p50_us: Spread
+    bare_p50_us: Spread
     overhead_us: Spread
     machine: MachineFacts
 
@@ -157,15 +161,19 @@ def measure_pair(
 def measure_overhead(
     bundle: Path,
     *,
+    backend: str | None = None,
+    checks: bool = False,
     launches: int = 3,
     duration_s: float = 6.0,
     reference: Path | None = None,
     progress: Progress = unheard,
 ) -> OverheadReport:
-    """What `predict` adds to the bare session, with one thread.
+    """What `predict` adds to the bare engine, with one thread.
 
     Args:
         bundle: what to open.
+        backend: whose `run` is the bare call; None is onnxruntime, and its session's own `run`.
+        checks: whether every sensor check is on.
         launches: processes, one after another.
         duration_s: measured time over all launches.
         reference: the reference file of a modality that is normalised per group.
@@ -179,6 +187,8 @@ def measure_overhead(
     machine = read_machine()
     job = OverheadJob(
         bundle=str(bundle),
+        backend=backend,
+        checks=checks,
         threads=1,
         repeats=REPEATS,
         duration_s=duration_s / launches,
@@ -191,7 +201,9 @@ def measure_overhead(
         bundle=job.bundle,
         count=sum(one.count for one in found),
         predict_p50_us=spread_of(_flat([one.first_p50_us for one in found])),
-        session_p50_us=spread_of(_flat([one.second_p50_us for one in found])),
+        bare="session.run" if backend is None else f"{backend} backend.run",
+        checks=checks,
+        bare_p50_us=spread_of(_flat([one.second_p50_us for one in found])),
         overhead_us=spread_of(_flat([one.difference_p50_us for one in found])),
         machine=machine,
     )

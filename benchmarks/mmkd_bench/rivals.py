@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from threading import Event
@@ -23,6 +23,7 @@ from mmkd_bench.alternate import open_session, take_turns, turning
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.rival_files import EXECUTORCH_FILE, LITERT_FILE, NCNN_FILES, reason_for
 from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
+from mmkd_edge.bundle import choose_artifact
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.preprocess import check_window, prepare
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     Run = Callable[[Array, Array], Answers]
 
 OURS = "mmkd-edge predict"
+BACKEND = "mmkd-edge backend"
+LOWER = "mmkd-edge lower precision"
 PLAIN = "onnxruntime"
+OPENVINO_OWN = "openvino in its own precision"
 MAX_CHECKED_WINDOWS = 32
 WARM_UP_S = 0.5
 
@@ -66,33 +70,36 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
     Raises:
         MmkdError: the bundle cannot be opened or run.
     """
-    choice = Choice(bundle=job.bundle, backend="ort", precision="fp32", threads=job.threads, reference=job.reference)
-    with open_predictor(choice) as predictor:
+    choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
+    with open_predictor(choice) as predictor, open_predictor(replace(choice, precision="auto")) as tuned:
         assert predictor.bundle is not None
         windows = raw_windows(predictor)[:MAX_CHECKED_WINDOWS]
         modality, reference = predictor.modality, predictor.reference
         feeds = [prepare(check_window(window, modality), modality, reference) for window in windows]
-        model = predictor.bundle.read(predictor.info().artifact)
         tolerance = predictor.bundle.golden(predictor.entry.name).tolerance
-        entries = _entries(job, predictor, model, feeds=feeds, windows=windows, tolerance=tolerance)
+        entries = _entries(job, predictor, tuned, feeds=feeds, windows=windows, tolerance=tolerance)
         times = _time(entries, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
         if times is None:
             return None
-        return RivalsOutcome(subject=describe(predictor, job.bundle), tolerance=tolerance, rivals=times)
+        return RivalsOutcome(
+            subject=describe(predictor, job.bundle), mflops=predictor.entry.mflops, tolerance=tolerance, rivals=times
+        )
 
 
 def _entries(
     job: RivalsJob,
     predictor: EdgePredictor,
-    model: bytes,
+    tuned: EdgePredictor,
     *,
     feeds: Sequence[Answers],
     windows: Sequence[Array],
     tolerance: float,
 ) -> list[_Entry]:
+    assert predictor.bundle is not None
+    model = predictor.bundle.read(choose_artifact(predictor.entry, "fp32", "ort").file)
     ours = _Entry(
         name=OURS,
-        version=predictor.info().versions["mmkd-edge"],
+        version=f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)",
         reason="",
         load_ms=None,
         max_abs_error=None,
@@ -101,7 +108,10 @@ def _entries(
     names = tuple(tensor.name for tensor in predictor.entry.inputs)
     openers: tuple[tuple[str, Callable[[], _Opened]], ...] = (
         (PLAIN, lambda: _open_onnxruntime(model, names, threads=job.threads)),
-        ("openvino", lambda: _open_openvino(model, names, threads=job.threads)),
+        (BACKEND, lambda: _opened_backend(predictor, names)),
+        (LOWER, lambda: _opened_lower(tuned, names)),
+        ("openvino", lambda: _open_openvino(model, names, threads=job.threads, own_precision=False)),
+        (OPENVINO_OWN, lambda: _open_openvino(model, names, threads=job.threads, own_precision=True)),
         ("litert", lambda: _open_litert(_tflite(job, predictor), names, threads=job.threads)),
         ("executorch", lambda: open_executorch(_file(job, "executorch", EXECUTORCH_FILE), threads=job.threads)),
         ("ncnn", lambda: open_ncnn([_file(job, "ncnn", name) for name in NCNN_FILES], threads=job.threads)),
@@ -111,7 +121,9 @@ def _entries(
     expected: list[Answers] | None = None
     entries = [ours]
     for name, opener in openers:
-        entry, answers = _try(name, opener, feeds=feeds, expected=expected, tolerance=tolerance)
+        # Lower precision differs by design: its difference is shown, and its gate was that of `tune`.
+        within = float("inf") if name in (LOWER, OPENVINO_OWN) else tolerance
+        entry, answers = _try(name, opener, feeds=feeds, expected=expected, tolerance=within)
         entries.append(entry)
         # Plain ONNX Runtime comes first: the others are held against its answers.
         expected = answers if expected is None else expected
@@ -170,15 +182,18 @@ def _time(entries: Sequence[_Entry], *, repeats: int, duration_s: float, stop: E
     calls = [entry.call for entry in entries if entry.call is not None]
     take_turns(calls, duration_s=min(WARM_UP_S, duration_s), stop=stop)
     p50_us: list[list[float]] = [[] for _ in calls]
+    p99_us: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         lengths = take_turns(calls, duration_s=duration_s / repeats, stop=stop)
         if stop.is_set():
             break
-        for values, length in zip(p50_us, lengths, strict=True):
-            values.append(float(np.median(length)) / 1e3)
+        for medians, tails, length in zip(p50_us, p99_us, lengths, strict=True):
+            medians.append(float(np.median(length)) / 1e3)
+            tails.append(float(np.quantile(length, 0.99)) / 1e3)
     if not p50_us[0]:
         return None
-    timed = iter(p50_us)
+    timed = iter(zip(p50_us, p99_us, strict=True))
+    nothing: tuple[list[float], list[float]] = ([], [])
     return tuple(
         RivalTimes(
             name=entry.name,
@@ -186,10 +201,30 @@ def _time(entries: Sequence[_Entry], *, repeats: int, duration_s: float, stop: E
             reason=entry.reason,
             load_ms=entry.load_ms,
             max_abs_error=entry.max_abs_error,
-            p50_us=() if entry.call is None else tuple(next(timed)),
+            p50_us=tuple(medians),
+            p99_us=tuple(tails),
         )
         for entry in entries
+        for medians, tails in [nothing if entry.call is None else next(timed)]
     )
+
+
+def _opened_backend(predictor: EdgePredictor, names: Sequence[str]) -> _Opened:
+    """The backend's call alone, without what `predict` checks and counts."""
+    backend = predictor.backend
+    values_name, present_name = names
+
+    def run(values: Array, present: Array) -> Answers:
+        """One `Backend.run`."""
+        return backend.run({values_name: values, present_name: present})
+
+    return _Opened(run=run, version=f"{backend.name} {predictor.info().precision}")
+
+
+def _opened_lower(tuned: EdgePredictor, names: Sequence[str]) -> _Opened:
+    if tuned.info().precision == "fp32":
+        raise MmkdError("no profile takes a lower precision here; run mmkd-bench tune")
+    return _opened_backend(tuned, names)
 
 
 def _open_onnxruntime(model: bytes, names: Sequence[str], *, threads: int) -> _Opened:
@@ -207,7 +242,7 @@ def _open_onnxruntime(model: bytes, names: Sequence[str], *, threads: int) -> _O
     return _Opened(run=run, version=onnxruntime.__version__)
 
 
-def _open_openvino(model: bytes, names: Sequence[str], *, threads: int) -> _Opened:
+def _open_openvino(model: bytes, names: Sequence[str], *, threads: int, own_precision: bool) -> _Opened:
     # Its import else reports the start to the network (openvino_telemetry); an absent module is one it copes with.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -218,7 +253,7 @@ def _open_openvino(model: bytes, names: Sequence[str], *, threads: int) -> _Open
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # It computes in bfloat16 where the processor can, if nobody forbids it.
-        "INFERENCE_PRECISION_HINT": "f32",
+        **({} if own_precision else {"INFERENCE_PRECISION_HINT": "f32"}),
     }
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()

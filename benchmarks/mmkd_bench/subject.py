@@ -15,25 +15,31 @@ import numpy as np
 
 from mmkd_bench.report import Subject
 from mmkd_edge.backends import check_backend
+from mmkd_edge.bundle import Bundle
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.reference import Reference
+from mmkd_edge.sensors import SensorChecks
 from mmkd_edge.spec import ModalitySpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+STALE_S = 60.0
+"""From this age an input counts as stale where every check is on: what is measured is the comparison."""
 
 Precision = Literal["auto", "fp32", "fp16", "int8", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What to open and how, in the words of `EdgePredictor.open`."""
+    """What to open and how, in the words of `EdgePredictor.open`; `checked` turns every sensor check on."""
 
     bundle: str
     backend: str = "auto"
     precision: Precision = "auto"
     threads: int | None = None
     reference: str | None = None
+    checked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,16 @@ def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
         precision=choice.precision,
         threads=choice.threads,
         reference=reference,
+        checks=_every_check(choice.bundle) if choice.checked else None,
+        stale_s=STALE_S if choice.checked else None,
     )
+
+
+def _every_check(path: str) -> SensorChecks:
+    """All that can be looked for: channels that are flat, stuck for a quarter of a window, silent for a tenth."""
+    with Bundle.open(path) as bundle:
+        duration_s = bundle.manifest.models[0].modality.duration_s
+    return SensorChecks(flat=True, stuck_s=duration_s / 4, dropout_s=duration_s / 10)
 
 
 def stand_in_reference(modality: ModalitySpec) -> Reference:

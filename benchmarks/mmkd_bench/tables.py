@@ -89,19 +89,25 @@ def _spread(spread: Spread | None) -> tuple[Cell, Cell, Cell]:
 def _rivals(report: RivalsReport) -> Table:
     return Table(
         heading=f"{report.subject.bundle} through other engines, {plural(report.threads, 'thread')}, called in turn",
-        names=("engine", "version", "p50_us", "low_us", "high_us", "to_predict", "load_ms", "max_abs_error", "reason"),
+        names=(
+            *("engine", "version", "p50_us", "low_us", "high_us", "p99_us", "to_predict", "load_ms", "max_abs_error"),
+            *("gflops", "reason"),
+        ),
         rows=tuple(
             (
                 rival.name,
                 rival.version,
                 *_spread(rival.p50_us),
+                None if rival.p99_us is None else rival.p99_us.median,
                 None if rival.ratio is None else rival.ratio.median,
                 rival.load_ms,
                 None if rival.max_abs_error is None else float(f"{rival.max_abs_error:.2g}"),
+                None if rival.p50_us is None or not report.mflops else report.mflops * 1e3 / rival.p50_us.median,
                 rival.reason,
             )
             for rival in report.rivals
         ),
+        notes=(f"one core's product of float32 matrices: {report.peak_gflops:.0f} GFLOP/s",),
     )
 
 
@@ -178,11 +184,11 @@ def _pair(report: PairReport) -> Table:
 
 def _overhead(report: OverheadReport) -> Table:
     return Table(
-        heading=f"{report.bundle}: predict over the bare session",
+        heading=f"{report.bundle}: predict{', every check on,' if report.checks else ''} over the bare engine",
         names=("what", "p50_us", "low_us", "high_us"),
         rows=(
             ("predict", *_spread(report.predict_p50_us)),
-            ("session.run", *_spread(report.session_p50_us)),
+            (report.bare, *_spread(report.bare_p50_us)),
             ("difference", *_spread(report.overhead_us)),
         ),
     )

@@ -106,10 +106,10 @@ def pair_view(report: PairReport) -> RenderableType:
 
 
 def overhead_view(report: OverheadReport) -> RenderableType:
-    """`predict`, the bare session, and the difference."""
+    """`predict`, the bare engine, and the difference."""
     rows = [
-        ("predict", *_spread_cells(report.predict_p50_us)),
-        ("bare session.run", *_spread_cells(report.session_p50_us)),
+        ("predict, every check on" if report.checks else "predict", *_spread_cells(report.predict_p50_us)),
+        (f"bare {report.bare}", *_spread_cells(report.bare_p50_us)),
         ("predict adds", *_spread_cells(report.overhead_us)),
     ]
     return Group(
@@ -164,9 +164,11 @@ def rivals_view(report: RivalsReport) -> RenderableType:
         (
             f"{rival.name} {rival.version}",
             *_spread_cells(rival.p50_us),
+            "" if rival.p99_us is None else duration_text(rival.p99_us.median),
             "" if rival.ratio is None else f"{rival.ratio.median:.2f} x",
             "" if rival.load_ms is None else duration_text(1e3 * rival.load_ms),
             "" if rival.max_abs_error is None else f"{rival.max_abs_error:.1g}",
+            f"{report.mflops * 1e-3 / (rival.p50_us.median * 1e-6):.0f}" if report.mflops else "",
         )
         for rival in report.rivals
         if rival.p50_us is not None
@@ -174,8 +176,9 @@ def rivals_view(report: RivalsReport) -> RenderableType:
     return Group(
         Text(f"{report.subject.bundle} · {plural(report.threads, 'thread')} · called in turn", style="bold"),
         Text(),
-        _table(("engine", "p50", "over repeats", "to predict", "load", "difference"), rows),
+        _table(("engine", "p50", "over repeats", "p99", "to predict", "load", "difference", "GFLOP/s"), rows),
         Text(),
+        _line(f"one core's product of float32 matrices: {report.peak_gflops:.0f} GFLOP/s", "dim"),
         *(_line(f"{rival.name}: {rival.reason}", "yellow") for rival in report.rivals if rival.reason),
         *_interruption(report),
     )

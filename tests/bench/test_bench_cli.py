@@ -196,9 +196,13 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
     ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 1000)
     assert ended.returncode == 0, ended.stderr
     assert "predict adds" in ended.stdout
-    ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 0.001)
+    ended = mmkd_bench(
+        "overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 0.001, "--backend", "ort", "--checks"
+    )
     assert ended.returncode == 5
-    assert "more than the limit of 0.001 µs" in ended.stderr
+    assert "to the bare ort backend.run at the median, more than the limit of 0.001 µs" in ended.stderr
+    ended = mmkd_bench("overhead", bundle, "--backend", "tensorflow")
+    assert (ended.returncode, "backend 'tensorflow' is unknown" in ended.stderr) == (2, True)
 
 
 def test_help_lists_the_commands(mmkd_bench: Command) -> None:

@@ -53,8 +53,16 @@ def test_a_model_beside_itself_has_a_ratio_of_one(slow_bundle: Path, graph_file:
 def test_the_overhead_is_what_predict_adds(bundle: Path) -> None:
     report = measure_overhead(bundle, launches=1, duration_s=0.4)
     assert report.overhead_us.median > 0
-    difference_us = report.predict_p50_us.median - report.session_p50_us.median
+    difference_us = report.predict_p50_us.median - report.bare_p50_us.median
     assert report.overhead_us.median == pytest.approx(difference_us, rel=0.3, abs=1.0)
+    assert (report.bare, report.checks) == ("session.run", False)
+
+
+def test_the_overhead_over_a_backend_and_with_every_check_says_so(bundle: Path) -> None:
+    report = measure_overhead(bundle, backend="ort", checks=True, launches=1, duration_s=0.4)
+    assert (report.bare, report.checks) == ("ort backend.run", True)
+    plain = measure_overhead(bundle, backend="ort", launches=1, duration_s=0.4)
+    assert report.overhead_us.median > plain.overhead_us.median > 0
 
 
 def test_a_modality_that_needs_a_reference_is_paired_without_one(per_group_bundle: Path) -> None:

@@ -92,7 +92,10 @@ def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
     assert names == [
         "mmkd-edge predict",
         "onnxruntime",
+        "mmkd-edge backend",
+        "mmkd-edge lower precision",
         "openvino",
+        "openvino in its own precision",
         "litert",
         "executorch",
         "ncnn",
@@ -100,7 +103,11 @@ def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
         "torch.compile",
     ]
     assert len(_rival(outcome, "mmkd-edge predict").p50_us) == 2
-    assert len(_rival(outcome, "onnxruntime").p50_us) == 2
+    assert len(_rival(outcome, "onnxruntime").p50_us) == len(_rival(outcome, "onnxruntime").p99_us) == 2
+    assert _rival(outcome, "mmkd-edge lower precision").reason == (
+        "no profile takes a lower precision here; run mmkd-bench tune"
+    )
+    assert _rival(outcome, "mmkd-edge backend").reason == ""
     assert all(bool(rival.p50_us) != bool(rival.reason) for rival in outcome.rivals)
 
 
@@ -185,8 +192,11 @@ def test_the_contest_gathers_processes(bundle: Path) -> None:
     assert (ours.ratio.min, ours.ratio.max, ours.ratio.repeats) == (1.0, 1.0, 10)
     assert plain.p50_us is not None
     assert plain.ratio is not None
-    # predict is a session's run and more; on this small graph it is far from equal.
-    assert plain.ratio.median < 1.0
+    # predict is the backend's run and more; on this small graph it is far from equal.
+    backend = report.rivals[2]
+    assert backend.ratio is not None
+    assert backend.ratio.median < 1.0
+    assert report.peak_gflops > 1.0
 
 
 def test_a_damaged_bundle_is_never_timed(bundle: Path, tmp_path: Path) -> None:

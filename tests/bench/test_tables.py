@@ -31,12 +31,34 @@ def _rows(text: str) -> list[dict[str, str]]:
 
 def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: BenchReport) -> None:
     timed = Rival(
-        name="openvino", version="2026.4.1", reason="", load_ms=80.0, max_abs_error=1.25e-7, p50_us=ONE, ratio=ONE
+        name="openvino",
+        version="2026.4.1",
+        reason="",
+        load_ms=80.0,
+        max_abs_error=1.25e-7,
+        p50_us=ONE,
+        p99_us=ONE,
+        ratio=ONE,
     )
     absent = Rival(
-        name="ncnn", version="", reason="not installed: a, b", load_ms=None, max_abs_error=None, p50_us=None, ratio=None
+        name="ncnn",
+        version="",
+        reason="not installed: a, b",
+        load_ms=None,
+        max_abs_error=None,
+        p50_us=None,
+        p99_us=None,
+        ratio=None,
     )
-    report = RivalsReport(subject=run.subject, threads=1, tolerance=1e-4, rivals=(timed, absent), machine=run.machine)
+    report = RivalsReport(
+        subject=run.subject,
+        threads=1,
+        mflops=11.0,
+        peak_gflops=200.0,
+        tolerance=1e-4,
+        rivals=(timed, absent),
+        machine=run.machine,
+    )
     first, second = _rows(csv_of(report))
     assert (first["engine"], first["p50_us"], first["low_us"], first["max_abs_error"]) == (
         "openvino",
@@ -45,7 +67,9 @@ def test_rivals_have_a_row_each_and_a_reason_where_they_were_not_timed(run: Benc
         "1.2e-07",
     )
     assert (second["p50_us"], second["reason"]) == ("", "not installed: a, b")
-    assert "| ncnn |  |  |  |  |  |  |  | not installed: a, b |" in markdown_of(report)
+    assert first["gflops"] == "100.0"  # 11 million operations in 110 us
+    assert "| ncnn |  |  |  |  |  |  |  |  |  | not installed: a, b |" in markdown_of(report)
+    assert "- one core's product of float32 matrices: 200 GFLOP/s" in markdown_of(report)
 
 
 def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +148,13 @@ def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
     )
     assert markdown_of(pair).splitlines()[0] == "### b.edge is 2.00 times as fast as a.onnx"
     overhead = OverheadReport(
-        bundle="b.edge", count=10, predict_p50_us=ONE, session_p50_us=ONE, overhead_us=ONE, machine=run.machine
+        bundle="b.edge",
+        count=10,
+        predict_p50_us=ONE,
+        bare="session.run",
+        checks=False,
+        bare_p50_us=ONE,
+        overhead_us=ONE,
+        machine=run.machine,
     )
     assert [row["what"] for row in _rows(csv_of(overhead))] == ["predict", "session.run", "difference"]

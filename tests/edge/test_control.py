@@ -24,6 +24,7 @@ from mmkd_edge import (
     GateError,
     InputError,
     ModalitySpec,
+    SensorChecks,
     SensorError,
     UsageError,
 )
@@ -122,6 +123,15 @@ def test_reopening_by_hand_brings_an_engine_back() -> None:
     assert said(UsageError, model(failing()).reopen) == (
         "reopen: this predictor was made without a bundle; open one with EdgePredictor.open"
     )
+
+
+def test_a_window_that_is_asked_again_has_its_faults_said_once() -> None:
+    flat = window()
+    flat[:, 1] = 4.0
+    engines = iter([FakeBackend([0.0, 1.0])])
+    predictor = model(failing(), reopen=lambda: next(engines), checks=SensorChecks(flat=True))
+    prediction = predictor.predict(flat)
+    assert (prediction.label, prediction.reason) == ("b", "channel 'y' is flat at 4")
 
 
 # Swapping bundles.
@@ -331,6 +341,39 @@ def test_a_child_after_a_fork_is_told_to_open_its_own(predictor: EdgePredictor, 
         "open the bundle in the process that asks"
     )
     assert answers.get() == expected
+
+
+def give_up_in_child(predictor: EdgePredictor, path: str, answers: Any) -> None:
+    answers.put(said(UsageError, lambda: predictor.swap(path)))
+    predictor.close()
+    answers.put(said(UsageError, lambda: predictor.predict(window())))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds_the_lock(
+    predictor: EdgePredictor, bundle_path: Path
+) -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with predictor._control._changing:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    fork = multiprocessing.get_context("fork")
+    answers: Any = fork.SimpleQueue()
+    child = fork.Process(target=give_up_in_child, args=(predictor, str(bundle_path), answers))
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    assert "cannot be used in its child" in answers.get()
+    assert answers.get() == "the predictor is closed; open the bundle again"
+    done.set()
+    thread.join()
+    assert predictor.predict(window()).status == "ok"  # the parent's engine was not touched
 
 
 SPAWN = """

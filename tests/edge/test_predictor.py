@@ -22,6 +22,9 @@ from mmkd_edge import (
     ModalitySpec,
     Reference,
     UsageError,
+    check_window,
+    interpret,
+    prepare,
     write_reference,
 )
 from mmkd_edge.testing import FakeBackend, fake_predictor
@@ -438,3 +441,20 @@ def test_a_predictor_that_is_not_closed_ends_quietly(bundle_path: Path) -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("rest\n", "")
+
+
+def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: EdgePredictor) -> None:
+    one = windows(1)[0]
+    missing, infinite, huge = one.copy(), one.copy(), one * np.float32(1e30)
+    missing[3:9, 1] = np.nan
+    infinite[2, 0] = -np.inf
+    turned = np.ascontiguousarray(one.T).T  # not contiguous
+    backend, modality = predictor.backend, predictor.modality
+    for given in (one, {"acc": one}, missing, infinite, huge, turned, one.astype(np.float64), one.tolist()):
+        found = predictor.predict(given)
+        values, present = prepare(check_window(given, modality), modality)
+        _, probabilities = backend.run({"acc": values, "acc_present": present})
+        wanted = interpret(probabilities, present, modality=modality, task=predictor.task)
+        np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
+        for field in ("label", "index", "probability", "status", "missing_share", "modality"):
+            assert getattr(found, field) == getattr(wanted, field)

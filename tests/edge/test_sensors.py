@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec, Prediction, SensorChecks, SensorError, UsageError
+from mmkd_edge.preprocess import prepare
 from mmkd_edge.sensors import Fault, find_fault, worse
 from mmkd_edge.testing import fake_predictor
 
@@ -217,3 +218,23 @@ def test_a_real_student_of_every_precision_names_a_dead_sensor(kit: Any, bundle_
             values = np.full((20, 3), value, dtype=np.float64)
             prediction = model.predict(values)
             assert (prediction.status, prediction.label) == ("invalid", "")
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 39), st.integers(1, 40)), max_size=4),
+    st.sampled_from([0.2, 0.3, 0.7, 1.5, 4.0, None]),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_window_without_gaps_is_judged_alike_the_short_way_and_the_long_one(
+    seed: int, runs: list[tuple[int, int, int]], stuck_s: float | None, flat: bool
+) -> None:
+    values = np.random.default_rng(seed).integers(0, 3, size=(40, 3)).astype(np.float32)  # many chance repetitions
+    for channel, start, length in runs:
+        values[start : start + length, channel] = 1.5
+    checks = SensorChecks(flat=flat, stuck_s=stuck_s, dropout_s=0.3)
+    _, present = prepare(values, ACC)
+    assert present is prepare(window(), ACC)[1]
+    # Presence that is not the shared array of a whole window takes the long way.
+    assert find_fault(values, present, ACC, checks) == find_fault(values, present.copy(), ACC, checks)
