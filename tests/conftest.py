@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,3 +20,15 @@ def _no_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def gpu_double() -> ModuleType:
+    """Doubles of cuda-python and TensorRT; `install` lets a test find a GPU."""
+    path = Path(__file__).parent / "edge" / "gpu_double.py"
+    spec = importlib.util.spec_from_file_location("gpu_double", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Timer
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -223,14 +223,9 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
 
 
 def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_gpu_answers(
-    with_int8: Path, monkeypatch: pytest.MonkeyPatch
+    with_int8: Path, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("gpu_double", Path(__file__).parents[1] / "edge" / "gpu_double.py")
-    assert spec is not None
-    assert spec.loader is not None
-    double = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(double)
-    tensorrt = double.install(monkeypatch)
+    tensorrt = gpu_double.install(monkeypatch)
     with Bundle.open(with_int8) as bundle:
         ways = ways_to_try(bundle.manifest.models[0], TuneSettings(threads=(1, 2)))
     ways = [way for way in ways if way.setup.backend == "trt"]

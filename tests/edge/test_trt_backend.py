@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import inspect
 import re
 import sys
@@ -22,27 +21,15 @@ from mmkd_edge.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-double = _load("gpu_double")
-
-
 @pytest.fixture(autouse=True)
 def trt_absent() -> None:
     """It is present here, in one form or another."""
 
 
 @pytest.fixture
-def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def tensorrt(gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return double.install(monkeypatch)
+    return gpu_double.install(monkeypatch)
 
 
 @pytest.fixture
@@ -291,9 +278,11 @@ def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit: Any, tensorrt
     assert tensorrt.cuda.live == {}
 
 
-def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(kit: Any, tensorrt: Any) -> None:
+def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(
+    kit: Any, tensorrt: Any, gpu_double: ModuleType
+) -> None:
     backend = TrtBackend(kit.model(kit.modality))
-    tensorrt.breaks = double.Error.cudaErrorIllegalAddress
+    tensorrt.breaks = gpu_double.Error.cudaErrorIllegalAddress
     lost = "; CUDA is lost to this process: start it again"
     with pytest.raises(BackendError) as caught:
         backend.run(kit.feeds())
@@ -307,12 +296,14 @@ def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(k
     assert str(caught.value) == f"backend 'trt' ({VERSION}) cannot open the artifact: {fault}{lost}"
 
 
-def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(bundle_path: Path, tensorrt: Any) -> None:
+def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(
+    bundle_path: Path, tensorrt: Any, gpu_double: ModuleType
+) -> None:
     with Bundle.open(bundle_path) as bundle:
         window = bundle.golden("acc").windows[0]
     with EdgePredictor.open(bundle_path, backend="trt") as predictor:
         assert predictor.predict(window).status == "ok"
-        tensorrt.breaks = double.Error.cudaErrorIllegalAddress
+        tensorrt.breaks = gpu_double.Error.cudaErrorIllegalAddress
         prediction = predictor.predict(window)
     assert prediction.status == "invalid"
     assert prediction.reason.endswith("CUDA is lost to this process: start it again")
@@ -385,19 +376,19 @@ def test_auto_says_why_not_tensorrt_where_it_is_installed_and_else_nothing(
         assert "; 'trt' is left out: this machine lacks TensorRT (on a Jetson: " in predictor.info().reason
 
 
-# The double.
+# The gpu_double.
 
 
-def test_the_double_takes_the_parameters_of_the_published_bindings() -> None:
+def test_the_double_takes_the_parameters_of_the_published_bindings(gpu_double: ModuleType) -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs pip install 'mmkd-edge[trt]'")
-    for name, function in inspect.getmembers(double.Cuda, inspect.isfunction):
+    for name, function in inspect.getmembers(gpu_double.Cuda, inspect.isfunction):
         if name.startswith("cuda"):
             line = getattr(runtime, name).__doc__.splitlines()[0]
             published = re.findall(r"(\w+)(?::[^,)]*)?(?=[,)])", line.partition("(")[2])
             assert list(inspect.signature(function).parameters)[1:] == published, line
-    for error in double.Error:
+    for error in gpu_double.Error:
         assert int(getattr(runtime.cudaError_t, error.name)) == error
-    assert int(runtime.cudaStreamNonBlocking) == double.Cuda.cudaStreamNonBlocking
+    assert int(runtime.cudaStreamNonBlocking) == gpu_double.Cuda.cudaStreamNonBlocking
     assert runtime.cudaMemcpyKind.cudaMemcpyHostToDevice.name == "cudaMemcpyHostToDevice"
     assert runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost.name == "cudaMemcpyDeviceToHost"
     assert runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal.name == "cudaStreamCaptureModeThreadLocal"

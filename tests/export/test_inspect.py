@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -192,14 +192,12 @@ def test_the_command_runs_the_self_test(run: Callable[..., tuple[object, str, st
 
 
 def test_the_self_test_runs_on_a_gpu_too(
-    run: Callable[..., tuple[object, str, str]], exported: ExportResult, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., tuple[object, str, str]],
+    exported: ExportResult,
+    gpu_double: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    spec = importlib.util.spec_from_file_location("gpu_double", Path(__file__).parents[1] / "edge" / "gpu_double.py")
-    assert spec is not None
-    assert spec.loader is not None
-    double = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(double)
-    double.install(monkeypatch)
+    gpu_double.install(monkeypatch)
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].partition(" in ")[2].startswith("onnxruntime ")
     assert facts["selftest.fp32.trt"].startswith("12 windows within ")
