@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -376,7 +377,21 @@ def test_auto_says_why_not_tensorrt_where_it_is_installed_and_else_nothing(
         assert "; 'trt' is left out: this machine lacks TensorRT (on a Jetson: " in predictor.info().reason
 
 
-# The gpu_double.
+def test_auto_loads_nothing_of_nvidia_where_no_tensorrt_is_installed(bundle_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "for name in ('tensorrt', 'tensorrt_rtx', 'openvino'): sys.modules[name] = None\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'ctypes.dlopen' else None)\n"
+        "from mmkd_edge import EdgePredictor\n"
+        "with EdgePredictor.open(sys.argv[1]) as predictor: print(predictor.info().backend)\n"
+        "print([name for name in opened if 'cuda' in name], 'cuda' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, bundle_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "ort\n[] False\n"
+
+
+# The double.
 
 
 def test_the_double_takes_the_parameters_of_the_published_bindings(gpu_double: ModuleType) -> None:
