@@ -9,7 +9,8 @@ device carries, and then both are right.
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
@@ -28,22 +29,22 @@ def line(report: CapacityReport, *, share: float, streams: int) -> str:
     )
 
 
-def agreement(choice: Choice, question: Question, *, repeats: int) -> tuple[int, list[str]]:
-    """How many of the repeats agreed, and a line for each measurement."""
-    agreed, lines = 0, []
+def agreement(choice: Choice, question: Question, *, repeats: int, tell: Callable[[str], object]) -> int:
+    """How many of the repeats agreed; `tell` gets a line for each measurement, as soon as it is over."""
+    agreed = 0
     for number in range(repeats):
         answer = measure_capacity(choice, question)
         p999_us = answer.p999_us
         told = "unknown" if p999_us is None else f"{p999_us / 1e3:.1f} ms"
-        lines.append(f"repeat {number + 1}: {answer.streams} streams, p99.9 {told}")
+        tell(f"repeat {number + 1}: {answer.streams} streams, p99.9 {told}")
         verdicts = []
         for share in (0.9, 1.1):
             streams = max(1, round(share * answer.streams))
             report = measure_load(choice, question, streams)
             verdicts.append(report.streams == streams)
-            lines.append(line(report, share=share, streams=streams))
+            tell(line(report, share=share, streams=streams))
         agreed += verdicts == [True, False]
-    return agreed, lines
+    return agreed
 
 
 def main() -> None:
@@ -57,8 +58,8 @@ def main() -> None:
     arguments = parser.parse_args()
     choice = Choice(bundle=str(arguments.bundle), backend=arguments.backend)
     question = Question(rate_hz=arguments.rate, deadline_ms=arguments.deadline_ms)
-    agreed, lines = agreement(choice, question, repeats=arguments.repeats)
-    sys.stdout.write("\n".join([*lines, f"{agreed} of {arguments.repeats} answers agreed with both loads"]) + "\n")
+    agreed = agreement(choice, question, repeats=arguments.repeats, tell=partial(print, flush=True))
+    print(f"{agreed} of {arguments.repeats} answers agreed with both loads")
 
 
 if __name__ == "__main__":

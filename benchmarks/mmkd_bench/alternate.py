@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
-from mmkd_bench.subject import Choice, open_predictor, raw_windows
+from mmkd_bench.subject import Choice, asked, open_predictor, raw_windows
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
@@ -89,7 +89,7 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
             run = partial(backend.session.run, [tensor.name for tensor in predictor.entry.outputs])
         predict = partial(predictor.predict, input_age_s=0.0) if job.checks else predictor.predict
         return alternate(
-            turning(predict, windows),
+            turning(predict, [asked(predictor, window) for window in windows]),
             turning(run, feeds),
             repeats=job.repeats,
             duration_s=job.duration_s,

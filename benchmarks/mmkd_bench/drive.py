@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_bench.report import AT_ONCE, GATHER, STAGES, Stage
+from mmkd_bench.subject import asked
 from mmkd_bench.timing import Call, closed_loop
 from mmkd_edge.postprocess import Prediction, interpret
 from mmkd_edge.predictor import EdgePredictor
@@ -57,7 +58,8 @@ def window_driver(predictor: EdgePredictor, windows: Sequence[Window], *, client
         """The four steps."""
         return step_stages(predictor, windows, repeats=1, duration_s=duration_s, stop=stop)
 
-    return Driver(calls=(predictor.predict,) * clients, arguments=windows, predictions=1, stages=stages)
+    arguments = [asked(predictor, window) for window in windows]
+    return Driver(calls=(predictor.predict,) * clients, arguments=arguments, predictions=1, stages=stages)
 
 
 def batch_driver(predictor: EdgePredictor, windows: Sequence[Window], batch: int, *, clients: int = 1) -> Driver:
@@ -66,17 +68,19 @@ def batch_driver(predictor: EdgePredictor, windows: Sequence[Window], batch: int
     Where the graph itself takes as many at once, a stage more tells what its engine needs for all of them together.
     """
     count = len(windows)
-    arguments = [
+    batches = [
         np.stack([windows[(begin + number) % count] for number in range(batch)]) for begin in range(min(count, 8))
     ]
+    several = len(predictor.entries) > 1
+    arguments = [[asked(predictor, window) for window in one] for one in batches] if several else batches
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         """The four steps of every window, and the engine's own batch."""
         steps = step_stages(predictor, windows, repeats=batch, duration_s=duration_s, stop=stop)
-        at_once = _at_once_run(predictor, arguments)
+        at_once = _at_once_run(predictor, batches)
         if at_once is None or stop.is_set():
             return steps
-        samples = closed_loop(at_once, range(len(arguments)), duration_s=duration_s / 2, stop=stop)
+        samples = closed_loop(at_once, range(len(batches)), duration_s=duration_s / 2, stop=stop)
         return (*steps, stage(AT_ONCE, samples.latency_ns))
 
     calls = (predictor.predict_batch,) * clients
@@ -177,7 +181,7 @@ def _hops(
 
 def _silent_stream(predictor: EdgePredictor, *, hop: int) -> Stream:
     """A stream of the same samples whose predictions are there already: what is left is gathering."""
-    answer = predictor.predict(np.zeros(predictor.modality.shape, dtype=np.float32))
+    answer = predictor.predict(asked(predictor, np.zeros(predictor.modality.shape, dtype=np.float32)))
     return Stream(
         modality=predictor.modality,
         task=predictor.task,

@@ -22,7 +22,7 @@ from mmkd_bench.jobs import RunJob, RunOutcome
 from mmkd_bench.machine import resident_mb, resident_peak_mb
 from mmkd_bench.percentiles import sample_floor, summarise
 from mmkd_bench.report import Launch, Pace
-from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
+from mmkd_bench.subject import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.timing import PacedSamples, clock_cost_ns, time_windows, warm_up
 from mmkd_edge.predictor import EdgePredictor
 
@@ -150,7 +150,7 @@ def _open(job: RunJob) -> _Opened:
     loaded = time.perf_counter_ns()
     windows = raw_windows(predictor)
     before = time.perf_counter_ns()
-    predictor.predict(windows[0])
+    predictor.predict(asked(predictor, windows[0]))
     after = time.perf_counter_ns()
     return _Opened(
         predictor=predictor, windows=windows, load_ms=(loaded - begin) / 1e6, first_call_ms=(after - before) / 1e6

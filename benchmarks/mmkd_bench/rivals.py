@@ -22,7 +22,7 @@ import numpy as np
 from mmkd_bench.alternate import open_session, take_turns, turning
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.rival_files import EXECUTORCH_FILE, LITERT_FILE, NCNN_FILES, reason_for
-from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
+from mmkd_bench.subject import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_edge.bundle import choose_artifact
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.predictor import EdgePredictor
@@ -103,7 +103,7 @@ def _entries(
         reason="",
         load_ms=None,
         max_abs_error=None,
-        call=turning(predictor.predict, windows),
+        call=turning(predictor.predict, [asked(predictor, window) for window in windows]),
     )
     names = tuple(tensor.name for tensor in predictor.entry.inputs)
     openers: tuple[tuple[str, Callable[[], _Opened]], ...] = (

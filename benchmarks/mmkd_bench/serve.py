@@ -9,7 +9,7 @@ import numpy as np
 
 from mmkd_bench.jobs import LoadJob, LoadOutcome
 from mmkd_bench.load import Demand, Level, carry_load, find_capacity
-from mmkd_bench.subject import Choice, describe, open_predictor, raw_windows
+from mmkd_bench.subject import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.timing import warm_up
 from mmkd_edge.predictor import EdgePredictor
 
@@ -52,7 +52,7 @@ def serve_load(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | Non
 
 
 def _found(job: LoadJob, predictor: EdgePredictor, stop: Event) -> tuple[int, tuple[Level, ...], Arrays] | None:
-    windows = raw_windows(predictor)
+    windows = [asked(predictor, window) for window in raw_windows(predictor)]
     warm_up(predictor.predict, windows, limit_s=job.warm_up_limit_s, stop=stop)
     demand = Demand(rate_hz=job.rate_hz, deadline_ms=job.deadline_ms, servers=job.servers)
     if stop.is_set():

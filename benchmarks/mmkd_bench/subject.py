@@ -1,12 +1,11 @@
 """The bundle that is measured: opened as an application opens it, with windows to ask it about.
 
 The windows are the bundle's own golden windows: real recordings, missing values included, so no measurement depends on
-made-up data, and every machine is asked the same.
+made-up data, and every machine is asked the same. Of a bundle with several students the first is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,19 +39,6 @@ class Choice:
     threads: int | None = None
     reference: str | None = None
     checked: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """An open predictor and what to ask it.
-
-    Attributes:
-        predictor: whoever got it closes it.
-        windows: raw windows, each float32 (T, C).
-    """
-
-    predictor: EdgePredictor
-    windows: Sequence[NDArray[np.float32]]
 
 
 def open_predictor(choice: Choice) -> EdgePredictor:
@@ -110,6 +96,11 @@ def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[np.float32], ...]:
     # The golden windows of a modality that is normalised per group are z-scores.
     raw = golden * np.asarray(reference.std) + np.asarray(reference.mean)
     return tuple(np.ascontiguousarray(window, dtype=np.float32) for window in raw)
+
+
+def asked(predictor: EdgePredictor, window: NDArray[np.float32]) -> object:
+    """A window as `predict` takes it: of several students the first is meant, by its name."""
+    return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 
 def describe(predictor: EdgePredictor, bundle: str) -> Subject:

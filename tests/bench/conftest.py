@@ -34,10 +34,10 @@ SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
 TOLERANCE = 1e-4
 
 
-def _nodes(repeats: int) -> list[onnx.NodeProto]:
+def _nodes(repeats: int, name: str) -> list[onnx.NodeProto]:
     """Logits from the masked window; each repeat is one more matrix product of 120 x 120."""
     nodes = [
-        helper.make_node("Mul", ["acc", "acc_present"], ["masked"]),
+        helper.make_node("Mul", [name, f"{name}_present"], ["masked"]),
         helper.make_node("Flatten", ["masked"], ["hidden_0"]),
     ]
     for number in range(repeats):
@@ -52,7 +52,7 @@ def _nodes(repeats: int) -> list[onnx.NodeProto]:
     ]
 
 
-def onnx_model(repeats: int = 1, *, batch: bool = False) -> bytes:
+def onnx_model(repeats: int = 1, *, batch: bool = False, name: str = "acc") -> bytes:
     """A graph with the signature of a student; more `repeats` make it slower, `batch` lets its batch vary."""
     random = np.random.default_rng(0)
     width = SAMPLES * CHANNELS
@@ -60,9 +60,12 @@ def onnx_model(repeats: int = 1, *, batch: bool = False) -> bytes:
     head = random.standard_normal((width, CLASSES)).astype(np.float32) / np.float32(width**0.5)
     float32, first = TensorProto.FLOAT, "batch" if batch else 1
     graph = helper.make_graph(
-        _nodes(repeats),
+        _nodes(repeats, name),
         "student",
-        [helper.make_tensor_value_info(name, float32, (first, SAMPLES, CHANNELS)) for name in ("acc", "acc_present")],
+        [
+            helper.make_tensor_value_info(name, float32, (first, SAMPLES, CHANNELS))
+            for name in (name, f"{name}_present")
+        ],
         [helper.make_tensor_value_info(name, float32, (first, CLASSES)) for name in ("logits", "probabilities")],
         [numpy_helper.from_array(square, "square"), numpy_helper.from_array(head, "head")],
     )
@@ -90,24 +93,19 @@ def _golden() -> Golden:
     )
 
 
-def make_bundle(
-    path: Path, *, repeats: int = 1, normalise: Normalise = "none", model: bytes | None = None, batch: int | None = None
-) -> Path:
-    """Write a bundle around a small graph. Its golden answers are not the graph's: nothing here asks for them."""
+def _entry(
+    name: str, members: dict[str, bytes], *, repeats: int, normalise: Normalise, batch: int | None, folder: str
+) -> ModelEntry:
+    """A student whose graph and golden windows are among the members, in `folder`."""
     modality = ModalitySpec(
-        name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
+        name=name, channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
     )
     task = TaskSpec(labels=("a", "b", "c", "d"))
-    members = {
-        "student/model.fp32.onnx": model or onnx_model(repeats, batch=batch is not None),
-        "student/golden.npz": golden_bytes(_golden()),
-        "report.json": b"{}",
-        "README.md": b"A small graph.\n",
-    }
-    graph = _file("student/model.fp32.onnx", members["student/model.fp32.onnx"])
-    parity = Parity(windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=TOLERANCE)
-    entry = ModelEntry(
-        name="student",
+    graph, golden = (
+        _file(f"{folder}/{file}", members[f"{folder}/{file}"]) for file in ("model.fp32.onnx", "golden.npz")
+    )
+    return ModelEntry(
+        name=folder,
         modality=modality,
         task=task,
         inputs=graph_inputs(modality),
@@ -127,14 +125,38 @@ def make_bundle(
                 opset=20,
                 sha256=graph.sha256,
                 size_bytes=graph.size_bytes,
-                parity=parity,
+                parity=Parity(
+                    windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=TOLERANCE
+                ),
                 batch=None if batch is None else BatchRange(minimum=1, optimum=batch, maximum=batch),
             ),
         ),
-        golden=_file("student/golden.npz", members["student/golden.npz"]),
+        golden=golden,
     )
+
+
+def make_bundle(
+    path: Path,
+    *,
+    repeats: int = 1,
+    normalise: Normalise = "none",
+    model: bytes | None = None,
+    batch: int | None = None,
+    second: str | None = None,
+) -> Path:
+    """Write a bundle around a small graph. Its golden answers are not the graph's: nothing here asks for them.
+
+    `second` is the modality of a second student.
+    """
+    members: dict[str, bytes] = {}
+    entries = []
+    for folder, name in (("student", "acc"), *([] if second is None else [("other", second)])):
+        graph = model or onnx_model(repeats, batch=batch is not None, name=name)
+        members |= {f"{folder}/model.fp32.onnx": graph, f"{folder}/golden.npz": golden_bytes(_golden())}
+        entries.append(_entry(name, members, repeats=repeats, normalise=normalise, batch=batch, folder=folder))
+    members |= {"report.json": b"{}", "README.md": b"A small graph.\n"}
     files = tuple(_file(name, members[name]) for name in ("report.json", "README.md"))
-    manifest = Manifest(model_id="small", models=(entry,), tools={}, licence="CC0-1.0", files=files)
+    manifest = Manifest(model_id="small", models=tuple(entries), tools={}, licence="CC0-1.0", files=files)
     write_bundle(path, manifest=manifest, members=members)
     return path
 
@@ -155,6 +177,12 @@ def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def per_group_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a modality that needs a reference."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "per_group.edge", normalise="per_group")
+
+
+@pytest.fixture(scope="session")
+def several_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a second student, of the gyroscope."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "several.edge", second="gyro")
 
 
 @pytest.fixture(scope="session")

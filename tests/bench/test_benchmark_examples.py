@@ -81,7 +81,8 @@ def test_the_answer_of_capacity_is_held_against_direct_loads(bundle: Path, monke
 
     monkeypatch.setattr(example, "measure_capacity", lambda *_: msgspec.structs.replace(answer, streams=10))
     monkeypatch.setattr(example, "measure_load", direct)
-    agreed, lines = example.agreement(Choice(bundle=str(bundle)), Question(rate_hz=20.0), repeats=2)
+    lines: list[str] = []
+    agreed = example.agreement(Choice(bundle=str(bundle)), Question(rate_hz=20.0), repeats=2, tell=lines.append)
     assert (agreed, asked) == (2, [9, 11, 9, 11])
     assert lines[1] == "  90%, 9 streams: carried (in 1 of 1 launches, 0.00% late)"
     assert lines[2] == "  110%, 11 streams: not carried (in 1 of 1 launches, 0.00% late)"

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mmkd_bench.alternate import alternate_predict
 from mmkd_bench.drive import Driver, batch_driver, stream_driver, window_driver
+from mmkd_bench.jobs import LoadJob, OverheadJob
 from mmkd_bench.report import STAGES, BenchReport, Launch
 from mmkd_bench.run import Settings, check_settings, measure_bundle
+from mmkd_bench.serve import serve_load
 from mmkd_bench.subject import Choice, open_predictor, raw_windows
 from mmkd_bench.text import csv_from_report, fact_rows, subject_text
 from mmkd_edge.errors import UsageError
@@ -118,6 +121,39 @@ def test_several_sensors_stream_at_the_same_time(bundle: Path) -> None:
     assert run.report.result.pace is not None
     assert run.report.result.pace.response.count == 40
     assert "2 sensors · stream, hop 8 · 50 calls per second each" in subject_text(run.report)
+
+
+def test_of_several_students_the_first_is_measured(several_bundle: Path, predictor: EdgePredictor) -> None:
+    windows = raw_windows(predictor)
+    with open_predictor(Choice(bundle=str(several_bundle), backend="ort")) as several:
+        expected = [predictor.predict(window).probabilities for window in windows]
+        drivers = [window_driver(several, windows), stream_driver(several, windows, hop=40, jitter=None)]
+        for driver in drivers:
+            assert "run" in _names(driver)
+        answers = [drivers[0].calls[0](argument) for argument in drivers[0].arguments]
+        for answer, wanted in zip(answers, expected, strict=True):
+            np.testing.assert_array_equal(answer.probabilities, wanted)  # type: ignore[attr-defined]
+        batch = batch_driver(several, windows, 2)
+        first: Sequence[Prediction] = batch.calls[0](batch.arguments[0])  # type: ignore[assignment]
+        np.testing.assert_array_equal(first[1].probabilities, expected[1])
+
+
+def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle: Path) -> None:
+    choice = Choice(bundle=str(several_bundle), backend="ort", precision="fp32", threads=1)
+    job = LoadJob(
+        **{name: getattr(choice, name) for name in ("bundle", "backend", "precision", "threads", "reference")},
+        streams=2,
+        rate_hz=20.0,
+        deadline_ms=5000.0,
+        servers=1,
+        duration_s=0.2,
+        warm_up_limit_s=0.05,
+    )
+    served = serve_load(job, stop=Event())
+    assert served is not None
+    assert served[0].levels[0].answered == 8
+    overhead = OverheadJob(bundle=choice.bundle, threads=1, repeats=1, duration_s=0.05, reference=None)
+    assert alternate_predict(overhead, stop=Event()) is not None
 
 
 def test_a_batch_counts_every_window(bundle: Path) -> None:
