@@ -15,21 +15,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmkd_edge.backends import Backend, open_backend
+from mmkd_edge.backends.steps import STEP_BACKENDS, follow_recording, start_steps
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
+from mmkd_edge.golden import Golden
 from mmkd_edge.health import Tally, measure_statistics
-from mmkd_edge.manifest import Artifact, InputStatistics, ModelEntry, describe_tensors
+from mmkd_edge.manifest import (
+    Artifact,
+    InputStatistics,
+    ModelEntry,
+    describe_tensors,
+    step_inputs,
+    step_outputs,
+)
 from mmkd_edge.preprocess import all_present, prepare, sure_below
 from mmkd_edge.profile import FoundProfile, find_profile
 from mmkd_edge.reference import Reference, check_reference, read_reference
 from mmkd_edge.setup import Asked, Setup, setups
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 References = Reference | str | os.PathLike[str] | None
 _WARM_UP_RUNS = 5
+_STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
 # Of the largest logit. bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation, and a student
 # adds hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little
 # around a large mean, which 8 bits cannot tell apart: such a student must not run in it.
@@ -73,6 +83,7 @@ class Engine:
         shape: (T, C) of a window.
         present: what `prepare` gives beside a window that misses nothing.
         sure_below: a sum of squares below which a window misses nothing; see `preprocess.sure_below`.
+        step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
     """
 
     entry: ModelEntry
@@ -90,6 +101,13 @@ class Engine:
     shape: tuple[int, int]
     present: NDArray[np.float32]
     sure_below: float
+    step: Backend | None = None
+
+    def close(self) -> None:
+        """Give the backends back; more than once is fine."""
+        self.backend.close()
+        if self.step is not None:
+            self.step.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +130,7 @@ class Line:
     def close(self) -> None:
         """Give everything back; more than once is fine."""
         for engine in self.engines:
-            engine.backend.close()
+            engine.close()
         if self.bundle is not None:
             self.bundle.close()
 
@@ -149,7 +167,7 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
             opened.append(_open_engine(bundle, entry, choice.asked, found=found, reference=reference, first=not opened))
     except BaseException:
         for engine in opened:
-            engine.backend.close()
+            engine.close()
         bundle.close()
         raise
     return Line(engines=tuple(opened), bundle=bundle)
@@ -202,7 +220,7 @@ def open_engine(
         return _open_artifact(bundle, entry, artifact, setup)
 
     statistics = entry.statistics or _statistics_of_golden(bundle, entry)
-    return engine_of(
+    engine = engine_of(
         entry=entry,
         backend=opened(),
         reference=reference,
@@ -212,6 +230,11 @@ def open_engine(
         statistics=statistics,
         first=first,
     )
+    try:
+        return replace(engine, step=_open_step(bundle, entry, setup))
+    except BaseException:
+        engine.close()
+        raise
 
 
 def engine_of(
@@ -285,7 +308,28 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
             "here than at export: do not use it on this device"
         )
     agreement = float((logits.argmax(axis=1) == golden.logits[asked].argmax(axis=1)).mean())
+    if engine.step is not None:
+        error = max(error, _test_steps(engine, engine.step, golden, where=str(bundle.path)))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
+
+
+def _test_steps(engine: Engine, step: Backend, golden: Golden, *, where: str) -> float:
+    """Step through some golden windows: the last step answers for the window. Gives the largest difference."""
+    streaming = engine.entry.streaming
+    assert streaming is not None
+    largest = 0.0
+    for number, window in enumerate(golden.windows[:_STEPPED_WINDOWS]):
+        logits, probabilities = follow_recording(step, streaming, window, engine.modality)
+        found = np.concatenate([logits[-1] - golden.logits[number], probabilities[-1] - golden.probabilities[number]])
+        error = float(np.abs(found).max())
+        if not error <= golden.tolerance:
+            raise GateError(
+                f"{where}: self-test: golden window {number}, step by step: expected the stored answer within "
+                f"{golden.tolerance:g}, got a difference of {error:g}; {step.version} computes another result "
+                "here than at export: do not use it on this device"
+            )
+        largest = max(largest, error)
+    return largest
 
 
 def answers_of(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -314,7 +358,7 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup:
         options=setup.options,
     )
     try:
-        _check_tensors(bundle, entry, artifact, backend)
+        _check_tensors(bundle, artifact, backend, inputs=entry.inputs, outputs=entry.outputs)
         _warm_up(entry, backend)
     except BaseException:
         backend.close()
@@ -322,11 +366,35 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup:
     return backend
 
 
-def _check_tensors(bundle: Bundle, entry: ModelEntry, artifact: Artifact, backend: Backend) -> None:
-    for what, wanted, found in (
-        ("inputs", entry.inputs, backend.inputs),
-        ("outputs", entry.outputs, backend.outputs),
-    ):
+def _open_step(bundle: Bundle, entry: ModelEntry, setup: Setup) -> Backend | None:
+    """The step graph of a causal student, where the backend runs such graphs; it is fp32 whatever the precision."""
+    streaming = entry.streaming
+    if streaming is None or setup.backend not in STEP_BACKENDS:
+        return None
+    artifact = streaming.artifacts[0]
+    backend = open_backend(setup.backend, bundle.read(artifact.file), threads=setup.threads, options=setup.options)
+    try:
+        wanted = step_inputs(entry.modality, streaming), step_outputs(entry.task, streaming)
+        _check_tensors(bundle, artifact, backend, inputs=wanted[0], outputs=wanted[1])
+        block = np.zeros(wanted[0][0].shape, np.float32)
+        steps = start_steps(backend, streaming)
+        for _ in range(_WARM_UP_RUNS):
+            _check_answers(backend, entry.outputs, steps.push(block, np.ones_like(block)))
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def _check_tensors(
+    bundle: Bundle,
+    artifact: Artifact,
+    backend: Backend,
+    *,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> None:
+    for what, wanted, found in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
         if found != wanted:
             raise BundleError(
                 f"{bundle.path}: {artifact.file!r}: expected the {what} {describe_tensors(wanted)}, "
@@ -339,7 +407,13 @@ def _warm_up(entry: ModelEntry, backend: Backend) -> None:
     feeds = {entry.inputs[0].name: np.zeros(shape, np.float32), entry.inputs[1].name: np.ones(shape, np.float32)}
     for _ in range(_WARM_UP_RUNS):
         answers = backend.run(feeds)
-    for spec, answer in zip(entry.outputs, answers, strict=True):
+    _check_answers(backend, entry.outputs, answers)
+
+
+def _check_answers(
+    backend: Backend, outputs: tuple[TensorSpec, ...], answers: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    for spec, answer in zip(outputs, answers, strict=True):
         if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
             raise BackendError(
                 f"backend {backend.name!r}: expected finite {describe_tensors((spec,))} for a window of zeros, "

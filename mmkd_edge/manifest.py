@@ -7,6 +7,7 @@ writes only what `decode_manifest` would take. Reads no files.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -134,6 +135,36 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     label_shares: tuple[_Share, ...]
 
 
+class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a step graph keeps from one step to the next: input `name`, output `next_<name>`, float32.
+
+    Attributes:
+        name: of the input.
+        shape: of both.
+        initial: what every element is before the first step.
+    """
+
+    name: str
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=6)]
+    initial: float = 0.0
+
+
+class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a causal student follows a stream.
+
+    Attributes:
+        stride: samples of one step.
+        memory: samples that an answer can depend on, the newest included.
+        states: what is kept, in the order of the graph's inputs and outputs.
+        artifacts: step graphs.
+    """
+
+    stride: Annotated[int, msgspec.Meta(ge=1)]
+    memory: Annotated[int, msgspec.Meta(ge=1)]
+    states: Annotated[tuple[StateTensor, ...], msgspec.Meta(min_length=1, max_length=256)]
+    artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=1)]
+
+
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One student.
 
@@ -154,6 +185,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         artifacts: the model files.
         golden: `<model>/golden.npz`: windows with the answers that the checkpoint gave.
         statistics: of the golden windows; None in a bundle of an earlier version.
+        streaming: the steps of a causal student; None of a windowed one.
     """
 
     name: str
@@ -172,6 +204,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=16)]
     golden: FileEntry
     statistics: InputStatistics | None = None
+    streaming: Streaming | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -212,11 +245,25 @@ def graph_outputs(task: TaskSpec) -> tuple[TensorSpec, ...]:
     )
 
 
+def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
+    """The inputs of a step graph: `<name>` and `<name>_present`, both float32 (1, S, C), and the states."""
+    shape = (1, streaming.stride, len(modality.channels))
+    samples = tuple(TensorSpec(name=given.name, dtype="float32", shape=shape) for given in graph_inputs(modality))
+    return samples + tuple(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states)
+
+
+def step_outputs(task: TaskSpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
+    """The outputs of a step graph: those of every artifact, and the next states."""
+    states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=s.shape) for s in streaming.states)
+    return (*graph_outputs(task), *states)
+
+
 def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
     """Every member of the archive but the manifest itself, in the order in which they are stored."""
     entries = list(manifest.files)
     for model in manifest.models:
-        entries += [FileEntry(file=a.file, sha256=a.sha256, size_bytes=a.size_bytes) for a in model.artifacts]
+        artifacts = model.artifacts + (() if model.streaming is None else model.streaming.artifacts)
+        entries += [FileEntry(file=a.file, sha256=a.sha256, size_bytes=a.size_bytes) for a in artifacts]
         entries.append(model.golden)
     return tuple(entries)
 
@@ -317,6 +364,26 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_hash(model.golden.sha256, f"{path}.golden.sha256")
     if model.statistics is not None:
         _check_statistics(model.statistics, model, f"{path}.statistics")
+    if model.streaming is not None:
+        _check_streaming(model.streaming, model, f"{path}.streaming")
+
+
+def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:
+    stride, samples = streaming.stride, model.modality.samples
+    _require(stride <= samples, f"{path}.stride", f"expected at most a window of {samples} samples, got {stride}")
+    tensors = step_inputs(model.modality, streaming) + step_outputs(model.task, streaming)
+    _check_unique([tensor.name for tensor in tensors], f"{path}.states", "tensor's name")
+    for index, state in enumerate(streaming.states):
+        _check_name(state.name, f"{path}.states[{index}].name")
+        values = math.prod(state.shape)
+        fits = values <= MAX_WINDOW_VALUES
+        _require(fits, f"{path}.states[{index}].shape", f"expected at most {MAX_WINDOW_VALUES} values, got {values}")
+    _check_unique([artifact.file for artifact in streaming.artifacts], f"{path}.artifacts", "file")
+    for index, artifact in enumerate(streaming.artifacts):
+        where = f"{path}.artifacts[{index}]"
+        _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
+        _check_hash(artifact.sha256, f"{where}.sha256")
+        _require(artifact.batch is None, f"{where}.batch", f"expected none in a step graph, got {artifact.batch}")
 
 
 def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:

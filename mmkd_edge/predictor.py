@@ -31,6 +31,7 @@ from mmkd_edge.reference import Reference
 from mmkd_edge.sensors import Fault, Policy, SensorChecks, check_checks, check_policy, find_fault, worse
 from mmkd_edge.setup import Asked
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.stepping import Stepping, check_hop
 from mmkd_edge.stream import Stream
 from mmkd_edge.terms import (
     NO_TERMS,
@@ -250,6 +251,7 @@ class EdgePredictor:
             gap_s=gap_s,
             reorder=reorder,
             stale_s=self._stale_s if stale_s is None else stale_s,
+            stepping=self._stepping(number, hop),
         )
 
     def health(self) -> Health:
@@ -436,6 +438,35 @@ class EdgePredictor:
             return terms
         fault = Fault(status="stale", reason=f"the newest sample is {age_s:.3g} s old")
         return msgspec.structs.replace(terms, fault=worse(terms.fault, fault))
+
+    def _stepping(self, number: int, hop: object) -> Stepping | None:
+        """The steps of a stream; None where the student is not causal, its backend runs no steps, or it refuses."""
+        control = self._control
+        engine = control.line.engines[number]
+        if engine.entry.streaming is not None:
+            check_hop(hop, engine.entry.streaming)
+        if engine.step is None or engine.refusal:
+            return None
+
+        def answered(window: NDArray[np.float32], probabilities: NDArray[np.float32], terms: Terms) -> Prediction:
+            if not control.usable:
+                control.refuse()
+            engine = control.line.engines[number]
+            values, present = prepare(window, engine.modality, engine.reference)
+            if self._checks is not None:
+                terms = with_fault(terms, find_fault(window, present, engine.modality, self._checks)) or terms
+            known = self._aged(terms)
+            prediction = interpret_with(known, engine, probabilities, present=present, window=window)
+            self._notes.append((engine.tally, prediction))
+            if len(self._notes) >= self._notes_most:
+                self._monitor.settle(engine.tally, values, present)
+            return prediction
+
+        return Stepping(
+            lambda: control.line.engines[number],
+            answered=answered,
+            failed=lambda: self._monitor.event("backend_failures"),
+        )
 
     def _deliver(self, prediction: Prediction) -> Prediction:
         """Count a prediction and apply the policy to it."""

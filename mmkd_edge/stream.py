@@ -19,6 +19,7 @@ from mmkd_edge.preprocess import as_float32, only_valid, select
 from mmkd_edge.resample import Clock, Grid, Run
 from mmkd_edge.sensors import Fault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.stepping import Stepping
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class Stream:
         gap_s: a longer time between two samples is a gap; None is two and a half sampling periods.
         reorder: how many samples are held back to put late ones in order.
         stale_s: from this age of its input on a prediction is stale; None never says so.
+        stepping: the steps of a causal student; None answers each window as a whole.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Stream:
         gap_s: float | None,
         reorder: int,
         stale_s: float | None,
+        stepping: Stepping | None = None,
     ) -> None:
         _check_whole("hop", hop, 1, MAX_HOP)
         _check_whole("reorder", reorder, 0, MAX_REORDER)
@@ -94,6 +97,7 @@ class Stream:
         self._gap_s = _GAP_PERIODS / modality.rate_hz if gap_s is None else gap_s
         self._reorder = reorder
         self._stale_s = stale_s
+        self._stepping = stepping
         samples, channels = modality.shape
         self._buffer = np.empty((3 * samples, channels), dtype=np.float32)
         self._samples = 0
@@ -115,6 +119,8 @@ class Stream:
         self._count = 0  # rows in this time line
         self._end = 0  # of the newest row in the buffer
         self._answered = 0  # the row count of the last prediction
+        if self._stepping is not None:
+            self._stepping.begin()
         first = self._modality.samples % self._hop
         self._due = first if first else min(self._hop, self._modality.samples)
 
@@ -153,7 +159,8 @@ class Stream:
         """Give what is held back, and a prediction for the window that ends with the newest sample.
 
         The stream goes on afterwards as if it had not been flushed, but for late samples: nothing is held back for
-        them any more. Nothing comes where the newest sample has been answered for already.
+        them any more. Nothing comes where the newest sample has been answered for already; a causal student answers
+        for its newest whole block.
 
         Args:
             now_s: this moment on the clock of the samples.
@@ -164,7 +171,7 @@ class Stream:
         found: list[Prediction] = []
         for run in self._clock.release():
             self._follow(run, found, now_s)
-        if self._count > self._answered:
+        if self._count > self._answered and (self._stepping is None or self._stepping.fresh):
             found.append(self._predict(now_s))
         return self._give(found)
 
@@ -293,6 +300,8 @@ class Stream:
             self._end = keep
         self._buffer[self._end : self._end + len(rows)] = rows
         self._end += len(rows)
+        if self._stepping is not None:
+            self._stepping.put(rows)
 
     # ---- what is answered
 
@@ -320,7 +329,9 @@ class Stream:
         # A copy: the buffer goes on, and a backend may keep what it was given.
         window = self._buffer[self._end - self._modality.samples : self._end].copy()
         fault = None if age_s is None else self._stale(age_s)
-        return self._ask(window, worse(fault, self._wrong_rate()), age_s)
+        fault = worse(fault, self._wrong_rate())
+        stepped = None if self._stepping is None else self._stepping.predict(window, fault, age_s)
+        return self._ask(window, fault, age_s) if stepped is None else stepped
 
     def _stale(self, age_s: float) -> Fault | None:
         if self._stale_s is None or age_s <= self._stale_s:

@@ -64,6 +64,7 @@ def bundle_contents(
         left_out=tuple(left_out),
         machine=machine,
         tools=subject.tools,
+        step=subject.step.report if subject.step else None,
     )
     golden = golden_bytes(_golden(subject.evidence))
     entry = _entry(subject, artifacts, golden=golden)
@@ -79,6 +80,8 @@ def bundle_contents(
         files=tuple(_file_entry(name, data) for name, data in texts.items()),
     )
     members = texts | {judged.artifact.file: judged.model for judged in artifacts} | {entry.golden.file: golden}
+    if subject.step is not None:
+        members[subject.step.report.file] = subject.step.model
     return BundleContents(manifest=manifest, members=members, report=report)
 
 
@@ -112,6 +115,7 @@ def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: byt
         artifacts=tuple(judged.artifact for judged in artifacts),
         golden=_file_entry(f"{modality.name}/golden.npz", golden),
         statistics=_statistics(evidence),
+        streaming=subject.step.streaming if subject.step else None,
     )
 
 

@@ -16,7 +16,15 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import MmkdError, UsageError
-from mmkd_edge.manifest import BatchRange, graph_inputs, graph_outputs
+from mmkd_edge.manifest import (
+    BatchRange,
+    StateTensor,
+    Streaming,
+    graph_inputs,
+    graph_outputs,
+    step_inputs,
+    step_outputs,
+)
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_export.graph import (
@@ -73,6 +81,47 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None
         ],
         batch=batch,
     )
+
+
+def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
+    """Gives what the manifest will say of a causal student's steps, but for the artifacts."""
+    from mmkd_models.networks.step import StepStudent
+
+    step = StepStudent(checkpoint.network())
+    return Streaming(
+        stride=step.encoder.stride,
+        memory=step.encoder.memory,
+        states=tuple(StateTensor(name=name, shape=shape) for name, shape in step.state_shapes().items()),
+        artifacts=(),
+    )
+
+
+def onnx_step_from_student(checkpoint: StudentCheckpoint) -> bytes:
+    """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
+
+    Inputs are `<modality>` and `<modality>_present` (1, S, C) and the states; outputs `logits` and `probabilities`
+    (1, K) and `next_` each state, all float32. Errors as `onnx_from_student`.
+    """
+    from mmkd_models.networks.step import StepStudent
+
+    streaming = steps_of(checkpoint)
+    return _onnx_from_module(
+        StepStudent(checkpoint.network()),
+        inputs=step_inputs(checkpoint.modality, streaming),
+        outputs=step_outputs(checkpoint.task, streaming),
+        metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
+    )
+
+
+def answers_along_recording(checkpoint: StudentCheckpoint, recording: NDArray[np.float32]) -> Answers:
+    """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
+    import torch
+
+    from mmkd_models.networks.step import answers_along
+
+    values, present = prepare_batch(recording[None], checkpoint.modality)
+    logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
+    return Answers(logits=logits.numpy(), probabilities=torch.softmax(logits, dim=-1).numpy())
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:

@@ -181,6 +181,28 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trained_with: dict[str, str]
 
 
+class StepReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a causal student's step graph.
+
+    Attributes:
+        file: its name in the bundle.
+        size_bytes: of the file.
+        stride: samples of one step.
+        steps: how many were compared along a recording.
+        parity: against one pass of the network over that recording, where a window has samples.
+        parity_of_windows: golden windows, stepped through, against the answers for them.
+        mflops: millions of floating point operations of one step.
+    """
+
+    file: str
+    size_bytes: int
+    stride: int
+    steps: int
+    parity: ArtifactParity
+    parity_of_windows: ArtifactParity
+    mflops: float
+
+
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole report.
 
@@ -195,6 +217,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         machine: the processor that latencies were measured on; None where nothing was timed.
         tools: versions of what made the bundle.
         others: of the students that follow in a bundle of several.
+        step: of a causal student.
     """
 
     format_version: int = FORMAT_VERSION
@@ -207,6 +230,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     machine: str | None = None
     tools: dict[str, str]
     others: tuple[ExportReport, ...] = ()
+    step: StepReport | None = None
 
 
 def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:

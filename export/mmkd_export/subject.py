@@ -34,6 +34,7 @@ from mmkd_export.parity import (
 )
 from mmkd_export.plan import ExportPlan, only_student
 from mmkd_export.report import ExportReport, StudentFacts, WindowFacts, decode_report
+from mmkd_export.step import StepGraph, step_from_checkpoint, stored_step
 from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path, windows_from_statistics
 from mmkd_models.evaluate.metrics import Metric
 
@@ -62,6 +63,7 @@ class Subject:
         evidence: what every artifact is judged by.
         fp32: the proven graph.
         others: artifacts of other precisions that an earlier bundle had.
+        step: the step graph of a causal student.
     """
 
     modality: ModalitySpec
@@ -72,6 +74,7 @@ class Subject:
     evidence: Evidence
     fp32: JudgedArtifact
     others: tuple[JudgedArtifact, ...] = ()
+    step: StepGraph | None = None
 
     @property
     def batch(self) -> BatchRange | None:
@@ -115,6 +118,7 @@ def subject_from_checkpoint(plan: ExportPlan, checkpoint: StudentCheckpoint, gra
         tools={name: version(name) for name in _FROM_TORCH},
         evidence=evidence,
         fp32=judge_fp32(graph, evidence, batch=plan.batch),
+        step=step_from_checkpoint(checkpoint, evidence) if checkpoint.config.causal else None,
     )
 
 
@@ -136,6 +140,7 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
         report = decode_report(bundle.read(REPORT_FILE))
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)
+        steps = b"" if entry.streaming is None else bundle.read(entry.streaming.artifacts[0].file)
     replaced = {"fp32", *remade}
     graphs = [judged for judged in stored if judged.artifact.format == "onnx"]
     fp32 = next((judged for judged in graphs if judged.artifact.precision == "fp32"), None)
@@ -160,6 +165,7 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
             *(_kept_litert(judged, evidence, plan) for judged in stored if judged.artifact.format == "tflite"),
             *(judge_again(judged, evidence, gate) for judged in graphs if judged.artifact.precision not in replaced),
         ),
+        step=stored_step(steps, entry, report.step, evidence),
     )
 
 

@@ -64,6 +64,7 @@ class OpenVinoBackend:
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
             ) from error
         self._request: Any = request
+        self._compiled: Any = compiled
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -80,10 +81,15 @@ class OpenVinoBackend:
             except Exception as error:
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
 
+    @property
+    def compiled(self) -> Any:
+        """The engine's own compiled graph, for requests of one's own; None after `close`."""
+        return self._compiled
+
     def close(self) -> None:
         """Give the request back, after a `run` in another thread has ended; more than once is fine."""
         with self._lock:
-            self._request = None
+            self._request = self._compiled = None
             self._values, self._answers = {}, ()
 
     def __repr__(self) -> str:

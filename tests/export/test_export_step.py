@@ -1,0 +1,324 @@
+"""The step graph of a causal student: in the bundle, against one pass of the network, and behind a stream."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from mmkd_edge import Bundle, EdgePredictor, Prediction
+from mmkd_edge.backends import BackendName, open_backend
+from mmkd_edge.backends import steps as step_module
+from mmkd_edge.backends.steps import follow_recording, start_steps
+from mmkd_edge.bundle import write_bundle
+from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.manifest import member_files, step_inputs, step_outputs
+from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.plan import export_plan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.step import answers_along
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=50.0, samples=38, range=(-8.0, 8.0))
+ENCODER = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
+CONFIG = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
+STRIDE, LENGTH = 4, 10
+# float32 sums in another order; measured below 1e-6.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(build_student: Callable[..., StudentCheckpoint]) -> StudentCheckpoint:
+    return build_student(modality=ACC, config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    folder = tmp_path_factory.mktemp("causal")
+    write_student(folder / "student.ckpt", checkpoint)
+    return export(export_plan(folder / "student.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: ExportResult) -> Iterator[EdgePredictor]:
+    with EdgePredictor.open(exported.path, backend="ort") as opened:
+        yield opened
+
+
+def recording(samples: int, *, seed: int = 0, gap: slice | None = None) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).normal(size=(samples, 2)).astype(np.float32)
+    rows += np.sin(np.arange(samples) / 30, dtype=np.float32)[:, None]
+    rows[5:7, 0] = np.nan
+    if gap is not None:
+        rows[gap] = np.nan
+    return rows
+
+
+def one_pass(checkpoint: StudentCheckpoint, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (N, K) at the ends of blocks that are aligned as a stream's: a window's end is a block's."""
+    lead = np.full((-ACC.samples % STRIDE, 2), np.nan, dtype=np.float32)
+    whole = np.concatenate([lead, rows])
+    values, present = prepare_batch(whole[None, : len(whole) // STRIDE * STRIDE], ACC)
+    logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))
+    return torch.softmax(logits[0], dim=-1).numpy()
+
+
+def shares_of(predictions: Sequence[Prediction]) -> NDArray[np.float32]:
+    return np.stack([p.probabilities for p in predictions if p.status != "warming_up"])
+
+
+def said(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
+    return [(p.status, p.reason, p.index, p.missing_share, p.probabilities.tobytes()) for p in predictions]
+
+
+# In the bundle.
+
+
+def test_the_manifest_says_what_a_step_takes_and_keeps(exported: ExportResult) -> None:
+    streaming = exported.manifest.models[0].streaming
+    assert streaming is not None
+    assert (streaming.stride, streaming.memory) == (STRIDE, STRIDE * (3 * (LENGTH - 1) + 1 + 3))
+    shapes = {state.name: state.shape for state in streaming.states}
+    assert shapes["keys_0"] == (1, 2, LENGTH, 8)
+    assert shapes["tokens"] == (1, LENGTH, 16)
+    assert {state.initial for state in streaming.states} == {0.0}
+    with Bundle.open(exported.path) as bundle:
+        model = onnx.load_from_string(bundle.read("acc/step.fp32.onnx"))
+    inputs = [spec.name for spec in step_inputs(ACC, streaming)]
+    assert inputs[:3] == ["acc", "acc_present", "history"]
+    assert [value.name for value in model.graph.input] == inputs
+    outputs = [spec.name for spec in step_outputs(exported.manifest.models[0].task, streaming)]
+    assert outputs[:3] == ["logits", "probabilities", "next_history"]
+    assert [value.name for value in model.graph.output] == outputs
+
+
+def test_the_report_says_how_far_the_steps_are_from_one_pass(exported: ExportResult) -> None:
+    step = exported.report.step
+    assert step is not None
+    assert step.stride == STRIDE
+    assert step.steps > 200
+    assert step.parity.max_abs_error < TOLERANCE
+    assert step.parity_of_windows.max_abs_error < TOLERANCE
+    assert step.parity.label_agreement == 1.0
+    with Bundle.open(exported.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert f"The student is causal. `acc/step.fp32.onnx` ({step.size_bytes / 1000:.0f} kB) takes 4 samples" in card
+
+
+@pytest.mark.parametrize("backend", ["ort", "openvino"])
+def test_every_engine_steps_as_one_pass_of_the_network(
+    backend: BackendName, checkpoint: StudentCheckpoint, exported: ExportResult
+) -> None:
+    rows = recording(400, gap=slice(120, 140))
+    with EdgePredictor.open(exported.path, backend=backend) as opened:
+        found = shares_of(opened.stream(hop=STRIDE).push(rows))
+    expected = one_pass(checkpoint, rows)
+    np.testing.assert_allclose(found, expected[LENGTH - 1 :], atol=TOLERANCE)
+    assert len(found) == (400 - 38) // 4 + 1
+
+
+def test_a_bundle_made_from_a_bundle_keeps_the_steps(exported: ExportResult, tmp_path: Path) -> None:
+    again = export(export_plan(exported.path, output=tmp_path / "again.edge"))
+    assert again.manifest.models[0].streaming == exported.manifest.models[0].streaming
+
+
+def changed(exported: ExportResult, path: Path) -> Path:
+    """The bundle with a step graph of other weights, hashes and all."""
+    with Bundle.open(exported.path) as bundle:
+        members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+    model = onnx.load_from_string(members["acc/step.fp32.onnx"])
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+    data = model.SerializeToString(deterministic=True)
+    entry = exported.manifest.models[0]
+    assert entry.streaming is not None
+    digest = hashlib.sha256(data).hexdigest()
+    artifact = msgspec.structs.replace(entry.streaming.artifacts[0], sha256=digest, size_bytes=len(data))
+    streaming = msgspec.structs.replace(entry.streaming, artifacts=(artifact,))
+    manifest = msgspec.structs.replace(exported.manifest, models=(msgspec.structs.replace(entry, streaming=streaming),))
+    write_bundle(path, manifest=manifest, members=members | {artifact.file: data})
+    return path
+
+
+def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(exported: ExportResult, tmp_path: Path) -> None:
+    path = changed(exported, tmp_path / "changed.edge")
+    with EdgePredictor.open(path, backend="ort") as opened, pytest.raises(GateError) as caught:
+        opened.selftest()
+    assert str(caught.value).startswith(
+        f"{path}: self-test: golden window 0, step by step: expected the stored answer within 0.0001, got a "
+        "difference of 0.01"
+    )
+    with pytest.raises(GateError) as gate:
+        export(export_plan(path, output=tmp_path / "no.edge"))
+    assert str(gate.value).startswith(
+        "fp32 step graph on this machine: expected the checkpoint's answers within 0.0001 on 12 windows, got a "
+        "difference of 0.01"
+    )
+
+
+def test_an_engine_that_runs_no_steps_is_refused(exported: ExportResult) -> None:
+    with Bundle.open(exported.path) as bundle:
+        model = bundle.read("acc/step.fp32.onnx")
+    streaming = exported.manifest.models[0].streaming
+    assert streaming is not None
+    backend = open_backend("ort", model, threads=1)
+    backend.close()
+    with pytest.raises(UsageError) as caught:
+        start_steps(backend, streaming)
+    assert str(caught.value) == f"steps: expected an open backend, one of ort, openvino, got {backend!r}"
+
+
+def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResult) -> None:
+    with Bundle.open(exported.path) as bundle:
+        backend = open_backend("ort", bundle.read("acc/step.fp32.onnx"), threads=1)
+    streaming = exported.manifest.models[0].streaming
+    assert streaming is not None
+    logits, probabilities = follow_recording(backend, streaming, recording(8), ACC)
+    assert logits.shape == probabilities.shape == (2, 4)
+    steps = start_steps(backend, streaming)
+    wrong = np.zeros((1, 3, 2), np.float32)
+    with pytest.raises(ValueError, match="could not broadcast"):
+        steps.push(wrong, wrong)
+    backend.close()
+
+
+# Behind a stream.
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_split_into_pushes_gives_the_same_predictions(predictor: EdgePredictor, data: st.DataObject) -> None:
+    rows = recording(300, gap=slice(100, 180))
+    hop = STRIDE * data.draw(st.integers(1, 5))
+    cuts = sorted(data.draw(st.lists(st.integers(0, 300), max_size=12)))
+    whole = predictor.stream(hop=hop).push(rows)
+    stream = predictor.stream(hop=hop)
+    parts = [p for start, stop in zip([0, *cuts], [*cuts, 300], strict=True) for p in stream.push(rows[start:stop])]
+    assert said(parts) == said(whole)
+
+
+def test_sample_by_sample_equals_one_pass_over_the_recording(
+    predictor: EdgePredictor, checkpoint: StudentCheckpoint
+) -> None:
+    rows = recording(500, gap=slice(200, 260))
+    stream = predictor.stream(hop=2 * STRIDE)
+    found = [p for row in rows for p in stream.push(row)]
+    expected = one_pass(checkpoint, rows)[LENGTH - 1 :: 2]
+    answered = [p for p in found if p.status != "warming_up"]
+    silent = [p.status == "invalid" for p in answered]
+    assert 0 < sum(silent) < 5  # windows within the gap of 60
+    np.testing.assert_allclose(
+        [p.probabilities for p in answered if p.status != "invalid"],
+        [shares for shares, nothing in zip(expected, silent, strict=True) if not nothing],
+        atol=TOLERANCE,
+    )
+
+
+def test_the_first_full_window_is_answered_as_predict_does_and_later_ones_remember(predictor: EdgePredictor) -> None:
+    rows = recording(200)
+    found = shares_of(predictor.stream(hop=STRIDE).push(rows))
+    np.testing.assert_allclose(found[0], predictor.predict(rows[:38]).probabilities, atol=TOLERANCE)
+    assert np.abs(found[-1] - predictor.predict(rows[-38:]).probabilities).max() > 1e-4
+
+
+def test_a_hop_that_is_no_multiple_of_the_step_is_refused(predictor: EdgePredictor) -> None:
+    with pytest.raises(UsageError) as caught:
+        predictor.stream(hop=6)
+    assert str(caught.value) == "hop: expected a multiple of 4, the samples of one step of this causal student, got 6"
+
+
+def test_streams_of_one_predictor_keep_states_of_their_own(predictor: EdgePredictor) -> None:
+    first, second = recording(120, seed=1), recording(120, seed=2)
+    alone = [said(predictor.stream(hop=STRIDE).push(rows)) for rows in (first, second)]
+    streams = [predictor.stream(hop=STRIDE) for _ in range(2)]
+    turns: list[list[Prediction]] = [[], []]
+    for start in range(0, 120, 3):
+        for stream, rows, found in zip(streams, (first, second), turns, strict=True):
+            found += stream.push(rows[start : start + 3])
+    assert [said(found) for found in turns] == alone
+
+
+def test_gaps_in_time_are_missing_and_a_restart_begins_anew(predictor: EdgePredictor) -> None:
+    rows, times = recording(120), np.arange(120) / 50
+    kept = np.delete(np.arange(120), slice(60, 70))
+    lost = rows.copy()
+    lost[60:70] = np.nan
+    timed = predictor.stream(hop=STRIDE).push(rows[kept], times[kept])
+    assert said(timed) == said(predictor.stream(hop=STRIDE).push(lost))
+    stream = predictor.stream(hop=STRIDE)
+    stream.push(recording(100, seed=3), np.arange(100) / 50)
+    again = stream.push(rows, 1000 + times)
+    assert said(again)[-15:] == said(predictor.stream(hop=STRIDE).push(rows, times))[-15:]
+    stream.reset()
+    assert said(stream.push(rows, times)) == said(predictor.stream(hop=STRIDE).push(rows, times))
+
+
+def test_flush_answers_for_the_newest_whole_block_once(predictor: EdgePredictor) -> None:
+    rows = recording(47)
+    stream = predictor.stream(hop=8 * STRIDE)
+    pushed = stream.push(rows)  # due at 38; blocks end at 42 and 46
+    flushed = stream.flush()
+    assert len(flushed) == 1
+    assert stream.flush() == []
+    every = predictor.stream(hop=STRIDE).push(rows)
+    np.testing.assert_array_equal(flushed[0].probabilities, every[-1].probabilities)
+    assert [p.status for p in pushed] == ["warming_up", "ok"]
+
+
+def test_steps_that_fail_leave_whole_windows_and_come_back(
+    predictor: EdgePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = recording(120)
+    stream = predictor.stream(hop=STRIDE)
+    stream.push(rows[:78])
+    failures = predictor.health().backend_failures
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(step_module._BoundSteps, "push", broken)
+    (during,) = stream.push(rows[78:82])
+    monkeypatch.undo()
+    np.testing.assert_allclose(during.probabilities, predictor.predict(rows[44:82]).probabilities, atol=TOLERANCE)
+    assert predictor.health().backend_failures > failures
+    # Made again from the last window, it goes on as a stream that began with that window.
+    after = stream.push(rows[82:])
+    begun = shares_of(predictor.stream(hop=STRIDE).push(rows[48:]))
+    np.testing.assert_allclose(shares_of(after), begun, atol=TOLERANCE)
+
+
+def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported: ExportResult, tmp_path: Path) -> None:
+    rows = recording(120)
+    with EdgePredictor.open(exported.path, backend="ort") as opened:
+        stream = opened.stream(hop=STRIDE)
+        stream.push(rows[:78])
+        opened.swap(exported.path)
+        found = stream.push(rows[78:])
+        begun = shares_of(opened.stream(hop=STRIDE).push(rows[44:]))
+    np.testing.assert_allclose(shares_of(found), begun, atol=TOLERANCE)
+
+
+def test_the_self_test_steps_too(predictor: EdgePredictor) -> None:
+    assert predictor.selftest().max_abs_error < TOLERANCE
+
+
+def test_the_step_graph_is_a_member_of_the_bundle(exported: ExportResult) -> None:
+    assert [file.file for file in member_files(exported.manifest)] == [
+        "report.json",
+        "README.md",
+        "acc/model.fp32.onnx",
+        "acc/step.fp32.onnx",
+        "acc/golden.npz",
+    ]
