@@ -5,6 +5,7 @@ Which rivals there are, and how each is opened, is in `rivals`.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
 from mmkd_bench.peak import sgemm_peak_gflops
 from mmkd_bench.process import Progress, run_launches, unheard
 from mmkd_bench.report import Subject
-from mmkd_bench.rival_files import make_rival_files
+from mmkd_bench.rival_files import KINDS, make_rival_files
 from mmkd_edge.bundle import Bundle
 
 FORMAT_VERSION = 1
@@ -79,6 +80,7 @@ def measure_rivals(
     bundle: Path,
     *,
     checkpoint: Path | None = None,
+    converted: Path | None = None,
     student: str | None = None,
     reference: Path | None = None,
     threads: int = 1,
@@ -91,6 +93,7 @@ def measure_rivals(
     Args:
         bundle: the student.
         checkpoint: the same student's checkpoint, for engines that need it.
+        converted: folder that keeps what the checkpoint is converted to, for the next time.
         student: what the report calls the student; None is the bundle's path.
         reference: the reference file of a modality that is normalised per group.
         threads: of every engine.
@@ -103,17 +106,22 @@ def measure_rivals(
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     check_pairing(threads=threads, launches=launches, duration_s=duration_s)
-    with Bundle.open(bundle):
-        pass  # verified before the first process starts
+    with Bundle.open(bundle) as opened:  # verified before the first process starts
+        has_tflite = any(one.format == "tflite" for one in opened.manifest.models[0].artifacts)
     machine = read_machine()
     peak_gflops = sgemm_peak_gflops()
-    with tempfile.TemporaryDirectory(prefix="mmkd-rivals-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mmkd-rivals-") as temporary:
+        files = None
         if checkpoint is not None:
-            make_rival_files(checkpoint, Path(folder), progress=progress)
+            digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+            files = (converted or Path(temporary)) / digest[:16]
+            files.mkdir(parents=True, exist_ok=True)
+            kinds = [kind for kind in KINDS if kind != "litert" or not has_tflite]
+            make_rival_files(checkpoint, files, progress=progress, kinds=kinds)
         job = RivalsJob(
             bundle=str(bundle),
             checkpoint=None if checkpoint is None else str(checkpoint),
-            files=None if checkpoint is None else folder,
+            files=None if files is None else str(files),
             reference=None if reference is None else str(reference),
             threads=threads,
             repeats=REPEATS,

@@ -27,6 +27,7 @@ LITERT_FILE = "student.tflite"
 EXECUTORCH_FILE = "student.pte"
 NCNN_FILES = ("student.ncnn.param", "student.ncnn.bin")
 KINDS = ("litert", "executorch", "ncnn")
+_FILES = {"litert": (LITERT_FILE,), "executorch": (EXECUTORCH_FILE,), "ncnn": NCNN_FILES}
 LIMIT_S = 900.0
 MOST_REASON_CHARACTERS = 300
 
@@ -34,15 +35,20 @@ _SUFFIX = ".reason"
 _UNKNOWN_LAYER = re.compile(r"^layer (\S+) not exists or registered", re.MULTILINE)
 
 
-def make_rival_files(checkpoint: Path, folder: Path, *, progress: Callable[[str], object]) -> None:
-    """Convert a student with every converter that is installed, one process each.
+def make_rival_files(
+    checkpoint: Path, folder: Path, *, progress: Callable[[str], object], kinds: Sequence[str] = KINDS
+) -> None:
+    """Convert a student with every converter that is installed, one process each; what is there stays.
 
     Args:
         checkpoint: the student.
         folder: gets the files, and a reason in words for each that there is not.
         progress: gets one line when a conversion begins.
+        kinds: which to make.
     """
-    for kind in KINDS:
+    for kind in kinds:
+        if any((folder / name).exists() for name in _FILES[kind]) or reason_for(folder, kind):
+            continue
         progress(f"converting for {kind}")
         command = [sys.executable, "-m", "mmkd_bench.rival_files", kind, str(checkpoint.absolute()), str(folder)]
         try:

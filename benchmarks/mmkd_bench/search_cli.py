@@ -46,6 +46,10 @@ def rivals(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Of a bundle the student's checkpoint: adds the engines that need it.")
     ] = None,
+    converted: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep converted models here, and take those of this checkpoint that are."),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
     duration_s: DurationOption = 9.0,
     launches: LaunchesOption = 3,
@@ -59,6 +63,7 @@ def rivals(
             lambda: measure_rivals(
                 bundle,
                 checkpoint=weights,
+                converted=converted,
                 student=str(student),
                 reference=reference,
                 threads=threads,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmkd_edge.errors import BackendError, UnavailableError
@@ -22,6 +23,17 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
     "float16": "float16",
     "int8": "int8",
 }
+
+
+@dataclass(kw_only=True)
+class _Instance:
+    """One interpreter, and the unchanging arrays that its inputs hold already: presence is nearly always one of them.
+
+    LiteRT never overwrites the inputs of a graph (arena_planner.cc: "make sure they are never overwritten").
+    """
+
+    interpreter: Any
+    held: dict[int, object] = field(default_factory=dict)
 
 
 class LitertBackend:
@@ -61,7 +73,7 @@ class LitertBackend:
             ) from error
         self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
         self._answers = tuple(int(outputs[tensor.name]["index"]) for tensor in self.outputs)
-        self._idle: deque[Any] | None = deque([first])
+        self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
@@ -69,14 +81,16 @@ class LitertBackend:
         if idle is None:
             raise BackendError("backend 'litert' is closed; open it again")
         try:
-            interpreter = self._taken(idle)
-            self._fill(interpreter, feeds)
+            instance = self._taken(idle)
+            self._fill(instance, feeds)
+            interpreter = instance.interpreter
             interpreter.invoke()
-            logits, probabilities = (interpreter.get_tensor(place) for place in self._answers)
+            first, second = self._answers
+            logits, probabilities = interpreter.get_tensor(first), interpreter.get_tensor(second)
         except Exception as error:
             # The interpreter is not put back: what a failed call leaves in it is not known.
             raise BackendError(f"backend 'litert' ({self.version}) failed to run: {_first_line(error)}") from error
-        idle.append(interpreter)
+        idle.append(instance)
         return logits, probabilities
 
     def close(self) -> None:
@@ -86,18 +100,25 @@ class LitertBackend:
     def __repr__(self) -> str:
         return f"LitertBackend({self.version}, threads={self.threads})"
 
-    def _fill(self, interpreter: Any, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+    def _fill(self, instance: _Instance, feeds: Mapping[str, NDArray[np.float32]]) -> None:
         if feeds.keys() != self._places.keys():
             wanted, found = ", ".join(self._places), ", ".join(feeds)
             raise BackendError(f"expected the inputs {wanted}, got {found or 'nothing'}")
         for name, place in self._places.items():
-            interpreter.set_tensor(place, feeds[name])
+            array = feeds[name]
+            if array is not instance.held.get(place):
+                instance.interpreter.set_tensor(place, array)
+                flags = array.flags
+                if flags.owndata and not flags.writeable:
+                    instance.held[place] = array
+                else:
+                    instance.held.pop(place, None)
 
-    def _taken(self, idle: deque[Any]) -> Any:
+    def _taken(self, idle: deque[_Instance]) -> _Instance:
         try:
             return idle.pop()  # atomic
         except IndexError:
-            return self._interpreter()
+            return _Instance(interpreter=self._interpreter())
 
     def _interpreter(self) -> Any:
         interpreter = self._interpreter_class(model_content=self._model, num_threads=self.threads)

@@ -346,19 +346,20 @@ def test_however_samples_are_divided_the_predictions_are_the_same(at: list[int],
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    at=cuts(130),
-    hop=st.integers(1, 45),
-    seed=st.integers(0, 2**31),
-    jitter=st.sampled_from([0.0, 0.1, 0.5, 2.0]),
-    reorder=st.sampled_from([0, 0, 3]),
-    faults=st.lists(
+TIMED: dict[str, st.SearchStrategy[Any]] = {
+    "at": cuts(130),
+    "hop": st.integers(1, 45),
+    "seed": st.integers(0, 2**31),
+    "jitter": st.sampled_from([0.0, 0.1, 0.5, 2.0]),
+    "reorder": st.sampled_from([0, 0, 3]),
+    "faults": st.lists(
         st.tuples(st.integers(0, 129), st.sampled_from([0.0, 0.25, 1.5, 5.0, -0.3, -50.0, 1e6, -1e6, np.nan])),
         max_size=5,
     ),
-)
-def test_however_timed_samples_are_divided_the_predictions_are_the_same(
+}
+
+
+def check_that_any_division_gives_the_same(
     at: list[int], hop: int, seed: int, jitter: float, reorder: int, faults: list[tuple[int, float]]
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -373,6 +374,20 @@ def test_however_timed_samples_are_divided_the_predictions_are_the_same(
     streams = [model.stream(hop=hop, reorder=reorder) for _ in range(2)]
     assert pushed(streams[0], rows, times, at) == pushed(streams[1], rows, times, [0, 130])
     assert streams[0].facts == streams[1].facts
+    assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
+
+
+@settings(max_examples=150, deadline=None)
+@given(**TIMED)
+def test_however_timed_samples_are_divided_the_predictions_are_the_same(**drawn: Any) -> None:
+    check_that_any_division_gives_the_same(**drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(**TIMED)
+def test_five_hundred_recordings_are_the_same_however_they_are_divided(**drawn: Any) -> None:
+    check_that_any_division_gives_the_same(**drawn)
 
 
 def test_memory_stays_where_it_is() -> None:

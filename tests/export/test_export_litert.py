@@ -181,6 +181,29 @@ def test_answers_belong_to_the_caller(tflite: bytes, student: StudentCheckpoint)
     np.testing.assert_array_equal(backend.run(_feeds(student))[1], kept)
 
 
+def test_an_array_that_cannot_change_is_handed_over_once_and_no_other(tflite: bytes, student: StudentCheckpoint):
+    shape = (1, *student.modality.shape)
+    name = student.modality.name
+    whole = np.ones(shape, dtype=np.float32)
+    whole.flags.writeable = False
+    rng = np.random.default_rng(0)
+    values, gaps = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    holes = (gaps > 0).astype(np.float32)
+    moving = rng.normal(size=shape).astype(np.float32)
+    view = moving.view()
+    view.flags.writeable = False  # what it looks at can change all the same
+    shared, answers = LitertBackend(tflite), []
+    given = [(values, whole), (gaps, whole), (gaps, holes), (whole, whole), (view, whole), (view, holes), (view, view)]
+    for one, present in given * 2:
+        moving += 0.5
+        feeds = {name: one, f"{name}_present": present}
+        fresh = LitertBackend(tflite)
+        answers.append((shared.run(feeds)[0], fresh.run(feeds)[0]))
+        fresh.close()
+    for found, wanted in answers:
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_threads_share_one_backend(tflite: bytes, student: StudentCheckpoint):
     backend = LitertBackend(tflite)
     feeds = [dict(window) for window in feeds_of(student.carried.windows, student.modality)]
