@@ -7,7 +7,6 @@ Integrity is not authenticity: whoever can write the file can also write its has
 
 from __future__ import annotations
 
-import hashlib
 import os
 import weakref
 import zlib
@@ -19,6 +18,7 @@ from typing import Literal
 from mmkd_edge import archive
 from mmkd_edge.archive import Member
 from mmkd_edge.backends import BackendName, RunPrecision, artifact_formats, artifact_precision
+from mmkd_edge.digest import new_sha256
 from mmkd_edge.errors import BundleError, ManifestError, UsageError
 from mmkd_edge.files import open_file, read_exactly, write_file
 from mmkd_edge.golden import Golden, golden_bytes, golden_from_bytes
@@ -118,7 +118,7 @@ class Bundle:
             names = ", ".join(repr(name) for name in self._entries)
             raise UsageError(f"{self.path}: member {member!r} is unknown; expected one of {names}")
         data = read_exactly(self._descriptor, entry.size_bytes, offset=self._offsets[member])
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
+        if new_sha256(data).hexdigest() != entry.sha256:
             raise BundleError(f"{self.path}: {member!r} was changed while the bundle was open; open it again")
         return data
 
@@ -193,7 +193,7 @@ def write_bundle(path: str | os.PathLike[str], *, manifest: Manifest, members: M
         _check_content(entry, members[entry.file], where=str(path))
         files[entry.file] = members[entry.file]
     body, headers = archive.archive_body(files)
-    comment = _COMMENT + hashlib.sha256(body).hexdigest().encode("ascii")
+    comment = _COMMENT + new_sha256(body).hexdigest().encode("ascii")
     data = body + archive.end_record(headers, comment=comment)
     if len(data) > MAX_BUNDLE_BYTES:
         raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {len(data)}; leave an artifact out")
@@ -225,7 +225,7 @@ def _verify(path: Path, descriptor: int) -> tuple[Manifest, str, dict[str, int]]
         manifest = decode_manifest(content)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()
+    digest = new_sha256(content).hexdigest()
     entries = (FileEntry(file=MANIFEST_FILE, sha256=digest, size_bytes=len(content)), *member_files(manifest))
     _check_directory(path, descriptor, size=size, tail=tail, entries=entries)
     return manifest, sha256, _check_members(path, descriptor, tail=tail, entries=entries)
@@ -243,7 +243,7 @@ def _end_record(path: Path, descriptor: int, size: int) -> bytes:
 
 
 def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
-    digest = hashlib.sha256()
+    digest = new_sha256()
     offset = 0
     while offset < size - _END_BYTES:
         chunk = read_exactly(descriptor, min(_CHUNK_BYTES, size - _END_BYTES - offset), offset=offset)
@@ -321,6 +321,6 @@ def _check_names(expected: set[str], found: set[str], *, where: str) -> None:
 def _check_content(entry: FileEntry, data: bytes, *, where: str) -> None:
     if len(data) != entry.size_bytes:
         raise BundleError(f"{where}: {entry.file!r}: expected {entry.size_bytes} bytes, got {len(data)}; {_AGAIN}")
-    digest = hashlib.sha256(data).hexdigest()
+    digest = new_sha256(data).hexdigest()
     if digest != entry.sha256:
         raise BundleError(f"{where}: {entry.file!r}: expected SHA-256 {entry.sha256}, got {digest}; {_AGAIN}")

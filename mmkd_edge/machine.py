@@ -6,12 +6,13 @@ machines of a kind are the same here.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from pathlib import Path
 
 import msgspec
+
+from mmkd_edge.digest import new_sha256
 
 ROOT = Path("/")
 
@@ -34,7 +35,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits that stand for it in the name of a file."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+        return new_sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     def __str__(self) -> str:
         where = f"{self.cpu} ({self.architecture}" + (f", {self.board})" if self.board else ")")

@@ -7,7 +7,6 @@ one call at a time in a context. A call is one CUDA graph, where that gives the 
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import threading
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.backends.external_weights import refuse_external_weights
+from mmkd_edge.digest import new_sha256
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
 from mmkd_edge.trt.build import BuiltEngine, engine_from_onnx, engine_logger, workspace_bytes
@@ -68,7 +68,7 @@ class TrtBackend:
         self._count, self._most = 1, MOST_EXECUTIONS
         self._ended = ""
         facts = EngineFacts(
-            onnx_sha256=hashlib.sha256(model).hexdigest(),
+            onnx_sha256=new_sha256(model).hexdigest(),
             library=library,
             library_version=str(module.__version__),
             architecture=platform.machine(),

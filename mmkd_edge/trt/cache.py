@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from mmkd_edge.digest import new_sha256
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.files import cache_folder, open_file, read_exactly, write_file
 from mmkd_edge.trt.build import BuiltEngine
@@ -135,7 +135,7 @@ def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, st
         return None, f"the sidecar of the one in the cache is damaged: {error}"
     if sidecar.facts != facts:
         return None, f"the one in the cache was built for something else: {_difference(sidecar.facts, facts)}"
-    if len(plan) != sidecar.size_bytes or hashlib.sha256(plan).hexdigest() != sidecar.engine_sha256:
+    if len(plan) != sidecar.size_bytes or new_sha256(plan).hexdigest() != sidecar.engine_sha256:
         return None, "the one in the cache is damaged: its SHA-256 is not that of its sidecar"
     return plan, ""
 
@@ -154,9 +154,7 @@ def _content(path: Path, most_bytes: int) -> bytes:
 
 
 def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltEngine) -> None:
-    sidecar = CachedEngine(
-        facts=facts, engine_sha256=hashlib.sha256(built.plan).hexdigest(), size_bytes=len(built.plan)
-    )
+    sidecar = CachedEngine(facts=facts, engine_sha256=new_sha256(built.plan).hexdigest(), size_bytes=len(built.plan))
     write_file(folder / f"{name}.log", built.log.encode())
     write_file(folder / f"{name}.engine", built.plan)
     # Last: a sidecar whose hash fits its engine means that the engine is whole.

@@ -5,12 +5,12 @@ Builds nothing and needs no TensorRT.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
+from mmkd_edge.digest import new_sha256
 from mmkd_edge.manifest import BatchRange
 from mmkd_edge.spec import TensorSpec
 
@@ -71,7 +71,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def key(self) -> str:
         """SHA-256 of all of it. Where files lie and how much memory happened to be free does not count."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        return new_sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 def engine_profiles(inputs: Sequence[TensorSpec], batch: BatchRange | None) -> Profiles:
