@@ -219,6 +219,10 @@ def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResu
     assert all(reason.endswith("auto keeps it from 1.1 times") for reason in left_out.values())
     assert result.report.machine
     assert all(run.latency_us for artifact in result.report.artifacts for run in artifact.backends)
+    fastest = {
+        artifact.precision: min(run.latency_us for run in artifact.backends) for artifact in result.report.artifacts
+    }
+    assert all(1.1 * latency_us <= fastest["fp32"] + 0.2 for name, latency_us in fastest.items() if name != "fp32")
 
 
 def test_steps_are_those_of_the_plan(bundle: Path):
