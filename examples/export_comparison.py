@@ -1,13 +1,14 @@
 """mmkd-export beside what people run today on the same checkpoint: accuracy, size, latency, and does TensorRT take it.
 
-    python examples/export_comparison.py STUDENT.ckpt DATA
+    python examples/export_comparison.py STUDENT.ckpt DATA [--fold N]
 
-Ours are the fp32, fp16 and int8 artifacts of one bundle. Theirs are `torch.onnx.export` and, on its file, onnxruntime's
-`quantize_static` and, where it is installed, Olive's static quantisation, all with their defaults and with the same
-calibration windows. Accuracy is that in onnxruntime on the test split of the dataset directory DATA, which neither
-export has seen; points are lost against our fp32 graph in onnxruntime, in both backends; the same label is given in the
-worse of the two. Latency is the median of one run on one thread, all in turns: the middle one of five repeats, and
-their range.
+Ours are the artifacts of one bundle: fp32, fp16 and int8, and where litert-torch is installed the `.tflite` files.
+Theirs are `torch.onnx.export` and, on its file, onnxruntime's `quantize_static` and, where it is installed, Olive's
+static quantisation, all with their defaults and with the same calibration windows.
+
+Accuracy is on the test split of the dataset directory DATA, which neither export has seen. Points are lost against our
+fp32 graph in onnxruntime; of several backends the worst counts. Latency is the median of one run on one thread, all
+models and backends in turns: the middle one of five repeats, and their range.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends import Backend
-from mmkd_edge.backends.openvino import OpenVinoBackend
-from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.backends import Backend, BackendName, open_backend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
@@ -38,28 +37,33 @@ from mmkd_edge.trt.build import engine_from_onnx
 from mmkd_export.calibration import Feeds
 from mmkd_export.evidence import feeds_of
 from mmkd_export.latency import paired_latency_us, processor_name
+from mmkd_export.litert import missing_libraries
 from mmkd_export.parity import answers_from_backend
 from mmkd_export.plan import ExportPlan
+from mmkd_export.platforms import Target
 from mmkd_export.report import ExportReport
 from mmkd_export.run import export
 from mmkd_models.checkpoint import StudentCheckpoint, read_student
+from mmkd_models.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
 
 WORKSPACE_BYTES = 1 << 30
 REPEATS = 5
-BACKENDS = ("ort", "openvino")
+BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")
+LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 COLUMNS = (
     "model",
     "kB",
     "accuracy %",
-    "lost, onnxruntime",
-    "lost, OpenVINO",
+    "points lost",
     "same label",
     "onnxruntime us",
     "OpenVINO us",
+    "LiteRT us",
     "TensorRT-RTX",
 )
 OLIVE = "Olive"
+TFLITE = " .tflite"
 
 
 def main() -> None:
@@ -67,9 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare mmkd-export with the usual tools on one checkpoint.")
     parser.add_argument("checkpoint", type=Path, metavar="STUDENT.ckpt", help="a student's checkpoint")
     parser.add_argument("data", type=Path, metavar="DATA", help="the dataset directory; its test split scores")
+    parser.add_argument(
+        "--fold", type=int, help="the test windows of this grouped fold, as of mmkd-train and mmkd-demo"
+    )
     options = parser.parse_args()
     checkpoint = read_student(options.checkpoint)
-    test = open_dataset(options.data).split("test")
+    dataset = open_dataset(options.data)
+    fold = options.fold
+    test = dataset.split("test") if fold is None else fold_data(dataset, seed=fold, label_share=1.0).test
     windows, labels = test.take(np.arange(len(test)))[checkpoint.modality.name], test.labels
     with tempfile.TemporaryDirectory() as folder:
         models, report = ours(options.checkpoint, Path(folder))
@@ -85,12 +94,21 @@ def main() -> None:
 
 
 def ours(checkpoint: Path, folder: Path) -> tuple[dict[str, bytes], ExportReport]:
-    """Every artifact of a bundle for a GPU, where no precision is left out for its speed on this machine."""
-    output = folder / "ours.edge"
-    result = export(ExportPlan(source=checkpoint, output=output, precisions=("fp16", "int8"), platform="jp6.2"))
-    with Bundle.open(output) as bundle:
-        artifacts = bundle.manifest.models[0].artifacts
-        models = {f"ours {artifact.precision}": bundle.read(artifact.file) for artifact in artifacts}
+    """Every artifact of a bundle; precisions that are named are kept however fast they are."""
+    targets: tuple[Target, ...] = ("onnx",) if missing_libraries() else ("onnx", "litert")
+    plan = ExportPlan(
+        source=checkpoint,
+        output=folder / "ours.edge",
+        targets=targets,
+        precisions=("fp16", "int8"),
+        platform="cpu-x86",
+    )
+    result = export(plan)
+    with Bundle.open(plan.output) as bundle:
+        models = {
+            f"ours {artifact.precision}{'' if artifact.format == 'onnx' else TFLITE}": bundle.read(artifact.file)
+            for artifact in bundle.manifest.models[0].artifacts
+        }
     return models, result.report
 
 
@@ -182,21 +200,25 @@ def print_table(
     print("|---" * len(COLUMNS) + "|")
     for name, model in models.items():
         answers = [got[name, kind] for kind in BACKENDS if (name, kind) in got]
-        cells = [f"{100 * (answers[0] == labels).mean():.2f}" if (name, "ort") in got else "does not load"]
-        cells += [lost_text(got.get((name, kind)), labels, expected) for kind in BACKENDS]
-        cells += [f"{min(float((one == expected).mean()) for one in answers):.4f}" if answers else "-"]
+        cells = [*answer_texts(answers, labels, expected)]
         cells += [latency_text(latencies.get((name, kind))) for kind in BACKENDS]
-        print(f"| {name} | {len(model) / 1000:.0f} | {' | '.join(cells)} | {built(model)} |")
+        cells += ["-" if name.endswith(TFLITE) else built(model)]
+        print(f"| {name} | {len(model) / 1000:.0f} | {' | '.join(cells)} |")
     if OLIVE not in models:
         print(f"| {OLIVE} | cannot be imported {'| ' * (len(COLUMNS) - 2)}|")
     print_speedup(latencies)
 
 
-def lost_text(got: NDArray[np.int64] | None, labels: NDArray[np.int64], expected: NDArray[np.int64]) -> str:
-    """Points of accuracy lost against our fp32 graph."""
-    if got is None:
-        return "-"
-    return f"{100 * (float((expected == labels).mean()) - float((got == labels).mean())):+.2f}"
+def answer_texts(
+    answers: list[NDArray[np.int64]], labels: NDArray[np.int64], expected: NDArray[np.int64]
+) -> tuple[str, str, str]:
+    """Accuracy in the first backend, points lost and share of equal labels in the worst."""
+    if not answers:
+        return "does not load", "-", "-"
+    accuracy = [100 * float((got == labels).mean()) for got in answers]
+    lost = 100 * float((expected == labels).mean()) - min(accuracy)
+    same = min(float((got == expected).mean()) for got in answers)
+    return f"{accuracy[0]:.2f}", f"{lost:.2f}", f"{same:.4f}"
 
 
 def latency_text(repeats_us: list[float] | None) -> str:
@@ -217,21 +239,21 @@ def print_speedup(latencies: dict[tuple[str, str], list[float]]) -> None:
     before = latencies["torch.onnx.export", "ort"]
     print()
     for kind in BACKENDS:
-        if ("ours int8", kind) in latencies:
-            ratios = [one / other for one, other in zip(before, latencies["ours int8", kind], strict=True)]
-            print(
-                f"ours int8 in {kind}: {median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f}) times as fast as "
-                "torch.onnx.export in ort"
-            )
+        found = latencies.get(("ours int8", kind), latencies.get((f"ours int8{TFLITE}", kind)))
+        if found is not None:
+            ratios = [one / other for one, other in zip(before, found, strict=True)]
+            spread = f"{median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
+            print(f"ours int8 in {kind}: {spread} times as fast as torch.onnx.export in ort")
 
 
 def backends(models: dict[str, bytes]) -> Iterator[tuple[tuple[str, str], Backend]]:
     """Every model in every backend that opens it."""
-    kinds = {"ort": OrtBackend} | ({"openvino": OpenVinoBackend} if importlib.util.find_spec("openvino") else {})
+    installed = {kind for kind, library in LIBRARIES.items() if importlib.util.find_spec(library) is not None}
     for name, model in models.items():
-        for kind, backend in kinds.items():
-            with contextlib.suppress(BackendError):
-                yield (name, kind), backend(model)
+        for kind in BACKENDS:
+            if kind in installed and (kind == "litert") == name.endswith(TFLITE):
+                with contextlib.suppress(BackendError):
+                    yield (name, kind), open_backend(kind, model, threads=1)
 
 
 def built(model: bytes) -> str:

@@ -91,15 +91,22 @@ def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 
 
 
 def judge_lower(
-    model: bytes, evidence: Evidence, gate: TaskGate, *, precision: Precision, batch: BatchRange | None = None
+    model: bytes,
+    evidence: Evidence,
+    gate: TaskGate,
+    *,
+    precision: Precision,
+    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
+    batch: BatchRange | None = None,
 ) -> JudgedArtifact:
-    """Runs an artifact of lower precision; whether it passed is in its report's `gate`.
+    """Runs an artifact of lower precision in the backend of its format; whether it passed is in its report's `gate`.
 
     Raises:
         GateError: it does not take every batch of the range.
-        BackendError: onnxruntime does not run it.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend does not run it.
     """
-    answered = _answer_all(open_format(model, "onnx"), evidence)
+    answered = _answer_all(open_format(model, format), evidence)
     parity = answered.parity
     proof = Parity(
         windows=parity.windows,
@@ -108,7 +115,7 @@ def judge_lower(
         label_agreement=parity.label_agreement,
         tolerance=_SELF_TEST_FACTOR * parity.max_abs_error + FP32_TOLERANCE,
     )
-    judged = _judged(model, answered, evidence, precision=precision, proof=proof)
+    judged = _judged(model, answered, evidence, precision=precision, proof=proof, format=format)
     facts = task_gate_facts(answered.judging, evidence, gate)
     judged = replace(judged, report=msgspec.structs.replace(judged.report, gate=facts))
     return _with_batch(judged, batch, evidence) if facts.passed else judged
@@ -133,13 +140,14 @@ def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> J
 
     Raises:
         GateError: it does not pass on these windows.
-        BackendError: onnxruntime does not run it.
+        BackendError: the backend of its format does not run it.
     """
-    before, precision = judged.report, judged.artifact.precision
-    again = judge_lower(judged.model, evidence, gate, precision=precision, batch=judged.artifact.batch)
+    before, artifact = judged.report, judged.artifact
+    precision, kind = artifact.precision, "graph" if artifact.format == "onnx" else f".{artifact.format}"
+    again = judge_lower(judged.model, evidence, gate, precision=precision, format=artifact.format, batch=artifact.batch)
     assert again.report.gate is not None
     advice = f"Export with another -o, or make it again with --precision {precision}"
-    require_gate(again.report.gate, what=f"the earlier {precision} graph", advice=advice)
+    require_gate(again.report.gate, what=f"the earlier {precision} {kind}", advice=advice)
     report = msgspec.structs.replace(
         again.report,
         float_layers=before.float_layers,

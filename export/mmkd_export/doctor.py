@@ -107,7 +107,7 @@ _COMMANDS = (
     ),
     _Ability(
         what="mmkd-export --target litert",
-        modules=("litert_torch", "ai_edge_litert"),
+        modules=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
         advice="pip install 'mmkd-edge[litert-export]'",
         tried=False,  # brings jax, takes seconds and writes to the terminal
     ),

@@ -25,7 +25,7 @@ from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.join import export_several, several_plans
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
-from mmkd_export.report import ArtifactReport
+from mmkd_export.report import ArtifactReport, LeftOut
 from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def export_(
         typer.Option(
             "--target",
             metavar="onnx|openvino|litert|trt",
-            help="openvino also tests the artifacts there; litert adds a .tflite; trt also builds engines. Repeatable.",
+            help="openvino also tests the artifacts there; litert adds .tflite; trt also builds engines. Repeatable.",
         ),
     ] = None,
     precisions: Annotated[
@@ -285,7 +285,7 @@ def _notes(result: ExportResult) -> Iterator[str]:
     """What a reader of the table would ask next."""
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
-            yield f"{artifact.precision}: {artifact.gate.summary}"
+            yield f"{_name(artifact)}: {artifact.gate.summary}"
         if artifact.batch is not None:
             batch = artifact.batch
             yield (
@@ -299,13 +299,17 @@ def _notes(result: ExportResult) -> Iterator[str]:
             for name, reason in artifact.float_layers.items():
                 yield f"fp16: {name} stays float32: it {reason}"
     for left_out in result.report.left_out:
-        yield f"{left_out.precision}: left out: {left_out.reason}"
+        yield f"{_name(left_out)}: left out: {left_out.reason}"
     for engine in result.engines:
         sidecar = engine.sidecar
         yield (
             f"{engine.path}: {sidecar.precision} engine, {sidecar.size_bytes / 1000:.0f} kB, "
             f"{sidecar.library} {sidecar.library_version}"
         )
+
+
+def _name(made: ArtifactReport | LeftOut) -> str:
+    return made.precision if made.format == "onnx" else f"{made.precision} .{made.format}"
 
 
 def _console() -> Console:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mmkd_models.evaluate.metrics import Metric
 
 LEAST_AGREEMENT = 0.99
+NOTHING_WRITTEN = "; no bundle was written"
+"""What ends the figures of a failed gate; where something is only left out of a bundle, it is not so."""
+
 FEW_WINDOWS = 200
 """Below this many judging windows a report says how little they prove."""
 
@@ -138,7 +141,12 @@ def require_gate(facts: GateFacts, *, what: str, advice: str) -> None:
         GateError: it did not; the message has the figures.
     """
     if not facts.passed:
-        raise GateError(f"{what}: {facts.summary}; no bundle was written. {advice}")
+        raise GateError(f"{what}: {facts.summary}{NOTHING_WRITTEN}. {advice}")
+
+
+def left_out_reason(error: GateError) -> str:
+    """Gives the words of a failed gate for an artifact that is only left out of the bundle."""
+    return str(error).replace(NOTHING_WRITTEN, "")
 
 
 def caution(windows: int) -> str | None:

@@ -29,7 +29,7 @@ SCHEMA_VERSION = 3
 """Of the TFLite flatbuffer schema; stands where an ONNX artifact has its opset."""
 
 EXTRA = "mmkd-edge[litert-export]"
-_LIBRARIES = ("litert_torch", "ai_edge_litert")
+_LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 _ROLES = ("values", "present")
 _IDENTIFIER = b"TFL3"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}

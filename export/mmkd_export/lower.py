@@ -5,7 +5,7 @@ Owns what `--precision` means. Making FP16 and INT8 graphs is `fp16.py`'s and `i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,15 @@ import msgspec
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_edge.manifest import Precision
+from mmkd_edge.manifest import ArtifactFormat, Precision
 from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_lower, task_gate_facts
 from mmkd_export.evidence import check_calibration
 from mmkd_export.fp16 import FP16_LIMIT, half_graph
-from mmkd_export.gate import GateFacts, require_gate
+from mmkd_export.gate import NOTHING_WRITTEN, GateFacts, require_gate
 from mmkd_export.graph import any_batch, check_graph, graph_bytes
 from mmkd_export.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_export.layers import learnt_layers
+from mmkd_export.litert_int8 import int8_tflite
 from mmkd_export.parity import Answers, answers_from_backend
 from mmkd_export.plan import ExportPlan
 from mmkd_export.report import ArtifactReport, LeftOut
@@ -64,18 +65,59 @@ def wanted_precisions(plan: ExportPlan) -> tuple[tuple[Precision, ...], frozense
     return (*explicit, *auto), frozenset(auto)
 
 
-def make_lower(subject: Subject, plan: ExportPlan, precision: Precision) -> JudgedArtifact:
+def wanted_formats(plan: ExportPlan, precision: Precision) -> tuple[ArtifactFormat, ...]:
+    """Gives the formats in which a lower precision is made.
+
+    FP16 has no `.tflite`: LiteRT's kernels for a CPU compute it in float32, after a cast of the weights at every run.
+    """
+    return ("onnx", "tflite") if precision == "int8" and "litert" in plan.targets else ("onnx",)
+
+
+def make_lower(
+    subject: Subject,
+    plan: ExportPlan,
+    precision: Precision,
+    *,
+    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
+) -> JudgedArtifact:
     """Makes one artifact of lower precision.
 
     Raises:
         GateError: it does not pass its gate.
         UsageError: there are no windows to calibrate with, or the plan excludes layers that do not exist.
-        BackendError: onnxruntime does not run it.
+        BackendError: the backend of its format does not run it.
     """
     gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
+    if format == "tflite":
+        return _make_int8_tflite(subject, plan, gate)
     if precision == "fp16":
         return _make_fp16(subject, gate)
     return _make_int8(subject, plan, gate)
+
+
+def without_slow(
+    timed: Sequence[JudgedArtifact], optional: Collection[Precision]
+) -> tuple[list[JudgedArtifact], list[LeftOut]]:
+    """Gives the artifacts without those that are too slow to be kept, and what is left out; see `too_slow`.
+
+    A device runs files of one format, so every artifact is held against the fp32 artifact of its own.
+    """
+    kept: list[JudgedArtifact] = []
+    left_out: list[LeftOut] = []
+    for judged in timed:
+        precision, kind = judged.artifact.precision, judged.artifact.format
+        latencies = {
+            (run.backend, other.artifact.precision): run.latency_us
+            for other in timed
+            for run in other.report.backends
+            if other.artifact.format == kind and run.latency_us is not None
+        }
+        reason = too_slow(optional, latencies).get(precision)
+        if reason is None:
+            kept.append(judged)
+        else:
+            left_out.append(LeftOut(precision=precision, format=kind, reason=reason, artifact=judged.report))
+    return kept, left_out
 
 
 def too_slow(
@@ -85,7 +127,8 @@ def too_slow(
 
     Args:
         optional: precisions that only `auto` asked for.
-        latencies_us: median latency of every backend and precision; the best backend of each precision counts.
+        latencies_us: median latency of every precision in every backend that runs files of one format; the best backend
+            of each precision counts.
     """
     best: dict[Precision, float] = {}
     for (_, precision), latency_us in latencies_us.items():
@@ -155,6 +198,21 @@ def _make_int8(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArti
     return replace(judged, report=report)
 
 
+def _make_int8_tflite(subject: Subject, plan: ExportPlan, gate: TaskGate) -> JudgedArtifact:
+    import onnx
+
+    model = next(judged.model for judged in subject.others if judged.artifact.format == "tflite")
+    made = int8_tflite(model, onnx.load_from_string(subject.fp32.model), exclude=plan.exclude)
+    judged = judge_lower(made, subject.evidence, gate, precision="int8", format="tflite")
+    assert judged.report.gate is not None
+    advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
+    try:
+        require_gate(judged.report.gate, what="int8 .tflite", advice=advice)
+    except GateError as error:
+        raise RejectedError(str(error), report=judged.report) from error
+    return judged
+
+
 def _require_layers(found: Int8Graph) -> None:
     if not found.attempts:
         raise GateError(
@@ -175,7 +233,7 @@ def _require_passed(found: Int8Graph, report: ArtifactReport, *, modality: str) 
     if not found.passed:
         tried = "\n".join(f"  - {attempt.remedy}: {attempt.gate.summary}" for attempt in found.attempts)
         raise RejectedError(
-            f"int8 graph: no remedy passed the gate; no bundle was written. {_last_remedy(found, modality)}, "
+            f"int8 graph: no remedy passed the gate{NOTHING_WRITTEN}. {_last_remedy(found, modality)}, "
             "calibrate with more windows (--calib), allow a larger --max-drop, or export without --precision int8. "
             f"Tried in this order:\n{tried}",
             report=report,

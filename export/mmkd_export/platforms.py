@@ -60,7 +60,7 @@ PLATFORMS: tuple[Platform, ...] = (
         targets=("onnx", "openvino", "litert"),
         int8_ops=_ALL,
         engine_library=None,
-        run_here="all precisions in onnxruntime and OpenVINO, fp32 in LiteRT",
+        run_here="all precisions in onnxruntime and OpenVINO, fp32 and int8 in LiteRT",
     ),
     Platform(
         name="cpu-arm",

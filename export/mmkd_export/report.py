@@ -135,11 +135,13 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         precision: it.
+        format: of the file that would have been.
         reason: why.
         artifact: what was measured of it; None where there was nothing to make.
     """
 
     precision: Precision
+    format: ArtifactFormat = "onnx"
     reason: str
     artifact: ArtifactReport | None = None
 

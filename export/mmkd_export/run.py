@@ -7,7 +7,7 @@ an export that fails or is killed leaves the earlier bundle as it was.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
 from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_fp32, with_backend
 from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
+from mmkd_export.gate import left_out_reason
 from mmkd_export.latency import paired_latency_us, processor_name
 from mmkd_export.litert import tflite_from_checkpoint
-from mmkd_export.lower import LowerPrecisions, make_lower, too_slow, wanted_precisions
+from mmkd_export.lower import LowerPrecisions, make_lower, wanted_formats, wanted_precisions, without_slow
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ArtifactReport, ExportReport, LeftOut, decode_report
 from mmkd_export.subject import Subject, require_windows, subject_from_bundle, subject_from_checkpoint
@@ -177,12 +178,14 @@ def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str],
     left_out: list[LeftOut] = []
     for precision in wanted:
         begin(f"make {precision}")
-        try:
-            made.append(make_lower(subject, plan, precision))
-        except GateError as error:
-            if precision not in optional:
-                raise
-            left_out.append(LeftOut(precision=precision, reason=str(error), artifact=_measured(error)))
+        for kind in wanted_formats(plan, precision):
+            try:
+                made.append(make_lower(subject, plan, precision, format=kind))
+            except GateError as error:
+                if precision not in optional:
+                    raise
+                reason, measured = left_out_reason(error), _measured(error)
+                left_out.append(LeftOut(precision=precision, format=kind, reason=reason, artifact=measured))
     return LowerPrecisions(made=tuple(made), optional=optional, left_out=tuple(left_out))
 
 
@@ -196,27 +199,17 @@ def _measured(error: GateError) -> ArtifactReport | None:
 def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Callable[[str], None]) -> None:
     """Tests and times the artifacts as the plan asks, and writes the bundle."""
     artifacts, machine = [subject.fp32, *subject.others, *lower.made], None
+    left_out = list(lower.left_out)
     if "openvino" in plan.targets:
         begin("run in OpenVINO")
-        gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
-        artifacts = [
-            with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend)
-            if judged.artifact.format == "onnx"
-            else judged
-            for judged in artifacts
-        ]
-    left_out = list(lower.left_out)
+        artifacts, unfit = _run_in_openvino(artifacts, lower.optional, subject, plan)
+        left_out += unfit
     if _is_timed(plan):
         begin("time the artifacts")
         latencies = _latencies_us(artifacts, subject)
-        artifacts = [_with_latencies(judged, latencies) for judged in artifacts]
-        slow = too_slow(lower.optional, latencies)
-        measured = {judged.artifact.precision: judged.report for judged in artifacts}
-        artifacts = [judged for judged in artifacts if judged.artifact.precision not in slow]
-        left_out += [
-            LeftOut(precision=precision, reason=reason, artifact=measured[precision])
-            for precision, reason in slow.items()
-        ]
+        timed = [_with_latencies(judged, latencies) for judged in artifacts]
+        artifacts, slow = without_slow(timed, lower.optional)
+        left_out += slow
         machine = processor_name()
     begin("write the bundle")
     contents = bundle_contents(
@@ -227,6 +220,27 @@ def _write(subject: Subject, lower: LowerPrecisions, plan: ExportPlan, begin: Ca
         machine=machine,
     )
     write_bundle(plan.output, manifest=contents.manifest, members=contents.members)
+
+
+def _run_in_openvino(
+    artifacts: Sequence[JudgedArtifact], optional: Collection[Precision], subject: Subject, plan: ExportPlan
+) -> tuple[list[JudgedArtifact], list[LeftOut]]:
+    """Tests the ONNX artifacts in OpenVINO; a failed gate ends the export unless only `auto` asked."""
+    gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
+    kept: list[JudgedArtifact] = []
+    left_out: list[LeftOut] = []
+    for judged in artifacts:
+        if judged.artifact.format != "onnx":
+            kept.append(judged)
+            continue
+        precision = judged.artifact.precision
+        try:
+            kept.append(with_backend(judged, subject.evidence, gate, open_backend=OpenVinoBackend))
+        except GateError as error:
+            if precision not in optional:
+                raise
+            left_out.append(LeftOut(precision=precision, reason=left_out_reason(error), artifact=judged.report))
+    return kept, left_out
 
 
 _BACKENDS: dict[str, Callable[[bytes], Backend]] = {

@@ -162,19 +162,19 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
         evidence=evidence,
         fp32=rescored(fp32, evidence),
         others=(
-            *(_kept_litert(judged, evidence, plan) for judged in stored if judged.artifact.format == "tflite"),
+            *(_kept_litert(judged, evidence, gate, plan) for judged in stored if judged.artifact.format == "tflite"),
             *(judge_again(judged, evidence, gate) for judged in graphs if judged.artifact.precision not in replaced),
         ),
         step=stored_step(steps, entry, report.step, evidence),
     )
 
 
-def _kept_litert(judged: JudgedArtifact, evidence: Evidence, plan: ExportPlan) -> JudgedArtifact:
-    """An earlier `.tflite`, proven on the same golden windows; it is scored on others where LiteRT is there."""
+def _kept_litert(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate, plan: ExportPlan) -> JudgedArtifact:
+    """An earlier `.tflite`, proven on the same golden windows; it is judged by others where LiteRT is there."""
     if plan.evaluation is None:
         return judged
     if importlib.util.find_spec("ai_edge_litert") is not None:
-        return rescored(judged, evidence)
+        return rescored(judged, evidence) if judged.report.gate is None else judge_again(judged, evidence, gate)
     return replace(judged, report=msgspec.structs.replace(judged.report, scores=None))
 
 

@@ -130,7 +130,7 @@ def _lost(gate: Gate) -> str:
 def _left_out(export: ExportDocument) -> Iterator[str]:
     for left_out in export.report.left_out:
         reason = left_out.reason.partition("\n")[0].partition(";")[0]
-        yield f"{left_out.precision} was tried and left out: {reason}."
+        yield f"{left_out.name} was tried and left out: {reason}."
 
 
 def _parity(export: ExportDocument) -> Iterator[str]:

@@ -18,6 +18,11 @@ from mmkd_report.errors import DocumentError
 FORMAT_VERSION = 1
 
 
+def called(precision: str, file_format: str) -> str:
+    """What people call an artifact: its precision, and its format where that is not the usual one."""
+    return precision if file_format == "onnx" else f"{precision} {file_format}"
+
+
 class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
     """How one output compares with the checkpoint's over all windows."""
 
@@ -132,16 +137,22 @@ class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What people call it: its precision, and its format where that is not the usual one."""
-        return self.precision if self.format == "onnx" else f"{self.precision} {self.format}"
+        """What people call it."""
+        return called(self.precision, self.format)
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """A precision that was tried and left out, with what was measured of it."""
 
     precision: str
+    format: str = "onnx"
     reason: str
     artifact: ArtifactFacts | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it, as they call an artifact."""
+        return called(self.precision, self.format)
 
 
 class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):

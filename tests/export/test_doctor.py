@@ -95,7 +95,7 @@ def test_without_any_library_it_names_every_command_that_installs_them():
         "import sys\n"
         "for name in ('torch', 'safetensors', 'lightning_fabric', 'sklearn', 'tensorboard', 'onnx', 'onnxscript',\n"
         "             'onnxruntime', 'openvino', 'typer', 'rich', 'psutil', 'tensorrt', 'tensorrt_rtx', 'cuda',\n"
-        "             'ai_edge_litert', 'litert_torch'):\n"
+        "             'ai_edge_litert', 'litert_torch', 'ai_edge_quantizer'):\n"
         "    sys.modules[name] = None\n"
     )
     assert done.returncode == 3

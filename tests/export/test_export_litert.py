@@ -19,15 +19,17 @@ from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
 from mmkd_edge.manifest import graph_inputs, graph_outputs
 from mmkd_export.artifacts import judge_fp32
 from mmkd_export.evidence import Evidence, feeds_of
-from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.config import EncoderConfig, StudentConfig
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
 from mmkd_edge.backends.litert import LitertBackend
 from mmkd_export.litert import model_metadata, tflite_from_checkpoint
+from mmkd_export.litert_int8 import int8_tflite
 
 # litert-torch and its jax announce their own deprecations when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -101,6 +103,127 @@ def test_the_bundle_holds_both_forms_and_the_runtime_answers_with_either(
         )
 
 
+@pytest.fixture(scope="module")
+def int8_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    output = tmp_path_factory.mktemp("litert-int8") / "student.edge"
+    return export(
+        ExportPlan(
+            source=student_file, output=output, targets=("litert",), precisions=("int8", "fp16"), platform="cpu-arm"
+        )
+    )
+
+
+def _fully_connected(model: bytes) -> list[tuple[int, ...]]:
+    """Shapes of the INT8 weights of fully connected operators, read from the file itself."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    graph = content.subgraphs[0]
+    weights = [
+        graph.tensors[operator.inputs[1]]
+        for operator in graph.operators
+        if content.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FULLY_CONNECTED
+    ]
+    return [tuple(map(int, one.shape)) for one in weights if one.type == schema.TensorType.INT8]
+
+
+def test_int8_is_made_in_both_forms_and_the_runtime_answers_with_either(
+    int8_bundle: ExportResult, student: StudentCheckpoint
+):
+    artifacts = int8_bundle.report.artifacts
+    assert [artifact.file for artifact in artifacts] == [
+        "acc/model.fp32.onnx",
+        "acc/model.fp32.tflite",
+        "acc/model.fp16.onnx",
+        "acc/model.int8.onnx",
+        "acc/model.int8.tflite",
+    ]
+    tflite = artifacts[4]
+    assert tflite.gate is not None
+    assert tflite.gate.passed
+    assert [run.backend for run in tflite.backends] == ["litert"]
+    assert 0 < tflite.parity.max_abs_error < 0.1  # other arithmetic than fp32, and near it
+    window = student.carried.windows[0]
+    with (
+        EdgePredictor.open(int8_bundle.path, backend="litert", precision="int8") as ours,
+        EdgePredictor.open(int8_bundle.path) as reference,
+    ):
+        assert ours.selftest().label_agreement == 1.0
+        assert ours.info().artifact == "acc/model.int8.tflite"
+        assert ours.predict(window).label == reference.predict(window).label
+
+
+def test_the_int8_tflite_quantises_the_products_of_the_blocks_and_no_others(int8_bundle: ExportResult):
+    with Bundle.open(int8_bundle.path) as bundle:
+        int8, fp32 = bundle.read("acc/model.int8.tflite"), bundle.read("acc/model.fp32.tflite")
+    # One block of width 16: queries, keys and values, the projection, and the two products of the feed-forward net.
+    assert _fully_connected(int8) == [(48, 16), (16, 16), (32, 16), (16, 32)]
+    assert _fully_connected(fp32) == []
+    assert model_metadata(int8)["mmkd_edge.labels"] == model_metadata(fp32)["mmkd_edge.labels"]
+    for text in (b"mmkd_models", b"torch", b"__main__", b".py"):
+        assert text not in int8
+
+
+def test_an_excluded_layer_stays_float32_in_the_tflite_too(
+    tflite: bytes, student_graph: bytes, student: StudentCheckpoint
+):
+    import onnx
+
+    graph = onnx.load_from_string(student_graph)
+    assert _fully_connected(int8_tflite(tflite, graph, exclude="feedforward")) == [(48, 16), (16, 16)]
+    assert int8_tflite(tflite, graph, exclude="feedforward") == int8_tflite(tflite, graph, exclude="feedforward")
+    with pytest.raises(UsageError, match=r"^--exclude 'nothing': matches no layer; the layers are "):
+        int8_tflite(tflite, graph, exclude="nothing")
+    with pytest.raises(GateError) as error:
+        int8_tflite(tflite, graph, exclude="blocks")
+    assert str(error.value) == (
+        "int8 .tflite: expected a product that INT8 makes faster, found none: every one has a side below 16, or was "
+        "excluded; export without --precision int8"
+    )
+
+
+def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(
+    tflite: bytes, build_student: Callable[..., StudentCheckpoint]
+):
+    import onnx
+
+    config = StudentConfig(preset="toy", encoder=EncoderConfig(width=32, heads=2, depth=1, spectrum_bands=8))
+    graph = onnx.load_from_string(onnx_from_student(build_student(config=config)))
+    with pytest.raises(GateError, match=r"^int8 \.tflite: expected the 4 products of the fp32 graph in its order"):
+        int8_tflite(tflite, graph)
+
+
+def _with_noise_for_weights(model: bytes) -> bytes:
+    """Gives a model whose INT8 weights are noise."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    rng = np.random.default_rng(0)
+    for tensor in content.subgraphs[0].tensors:
+        if tensor.type == schema.TensorType.INT8:
+            size = len(content.buffers[tensor.buffer].data)
+            content.buffers[tensor.buffer].data = rng.integers(0, 256, size, dtype=np.uint8)
+    builder = flatbuffers.Builder(len(model))
+    builder.Finish(content.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        "mmkd_export.lower.int8_tflite",
+        lambda model, graph, exclude: _with_noise_for_weights(int8_tflite(model, graph, exclude=exclude)),
+    )
+    plan = ExportPlan(
+        source=student_file, output=tmp_path / "s.edge", targets=("litert",), precisions=("int8",), platform="cpu-arm"
+    )
+    with pytest.raises(GateError, match=r"^int8 \.tflite: .*; no bundle was written\. Leave layers out with --exclude"):
+        export(plan)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_on_a_cpu_both_forms_are_timed(student_file: Path, tmp_path: Path):
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", targets=("litert",), platform="cpu-x86")
     report = export(plan).report
@@ -151,19 +274,27 @@ def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path: Path
         tflite_from_checkpoint(tmp_path / "s.ckpt")
 
 
-def test_the_command_keeps_the_converter_off_the_terminal(student_file: Path, tmp_path: Path):
+def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file: Path, tmp_path: Path):
     command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
-    done = subprocess.run([*command, "--target", "litert"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "--target", "litert", "--precision", "int8"], capture_output=True, text=True, check=True
+    )
     lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: Created TensorFlow Lite")]
     assert lines == [
-        "1/6 read the checkpoint",
-        "2/6 convert it to ONNX",
-        "3/6 compare with torch",
-        "4/6 convert it to LiteRT",
-        "5/6 time the artifacts",
-        "6/6 write the bundle",
+        "1/7 read the checkpoint",
+        "2/7 convert it to ONNX",
+        "3/7 compare with torch",
+        "4/7 convert it to LiteRT",
+        "5/7 make int8",
+        "6/7 time the artifacts",
+        "7/7 write the bundle",
     ]
-    assert [line.split()[:2] for line in done.stdout.splitlines()[2:4]] == [["fp32", "onnx"], ["fp32", "tflite"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines()[2:6]] == [
+        ["fp32", "onnx"],
+        ["fp32", "tflite"],
+        ["int8", "onnx"],
+        ["int8", "tflite"],
+    ]
 
 
 def _feeds(student: StudentCheckpoint, number: int = 0) -> dict[str, np.ndarray]:

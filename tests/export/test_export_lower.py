@@ -13,9 +13,13 @@ import pytest
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.lower import too_slow, wanted_precisions
+from mmkd_edge.manifest import Artifact, ArtifactFormat, Parity, Precision
+from mmkd_export.artifacts import JudgedArtifact
+from mmkd_export.lower import too_slow, wanted_formats, wanted_precisions, without_slow
 from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.parity import ArtifactParity, TensorParity
 from mmkd_export.plan import ExportPlan
+from mmkd_export.report import ArtifactReport, BackendRun, LeftOut
 from mmkd_export.run import ExportResult, export, export_steps
 from mmkd_models.checkpoint import StudentCheckpoint, write_student
 
@@ -163,7 +167,7 @@ def test_auto_leaves_out_what_fails_its_gate(exported: ExportResult, student: St
         platform="jp6.2",
     )
     left_out = {found.precision: found.reason for found in export(plan).report.left_out}
-    assert left_out["int8"].startswith("int8 graph: no remedy passed the gate")
+    assert left_out["int8"].startswith("int8 graph: no remedy passed the gate. Let the student practise INT8")
 
 
 def test_int8_without_windows_to_calibrate_is_refused(
@@ -207,6 +211,64 @@ def test_auto_leaves_out_what_is_not_a_tenth_faster_in_the_best_backend():
     }
     assert too_slow({"int8"}, latencies | {("ort", "int8"): 90.0}) == {}
     assert too_slow((), latencies) == {}
+
+
+def _timed(precision: Precision, file_format: ArtifactFormat, **latencies_us: float) -> JudgedArtifact:
+    """An artifact of which only these latencies are known."""
+    runs = tuple(
+        BackendRun(backend=name, version="1", max_abs_error=0.0, label_agreement=1.0, latency_us=latency_us)
+        for name, latency_us in latencies_us.items()
+    )
+    same = TensorParity(max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0)
+    parity = ArtifactParity(windows=1, logits=same, probabilities=same, label_agreement=1.0)
+    report = ArtifactReport(
+        file=f"acc/model.{precision}.{file_format}",
+        format=file_format,
+        precision=precision,
+        opset=20,
+        size_bytes=1,
+        parity=parity,
+        parity_with_gaps=parity,
+        scores=None,
+        backends=runs,
+    )
+    artifact = Artifact(
+        file=report.file,
+        format=file_format,
+        precision=precision,
+        opset=20,
+        sha256="0" * 64,
+        size_bytes=1,
+        parity=Parity(windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=1.0),
+    )
+    return JudgedArtifact(model=b"", artifact=artifact, report=report)
+
+
+def test_auto_holds_every_artifact_against_fp32_of_its_own_format():
+    timed = [
+        _timed("fp32", "onnx", ort=110.0, openvino=100.0),
+        _timed("fp32", "tflite", litert=60.0),
+        _timed("int8", "onnx", ort=90.0, openvino=99.0),
+        _timed("int8", "tflite", litert=58.0),
+    ]
+    kept, left_out = without_slow(timed, {"int8"})
+    assert kept == timed[:3]
+    assert left_out == [
+        LeftOut(
+            precision="int8",
+            format="tflite",
+            reason="1.03 times as fast as fp32 on this machine; auto keeps it from 1.1 times",
+            artifact=timed[3].report,
+        )
+    ]
+    assert without_slow(timed, set()) == (timed, [])
+
+
+def test_int8_alone_is_made_as_a_tflite_too():
+    plan = _plan(targets=("onnx", "litert"), precisions=("int8", "fp16"), platform="cpu-arm")
+    assert wanted_formats(plan, "int8") == ("onnx", "tflite")
+    assert wanted_formats(plan, "fp16") == ("onnx",)
+    assert wanted_formats(_plan(precisions=("int8",)), "int8") == ("onnx",)
 
 
 def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResult, tmp_path: Path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from onnx import numpy_helper
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
-from mmkd_export.artifacts import TaskGate, judge_fp32, with_backend
+from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_fp32, with_backend
 from mmkd_export.evidence import feeds_of
-from mmkd_export.run import ExportResult
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export
 from mmkd_models.checkpoint import StudentCheckpoint
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
@@ -76,6 +78,32 @@ def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
 
     with pytest.raises(GateError, match=r"^fp32 graph in openvino .*: expected the checkpoint's answers within 0.0001"):
         with_backend(judged, evidence, GATE, open_backend=other)
+
+
+def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
+    exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def failing(judged: JudgedArtifact, evidence: object, gate: object, *, open_backend: object) -> JudgedArtifact:
+        """A processor on which OpenVINO's INT8 kernels answer otherwise."""
+        if judged.artifact.precision == "int8":
+            raise GateError("int8 graph in openvino 2026.4.1: labels agree on 50.0%; no bundle was written")
+        return judged
+
+    monkeypatch.setattr("mmkd_export.run.with_backend", failing)
+    plan = ExportPlan(
+        source=exported.path,
+        output=tmp_path / "s.edge",
+        targets=("openvino",),
+        precisions=("auto",),
+        platform="cpu-x86",
+    )
+    report = export(plan).report
+    assert [artifact.precision for artifact in report.artifacts] == ["fp32"]
+    (left_out,) = report.left_out
+    assert left_out.precision == "int8"
+    assert left_out.reason == "int8 graph in openvino 2026.4.1: labels agree on 50.0%"  # a bundle was written
+    with pytest.raises(GateError, match=r"^int8 graph in openvino"):
+        export(replace(plan, precisions=("int8",)))
 
 
 def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path: Path):
