@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import pytest
 
+from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.manifest import member_files
 from mmkd_export.inspect_cli import main
 from mmkd_export.inspection import differences, inspect_file
 from mmkd_export.run import ExportResult
@@ -58,8 +61,6 @@ def engine(tmp_path: Path) -> Path:
         key="c" * 64,
         layers="",
     )
-    import msgspec
-
     write_file(path.with_name(path.name + ".json"), msgspec.json.encode(sidecar))
     return path
 
@@ -216,6 +217,33 @@ def test_the_command_compares_two_files(
         f"  {student_file}: student checkpoint, its content verified",
     ]
     assert lines[-1].endswith("facts differ")
+
+
+def test_the_command_says_how_two_bundles_differ(
+    run: Callable[..., tuple[object, str, str]], exported: ExportResult, tmp_path: Path
+):
+    other = tmp_path / "other.edge"
+    with Bundle.open(exported.path) as bundle:
+        members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+        manifest = msgspec.structs.replace(bundle.manifest, licence="CC1")  # as long as before
+    write_bundle(other, manifest=manifest, members=members)
+    with Bundle.open(other) as bundle:
+        sha256 = bundle.sha256
+    code, out, err = run(exported.path, other)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "sha256",
+        f"  {exported.path}: {exported.sha256}",
+        f"  {other}: {sha256}",
+        "licence",
+        f"  {exported.path}: CC0",
+        f"  {other}: CC1",
+        "2 facts differ",
+    ]
+    assert json.loads(run(exported.path, other, "--json")[1]) == {
+        "sha256": [exported.sha256, sha256],
+        "licence": ["CC0", "CC1"],
+    }
 
 
 def test_a_missing_file_ends_with_2(run: Callable[..., tuple[object, str, str]], tmp_path: Path):
