@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +87,18 @@ def slowed_bundle(bundle: Path, target: Path, links: int) -> None:
     write_bundle(target, manifest=manifest, members={**members, artifact.file: model})
 
 
-def p50_us(bundle: Path) -> float:
+def p50_us(choice: Choice) -> float:
     """Median latency in a short run of its own."""
-    report = measure_bundle(Choice(bundle=str(bundle)), Settings(launches=3, duration_s=3.0, energy=False)).report
+    report = measure_bundle(choice, Settings(launches=3, duration_s=3.0, energy=False)).report
     return float(np.median([window.p50_us for launch in report.launches for window in launch.windows]))
 
 
-def fitted_slow_bundle(bundle: Path, target: Path) -> float:
+def fitted_slow_bundle(choice: Choice, target: Path) -> float:
     """Write a bundle whose `predict` takes 15 % longer; gives the share by which it does."""
     links = 40
     for _ in range(8):
-        slowed_bundle(bundle, target, links)
-        ratios = [p50_us(target) / p50_us(bundle) for _ in range(3)]
+        slowed_bundle(Path(choice.bundle), target, links)
+        ratios = [p50_us(replace(choice, bundle=str(target))) / p50_us(choice) for _ in range(3)]
         share = float(np.median(ratios)) - 1
         print(f"{links} links: predict takes {share:+.1%}", flush=True)
         if abs(share - SLOWER_BY) <= FITTED_WITHIN:
@@ -118,13 +119,13 @@ def verdict(comparison: Comparison) -> dict[str, Any]:
 
 
 def repeat(
-    builds: dict[str, Path], last: BenchReport, settings: Settings, *, slow_first: bool
+    builds: dict[str, Choice], last: BenchReport, settings: Settings, *, slow_first: bool
 ) -> tuple[Any, BenchReport]:
     """One run of each build and the two verdicts."""
     conditions = parse_conditions(DEFAULT_CONDITIONS)
     runs = {}
     for name in ("slow", "same") if slow_first else ("same", "slow"):
-        runs[name] = measure_bundle(Choice(bundle=str(builds[name])), settings).report
+        runs[name] = measure_bundle(builds[name], settings).report
     others = float(np.median([launch.interference.others_share or 0.0 for launch in runs["same"].launches]))
     entry = {
         "same": verdict(compare(last, runs["same"], conditions=conditions)),
@@ -156,20 +157,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--duration-s", type=float, default=10.0, help="measured seconds of one run")
     parser.add_argument("--log", type=Path, default=Path("verdicts.jsonl"))
+    parser.add_argument("--backend", default="ort")
     parser.add_argument("--slow", type=Path, help="a slow build that an earlier start wrote; written where absent")
     arguments = parser.parse_args()
     settings = Settings(duration_s=arguments.duration_s, energy=False)
+    build = Choice(bundle=str(arguments.bundle), backend=arguments.backend)
     with tempfile.TemporaryDirectory() as folder:
         slow = arguments.slow or Path(folder) / "slow.edge"
         if not slow.exists():
-            fitted_slow_bundle(arguments.bundle, slow)
-        builds = {"same": arguments.bundle, "slow": slow}
+            fitted_slow_bundle(build, slow)
+        builds = {"same": build, "slow": replace(build, bundle=str(slow))}
         state = arguments.log.with_suffix(".last.json")
         done = len(arguments.log.read_text().splitlines()) if arguments.log.exists() else 0
         if done and state.exists():
             last = decode_report(state.read_bytes(), where=str(state))
         else:
-            last = measure_bundle(Choice(bundle=str(arguments.bundle)), settings).report
+            last = measure_bundle(build, settings).report
         for number in range(done, arguments.repeats):
             entry, last = repeat(builds, last, settings, slow_first=number % 2 == 1)
             with arguments.log.open("a") as log:
