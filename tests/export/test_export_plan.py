@@ -87,10 +87,11 @@ def test_missing_libraries_are_named_with_their_extra(
 def test_a_missing_litert_is_named_with_its_extra(student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "litert_torch", None)  # as if it were not installed
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
     with pytest.raises(UnavailableError) as error:
         check_plan(ExportPlan(source=student_file, output=tmp_path / "s.edge", targets=("litert",)))
     assert str(error.value) == (
-        "--target litert needs litert-torch and ai-edge-litert, which this Python lacks; "
+        "--target litert needs litert-torch and ai-edge-litert and ai-edge-quantizer, which this Python lacks; "
         "run: pip install 'mmkd-edge[litert-export]'"
     )
     assert error.value.exit_code == 3
