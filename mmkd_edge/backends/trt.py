@@ -92,11 +92,15 @@ class TrtBackend:
         """Answer for one window; see `Backend.run`."""
         execution = self._taken()
         try:
-            with self._on_gpu():
-                answer = execution.answer(feeds)
-        except ValueError as error:  # the GPU was asked nothing
+            execution.take(feeds)
+        except BaseException as error:  # the GPU was asked nothing
             self._give_back(execution)
-            raise BackendError(f"backend 'trt' ({self.version}) failed to run: {error}") from error
+            if isinstance(error, Exception):
+                raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
+            raise
+        try:
+            with self._on_gpu():
+                answer = execution.compute()
         except BaseException as error:
             lost = self._drop(execution)
             if isinstance(error, Exception):

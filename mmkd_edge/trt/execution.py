@@ -50,13 +50,24 @@ class Execution:
         self._answers = tuple(self._lane.values[tensor.name] for tensor in outputs)
 
     def answer(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
-        """Logits and probabilities for one window; the arrays belong to the caller.
+        """`take` and `compute` in one."""
+        self.take(feeds)
+        return self.compute()
+
+    def take(self, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+        """Put a window where `compute` finds it; the GPU is asked nothing.
 
         Raises:
-            ValueError: the feeds do not fit; nothing was asked of the GPU.
-            BackendError: TensorRT or CUDA failed.
+            ValueError: the feeds do not fit.
         """
         fill(self._places, feeds)
+
+    def compute(self) -> Answer:
+        """Logits and probabilities for the window that was taken; the arrays belong to the caller.
+
+        Raises:
+            BackendError: TensorRT or CUDA failed.
+        """
         lane = self._lane
         if lane.has_graph:
             lane.replay()

@@ -52,6 +52,7 @@ class Lane:
         self.values: dict[str, NDArray[np.float32]] = {}
         self.addresses: dict[str, int] = {}
         self._graph: Any = None
+        self._stream: Any = None
         try:
             self._stream = checked(runtime, runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
             self._held.append((runtime.cudaStreamDestroy, self._stream))
@@ -116,6 +117,8 @@ class Lane:
     def close(self) -> None:
         """Wait for what still runs, and give everything back; more than once is fine."""
         self.values, self.addresses = {}, {}
+        if self._release.alive and self._stream is not None:
+            self._runtime.cudaStreamSynchronize(self._stream)
         self._release()
 
     def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
