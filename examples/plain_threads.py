@@ -55,7 +55,7 @@ def ask(
 def main() -> None:
     """Serve all sensors until they end."""
     recorded: queue.Queue[Recorded | None] = queue.Queue(maxsize=8)
-    answers: queue.Queue[tuple[str, Prediction] | Exception] = queue.Queue()
+    answers: queue.Queue[tuple[str, Prediction] | Exception] = queue.Queue(maxsize=8)
     with EdgePredictor.open(example_bundle()) as predictor:
         assert predictor.bundle is not None
         windows = predictor.bundle.golden(predictor.entry.name).windows  # stand for what the sensors measure

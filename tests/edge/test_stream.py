@@ -253,6 +253,35 @@ def test_an_asynchronous_source_is_followed_to_its_end() -> None:
     assert said(asyncio.run(follow())) == said(other.push(rows, times) + other.flush())
 
 
+def test_a_task_that_is_cancelled_leaves_the_stream_where_it_was() -> None:
+    rows = samples(60)
+    stream, found = predictor().stream(hop=10), []
+
+    async def sensor() -> AsyncIterator[NDArray[np.float32]]:
+        for start in range(0, 32, 4):
+            yield rows[start : start + 4]
+        await asyncio.sleep(3600)  # silent from here on
+
+    async def follow() -> None:
+        async for prediction in stream.over(sensor()):
+            found.append(prediction)
+
+    async def give_up() -> None:
+        task = asyncio.create_task(follow())
+        while len(found) < 3:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    assert stream.facts.samples == 32
+    # It goes on as if nobody had been cancelled.
+    whole = predictor().stream(hop=10).push(rows)
+    assert said(found + stream.push(rows[32:])) == said(whole)
+
+
 def test_streams_share_a_predictor_across_threads() -> None:
     model = predictor()
     recordings = [samples(400, seed=seed) for seed in range(6)]
