@@ -71,13 +71,15 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
         MmkdError: the bundle cannot be opened or run.
     """
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
-    with open_predictor(choice) as predictor, open_predictor(replace(choice, precision="auto")) as tuned:
+    lower = replace(choice, precision="auto")
+    # The backend's call gets an engine of its own: one that predict had just used would find its weights in the cache.
+    with open_predictor(choice) as predictor, open_predictor(choice) as alone, open_predictor(lower) as tuned:
         assert predictor.bundle is not None
         windows = raw_windows(predictor)[:MAX_CHECKED_WINDOWS]
         modality, reference = predictor.modality, predictor.reference
         feeds = [prepare(check_window(window, modality), modality, reference) for window in windows]
         tolerance = predictor.bundle.golden(predictor.entry.name).tolerance
-        entries = _entries(job, predictor, tuned, feeds=feeds, windows=windows, tolerance=tolerance)
+        entries = _entries(job, predictor, alone, tuned, feeds=feeds, windows=windows, tolerance=tolerance)
         times = _time(entries, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
         if times is None:
             return None
@@ -89,6 +91,7 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
 def _entries(
     job: RivalsJob,
     predictor: EdgePredictor,
+    alone: EdgePredictor,
     tuned: EdgePredictor,
     *,
     feeds: Sequence[Answers],
@@ -108,7 +111,7 @@ def _entries(
     names = tuple(tensor.name for tensor in predictor.entry.inputs)
     openers: tuple[tuple[str, Callable[[], _Opened]], ...] = (
         (PLAIN, lambda: _open_onnxruntime(model, names, threads=job.threads)),
-        (BACKEND, lambda: _opened_backend(predictor, names)),
+        (BACKEND, lambda: _opened_backend(alone, names)),
         (LOWER, lambda: _opened_lower(tuned, names)),
         ("openvino", lambda: _open_openvino(model, names, threads=job.threads, own_precision=False)),
         (OPENVINO_OWN, lambda: _open_openvino(model, names, threads=job.threads, own_precision=True)),
