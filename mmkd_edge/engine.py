@@ -332,6 +332,24 @@ def _test_steps(engine: Engine, step: Backend, golden: Golden, *, where: str) ->
     return largest
 
 
+def run_line_selftest(line: Line, bundle: Bundle) -> SelfTest:
+    """Hold all engines of a line against their golden windows: the windows of all, and the worst of their figures.
+
+    Raises:
+        GateError: an answer differs by more than the stored tolerance.
+        BackendError: a backend failed.
+        BundleError: the golden windows cannot be read.
+    """
+    results = [run_selftest(engine, bundle) for engine in line.engines]
+    worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
+    return SelfTest(
+        windows=sum(result.windows for result in results),
+        max_abs_error=worst.max_abs_error,
+        tolerance=worst.tolerance,
+        label_agreement=min(result.label_agreement for result in results),
+    )
+
+
 def answers_of(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits and probabilities, each (N, K), for golden windows (N, T, C): raw, or z-scores of a per-group modality."""
     answers = []

@@ -6,6 +6,7 @@ through `check_window` alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +16,13 @@ from mmkd_edge.backends import RUN_PRECISIONS, RunPrecision
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.preprocess import as_float32, check_window, select
 from mmkd_edge.profile import MAX_THREADS
+from mmkd_edge.reference import Reference
 from mmkd_edge.spec import ModalitySpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+AnyReference = Reference | str | os.PathLike[str]
 
 
 def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping[str, object]:
@@ -68,6 +72,15 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
     if not isinstance(values, Iterable):
         raise InputError(f"expected windows, got {type(values).__name__}; pass an array (N, T, C) or a list of windows")
     return [_check_numbered(index, window, modality) for index, window in enumerate(values)]
+
+
+def several(reference: AnyReference | Sequence[AnyReference] | None) -> tuple[AnyReference, ...]:
+    """What `open` was given as `reference`, one by one."""
+    if reference is None:
+        return ()
+    if isinstance(reference, Reference | str | os.PathLike):
+        return (reference,)
+    return tuple(reference)
 
 
 def check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision | Literal["auto"]:

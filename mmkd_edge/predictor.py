@@ -19,9 +19,18 @@ import numpy as np
 from mmkd_edge.backends import Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.control import Control
-from mmkd_edge.engine import Choice, Line, SelfTest, engine_of, open_line, run_selftest
+from mmkd_edge.engine import Choice, Line, SelfTest, engine_of, open_line, run_line_selftest
 from mmkd_edge.errors import InputError, SensorError, UsageError
-from mmkd_edge.given import check_batch, check_every, check_mapping, check_precision, check_stale, check_threads
+from mmkd_edge.given import (
+    AnyReference,
+    check_batch,
+    check_every,
+    check_mapping,
+    check_precision,
+    check_stale,
+    check_threads,
+    several,
+)
 from mmkd_edge.health import Health, Monitor
 from mmkd_edge.info import PredictorInfo, info_of
 from mmkd_edge.manifest import Artifact, ModelEntry
@@ -49,7 +58,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOAT32 = np.dtype(np.float32)
-_AnyReference = Reference | str | os.PathLike[str]
 
 
 class EdgePredictor:
@@ -122,7 +130,7 @@ class EdgePredictor:
         backend: BackendName | Literal["auto"] = "auto",
         precision: RunPrecision | Literal["auto"] = "auto",
         threads: int | None = None,
-        reference: _AnyReference | Sequence[_AnyReference] | None = None,
+        reference: AnyReference | Sequence[AnyReference] | None = None,
         policy: Policy = "predict",
         checks: SensorChecks | None = None,
         stale_s: float | None = None,
@@ -155,7 +163,7 @@ class EdgePredictor:
         asked = Asked(
             threads=check_threads(threads), backend=check_backend(backend), precision=check_precision(precision)
         )
-        choice = Choice(asked=asked, references=_several(reference))
+        choice = Choice(asked=asked, references=several(reference))
         line = open_line(path, choice)
         predictor = cls.__new__(cls)
         try:
@@ -305,14 +313,7 @@ class EdgePredictor:
         line = self._control.line
         if line.bundle is None:
             raise UsageError("self-test: this predictor was made without a bundle and has no golden windows")
-        results = [run_selftest(engine, line.bundle) for engine in line.engines]
-        worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
-        return SelfTest(
-            windows=sum(result.windows for result in results),
-            max_abs_error=worst.max_abs_error,
-            tolerance=worst.tolerance,
-            label_agreement=min(result.label_agreement for result in results),
-        )
+        return run_line_selftest(line, line.bundle)
 
     def info(self) -> PredictorInfo:
         """What answers, and with what; of several students the first."""
@@ -492,11 +493,3 @@ class EdgePredictor:
         if refused is not None:
             raise SensorError(str(refused), predictions=predictions)
         return delivered
-
-
-def _several(reference: _AnyReference | Sequence[_AnyReference] | None) -> tuple[_AnyReference, ...]:
-    if reference is None:
-        return ()
-    if isinstance(reference, Reference | str | os.PathLike):
-        return (reference,)
-    return tuple(reference)
