@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,8 +22,8 @@ from mmkd_edge.backends import BackendName, open_backend
 from mmkd_edge.backends import steps as step_module
 from mmkd_edge.backends.steps import follow_recording, start_steps
 from mmkd_edge.bundle import write_bundle
-from mmkd_edge.errors import GateError, UsageError
-from mmkd_edge.manifest import member_files, step_inputs, step_outputs
+from mmkd_edge.errors import GateError, ManifestError, UsageError
+from mmkd_edge.manifest import decode_manifest, member_files, step_inputs, step_outputs
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.plan import export_plan
@@ -322,3 +323,45 @@ def test_the_step_graph_is_a_member_of_the_bundle(exported: ExportResult) -> Non
         "acc/step.fp32.onnx",
         "acc/golden.npz",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stride": 39}, "stride: expected at most a window of 38 samples, got 39"),
+        (
+            {"states": [{"name": "acc", "shape": [1, 2]}]},
+            "states: expected each tensor's name once, got 'acc' more than once",
+        ),
+        (
+            {"states": [{"name": "a b", "shape": [1, 2]}]},
+            (
+                "states[0].name: expected 1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.', "
+                "got 'a b'"
+            ),
+        ),
+        (
+            {"states": [{"name": "a", "shape": [4096, 8192]}]},
+            "states[0].shape: expected at most 16777216 values, got 33554432",
+        ),
+    ],
+)
+def test_steps_that_cannot_be_are_refused_with_their_place(
+    exported: ExportResult, change: dict[str, Any], message: str
+) -> None:
+    document = msgspec.to_builtins(exported.manifest)
+    document["models"][0]["streaming"] |= change
+    with pytest.raises(ManifestError) as caught:
+        decode_manifest(msgspec.json.encode(document))
+    assert str(caught.value) == f"manifest.json: models[0].streaming.{message}; export the bundle again"
+
+
+def test_a_step_graph_under_another_name_is_refused(exported: ExportResult) -> None:
+    document = msgspec.to_builtins(exported.manifest)
+    document["models"][0]["streaming"]["artifacts"][0]["file"] = "acc/steps.onnx"
+    with pytest.raises(ManifestError) as caught:
+        decode_manifest(msgspec.json.encode(document))
+    assert str(caught.value) == (
+        "manifest.json: models[0].streaming.artifacts[0].file: expected 'acc/step.fp32.onnx', got 'acc/steps.onnx'; "
+        "export the bundle again"
+    )
