@@ -106,7 +106,7 @@ class LitertBackend:
             raise BackendError(f"expected the inputs {wanted}, got {found or 'nothing'}")
         for name, place in self._places.items():
             array = feeds[name]
-            if array is not instance.held.get(place):
+            if array is None or array is not instance.held.get(place):
                 instance.interpreter.set_tensor(place, array)
                 flags = array.flags
                 if flags.owndata and not flags.writeable:
