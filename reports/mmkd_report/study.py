@@ -32,6 +32,7 @@ from mmkd_report.study_document import (
     ScoreTable,
     SeedSpread,
     StudyDocument,
+    TeacherRow,
     TrialRow,
     chosen_entry,
     read_study,
@@ -108,7 +109,10 @@ def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
         groups.append(
             (
                 "teachers",
-                [_other("teacher", one.name, one.test, magnitude(one.parameters)) for one in study.teachers],
+                [
+                    _other("teacher", one.name, one.test, magnitude(one.parameters), mark=_mark(one, study))
+                    for one in study.teachers
+                ],
             )
         )
     for size in dict.fromkeys(entry.student for entry in study.entries):
@@ -144,11 +148,17 @@ def _spread_of_gain(std: float | None) -> str:
     return f" ± {points(std).lstrip('+')}" if is_figure(std) else ""
 
 
-def _other(role: str, name: str, test: ScoreTable, parameters: str) -> TableRow:
+def _mark(teacher: TeacherRow, study: StudyDocument) -> str:
+    """Where several sizes can be compared, which one is the smallest within half a point of the best on validation."""
+    single = [one for one in study.teachers if one.valid_score is not None]
+    return "smallest near the best" if teacher.is_reference and len(single) > 1 else ""
+
+
+def _other(role: str, name: str, test: ScoreTable, parameters: str, *, mark: str = "") -> TableRow:
     return TableRow(
         role=role,
         name=name,
-        mark="",
+        mark=mark,
         scores=_scores(test),
         gain=NOTHING,
         gain_interval=NOTHING,

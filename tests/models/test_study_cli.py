@@ -169,6 +169,8 @@ def test_a_recipe_of_ones_own_is_a_method(
         ),
         (["--student", "huge"], "--student: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
         (["--method", "magic"], "--method: expected one of none, logit, "),
+        (["--rival", "forest"], "--rival: expected one of extra_trees, mini_rocket, got 'forest'; choose one of them"),
+        (["--baseline-learning-rate", "0"], "--baseline-learning-rate: expected above 0, got 0; correct it"),
         (["--recipe", "magic"], "--recipe: expected NAME=FILE.json, got 'magic'; name the method and the file"),
         (["--executor", "cloud"], "--executor: expected one of local, ray, got 'cloud'; choose one of them"),
         (["--metric", "luck"], "--metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'luck'; "),
@@ -187,6 +189,29 @@ def test_a_wrong_option_is_named(machines: Dataset, tmp_path: Path, arguments: l
     with pytest.raises(UsageError) as error:
         run_study([*command, *(["--no-latency"] if "--no-latency" not in arguments else [])])
     assert str(error.value).startswith(problem)
+
+
+def test_figures_of_another_machine_are_told_without_its_student(
+    machines: Dataset,
+    finished: subprocess.CompletedProcess[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mmkd-study"])
+    shutil.copytree(folder / "study", tmp_path / "there")
+    told = [str(machines.path), "--modality", "acc", "--grid", "--seeds", "2", "--method", "logit", *SHORT]
+    results = ["--results", str(tmp_path / "results")]
+    for name in ("there", "here"):
+        with pytest.raises(SystemExit):
+            run_study([*told, *results, "-o", str(tmp_path / name)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == (
+        f"wrote {tmp_path / 'here' / 'report.html'}; the chosen student was trained elsewhere, and only its figures "
+        "are here"
+    )
+    assert not (tmp_path / "here" / "student.ckpt").exists()
 
 
 def test_a_limit_that_no_student_keeps_ends_with_the_exit_code_of_performance(

@@ -360,6 +360,35 @@ def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
     ]
 
 
+def test_of_several_teachers_the_smallest_near_the_best_is_marked(searched, parse) -> None:
+    large, small = searched["teachers"][0], dict(searched["teachers"][0], name="acc+gyro:tiny", is_reference=True)
+    together = dict(small, name="acc:tiny/gyro:tiny", valid_score=None, is_reference=False, sha256=["ab" * 32] * 6)
+    searched["teachers"] = [large, small, together]
+    page = parse(render_study(searched))
+    rows = cells(section(page, "table").all("table")[0])
+    assert [row[0] for row in rows[1:4]] == [TEACHER, "acc+gyro:tiny smallest near the best", "acc:tiny/gyro:tiny"]
+    assert page.text.count("teacher acc:tiny/gyro:tiny, seed 2") == 2  # a file of each of both
+    searched["teachers"] = [dict(large, is_reference=True)]
+    assert "smallest near the best" not in parse(render_study(searched)).text
+
+
+def test_every_rival_is_told_as_it_is(searched, parse) -> None:
+    rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
+    searched["rivals"][1] = rocket
+    texts = [node.text for node in section(parse(render_study(searched)), "answer").all("p")]
+    own = searched["entries"][2]["test"]["balanced_accuracy"]
+    assert texts[-1] == (
+        "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6). But MiniRocket's features on "
+        f"windows of the same sensor do better: 89.0\u202f% (± 0.0), the student {percent(own['mean'])}\u202f% "
+        f"(± {percent(own['std'])})."
+    )
+
+
+def test_a_student_that_is_not_here_has_no_hash(searched, parse) -> None:
+    searched["recommendation"] |= {"checkpoint": None, "sha256": None}
+    assert "student.ckpt" not in parse(render_study(searched)).text
+
+
 def test_every_seed_is_a_point_of_scores_gains_and_effects(searched, parse) -> None:
     page = parse(render_study(searched))
     titles = [node.text for node in section(page, "scores").all("circle", "dot")]
