@@ -17,6 +17,7 @@ from mmkd_edge.engine import Choice, Engine, Line, open_line, run_selftest
 from mmkd_edge.errors import BackendError, MmkdError, UsageError
 from mmkd_edge.health import Monitor
 from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.spec import labels_text
 
 # Golden windows that a swap asks for: another result shows in any of them, and all of them would take most of the time
 # of a swap from the threads that are being answered meanwhile.
@@ -205,7 +206,7 @@ def _watched() -> weakref.WeakSet[Control]:
 def _contract(entry: ModelEntry) -> str:
     """What an application relies on, in words."""
     modality = entry.modality
-    channels, labels = ", ".join(modality.channels), ", ".join(entry.task.labels)
+    channels, labels = ", ".join(modality.channels), labels_text(entry.task)
     scale = "" if modality.normalise == "none" else ", normalised per group"
     return (
         f"{modality.name!r} ({modality.samples} samples of {channels} at {modality.rate_hz:g} Hz{scale}) for {labels}"

@@ -18,7 +18,7 @@ from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.backends.steps import STEP_BACKENDS, follow_recording, start_steps
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
-from mmkd_edge.golden import Golden
+from mmkd_edge.golden import Golden, answer_scale, same_answers
 from mmkd_edge.health import Tally, measure_statistics
 from mmkd_edge.manifest import (
     Artifact,
@@ -298,7 +298,8 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
     asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
     logits, probabilities = answers_of(engine, golden.windows[asked])
     logit_errors = np.abs(logits - golden.logits[asked]).max(axis=1)  # (N,)
-    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[asked]).max(axis=1))  # (N,)
+    scale = answer_scale(engine.task, golden.probabilities)
+    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[asked]).max(axis=1) / scale)  # (N,)
     worst = int(errors.argmax())  # NaN counts as the largest
     error = float(errors[worst])
     if not error <= tolerance:
@@ -307,7 +308,7 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
             f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
             "here than at export: do not use it on this device"
         )
-    agreement = float((logits.argmax(axis=1) == golden.logits[asked].argmax(axis=1)).mean())
+    agreement = float(same_answers(engine.task, golden.logits[asked], logits).mean())
     if engine.step is not None:
         error = max(error, _test_steps(engine, engine.step, golden, where=str(bundle.path)))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
@@ -363,7 +364,7 @@ def _statistics_of_golden(bundle: Bundle, entry: ModelEntry) -> InputStatistics 
     """What a bundle of an earlier version lacks, from the windows that it carries; golden windows are checked later."""
     with contextlib.suppress(BundleError):
         golden = bundle.golden(entry.name)
-        return measure_statistics(golden.windows, golden.probabilities, entry.modality)
+        return measure_statistics(golden.windows, golden.probabilities, entry.modality, task=entry.task)
     return None
 
 

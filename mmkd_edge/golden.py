@@ -16,13 +16,14 @@ import numpy as np
 from mmkd_edge.archive import archive_body, end_record
 from mmkd_edge.errors import BundleError
 from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.spec import TaskSpec, label_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DTYPES = {
+_SAME_NUMBER = 0.1  # standard deviations
+_DTYPES: dict[str, Any] = {
     "windows": np.float32,
-    "labels": np.int64,
     "logits": np.float32,
     "probabilities": np.float32,
     "judge": np.bool_,
@@ -37,25 +38,47 @@ class Golden:
     Attributes:
         windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
             that is normalised per group. NaN = missing.
-        labels: (N,) int64, -1 where unknown.
-        logits: (N, K) float32, from the checkpoint.
-        probabilities: (N, K) float32, from the checkpoint.
+        labels: (N,) int64, -1 where unknown; of several labels (N, K) uint8, 255 where unknown; of a regression (N,)
+            float32, NaN where unknown.
+        logits: (N, K) float32, from the checkpoint: the graph's first output.
+        probabilities: (N, K) float32, from the checkpoint: its second output, of a regression the value.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
         tolerance: largest difference of a logit or a probability that counts as the same answer.
     """
 
     windows: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     judge: NDArray[np.bool_]
     tolerance: float
 
 
+def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
+    """What differences of second outputs are counted in: of a regression the largest value of (N, 1), else 1."""
+    largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
+    return largest or 1.0
+
+
+def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N,) whether two first outputs (N, K) say the same.
+
+    The same class; the same labels on; or numbers a tenth of the training targets' standard deviation apart at most.
+    """
+    match task.kind:
+        case "classification":
+            return np.asarray(ours.argmax(axis=1) == theirs.argmax(axis=1))
+        case "multi_label":
+            limit = math.log(task.on_from / (1 - task.on_from))
+            return np.asarray(((ours >= limit) == (theirs >= limit)).all(axis=1))
+        case "regression":
+            return np.asarray((np.abs(ours - theirs) <= _SAME_NUMBER).all(axis=1))
+
+
 def golden_bytes(golden: Golden) -> bytes:
     """The golden windows as an uncompressed .npz; the same windows give the same bytes."""
     files: dict[str, bytes] = {}
-    for name, dtype in _DTYPES.items():
+    for name, dtype in {"windows": _DTYPES["windows"], "labels": golden.labels.dtype, **_DTYPES}.items():
         buffer = io.BytesIO()
         # C order: numpy would else record how the array happened to lie in memory.
         np.save(buffer, np.asarray(getattr(golden, name), dtype=dtype, order="C"), allow_pickle=False)
@@ -102,19 +125,21 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
 
 
 def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
-    if set(arrays) != set(_DTYPES):
-        return f"expected the arrays {', '.join(sorted(_DTYPES))}, got {', '.join(sorted(arrays))}"
-    count = arrays["labels"].shape[0] if arrays["labels"].ndim == 1 else -1
+    dtypes: dict[str, Any] = {"labels": np.dtype(label_dtype(entry.task.kind)), **_DTYPES}
+    if set(arrays) != set(dtypes):
+        return f"expected the arrays {', '.join(sorted(dtypes))}, got {', '.join(sorted(arrays))}"
+    several = entry.task.kind == "multi_label"
+    count = arrays["labels"].shape[0] if arrays["labels"].ndim == 1 + several else -1
     classes = len(entry.task.labels)
     shapes = {
         "windows": (count, *entry.modality.shape),
-        "labels": (count,),
+        "labels": (count, classes) if several else (count,),
         "logits": (count, classes),
         "probabilities": (count, classes),
         "judge": (count,),
         "tolerance": (),
     }
-    for name, dtype in _DTYPES.items():
+    for name, dtype in dtypes.items():
         array = arrays[name]
         if array.dtype != dtype or array.shape != shapes[name]:
             wanted = f"{np.dtype(dtype)} {shapes[name]}"

@@ -66,7 +66,8 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
         model: the student.
         windows_observed: how many windows the statistics of the channels rest on; older ones weigh less.
         channels: one for each.
-        label_shares: share of each label among the answers, 0 to 1; zeros where there were none.
+        label_shares: share of each label among the answers, 0 to 1; zeros where there were none. Of several labels the
+            share of answers in which it is on; of a regression empty.
         label_psi: population stability index of the answers against the reference; None where it says nothing yet.
     """
 
@@ -108,7 +109,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_statistics(
-    windows: NDArray[np.float32], probabilities: NDArray[np.float32], modality: ModalitySpec
+    windows: NDArray[np.float32], probabilities: NDArray[np.float32], modality: ModalitySpec, *, task: TaskSpec
 ) -> InputStatistics:
     """The statistics that later windows are compared with.
 
@@ -116,18 +117,29 @@ def measure_statistics(
         windows: (N, T, C) float32 as `prepare` takes them without a reference; NaN = missing.
         probabilities: (N, K) float32, the answers for them.
         modality: what a window is.
+        task: what was answered.
     """
     values, present = prepare_batch(windows, modality)
     channels = [
         _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_share=1.0 - float(present[:, :, c].mean()))
         for c in range(values.shape[2])
     ]
-    counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return InputStatistics(
         windows=len(windows),
         channels=tuple(channels),
-        label_shares=tuple((counts / counts.sum()).tolist()),
+        label_shares=_label_shares(probabilities, task),
     )
+
+
+def _label_shares(probabilities: NDArray[np.float32], task: TaskSpec) -> tuple[float, ...]:
+    match task.kind:
+        case "classification":
+            counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+            return tuple((counts / counts.sum()).tolist())
+        case "multi_label":
+            return tuple((probabilities >= task.on_from).mean(axis=0).tolist())
+        case "regression":
+            return ()
 
 
 def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> ChannelStatistics:
@@ -199,15 +211,18 @@ class Tally:
         self._windows = 0.0
         self._bins = np.zeros((channels, BINS))
         self._moments = np.zeros((4, channels))  # rows: seen, there, sum, sum of squares, the last two about the shift
-        self._labels = [0.0] * len(task.labels)
+        self._labels = dict.fromkeys(() if task.kind == "regression" else task.labels, 0.0)
         self._answers = 0.0
 
-    def answer(self, index: int) -> None:
+    def answer(self, prediction: Prediction) -> None:
         """Count an answer."""
-        self._labels[index] += 1
+        if self._task.kind == "classification":
+            self._labels[prediction.label] += 1
+        for label in prediction.labels:
+            self._labels[label] += 1
         self._answers += 1
         if self._answers >= _MOST_ANSWERS:
-            self._labels = [count / 2 for count in self._labels]
+            self._labels = {label: count / 2 for label, count in self._labels.items()}
             self._answers /= 2
 
     def observe(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> None:
@@ -228,12 +243,12 @@ class Tally:
 
     def health(self) -> ModelHealth:
         """What was counted so far."""
-        shares = np.array(self._labels) / max(self._answers, 1.0)
+        shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
             model=self._model,
             windows_observed=self._windows,
             channels=tuple(self._channel(c, name) for c, name in enumerate(self._modality.channels)),
-            label_shares=dict(zip(self._task.labels, shares.tolist(), strict=True)),
+            label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
         )
 
@@ -257,9 +272,14 @@ class Tally:
         return stability_index(counts[: len(expected)] / counts.sum(), expected)
 
     def _label_psi(self, shares: NDArray[np.float64]) -> float | None:
-        if self._statistics is None or self._answers < _FEWEST_ANSWERS:
+        if self._statistics is None or self._answers < _FEWEST_ANSWERS or self._task.kind == "regression":
             return None
-        return stability_index(shares, np.array(self._statistics.label_shares))
+        expected = np.array(self._statistics.label_shares)
+        if self._task.kind == "classification":
+            return stability_index(shares, expected)
+        # Every label is a distribution of its own, over on and off; the one that moved most tells.
+        pairs = zip(shares, expected, strict=True)
+        return max(stability_index(np.array([p, 1 - p]), np.array([q, 1 - q])) for p, q in pairs)
 
 
 class Monitor:
@@ -295,7 +315,7 @@ class Monitor:
         for _ in range(len(self.notes)):
             tally, prediction = self.notes.popleft()
             if prediction.index >= 0:
-                tally.answer(prediction.index)
+                tally.answer(prediction)
             # What the first student answers well is given as it is; all else passes `count` on its way.
             if prediction.status == "ok" and tally.first:
                 self._predictions["ok"] += 1

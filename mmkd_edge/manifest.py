@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import msgspec
 
 from mmkd_edge.errors import ManifestError
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
 
 FORMAT_VERSION = 1
@@ -127,7 +127,8 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         windows: how many were measured.
         channels: in the modality's order.
-        label_shares: share of each label among the checkpoint's answers, in the task's order.
+        label_shares: share of each label among the checkpoint's answers, in the task's order; of several labels the
+            share of windows in which it is on; empty of a regression.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
@@ -237,11 +238,15 @@ def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
 
 
 def graph_outputs(task: TaskSpec) -> tuple[TensorSpec, ...]:
-    """The outputs of every artifact: `logits` and `probabilities`, both float32 (1, K)."""
+    """The outputs of every artifact, both float32 (1, K): `logits` and `probabilities`.
+
+    The probabilities of several labels are each their own. Of a regression the outputs are `logits`, the answer in
+    standard deviations of the training targets from their mean, and `value`, the answer in the target's unit.
+    """
     shape = (1, len(task.labels))
     return (
         TensorSpec(name="logits", dtype="float32", shape=shape),
-        TensorSpec(name="probabilities", dtype="float32", shape=shape),
+        TensorSpec(name="value" if task.kind == "regression" else "probabilities", dtype="float32", shape=shape),
     )
 
 
@@ -389,7 +394,8 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
 def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:
     wanted, got = len(model.modality.channels), len(statistics.channels)
     _require(got == wanted, f"{path}.channels", f"expected one entry per channel, {wanted}, got {got}")
-    wanted, got = len(model.task.labels), len(statistics.label_shares)
+    wanted = 0 if model.task.kind == "regression" else len(model.task.labels)
+    got = len(statistics.label_shares)
     _require(got == wanted, f"{path}.label_shares", f"expected one share per label, {wanted}, got {got}")
     for index, channel in enumerate(statistics.channels):
         edges, where = channel.edges, f"{path}.channels[{index}]"
@@ -417,8 +423,11 @@ def _check_modality(modality: ModalitySpec, path: str) -> None:
 
 
 def _check_task(task: TaskSpec, path: str) -> None:
-    count = len(task.labels)
-    _require(2 <= count <= MAX_LABELS, f"{path}.labels", f"expected 2 to {MAX_LABELS} labels, got {count}")
+    fault = task_fault(task)
+    if fault is not None:
+        _fail(f"{path}.{fault[0]}", fault[1].partition(";")[0])
+    count, fewest = len(task.labels), 2 if task.kind == "classification" else 1
+    _require(fewest <= count <= MAX_LABELS, f"{path}.labels", f"expected {fewest} to {MAX_LABELS} labels, got {count}")
     _require(all(task.labels), f"{path}.labels", "expected names, got an empty one")
     _check_unique(task.labels, f"{path}.labels", "label")
 

@@ -1,10 +1,11 @@
 """From the graph's outputs to a `Prediction` that says how far it can be trusted.
 
-A prediction never carries NaN, and never a class that no data stands behind: then it is `invalid` and names none.
+A prediction never carries NaN, and never an answer that no data stands behind: then it is `invalid` and has none.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,10 +32,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
-        label: name of the most probable class; empty where there is no answer.
-        index: of that class in the task's labels; -1 where there is no answer.
-        probability: of that class, 0 to 1; 0 where there is no answer.
-        probabilities: float32 (K,), in the order of the task's labels; zeros where there is no answer.
+        label: name of the most probable class, or label; of a regression the target; empty where there is no answer.
+        index: of it in the task's labels; -1 where there is no answer.
+        probability: of it, 0 to 1; 0 where there is no answer, and of a regression.
+        probabilities: float32 (K,), in the order of the task's labels; zeros where there is no answer. Of a regression
+            it has none, (0,).
         status: `ok`; `degraded` where a sensor fails in part; `stale` where the answer speaks of the past;
             `warming_up` where a stream has no full window yet; `invalid` where nothing stands behind an answer. The
             last two never have one.
@@ -42,6 +44,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         missing_share: share of the window's values that are missing, 0 to 1.
         modality: which modality answered.
         input_age_s: seconds from the window's newest sample to the moment of the answer; None where nobody said.
+        labels: of several labels those that are on, in the task's order; empty for other tasks.
+        value: of a regression the answer in the target's unit, inside its range; None for other tasks, and where there
+            is no answer.
     """
 
     label: str
@@ -53,6 +58,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     missing_share: float
     modality: str
     input_age_s: float | None = None
+    labels: tuple[str, ...] = ()
+    value: float | None = None
 
 
 def interpret(
@@ -68,10 +75,10 @@ def interpret(
     """Turn one answer into a `Prediction`.
 
     Args:
-        probabilities: float32 (1, K), the graph's second output; the prediction keeps it.
+        probabilities: float32 (1, K), the graph's second output, of a regression the value; the prediction keeps it.
         present: float32 (1, T, C), what `prepare` gave; None where nothing is missing.
         modality: what was asked about.
-        task: its labels.
+        task: what it answers.
         window: (T, C) raw values, which tell why values count as missing.
         fault: what else is known against the window.
         input_age_s: of the window, for the prediction.
@@ -91,6 +98,16 @@ def interpret(
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
+    if task.kind != "classification":
+        return _of_other_kind(
+            row,
+            shares,
+            fault,
+            modality=modality,
+            task=task,
+            missing_share=missing_share,
+            input_age_s=input_age_s,
+        )
     # NaN and infinities fail the comparison of the sum.
     sound = abs(sum(shares) - 1) <= _SUM_TOLERANCE and min(shares) >= 0
     if not sound and (fault is None or fault.status != "invalid"):
@@ -112,6 +129,54 @@ def interpret(
     )
 
 
+def _of_other_kind(
+    row: NDArray[np.float32],
+    shares: list[float],
+    fault: Fault | None,
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    missing_share: float,
+    input_age_s: float | None,
+) -> Prediction:
+    """Several labels, each with its own probability, or a number."""
+    numeric = task.kind == "regression"
+    if numeric:
+        sound, reason = math.isfinite(shares[0]), "the model's answer is not a number"
+    else:
+        sound, reason = all(0 <= share <= 1 for share in shares), "the model's answer has others than probabilities"
+    if not sound and (fault is None or fault.status != "invalid"):
+        fault = Fault(status="invalid", reason=reason)
+    if fault is not None and fault.status == "invalid":
+        return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
+    probability = 0.0 if numeric else max(shares)
+    index = 0 if numeric else shares.index(probability)
+    limit = task.on_from
+    return Prediction(
+        label=task.labels[index],
+        index=index,
+        probability=probability,
+        probabilities=row[:0] if numeric else row,
+        status="ok" if fault is None else fault.status,
+        reason="" if fault is None else fault.reason,
+        missing_share=missing_share,
+        modality=modality.name,
+        input_age_s=input_age_s,
+        labels=()
+        if numeric
+        else tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= limit),
+        value=_inside(shares[0], task) if numeric else None,
+    )
+
+
+def _inside(value: float, task: TaskSpec) -> float:
+    """The value, or the end of the target's range that it is beyond."""
+    if isinstance(task.range, msgspec.UnsetType):
+        return value
+    low, high = task.range
+    return min(max(value, low), high)
+
+
 def no_answer(
     fault: Fault,
     *,
@@ -120,12 +185,12 @@ def no_answer(
     missing_share: float = 0.0,
     input_age_s: float | None = None,
 ) -> Prediction:
-    """A prediction that names no class, and says why."""
+    """A prediction without an answer, and why."""
     return Prediction(
         label="",
         index=-1,
         probability=0.0,
-        probabilities=np.zeros(len(task.labels), dtype=np.float32),
+        probabilities=np.zeros(0 if task.kind == "regression" else len(task.labels), dtype=np.float32),
         status=fault.status,
         reason=fault.reason,
         missing_share=missing_share,

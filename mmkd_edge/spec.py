@@ -81,6 +81,17 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f" {self.unit}" if self.unit else ""
 
 
+def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
+    """The dtype of labels: class numbers (N,), labels that are off or on (N, K), numbers (N,)."""
+    match kind:
+        case "classification":
+            return "int64"
+        case "multi_label":
+            return "uint8"
+        case "regression":
+            return "float32"
+
+
 def task_text(task: TaskSpec) -> str:
     """What is predicted, in a few words: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
     names = ", ".join(task.labels)
@@ -91,6 +102,11 @@ def task_text(task: TaskSpec) -> str:
             return f"labels {names}"
         case "regression":
             return f"target {names}{f' in {task.unit}' if task.unit else ''}"
+
+
+def labels_text(task: TaskSpec) -> str:
+    """The classes' names; of other tasks `task_text`."""
+    return ", ".join(task.labels) if task.kind == "classification" else task_text(task)
 
 
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:

@@ -104,11 +104,13 @@ def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Predict
 
 
 def withheld(prediction: Prediction) -> Prediction:
-    """The same finding without a class."""
+    """The same finding without an answer."""
     return msgspec.structs.replace(
         prediction,
         label="",
         index=-1,
         probability=0.0,
         probabilities=np.zeros_like(prediction.probabilities),
+        labels=(),
+        value=None,
     )

@@ -68,9 +68,9 @@ class FakeBackend:
         self.closed = True
 
 
-def fake_entry(*, modality: ModalitySpec, labels: Sequence[str]) -> ModelEntry:
+def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec) -> ModelEntry:
     """The manifest entry of a student that takes `modality`, answers `labels`, and was never trained."""
-    task = TaskSpec(labels=tuple(labels))
+    task = labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels))
     parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
     file = f"{modality.name}/model.fp32.onnx"
     digest = "0" * 64
@@ -98,7 +98,7 @@ def fake_predictor(
     answer: Answer,
     *,
     modality: ModalitySpec,
-    labels: Sequence[str],
+    labels: Sequence[str] | TaskSpec,
     reference: Reference | None = None,
     policy: Policy = "predict",
     checks: SensorChecks | None = None,
@@ -106,9 +106,10 @@ def fake_predictor(
     """A predictor over a `FakeBackend`: windows are checked and prepared as on a device, the answer is yours.
 
     Args:
-        answer: the probabilities in the order of `labels`, or a function from the feeds to them.
+        answer: the probabilities in the order of `labels`, or a function from the feeds to them; of a regression the
+            value.
         modality: what the predictor takes.
-        labels: what it answers.
+        labels: what it answers: the classes, or a task of another kind.
         reference: for a modality that is normalised per group.
         policy: what a prediction that is not `ok` becomes.
         checks: what is looked for in every window beyond missing values.

@@ -27,8 +27,8 @@ from mmkd_export.parity import (
     compare,
     require_parity,
 )
-from mmkd_export.report import ArtifactReport, BackendRun, BatchFacts, judged_scores
-from mmkd_models.evaluate.metrics import Metric
+from mmkd_export.report import ArtifactReport, BackendRun, BatchFacts, judged_figures, judged_scores
+from mmkd_models.evaluate.scores import AnyMetric
 
 _SELF_TEST_FACTOR = 2.0
 """Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side."""
@@ -59,7 +59,7 @@ class RejectedError(GateError):
 class TaskGate:
     """What the gate for lower precision asks: the metric, and the points of it that may be lost."""
 
-    metric: Metric
+    metric: AnyMetric
     max_drop_points: float
 
 
@@ -166,7 +166,8 @@ def rescored(judged: JudgedArtifact, evidence: Evidence) -> JudgedArtifact:
     finally:
         backend.close()
     scores = judged_scores(answers, evidence.judging, evidence.task)
-    return replace(judged, report=msgspec.structs.replace(judged.report, scores=scores))
+    figures = judged_figures(answers, evidence.judging, evidence.task)
+    return replace(judged, report=msgspec.structs.replace(judged.report, scores=scores, figures=figures))
 
 
 def task_gate_facts(answers: Answers, evidence: Evidence, gate: TaskGate) -> GateFacts:
@@ -175,7 +176,7 @@ def task_gate_facts(answers: Answers, evidence: Evidence, gate: TaskGate) -> Gat
         answers,
         evidence.judging,
         metric=gate.metric,
-        classes=len(evidence.task.labels),
+        task=evidence.task,
         max_drop_points=gate.max_drop_points,
     )
 
@@ -216,10 +217,11 @@ def _answer_all(backend: Backend, evidence: Evidence) -> _Answered:
     """Runs a backend over all windows and closes it."""
     modality = evidence.modality
     try:
-        parity = compare(evidence.answers, answers_from_backend(backend, evidence.real.windows, modality))
+        task, real = evidence.task, evidence.real
+        parity = compare(evidence.answers, answers_from_backend(backend, real.windows, modality), task=task)
         return _Answered(
             parity=parity,
-            gap_parity=compare(evidence.gap_answers, answers_from_backend(backend, evidence.gaps, modality)),
+            gap_parity=compare(evidence.gap_answers, answers_from_backend(backend, evidence.gaps, modality), task=task),
             judging=answers_from_backend(backend, evidence.judging.windows, modality),
             run=BackendRun(
                 backend=backend.name,
@@ -261,6 +263,7 @@ def _judged(
         parity=answered.parity,
         parity_with_gaps=answered.gap_parity,
         scores=judged_scores(answered.judging, evidence.judging, evidence.task),
+        figures=judged_figures(answered.judging, evidence.judging, evidence.task),
         backends=(answered.run,),
     )
     return JudgedArtifact(model=model, artifact=artifact, report=report)

@@ -5,9 +5,10 @@ Owns its text. Every figure comes from the report or the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_export.report import ArtifactReport, ExportReport
 
 
@@ -19,18 +20,25 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
 
 
 def _heading(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
-    labels = ", ".join(entry.task.labels)
     yield f"# {report.model_id}"
     yield ""
-    yield (
-        f"A student that reads one sensor, `{entry.modality.name}`, and answers with one of {len(entry.task.labels)} "
-        f"classes: {labels}."
-    )
+    yield (f"A student that reads one sensor, `{entry.modality.name}`, and answers with {_answer(entry.task)}.")
     yield (
         f"{report.student.parameters:,} parameters ({report.student.preset}), {report.student.mflops:.2f} million "
         "floating point operations for one window."
     )
     yield ""
+
+
+def _answer(task: TaskSpec) -> str:
+    names = ", ".join(task.labels)
+    match task.kind:
+        case "classification":
+            return f"one of {len(task.labels)} classes: {names}"
+        case "multi_label":
+            return f"any of {len(task.labels)} labels, each on from a probability of {task.on_from:g}: {names}"
+        case "regression":
+            return f"a number, the {task_text(task)}"
 
 
 def _input(entry: ModelEntry) -> Iterator[str]:
@@ -50,9 +58,10 @@ def _input(entry: ModelEntry) -> Iterator[str]:
             "Raw values are only comparable within one group (person, machine or session): measure a reference with "
             "`mmkd-data reference` and open the bundle with it."
         )
+    names = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs)
     yield (
         f"The graph takes `{modality.name}` (missing values as 0) and `{modality.name}_present` (1 or 0), both "
-        f"(1, {samples}, {channels}), and gives `logits` and `probabilities`, both (1, {len(entry.task.labels)})."
+        f"(1, {samples}, {channels}), and gives {names}, both (1, {len(entry.task.labels)})."
     )
     yield ""
 
@@ -92,8 +101,9 @@ def _measured(report: ExportReport) -> Iterator[str]:
             "statistics of its training data: they show that the graph computes what the network computes, no more."
         )
     yield ""
-    yield "| artifact | size | parity | parity with gaps | labels agree | accuracy | balanced accuracy | macro-F1 |"
-    yield "|---|---|---|---|---|---|---|---|"
+    names = list(report.artifacts[0].figures or ("accuracy", "balanced accuracy", "macro-F1"))
+    yield f"| artifact | size | parity | parity with gaps | labels agree | {' | '.join(names)} |"
+    yield f"|{'---|' * (5 + len(names))}"
     for artifact in report.artifacts:
         yield _row(artifact)
     yield ""
@@ -123,7 +133,11 @@ def _row(artifact: ArtifactReport) -> str:
         f"{gaps.max_abs_error:.1e}",
         f"{parity.label_agreement:.1%}",
     ]
-    figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1) if scores else (None, None, None)
+    figures: Iterable[float | None] = (None, None, None)
+    if artifact.figures:
+        figures = artifact.figures.values()
+    elif scores:
+        figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1)
     cells += [f"{figure:.3f}" if figure is not None else "no labels" for figure in figures]
     return f"| {' | '.join(cells)} |"
 

@@ -123,7 +123,9 @@ def _statistics(evidence: Evidence) -> InputStatistics | None:
     """What a device looks for drifts against; None where nothing was recorded, as no recording is like noise."""
     if evidence.real.synthetic:
         return None
-    return measure_statistics(evidence.real.windows, evidence.answers.probabilities, evidence.modality)
+    return measure_statistics(
+        evidence.real.windows, evidence.answers.probabilities, evidence.modality, task=evidence.task
+    )
 
 
 def _file_entry(name: str, data: bytes) -> FileEntry:

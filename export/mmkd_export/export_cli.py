@@ -251,7 +251,8 @@ def _show(result: ExportResult) -> None:
 def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("artifact")
-    for heading in ("size", "max error", "with gaps", "labels agree", "accuracy", "balanced accuracy"):
+    figures = list(artifacts[0].figures or ("accuracy", "balanced accuracy"))
+    for heading in ("size", "max error", "with gaps", "labels agree", *figures):
         table.add_column(heading, justify="right")
     timed = dict.fromkeys(
         run.backend for artifact in artifacts for run in artifact.backends if run.latency_us is not None
@@ -265,16 +266,21 @@ def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:
 
 
 def _row(artifact: ArtifactReport) -> tuple[str, ...]:
-    scores = artifact.scores
     return (
         f"{artifact.precision} {artifact.format}",
         f"{artifact.size_bytes / 1000:.0f} kB",
         f"{artifact.parity.max_abs_error:.1e}",
         f"{artifact.parity_with_gaps.max_abs_error:.1e}",
         f"{artifact.parity.label_agreement:.1%}",
-        f"{scores.accuracy:.3f}" if scores else "no labels",
-        f"{scores.balanced_accuracy:.3f}" if scores else "no labels",
+        *_scores(artifact),
     )
+
+
+def _scores(artifact: ArtifactReport) -> tuple[str, ...]:
+    if artifact.figures:
+        return tuple(f"{figure:.4g}" for figure in artifact.figures.values())
+    scores = artifact.scores
+    return (f"{scores.accuracy:.3f}", f"{scores.balanced_accuracy:.3f}") if scores else ("no labels", "no labels")
 
 
 def _microseconds(latency_us: float | None) -> str:

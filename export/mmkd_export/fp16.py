@@ -69,8 +69,9 @@ def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
 
 def _candidates(model: onnx.ModelProto) -> set[int]:
     head = learnt_layers(model)[-1].node
+    # Nothing behind the head either: it scales what is compared, and its results are the graph's float32 outputs.
     return {
-        index for index in after_first_layer(model) if index != head and model.graph.node[index].op_type in _HALF_OPS
+        index for index in after_first_layer(model) if index < head and model.graph.node[index].op_type in _HALF_OPS
     }
 
 

@@ -13,12 +13,15 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import GateError
+from mmkd_edge.golden import same_answers
 from mmkd_export.parity import Answers
+from mmkd_models.data.labels import Labels, is_labelled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mmkd_models.evaluate.metrics import Metric
+    from mmkd_edge.spec import TaskSpec
+    from mmkd_models.evaluate.scores import AnyMetric, AnyScores
 
 LEAST_AGREEMENT = 0.99
 NOTHING_WRITTEN = "; no bundle was written"
@@ -34,13 +37,13 @@ class Judging:
 
     Attributes:
         windows: (N, T, C) float32 as `prepare` takes them. N > 0.
-        labels: (N,) int64, -1 where unknown.
+        labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
         answers: of the reference for them.
         source: where they come from, for people.
     """
 
     windows: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: Labels
     answers: Answers
     source: str
 
@@ -55,7 +58,7 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         drop_points: percentage points of the metric lost against the reference on the same windows; negative where the
             artifact is better; None without labels.
         allowed_drop_points: the largest drop that passes.
-        label_agreement: share of windows with the reference's label, 0 to 1.
+        label_agreement: share of windows with the reference's label, 0 to 1; see `same_answers` for other tasks.
         least_agreement: the smallest agreement that passes.
         finite: whether every answer was a number.
     """
@@ -80,8 +83,9 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """The figures in a line."""
         if not self.finite:
             return "some answers are not numbers"
+        what = "answers" if self.metric in ("r2", "pearson") else "labels"
         agreement = (
-            f"labels agree on {self.label_agreement:.1%} of {self.windows} (at least {self.least_agreement:.1%})"
+            f"{what} agree on {self.label_agreement:.1%} of {self.windows} (at least {self.least_agreement:.1%})"
         )
         if self.drop_points is None:
             return f"{agreement}, no labels to score"
@@ -89,20 +93,22 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"{metric} drops by {self.drop_points:.2f} points (at most {self.allowed_drop_points:.2f}), {agreement}"
 
 
-def gate_facts(got: Answers, judging: Judging, *, metric: Metric, classes: int, max_drop_points: float) -> GateFacts:
+def gate_facts(
+    got: Answers, judging: Judging, *, metric: AnyMetric, task: TaskSpec, max_drop_points: float
+) -> GateFacts:
     """Holds an artifact's answers against the reference's.
 
     Args:
         got: the artifact's answers for the judging windows.
         judging: these windows, and the reference's answers.
         metric: the task's.
-        classes: K.
+        task: what is answered.
         max_drop_points: percentage points of the metric that may be lost; one window may always be.
     """
     windows = len(judging.labels)
-    same = judging.answers.logits.argmax(1) == got.logits.argmax(1)
-    known = np.flatnonzero(judging.labels >= 0)
-    drop, one_window = _drop_points(got, judging, known, metric=metric, classes=classes)
+    same = same_answers(task, judging.answers.logits, got.logits)
+    known = np.flatnonzero(is_labelled(judging.labels))
+    drop, one_window = _drop_points(got, judging, known, metric=metric, task=task)
     return GateFacts(
         windows=windows,
         labelled=len(known),
@@ -116,22 +122,37 @@ def gate_facts(got: Answers, judging: Judging, *, metric: Metric, classes: int, 
 
 
 def _drop_points(
-    got: Answers, judging: Judging, known: NDArray[np.intp], *, metric: Metric, classes: int
+    got: Answers, judging: Judging, known: NDArray[np.intp], *, metric: AnyMetric, task: TaskSpec
 ) -> tuple[float | None, float]:
     """The drop, and how much of the metric one window is worth, both in percentage points."""
-    from mmkd_models.evaluate.metrics import scores_from_answers
-
     if len(known) == 0:
         return None, 0.0
     labels = judging.labels[known]
-    before = scores_from_answers(labels, judging.answers.logits[known].argmax(1), classes).metric(metric)
-    after = scores_from_answers(labels, got.logits[known].argmax(1), classes).metric(metric)
-    counts = np.bincount(labels, minlength=classes)
-    present = counts[counts > 0]
-    # A mean over classes moves most where the rarest class loses a window.
-    one_window = 1 / len(labels) if metric == "accuracy" else 1 / (len(present) * int(present.min()))
+    before = answer_scores(judging.answers, labels, known, task).metric(metric)
+    after = answer_scores(got, labels, known, task).metric(metric)
+    one_window = _one_window(labels, metric=metric, task=task)
     # Rounded, so that a drop of exactly one window is not above it by a float64's last bit.
     return round(100 * (before - after), 9), round(100 * one_window, 9)
+
+
+def answer_scores(answers: Answers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
+    """Scores the answers for these rows against their labels, of a regression in its unit."""
+    from mmkd_models.evaluate.scores import scores_from_logits
+
+    decisive = answers.probabilities if task.kind == "regression" else answers.logits
+    return scores_from_logits(labels, decisive[rows], task)
+
+
+def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
+    """How much of the metric one window can be worth: a number is off by more or less, it has no such step."""
+    if task.kind == "regression":
+        return 0.0
+    if metric in ("accuracy", "subset_accuracy"):
+        return 1 / len(labels)
+    counts = labels.sum(axis=0, dtype=np.int64) if task.kind == "multi_label" else np.bincount(labels)
+    present = counts[counts > 0]
+    # A mean over classes moves most where the rarest class loses a window.
+    return 1 / (len(present) * int(present.min())) if len(present) else 0.0
 
 
 def require_gate(facts: GateFacts, *, what: str, advice: str) -> None:

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import REPORT_FILE, ModelEntry
+from mmkd_edge.spec import TaskSpec, labels_text
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import ExportReport, decode_report
 from mmkd_export.sidecar import read_sidecar
@@ -89,7 +91,7 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
     yield f"{prefix}.unit", modality.unit or "not stated"
     yield f"{prefix}.range", f"{low:g} to {high:g}"
     yield f"{prefix}.normalise", modality.normalise
-    yield f"{prefix}.labels", ", ".join(entry.task.labels)
+    yield f"{prefix}.labels", labels_text(entry.task)
     yield f"{prefix}.size", f"{entry.preset}, {entry.parameters:,} parameters, {entry.mflops:g} MFLOP a window"
     yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
@@ -138,7 +140,7 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
     try:
         document: dict[str, Any] = json.loads(metadata[kind])
         members: list[dict[str, Any]] = document["facts"] if kind == "teacher-set" else [document["facts"]]
-        facts, config, labels = members[0], document["config"], document["task"]["labels"]
+        facts, config, task = members[0], document["config"], msgspec.convert(document["task"], TaskSpec)
         modalities = [document["modality"]] if kind == "student" else document["modalities"]
         yield "kind", f"{kind} checkpoint, its content verified"
         if kind == "teacher-set":
@@ -151,7 +153,7 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
                 f"{modality['name']}.window",
                 f"{modality['samples']} samples x {', '.join(modality['channels'])} at {modality['rate_hz']:g} Hz",
             )
-        yield "labels", ", ".join(labels)
+        yield "labels", labels_text(task)
         prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
         yield "size", f"{config['preset']}, {_values(header, prefix):,} values in its tensors"
         yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)

@@ -17,6 +17,7 @@ import msgspec
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
+from mmkd_edge.spec import labels_text
 from mmkd_export.inspection import inspect_file
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ExportReport, decode_report, encode_report
@@ -45,7 +46,7 @@ def join_bundles(paths: Sequence[Path], output: Path) -> None:
             cards.append(bundle.read(README_FILE).decode())
             members |= {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
     models = [model for manifest in manifests for model in manifest.models]
-    check_students([(model.modality.name, ", ".join(model.task.labels)) for model in models])
+    check_students([(model.modality.name, labels_text(model.task)) for model in models])
     texts = {
         REPORT_FILE: encode_report(msgspec.structs.replace(reports[0], others=_others(reports))),
         README_FILE: _card(models, cards).encode(),

@@ -20,7 +20,7 @@ import msgspec
 
 from mmkd_edge.errors import MmkdError, UnavailableError
 from mmkd_edge.files import write_file
-from mmkd_edge.manifest import graph_inputs
+from mmkd_edge.manifest import graph_inputs, graph_outputs
 
 if TYPE_CHECKING:
     from mmkd_models.checkpoint import StudentCheckpoint
@@ -72,6 +72,8 @@ def tflite_from_student(checkpoint: StudentCheckpoint) -> bytes:
 
     from mmkd_models.networks.student import ExportStudent
 
+    answers = tuple(tensor.name for tensor in graph_outputs(checkpoint.task))
+
     class NamedStudent(torch.nn.Module):
         """The student with named inputs and outputs: litert-torch numbers those without a name."""
 
@@ -80,8 +82,7 @@ def tflite_from_student(checkpoint: StudentCheckpoint) -> bytes:
             self.student = ExportStudent(checkpoint.network())
 
         def forward(self, values: torch.Tensor, present: torch.Tensor) -> dict[str, torch.Tensor]:
-            logits, probabilities = self.student(values, present)
-            return {"logits": logits, "probabilities": probabilities}
+            return dict(zip(answers, self.student(values, present), strict=True))
 
     inputs = graph_inputs(checkpoint.modality)
     examples = {role: torch.zeros(tensor.shape) for role, tensor in zip(_ROLES, inputs, strict=True)}

@@ -55,7 +55,7 @@ _STATISTICS = ("mean", "std")
 def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None) -> bytes:
     """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
 
-    Inputs `<modality>` and `<modality>_present` (1, T, C), outputs `logits` and `probabilities` (1, K), all float32.
+    Inputs `<modality>` and `<modality>_present` (1, T, C), outputs as `graph_outputs` of the task, all float32.
     With `batch` the first axis is named `batch` and may vary within it; whether it really does is not proven here.
 
     Raises:
@@ -64,10 +64,6 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None
     """
     from mmkd_models.networks.student import ExportStudent
 
-    if checkpoint.task.kind != "classification":
-        raise UsageError(
-            f"student: expected one of classes, got one of {checkpoint.task.kind}; it cannot be exported yet"
-        )
     return _onnx_from_module(
         ExportStudent(checkpoint.network()),
         inputs=graph_inputs(checkpoint.modality),
@@ -101,9 +97,17 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint) -> bytes:
 
     Inputs are `<modality>` and `<modality>_present` (1, S, C) and the states; outputs `logits` and `probabilities`
     (1, K) and `next_` each state, all float32. Errors as `onnx_from_student`.
+
+    Raises:
+        UsageError: the student answers something else than classes.
     """
     from mmkd_models.networks.step import StepStudent
 
+    if checkpoint.task.kind != "classification":
+        raise UsageError(
+            f"student: expected a causal student of classes, got one of the kind {checkpoint.task.kind}; its steps "
+            "cannot be exported yet: train it without --causal"
+        )
     streaming = steps_of(checkpoint)
     return _onnx_from_module(
         StepStudent(checkpoint.network()),

@@ -13,9 +13,10 @@ import numpy as np
 
 from mmkd_edge.backends import Backend
 from mmkd_edge.errors import GateError
+from mmkd_edge.golden import answer_scale, same_answers
 from mmkd_edge.manifest import Parity
 from mmkd_edge.preprocess import prepare
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ order: a relative 1e-6 or so on logits of about 10, and ten times that for a wid
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a network answers for N windows: logits and probabilities, each float32 (N, K)."""
+    """What a network answers for N windows: the graph's two outputs, each float32 (N, K)."""
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
@@ -53,8 +54,8 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         windows: how many were compared.
         logits: of the logits.
-        probabilities: of the probabilities.
-        label_agreement: share of windows with the same label, 0 to 1.
+        probabilities: of the probabilities; of a regression of the values, as shares of the largest one.
+        label_agreement: share of windows with the same label, 0 to 1; see `same_answers` for other tasks.
     """
 
     windows: int
@@ -84,13 +85,14 @@ def answers_from_backend(backend: Backend, windows: NDArray[np.float32], modalit
     return Answers(logits=np.stack(logits), probabilities=np.stack(probabilities))
 
 
-def compare(expected: Answers, got: Answers) -> ArtifactParity:
+def compare(expected: Answers, got: Answers, *, task: TaskSpec) -> ArtifactParity:
     """Compares two sets of answers for the same windows."""
+    scale = np.float32(answer_scale(task, expected.probabilities))
     return ArtifactParity(
         windows=len(expected.logits),
         logits=_compare_tensor(expected.logits, got.logits),
-        probabilities=_compare_tensor(expected.probabilities, got.probabilities),
-        label_agreement=float((expected.logits.argmax(1) == got.logits.argmax(1)).mean()),
+        probabilities=_compare_tensor(expected.probabilities / scale, got.probabilities / scale),
+        label_agreement=float(same_answers(task, expected.logits, got.logits).mean()),
     )
 
 

@@ -13,11 +13,12 @@ from mmkd_edge.errors import BundleError
 from mmkd_edge.manifest import ArtifactFormat, Precision
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.activations import ActivationHistogram
-from mmkd_export.gate import GateFacts, Judging, caution
+from mmkd_export.gate import GateFacts, Judging, answer_scores, caution
 from mmkd_export.int8 import Attempt, LayerSensitivity
 from mmkd_export.parity import Answers, ArtifactParity
 from mmkd_export.windows import RealWindows
-from mmkd_models.evaluate.metrics import Metric, scores_from_answers
+from mmkd_models.data.labels import is_labelled
+from mmkd_models.evaluate.scores import AnyMetric, metrics_of, of_classes
 
 FORMAT_VERSION = 1
 
@@ -103,7 +104,8 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         size_bytes: of the file.
         parity: with the checkpoint, on all golden windows.
         parity_with_gaps: the same on copies of the windows that miss samples.
-        scores: on the judging windows; None where none of them has a label.
+        scores: on the judging windows; None where none of them has a label, and of other tasks than classes.
+        figures: of other tasks, scores on the judging windows by name; errors of a regression are in its unit.
         gate: of an artifact of lower precision; None for fp32, whose gate is the parity.
         backends: where it was run.
         float_layers: layers or nodes that stay float32 though others of their kind do not, with the reason.
@@ -121,6 +123,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     parity: ArtifactParity
     parity_with_gaps: ArtifactParity
     scores: JudgedScores | None
+    figures: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     gate: GateFacts | None = None
     backends: tuple[BackendRun, ...] = ()
     float_layers: dict[str, str] = {}
@@ -178,7 +181,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dataset_sha256: str
     teacher_sha256: str | None
     further_teachers_sha256: tuple[str, ...] = ()
-    metric: Metric
+    metric: AnyMetric
     score: float
     trained_with: dict[str, str]
 
@@ -242,7 +245,7 @@ def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:
         count=len(real.windows),
         judged_by=judging.source,
         judging=len(judging.labels),
-        labelled=int((judging.labels >= 0).sum()),
+        labelled=int(is_labelled(judging.labels).sum()),
         caution=_SYNTHETIC if real.synthetic and judging.source == real.source else caution(len(judging.labels)),
         synthetic=real.synthetic,
     )
@@ -250,11 +253,21 @@ def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:
 
 def judged_scores(answers: Answers, judging: Judging, task: TaskSpec) -> JudgedScores | None:
     """Scores answers for the judging windows on those with a label; None where there are none."""
-    rows = np.flatnonzero(judging.labels >= 0)
-    if len(rows) == 0:
+    rows = np.flatnonzero(is_labelled(judging.labels))
+    if len(rows) == 0 or task.kind != "classification":
         return None
-    scores = scores_from_answers(judging.labels[rows], answers.logits[rows].argmax(1), len(task.labels))
+    scores = of_classes(answer_scores(answers, judging.labels[rows], rows, task))
     return JudgedScores(accuracy=scores.accuracy, balanced_accuracy=scores.balanced_accuracy, macro_f1=scores.macro_f1)
+
+
+def judged_figures(answers: Answers, judging: Judging, task: TaskSpec) -> dict[str, float] | msgspec.UnsetType:
+    """Scores answers of other tasks than classes, by name; unset where no window is labelled."""
+    rows = np.flatnonzero(is_labelled(judging.labels))
+    if len(rows) == 0 or task.kind == "classification":
+        return msgspec.UNSET
+    names = ("r2", "pearson", "mae", "rmse") if task.kind == "regression" else metrics_of(task.kind)
+    scores = answer_scores(answers, judging.labels[rows], rows, task)
+    return {name: scores.metric(name) for name in names}
 
 
 def encode_report(report: ExportReport) -> bytes:

@@ -64,7 +64,7 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, evidence: Evidence) -> S
         logits, probabilities = follow_recording(backend, facts, recording, evidence.modality)
         got = Answers(logits=logits, probabilities=probabilities)
         heard = _heard(recording, stride=facts.stride, samples=evidence.modality.samples)
-        parity = compare(_rows(expected, heard), _rows(got, heard))
+        parity = compare(_rows(expected, heard), _rows(got, heard), task=evidence.task)
         proof = require_parity(parity, tolerance=FP32_TOLERANCE, what="fp32 step graph, along a recording")
         windows = _stepped_windows(backend, facts, evidence)
         require_parity(windows, tolerance=FP32_TOLERANCE, what="fp32 step graph, window by window")
@@ -142,9 +142,8 @@ def _stepped_windows(backend: Backend, streaming: Streaming, evidence: Evidence)
         probabilities=np.stack([shares[-1] for _, shares in found]),
     )
     count = len(windows)
-    return compare(
-        Answers(logits=evidence.answers.logits[:count], probabilities=evidence.answers.probabilities[:count]), got
-    )
+    expected = Answers(logits=evidence.answers.logits[:count], probabilities=evidence.answers.probabilities[:count])
+    return compare(expected, got, task=evidence.task)
 
 
 def _artifact(model: bytes, evidence: Evidence, proof: Parity) -> Artifact:

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -36,7 +36,7 @@ from mmkd_export.plan import ExportPlan, only_student
 from mmkd_export.report import ExportReport, StudentFacts, WindowFacts, decode_report
 from mmkd_export.step import StepGraph, step_from_checkpoint, stored_step
 from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path, windows_from_statistics
-from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.scores import AnyMetric, metrics_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,7 +189,8 @@ def _evidence_from_golden(
 
     answers = Answers(logits=golden.logits, probabilities=golden.probabilities)
     what = f"{plan.source}: fp32 graph on this machine"
-    require_parity(compare(answers, answer(golden.windows)), tolerance=FP32_TOLERANCE, what=what)
+    parity = compare(answers, answer(golden.windows), task=entry.task)
+    require_parity(parity, tolerance=FP32_TOLERANCE, what=what)
     real = RealWindows(
         windows=golden.windows,
         labels=golden.labels,
@@ -263,21 +264,18 @@ def _real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindow
     if carries or _lower_precisions(plan):
         return windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
     front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
-    return windows_from_statistics(checkpoint.modality, mean=front["mean"], std=front["std"])
+    return windows_from_statistics(checkpoint.modality, checkpoint.task, mean=front["mean"], std=front["std"])
 
 
 def _lower_precisions(plan: ExportPlan) -> list[str]:
     return [precision for precision in plan.precisions if precision != "fp32"]
 
 
-def _metric(name: str) -> Metric:
-    try:
-        found: Metric = msgspec.convert(name, type=Metric)
-    except msgspec.ValidationError as error:
-        raise CheckpointError(
-            f"checkpoint: metric: expected one of {', '.join(get_args(Metric))}, got {name!r}; train again"
-        ) from error
-    return found
+def _metric(name: str, task: TaskSpec) -> AnyMetric:
+    known = metrics_of(task.kind)
+    if name not in known:
+        raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
+    return cast("AnyMetric", name)
 
 
 def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sha256: str) -> StudentFacts:
@@ -297,7 +295,7 @@ def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sh
         dataset_sha256=facts.dataset_sha256,
         teacher_sha256=facts.teacher_sha256,
         further_teachers_sha256=facts.teachers_sha256[1:],
-        metric=_metric(facts.metric),
+        metric=_metric(facts.metric, checkpoint.task),
         score=facts.score,
         trained_with=facts.versions,
     )

@@ -17,7 +17,8 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import open_file
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_text
+from mmkd_models.data.labels import UNKNOWN, Labels, hide_labels, strata_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,14 +40,14 @@ class RealWindows:
 
     Attributes:
         windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0.
-        labels: (N,) int64, -1 where unknown.
+        labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
         source: where they come from, for people.
         synthetic: whether they were drawn and not recorded.
     """
 
     windows: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: Labels
     judge: NDArray[np.bool_]
     source: str
     synthetic: bool = False
@@ -66,11 +67,14 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
     return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
 
 
-def windows_from_statistics(modality: ModalitySpec, *, mean: Sequence[float], std: Sequence[float]) -> RealWindows:
+def windows_from_statistics(
+    modality: ModalitySpec, task: TaskSpec, *, mean: Sequence[float], std: Sequence[float]
+) -> RealWindows:
     """Draws windows of independent normal values with the mean and standard deviation of every channel.
 
     Args:
         modality: what the student takes; values are clipped to its range.
+        task: what it answers.
         mean: of each channel in the training data.
         std: of each channel in the training data.
     """
@@ -78,7 +82,7 @@ def windows_from_statistics(modality: ModalitySpec, *, mean: Sequence[float], st
     values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":
         values = np.clip(values, *modality.range)
-    labels = np.full(SYNTHETIC_WINDOWS, -1, dtype=np.int64)
+    labels = _no_labels(task, SYNTHETIC_WINDOWS)
     source = "synthetic windows drawn from the channel statistics of the training data"
     return replace(_real(values.astype(np.float32), labels, source=source), synthetic=True)
 
@@ -89,7 +93,7 @@ def windows_from_path(
     """Gives windows of the validation split of a dataset directory, or those in an .npz file.
 
     An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing) and may hold `y` (N,), class numbers with
-    -1 for unknown, and `classes` (K,), their names.
+    -1 for unknown, and `classes` (K,), their names; of other tasks `y` is as in a dataset.
 
     Args:
         path: the directory or the file.
@@ -106,23 +110,23 @@ def windows_from_path(
     return _from_npz(path, modality=modality, task=task, most=most)
 
 
-def judging_half(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def judging_half(labels: Labels) -> NDArray[np.bool_]:
     """Draws the half that judges, by a fixed seed, with every class halved as evenly as it goes.
 
     Args:
-        labels: (N,) class numbers, -1 where unknown.
+        labels: (N,) class numbers, -1 where unknown; of other tasks as in a dataset.
 
     Returns:
         (N,) bool; a single window judges.
     """
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    by_class = shuffled[np.argsort(strata_of(labels)[shuffled], kind="stable")]
     judge = np.zeros(len(labels), dtype=bool)
     judge[by_class[::2]] = True
     return judge
 
 
-def _real(windows: NDArray[np.float32], labels: NDArray[np.int64], *, source: str) -> RealWindows:
+def _real(windows: NDArray[np.float32], labels: Labels, *, source: str) -> RealWindows:
     return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
 
 
@@ -131,13 +135,17 @@ def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: i
 
     dataset = open_dataset(path)
     _check_fit(dataset.spec.modality(modality.name), modality, where=str(path))
+    if dataset.spec.task.kind != task.kind:
+        raise UsageError(
+            f"{path}: expected the {task_text(task)}, got {task_text(dataset.spec.task)}; use windows of the same task"
+        )
     _check_labels(dataset.spec.task.labels, task, where=str(path))
     valid = dataset.split("valid")
     rows = _draw(len(valid), most)
     windows = np.ascontiguousarray(valid.take(rows)[modality.name], dtype=np.float32)
     return _real(
         windows,
-        valid.labels[rows].astype(np.int64),
+        np.ascontiguousarray(valid.labels[rows]),
         source=f"windows of the validation split of dataset {dataset.spec.name!r}",
     )
 
@@ -179,6 +187,12 @@ def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int |
     return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {_digest(path)[:16]})")
 
 
+def _no_labels(task: TaskSpec, count: int) -> Labels:
+    shape = (count, len(task.labels)) if task.kind == "multi_label" else (count,)
+    blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
+    return hide_labels(blank, np.zeros(count, dtype=bool))
+
+
 def _digest(path: Path) -> str:
     import hashlib
 
@@ -213,12 +227,20 @@ def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, p
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
-def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> NDArray[np.int64]:
+def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:
     if "classes" in arrays:
         _check_labels(tuple(str(name) for name in arrays["classes"].tolist()), task, where=str(path))
     if "y" not in arrays:
-        return np.full(count, -1, dtype=np.int64)
+        return _no_labels(task, count)
     labels, classes = arrays["y"], len(task.labels)
+    if task.kind == "regression":
+        if labels.dtype.kind not in "iuf" or labels.shape != (count,) or np.isinf(labels).any():
+            raise UsageError(f"{path}: 'y': expected {count} numbers, NaN for unknown, one per window")
+        return labels.astype(np.float32)
+    if task.kind == "multi_label":
+        if labels.shape != (count, classes) or not np.isin(labels, (0, 1, UNKNOWN)).all():
+            raise UsageError(f"{path}: 'y': expected {count} rows of {classes} numbers, 0, 1 or {UNKNOWN} for unknown")
+        return labels.astype(np.uint8)
     whole = labels.dtype.kind in "iu" and labels.shape == (count,)
     if not whole or labels.min() < -1 or labels.max() >= classes:
         raise UsageError(f"{path}: 'y': expected {count} whole numbers from -1 to {classes - 1}, one per window")

@@ -78,7 +78,8 @@ class Backend(Protocol):
             feeds: `<name>` and `<name>_present`, each float32 (1, T, C).
 
         Returns:
-            Logits and probabilities, each float32 (1, K). They belong to the caller: a later call does not touch them.
+            Logits and probabilities (of a regression the value), each float32 (1, K). They belong to the caller: a
+            later call does not touch them.
 
         Raises:
             BackendError: the engine failed.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_OUTPUTS = ("logits", "probabilities")
+_OUTPUTS = ("logits", "probabilities", "value")
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {"f32": "float32", "f16": "float16", "i8": "int8"}
 
 
@@ -58,7 +58,7 @@ class OpenVinoBackend:
             request = compiled.create_infer_request()
             # The request's own memory: filling it is cheaper than handing arrays over.
             self._values = {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs}
-            self._answers = tuple(request.get_tensor(name).data for name in _OUTPUTS)
+            self._answers = tuple(request.get_tensor(name).data for name in (tensor.name for tensor in self.outputs))
         except Exception as error:
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_OUTPUTS = ["logits", "probabilities"]
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -70,6 +69,7 @@ class OrtBackend:
         # The session's compiled part: what stands before it in Python takes 4 to 8 microseconds per call, and serves
         # other devices than the CPU. Where a release hides it the public call is as good.
         self._run: Any = getattr(getattr(session, "_sess", session), "run")  # noqa: B009
+        self._answers = [tensor.name for tensor in self.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
@@ -81,7 +81,7 @@ class OrtBackend:
             message = f"expected the inputs {wanted}, got {found or 'nothing'}"
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {message}")
         try:
-            logits, probabilities = run(_OUTPUTS, feeds, None)
+            logits, probabilities = run(self._answers, feeds, None)
         except Exception as error:
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {_first_line(error)}") from error
         return logits, probabilities

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_EXECUTIONS = 8
 """Of one backend: so many calls run side by side, a further one waits for the first of them to end."""
 _LOG_LINES = 100
-_OUTPUTS = ("logits", "probabilities")
+_OUTPUTS = (("logits", "probabilities"), ("logits", "value"))
 
 
 class TrtBackend:
@@ -216,8 +216,8 @@ def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[Te
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(TensorSpec(name=name, dtype="float32", shape=shape))
     names = tuple(tensor.name for tensor in outputs)
-    if names != _OUTPUTS:
-        raise BackendError(f"expected the outputs {', '.join(_OUTPUTS)}, got {', '.join(names) or 'nothing'}")
+    if names not in _OUTPUTS:
+        raise BackendError(f"expected the outputs {', '.join(_OUTPUTS[0])}, got {', '.join(names) or 'nothing'}")
     return tuple(inputs), tuple(outputs)
 
 

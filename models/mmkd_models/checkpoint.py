@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.spec import ModalitySpec, TaskSpec, task_fault
+from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
 from mmkd_models.augment import AugmentConfig, channel_statistics
 from mmkd_models.config import StudentConfig, TeacherConfig
-from mmkd_models.data.labels import Labels, is_labelled, label_dtype
+from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import Recipe
 from mmkd_models.goal import target_scale

@@ -20,11 +20,12 @@ from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_models.config import choice
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.spec import SplitName, require_classification
+from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
+from mmkd_models.evaluate_kinds_cli import evaluate_kind, refuse_options
 from mmkd_models.tensors import kind_of
 
 _WIDTH_WITHOUT_TERMINAL = 160
@@ -74,9 +75,15 @@ def evaluate_(
     if page is not None:
         check_page(page, extra="train")
     dataset = open_dataset(data)
-    require_classification(dataset.spec, what="mmkd-evaluate")
     windows, part = _windows(dataset, split=split, fold=fold)
     subject = _contestant(model)
+    kind = dataset.spec.task.kind
+    if kind != "classification":
+        refuse_options({"--missing": missing, "--metric": metric, "--page": page}, kind=kind)
+        judged = [subject] if against is None else [subject, _contestant(against)]
+        facts = _data_facts(dataset, windows, part)
+        evaluate_kind(judged, windows, data=facts, as_json=as_json, console=_console())
+        return
     wanted = subject.checkpoint.facts.metric if metric is None else metric
     chosen: Metric = choice(wanted, get_args(Metric), option="--metric")
     report = evaluate(
@@ -107,7 +114,7 @@ def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows
         return everything.subset(fold_indices(everything, fold=fold, seed=0).test), f"test windows of fold {fold}"
     name: SplitName = choice(split, get_args(SplitName), option="--split")
     windows = dataset.split(name)
-    known = windows.subset(np.flatnonzero(windows.labels >= 0))
+    known = windows.subset(np.flatnonzero(windows.labelled))
     if len(known) == 0:
         raise UsageError(f"{dataset.path}: split {name}: expected labelled windows, got none; name another --split")
     return known, f"{name} windows"
@@ -149,10 +156,13 @@ def _next_command(report: EvaluationReport, data: Path) -> str:
     return f"mmkd-export {name}"
 
 
-def _show(report: EvaluationReport) -> None:
+def _console() -> Console:
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
+
+
+def _show(report: EvaluationReport) -> None:
+    console = _console()
     model, data = report.model, report.data
     console.print(
         f"{model.path}: {model.kind} of {', '.join(model.modalities)}, {model.parameters:,} parameters, on "

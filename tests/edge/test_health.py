@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, UsageError, decode_manifest, encode_manifest
+from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, TaskSpec, UsageError, decode_manifest, encode_manifest
 from mmkd_edge.health import measure_statistics, stability_index
 from mmkd_edge.metrics import HealthCollector, metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
 LABELS = ("low", "high")
+TASK = TaskSpec(labels=LABELS)
 
 
 def recorded(count: int, *, seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
@@ -36,7 +37,7 @@ def predictor(*, reference: NDArray[np.float32] | None = None, **options: Any) -
     entry = fake_entry(modality=ACC, labels=LABELS)
     if reference is not None:
         shares = np.array([answer({"acc": window[None]}) for window in reference], dtype=np.float32)
-        entry = msgspec.structs.replace(entry, statistics=measure_statistics(reference, shares, ACC))
+        entry = msgspec.structs.replace(entry, statistics=measure_statistics(reference, shares, ACC, task=TASK))
     return EdgePredictor(entry=entry, backend=FakeBackend(answer), **options)
 
 
@@ -71,7 +72,7 @@ def test_statistics_are_those_of_the_values_that_are_there() -> None:
     windows = recorded(30)
     windows[:3, :, 1] = np.nan
     found = measure_statistics(
-        windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)), ACC
+        windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)), ACC, task=TASK
     )
     channel = found.channels[1]
     values = windows[3:, :, 1].astype(np.float64)
@@ -88,7 +89,7 @@ def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none() -> None:
     windows = recorded(10)
     windows[:, :, 0] = np.random.default_rng(0).integers(0, 2, (10, 50))
     windows[:, :, 1] = np.nan
-    found = measure_statistics(windows, np.full((10, 2), 0.5, np.float32), ACC)
+    found = measure_statistics(windows, np.full((10, 2), 0.5, np.float32), ACC, task=TASK)
     assert found.channels[0].edges == (0.0, 1.0)
     assert found.channels[0].shares[0] == 0.0
     assert (found.channels[1].edges, found.channels[1].shares) == ((), (1.0,))
@@ -196,8 +197,10 @@ def test_a_bundle_without_statistics_is_compared_with_its_golden_windows(kit: An
 
 def test_statistics_survive_the_manifest_and_contradictions_do_not(kit: Any) -> None:
     golden = kit.golden(kit.modality)
-    statistics = measure_statistics(golden.windows, golden.probabilities, kit.modality)
-    parts = kit.parts(kit.modality).with_model(statistics=statistics)
+    parts = kit.parts(kit.modality)
+    task = parts.manifest.models[0].task
+    statistics = measure_statistics(golden.windows, golden.probabilities, kit.modality, task=task)
+    parts = parts.with_model(statistics=statistics)
     assert decode_manifest(encode_manifest(parts.manifest)).models[0].statistics == statistics
     channel = statistics.channels[0]
     for changes, message in (

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.evidence import Evidence, judging_of
@@ -17,6 +18,7 @@ from mmkd_export.windows import windows_from_checkpoint
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
 from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.networks.student import Student
 from mmkd_models.train import TrainConfig
 
@@ -36,7 +38,7 @@ def make_student(
     config = config or StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student = Student(modality, len(task.labels), config)
+        student = Student(modality, len(task.labels), config, kind=task.kind)
     return StudentCheckpoint(
         modality=modality,
         task=task,
@@ -45,7 +47,7 @@ def make_student(
             dataset="toy_set",
             dataset_sha256="d" * 64,
             licence="CC0",
-            metric="balanced_accuracy",
+            metric=default_metric(task.kind),
             score=0.75,
             best_step=3,
             teacher_sha256="7" * 64,
@@ -61,12 +63,21 @@ def make_student(
 def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: int = 0) -> CarriedWindows:
     rng = np.random.default_rng(seed)
     samples, channels = modality.shape
-    labels = np.arange(count) % len(task.labels)
+    labels = np.arange(count) % (4 if task.kind == "regression" else len(task.labels))
     time_s = np.arange(samples)[None, :, None] / modality.rate_hz
     waves = np.sin(2 * np.pi * (1 + labels[:, None, None]) * time_s + np.arange(channels))
     windows = (waves + 0.3 * rng.standard_normal((count, samples, channels))).astype(np.float32)
     windows[1::3, 5:9, 0] = np.nan
-    return CarriedWindows(windows=windows, labels=labels.astype(np.int64))
+    return CarriedWindows(windows=windows, labels=as_labels(labels, task))
+
+
+def as_labels(labels: NDArray[np.int64], task: TaskSpec) -> NDArray[np.generic]:
+    """The class numbers, or what another task would have in their place: the last label always on, numbers by 100."""
+    if task.kind == "regression":
+        return (1000 + 100 * labels + np.arange(len(labels))).astype(np.float32)
+    if task.kind == "multi_label":
+        return (labels[:, None] <= np.arange(len(task.labels))).astype(np.uint8)
+    return labels.astype(np.int64)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,14 @@ import onnx
 import pytest
 
 from mmkd_edge.errors import GateError
+from mmkd_edge.spec import TaskSpec
 from mmkd_export.evidence import check_calibration, judging_of
 from mmkd_export.gate import GateFacts, Judging, caution, gate_facts, require_gate
 from mmkd_export.parity import Answers
 from mmkd_export.windows import RealWindows
 from mmkd_models.checkpoint import StudentCheckpoint
+
+TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
 
 def _answers(labels: list[int], *, classes: int = 3) -> Answers:
@@ -28,7 +31,7 @@ def _facts(labels: list[int], before: list[int], after: list[int], *, metric: st
         _answers(after),
         _judging(labels, before),
         metric=metric,
-        classes=3,
+        task=TASK,
         max_drop_points=drop,  # type: ignore[arg-type]
     )
 
@@ -91,7 +94,7 @@ def test_without_labels_only_agreement_counts():
 def test_answers_that_are_no_numbers_fail():
     judging = _judging([0, 1], [0, 1])
     broken = Answers(logits=np.full((2, 3), np.nan, dtype=np.float32), probabilities=judging.answers.probabilities)
-    facts = gate_facts(broken, judging, metric="accuracy", classes=3, max_drop_points=100)
+    facts = gate_facts(broken, judging, metric="accuracy", task=TASK, max_drop_points=100)
     assert not facts.passed
     with pytest.raises(GateError) as error:
         require_gate(facts, what="fp16 graph", advice="Export without it")

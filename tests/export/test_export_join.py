@@ -50,7 +50,9 @@ def test_an_export_measures_what_later_windows_are_compared_with(
     assert student.carried is not None
     with Bundle.open(exported.path) as bundle:
         golden = bundle.golden("acc")
-    assert entry.statistics == measure_statistics(golden.windows, golden.probabilities, student.modality)
+    assert entry.statistics == measure_statistics(
+        golden.windows, golden.probabilities, student.modality, task=student.task
+    )
     assert entry.statistics.windows == 12
 
 

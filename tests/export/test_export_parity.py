@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.manifest import Parity
+from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
 from mmkd_export.artifacts import judge_fp32
 from mmkd_export.parity import (
@@ -22,6 +23,8 @@ from mmkd_export.parity import (
 )
 from mmkd_models.checkpoint import StudentCheckpoint
 
+TASK = TaskSpec(labels=("ok", "worn"))
+
 
 def _answers(logits: list[list[float]]) -> Answers:
     rows = np.array(logits, dtype=np.float32)
@@ -30,7 +33,7 @@ def _answers(logits: list[list[float]]) -> Answers:
 
 
 def test_parity_is_the_largest_the_mean_and_the_angle_of_the_differences():
-    parity = compare(_answers([[3.0, 4.0], [1.0, 0.0]]), _answers([[3.0, 4.5], [0.0, 1.0]]))
+    parity = compare(_answers([[3.0, 4.0], [1.0, 0.0]]), _answers([[3.0, 4.5], [0.0, 1.0]]), task=TASK)
     assert parity.windows == 2
     assert parity.logits.max_abs_error == 1.0
     assert parity.logits.mean_abs_error == (0.0 + 0.5 + 1.0 + 1.0) / 4
@@ -39,19 +42,19 @@ def test_parity_is_the_largest_the_mean_and_the_angle_of_the_differences():
 
 
 def test_equal_answers_are_in_parity_even_where_they_are_zero():
-    parity = compare(_answers([[0.0, 0.0]]), _answers([[0.0, 0.0]]))
+    parity = compare(_answers([[0.0, 0.0]]), _answers([[0.0, 0.0]]), task=TASK)
     assert (parity.max_abs_error, parity.logits.cosine, parity.label_agreement) == (0.0, 1.0, 1.0)
 
 
 def test_a_comparison_within_tolerance_gives_what_the_manifest_says():
-    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 4.5]]))
+    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 4.5]]), task=TASK)
     assert require_parity(parity, tolerance=0.5, what="fp32 graph") == Parity(
         windows=1, max_abs_error=0.5, mean_abs_error=0.25, label_agreement=1.0, tolerance=0.5
     )
 
 
 def test_a_difference_above_tolerance_is_refused():
-    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 2.5]]))
+    parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 2.5]]), task=TASK)
     with pytest.raises(GateError) as error:
         require_parity(parity, tolerance=1e-4, what="fp32 graph")
     assert str(error.value) == (
@@ -63,7 +66,7 @@ def test_a_difference_above_tolerance_is_refused():
 @pytest.mark.parametrize("tensor", ["logits", "probabilities"])
 def test_an_answer_that_is_no_number_is_refused(tensor: str):
     expected = _answers([[3.0, 4.0]])
-    parity = compare(expected, replace(expected, **{tensor: np.full((1, 2), np.nan, dtype=np.float32)}))
+    parity = compare(expected, replace(expected, **{tensor: np.full((1, 2), np.nan, dtype=np.float32)}), task=TASK)
     with pytest.raises(GateError, match="got a difference of nan"):
         require_parity(parity, tolerance=1e6, what="fp32 graph")
 

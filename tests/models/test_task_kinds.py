@@ -23,6 +23,7 @@ from mmkd_models.evaluate.label_metrics import average_precision, label_scores
 from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
 from mmkd_models.evaluate.scores import scores_from_document, scores_from_logits
 from mmkd_models.evaluate.value_metrics import value_scores
+from mmkd_models.evaluate_cli import run_evaluate
 from mmkd_models.goal import Goal, goal_of, logit_loss, task_loss, together, trust_of
 from mmkd_models.jobs import Run, TrainingData, distil, self_train, train_baseline, train_teacher, visible_labels
 from mmkd_models.networks.student import ExportStudent
@@ -402,3 +403,27 @@ def test_the_commands_choose_the_metric_of_the_kind_and_show_it(sets, tmp_path, 
     with pytest.raises(UsageError) as error:
         run_train(["student", data, "--modality", "acc", "-o", student, "--metric", "macro_f1", *brief])
     assert str(error.value) == "--metric: expected one of r2, pearson, got 'macro_f1'; choose one of them"
+
+
+def test_evaluate_scores_by_the_kind_and_refuses_what_classes_alone_have(sets, tmp_path, capsys):
+    dataset = sets["regression"]
+    student = train_baseline(data_of(dataset), "acc", STUDENT, run_of("regression"))
+    write_student(tmp_path / "s.ckpt", student)
+    arguments = [str(tmp_path / "s.ckpt"), str(dataset.path)]
+    with pytest.raises(SystemExit, match="0"):
+        run_evaluate([*arguments, "--json"])
+    test = dataset.split("test").with_modalities(("acc",))
+    document = msgspec.json.decode(capsys.readouterr().out)
+    wanted = msgspec.to_builtins(scores_of(student.network(), test, modality="acc"))
+    assert document["scores"][arguments[0]] == pytest.approx(wanted)
+    with pytest.raises(SystemExit, match="0"):
+        run_evaluate([*arguments, "--against", arguments[0]])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "24 test windows of rig (3 groups)"
+    assert shown[1].split() == ["mae,", "rpm", "rmse,", "rpm", "r2", "pearson"]
+    with pytest.raises(UsageError) as error:
+        run_evaluate([*arguments, "--missing"])
+    assert str(error.value) == (
+        "--missing: expected a dataset of classes, got one of the kind regression, for which there are scores of a "
+        "checkpoint and of --against alone; leave it out"
+    )

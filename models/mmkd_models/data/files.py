@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.spec import TaskSpec
-from mmkd_models.data.labels import UNKNOWN, is_labelled, label_dtype, unlabelled_mark
+from mmkd_edge.spec import TaskSpec, label_dtype
+from mmkd_models.data.labels import UNKNOWN, is_labelled, unlabelled_mark
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
 
 AnyArray = npt.NDArray[Any]

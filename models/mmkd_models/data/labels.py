@@ -21,17 +21,6 @@ UNKNOWN = 255
 _STRATA = 10
 
 
-def label_dtype(kind: TaskKind) -> str:
-    """Gives the dtype of `labels.npy`."""
-    match kind:
-        case "classification":
-            return "int64"
-        case "multi_label":
-            return "uint8"
-        case "regression":
-            return "float32"
-
-
 def unlabelled_mark(kind: TaskKind) -> str:
     """Gives what stands for a window without a label, for messages."""
     match kind:

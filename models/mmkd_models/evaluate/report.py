@@ -227,10 +227,10 @@ def check_contestants(model: Contestant, against: Contestant | None, windows: Wi
 
 
 def _complete(one: Contestant, windows: Windows) -> Answers:
-    return np.asarray(logits_of(one.checkpoint.network(), _narrowed(one, windows), modality=one.modality).argmax(1))
+    return np.asarray(logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality).argmax(1))
 
 
-def _narrowed(one: Contestant, windows: Windows) -> Windows:
+def narrowed(one: Contestant, windows: Windows) -> Windows:
     """The windows with the model's modalities alone, in the order in which it has them."""
     checkpoint = one.checkpoint
     if isinstance(checkpoint, StudentCheckpoint):
@@ -244,7 +244,7 @@ def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ..
     for one in pair:
         network = one.checkpoint.network()
         assert isinstance(network, Teacher)  # `evaluate` asks for subsets of teachers alone
-        found.append(answers_by_subset(network, _narrowed(one, judge.windows)))
+        found.append(answers_by_subset(network, narrowed(one, judge.windows)))
     judged = [(subset, judge.judgement(*given)) for subset, given in _shared(found)]
     return tuple(
         SubsetJudgement(modalities=subset, scores=one.scores, against=one.against, gain=one.gain)
@@ -256,7 +256,7 @@ def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJud
     found = [
         answers_by_missing_share(
             one.checkpoint.network(),
-            _narrowed(one, judge.windows),
+            narrowed(one, judge.windows),
             modality=one.modality,
             seed=judge.seed,
             shares=MISSING_SHARES,

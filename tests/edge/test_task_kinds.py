@@ -1,0 +1,172 @@
+"""Predictions of several labels and of numbers: what they hold, when there is none, what is counted of them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import ManifestError
+from mmkd_edge.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
+from mmkd_edge.health import measure_statistics
+from mmkd_edge.manifest import Manifest, decode_manifest, encode_manifest, graph_outputs
+from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
+from mmkd_edge.testing import fake_entry, fake_predictor
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
+STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.4)
+SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(0.0, 3000.0))
+WINDOW = np.zeros((20, 2), dtype=np.float32)
+
+
+def predict(answer: object, task: TaskSpec, window: np.ndarray = WINDOW, **options: object):
+    return fake_predictor(answer, modality=ACC, labels=task, **options).predict(window)
+
+
+def test_labels_are_on_from_the_threshold_of_the_task():
+    found = predict([0.39, 0.4, 0.9], STATES)
+    assert (found.labels, found.label, found.index, found.status) == (("worn", "loose"), "loose", 2, "ok")
+    assert found.probability == pytest.approx(0.9)
+    assert found.probabilities.tolist() == pytest.approx([0.39, 0.4, 0.9])
+    assert found.value is None
+    assert predict([0.39, 0.4, 0.9], msgspec.structs.replace(STATES, threshold=msgspec.UNSET)).labels == ("loose",)
+
+
+def test_no_label_may_be_on():
+    found = predict([0.1, 0.3, 0.2], STATES)
+    assert (found.labels, found.status, found.label) == ((), "ok", "worn")  # the most probable one, and it is off
+
+
+def test_a_number_comes_in_its_unit_and_inside_its_range():
+    found = predict([1480.5], SPEED)
+    assert (found.value, found.label, found.index, found.status) == (1480.5, "speed", 0, "ok")
+    assert (found.labels, found.probability, found.probabilities.shape) == ((), 0.0, (0,))
+    assert predict([3100.0], SPEED).value == 3000.0
+    assert predict([-5.0], SPEED).value == 0.0
+    assert predict([-5.0], msgspec.structs.replace(SPEED, range=msgspec.UNSET)).value == -5.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "task", "reason"),
+    [
+        ([0.1, 1.2, 0.2], STATES, "the model's answer has others than probabilities"),
+        ([0.1, np.nan, 0.2], STATES, "the model's answer has others than probabilities"),
+        ([np.nan], SPEED, "the model's answer is not a number"),
+        ([np.inf], SPEED, "the model's answer is not a number"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_invalid(answer, task, reason):
+    found = predict(answer, task)
+    assert (found.status, found.reason, found.index, found.label) == ("invalid", reason, -1, "")
+    assert (found.labels, found.value) == ((), None)
+    assert not found.probabilities.any()
+
+
+@pytest.mark.parametrize(("answer", "task"), [([0.1, 0.9, 0.2], STATES), ([1500.0], SPEED)])
+def test_without_data_there_is_no_answer(answer, task):
+    found = predict(answer, task, np.full((20, 2), np.nan))
+    assert (found.status, found.labels, found.value, found.index) == ("invalid", (), None, -1)
+    gap = WINDOW.copy()
+    gap[:5] = np.nan
+    found = predict(answer, task, gap)
+    assert (found.status, found.missing_share) == ("degraded", 0.25)
+    assert found.labels == ("worn",) if task is STATES else found.value == 1500.0
+
+
+@pytest.mark.parametrize(("answer", "task"), [([0.1, 0.9, 0.2], STATES), ([1500.0], SPEED)])
+def test_a_withheld_answer_keeps_nothing_of_it(answer, task):
+    gap = WINDOW.copy()
+    gap[:5] = np.nan
+    found = predict(answer, task, gap, policy="abstain")
+    assert (found.status, found.labels, found.value, found.index) == ("degraded", (), None, -1)
+
+
+def test_streams_give_numbers():
+    stream = fake_predictor([1500.0], modality=ACC, labels=SPEED).stream(hop=20)
+    assert [found.value for found in stream.push(np.zeros((40, 2), dtype=np.float32))] == [1500.0, 1500.0]
+
+
+def test_health_counts_the_labels_that_are_on_and_of_a_number_none():
+    answers = iter([[0.1, 0.9, 0.9], [0.1, 0.9, 0.1]])
+    predictor = fake_predictor(lambda feeds: next(answers), modality=ACC, labels=STATES)
+    predictor.predict(WINDOW)
+    predictor.predict(WINDOW)
+    assert predictor.health().models[0].label_shares == {"hot": 0.0, "worn": 1.0, "loose": 0.5}
+    numbers = fake_predictor([1500.0], modality=ACC, labels=SPEED)
+    numbers.predict(WINDOW)
+    found = numbers.health()
+    assert (found.models[0].label_shares, found.models[0].label_psi, found.predictions["ok"]) == ({}, None, 1)
+
+
+def test_statistics_of_answers_by_kind():
+    windows = np.zeros((4, 20, 2), dtype=np.float32)
+    shares = np.float32([[0.9, 0.1, 0.5], [0.5, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
+    assert measure_statistics(windows, shares, ACC, task=STATES).label_shares == (0.5, 0.0, 0.5)
+    assert measure_statistics(windows, shares[:, :1], ACC, task=SPEED).label_shares == ()
+
+
+def test_the_outputs_of_a_graph_are_named_by_the_kind():
+    assert [tensor.name for tensor in graph_outputs(STATES)] == ["logits", "probabilities"]
+    assert [(tensor.name, tensor.shape) for tensor in graph_outputs(SPEED)] == [("logits", (1, 1)), ("value", (1, 1))]
+    assert [labels_text(task) for task in (STATES, SPEED, TaskSpec(labels=("a", "b")))] == [
+        "labels hot, worn, loose",
+        "target speed in rpm",
+        "a, b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        (TaskSpec(kind="regression", labels=("a", "b")), "labels: expected the name of one target, got 2"),
+        (TaskSpec(labels=("a",)), "labels: expected 2 to 10000 labels, got 1"),
+        (TaskSpec(labels=("a", "b"), unit="m"), "unit: expected none for classification, got 'm'"),
+    ],
+)
+def test_a_manifest_whose_task_contradicts_itself_is_refused(task, problem):
+    entry = msgspec.structs.replace(fake_entry(modality=ACC, labels=task), outputs=graph_outputs(task))
+    with pytest.raises(ManifestError) as error:
+        encode_manifest(_manifest(entry))
+    assert str(error.value) == f"manifest.json: models[0].task.{problem}; export the bundle again"
+
+
+@pytest.mark.parametrize("task", [STATES, SPEED])
+def test_a_manifest_keeps_its_task(task):
+    manifest = _manifest(fake_entry(modality=ACC, labels=task))
+    assert decode_manifest(encode_manifest(manifest)).models[0].task == task
+
+
+def _manifest(entry):
+    files = [{"file": name, "sha256": "0" * 64, "size_bytes": 1} for name in ("report.json", "README.md")]
+    return msgspec.convert(
+        {"model_id": "x", "models": [msgspec.to_builtins(entry)], "tools": {}, "licence": "", "files": files}, Manifest
+    )
+
+
+def test_golden_windows_keep_labels_of_every_kind():
+    for task, labels in ((STATES, np.uint8([[1, 0, 1], [255, 255, 255]])), (SPEED, np.float32([5, np.nan]))):
+        answers = np.zeros((2, len(task.labels)), dtype=np.float32)
+        golden = Golden(
+            windows=np.zeros((2, 20, 2), dtype=np.float32),
+            labels=labels,
+            logits=answers,
+            probabilities=answers,
+            judge=np.array([True, False]),
+            tolerance=1e-4,
+        )
+        again = golden_from_bytes(golden_bytes(golden), fake_entry(modality=ACC, labels=task))
+        np.testing.assert_array_equal(again.labels, labels)
+
+
+def test_answers_are_the_same_by_the_kind():
+    ours, theirs = np.float32([[0.5, -1], [-0.5, 1]]), np.float32([[0.1, -2], [-0.3, 1]])
+    # A threshold of 0.4 is a logit of -0.405: -0.5 and -0.3 lie on either side of it.
+    assert same_answers(STATES, ours, theirs).tolist() == [True, False]
+    assert same_answers(TaskSpec(labels=("a", "b")), ours, theirs).tolist() == [True, True]
+    assert same_answers(SPEED, np.float32([[0], [0]]), np.float32([[0.09], [0.11]])).tolist() == [True, False]
+
+
+def test_values_are_held_against_the_largest_one():
+    assert answer_scale(SPEED, np.float32([[-200], [100]])) == 200.0
+    assert answer_scale(SPEED, np.float32([[0], [0]])) == 1.0
+    assert answer_scale(STATES, np.float32([[0.1, 0.2, 0.3]])) == 1.0

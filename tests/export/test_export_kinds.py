@@ -1,0 +1,198 @@
+"""Students of several labels and of numbers: exported, judged by metrics of their kind, and run as a device does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskSpec
+from mmkd_export.gate import Judging, gate_facts
+from mmkd_export.inspection import inspect_file
+from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.parity import Answers, compare
+from mmkd_export.plan import ExportPlan
+from mmkd_export.report import decode_report
+from mmkd_export.run import export
+from mmkd_export.windows import windows_from_path
+from mmkd_models.checkpoint import write_student
+from mmkd_models.evaluate.label_metrics import label_scores
+from mmkd_models.evaluate.value_metrics import value_scores
+
+STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
+SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
+TASKS = {"multi_label": STATES, "regression": SPEED}
+KINDS = pytest.mark.parametrize("kind", list(TASKS))
+
+
+@pytest.fixture(scope="module")
+def students(build_student):
+    """By kind, with random weights; the regression's target lies around 1200 rpm."""
+    found = {kind: build_student(task=task) for kind, task in TASKS.items()}
+    state = {**found["regression"].state, "answer.mean": torch.tensor([1200.0]), "answer.std": torch.tensor([150.0])}
+    return {**found, "regression": replace(found["regression"], state=state)}
+
+
+@pytest.fixture(scope="module")
+def bundles(students, tmp_path_factory):
+    """By kind: fp32, fp16 and int8, for a platform on which nothing is timed."""
+    found = {}
+    for kind, student in students.items():
+        path = tmp_path_factory.mktemp(kind)
+        write_student(path / "student.ckpt", student)
+        plan = ExportPlan(
+            source=path / "student.ckpt",
+            output=path / "student.edge",
+            precisions=("fp16", "int8"),
+            platform="jp6.2",
+            max_drop_points=30.0,  # untrained: R2 is far below 0, where rounding moves it most
+        )
+        found[kind] = export(plan)
+    return found
+
+
+@KINDS
+def test_a_bundle_answers_as_its_checkpoint_does(bundles, students, kind):
+    student = students[kind]
+    expected = answers_from_student(student, student.carried.windows)
+    with EdgePredictor.open(bundles[kind].path, backend="ort") as predictor:
+        assert predictor.task == TASKS[kind]
+        tested = predictor.selftest()
+        assert (tested.windows, tested.label_agreement) == (12, 1.0)
+        assert tested.max_abs_error < 1e-5
+        for number, window in enumerate(student.carried.windows):
+            found = predictor.predict(window)
+            if kind == "regression":
+                assert found.value == pytest.approx(float(expected.probabilities[number, 0]), rel=1e-5)
+            else:
+                np.testing.assert_allclose(found.probabilities, expected.probabilities[number], atol=1e-5)
+                on = [name for name, share in zip(STATES.labels, found.probabilities, strict=True) if share >= 0.45]
+                assert found.labels == tuple(on)
+
+
+def test_the_value_is_in_the_unit_and_the_first_output_in_standard_deviations(bundles, students):
+    expected = answers_from_student(students["regression"], students["regression"].carried.windows)
+    with Bundle.open(bundles["regression"].path) as bundle:
+        golden = bundle.golden("acc")
+    np.testing.assert_array_equal(golden.labels, students["regression"].carried.labels)
+    np.testing.assert_allclose(golden.probabilities, 1200 + 150 * golden.logits, rtol=1e-6)
+    np.testing.assert_allclose(golden.probabilities, expected.probabilities, rtol=1e-6)
+    (entry,) = bundles["regression"].manifest.models
+    assert [tensor.name for tensor in entry.outputs] == ["logits", "value"]
+    assert entry.statistics.label_shares == ()
+
+
+@KINDS
+@pytest.mark.parametrize("backend", ["openvino", "ort"])
+def test_every_backend_and_precision_gives_the_same_answers(bundles, kind, backend):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    for precision in ("fp32", "fp16", "int8") if backend == "ort" else ("fp32",):
+        with EdgePredictor.open(bundles[kind].path, backend=backend, precision=precision) as predictor:
+            assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+
+
+@KINDS
+def test_the_report_scores_by_the_metrics_of_the_kind(bundles, students, kind):
+    with Bundle.open(bundles[kind].path) as bundle:
+        report, golden = decode_report(bundle.read("report.json")), bundle.golden("acc")
+        card = bundle.read("README.md").decode()
+    truth = golden.labels[golden.judge]
+    artifact = report.artifacts[0]
+    assert artifact.scores is None
+    if kind == "regression":
+        scores = value_scores(truth, golden.probabilities[golden.judge, 0])
+        wanted = {"r2": scores.r2, "pearson": scores.pearson, "mae": scores.mae, "rmse": scores.rmse}
+        assert "answers with a number, the target speed in rpm." in card
+        assert "gives `logits` and `value`, both (1, 1)." in card
+    else:
+        found = label_scores(truth, golden.logits[golden.judge], threshold=0.45)
+        wanted = {name: found.metric(name) for name in ("macro_f1", "mean_average_precision", "subset_accuracy")}
+        assert "any of 3 labels, each on from a probability of 0.45: hot, worn, loose." in card
+    assert artifact.figures == pytest.approx(wanted, rel=1e-4)
+    assert f"| labels agree | {' | '.join(wanted)} |" in card
+    gate = report.artifacts[1].gate
+    assert (gate.metric, gate.labelled) == (report.student.metric, 6)
+    assert report.student.metric == ("r2" if kind == "regression" else "macro_f1")
+
+
+@KINDS
+def test_inspection_names_the_task(bundles, kind):
+    facts = dict(inspect_file(bundles[kind].path))
+    wanted = {"multi_label": "labels hot, worn, loose", "regression": "target speed in rpm"}
+    assert facts["acc.labels"] == wanted[kind]
+
+
+@KINDS
+def test_a_bundle_is_exported_again_without_its_checkpoint(bundles, tmp_path, kind):
+    plan = ExportPlan(
+        source=bundles[kind].path,
+        output=tmp_path / "again.edge",
+        precisions=("fp16",),
+        platform="jp6.2",
+        max_drop_points=30.0,
+    )
+    again = export(plan)
+    assert again.manifest.models[0].task == TASKS[kind]
+    assert {artifact.precision for artifact in again.report.artifacts} == {"fp32", "fp16", "int8"}
+
+
+# ---- the gate
+
+
+def judging(task, labels, logits):
+    answers = Answers(logits=logits, probabilities=1200 + 150 * logits)
+    return Judging(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
+
+
+def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
+    logits = np.where(np.arange(600).reshape(200, 3) % 2, 2.0, -2.0).astype(np.float32)
+    labels = (logits > 0).astype(np.uint8)
+    other = logits.copy()
+    other[:5, 1] *= -1  # one label of 5 windows
+    got = Answers(logits=other, probabilities=other)
+    facts = gate_facts(got, judging(STATES, labels, logits), metric="subset_accuracy", task=STATES, max_drop_points=1.0)
+    assert (facts.label_agreement, facts.drop_points, facts.passed) == (0.975, 2.5, False)
+    assert facts.summary == (
+        "subset accuracy drops by 2.50 points (at most 1.00), labels agree on 97.5% of 200 (at least 99.0%)"
+    )
+
+
+def test_the_gate_of_numbers_counts_windows_within_a_tenth_of_the_targets_spread():
+    logits = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
+    labels = (1200 + 150 * logits[:, 0]).astype(np.float32)
+    for shift, agrees in ((0.05, 1.0), (0.2, 0.0)):
+        got = Answers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
+        facts = gate_facts(got, judging(SPEED, labels, logits), metric="r2", task=SPEED, max_drop_points=1.0)
+        assert facts.label_agreement == agrees
+        assert facts.drop_points == pytest.approx(100 * shift**2 / float(logits.var()), rel=1e-3)
+        assert facts.passed == (agrees == 1.0)
+    assert facts.summary.endswith("answers agree on 0.0% of 200 (at least 99.0%)")
+
+
+def test_values_are_compared_as_shares_of_the_largest_one():
+    expected = Answers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
+    got = Answers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
+    assert compare(expected, got, task=SPEED).max_abs_error == pytest.approx(1 / 2000, rel=1e-3)
+
+
+# ---- windows of a file
+
+
+def test_windows_of_a_file_have_labels_of_the_kind(tmp_path, students):
+    student = students["multi_label"]
+    windows = student.carried.windows
+    np.savez(tmp_path / "w.npz", x_acc=windows, y=student.carried.labels)
+    found = windows_from_path(tmp_path / "w.npz", modality=student.modality, task=STATES)
+    np.testing.assert_array_equal(found.labels, student.carried.labels)
+    with pytest.raises(UsageError) as error:
+        windows_from_path(tmp_path / "w.npz", modality=student.modality, task=SPEED)
+    assert str(error.value) == f"{tmp_path / 'w.npz'}: 'y': expected 12 numbers, NaN for unknown, one per window"
+    np.savez(tmp_path / "n.npz", x_acc=windows)
+    nothing = windows_from_path(tmp_path / "n.npz", modality=student.modality, task=SPEED)
+    assert np.isnan(nothing.labels).all()
