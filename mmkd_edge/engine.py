@@ -17,6 +17,7 @@ import numpy as np
 from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.backends.steps import STEP_BACKENDS, follow_recording, start_steps
 from mmkd_edge.bundle import Bundle, choose_artifact
+from mmkd_edge.confidence import threshold_of
 from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
 from mmkd_edge.golden import Golden, answer_scale, same_answers
 from mmkd_edge.health import Tally, measure_statistics
@@ -76,6 +77,7 @@ class Engine:
         artifact: what the backend executes; None without a bundle.
         setup: how it was opened, and why so; None without a bundle.
         reopen: opens the backend once more; None where nothing can.
+        least: the probability that a label needs to be in the label set; None where no error level was asked for.
         tally: counts its answers.
         refusal: why it cannot answer for raw values; empty where it can.
         values_name: of the graph's first input.
@@ -94,6 +96,7 @@ class Engine:
     artifact: Artifact | None
     setup: Setup | None
     reopen: Callable[[], Backend] | None
+    least: float | None
     tally: Tally
     refusal: str
     values_name: str
@@ -142,10 +145,12 @@ class Choice:
     Attributes:
         asked: backend, precision and threads, as far as they were named.
         references: for modalities that are normalised per group.
+        error_level: of label sets; None for none.
     """
 
     asked: Asked
     references: tuple[Reference | str | os.PathLike[str], ...]
+    error_level: float | None = None
 
 
 def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
@@ -164,7 +169,7 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
         found = find_profile(bundle.sha256) if choice.asked.leaves_a_choice else None
         for entry in bundle.manifest.models:
             reference = references.get(entry.modality.name)
-            opened.append(_open_engine(bundle, entry, choice.asked, found=found, reference=reference, first=not opened))
+            opened.append(_open_engine(bundle, entry, choice, found=found, reference=reference, first=not opened))
     except BaseException:
         for engine in opened:
             engine.close()
@@ -176,7 +181,7 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
 def _open_engine(
     bundle: Bundle,
     entry: ModelEntry,
-    asked: Asked,
+    choice: Choice,
     *,
     found: FoundProfile | None,
     reference: Reference | None,
@@ -184,10 +189,10 @@ def _open_engine(
 ) -> Engine:
     """The engine of one student, in the best way that opens here."""
     failures: list[str] = []
-    ways = setups(entry, asked, found)
+    ways = setups(entry, choice.asked, found)
     for setup in ways:
         try:
-            engine = open_engine(bundle, entry, setup, reference=reference, first=first)
+            engine = open_engine(bundle, entry, setup, reference=reference, error_level=choice.error_level, first=first)
         except (UnavailableError, BackendError) as error:
             if setup is ways[-1]:
                 raise
@@ -204,17 +209,19 @@ def open_engine(
     setup: Setup,
     *,
     reference: Reference | None = None,
+    error_level: float | None = None,
     first: bool = True,
 ) -> Engine:
     """A student of an open bundle, opened in one way and warm.
 
     Raises:
-        UsageError: it has no artifact for that way.
+        UsageError: it has no artifact for that way, or one that was not calibrated for this error level.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run it.
         BundleError: the artifact is not what the manifest says.
     """
     artifact = choose_artifact(entry, setup.precision, setup.backend)
+    least = threshold_of(entry, artifact, error_level, where=str(bundle.path))
 
     def opened() -> Backend:
         return _open_artifact(bundle, entry, artifact, setup)
@@ -228,6 +235,7 @@ def open_engine(
         setup=setup,
         reopen=opened,
         statistics=statistics,
+        least=least,
         first=first,
     )
     try:
@@ -246,6 +254,7 @@ def engine_of(
     setup: Setup | None = None,
     reopen: Callable[[], Backend] | None = None,
     statistics: InputStatistics | None = None,
+    least: float | None = None,
     first: bool = True,
 ) -> Engine:
     """An engine over an opened backend.
@@ -264,6 +273,7 @@ def engine_of(
         artifact=artifact,
         setup=setup,
         reopen=reopen,
+        least=least,
         tally=Tally(model=entry.name, modality=entry.modality, task=entry.task, statistics=statistics, first=first),
         refusal=_refusal(entry.modality, reference),
         values_name=entry.modality.name,

@@ -30,6 +30,7 @@ class PredictorInfo:
         artifact_sha256: of that file; empty without a bundle.
         bundle: the path that was opened; empty without a bundle.
         bundle_sha256: of the whole bundle, as `sha256sum` prints it; empty without a bundle.
+        least_probability: from which on a label is in the label set; None where no error level was asked for.
         versions: of mmkd-edge, numpy and Python.
     """
 
@@ -48,6 +49,7 @@ class PredictorInfo:
     artifact_sha256: str
     bundle: str
     bundle_sha256: str
+    least_probability: float | None
     versions: dict[str, str]
 
 
@@ -73,6 +75,7 @@ def info_of(line: Line) -> PredictorInfo:
         artifact_sha256=artifact.sha256 if artifact else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
+        least_probability=engine.least,
         versions={
             "mmkd-edge": version("mmkd-edge"),
             "numpy": np.__version__,

@@ -31,6 +31,7 @@ MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_FLOAT32 = 3.4028235e38
 MOST_WINDOWS_AT_ONCE = 64
+MOST_CONFIDENCE_WINDOWS = 1024
 
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -79,6 +80,18 @@ class BatchRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     maximum: Annotated[int, msgspec.Meta(ge=2, le=MOST_WINDOWS_AT_ONCE)]
 
 
+class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the probabilities of a classifier's artifact are worth: enough for any error level; see `confidence.py`.
+
+    Attributes:
+        temperature: what its graph divides the logits by before the softmax.
+        true_probabilities: what it gave the true label of each window that calibrated it, rising, rounded down.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(gt=0)]
+    true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MOST_CONFIDENCE_WINDOWS)]
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model file in the archive: `<model>/model.<precision>.<format>`.
 
@@ -91,6 +104,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         size_bytes: of the file.
         parity: how it compared with the checkpoint.
         batch: how many windows it takes at once; None where it takes one. The runtime gives one either way.
+        confidence: what its probabilities are worth; None where no labelled windows calibrated it.
     """
 
     file: str
@@ -101,6 +115,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     size_bytes: _Size
     parity: Parity
     batch: BatchRange | None = None
+    confidence: Confidence | None = None
 
 
 class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -359,12 +374,7 @@ def _check_model(model: ModelEntry, path: str) -> None:
         _check_hash(model.teacher_sha256, f"{path}.teacher_sha256")
     _check_unique([artifact.file for artifact in model.artifacts], f"{path}.artifacts", "file")
     for index, artifact in enumerate(model.artifacts):
-        wanted = f"{model.name}/model.{artifact.precision}.{artifact.format}"
-        _check_file(artifact.file, wanted, f"{path}.artifacts[{index}].file")
-        _check_hash(artifact.sha256, f"{path}.artifacts[{index}].sha256")
-        batch = artifact.batch
-        fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
-        _require(fits, f"{path}.artifacts[{index}].batch", f"expected a range of an ONNX graph, got {batch}")
+        _check_artifact(artifact, model, f"{path}.artifacts[{index}]")
     _check_file(model.golden.file, f"{model.name}/golden.npz", f"{path}.golden.file")
     _check_hash(model.golden.sha256, f"{path}.golden.sha256")
     if model.statistics is not None:
@@ -389,6 +399,22 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
         _check_hash(artifact.sha256, f"{where}.sha256")
         _require(artifact.batch is None, f"{where}.batch", f"expected none in a step graph, got {artifact.batch}")
+
+
+def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
+    _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
+    _check_hash(artifact.sha256, f"{path}.sha256")
+    batch = artifact.batch
+    fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
+    _require(fits, f"{path}.batch", f"expected a range of an ONNX graph, got {batch}")
+    if artifact.confidence is not None:
+        kind = model.task.kind
+        _require(kind == "classification", f"{path}.confidence", f"expected none for {kind}, got one")
+        shares = artifact.confidence.true_probabilities
+        fall = next((place for place, (low, high) in enumerate(itertools.pairwise(shares), 1) if low > high), None)
+        where = f"{path}.confidence.true_probabilities"
+        if fall is not None:
+            _fail(where, f"expected rising numbers, got {shares[fall - 1]} before {shares[fall]}")
 
 
 def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:

@@ -47,6 +47,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         labels: of several labels those that are on, in the task's order; empty for other tasks.
         value: of a regression the answer in the target's unit, inside its range; None for other tasks, and where there
             is no answer.
+        label_set: labels that remain possible at the error level of `EdgePredictor.open`, the most probable first;
+            never empty where there is an answer. Empty where no error level was asked for.
     """
 
     label: str
@@ -60,6 +62,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     input_age_s: float | None = None
     labels: tuple[str, ...] = ()
     value: float | None = None
+    label_set: tuple[str, ...] = ()
+
+    @property
+    def abstained(self) -> bool:
+        """Whether this settles on no single label: there is no answer, or the label set has more than one."""
+        return self.index < 0 or len(self.label_set) > 1
 
 
 def interpret(

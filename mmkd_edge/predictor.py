@@ -18,6 +18,7 @@ import numpy as np
 
 from mmkd_edge.backends import Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.bundle import Bundle
+from mmkd_edge.confidence import check_error_level, threshold_of
 from mmkd_edge.control import Control
 from mmkd_edge.engine import Choice, Line, SelfTest, engine_of, open_line, run_line_selftest
 from mmkd_edge.errors import InputError, SensorError, UsageError
@@ -76,6 +77,7 @@ class EdgePredictor:
         policy: what a prediction that is not `ok` becomes; see `open`.
         checks: what is looked for in every window beyond missing values.
         stale_s: from this age of its input on a prediction is stale.
+        error_level: of label sets; the artifact must have been calibrated.
         observe_every: each how manieth window the statistics of `health` look at; 0 looks at none.
     """
 
@@ -91,6 +93,7 @@ class EdgePredictor:
         policy: Policy = "predict",
         checks: SensorChecks | None = None,
         stale_s: float | None = None,
+        error_level: float | None = None,
         observe_every: int = 16,
     ) -> None:
         engine = engine_of(
@@ -100,6 +103,7 @@ class EdgePredictor:
             artifact=artifact,
             reopen=reopen,
             statistics=entry.statistics,
+            least=threshold_of(entry, artifact, check_error_level(error_level)),
         )
         self._begin(Line(engines=(engine,), bundle=bundle), None, policy, checks, stale_s, observe_every)
 
@@ -134,6 +138,7 @@ class EdgePredictor:
         policy: Policy = "predict",
         checks: SensorChecks | None = None,
         stale_s: float | None = None,
+        error_level: float | None = None,
         observe_every: int = 16,
     ) -> EdgePredictor:
         """Verify a bundle, open its students, and run them until they are warm.
@@ -146,12 +151,12 @@ class EdgePredictor:
             precision: of the arithmetic; `auto` is the profile's choice, else fp32.
             threads: how many threads one prediction may use; None is the profile's choice, else one, the fastest for
                 small students.
-            reference: for a modality that is normalised per group: what `mmkd-data reference` wrote, or its path;
-                several where the bundle has several such modalities.
+            reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
             policy: what a prediction that is not `ok` becomes: `predict` answers where it can and says so in the
                 status, `abstain` keeps the status and names no class, `raise` raises a `SensorError`.
             checks: what is looked for in every window beyond missing values; None looks for nothing else.
             stale_s: from this age of its input on a prediction is stale; None never says so.
+            error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
             observe_every: each how manieth window the statistics of `health` look at; 0 looks at none.
 
         Raises:
@@ -163,7 +168,7 @@ class EdgePredictor:
         asked = Asked(
             threads=check_threads(threads), backend=check_backend(backend), precision=check_precision(precision)
         )
-        choice = Choice(asked=asked, references=several(reference))
+        choice = Choice(asked=asked, references=several(reference), error_level=check_error_level(error_level))
         line = open_line(path, choice)
         predictor = cls.__new__(cls)
         try:
@@ -423,7 +428,7 @@ class EdgePredictor:
                 return self._ask(number, array, terms)
             return unanswered(engine, known, Fault(status="invalid", reason=f"the engine failed: {error}"))
         control.proven = True
-        if known is None and present is engine.present:
+        if known is None and present is engine.present and engine.least is None:
             prediction = interpret(probabilities, None, modality=modality, task=engine.task)
         else:
             prediction = interpret_with(known or NO_TERMS, engine, probabilities, present=present, window=array)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mmkd_edge.confidence import label_set
 from mmkd_edge.engine import Engine
 from mmkd_edge.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.sensors import Fault, worse
@@ -55,7 +56,7 @@ def interpret_with(
     present: NDArray[np.float32],
     window: NDArray[np.float32],
 ) -> Prediction:
-    """The prediction for an answer under terms.
+    """The prediction for an answer under terms, with its label set where an error level was asked for.
 
     Args:
         terms: what it was asked under.
@@ -67,7 +68,7 @@ def interpret_with(
     fault = terms.fault
     if terms.deadline_s is not None and time.monotonic() > terms.deadline_s:
         fault = worse(Fault(status="stale", reason="the answer came after the deadline"), fault)
-    return interpret(
+    prediction = interpret(
         probabilities,
         present,
         modality=engine.modality,
@@ -76,6 +77,10 @@ def interpret_with(
         fault=fault,
         input_age_s=terms.input_age_s,
     )
+    if engine.least is None or prediction.index < 0:
+        return prediction
+    remaining = label_set(probabilities[0].tolist(), engine.task.labels, least=engine.least)
+    return msgspec.structs.replace(prediction, label_set=remaining)
 
 
 def absent(engine: Engine, terms: Terms | None) -> Prediction:
@@ -113,4 +118,5 @@ def withheld(prediction: Prediction) -> Prediction:
         probabilities=np.zeros_like(prediction.probabilities),
         labels=(),
         value=None,
+        label_set=(),
     )

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
-from mmkd_edge.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.manifest import Artifact, Confidence, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.reference import Reference
 from mmkd_edge.sensors import Policy, SensorChecks
@@ -102,6 +103,7 @@ def fake_predictor(
     reference: Reference | None = None,
     policy: Policy = "predict",
     checks: SensorChecks | None = None,
+    least_probability: float | None = None,
 ) -> EdgePredictor:
     """A predictor over a `FakeBackend`: windows are checked and prepared as on a device, the answer is yours.
 
@@ -113,7 +115,20 @@ def fake_predictor(
         reference: for a modality that is normalised per group.
         policy: what a prediction that is not `ok` becomes.
         checks: what is looked for in every window beyond missing values.
+        least_probability: from which on a label is in `Prediction.label_set`, as if an error level had been asked for;
+            None names no label sets.
     """
     entry = fake_entry(modality=modality, labels=labels)
-    backend = FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs)
-    return EdgePredictor(entry=entry, backend=backend, reference=reference, policy=policy, checks=checks)
+    artifact, error_level = None, None
+    if least_probability is not None:  # one calibration window, and the level that makes it the threshold
+        confidence = Confidence(temperature=1.0, true_probabilities=(least_probability,))
+        artifact, error_level = msgspec.structs.replace(entry.artifacts[0], confidence=confidence), 0.5
+    return EdgePredictor(
+        entry=entry,
+        backend=FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs),
+        artifact=artifact,
+        reference=reference,
+        policy=policy,
+        checks=checks,
+        error_level=error_level,
+    )

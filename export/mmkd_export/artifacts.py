@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.errors import GateError
-from mmkd_edge.manifest import Artifact, ArtifactFormat, BatchRange, Parity, Precision
+from mmkd_edge.manifest import Artifact, ArtifactFormat, BatchRange, Confidence, Parity, Precision
 from mmkd_export.batch import require_batches
+from mmkd_export.confidence import confidence_of
 from mmkd_export.evidence import Evidence
 from mmkd_export.gate import GateFacts, gate_facts, require_gate
 from mmkd_export.graph import OPSET
@@ -28,6 +30,7 @@ from mmkd_export.parity import (
     require_parity,
 )
 from mmkd_export.report import ArtifactReport, BackendRun, BatchFacts, judged_figures, judged_scores
+from mmkd_models.evaluate.confidence import confidence_facts
 from mmkd_models.evaluate.scores import AnyMetric
 
 _SELF_TEST_FACTOR = 2.0
@@ -163,11 +166,39 @@ def rescored(judged: JudgedArtifact, evidence: Evidence) -> JudgedArtifact:
     backend = open_format(judged.model, judged.artifact.format)
     try:
         answers = answers_from_backend(backend, evidence.judging.windows, evidence.modality)
+        confidence = _calibrate(backend, evidence)
     finally:
         backend.close()
     scores = judged_scores(answers, evidence.judging, evidence.task)
     figures = judged_figures(answers, evidence.judging, evidence.task)
-    return replace(judged, report=msgspec.structs.replace(judged.report, scores=scores, figures=figures))
+    report = msgspec.structs.replace(judged.report, scores=scores, figures=figures)
+    return _with_confidence(replace(judged, report=report), confidence, answers, evidence)
+
+
+def _calibrate(backend: Backend, evidence: Evidence) -> Confidence | None:
+    """Calibrates the confidence of an opened classifier; None for other tasks, and without labelled windows."""
+    if evidence.task.kind != "classification":
+        return None
+    rows = np.flatnonzero(evidence.calibration_labels >= 0)
+    if len(rows) == 0:
+        return None
+    answers = answers_from_backend(backend, evidence.calibration[rows], evidence.modality)
+    labels = evidence.calibration_labels[rows]
+    return confidence_of(answers.probabilities, labels, temperature=evidence.temperature)
+
+
+def _with_confidence(
+    judged: JudgedArtifact, confidence: Confidence | None, judging: Answers, evidence: Evidence
+) -> JudgedArtifact:
+    """Gives an artifact its calibration, and what this is worth on the judging windows."""
+    facts = None
+    if confidence is not None:
+        facts = confidence_facts(confidence, judging.logits, judging.probabilities, evidence.judging.labels)
+    return replace(
+        judged,
+        artifact=msgspec.structs.replace(judged.artifact, confidence=confidence),
+        report=msgspec.structs.replace(judged.report, confidence=facts),
+    )
 
 
 def task_gate_facts(answers: Answers, evidence: Evidence, gate: TaskGate) -> GateFacts:
@@ -210,6 +241,7 @@ class _Answered:
     parity: ArtifactParity
     gap_parity: ArtifactParity
     judging: Answers
+    confidence: Confidence | None
     run: BackendRun
 
 
@@ -223,6 +255,7 @@ def _answer_all(backend: Backend, evidence: Evidence) -> _Answered:
             parity=parity,
             gap_parity=compare(evidence.gap_answers, answers_from_backend(backend, evidence.gaps, modality), task=task),
             judging=answers_from_backend(backend, evidence.judging.windows, modality),
+            confidence=_calibrate(backend, evidence),
             run=BackendRun(
                 backend=backend.name,
                 version=backend.version,
@@ -266,4 +299,5 @@ def _judged(
         figures=judged_figures(answered.judging, evidence.judging, evidence.task),
         backends=(answered.run,),
     )
-    return JudgedArtifact(model=model, artifact=artifact, report=report)
+    judged = JudgedArtifact(model=model, artifact=artifact, report=report)
+    return _with_confidence(judged, answered.confidence, answered.judging, evidence)

@@ -10,12 +10,20 @@ from collections.abc import Iterable, Iterator
 from mmkd_edge.manifest import ModelEntry
 from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_export.report import ArtifactReport, ExportReport
+from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
     """Gives the card as Markdown, the same for the same report."""
     return "\n".join(
-        [*_heading(report, entry), *_input(entry), *_use(entry), *_measured(report), *_origin(report, licence)]
+        [
+            *_heading(report, entry),
+            *_input(entry),
+            *_use(entry),
+            *_measured(report),
+            *_confidence(report),
+            *_origin(report, licence),
+        ]
     )
 
 
@@ -122,6 +130,32 @@ def _measured(report: ExportReport) -> Iterator[str]:
         "is the measure of the student."
     )
     yield ""
+
+
+def _confidence(report: ExportReport) -> Iterator[str]:
+    known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
+    if not known:
+        return
+    yield "## How sure it is"
+    yield ""
+    yield (
+        "`EdgePredictor.open(..., error_level=0.05)` names with each answer the labels that remain possible: over "
+        "windows like those that calibrated it, the true one is missing from at most one set in twenty. Any level can "
+        "be asked for. On windows that did not calibrate it:"
+    )
+    yield ""
+    yield f"| artifact | {' | '.join(HEADINGS)} |"
+    yield f"|---|{'---|' * len(HEADINGS)}"
+    for artifact, facts in known:
+        for coverage in facts.coverages:
+            yield f"| `{artifact.file}` | {' | '.join(coverage_cells(coverage))} |"
+    yield ""
+    for artifact, facts in known:
+        yield f"- `{artifact.file}`: {reliability_text(facts)}."
+    yield ""
+    if report.windows.judged_by == report.windows.source:
+        yield f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}."
+        yield ""
 
 
 def _row(artifact: ArtifactReport) -> str:

@@ -45,7 +45,9 @@ class Evidence:
         gaps: copies of the windows that miss samples, (N, T, C).
         gap_answers: of the fp32 network for these.
         judging: windows that only judge, with the checkpoint's answers.
-        calibration: (M, T, C) windows that ranges are taken from; none of them judges.
+        calibration: (M, T, C) windows that ranges and confidence are taken from; none of them judges.
+        calibration_labels: (M,) int64, -1 where unknown.
+        temperature: that the probabilities of all answers are made with.
     """
 
     modality: ModalitySpec
@@ -56,6 +58,8 @@ class Evidence:
     gap_answers: Answers
     judging: Judging
     calibration: NDArray[np.float32]
+    calibration_labels: NDArray[np.int64]
+    temperature: float = 1.0
 
     @property
     def recorded(self) -> NDArray[np.float32]:

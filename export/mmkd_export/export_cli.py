@@ -25,8 +25,9 @@ from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.join import export_several, several_plans
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
-from mmkd_export.report import ArtifactReport, LeftOut
+from mmkd_export.report import ArtifactReport, ExportReport, LeftOut
 from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
+from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
 
 app = typer.Typer(
     add_completion=False,
@@ -246,6 +247,17 @@ def _show(result: ExportResult) -> None:
     console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
     if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
         console.print(windows.caution, soft_wrap=True)
+    _show_confidence(console, report)
+
+
+def _show_confidence(console: Console, report: ExportReport) -> None:
+    """Of each artifact what its probabilities and label sets are worth."""
+    known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
+    for artifact, facts in known:
+        console.print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}", soft_wrap=True)
+        console.print(coverage_table(facts.coverages))
+    if known and report.windows.judged_by == report.windows.source:
+        console.print(SAME_GROUPS, soft_wrap=True)
 
 
 def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:

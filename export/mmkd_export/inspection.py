@@ -104,6 +104,10 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
             f"(tolerance {parity.tolerance:.2g}), labels agree on {parity.label_agreement:.1%}, {artifact.sha256}"
         )
         yield artifact.file, value
+        if artifact.confidence is not None:
+            count = len(artifact.confidence.true_probabilities)
+            value = f"temperature {artifact.confidence.temperature:g}, label sets from {count} calibration windows"
+            yield f"{artifact.file}.confidence", value
 
 
 def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -40,11 +40,11 @@ def missing_libraries() -> list[str]:
     return [name.replace("_", "-") for name in _LIBRARIES if importlib.util.find_spec(name) is None]
 
 
-def tflite_from_checkpoint(path: Path) -> bytes:
+def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
     """Converts the student in a checkpoint file; the same checkpoint and library versions give the same bytes.
 
     The signature takes `<modality>` and `<modality>_present` (1, T, C) and gives `logits` and `probabilities` (1, K),
-    all float32.
+    all float32. The probabilities are the softmax of the logits divided by `temperature`.
 
     Raises:
         UnavailableError: litert-torch is not installed.
@@ -57,7 +57,7 @@ def tflite_from_checkpoint(path: Path) -> bytes:
         )
     with tempfile.TemporaryDirectory(prefix="mmkd-litert-") as folder:
         output = Path(folder) / "student.tflite"
-        command = [sys.executable, "-m", "mmkd_export.litert", str(path.absolute()), str(output)]
+        command = [sys.executable, "-m", "mmkd_export.litert", str(path.absolute()), str(output), repr(temperature)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _OFFLINE)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
@@ -65,7 +65,7 @@ def tflite_from_checkpoint(path: Path) -> bytes:
         return output.read_bytes()
 
 
-def tflite_from_student(checkpoint: StudentCheckpoint) -> bytes:
+def tflite_from_student(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:
     """Converts a student in this process; the converter writes to the terminal. See `tflite_from_checkpoint`."""
     import litert_torch
     import torch
@@ -79,7 +79,7 @@ def tflite_from_student(checkpoint: StudentCheckpoint) -> bytes:
 
         def __init__(self) -> None:
             super().__init__()
-            self.student = ExportStudent(checkpoint.network())
+            self.student = ExportStudent(checkpoint.network(), temperature=temperature)
 
         def forward(self, values: torch.Tensor, present: torch.Tensor) -> dict[str, torch.Tensor]:
             return dict(zip(answers, self.student(values, present), strict=True))
@@ -141,8 +141,8 @@ def _convert(arguments: Sequence[str]) -> None:
     """The child process: reads a checkpoint, writes the model."""
     from mmkd_models.checkpoint import read_student
 
-    source, output = arguments
-    write_file(Path(output), tflite_from_student(read_student(Path(source))))
+    source, output, temperature = arguments
+    write_file(Path(output), tflite_from_student(read_student(Path(source)), temperature=float(temperature)))
 
 
 if __name__ == "__main__":

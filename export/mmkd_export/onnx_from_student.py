@@ -52,11 +52,14 @@ _BATCH = 64
 _STATISTICS = ("mean", "std")
 
 
-def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None) -> bytes:
+def onnx_from_student(
+    checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None, temperature: float = 1.0
+) -> bytes:
     """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
 
     Inputs `<modality>` and `<modality>_present` (1, T, C), outputs as `graph_outputs` of the task, all float32.
     With `batch` the first axis is named `batch` and may vary within it; whether it really does is not proven here.
+    The probabilities are the softmax of the logits divided by `temperature`.
 
     Raises:
         MmkdError: the exporter failed.
@@ -65,7 +68,7 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, batch: BatchRange | None
     from mmkd_models.networks.student import ExportStudent
 
     return _onnx_from_module(
-        ExportStudent(checkpoint.network()),
+        ExportStudent(checkpoint.network(), temperature=temperature),
         inputs=graph_inputs(checkpoint.modality),
         outputs=graph_outputs(checkpoint.task),
         metadata=[
@@ -92,11 +95,12 @@ def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
     )
 
 
-def onnx_step_from_student(checkpoint: StudentCheckpoint) -> bytes:
+def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
     """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
 
     Inputs are `<modality>` and `<modality>_present` (1, S, C) and the states; outputs `logits` and `probabilities`
-    (1, K) and `next_` each state, all float32. Errors as `onnx_from_student`.
+    (1, K) and `next_` each state, all float32; `temperature` and errors as of
+    `onnx_from_student`.
 
     Raises:
         UsageError: the student answers something else than classes.
@@ -110,14 +114,16 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint) -> bytes:
         )
     streaming = steps_of(checkpoint)
     return _onnx_from_module(
-        StepStudent(checkpoint.network()),
+        StepStudent(checkpoint.network(), temperature=temperature),
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
     )
 
 
-def answers_along_recording(checkpoint: StudentCheckpoint, recording: NDArray[np.float32]) -> Answers:
+def answers_along_recording(
+    checkpoint: StudentCheckpoint, recording: NDArray[np.float32], *, temperature: float = 1.0
+) -> Answers:
     """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
     import torch
 
@@ -125,7 +131,7 @@ def answers_along_recording(checkpoint: StudentCheckpoint, recording: NDArray[np
 
     values, present = prepare_batch(recording[None], checkpoint.modality)
     logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
-    return Answers(logits=logits.numpy(), probabilities=torch.softmax(logits, dim=-1).numpy())
+    return Answers(logits=logits.numpy(), probabilities=torch.softmax(logits / temperature, dim=-1).numpy())
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
@@ -162,13 +168,15 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
     )
 
 
-def answers_from_student(checkpoint: StudentCheckpoint, windows: NDArray[np.float32]) -> Answers:
+def answers_from_student(
+    checkpoint: StudentCheckpoint, windows: NDArray[np.float32], *, temperature: float = 1.0
+) -> Answers:
     """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
     import torch
 
     from mmkd_models.networks.student import ExportStudent
 
-    student = ExportStudent(checkpoint.network()).eval()
+    student = ExportStudent(checkpoint.network(), temperature=temperature).eval()
     logits, probabilities = [], []
     with torch.no_grad():
         for start in range(0, len(windows), _BATCH):

@@ -18,6 +18,7 @@ from mmkd_export.int8 import Attempt, LayerSensitivity
 from mmkd_export.parity import Answers, ArtifactParity
 from mmkd_export.windows import RealWindows
 from mmkd_models.data.labels import is_labelled
+from mmkd_models.evaluate.confidence import ConfidenceFacts
 from mmkd_models.evaluate.scores import AnyMetric, metrics_of, of_classes
 
 FORMAT_VERSION = 1
@@ -113,6 +114,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         sensitivity: of its layers, the most sensitive first.
         activations: what its layers read on the calibration windows; of an INT8 artifact.
         batch: how many windows it takes at once; None where it takes one.
+        confidence: what its probabilities are worth on the judging windows; None where no label is known.
     """
 
     file: str
@@ -131,6 +133,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sensitivity: tuple[LayerSensitivity, ...] = ()
     activations: tuple[ActivationHistogram, ...] = ()
     batch: BatchFacts | None = None
+    confidence: ConfidenceFacts | None = None
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -29,7 +29,13 @@ from mmkd_export.litert import tflite_from_checkpoint
 from mmkd_export.lower import LowerPrecisions, make_lower, wanted_formats, wanted_precisions, without_slow
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ArtifactReport, ExportReport, LeftOut, decode_report
-from mmkd_export.subject import Subject, require_windows, subject_from_bundle, subject_from_checkpoint
+from mmkd_export.subject import (
+    Subject,
+    require_windows,
+    subject_from_bundle,
+    subject_from_checkpoint,
+    temperature_of,
+)
 from mmkd_export.trt import EngineFile, build_engines
 
 
@@ -157,9 +163,10 @@ def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
     checkpoint = read_student(plan.source)
     require_windows(plan, checkpoint)
     begin("convert it to ONNX")
-    graph = onnx_from_student(checkpoint, batch=plan.batch)
+    temperature = temperature_of(plan, checkpoint)
+    graph = onnx_from_student(checkpoint, batch=plan.batch, temperature=temperature)
     begin("compare with torch")
-    return subject_from_checkpoint(plan, checkpoint, graph)
+    return subject_from_checkpoint(plan, checkpoint, graph, temperature=temperature)
 
 
 def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
@@ -167,7 +174,7 @@ def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None
     if "litert" not in plan.targets:
         return subject
     begin("convert it to LiteRT")
-    model = tflite_from_checkpoint(plan.source)
+    model = tflite_from_checkpoint(plan.source, temperature=subject.evidence.temperature)
     return replace(subject, others=(judge_fp32(model, subject.evidence, format="tflite"), *subject.others))
 
 

@@ -56,9 +56,10 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, evidence: Evidence) -> S
     from mmkd_export.onnx_from_student import answers_along_recording, onnx_step_from_student, steps_of
 
     facts = steps_of(checkpoint)
-    model = onnx_step_from_student(checkpoint)
+    temperature = evidence.temperature
+    model = onnx_step_from_student(checkpoint, temperature=temperature)
     recording = _recording(evidence, stride=facts.stride)
-    expected = answers_along_recording(checkpoint, recording)
+    expected = answers_along_recording(checkpoint, recording, temperature=temperature)
     backend = open_backend("ort", model, threads=1)
     try:
         logits, probabilities = follow_recording(backend, facts, recording, evidence.modality)

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
@@ -21,6 +22,7 @@ from mmkd_edge.golden import Golden
 from mmkd_edge.manifest import REPORT_FILE, BatchRange, ModelEntry, Precision
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored
+from mmkd_export.confidence import fit_temperature
 from mmkd_export.evidence import Evidence, judging_of
 from mmkd_export.gate import Judging
 from mmkd_export.graph import multiply_adds
@@ -35,11 +37,16 @@ from mmkd_export.parity import (
 from mmkd_export.plan import ExportPlan, only_student
 from mmkd_export.report import ExportReport, StudentFacts, WindowFacts, decode_report
 from mmkd_export.step import StepGraph, step_from_checkpoint, stored_step
-from mmkd_export.windows import RealWindows, windows_from_checkpoint, windows_from_path, windows_from_statistics
+from mmkd_export.windows import (
+    RealWindows,
+    others_than,
+    windows_from_checkpoint,
+    windows_from_path,
+    windows_from_statistics,
+)
 from mmkd_models.evaluate.scores import AnyMetric, metrics_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from mmkd_models.checkpoint import StudentCheckpoint
@@ -88,13 +95,32 @@ class Subject:
         return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
 
 
-def subject_from_checkpoint(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes) -> Subject:
+def temperature_of(plan: ExportPlan, checkpoint: StudentCheckpoint) -> float:
+    """Gives the temperature that fits the windows of a plan that calibrate.
+
+    1 where they are too few or drawn, and for tasks that are no classification.
+    """
+    from mmkd_export.onnx_from_student import answers_from_student
+
+    if checkpoint.task.kind != "classification":
+        return 1.0
+    real = _real_windows(plan, checkpoint)
+    rows = np.flatnonzero(~real.judge & (real.labels >= 0))
+    if len(rows) == 0:
+        return 1.0
+    return fit_temperature(answers_from_student(checkpoint, real.windows[rows]).logits, real.labels[rows])
+
+
+def subject_from_checkpoint(
+    plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes, *, temperature: float
+) -> Subject:
     """Holds a checkpoint's graph against torch.
 
     Args:
         plan: names the windows.
         checkpoint: the student.
         graph: what `onnx_from_student` gave for it.
+        temperature: in the graph.
 
     Raises:
         UsageError: there are no real windows.
@@ -104,12 +130,13 @@ def subject_from_checkpoint(plan: ExportPlan, checkpoint: StudentCheckpoint, gra
     from mmkd_models.checkpoint import file_sha256
 
     def answer(windows: NDArray[np.float32]) -> Answers:
-        return answers_from_student(checkpoint, windows)
+        return answers_from_student(checkpoint, windows, temperature=temperature)
 
     real = _real_windows(plan, checkpoint)
     evidence = _evidence(
         plan, checkpoint.modality, checkpoint.task, real=real, answers=answer(real.windows), answer=answer
     )
+    evidence = replace(evidence, temperature=temperature)
     return Subject(
         modality=checkpoint.modality,
         task=checkpoint.task,
@@ -152,6 +179,8 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
             "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
         )
     evidence = _evidence_from_golden(plan, entry, golden, fp32.model, windows=report.windows)
+    if fp32.artifact.confidence is not None:
+        evidence = replace(evidence, temperature=fp32.artifact.confidence.temperature)
     gate = TaskGate(metric=report.student.metric, max_drop_points=plan.max_drop_points)
     return Subject(
         modality=entry.modality,
@@ -171,11 +200,13 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
 
 def _kept_litert(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate, plan: ExportPlan) -> JudgedArtifact:
     """An earlier `.tflite`, proven on the same golden windows; it is judged by others where LiteRT is there."""
-    if plan.evaluation is None:
+    if plan.evaluation is None and plan.calibration is None and judged.artifact.confidence is not None:
         return judged
     if importlib.util.find_spec("ai_edge_litert") is not None:
         return rescored(judged, evidence) if judged.report.gate is None else judge_again(judged, evidence, gate)
-    return replace(judged, report=msgspec.structs.replace(judged.report, scores=None))
+    if plan.evaluation is None:
+        return judged
+    return replace(judged, report=msgspec.structs.replace(judged.report, scores=None, confidence=None))
 
 
 def _evidence_from_golden(
@@ -201,11 +232,10 @@ def _evidence_from_golden(
     evidence = _evidence(plan, entry.modality, entry.task, real=real, answers=answers, answer=answer)
     if plan.calibration is not None:
         named = windows_from_path(plan.calibration, modality=entry.modality, task=entry.task)
-        evidence = replace(evidence, calibration=named.windows)
-        if windows.synthetic:  # the named windows judge too, so they are halved
-            evidence = replace(evidence, calibration=named.windows[~named.judge])
-            if plan.evaluation is None:
-                evidence = replace(evidence, judging=judging_of(named, answer(named.windows)))
+        if windows.synthetic and plan.evaluation is None:  # the named windows judge too, so they are halved
+            evidence = replace(evidence, judging=judging_of(named, answer(named.windows)))
+        rows = others_than(named.windows, evidence.judging.windows)
+        evidence = replace(evidence, calibration=named.windows[rows], calibration_labels=named.labels[rows])
     backend.close()
     return evidence
 
@@ -220,12 +250,18 @@ def _evidence(
     answer: Callable[[NDArray[np.float32]], Answers],
 ) -> Evidence:
     gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
+    calibrate = np.flatnonzero(~real.judge & (not real.synthetic))
     judging = judging_of(real, answers)
     if plan.evaluation is not None:
         chosen = windows_from_path(plan.evaluation, modality=modality, task=task, most=None)
-        judging = Judging(
-            windows=chosen.windows, labels=chosen.labels, answers=answer(chosen.windows), source=chosen.source
-        )
+        rows = others_than(chosen.windows, real.windows[calibrate])
+        if len(rows) == 0:
+            raise UsageError(
+                f"{plan.evaluation}: --eval: expected windows that do not calibrate, got {len(chosen.windows)} that "
+                "all do; name others"
+            )
+        windows = chosen.windows[rows]
+        judging = Judging(windows=windows, labels=chosen.labels[rows], answers=answer(windows), source=chosen.source)
     return Evidence(
         modality=modality,
         task=task,
@@ -234,7 +270,8 @@ def _evidence(
         gaps=gaps,
         gap_answers=answer(gaps),
         judging=judging,
-        calibration=real.windows[~real.judge & (not real.synthetic)],
+        calibration=real.windows[calibrate],
+        calibration_labels=real.labels[calibrate],
     )
 
 

@@ -126,6 +126,12 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
     return judge
 
 
+def others_than(windows: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Gives the rows of (N, T, C) windows that are none of the known ones: what calibrates must not judge."""
+    seen = {window.tobytes() for window in known}
+    return np.flatnonzero([window.tobytes() not in seen for window in windows])
+
+
 def _real(windows: NDArray[np.float32], labels: Labels, *, source: str) -> RealWindows:
     return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -22,9 +22,12 @@ from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.bundle import evaluate_bundle
+from mmkd_models.evaluate.confidence import ERROR_LEVELS
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
+from mmkd_models.evaluate_bundle_cli import show_bundle
 from mmkd_models.evaluate_kinds_cli import evaluate_kind, refuse_options
 from mmkd_models.tensors import kind_of
 
@@ -44,7 +47,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     epilog="Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
 )
 def evaluate_(
-    model: Annotated[Path, typer.Argument(help="Checkpoint of a teacher or a student.")],
+    model: Annotated[Path, typer.Argument(help="Checkpoint of a teacher or a student, or a bundle.")],
     data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
     missing: Annotated[
         bool,
@@ -66,12 +69,27 @@ def evaluate_(
         typer.Option(help="What gains are of: accuracy, balanced_accuracy or macro_f1; default the model's own."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which samples go missing; seed of the intervals.", min=0)] = 0,
+    error_levels: Annotated[
+        list[float] | None,
+        typer.Option("--error-level", metavar="SHARE", help="Of a bundle: check its label sets at it. Repeatable."),
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write the curves as one self-contained page.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
-    """Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."""
+    """Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing.
+
+    Of a bundle: every artifact as a device runs it, and whether its probabilities and label sets hold.
+    """
+    from mmkd_export.plan import is_bundle
+
+    if is_bundle(model):
+        _check_bundle_options({"--missing": missing, "--against": against, "--metric": metric, "--page": page})
+        _evaluate_bundle(model, data, split=split, fold=fold, error_levels=error_levels, as_json=as_json)
+        return
+    if error_levels:
+        raise UsageError(f"{model}: --error-level: expected a bundle, whose label sets it checks; export one first")
     if page is not None:
         check_page(page, extra="train")
     dataset = open_dataset(data)
@@ -105,6 +123,34 @@ def evaluate_(
         return
     _show(report)
     print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, data)}")
+
+
+def _check_bundle_options(given: Mapping[str, object]) -> None:
+    """Raises UsageError where an option was given that is of checkpoints alone."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name}: expected a checkpoint, got a bundle; judge the checkpoint it was exported from")
+
+
+def _evaluate_bundle(
+    path: Path, data: Path, *, split: str, fold: int | None, error_levels: Sequence[float] | None, as_json: bool
+) -> None:
+    levels = tuple(dict.fromkeys(error_levels or ERROR_LEVELS))
+    for level in levels:
+        if not 0 < level < 1:
+            raise UsageError(f"--error-level {level:g}: expected a share above 0 and below 1")
+    dataset = open_dataset(data)
+    kind = dataset.spec.task.kind
+    if kind != "classification":
+        raise UsageError(f"{path}: expected a dataset of classes, got one of {kind}; judge the bundle's checkpoint")
+    windows, part = _windows(dataset, split=split, fold=fold)
+    facts = _data_facts(dataset, windows, part)
+    report = evaluate_bundle(path, windows, data=facts, error_levels=levels, on_part=_say)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        return
+    show_bundle(report, _console())
+    print(f"next: mmkd-bench run {shlex.quote(str(path))}")
 
 
 def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows, str]:

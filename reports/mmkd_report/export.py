@@ -24,6 +24,7 @@ from mmkd_report.export_tables import (
     AttemptRow,
     artifact_rows,
     attempt_rows,
+    confidence_tables,
     gate_rows,
     measured_artifacts,
     parity_rows,
@@ -81,6 +82,7 @@ def render_export(document: Mapping[str, Any]) -> str:
             "rows": artifact_rows(export, backends),
             "pareto": pareto(export),
             "gates": gate_rows(export),
+            "confidence": confidence_tables(export),
             "quantised": [_quantised(artifact) for artifact in measured if artifact.attempts],
             "float_layers": [
                 (artifact.name, list(artifact.float_layers.items())) for artifact in measured if artifact.float_layers

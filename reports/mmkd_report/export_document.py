@@ -117,6 +117,36 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     represented: float | None = None
 
 
+class Reliability(msgspec.Struct, frozen=True, kw_only=True):
+    """How well probabilities agree with what happens; the loss in nats."""
+
+    calibration_error: float | None = None
+    log_loss: float | None = None
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
+    """What label sets do at one error level; `low` and `high` are the 95 % interval of `coverage`."""
+
+    error_level: float
+    coverage: float | None = None
+    low: float | None = None
+    high: float | None = None
+    mean_set_size: float | None = None
+    single_share: float | None = None
+    single_accuracy: float | None = None
+
+
+class Confidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artifact's probabilities and label sets are worth on windows that did not calibrate them."""
+
+    temperature: float
+    calibrated_by: int
+    windows: int
+    before: Reliability
+    after: Reliability
+    coverages: tuple[Coverage, ...] = ()
+
+
 class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact: what it is, how it answers, what was tried to make it."""
 
@@ -134,6 +164,7 @@ class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
     activations: tuple[Activation, ...] = ()
+    confidence: Confidence | None = None
 
     @property
     def name(self) -> str:

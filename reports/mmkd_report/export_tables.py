@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmkd_report.export_answer import backend_name, error_text, latency_text, size_text
 from mmkd_report.export_charts import precision_role
-from mmkd_report.export_document import ArtifactFacts, ExportDocument, Gate
+from mmkd_report.export_document import ArtifactFacts, Confidence, Coverage, ExportDocument, Gate
 from mmkd_report.formats import NOTHING, count, fixed, is_figure, percent, share
 
 METHOD_NAMES = {
@@ -84,6 +84,28 @@ class AttemptRow:
     drop: str
     agreement: str
     passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoverageRow:
+    """What label sets do at one error level."""
+
+    level: str
+    coverage: str
+    interval: str
+    size: str
+    single: str
+    right: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceTable:
+    """What one artifact's confidence is worth: a sentence on its probabilities, and a row for each error level."""
+
+    role: str
+    name: str
+    verdict: str
+    rows: tuple[CoverageRow, ...]
 
 
 def measured_artifacts(export: ExportDocument) -> tuple[tuple[ArtifactFacts, str | None], ...]:
@@ -173,6 +195,41 @@ def gate_rows(export: ExportDocument) -> tuple[GateRow, ...]:
         )
         for artifact, _ in measured_artifacts(export)
         if artifact.gate is not None
+    )
+
+
+def confidence_tables(export: ExportDocument) -> tuple[ConfidenceTable, ...]:
+    """The artifacts of the bundle whose confidence was calibrated."""
+    return tuple(
+        ConfidenceTable(
+            role=precision_role(artifact.precision),
+            name=artifact.name,
+            verdict=_calibration(artifact.confidence),
+            rows=tuple(_coverage_row(coverage) for coverage in artifact.confidence.coverages),
+        )
+        for artifact in export.report.artifacts
+        if artifact.confidence is not None
+    )
+
+
+def _calibration(facts: Confidence) -> str:
+    before, after = facts.before, facts.after
+    return (
+        f"Temperature {fixed(facts.temperature, 2)} from {count(facts.calibrated_by)} windows. On "
+        f"{count(facts.windows)} others the calibration error is {fixed(before.calibration_error, 3)} without it and "
+        f"{fixed(after.calibration_error, 3)} with it, the log loss {fixed(before.log_loss, 3)} and "
+        f"{fixed(after.log_loss, 3)}."
+    )
+
+
+def _coverage_row(coverage: Coverage) -> CoverageRow:
+    return CoverageRow(
+        level=percent(coverage.error_level, 1),
+        coverage=percent(coverage.coverage),
+        interval=f"{percent(coverage.low)} to {percent(coverage.high)}",
+        size=fixed(coverage.mean_set_size, 2),
+        single=percent(coverage.single_share),
+        right=percent(coverage.single_accuracy),
     )
 
 

@@ -319,3 +319,49 @@ def test_a_file_entry_is_plain_data() -> None:
     entry = FileEntry(file="a", sha256="0" * 64, size_bytes=1)
     with pytest.raises(AttributeError):
         entry.file = "b"  # type: ignore[misc]
+
+
+# What an artifact's probabilities are worth.
+
+CONFIDENCE = {"temperature": 0.7, "true_probabilities": [0.0, 0.25, 0.25, 1.0]}
+PLACE = "models.0.artifacts.0.confidence"
+
+
+def with_confidence(document: dict[str, Any], **changes: object) -> dict[str, Any]:
+    return changed(document, PLACE, CONFIDENCE | changes)
+
+
+def test_confidence_survives_its_file(document: dict[str, Any]) -> None:
+    read = decode_manifest(json.dumps(with_confidence(document)).encode())
+    found = read.models[0].artifacts[0].confidence
+    assert found is not None
+    assert (found.temperature, found.true_probabilities) == (0.7, (0.0, 0.25, 0.25, 1.0))
+    assert decode_manifest(encode_manifest(read)) == read
+
+
+def test_a_manifest_of_an_earlier_version_has_no_confidence(document: dict[str, Any]) -> None:
+    read = decode_manifest(json.dumps(changed(document, PLACE, ...)).encode())
+    assert read.models[0].artifacts[0].confidence is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "why"),
+    [
+        ({"true_probabilities": [0.5, 0.25]}, ".true_probabilities", "expected rising numbers, got 0.5 before 0.25"),
+        ({"true_probabilities": []}, ".true_probabilities", "expected array of length >= 1"),
+        ({"true_probabilities": [0.5] * 1025}, ".true_probabilities", "expected array of length <= 1024"),
+        ({"true_probabilities": [1.5]}, ".true_probabilities[0]", "expected float <= 1.0"),
+        ({"temperature": 0}, ".temperature", "expected float > 0.0"),
+        ({"scores": []}, "", "object contains unknown field scores"),
+    ],
+)
+def test_nonsense_confidence_is_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:
+    found = message(with_confidence(document, **changes))
+    assert found == f"manifest.json: models[0].artifacts[0].confidence{where}: {why}{AGAIN}"
+
+
+def test_confidence_belongs_to_classifiers(document: dict[str, Any]) -> None:
+    several = changed(with_confidence(document), "models.0.task.kind", "multi_label")
+    assert message(several) == (
+        "manifest.json: models[0].artifacts[0].confidence: expected none for multi_label, got one" + AGAIN
+    )

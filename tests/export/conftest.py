@@ -104,6 +104,7 @@ def make_evidence(student: StudentCheckpoint) -> Evidence:
         gap_answers=answers_from_student(student, gaps),
         judging=judging_of(real, answers),
         calibration=real.windows[~real.judge],
+        calibration_labels=real.labels[~real.judge],
     )
 
 

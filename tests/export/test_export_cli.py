@@ -17,6 +17,7 @@ from mmkd_edge.bundle import Bundle
 from mmkd_export.cli import main
 from mmkd_export.run import ExportResult
 from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.evaluate.confidence_text import SAME_GROUPS, reliability_text
 
 STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"
 
@@ -57,9 +58,15 @@ def test_the_command_shows_its_steps_and_the_result(
     )
     assert lines[1].split("  ")[0] == "artifact"
     assert lines[2].split()[:2] == ["fp32", "onnx"]
+    facts = exported.report.artifacts[0].confidence
+    assert facts is not None
     assert lines[3] == "compared with torch on 12 validation windows carried by the checkpoint"
-    assert lines[4] == f"wrote {output}; next: mmkd-bench run '{output}'"
-    assert len(lines) == 5
+    assert lines[4] == f"fp32 onnx: {reliability_text(facts)}"
+    assert lines[5].split("  ")[0] == "error level"
+    assert lines[6].split()[:2] == ["0.2", f"{facts.coverages[0].coverage:.1%}"]  # 6 windows support no smaller one
+    assert lines[7] == SAME_GROUPS
+    assert lines[8] == f"wrote {output}; next: mmkd-bench run '{output}'"
+    assert len(lines) == 9
 
 
 def test_json_is_one_document_and_another_process_gives_the_same_bundle(

@@ -74,6 +74,7 @@ def test_a_bundle_shows_what_its_manifest_and_report_say(exported: ExportResult)
     assert facts["acc.labels"] == "rest, walk, run, fall"
     assert facts["acc.golden"] == "12 windows, 6 of them only judge"
     assert facts["acc/model.fp32.onnx"].endswith(entry.artifacts[0].sha256)
+    assert facts["acc/model.fp32.onnx.confidence"] == "temperature 1, label sets from 6 calibration windows"
     assert facts["checkpoint"] == exported.report.student.checkpoint_sha256
 
 

@@ -101,6 +101,17 @@ def test_the_answer_for_a_window_is_that_of_its_last_step(samples: int) -> None:
     torch.testing.assert_close(answers_along(network, values, present)[:, -1], window, atol=5e-6, rtol=0)
 
 
+def test_a_step_divides_its_logits_by_the_temperature_for_the_probabilities() -> None:
+    network = student(modality())
+    block = causal_encoder(network).stride
+    values, present = recording(block)
+    for temperature in (1.0, 2.5):
+        step = StepStudent(network, temperature=temperature).eval()
+        with torch.no_grad():
+            logits, probabilities, *_ = step(values, present, *step.start())
+        torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, dim=-1))
+
+
 def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning() -> None:
     network = student(modality())
     encoder = causal_encoder(network)

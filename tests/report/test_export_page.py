@@ -440,3 +440,42 @@ def test_the_front_is_drawn_as_a_staircase_to_the_right_end() -> None:
     )  # fmt: skip
     assert chart.front == "M42 190H187V10H332"
     assert chart.floor_y == 100.0
+
+
+def confidence() -> Document:
+    return {
+        "temperature": 0.734,
+        "calibrated_by": 128,
+        "windows": 1280,
+        "before": {"calibration_error": 0.0851, "log_loss": 0.518},
+        "after": {"calibration_error": 0.0724, "log_loss": 0.4926},
+        "coverages": [
+            {
+                "error_level": 0.05,
+                "least_probability": 0.1,
+                "covered": 1230,
+                "coverage": 0.9609,
+                "low": 0.912,
+                "high": 0.9834,
+                "mean_set_size": 1.547,
+                "single_share": 0.555,
+                "single_accuracy": None,
+                "by_group": {},
+            }
+        ],
+    }
+
+
+def test_confidence_has_a_section_with_its_figures(plain, parse) -> None:
+    assert "confidence" not in render_export(plain)
+    plain["report"]["artifacts"][0]["confidence"] = confidence()
+    page = parse(render_export(plain))
+    found = section(page, "confidence")
+    assert [node.text for node in found.all("p")][1] == (
+        "Temperature 0.73 from 128 windows. On 1\u202f280 others the calibration error is 0.085 without it and 0.072 "
+        "with it, the log loss 0.518 and 0.493."
+    )
+    assert cells(found.all("table")[0]) == [["5.0", "96.1", "91.2 to 98.3", "1.55", "55.5", "–"]]
+    assert "new ones may be covered less" not in found.text  # who judged is not who calibrated
+    plain["report"]["windows"]["judged_by"] = plain["report"]["windows"]["source"]
+    assert "new ones may be covered less" in render_export(plain)

@@ -23,6 +23,7 @@ class StepStudent(nn.Module):
 
     Args:
         student: whose weights it uses.
+        temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
 
     Raises:
         ValueError: the student is not causal.
@@ -30,8 +31,9 @@ class StepStudent(nn.Module):
 
     everything: Tensor
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, *, temperature: float = 1.0) -> None:
         super().__init__()
+        self.sharpness = 1 / temperature  # of the probabilities, as in `ExportStudent`
         self.encoder = causal_encoder(student)
         self.pool = student.pool
         self.head = student.head
@@ -84,7 +86,8 @@ class StepStudent(nn.Module):
             kept += found
         embedding, tokens = _pooled(self.pool, x, there, tokens)
         logits = self.head(embedding)
-        return logits, torch.softmax(logits, dim=-1), *front_state, *kept, tokens
+        scaled = logits if self.sharpness == 1 else logits * self.sharpness
+        return logits, torch.softmax(scaled, dim=-1), *front_state, *kept, tokens
 
     def _front(
         self, values: Tensor, present: Tensor, state: tuple[Tensor, ...]

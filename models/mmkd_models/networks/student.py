@@ -73,14 +73,19 @@ class ExportStudent(nn.Module):
     """The graph that is exported: raw values and presence in, logits and probabilities out.
 
     Of a regression they are the number in standard deviations of the training targets, and in the target's unit.
+
+    Args:
+        student: the network.
+        temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
     """
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, *, temperature: float = 1.0) -> None:
         super().__init__()
         self.student = student
+        self.sharpness = 1 / temperature
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(1, T, C), (1, T, C) -> logits (1, K), probabilities (1, K), or what a regression has for them."""
         answer, output = self.student.answer, self.student(values, present)
         raw = self.student.head(output.embedding) if answer.kind == "regression" else output.logits
-        return raw, answer(raw)
+        return raw, answer(raw if self.sharpness == 1 else raw * self.sharpness)

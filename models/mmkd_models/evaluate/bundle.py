@@ -1,0 +1,142 @@
+"""A bundle judged on a dataset: every artifact as a device runs it, its scores, and whether its confidence holds.
+
+Owns the document of `mmkd-evaluate BUNDLE DATA`. The test split is the measure: its people, machines or sessions are
+others than those that calibrated the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.backends import BackendName
+from mmkd_edge.bundle import Bundle
+from mmkd_edge.engine import Engine, answers_of, open_engine
+from mmkd_edge.manifest import Artifact, ModelEntry
+from mmkd_edge.setup import Setup
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
+from mmkd_models.evaluate.metrics import scores_from_answers
+from mmkd_models.evaluate.report import DataFacts, JudgedScores
+from mmkd_models.jobs import check_fits
+
+FORMAT_VERSION = 1
+
+
+class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One artifact on the windows.
+
+    Attributes:
+        file: in the bundle.
+        backend: that ran it.
+        scores: of its answers.
+        reliability: of its probabilities.
+        confidence: what its calibration is worth; None where it has none.
+    """
+
+    file: str
+    backend: str
+    scores: JudgedScores
+    reliability: Reliability
+    confidence: ConfidenceFacts | None
+
+
+class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole document.
+
+    Attributes:
+        format_version: of it.
+        bundle: its path.
+        sha256: of the bundle.
+        model_id: what people call it.
+        data: what it was judged on.
+        artifacts: of all students, in the bundle's order.
+    """
+
+    format_version: int = FORMAT_VERSION
+    bundle: str
+    sha256: str
+    model_id: str
+    data: DataFacts
+    artifacts: tuple[ArtifactEvaluation, ...]
+
+
+def evaluate_bundle(
+    path: Path,
+    windows: Windows,
+    *,
+    data: DataFacts,
+    error_levels: tuple[float, ...] = ERROR_LEVELS,
+    on_part: Callable[[str], None],
+) -> BundleEvaluation:
+    """Runs every artifact of a bundle over windows.
+
+    Args:
+        path: the bundle.
+        windows: all labelled.
+        data: what is told of them.
+        error_levels: to measure label sets at.
+        on_part: called with the name of an artifact when it begins.
+
+    Raises:
+        UsageError: a student does not take these windows.
+        UnavailableError: the library of an artifact's backend is not installed.
+        BackendError: a backend fails.
+        BundleError: the bundle is damaged.
+    """
+    found: list[ArtifactEvaluation] = []
+    with Bundle.open(path) as bundle:
+        for entry in bundle.manifest.models:
+            check_fits(f"{path}: student", entry.task, (entry.modality,), windows)
+        for entry in bundle.manifest.models:
+            for artifact in entry.artifacts:
+                on_part(artifact.file)
+                engine = _opened(bundle, entry, artifact)
+                try:
+                    found.append(_evaluation(engine, artifact, windows, error_levels))
+                finally:
+                    engine.backend.close()
+        return BundleEvaluation(
+            bundle=str(path),
+            sha256=bundle.sha256,
+            model_id=bundle.manifest.model_id,
+            data=data,
+            artifacts=tuple(found),
+        )
+
+
+def _opened(bundle: Bundle, entry: ModelEntry, artifact: Artifact) -> Engine:
+    """An artifact in the backend that is there for its format, with one thread."""
+    backend: BackendName = "ort" if artifact.format == "onnx" else "litert"
+    return open_engine(bundle, entry, Setup(backend=backend, precision=artifact.precision, threads=1, reason=""))
+
+
+def _evaluation(
+    engine: Engine, artifact: Artifact, windows: Windows, error_levels: tuple[float, ...]
+) -> ArtifactEvaluation:
+    labels, classes = windows.labels, len(engine.task.labels)
+    logits, probabilities = answers_of(engine, windows.take(np.arange(len(windows)))[engine.modality.name])
+    scores = scores_from_answers(labels, probabilities.argmax(axis=1), classes)
+    confidence = None
+    if artifact.confidence is not None:
+        grouped = len(np.unique(windows.groups)) < len(windows)  # else every window counts as its own group
+        confidence = confidence_facts(
+            artifact.confidence,
+            logits,
+            probabilities,
+            labels,
+            groups=windows.groups if grouped else None,
+            error_levels=error_levels,
+        )
+    return ArtifactEvaluation(
+        file=artifact.file,
+        backend=engine.backend.version,
+        scores=JudgedScores(
+            accuracy=scores.accuracy, balanced_accuracy=scores.balanced_accuracy, macro_f1=scores.macro_f1
+        ),
+        reliability=reliability(probabilities, labels),
+        confidence=confidence,
+    )

@@ -1,0 +1,187 @@
+"""How far a classifier's probabilities and label sets can be trusted, measured on windows that did not calibrate them.
+
+Owns the figures: calibration error and log loss before and after the temperature, and the coverage of label sets at
+several error levels with what so many windows prove. Fits nothing; needs numpy alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.confidence import least_probability
+from mmkd_edge.manifest import Confidence
+
+ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
+"""Those that reports show; an application may choose any other."""
+
+_BINS = 15  # as in Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4
+_Z_95 = 1.959963984540054
+
+
+class Reliability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How well probabilities agree with what happens.
+
+    Attributes:
+        calibration_error: expected calibration error (ECE): the mean distance between the probability of the answer
+            and the share of right answers, over 15 bins of equal width, weighted by their windows; 0 to 1. Few windows
+            make it larger than it is.
+        log_loss: mean of -ln of the probability of the true label, in nats.
+    """
+
+    calibration_error: float
+    log_loss: float
+
+
+class Coverage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What label sets do at one error level.
+
+    Attributes:
+        error_level: that was asked for.
+        least_probability: from which on a label is in the set.
+        covered: windows whose set has the true label.
+        coverage: their share.
+        low: of the 95 % interval of this share, were the windows independent of each other.
+        high: of the same interval.
+        mean_set_size: labels in a set, on average.
+        single_share: share of windows whose set has one label: on the others the predictor abstains.
+        single_accuracy: share of these whose label is right; None where there are none.
+        by_group: coverage of each group of the windows; empty where groups are not known.
+    """
+
+    error_level: float
+    least_probability: float
+    covered: int
+    coverage: float
+    low: float
+    high: float
+    mean_set_size: float
+    single_share: float
+    single_accuracy: float | None
+    by_group: dict[str, float] = {}
+
+
+class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an artifact's confidence is worth on windows that did not calibrate it.
+
+    Attributes:
+        temperature: what the graph divides its logits by.
+        calibrated_by: how many windows calibrated it.
+        windows: how many labelled ones measured it.
+        before: of the softmax of the logits as they are.
+        after: of the probabilities that the artifact gives.
+        coverages: at the error levels that so many calibration windows support, rising.
+    """
+
+    temperature: float
+    calibrated_by: int
+    windows: int
+    before: Reliability
+    after: Reliability
+    coverages: tuple[Coverage, ...]
+
+
+def confidence_facts(
+    confidence: Confidence,
+    logits: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    groups: NDArray[np.int64] | None = None,
+    error_levels: tuple[float, ...] = ERROR_LEVELS,
+) -> ConfidenceFacts | None:
+    """Measures an artifact's probabilities and label sets.
+
+    Args:
+        confidence: of the artifact.
+        logits: (N, K), the artifact's.
+        probabilities: (N, K), the artifact's.
+        labels: (N,), -1 where unknown.
+        groups: (N,) whom each window is of; None where nobody knows.
+        error_levels: to measure label sets at.
+
+    Returns:
+        None where no window has a label.
+    """
+    known = np.flatnonzero(labels >= 0)
+    if len(known) == 0:
+        return None
+    logits, probabilities, labels = logits[known], probabilities[known], labels[known]
+    groups = None if groups is None else groups[known]
+    thresholds = {level: least_probability(confidence, level) for level in sorted(error_levels)}
+    return ConfidenceFacts(
+        temperature=confidence.temperature,
+        calibrated_by=len(confidence.true_probabilities),
+        windows=len(labels),
+        before=reliability(softmax(logits), labels),
+        after=reliability(probabilities, labels),
+        coverages=tuple(
+            _coverage(level, least, probabilities, labels, groups)
+            for level, least in thresholds.items()
+            if least is not None
+        ),
+    )
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities (N, K) in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    shares = np.exp(shifted)
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Reliability:
+    """Measures probabilities (N, K) against labels (N,), N > 0."""
+    rows = np.arange(len(labels))
+    top = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(top * _BINS).astype(np.int64) - 1, 0, _BINS - 1)  # (i / 15, (i + 1) / 15]
+    gaps = np.bincount(bins, weights=right - top, minlength=_BINS)
+    true = np.maximum(probabilities[rows, labels].astype(np.float64), np.finfo(np.float32).tiny)
+    return Reliability(calibration_error=float(np.abs(gaps).sum() / len(labels)), log_loss=float(-np.log(true).mean()))
+
+
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share from counts of independent trials (E. B. Wilson, JASA 22, 1927).
+
+    Example:
+        >>> low, high = share_interval(95, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.888, 0.978)
+    """
+    share, square = count / of, _Z_95 * _Z_95
+    middle = (share + square / (2 * of)) / (1 + square / of)
+    reach = _Z_95 * np.sqrt(share * (1 - share) / of + square / (4 * of * of)) / (1 + square / of)
+    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
+
+
+def _coverage(
+    error_level: float,
+    least: float,
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
+) -> Coverage:
+    rows = np.arange(len(labels))
+    sets = probabilities.astype(np.float64) >= least  # (N, K)
+    sets[rows, probabilities.argmax(axis=1)] = True  # as `label_set` does: never empty
+    covered, sizes = sets[rows, labels], sets.sum(axis=1)
+    single = sizes == 1
+    low, high = share_interval(int(covered.sum()), len(labels))
+    return Coverage(
+        error_level=error_level,
+        least_probability=least,
+        covered=int(covered.sum()),
+        coverage=float(covered.mean()),
+        low=low,
+        high=high,
+        mean_set_size=float(sizes.mean()),
+        single_share=float(single.mean()),
+        single_accuracy=float(covered[single].mean()) if single.any() else None,
+        by_group={}
+        if groups is None
+        else {str(one): float(covered[groups == one].mean()) for one in np.unique(groups)},
+    )

@@ -1,0 +1,33 @@
+"""How `mmkd-evaluate` shows a bundle: scores, calibration, and label sets at several error levels."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from mmkd_models.evaluate.bundle import BundleEvaluation
+from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
+
+
+def show_bundle(report: BundleEvaluation, console: Console) -> None:
+    """Prints what was measured."""
+    data = report.data
+    console.print(
+        f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.groups} groups)",
+        soft_wrap=True,
+    )
+    for artifact in report.artifacts:
+        scores = artifact.scores
+        console.print(
+            f"{artifact.file} in {artifact.backend}: accuracy {scores.accuracy:.1%}, balanced accuracy "
+            f"{scores.balanced_accuracy:.1%}, macro-F1 {scores.macro_f1:.1%}",
+            soft_wrap=True,
+        )
+        facts = artifact.confidence
+        if facts is None:
+            error = artifact.reliability.calibration_error
+            console.print(f"calibration error {error:.3f}; not calibrated: it has no label sets", soft_wrap=True)
+            continue
+        console.print(reliability_text(facts), soft_wrap=True)
+        console.print(coverage_table(facts.coverages))
+        for line in groups_text(facts.coverages):
+            console.print(line, soft_wrap=True)

@@ -1,0 +1,233 @@
+"""Label sets: their thresholds by hand, what exchangeable windows get, and how a predictor carries them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmkd_edge import EdgePredictor, ModalitySpec, UsageError
+from mmkd_edge.confidence import label_set, least_probability
+from mmkd_edge.manifest import Confidence
+from mmkd_edge.testing import fake_predictor
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
+LABELS = ("rest", "raise", "turn")
+NINE = Confidence(temperature=1.0, true_probabilities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
+
+
+def confidence(*true: float) -> Confidence:
+    return Confidence(temperature=1.0, true_probabilities=true)
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (0.05, None),  # floor(10 x 0.05) = 0: nine windows cannot support it
+        (0.1, 0.1),  # floor(10 x 0.1) = 1: the smallest
+        (0.19, 0.1),
+        (0.2, 0.2),
+        (0.3, 0.3),  # 10 x 0.3 is 3 in decimal, and a little less or more in float64
+        (0.7, 0.7),
+        (0.99, 0.9),
+    ],
+)
+def test_the_threshold_is_a_rank_among_the_calibration_windows(level: float, expected: float | None) -> None:
+    assert least_probability(NINE, level) == expected
+
+
+@given(
+    windows=st.integers(1, 300),
+    percent=st.integers(1, 99),
+)
+def test_the_rank_is_that_of_the_score_in_the_literature(windows: int, percent: int) -> None:
+    true = np.sort(np.random.default_rng(windows).random(windows))
+    scores = np.sort(1 - true)
+    rank = -((windows + 1) * (percent - 100) // 100)  # ceil((n + 1) (1 - level)) in whole numbers
+    least = least_probability(confidence(*true.tolist()), percent / 100)
+    if rank > windows:
+        assert least is None
+    else:
+        assert least is not None
+        assert math.isclose(1 - least, scores[rank - 1], rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(("windows", "level"), [(19, 0.05), (64, 0.1), (128, 0.3)])
+def test_exchangeable_windows_are_covered_as_often_as_promised(windows: int, level: float) -> None:
+    rng, draws = np.random.default_rng(windows), 2000
+    shares = rng.dirichlet(np.full(4, 0.4), size=(draws, windows + 1))  # (draws, N, K), the last window is the new one
+    labels = (shares.cumsum(axis=2) < rng.random((draws, windows + 1, 1))).sum(axis=2).clip(max=3)
+    true = np.take_along_axis(shares, labels[:, :, None], axis=2)[:, :, 0]
+    reached, covered = 0, 0
+    for known, new, row, label in zip(np.sort(true[:, :-1]), true[:, -1], shares[:, -1], labels[:, -1], strict=True):
+        least = least_probability(confidence(*known.tolist()), level)
+        assert least is not None
+        reached += new >= least
+        covered += "abcd"[label] in label_set(row.tolist(), "abcd", least=least)
+    error = math.sqrt(level * (1 - level) / draws)
+    assert covered / draws >= 1 - level - 3 * error
+    # The rank of one among n + 1 exchangeable numbers is uniform: exactly this share reaches the threshold.
+    expected = 1 - math.floor((windows + 1) * level + 1e-9) / (windows + 1)
+    assert abs(reached / draws - expected) <= 3 * error
+    assert covered >= reached
+
+
+def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first() -> None:
+    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.25) == ("turn", "rest")
+    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.125) == ("turn", "rest", "raise")
+    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.26) == ("turn",)
+
+
+def test_a_set_is_never_empty() -> None:
+    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.9) == ("turn",)
+
+
+def test_equal_probabilities_keep_the_order_of_the_labels() -> None:
+    assert label_set([0.2, 0.4, 0.4], LABELS, least=0.3) == ("raise", "turn")
+
+
+# ---- a predictor
+
+
+def asked(*answer: float, least: float | None = 0.25, **more: Any) -> EdgePredictor:
+    return fake_predictor(answer, modality=ACC, labels=LABELS, least_probability=least, **more)
+
+
+WINDOW = np.ones((20, 3), dtype=np.float32)
+
+
+def test_one_possible_label_is_no_abstention() -> None:
+    prediction = asked(0.125, 0.75, 0.125).predict(WINDOW)
+    assert (prediction.label, prediction.label_set, prediction.abstained) == ("raise", ("raise",), False)
+
+
+def test_several_possible_labels_are_an_abstention_that_still_says_which_is_likeliest() -> None:
+    prediction = asked(0.25, 0.125, 0.625).predict(WINDOW)
+    assert (prediction.label, prediction.label_set, prediction.abstained) == ("turn", ("turn", "rest"), True)
+    assert prediction.status == "ok"
+
+
+def test_without_an_error_level_there_are_no_label_sets() -> None:
+    prediction = asked(0.25, 0.125, 0.625, least=None).predict(WINDOW)
+    assert (prediction.label_set, prediction.abstained) == ((), False)
+
+
+def test_where_nothing_is_answered_nothing_is_settled() -> None:
+    for least in (0.25, None):
+        prediction = asked(0.25, 0.125, 0.625, least=least).predict(np.full((20, 3), np.nan))
+        assert (prediction.status, prediction.label_set, prediction.abstained) == ("invalid", (), True)
+
+
+def test_a_degraded_answer_has_its_label_set_and_a_withheld_one_has_none() -> None:
+    window = WINDOW.copy()
+    window[:4] = np.nan
+    kept = asked(0.25, 0.125, 0.625).predict(window)
+    assert (kept.status, kept.label_set) == ("degraded", ("turn", "rest"))
+    withheld = asked(0.125, 0.75, 0.125, policy="abstain").predict(window)
+    assert (withheld.status, withheld.label_set, withheld.abstained) == ("degraded", (), True)
+
+
+def test_batches_and_streams_have_label_sets_too() -> None:
+    predictor = asked(0.25, 0.125, 0.625)
+    assert [p.label_set for p in predictor.predict_batch(np.stack([WINDOW, WINDOW]))] == [("turn", "rest")] * 2
+    stream = predictor.stream(hop=10)
+    found = stream.push(np.ones((40, 3)))
+    assert [(p.status, p.label_set, p.abstained) for p in found] == [
+        ("warming_up", (), True),
+        ("ok", ("turn", "rest"), True),
+        ("ok", ("turn", "rest"), True),
+        ("ok", ("turn", "rest"), True),
+    ]
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, -0.1, True, "0.05", float("nan")])
+def test_an_error_level_is_a_share(level: Any, bundle_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(bundle_path, error_level=level)
+    assert str(caught.value) == f"error_level: expected a share above 0 and below 1, or None; got {level!r}"
+
+
+# ---- bundles
+
+
+def calibrated(parts: Any, *true: float) -> Any:
+    """The parts of a bundle whose artifact was calibrated."""
+    entry = parts.manifest.models[0]
+    artifact = msgspec.structs.replace(entry.artifacts[0], confidence=confidence(*true))
+    return parts.with_model(artifacts=(artifact,))
+
+
+@pytest.fixture
+def calibrated_path(kit: Any, tmp_path: Path) -> Path:
+    path: Path = calibrated(kit.parts(kit.modality), *NINE.true_probabilities).write(tmp_path / "calibrated.edge")
+    return path
+
+
+def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path: Path, kit: Any) -> None:
+    window = kit.golden(kit.modality).windows[0]
+    _, shares = kit.answer(window)
+    for level, least in ((0.1, 0.1), (0.3, 0.3), (0.5, 0.5)):
+        with EdgePredictor.open(calibrated_path, error_level=level) as predictor:
+            prediction = predictor.predict(window)
+            assert predictor.info().least_probability == least
+        possible = [label for label, share in zip(LABELS, shares, strict=True) if share >= least]
+        expected = sorted(possible, key=lambda label: -shares[LABELS.index(label)]) or [prediction.label]
+        assert prediction.label_set == tuple(expected)
+
+
+def test_a_bundle_without_calibration_opens_but_not_for_an_error_level(bundle_path: Path) -> None:
+    EdgePredictor.open(bundle_path).close()
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(bundle_path, error_level=0.05)
+    assert str(caught.value) == (
+        f"{bundle_path}: 'acc/model.fp32.onnx': error_level=0.05: expected an artifact that was calibrated, got one "
+        "that was exported without labelled windows or by an earlier version; export the checkpoint again (with "
+        "--calib DATA where it carries no windows), or open without error_level"
+    )
+
+
+def test_too_few_calibration_windows_name_the_level_that_they_support(calibrated_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        EdgePredictor.open(calibrated_path, error_level=0.05)
+    assert str(caught.value) == (
+        f"{calibrated_path}: 'acc/model.fp32.onnx': error_level=0.05: expected 0.1 or more, because 9 windows "
+        "calibrated it; choose a higher level, or export with more windows (--calib DATA)"
+    )
+
+
+def test_a_predictor_without_a_bundle_says_so(kit: Any) -> None:
+    backend = fake_predictor([1, 0, 0], modality=ACC, labels=LABELS)
+    with pytest.raises(UsageError, match=r"^model 'acc': error_level=0\.1: expected an artifact that was calibrated"):
+        EdgePredictor(entry=backend.entry, backend=backend.backend, error_level=0.1)
+
+
+def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(
+    calibrated_path: Path, bundle_path: Path, kit: Any, tmp_path: Path
+) -> None:
+    other = calibrated(kit.parts(kit.modality), *[0.5] * 9).write(tmp_path / "other.edge")
+    with EdgePredictor.open(calibrated_path, error_level=0.1) as predictor:
+        with pytest.raises(UsageError, match="expected an artifact that was calibrated"):
+            predictor.swap(bundle_path)
+        assert predictor.info().least_probability == 0.1
+        assert predictor.swap(other).least_probability == 0.5
+        assert predictor.rollback().least_probability == 0.1
+
+
+def test_in_a_fallback_order_each_student_has_its_own_threshold(kit: Any, tmp_path: Path) -> None:
+    gyro = msgspec.structs.replace(kit.modality, name="gyro")
+    first = calibrated(kit.parts(kit.modality), *[0.0001] * 9)
+    second = calibrated(kit.parts(gyro, name="gyro"), *[0.9999] * 9)
+    manifest = msgspec.structs.replace(first.manifest, models=(*first.manifest.models, *second.manifest.models))
+    path = type(first)(manifest=manifest, members=first.members | second.members).write(tmp_path / "both.edge")
+    window = kit.golden(kit.modality).windows[0]
+    with EdgePredictor.open(path, error_level=0.1) as predictor:
+        assert len(predictor.predict({"acc": window, "gyro": window}).label_set) == 3
+        standing_in = predictor.predict({"acc": None, "gyro": window})
+    assert (standing_in.status, standing_in.modality) == ("degraded", "gyro")
+    assert standing_in.label_set == (standing_in.label,)
