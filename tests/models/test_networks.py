@@ -202,7 +202,8 @@ def test_an_empty_window_has_finite_outputs_and_gradients() -> None:
     logits = network(nothing, nothing).logits
     logits.sum().backward()
     assert bool(logits.isfinite().all())
-    assert torch.equal(logits[0], logits[1])
+    # Of one batch, but not of one place in it: a matrix product may add up its last rows in another order.
+    assert torch.allclose(logits[0], logits[1], rtol=0, atol=1e-6)
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
 

@@ -105,7 +105,7 @@ def test_out_of_fold_teachers_are_another_teacher_than_one(machines: Dataset, fo
 def test_inspecting_out_of_fold_teachers_shows_their_scores(folder: Path) -> None:
     path = folder / "oof.ckpt"
     teachers, facts = read_teacher_set(path), inspect_file(path)
-    assert facts["kind"] == "teacher-set checkpoint, tensors not read"
+    assert facts["kind"] == "teacher-set checkpoint, its content verified"
     assert facts["teachers"] == "3, each trained without one part of the groups"
     assert facts["out_of_fold.balanced_accuracy"] == f"{teachers.score:.4f}"
     assert facts["validation.balanced_accuracy"] == ", ".join(f"{one.score:.4f}" for one in teachers.facts)
