@@ -19,7 +19,6 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
-from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.answers import memory_of
 from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import (
@@ -37,6 +36,7 @@ from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
 from mmkd_models.evaluate.scores import check_metric
+from mmkd_models.fits import check_fits
 from mmkd_models.goal import goal_of
 from mmkd_models.int8 import LearntInt8
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
@@ -344,43 +344,6 @@ def _common_part(teachers: Sequence[TaughtBy], data: TrainingData) -> NDArray[np
         return None
     columns = np.stack([one.part_of(data.train, dataset_sha256=data.sha256) for one in sets])  # (sets, N)
     return np.unique(columns, axis=1, return_inverse=True)[1].astype(np.int64).reshape(-1)
-
-
-def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
-    """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
-    check_fits("teacher", teacher.task, teacher.modalities, windows)
-
-
-def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
-    """Raises UsageError where a network of this task and these modalities cannot judge windows.
-
-    Args:
-        who: the network, for the message; its last word is what to train instead.
-        task: what it answers.
-        modalities: what it takes.
-        windows: to judge.
-    """
-    spec = windows.spec
-    advice = f"train a {who.rpartition(' ')[2]} on this dataset"
-    if task != spec.task:
-        raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
-    names = [modality.name for modality in spec.modalities]
-    for modality in modalities:
-        if modality.name not in names:
-            raise UsageError(
-                f"{who}: expected a dataset with modality {modality.name!r}, which it was trained with, got "
-                f"{', '.join(names)}; {advice}"
-            )
-        found = spec.modality(modality.name)
-        if found.shape != modality.shape or found.rate_hz != modality.rate_hz:
-            raise UsageError(
-                f"{who}: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
-                f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; {advice}"
-            )
-        for key in ("channels", "range", "normalise"):
-            wanted, got = getattr(modality, key), getattr(found, key)
-            if got != wanted:
-                raise UsageError(f"{who}: modality {modality.name!r}: expected {key} {wanted!r}, got {got!r}; {advice}")
 
 
 def _labelled_share(recipe: Recipe) -> float:

@@ -31,12 +31,12 @@ from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.defaults import INT8_TRAIN, RECIPE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.scores import default_metric, metrics_of
+from mmkd_models.fits import check_teacher
 from mmkd_models.int8_cli import start_of
 from mmkd_models.jobs import (
     OnStep,
     Run,
     TrainingData,
-    check_teacher,
     distil,
     distil_int8,
     self_train,

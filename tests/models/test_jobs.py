@@ -21,10 +21,10 @@ from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.distill import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.fits import check_teacher
 from mmkd_models.jobs import (
     Run,
     TrainingData,
-    check_teacher,
     distil,
     self_train,
     train_baseline,

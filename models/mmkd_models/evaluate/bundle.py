@@ -21,7 +21,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
 from mmkd_models.evaluate.metrics import scores_from_answers
 from mmkd_models.evaluate.report import DataFacts, JudgedScores
-from mmkd_models.jobs import check_fits
+from mmkd_models.fits import check_fits
 
 FORMAT_VERSION = 1
 

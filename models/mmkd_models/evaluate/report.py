@@ -20,7 +20,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Metric, Scores, scores_from_answers
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, answers_by_missing_share, answers_by_subset
 from mmkd_models.evaluate.paired import PairedGain, paired_gain
-from mmkd_models.jobs import check_fits
+from mmkd_models.fits import check_fits
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import logits_of
 
