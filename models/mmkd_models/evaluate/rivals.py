@@ -60,11 +60,22 @@ def mini_rocket_answers(train: Windows, windows: Windows, *, modality: str, seed
         ValueError: the windows are too short for its kernels.
     """
     known = _labelled(train)
+    _keep_numba_from_openmp()
     threads = torch.get_num_threads()
     try:
         return _rocket_answers(known, _series(known, modality), _series(windows, modality), seed=seed)
     finally:
         torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
+
+
+def _keep_numba_from_openmp() -> None:
+    """Lets numba, where it has not begun yet, use threads of its own kind.
+
+    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
+    """
+    from numba import config
+
+    config.THREADING_LAYER = "workqueue"
 
 
 def _rocket_answers(
