@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -139,3 +140,5 @@ def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: M
     threads = torch.get_num_threads()
     assert mini_rocket_scores(train, test, modality="acc", seed=0).accuracy == 1.0
     assert torch.get_num_threads() == threads
+    # Of numba's kinds of threads this one brings no second OpenMP beside torch's, which would slow every later training.
+    assert numba.threading_layer() == "workqueue"
