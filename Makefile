@@ -26,8 +26,9 @@ demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordin
 # A set and a student's sensor each; sets of your own beside the shipped one: make study STUDY_SETS="mydata:imu other:acc"
 STUDY_SETS ?= models/mmkd_models/data/watch_exercises:gyro
 BUDGET_HOURS ?= 2
+FOLDS ?= 5
 study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes docs/results/distillation.md
-	$(BIN)/python examples/distillation_study.py $(STUDY_SETS) --budget-hours $(BUDGET_HOURS) --latency
+	$(BIN)/python examples/distillation_study.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency
 
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest

@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="*", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
     parser.add_argument("--budget-hours", type=float, help="begin no training after this time")
+    parser.add_argument("--folds", type=int, default=5, help="of every set in stage 2")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
     parser.add_argument("--steps", type=int, help="training steps of students")
     parser.add_argument("--teacher-steps", type=int, help="training steps of teachers")
@@ -44,6 +45,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Go through the stages, and say on stderr what is at hand."""
     plan = Plan(
         sets=tuple((path, modality) for path, _, modality in (one.rpartition(":") for one in arguments.sets)),
+        seeds=arguments.folds,
         workers=arguments.workers,
         steps=arguments.steps,
         teacher_steps=arguments.teacher_steps,

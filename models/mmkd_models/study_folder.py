@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.files import write_file
-from mmkd_models.comparison import FoldData, fold_data
+from mmkd_models.comparison import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Scores, scores_from_answers
@@ -72,7 +72,7 @@ def run_in(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on
         run_dir=run_dir,
         resume=True,
         embed_windows=False,
-        answers=folder.out / "answers",
+        answers=folder.out / ANSWERS_FOLDER,
         on_step=on_step,
     )
 

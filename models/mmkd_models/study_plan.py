@@ -25,6 +25,8 @@ from mmkd_models.train import TrainConfig
 NONE = "none"
 """The method that learns from labels alone: what every other one is measured against."""
 
+TEACHERS_FOLDER = "teachers"
+
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10
 
@@ -258,7 +260,7 @@ def candidate_key(conditions: Conditions, space: Space, candidate: Candidate, se
 
 def teacher_folder(out: Path, conditions: Conditions, teacher: TeacherChoice, seed: int) -> Path:
     """Gives where a study in `out` keeps a teacher."""
-    return out / "teachers" / teacher_name(conditions, teacher, seed)
+    return out / TEACHERS_FOLDER / teacher_name(conditions, teacher, seed)
 
 
 def trial_folder(out: Path, conditions: Conditions, space: Space, trial: Trial) -> Path:

@@ -19,7 +19,7 @@ from mmkd_models.checkpoint import library_versions
 from mmkd_models.study_choice import chosen_trials
 from mmkd_models.study_document import DatasetFacts, StudentSize
 from mmkd_models.study_folder import FORMAT_VERSION, TEST_FILE, Judged, StudyFolder, read_result, write_result
-from mmkd_models.study_plan import Conditions, Entry, Method, TeacherChoice, Trial, candidates, entries
+from mmkd_models.study_plan import TEACHERS_FOLDER, Conditions, Entry, Method, TeacherChoice, Trial, candidates, entries
 from mmkd_models.study_rivals import RivalName, RivalResult, rival_file, rivals_on
 from mmkd_models.study_teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results
 from mmkd_models.study_trials import TRIAL_FILE, TrialResult, judged_trial, trial_result
@@ -106,7 +106,7 @@ def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
         for trial in found.trials:
             _put(folder.out / "trials" / trial.name, (TEST_FILE, trial.test), (TRIAL_FILE, trial.result))
         for teacher in found.teachers:
-            _put(folder.out / "teachers" / teacher.name, (TEST_FILE, teacher.test), (TEACHER_FILE, teacher.result))
+            _put(folder.out / TEACHERS_FOLDER / teacher.name, (TEST_FILE, teacher.test), (TEACHER_FILE, teacher.result))
         for rival in found.rivals:
             _put(folder.out, (str(rival_file(folder, rival.rival, seed).relative_to(folder.out)), rival))
         known += len(found.trials)

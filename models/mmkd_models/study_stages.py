@@ -1,26 +1,29 @@
 """A study of several sets in stages: what is trained in which order, until the time is used up.
 
-Stage 1 compares every method with few labels on two sets and two folds. Stage 2 takes labels alone, the teacher's
-outputs and what stage 1 found best by validation to all sets, folds and shares of labels. A portion is a grid on one
-sensor up to one seed; what is finished goes into the results after each portion.
+Stage 1 compares the main methods with few labels on two sets and two folds. Stage 2 takes labels alone, the teacher's
+outputs and what validated best so far to all sets, folds and shares of labels. Stage 3 compares the remaining methods
+and teachers where stage 1 was; should one of them be better, stage 2 takes it too. A portion is a grid on one sensor up
+to one seed; what is finished goes into the results after each portion. Sensors of one set share its teachers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
+from mmkd_models.comparison import ANSWERS_FOLDER
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.study import StudyOptions, prepare_study, run_study
 from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_plan import NONE, Conditions, Method, Space, TeacherChoice
+from mmkd_models.study_plan import NONE, TEACHERS_FOLDER, Conditions, Method, Space, TeacherChoice
 from mmkd_models.study_pool import pooled_results
 from mmkd_models.study_progress import Snapshot
 from mmkd_models.study_results import SeedResults, SizeResults, read_seeds, size_file, write_lines
@@ -40,13 +43,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sets: dataset directory and the student's modality.
-        first_seeds: of stage 1.
+        first_seeds: of stages 1 and 3.
         seeds: of stage 2.
-        best: how many recipes stage 2 takes from stage 1, beside labels alone and outputs.
-        first_methods: those that stage 1 does first, in this order.
-        further_methods: those that follow; None for all others.
-        further_teachers: beside the usual one; each teaches by outputs in stage 1.
-        compared: teacher sizes that teach nobody, for the rule of the smallest near the best.
+        best: how many recipes stage 2 takes, beside labels alone and outputs.
+        first_methods: of stage 1.
+        further_methods: of stage 3; None for all others.
+        further_teachers: beside the usual one; each teaches by outputs in stage 3.
+        compared: teacher sizes that teach nobody in stage 3, for the rule of the smallest near the best.
         steps: of students; None for the usual number.
         teacher_steps: of teachers; None for the usual number.
         workers: trainings at a time.
@@ -89,19 +92,28 @@ class Portion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def first_stage(plan: Plan) -> tuple[Portion, ...]:
-    """Gives stage 1: the main methods on every set first, then the others, further teachers, and teachers' sizes."""
+    """Gives stage 1: the main methods, fold by fold on the first sets."""
+    return _on_first_sets(plan, methods=plan.first_methods)
+
+
+def third_stage(plan: Plan) -> tuple[Portion, ...]:
+    """Gives stage 3: what stage 1 left out, methods first, then teachers, then teachers' sizes."""
     rest = plan.further_methods
     if rest is None:
         rest = tuple(method.name for method in shipped_methods() if method.name not in plan.first_methods)
-    rounds: list[dict[str, tuple[str, ...]]] = [{"methods": plan.first_methods}]
-    rounds += [{"methods": (NONE, *rest)}] if rest else []
-    rounds += [{"methods": (NONE, _OUTPUTS), "teachers": (one,)} for one in plan.further_teachers]
-    rounds += [{"methods": (NONE,), "compared": plan.compared}] if plan.compared else []
+    portions: list[Portion] = []
+    if rest:
+        portions += _on_first_sets(plan, methods=(NONE, *rest))
+    for one in plan.further_teachers:
+        portions += _on_first_sets(plan, methods=(NONE, _OUTPUTS), teachers=(one,))
+    if plan.compared:
+        portions += _on_first_sets(plan, methods=(NONE,), compared=plan.compared)
+    return tuple(portions)
+
+
+def _on_first_sets(plan: Plan, *, methods: tuple[str, ...], **more: tuple[str, ...]) -> tuple[Portion, ...]:
     return tuple(
-        msgspec.convert(
-            {"path": path, "modality": modality, "label_share": FIRST_SHARE, "seeds": seeds + 1, **one}, Portion
-        )
-        for one in rounds
+        Portion(path=path, modality=modality, label_share=FIRST_SHARE, seeds=seeds + 1, methods=methods, **more)
         for seeds in range(plan.first_seeds)
         for path, modality in plan.sets[:_FIRST_SETS]
     )
@@ -119,7 +131,7 @@ def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
 
 
 def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
-    """Gives the recipes that validate best in results of stage 1, outputs alone not counted; fewer where few are known.
+    """Gives the recipes that validate best in results of stages 1 and 3, apart from outputs; fewer where few are known.
 
     Only recipes on as many folds as any other one count, so that a lucky first fold does not.
     """
@@ -165,10 +177,12 @@ def run_stages(
     datasets = {path: open_dataset(path) for path, _ in plan.sets}
     for dataset in datasets.values():
         require_classification(dataset.spec, what="a study")
-    for stage in (1, 2):
-        best = best_methods(_of_first_stage(read_seeds(results), plan, datasets), plan.best)
-        portions = first_stage(plan) if stage == 1 else second_stage(plan, best)
-        for portion in portions:
+
+    def second() -> tuple[Portion, ...]:
+        return second_stage(plan, best_methods(_of_first_sets(read_seeds(results), plan, datasets), plan.best))
+
+    for portions in (partial(first_stage, plan), second, partial(third_stage, plan), second):
+        for portion in portions():
             left = None if deadline is None else (deadline - time.time()) / 3600
             if left is not None and left <= 0:
                 return False
@@ -196,10 +210,10 @@ def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: Me
         write_lines(size_file(results, dataset.spec.name, modality), found)
 
 
-def _of_first_stage(
+def _of_first_sets(
     found: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
 ) -> tuple[SeedResults, ...]:
-    """What stage 1 is to be judged by, whatever stage 2 has added: only its sensors, folds and labels."""
+    """What recipes are judged by, whatever stage 2 has added: only the sensors, folds and labels of stage 1."""
     sensors = {(datasets[path].sha256, modality) for path, modality in plan.sets[:_FIRST_SETS]}
     return tuple(
         one
@@ -220,9 +234,20 @@ def _advance(
     on_progress: Callable[[Snapshot], None] | None,
 ) -> None:
     options = portion_options(portion, plan, dataset, hours)
-    name = f"{dataset.spec.name}-{portion.modality}-{100 * portion.label_share:g}"
-    prepared = prepare_study(dataset, options, out=build / name)
+    share = f"{100 * portion.label_share:g}"
+    out = build / f"{dataset.spec.name}-{portion.modality}-{share}"
+    _share_teachers(out, build / f"{dataset.spec.name}-{share}-teachers")
+    prepared = prepare_study(dataset, options, out=out)
     run_study(prepared, options, on_progress=on_progress, results=results)
+
+
+def _share_teachers(out: Path, shared: Path) -> None:
+    """Lets the sensor's study find what another sensor's has taught; names follow from all that decides them."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (TEACHERS_FOLDER, ANSWERS_FOLDER):
+        (shared / name).mkdir(parents=True, exist_ok=True)
+        if not (out / name).exists():
+            (out / name).symlink_to((shared / name).resolve(), target_is_directory=True)
 
 
 def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:

@@ -140,5 +140,5 @@ def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: M
     threads = torch.get_num_threads()
     assert mini_rocket_scores(train, test, modality="acc", seed=0).accuracy == 1.0
     assert torch.get_num_threads() == threads
-    # Of numba's kinds of threads this one brings no second OpenMP beside torch's, which would slow every later training.
+    # Other kinds of numba's threads bring a second OpenMP beside torch's, which slows every later training.
     assert numba.threading_layer() == "workqueue"

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -17,7 +18,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.study_methods import shipped_methods
 from mmkd_models.study_results import read_seeds, seed_file, write_lines
-from mmkd_models.study_stages import Plan, Portion, best_methods, first_stage, run_stages, second_stage
+from mmkd_models.study_stages import Plan, Portion, best_methods, first_stage, run_stages, second_stage, third_stage
 
 THREE = (("one", "a"), ("two", "b"), ("three", "c"))
 
@@ -37,15 +38,21 @@ def small_plan(machines: Dataset) -> Plan:
     )
 
 
-def test_stage_1_takes_two_sets_and_few_labels_the_main_methods_first() -> None:
+def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
     plan = Plan(sets=THREE, first_seeds=2)
     portions = first_stage(plan)
-    assert {portion.path for portion in portions} == {"one", "two"}
     assert {portion.label_share for portion in portions} == {0.1}
+    assert [(one.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    assert {portion.methods for portion in portions} == {plan.first_methods}
+
+
+def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = third_stage(plan)
     assert [(one.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
-    assert portions[0].methods == plan.first_methods
-    named = {name for portion in portions for name in portion.methods}
+    named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
     assert named == {method.name for method in shipped_methods()}
+    assert portions[0].methods[0] == "none"
     assert [one.teachers for one in portions if one.teachers != ("small",)][::4] == [
         ("small,out-of-fold=3",),
         ("small,ensemble=2",),
@@ -84,7 +91,12 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
     build, results = tmp_path / "build", tmp_path / "results"
     told: list[Portion] = []
     assert run_stages(small_plan(machines), build=build, results=results, budget_hours=None, tell=told.append)
-    assert len(told) == 1 + 1 + 2  # main methods, the others, few labels, all labels
+    assert [portion.methods for portion in told] == [
+        ("none", "logit"),
+        *2 * [("none", "logit")],  # few labels and all; nothing else is known to be good yet
+        ("none", "dist"),
+        *2 * [("none", "logit", "dist")],
+    ]
     found = read_seeds(results)
     assert [(one.conditions.label_share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
     assert {one.result.trial.candidate.entry.method for one in found[1].trials} == {"none", "logit", "dist"}
@@ -95,6 +107,19 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
     assert run_stages(small_plan(machines), build=build, results=results, budget_hours=1.0)
     assert all(cases.starts(folder) == {} for folder in build.iterdir())
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
+    path = str(machines.path)
+    plan = msgspec.structs.replace(small_plan(machines), sets=((path, "acc"), (path, "gyro")), further_methods=())
+    build = tmp_path / "build"
+    assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)
+    starts = [cases.starts(build / f"{machines.spec.name}-{sensor}-10") for sensor in ("acc", "gyro")]
+    teachers = [{name: count for name, count in one.items() if name.startswith("small-")} for one in starts]
+    assert teachers[0] == teachers[1]
+    assert list(teachers[0].values()) == [1]
+    few = [one for one in read_seeds(tmp_path / "results") if one.conditions.label_share < 1]
+    assert few[0].teachers[0].test == few[1].teachers[0].test
 
 
 def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
