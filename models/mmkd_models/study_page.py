@@ -41,8 +41,8 @@ def _pooled(results: DistillationResults, share: float) -> Iterator[str]:
     sets = list(dict.fromkeys(table.dataset for table in tables))
     yield from (f"## Over the sets, {share:.0%} labelled", "")
     yield (
-        f"Covered: {len(sets)} {'set' if len(sets) == 1 else 'sets'} ({', '.join(sets)}), {len(tables)} sensors, "
-        f"{sum(len(table.seeds) for table in tables)} folds, {sum(table.trainings for table in tables)} trainings. "
+        f"Covered: {len(sets)} {'set' if len(sets) == 1 else 'sets'} ({', '.join(sets)}); sensors: {len(tables)}; "
+        f"folds: {sum(len(table.seeds) for table in tables)}; trainings: {sum(table.trainings for table in tables)}. "
         "Gains are points of balanced accuracy over labels alone, paired by fold: the mean over sets of the mean over "
         "a set's sensors. *Below labels alone*: sensors where the whole interval is below 0. *Below extra-trees*: "
         "sensors where the student's mean is."

@@ -176,7 +176,7 @@ def test_an_interval_of_few_groups_is_not_shown() -> None:
 def test_the_page_states_what_it_covers(results: DistillationResults) -> None:
     lines = results_page(results).splitlines()
     assert lines[0] == "## Over the sets, 10% labelled"
-    assert lines[2].startswith("Covered: 2 sets (rig, walk), 3 sensors, 4 folds, 12 trainings. ")
+    assert lines[2].startswith("Covered: 2 sets (rig, walk); sensors: 3; folds: 4; trainings: 12. ")
     assert "| logit | 2 | 4 | +5.0 (+5.0 to +5.0) | +10.0 | walk acc | walk acc |" in lines
     assert "## rig, acc, 10% labelled" in lines
     assert "Coverage: folds 0, 1; 6 trainings." in lines
