@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 LOCAL_SIGNATURE = b"PK\x03\x04"
 _LOCAL = struct.Struct("<4sHHHHHLLLHH")
@@ -23,8 +24,7 @@ _DATE = (1 << 5) | 1  # 1980-01-01, the first day that a ZIP can name
 _MODE = 0o100644 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
+class Member(msgspec.Struct, frozen=True, kw_only=True):
     """What an archive's headers say of one member; `name` is ASCII."""
 
     name: str

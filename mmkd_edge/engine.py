@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.backends import Backend, open_backend
@@ -47,8 +47,7 @@ _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
 _BF16_TOLERANCE = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelfTest:
+class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     """How this device answered the golden windows.
 
     Attributes:
@@ -64,8 +63,7 @@ class SelfTest:
     label_agreement: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """One student that can answer.
 
     Attributes:
@@ -113,8 +111,7 @@ class Engine:
             self.step.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, kw_only=True):
     """The students of one bundle, the best first.
 
     Attributes:
@@ -127,8 +124,9 @@ class Line:
 
     def with_backend(self, engine: Engine, backend: Backend) -> Line:
         """The same line with another backend behind one of its engines."""
-        fresh = replace(engine, backend=backend)
-        return replace(self, engines=tuple(fresh if known is engine else known for known in self.engines))
+        fresh = msgspec.structs.replace(engine, backend=backend)
+        engines = tuple(fresh if known is engine else known for known in self.engines)
+        return msgspec.structs.replace(self, engines=engines)
 
     def close(self) -> None:
         """Give everything back; more than once is fine."""
@@ -138,8 +136,7 @@ class Line:
             self.bundle.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """How a bundle is opened: what `EdgePredictor.open` was told.
 
     Attributes:
@@ -199,7 +196,7 @@ def _open_engine(
             failures.append(str(error))
             continue
         reason = "; ".join((setup.reason, *failures))
-        return replace(engine, setup=replace(setup, reason=reason))
+        return msgspec.structs.replace(engine, setup=msgspec.structs.replace(setup, reason=reason))
     raise AssertionError("setups gives at least one way")
 
 
@@ -239,7 +236,7 @@ def open_engine(
         first=first,
     )
     try:
-        return replace(engine, step=_open_step(bundle, entry, setup))
+        return msgspec.structs.replace(engine, step=_open_step(bundle, entry, setup))
     except BaseException:
         engine.close()
         raise

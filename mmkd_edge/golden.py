@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.archive import archive_body, end_record
@@ -31,8 +31,7 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Golden:
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """Windows with their answers.
 
     Attributes:

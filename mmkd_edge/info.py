@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.engine import Line
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictorInfo:
+class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What answers, and with what.
 
     Attributes:

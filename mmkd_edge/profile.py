@@ -7,7 +7,6 @@ and the reason is told. It decides how fast a student answers, never what: every
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -90,8 +89,7 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     left_out: tuple[LeftOut, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundProfile:
+class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
     """The profile for a bundle on this machine, or why there is none.
 
     Attributes:

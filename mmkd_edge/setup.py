@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from mmkd_edge.backends import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of, why_absent
 from mmkd_edge.bundle import choose_artifact
@@ -21,8 +22,7 @@ from mmkd_edge.trt.needs import installed_library, shows_gpu
 PREFERENCE: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked for: `auto`, or None for threads, leaves it to the profile, or else to this module."""
 
     backend: BackendName | Literal["auto"] = "auto"
@@ -35,8 +35,7 @@ class Asked:
         return "auto" in (self.backend, self.precision) or self.threads is None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setup:
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a student.
 
     Attributes:

@@ -6,7 +6,6 @@ half a surrogate pair, nesting that exhausts the stack.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -33,6 +32,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
     Raises:
         JsonError: the bytes are no such document.
     """
+    import json  # not needed by every program that imports the runtime
+
     try:
         parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_Pairs)
         document = _plain(parsed, "")
