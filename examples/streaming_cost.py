@@ -1,11 +1,13 @@
 """What a prediction of a stream costs: a causal student that steps, beside windowed ones that look at it all again.
 
-    python examples/streaming_cost.py small base
+    python examples/streaming_cost.py small base --folder FOLDER --prepare
+    python examples/streaming_cost.py small base --folder FOLDER
 
 Untrained students of these sizes, windows of 128 time tokens (1024 samples of 3 channels at 100 Hz), one thread. The
 rivals compute every window as a whole: the windowed student of the same size in each engine that is installed, the bare
 call of the engine. The causal student steps, in each engine that can, and once behind `predictor.stream` with every
-check of a push and the `Prediction`. All in turns; medians. Then one stream is followed for an hour of samples.
+check of a push and the `Prediction`. All in turns; medians. Then one stream is followed for an hour of samples. The
+first command only makes what the second measures, which wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,8 +27,8 @@ import numpy as np
 import torch
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.backends import BackendName, open_backend
-from mmkd_edge.backends.steps import STEP_BACKENDS, start_steps
+from mmkd_edge.backends import BackendName, library_of, open_backend
+from mmkd_edge.backends.steps import STEP_BACKENDS, start_steps, step_artifact
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.litert import missing_libraries, tflite_from_checkpoint
@@ -33,7 +36,7 @@ from mmkd_export.onnx_from_student import onnx_from_student
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
+from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
 from mmkd_models.config import preset_named, student_config
 from mmkd_models.networks.student import Student
 from mmkd_models.train import TrainConfig
@@ -41,7 +44,6 @@ from mmkd_models.train import TrainConfig
 TOKENS, STRIDE, RATE_HZ = 128, 8, 100.0
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=RATE_HZ, samples=TOKENS * STRIDE)
 TASK = TaskSpec(labels=("a", "b", "c", "d", "e"))
-LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino"}
 
 Call = Callable[[], object]
 
@@ -52,37 +54,66 @@ def main() -> None:
     parser.add_argument("sizes", nargs="+", metavar="SIZE", help="tiny, small, medium or base")
     parser.add_argument("--rounds", type=int, default=300, help="how often each is timed")
     parser.add_argument("--seconds", type=float, default=3600.0, help="length of the stream that is followed")
+    parser.add_argument("--folder", type=Path, help="keeps students and conversions; what is there is taken as it is")
+    parser.add_argument("--prepare", action="store_true", help="end before the measurement")
     options = parser.parse_args()
-    print("| size | what | us per prediction | four blocks, us | against the best window |")
-    print("|---|---|---|---|---|")
-    for size in options.sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(size, Path(folder), rounds=options.rounds, seconds=options.seconds)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {size: (options.folder or Path(temporary)) / size for size in options.sizes}
+        for size, folder in folders.items():
+            prepare(size, folder)
+        if options.prepare:
+            return
+        print("| size | what | us per prediction | four blocks, us | against the best window |")
+        print("|---|---|---|---|---|")
+        for size, folder in folders.items():
+            measure(size, folder, rounds=options.rounds, seconds=options.seconds)
+
+
+def prepare(size: str, folder: Path) -> None:
+    """Both students of one size: their checkpoints, the causal one's bundle, what the windowed one's rivals read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    litert = not missing_libraries()
+    for name in ("windowed", "causal"):
+        if not (folder / f"{name}.ckpt").exists():
+            write_student(folder / f"{name}.ckpt", student_of(size, causal=name == "causal"))
+    if not (folder / "causal.edge").exists():
+        export(replace(export_plan(folder / "causal.ckpt"), targets=("litert",) if litert else ()))
+    if not (folder / "windowed.onnx").exists():
+        (folder / "windowed.onnx").write_bytes(onnx_from_student(read_student(folder / "windowed.ckpt")))
+    if litert and not (folder / "windowed.tflite").exists():
+        (folder / "windowed.tflite").write_bytes(tflite_from_checkpoint(folder / "windowed.ckpt"))
 
 
 def measure(size: str, folder: Path, *, rounds: int, seconds: float) -> None:
-    """Exports both students of one size and prints what they cost."""
-    windowed, causal = (checkpoint_of(size, causal=causal, path=folder / f"{causal}.ckpt") for causal in (False, True))
-    bundle = export(export_plan(folder / "True.ckpt")).path
+    """Prints what both students of one size cost."""
+    bundle = folder / "causal.edge"
     rng = np.random.default_rng(0)
     window = rng.normal(size=(1, VIB.samples, 3)).astype(np.float32)
-    rivals = windows_in_engines(windowed, folder / "False.ckpt", window)
+    rivals = windows_in_engines(folder, window)
     block = np.ascontiguousarray(window[:, :STRIDE])
     ours = steps_in_engines(bundle, block)
-    with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
-        stream = predictor.stream(hop=STRIDE)
-        stream.push(window[0])  # the window is full from here on
-        ours["predictor.stream, ort"] = lambda: stream.push(block[0])
+    with contextlib.ExitStack() as opened:
+        streaming: tuple[BackendName, ...] = ("ort", "litert") if installed("litert") else ("ort",)
+        for backend in streaming:
+            predictor = opened.enter_context(EdgePredictor.open(bundle, backend=backend, threads=1))
+            ours[f"predictor.stream, {backend}"] = pushing(predictor, window[0])
         medians = in_turns({**rivals, **ours}, rounds=rounds)
         best = min(medians[name] for name in rivals)
-        parameters = sum(tensor.numel() for tensor in causal.network().parameters())
+        parameters = predictor.entry.parameters
         for name, median in medians.items():
             four = median if name in rivals else 4 * median
             print(f"| {size} ({parameters:,}) | {name} | {median:.0f} | {four:.0f} | {best / median:.1f} |", flush=True)
         follow(predictor, size, seconds=seconds)
 
 
-def checkpoint_of(size: str, *, causal: bool, path: Path) -> StudentCheckpoint:
+def pushing(predictor: EdgePredictor, window: np.ndarray) -> Call:
+    """A push of one block into a stream whose window is full."""
+    stream = predictor.stream(hop=STRIDE)
+    stream.push(window)
+    return lambda: stream.push(window[:STRIDE])
+
+
+def student_of(size: str, *, causal: bool) -> StudentCheckpoint:
     """An untrained student with windows of 128 tokens."""
     config = student_config(preset_named(size, option="SIZE"), causal=causal)
     config = msgspec.structs.replace(config, encoder=msgspec.structs.replace(config.encoder, most_tokens=TOKENS))
@@ -98,7 +129,7 @@ def checkpoint_of(size: str, *, causal: bool, path: Path) -> StudentCheckpoint:
         augment=AugmentConfig(),
     )
     windows = np.random.default_rng(1).normal(size=(8, *VIB.shape)).astype(np.float32)
-    checkpoint = StudentCheckpoint(
+    return StudentCheckpoint(
         modality=VIB,
         task=TASK,
         config=config,
@@ -106,23 +137,19 @@ def checkpoint_of(size: str, *, causal: bool, path: Path) -> StudentCheckpoint:
         state=Student(VIB, len(TASK.labels), config).state_dict(),
         carried=CarriedWindows(windows=windows, labels=np.arange(8) % len(TASK.labels)),
     )
-    write_student(path, checkpoint)
-    return checkpoint
 
 
-def windows_in_engines(checkpoint: StudentCheckpoint, path: Path, window: np.ndarray) -> dict[str, Call]:
+def windows_in_engines(folder: Path, window: np.ndarray) -> dict[str, Call]:
     """The windowed student in every engine that is installed: the engine's call for one whole window."""
-    models: list[tuple[BackendName, bytes]] = [
-        (name, onnx_from_student(checkpoint)) for name in ("ort", "openvino") if installed(LIBRARIES[name])
-    ]
-    if missing_libraries():
-        print(f"LiteRT is left out: {', '.join(missing_libraries())} not installed", file=sys.stderr)
-    else:
-        models.append(("litert", tflite_from_checkpoint(path)))
     feeds = {"vib": window, "vib_present": np.ones_like(window)}
+    names: tuple[BackendName, ...] = ("ort", "openvino", "litert")
     found: dict[str, Call] = {}
-    for name, model in models:
-        backend = open_backend(name, model, threads=1)
+    for name in names:
+        file = folder / ("windowed.tflite" if name == "litert" else "windowed.onnx")
+        if not installed(name) or not file.exists():
+            print(f"{name} is left out: it is not installed, or its converter is not", file=sys.stderr)
+            continue
+        backend = open_backend(name, file.read_bytes(), threads=1)
         found[f"whole window, {backend.version}"] = lambda backend=backend: backend.run(feeds)  # type: ignore[misc]
     return found
 
@@ -131,20 +158,20 @@ def steps_in_engines(path: Path, block: np.ndarray) -> dict[str, Call]:
     """The causal student in every engine that steps: one step."""
     present, found = np.ones_like(block), dict[str, Call]()
     with Bundle.open(path) as bundle:
-        streaming = bundle.manifest.models[0].streaming
-        assert streaming is not None
-        model = bundle.read(streaming.artifacts[0].file)
-    for name in STEP_BACKENDS:
-        if installed(LIBRARIES[name]):
-            backend = open_backend(name, model, threads=1)
-            steps = start_steps(backend, streaming)
+        (entry,) = bundle.manifest.models
+        for name in STEP_BACKENDS:
+            artifact = step_artifact(entry, name)
+            if artifact is None or entry.streaming is None or not installed(name):
+                continue
+            backend = open_backend(name, bundle.read(artifact.file), threads=1)
+            steps = start_steps(backend, entry.streaming)
             found[f"step, {backend.version}"] = lambda steps=steps: steps.push(block, present)  # type: ignore[misc]
     return found
 
 
-def installed(library: str) -> bool:
-    """Whether Python finds it."""
-    return importlib.util.find_spec(library) is not None
+def installed(name: BackendName) -> bool:
+    """Whether Python finds its library."""
+    return importlib.util.find_spec(library_of(name)[0]) is not None
 
 
 def in_turns(calls: dict[str, Call], *, rounds: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.backends import Backend, open_backend
-from mmkd_edge.backends.steps import STEP_BACKENDS, follow_recording, start_steps
+from mmkd_edge.backends.steps import follow_recording, start_steps, step_artifact
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.confidence import threshold_of
 from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
@@ -83,6 +83,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         shape: (T, C) of a window.
         present: what `prepare` gives beside a window that misses nothing.
         sure_below: a sum of squares below which a window misses nothing; see `preprocess.sure_below`.
+        plain_below: the same, where its answers need neither a refusal nor a label set; else 0.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
     """
 
@@ -102,6 +103,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, int]
     present: NDArray[np.float32]
     sure_below: float
+    plain_below: float
     step: Backend | None = None
 
     def close(self) -> None:
@@ -261,6 +263,7 @@ def engine_of(
     """
     if reference is not None:
         check_reference(reference, entry.modality)
+    refusal, below = _refusal(entry.modality, reference), sure_below(entry.modality, reference)
     return Engine(
         entry=entry,
         modality=entry.modality,
@@ -272,12 +275,13 @@ def engine_of(
         reopen=reopen,
         least=least,
         tally=Tally(model=entry.name, modality=entry.modality, task=entry.task, statistics=statistics, first=first),
-        refusal=_refusal(entry.modality, reference),
+        refusal=refusal,
         values_name=entry.modality.name,
         present_name=f"{entry.modality.name}_present",
         shape=entry.modality.shape,
         present=all_present(entry.modality.shape),
-        sure_below=sure_below(entry.modality, reference),
+        sure_below=below,
+        plain_below=0.0 if refusal or least is not None else below,
     )
 
 
@@ -394,10 +398,9 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, setup:
 
 def _open_step(bundle: Bundle, entry: ModelEntry, setup: Setup) -> Backend | None:
     """The step graph of a causal student, where the backend runs such graphs; it is fp32 whatever the precision."""
-    streaming = entry.streaming
-    if streaming is None or setup.backend not in STEP_BACKENDS:
+    streaming, artifact = entry.streaming, step_artifact(entry, setup.backend)
+    if streaming is None or artifact is None:
         return None
-    artifact = streaming.artifacts[0]
     backend = open_backend(setup.backend, bundle.read(artifact.file), threads=setup.threads, options=setup.options)
     try:
         wanted = step_inputs(entry.modality, streaming), step_outputs(entry.task, streaming)

@@ -7,6 +7,7 @@ import platform
 import msgspec
 import numpy as np
 
+from mmkd_edge.backends.steps import step_artifact
 from mmkd_edge.engine import Line
 
 
@@ -27,6 +28,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
         profile: the file of measurements that says so; empty where none does.
         artifact: the model file inside the bundle; empty without a bundle.
         artifact_sha256: of that file; empty without a bundle.
+        step_artifact: the step graph that streams use; empty where they compute whole windows.
         bundle: the path that was opened; empty without a bundle.
         bundle_sha256: of the whole bundle, as `sha256sum` prints it; empty without a bundle.
         least_probability: from which on a label is in the label set; None where no error level was asked for.
@@ -46,6 +48,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     artifact: str
     artifact_sha256: str
+    step_artifact: str
     bundle: str
     bundle_sha256: str
     least_probability: float | None
@@ -58,6 +61,7 @@ def info_of(line: Line) -> PredictorInfo:
 
     engine, bundle = line.engines[0], line.bundle
     entry, artifact, setup = engine.entry, engine.artifact, engine.setup
+    step = step_artifact(entry, setup.backend) if setup else None
     return PredictorInfo(
         model_id=bundle.manifest.model_id if bundle else "",
         model=entry.name,
@@ -72,6 +76,7 @@ def info_of(line: Line) -> PredictorInfo:
         profile=setup.profile if setup else "",
         artifact=artifact.file if artifact else "",
         artifact_sha256=artifact.sha256 if artifact else "",
+        step_artifact=step.file if step else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
         least_probability=engine.least,

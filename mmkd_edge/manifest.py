@@ -156,12 +156,15 @@ class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         name: of the input.
-        shape: of both.
+        shape: of the input.
+        axis: along which it has the slots; a step gives what belongs into one of them. None has no slots: a step gives
+            all of it anew.
         initial: what every element is before the first step.
     """
 
     name: str
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=6)]
+    axis: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
     initial: float = 0.0
 
 
@@ -171,14 +174,16 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         stride: samples of one step.
         memory: samples that an answer can depend on, the newest included.
+        slots: how many steps the states have slots for; step n, from 0, fills slot n modulo `slots`.
         states: what is kept, in the order of the graph's inputs and outputs.
-        artifacts: step graphs.
+        artifacts: step graphs, one for each format and precision.
     """
 
     stride: Annotated[int, msgspec.Meta(ge=1)]
     memory: Annotated[int, msgspec.Meta(ge=1)]
+    slots: Annotated[int, msgspec.Meta(ge=1)]
     states: Annotated[tuple[StateTensor, ...], msgspec.Meta(min_length=1, max_length=256)]
-    artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=1)]
+    artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=6)]
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -266,16 +271,21 @@ def graph_outputs(task: TaskSpec) -> tuple[TensorSpec, ...]:
 
 
 def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
-    """The inputs of a step graph: `<name>` and `<name>_present`, both float32 (1, S, C), and the states."""
+    """The inputs of a step graph: `<name>` and `<name>_present`, float32 (1, S, C), `slot` (1, 1), and the states."""
     shape = (1, streaming.stride, len(modality.channels))
     samples = tuple(TensorSpec(name=given.name, dtype="float32", shape=shape) for given in graph_inputs(modality))
-    return samples + tuple(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states)
+    slot = TensorSpec(name="slot", dtype="float32", shape=(1, 1))
+    return (*samples, slot, *(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states))
 
 
 def step_outputs(task: TaskSpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
-    """The outputs of a step graph: those of every artifact, and the next states."""
-    states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=s.shape) for s in streaming.states)
+    """The outputs of a step graph: those of every artifact, and what is new of each state: all of it, or one slot."""
+    states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=_new_shape(s)) for s in streaming.states)
     return (*graph_outputs(task), *states)
+
+
+def _new_shape(state: StateTensor) -> tuple[int, ...]:
+    return tuple(1 if axis == state.axis else size for axis, size in enumerate(state.shape))
 
 
 def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
@@ -393,6 +403,9 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         values = math.prod(state.shape)
         fits = values <= MAX_WINDOW_VALUES
         _require(fits, f"{path}.states[{index}].shape", f"expected at most {MAX_WINDOW_VALUES} values, got {values}")
+        axis, slots = state.axis, streaming.slots
+        fits = axis is None or state.shape[axis : axis + 1] == (slots,)
+        _require(fits, f"{path}.states[{index}].axis", f"expected one of {slots} slots, got {axis} of {state.shape}")
     _check_unique([artifact.file for artifact in streaming.artifacts], f"{path}.artifacts", "file")
     for index, artifact in enumerate(streaming.artifacts):
         where = f"{path}.artifacts[{index}]"

@@ -115,8 +115,7 @@ def _measured(report: ExportReport) -> Iterator[str]:
     for artifact in report.artifacts:
         yield _row(artifact)
     yield ""
-    if report.step is not None:
-        step = report.step
+    for step in report.steps:
         yield (
             f"The student is causal. `{step.file}` ({step.size_bytes / 1000:.0f} kB) takes {step.stride} samples and "
             f"what the last step left, {step.mflops:.2f} million floating point operations. Along {step.steps} steps "

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from mmkd_edge.golden import Golden, golden_bytes
 from mmkd_edge.health import measure_statistics
 from mmkd_edge.manifest import (
@@ -18,6 +20,7 @@ from mmkd_edge.manifest import (
     InputStatistics,
     Manifest,
     ModelEntry,
+    Streaming,
     graph_inputs,
     graph_outputs,
 )
@@ -64,7 +67,7 @@ def bundle_contents(
         left_out=tuple(left_out),
         machine=machine,
         tools=subject.tools,
-        step=subject.step.report if subject.step else None,
+        steps=tuple(step.report for step in subject.steps),
     )
     golden = golden_bytes(_golden(subject.evidence))
     entry = _entry(subject, artifacts, golden=golden)
@@ -80,8 +83,7 @@ def bundle_contents(
         files=tuple(_file_entry(name, data) for name, data in texts.items()),
     )
     members = texts | {judged.artifact.file: judged.model for judged in artifacts} | {entry.golden.file: golden}
-    if subject.step is not None:
-        members[subject.step.report.file] = subject.step.model
+    members |= {step.artifact.file: step.model for step in subject.steps}
     return BundleContents(manifest=manifest, members=members, report=report)
 
 
@@ -115,8 +117,14 @@ def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: byt
         artifacts=tuple(judged.artifact for judged in artifacts),
         golden=_file_entry(f"{modality.name}/golden.npz", golden),
         statistics=_statistics(evidence),
-        streaming=subject.step.streaming if subject.step else None,
+        streaming=_streaming(subject),
     )
+
+
+def _streaming(subject: Subject) -> Streaming | None:
+    if subject.streaming is None:
+        return None
+    return msgspec.structs.replace(subject.streaming, artifacts=tuple(step.artifact for step in subject.steps))
 
 
 def _statistics(evidence: Evidence) -> InputStatistics | None:

@@ -14,15 +14,18 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from mmkd_edge.errors import MmkdError, UnavailableError
 from mmkd_edge.files import write_file
-from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from mmkd_edge.spec import TensorSpec
     from mmkd_models.checkpoint import StudentCheckpoint
 
 SCHEMA_VERSION = 3
@@ -30,7 +33,6 @@ SCHEMA_VERSION = 3
 
 EXTRA = "mmkd-edge[litert-export]"
 _LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
-_ROLES = ("values", "present")
 _IDENTIFIER = b"TFL3"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
 
@@ -50,6 +52,18 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
         UnavailableError: litert-torch is not installed.
         MmkdError: it cannot convert the network.
     """
+    return _converted(path, "window", temperature=temperature)
+
+
+def tflite_step_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
+    """Converts the step graph of a causal student in a checkpoint file, as `tflite_from_checkpoint` does.
+
+    The signature takes `step_inputs` and gives `step_outputs`, all float32.
+    """
+    return _converted(path, "step", temperature=temperature)
+
+
+def _converted(path: Path, graph: Literal["window", "step"], *, temperature: float) -> bytes:
     if missing_libraries():
         raise UnavailableError(
             f"--target litert needs {' and '.join(missing_libraries())}, which this Python lacks; "
@@ -57,7 +71,8 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
         )
     with tempfile.TemporaryDirectory(prefix="mmkd-litert-") as folder:
         output = Path(folder) / "student.tflite"
-        command = [sys.executable, "-m", "mmkd_export.litert", str(path.absolute()), str(output), repr(temperature)]
+        arguments = [graph, str(path.absolute()), str(output), repr(temperature)]
+        command = [sys.executable, "-m", "mmkd_export.litert", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _OFFLINE)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
@@ -67,29 +82,52 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
 
 def tflite_from_student(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:
     """Converts a student in this process; the converter writes to the terminal. See `tflite_from_checkpoint`."""
+    from mmkd_models.networks.student import ExportStudent
+
+    return _tflite_from_module(
+        ExportStudent(checkpoint.network(), temperature=temperature),
+        checkpoint,
+        inputs=graph_inputs(checkpoint.modality),
+        outputs=graph_outputs(checkpoint.task),
+    )
+
+
+def tflite_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:
+    """Converts a causal student's step graph in this process; see `tflite_step_from_checkpoint`."""
+    from mmkd_export.onnx_from_student import steps_of
+    from mmkd_models.networks.step import StepStudent
+
+    streaming = steps_of(checkpoint)
+    return _tflite_from_module(
+        StepStudent(checkpoint.network(), temperature=temperature),
+        checkpoint,
+        inputs=step_inputs(checkpoint.modality, streaming),
+        outputs=step_outputs(checkpoint.task, streaming),
+    )
+
+
+def _tflite_from_module(
+    module: nn.Module, checkpoint: StudentCheckpoint, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> bytes:
     import litert_torch
     import torch
 
-    from mmkd_models.networks.student import ExportStudent
-
-    answers = tuple(tensor.name for tensor in graph_outputs(checkpoint.task))
-
-    class NamedStudent(torch.nn.Module):
-        """The student with named inputs and outputs: litert-torch numbers those without a name."""
+    class Named(torch.nn.Module):
+        """The module with named outputs: litert-torch numbers those without a name, and its inputs: `args_0`..."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.student = ExportStudent(checkpoint.network(), temperature=temperature)
+            self.module = module
 
-        def forward(self, values: torch.Tensor, present: torch.Tensor) -> dict[str, torch.Tensor]:
-            return dict(zip(answers, self.student(values, present), strict=True))
+        def forward(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+            answers = self.module(*tensors)
+            return {tensor.name: answer for tensor, answer in zip(outputs, answers, strict=True)}
 
-    inputs = graph_inputs(checkpoint.modality)
-    examples = {role: torch.zeros(tensor.shape) for role, tensor in zip(_ROLES, inputs, strict=True)}
-    converted = litert_torch.convert(NamedStudent().eval(), sample_kwargs=examples)
+    examples = tuple(torch.zeros(tensor.shape) for tensor in inputs)
+    converted = litert_torch.convert(Named().eval(), examples)
     return clean_model(
         converted.model_content(),
-        names=dict(zip(_ROLES, (tensor.name for tensor in inputs), strict=True)),
+        names={f"args_{number}": tensor.name for number, tensor in enumerate(inputs)},
         metadata={
             f"mmkd_edge.modality.{checkpoint.modality.name}": msgspec.json.encode(checkpoint.modality),
             "mmkd_edge.labels": msgspec.json.encode(checkpoint.task.labels),
@@ -141,8 +179,9 @@ def _convert(arguments: Sequence[str]) -> None:
     """The child process: reads a checkpoint, writes the model."""
     from mmkd_models.checkpoint import read_student
 
-    source, output, temperature = arguments
-    write_file(Path(output), tflite_from_student(read_student(Path(source)), temperature=float(temperature)))
+    graph, source, output, temperature = arguments
+    convert = tflite_step_from_student if graph == "step" else tflite_from_student
+    write_file(Path(output), convert(read_student(Path(source)), temperature=float(temperature)))
 
 
 if __name__ == "__main__":

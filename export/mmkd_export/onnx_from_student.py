@@ -90,7 +90,10 @@ def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
     return Streaming(
         stride=step.encoder.stride,
         memory=step.encoder.memory,
-        states=tuple(StateTensor(name=name, shape=shape) for name, shape in step.state_shapes().items()),
+        slots=step.encoder.length,
+        states=tuple(
+            StateTensor(name=name, shape=shape, axis=axis) for name, (shape, axis) in step.state_shapes().items()
+        ),
         artifacts=(),
     )
 
@@ -98,9 +101,7 @@ def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
 def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
     """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
 
-    Inputs are `<modality>` and `<modality>_present` (1, S, C) and the states; outputs `logits` and `probabilities`
-    (1, K) and `next_` each state, all float32; `temperature` and errors as of
-    `onnx_from_student`.
+    Inputs are `step_inputs`, outputs `step_outputs`, all float32; `temperature` and errors as of `onnx_from_student`.
 
     Raises:
         UsageError: the student answers something else than classes.

@@ -225,7 +225,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         machine: the processor that latencies were measured on; None where nothing was timed.
         tools: versions of what made the bundle.
         others: of the students that follow in a bundle of several.
-        step: of a causal student.
+        steps: of a causal student, one for each of its step graphs.
     """
 
     format_version: int = FORMAT_VERSION
@@ -238,7 +238,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     machine: str | None = None
     tools: dict[str, str]
     others: tuple[ExportReport, ...] = ()
-    step: StepReport | None = None
+    steps: tuple[StepReport, ...] = ()
 
 
 def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:

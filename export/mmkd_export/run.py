@@ -25,10 +25,11 @@ from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
 from mmkd_export.gate import left_out_reason
 from mmkd_export.latency import paired_latency_us, processor_name
-from mmkd_export.litert import tflite_from_checkpoint
+from mmkd_export.litert import tflite_from_checkpoint, tflite_step_from_checkpoint
 from mmkd_export.lower import LowerPrecisions, make_lower, wanted_formats, wanted_precisions, without_slow
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ArtifactReport, ExportReport, LeftOut, decode_report
+from mmkd_export.step import judge_step
 from mmkd_export.subject import (
     Subject,
     require_windows,
@@ -174,8 +175,17 @@ def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None
     if "litert" not in plan.targets:
         return subject
     begin("convert it to LiteRT")
-    model = tflite_from_checkpoint(plan.source, temperature=subject.evidence.temperature)
-    return replace(subject, others=(judge_fp32(model, subject.evidence, format="tflite"), *subject.others))
+    from mmkd_models.checkpoint import read_student
+
+    evidence = subject.evidence
+    model = tflite_from_checkpoint(plan.source, temperature=evidence.temperature)
+    subject = replace(subject, others=(judge_fp32(model, evidence, format="tflite"), *subject.others))
+    if not subject.steps:
+        return subject
+    model = tflite_step_from_checkpoint(plan.source, temperature=evidence.temperature)
+    mflops = subject.steps[0].report.mflops
+    step = judge_step(model, read_student(plan.source), evidence, format="tflite", mflops=mflops)
+    return replace(subject, steps=(*subject.steps, step))
 
 
 def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> LowerPrecisions:

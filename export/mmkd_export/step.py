@@ -7,17 +7,20 @@ network over the whole recording; and golden windows, stepped through, are held 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends import Backend, open_backend
+from mmkd_edge.backends import Backend
 from mmkd_edge.backends.steps import follow_recording
-from mmkd_edge.manifest import Artifact, ModelEntry, Parity, Streaming
+from mmkd_edge.manifest import Artifact, ArtifactFormat, Parity, Streaming
+from mmkd_export.artifacts import open_format
 from mmkd_export.evidence import Evidence
 from mmkd_export.graph import OPSET
+from mmkd_export.litert import SCHEMA_VERSION
 from mmkd_export.parity import FP32_TOLERANCE, Answers, ArtifactParity, compare, require_parity
 from mmkd_export.report import StepReport
 
@@ -37,12 +40,12 @@ class StepGraph:
 
     Attributes:
         model: the file.
-        streaming: what the manifest says of it.
+        artifact: what the manifest says of it.
         report: what was measured.
     """
 
     model: bytes
-    streaming: Streaming
+    artifact: Artifact
     report: StepReport
 
 
@@ -53,28 +56,47 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, evidence: Evidence) -> S
         MmkdError: the exporter failed.
         GateError: the graph does not answer as the network does.
     """
-    from mmkd_export.onnx_from_student import answers_along_recording, onnx_step_from_student, steps_of
+    from mmkd_export.onnx_from_student import onnx_step_from_student
+
+    model = onnx_step_from_student(checkpoint, temperature=evidence.temperature)
+    return judge_step(model, checkpoint, evidence, format="onnx", mflops=_mflops(model))
+
+
+def judge_step(
+    model: bytes,
+    checkpoint: StudentCheckpoint,
+    evidence: Evidence,
+    *,
+    format: ArtifactFormat,  # noqa: A002 - the manifest's word
+    mflops: float,
+) -> StepGraph:
+    """Holds a step graph against the network, in the backend of its format.
+
+    Raises:
+        GateError: the graph does not answer as the network does.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend does not run it.
+    """
+    from mmkd_export.onnx_from_student import answers_along_recording, steps_of
 
     facts = steps_of(checkpoint)
-    temperature = evidence.temperature
-    model = onnx_step_from_student(checkpoint, temperature=temperature)
     recording = _recording(evidence, stride=facts.stride)
-    expected = answers_along_recording(checkpoint, recording, temperature=temperature)
-    backend = open_backend("ort", model, threads=1)
+    expected = answers_along_recording(checkpoint, recording, temperature=evidence.temperature)
+    backend, what = open_format(model, format), _named(format)
     try:
         logits, probabilities = follow_recording(backend, facts, recording, evidence.modality)
         got = Answers(logits=logits, probabilities=probabilities)
         heard = _heard(recording, stride=facts.stride, samples=evidence.modality.samples)
         parity = compare(_rows(expected, heard), _rows(got, heard), task=evidence.task)
-        proof = require_parity(parity, tolerance=FP32_TOLERANCE, what="fp32 step graph, along a recording")
+        proof = require_parity(parity, tolerance=FP32_TOLERANCE, what=f"{what}, along a recording")
         windows = _stepped_windows(backend, facts, evidence)
-        require_parity(windows, tolerance=FP32_TOLERANCE, what="fp32 step graph, window by window")
+        require_parity(windows, tolerance=FP32_TOLERANCE, what=f"{what}, window by window")
     finally:
         backend.close()
-    artifact = _artifact(model, evidence, proof)
+    artifact = _artifact(model, evidence, proof, format=format)
     return StepGraph(
         model=model,
-        streaming=msgspec.structs.replace(facts, artifacts=(artifact,)),
+        artifact=artifact,
         report=StepReport(
             file=artifact.file,
             size_bytes=len(model),
@@ -82,29 +104,34 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, evidence: Evidence) -> S
             steps=parity.windows,
             parity=parity,
             parity_of_windows=windows,
-            mflops=_mflops(model),
+            mflops=mflops,
         ),
     )
 
 
-def stored_step(model: bytes, entry: ModelEntry, report: StepReport | None, evidence: Evidence) -> StepGraph | None:
-    """Gives the step graph of an earlier bundle, held against its golden windows once more; None where it has none.
+def stored_step(
+    model: bytes, artifact: Artifact, streaming: Streaming, report: StepReport, evidence: Evidence
+) -> StepGraph:
+    """Gives a step graph of an earlier bundle, held against its golden windows once more.
+
+    One whose backend is not installed here is kept as it is.
 
     Raises:
         GateError: this machine computes other answers.
     """
-    streaming = entry.streaming
-    if streaming is None or report is None:
-        return None
-    backend = open_backend("ort", model, threads=1)
+    if artifact.format == "tflite" and importlib.util.find_spec("ai_edge_litert") is None:
+        return StepGraph(model=model, artifact=artifact, report=report)
+    backend = open_format(model, artifact.format)
     try:
         windows = _stepped_windows(backend, streaming, evidence)
     finally:
         backend.close()
-    require_parity(windows, tolerance=FP32_TOLERANCE, what="fp32 step graph on this machine")
-    return StepGraph(
-        model=model, streaming=streaming, report=msgspec.structs.replace(report, parity_of_windows=windows)
-    )
+    require_parity(windows, tolerance=FP32_TOLERANCE, what=f"{_named(artifact.format)} on this machine")
+    return StepGraph(model=model, artifact=artifact, report=msgspec.structs.replace(report, parity_of_windows=windows))
+
+
+def _named(format: ArtifactFormat) -> str:  # noqa: A002 - the manifest's word
+    return "fp32 step graph" if format == "onnx" else f"fp32 step .{format}"
 
 
 def _recording(evidence: Evidence, *, stride: int) -> NDArray[np.float32]:
@@ -147,12 +174,18 @@ def _stepped_windows(backend: Backend, streaming: Streaming, evidence: Evidence)
     return compare(expected, got, task=evidence.task)
 
 
-def _artifact(model: bytes, evidence: Evidence, proof: Parity) -> Artifact:
+def _artifact(
+    model: bytes,
+    evidence: Evidence,
+    proof: Parity,
+    *,
+    format: ArtifactFormat,  # noqa: A002 - the manifest's word
+) -> Artifact:
     return Artifact(
-        file=f"{evidence.modality.name}/step.fp32.onnx",
-        format="onnx",
+        file=f"{evidence.modality.name}/step.fp32.{format}",
+        format=format,
         precision="fp32",
-        opset=OPSET,
+        opset=OPSET if format == "onnx" else SCHEMA_VERSION,
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
         parity=proof,

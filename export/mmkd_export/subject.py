@@ -19,7 +19,7 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.golden import Golden
-from mmkd_edge.manifest import REPORT_FILE, BatchRange, ModelEntry, Precision
+from mmkd_edge.manifest import REPORT_FILE, BatchRange, ModelEntry, Precision, Streaming
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored
 from mmkd_export.confidence import fit_temperature
@@ -70,7 +70,8 @@ class Subject:
         evidence: what every artifact is judged by.
         fp32: the proven graph.
         others: artifacts of other precisions that an earlier bundle had.
-        step: the step graph of a causal student.
+        streaming: how a causal student steps, but for the artifacts; None of a windowed one.
+        steps: its step graphs.
     """
 
     modality: ModalitySpec
@@ -81,7 +82,8 @@ class Subject:
     evidence: Evidence
     fp32: JudgedArtifact
     others: tuple[JudgedArtifact, ...] = ()
-    step: StepGraph | None = None
+    streaming: Streaming | None = None
+    steps: tuple[StepGraph, ...] = ()
 
     @property
     def batch(self) -> BatchRange | None:
@@ -126,7 +128,7 @@ def subject_from_checkpoint(
         UsageError: there are no real windows.
         GateError: the graph does not answer as the checkpoint does.
     """
-    from mmkd_export.onnx_from_student import answers_from_student
+    from mmkd_export.onnx_from_student import answers_from_student, steps_of
     from mmkd_models.checkpoint import file_sha256
 
     def answer(windows: NDArray[np.float32]) -> Answers:
@@ -145,7 +147,8 @@ def subject_from_checkpoint(
         tools={name: version(name) for name in _FROM_TORCH},
         evidence=evidence,
         fp32=judge_fp32(graph, evidence, batch=plan.batch),
-        step=step_from_checkpoint(checkpoint, evidence) if checkpoint.config.causal else None,
+        streaming=steps_of(checkpoint) if checkpoint.config.causal else None,
+        steps=(step_from_checkpoint(checkpoint, evidence),) if checkpoint.config.causal else (),
     )
 
 
@@ -167,7 +170,8 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
         report = decode_report(bundle.read(REPORT_FILE))
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)
-        steps = b"" if entry.streaming is None else bundle.read(entry.streaming.artifacts[0].file)
+        step_files = entry.streaming.artifacts if entry.streaming else ()
+        step_models = [bundle.read(artifact.file) for artifact in step_files]
     replaced = {"fp32", *remade}
     graphs = [judged for judged in stored if judged.artifact.format == "onnx"]
     fp32 = next((judged for judged in graphs if judged.artifact.precision == "fp32"), None)
@@ -194,7 +198,12 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
             *(_kept_litert(judged, evidence, gate, plan) for judged in stored if judged.artifact.format == "tflite"),
             *(judge_again(judged, evidence, gate) for judged in graphs if judged.artifact.precision not in replaced),
         ),
-        step=stored_step(steps, entry, report.step, evidence),
+        streaming=entry.streaming,
+        steps=tuple(
+            stored_step(model, artifact, entry.streaming, step, evidence)
+            for model, artifact, step in zip(step_models, step_files, report.steps, strict=True)
+            if entry.streaming is not None
+        ),
     )
 
 

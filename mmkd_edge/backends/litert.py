@@ -7,9 +7,10 @@ writes one line on stderr when a process opens its first artifact; nothing in it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmkd_edge.backends.steps import StepMemory
+
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
     "float32": "float32",
     "float16": "float16",
@@ -25,15 +28,22 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
 }
 
 
-@dataclass(kw_only=True)
-class _Instance:
-    """One interpreter, and the unchanging arrays that its inputs hold already: presence is nearly always one of them.
+class _Instance(msgspec.Struct, kw_only=True):
+    """One interpreter, and what its inputs hold already.
 
     LiteRT never overwrites the inputs of a graph (arena_planner.cc: "make sure they are never overwritten").
+
+    Attributes:
+        interpreter: the engine.
+        held: unchanging arrays: presence is nearly always one of them.
+        memory: whose state it has; None where it took no step yet.
+        step: after which step of that memory.
     """
 
     interpreter: Any
-    held: dict[int, object] = field(default_factory=dict)
+    held: dict[int, object] = {}
+    memory: StepMemory | None = None
+    step: int = 0
 
 
 class LitertBackend:
@@ -65,14 +75,14 @@ class LitertBackend:
             runner = first.get_signature_runner()  # fails unless there is exactly one signature
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
             del runner  # an interpreter refuses to run while something else holds it
-            self.inputs = _tensors(inputs)
-            self.outputs = _tensors(outputs)
+            self.inputs = _tensors(inputs, first.get_input_details())
+            self.outputs = _tensors(outputs, first.get_output_details())
         except Exception as error:
             raise BackendError(
                 f"backend 'litert' ({self.version}) cannot open the artifact: {_first_line(error)}"
             ) from error
         self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
-        self._answers = tuple(int(outputs[tensor.name]["index"]) for tensor in self.outputs)
+        self._results = {tensor.name: int(outputs[tensor.name]["index"]) for tensor in self.outputs}
         self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -85,13 +95,41 @@ class LitertBackend:
             self._fill(instance, feeds)
             interpreter = instance.interpreter
             interpreter.invoke()
-            first, second = self._answers
+            first, second, *_ = self._results.values()
             logits, probabilities = interpreter.get_tensor(first), interpreter.get_tensor(second)
         except Exception as error:
             # The interpreter is not put back: what a failed call leaves in it is not known.
             raise BackendError(f"backend 'litert' ({self.version}) failed to run: {_first_line(error)}") from error
         idle.append(instance)
         return logits, probabilities
+
+    def step(self, memory: StepMemory) -> None:
+        """Take one step: read the memory's inputs and write its outputs.
+
+        An interpreter that took this memory's last step has its state already; any other is given all of it.
+
+        Raises:
+            RuntimeError: the backend is closed, or LiteRT failed.
+        """
+        idle = self._idle
+        if idle is None:
+            raise RuntimeError("it is closed; open it again")
+        instance = self._taken(idle)
+        interpreter, places = instance.interpreter, self._places
+        there = instance.memory is memory and instance.step == memory.step
+        for name in memory.given if there else memory.inputs:
+            interpreter.set_tensor(places[name], memory.inputs[name])
+        interpreter.invoke()
+        for name, array in memory.outputs.items():
+            array[...] = interpreter.tensor(self._results[name])()
+        memory.keep_in({name: interpreter.tensor(places[name])() for name in memory.states})
+        instance.memory, instance.step = memory, memory.step + 1
+        idle.append(instance)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._idle is None
 
     def close(self) -> None:
         """Give the interpreters back; a `run` in another thread ends undisturbed."""
@@ -126,9 +164,11 @@ class LitertBackend:
         return interpreter
 
 
-def _tensors(details: Mapping[str, Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """In the order of the names, which is that of the manifest: a signature keeps none of its own."""
-    return tuple(_tensor(name, details[name]) for name in sorted(details))
+def _tensors(details: Mapping[str, Mapping[str, Any]], order: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    """In the order of the graph, which is that of the manifest: a signature keeps none of its own."""
+    places = {int(detail["index"]): place for place, detail in enumerate(order)}
+    names = sorted(details, key=lambda name: places[int(details[name]["index"])])
+    return tuple(_tensor(name, details[name]) for name in names)
 
 
 def _tensor(name: str, detail: Mapping[str, Any]) -> TensorSpec:

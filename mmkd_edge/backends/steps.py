@@ -1,23 +1,24 @@
 """Steps of a causal student: an engine over its step graph, and one state for each stream.
 
-The protocol, and the one place that begins a state. States live in memory that the engine reads and writes in place,
-two of each in turn, so that a step copies nothing but one block of samples in and one answer out.
+The protocol, and the one place that begins a state. States live in memory of the stream's own that the engine reads
+where it is. A step gives back one slot of most of them, so that nothing is moved and little is copied.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmkd_edge.backends import Backend, BackendName
+from mmkd_edge.backends import Backend, BackendName, artifact_formats
 from mmkd_edge.errors import BackendError, UsageError
-from mmkd_edge.manifest import Streaming
+from mmkd_edge.manifest import Artifact, ModelEntry, Streaming
 from mmkd_edge.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,8 +26,16 @@ if TYPE_CHECKING:
 
     Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
-STEP_BACKENDS: tuple[BackendName, ...] = ("ort", "openvino")
+STEP_BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")
 """Backends that run step graphs."""
+
+
+def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
+    """The step graph that a backend runs; None where the student is not causal, or has none in a format of its own."""
+    if entry.streaming is None or backend not in STEP_BACKENDS:
+        return None
+    formats = artifact_formats(backend)
+    return next((artifact for artifact in entry.streaming.artifacts if artifact.format in formats), None)
 
 
 class Steps(Protocol):
@@ -54,15 +63,18 @@ def start_steps(backend: Backend, streaming: Streaming) -> Steps:
     Raises:
         UsageError: the backend runs no step graphs, or is closed.
     """
+    from mmkd_edge.backends.litert import LitertBackend
     from mmkd_edge.backends.openvino import OpenVinoBackend
     from mmkd_edge.backends.ort import OrtBackend
 
-    run: Callable[[int], None] | None = None
-    memory = _Memory(backend.inputs, backend.outputs, [state.initial for state in streaming.states])
+    run: Callable[[], None] | None = None
+    memory = StepMemory(backend.inputs, backend.outputs, streaming)
     if isinstance(backend, OrtBackend) and backend.session is not None:
         run = _bound_to_ort(backend.session, memory)
     elif isinstance(backend, OpenVinoBackend) and backend.compiled is not None:
         run = _bound_to_openvino(backend.compiled, memory)
+    elif isinstance(backend, LitertBackend) and not backend.closed:
+        run = partial(backend.step, memory)
     if run is None:
         raise UsageError(f"steps: expected an open backend, one of {', '.join(STEP_BACKENDS)}, got {backend!r}")
     return _BoundSteps(memory, run, backend)
@@ -89,66 +101,91 @@ def follow_recording(
     return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
 
 
-class _Memory:
-    """The arrays that one stream's steps read and write: those of odd and even steps."""
+class StepMemory:
+    """The arrays that one stream's steps read and write.
 
-    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], initial: Sequence[float]) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self.block = [np.zeros(spec.shape, np.float32) for spec in inputs[:2]]
-        self.answer = [np.zeros(spec.shape, np.float32) for spec in outputs[:2]]
-        self.states = [
-            [np.full(spec.shape, value, np.float32) for spec, value in zip(inputs[2:], initial, strict=True)]
-            for _ in range(2)
-        ]
+    Attributes:
+        inputs: what the graph takes, by name: a block of samples, the slot, the states.
+        outputs: what it gives, by name: the answer, and what is new of each state.
+        states: names of the states.
+        given: names of the other inputs, which are new in each step.
+        step: number of the next step, from 0.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:
+        self.inputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in inputs}
+        self.outputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in outputs}
+        self.states = tuple(state.name for state in streaming.states)
+        self.given = tuple(name for name in self.inputs if name not in self.states)
+        self.step = 0
+        self._slots = streaming.slots
+        self._news = []
+        for state in streaming.states:
+            self.inputs[state.name][...] = state.initial
+            new = self.outputs[f"next_{state.name}"]
+            self._news.append((state.name, state.axis, new if state.axis is None else new.squeeze(state.axis)))
+
+    @property
+    def slot(self) -> int:
+        """Which slot the next step fills."""
+        return self.step % self._slots
+
+    def keep_in(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Put what the last step gave where the next one looks for it: into arrays of the states."""
+        slot = self.slot
+        for name, axis, new in self._news:
+            if axis is None:
+                arrays[name][...] = new
+            else:
+                arrays[name][(slice(None),) * axis + (slot,)] = new
+
+    def keep(self) -> None:
+        """Put it into the inputs, and count the step."""
+        self.keep_in(self.inputs)
+        self.step += 1
 
 
 class _BoundSteps:
-    def __init__(self, memory: _Memory, run: Callable[[int], None], backend: Backend) -> None:
-        self._values, self._present = memory.block
-        self._logits, self._probabilities = memory.answer
-        self._memory = memory  # the engine writes into it
+    def __init__(self, memory: StepMemory, run: Callable[[], None], backend: Backend) -> None:
+        self._values, self._present, self._slot = (memory.inputs[name] for name in memory.given)
+        self._logits, self._probabilities, *_ = memory.outputs.values()
+        self._memory = memory
         self._run = run
         self._backend = backend
-        self._turn = 0
 
     def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answer:
         """Take the next block; see `Steps.push`."""
-        self._values[:] = values
-        self._present[:] = present
+        memory = self._memory
+        self._values[...] = values
+        self._present[...] = present
+        self._slot[...] = memory.slot
         try:
-            self._run(self._turn)
+            self._run()
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BackendError(
                 f"backend {self._backend.name!r} ({self._backend.version}) failed to step: {first}"
             ) from error
-        self._turn ^= 1
+        memory.keep()
         return self._logits.copy(), self._probabilities.copy()
 
 
-def _bound_to_ort(session: Any, memory: _Memory) -> Callable[[int], None]:
-    bindings = []
-    for turn in range(2):
-        binding = session.io_binding()
-        for spec, array in zip(memory.inputs, [*memory.block, *memory.states[turn]], strict=True):
-            binding.bind_input(spec.name, "cpu", 0, np.float32, spec.shape, array.ctypes.data)
-        for spec, array in zip(memory.outputs, [*memory.answer, *memory.states[1 - turn]], strict=True):
-            binding.bind_output(spec.name, "cpu", 0, np.float32, spec.shape, array.ctypes.data)
-        bindings.append(binding)
+def _bound_to_ort(session: Any, memory: StepMemory) -> Callable[[], None]:
+    binding = session.io_binding()
+    for name, array in memory.inputs.items():
+        binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    for name, array in memory.outputs.items():
+        binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
     run = session.run_with_iobinding
-    return lambda turn: run(bindings[turn])
+    return lambda: run(binding)
 
 
-def _bound_to_openvino(compiled: Any, memory: _Memory) -> Callable[[int], None]:
+def _bound_to_openvino(compiled: Any, memory: StepMemory) -> Callable[[], None]:
     from openvino import Tensor
 
-    requests = []
-    for turn in range(2):
-        request = compiled.create_infer_request()
-        for number, array in enumerate([*memory.block, *memory.states[turn]]):
-            request.set_input_tensor(number, Tensor(array, shared_memory=True))
-        for number, array in enumerate([*memory.answer, *memory.states[1 - turn]]):
-            request.set_output_tensor(number, Tensor(array, shared_memory=True))
-        requests.append(request)
-    return lambda turn: requests[turn].infer(share_outputs=True, decode_strings=False) and None
+    request = compiled.create_infer_request()
+    for number, array in enumerate(memory.inputs.values()):
+        request.set_input_tensor(number, Tensor(array, shared_memory=True))
+    for number, array in enumerate(memory.outputs.values()):
+        request.set_output_tensor(number, Tensor(array, shared_memory=True))
+    return lambda: request.infer(share_outputs=True, decode_strings=False) and None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,13 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recording, said, shares_of
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends import BackendName, open_backend
@@ -24,20 +29,9 @@ from mmkd_edge.backends.steps import follow_recording, start_steps
 from mmkd_edge.bundle import write_bundle
 from mmkd_edge.errors import GateError, ManifestError, UsageError
 from mmkd_edge.manifest import decode_manifest, member_files, step_inputs, step_outputs
-from mmkd_edge.preprocess import prepare_batch
-from mmkd_edge.spec import ModalitySpec
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.checkpoint import StudentCheckpoint, write_student
-from mmkd_models.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.step import answers_along
-
-ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=50.0, samples=38, range=(-8.0, 8.0))
-ENCODER = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
-CONFIG = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-STRIDE, LENGTH = 4, 10
-# float32 sums in another order; measured below 1e-6.
-TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -58,32 +52,6 @@ def predictor(exported: ExportResult) -> Iterator[EdgePredictor]:
         yield opened
 
 
-def recording(samples: int, *, seed: int = 0, gap: slice | None = None) -> NDArray[np.float32]:
-    rows = np.random.default_rng(seed).normal(size=(samples, 2)).astype(np.float32)
-    rows += np.sin(np.arange(samples) / 30, dtype=np.float32)[:, None]
-    rows[5:7, 0] = np.nan
-    if gap is not None:
-        rows[gap] = np.nan
-    return rows
-
-
-def one_pass(checkpoint: StudentCheckpoint, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities (N, K) at the ends of blocks that are aligned as a stream's: a window's end is a block's."""
-    lead = np.full((-ACC.samples % STRIDE, 2), np.nan, dtype=np.float32)
-    whole = np.concatenate([lead, rows])
-    values, present = prepare_batch(whole[None, : len(whole) // STRIDE * STRIDE], ACC)
-    logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))
-    return torch.softmax(logits[0], dim=-1).numpy()
-
-
-def shares_of(predictions: Sequence[Prediction]) -> NDArray[np.float32]:
-    return np.stack([p.probabilities for p in predictions if p.status != "warming_up"])
-
-
-def said(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
-    return [(p.status, p.reason, p.index, p.missing_share, p.probabilities.tobytes()) for p in predictions]
-
-
 # In the bundle.
 
 
@@ -92,22 +60,30 @@ def test_the_manifest_says_what_a_step_takes_and_keeps(exported: ExportResult) -
     assert streaming is not None
     assert (streaming.stride, streaming.memory) == (STRIDE, STRIDE * (3 * (LENGTH - 1) + 1 + 3))
     shapes = {state.name: state.shape for state in streaming.states}
+    assert streaming.slots == LENGTH
     assert shapes["keys_0"] == (1, 2, LENGTH, 8)
     assert shapes["tokens"] == (1, LENGTH, 16)
+    assert {state.name: state.axis for state in streaming.states if state.axis != 1} == {
+        "history": None,
+        "series": None,
+        "keys_0": 2,
+        "values_0": 2,
+    }
     assert {state.initial for state in streaming.states} == {0.0}
     with Bundle.open(exported.path) as bundle:
         model = onnx.load_from_string(bundle.read("acc/step.fp32.onnx"))
     inputs = [spec.name for spec in step_inputs(ACC, streaming)]
-    assert inputs[:3] == ["acc", "acc_present", "history"]
+    assert inputs[:4] == ["acc", "acc_present", "slot", "history"]
     assert [value.name for value in model.graph.input] == inputs
-    outputs = [spec.name for spec in step_outputs(exported.manifest.models[0].task, streaming)]
+    specs = step_outputs(exported.manifest.models[0].task, streaming)
+    assert {spec.name: spec.shape for spec in specs}["next_keys_0"] == (1, 2, 1, 8)
+    outputs = [spec.name for spec in specs]
     assert outputs[:3] == ["logits", "probabilities", "next_history"]
     assert [value.name for value in model.graph.output] == outputs
 
 
 def test_the_report_says_how_far_the_steps_are_from_one_pass(exported: ExportResult) -> None:
-    step = exported.report.step
-    assert step is not None
+    (step,) = exported.report.steps
     assert step.stride == STRIDE
     assert step.steps > 200
     assert step.parity.max_abs_error < TOLERANCE
@@ -141,7 +117,7 @@ def changed(exported: ExportResult, path: Path) -> Path:
         members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
     model = onnx.load_from_string(members["acc/step.fp32.onnx"])
     bias = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias"))
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01234), bias.name))
     data = model.SerializeToString(deterministic=True)
     entry = exported.manifest.models[0]
     assert entry.streaming is not None
@@ -159,13 +135,13 @@ def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(exported: E
         opened.selftest()
     assert str(caught.value).startswith(
         f"{path}: self-test: golden window 0, step by step: expected the stored answer within 0.0001, got a "
-        "difference of 0.01"
+        "difference of 0.0123"
     )
     with pytest.raises(GateError) as gate:
         export(export_plan(path, output=tmp_path / "no.edge"))
     assert str(gate.value).startswith(
         "fp32 step graph on this machine: expected the checkpoint's answers within 0.0001 on 12 windows, got a "
-        "difference of 0.01"
+        "difference of 0.0123"
     )
 
 
@@ -178,7 +154,7 @@ def test_an_engine_that_runs_no_steps_is_refused(exported: ExportResult) -> None
     backend.close()
     with pytest.raises(UsageError) as caught:
         start_steps(backend, streaming)
-    assert str(caught.value) == f"steps: expected an open backend, one of ort, openvino, got {backend!r}"
+    assert str(caught.value) == f"steps: expected an open backend, one of ort, openvino, litert, got {backend!r}"
 
 
 def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResult) -> None:
@@ -198,16 +174,69 @@ def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResul
 # Behind a stream.
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_any_split_into_pushes_gives_the_same_predictions(predictor: EdgePredictor, data: st.DataObject) -> None:
-    rows = recording(300, gap=slice(100, 180))
-    hop = STRIDE * data.draw(st.integers(1, 5))
-    cuts = sorted(data.draw(st.lists(st.integers(0, 300), max_size=12)))
-    whole = predictor.stream(hop=hop).push(rows)
-    stream = predictor.stream(hop=hop)
-    parts = [p for start, stop in zip([0, *cuts], [*cuts, 300], strict=True) for p in stream.push(rows[start:stop])]
+SPLIT = {
+    "seed": st.integers(0, 99),
+    "gap": st.tuples(st.integers(0, 250), st.integers(0, 80)),
+    "hop": st.integers(1, 5),
+    "cuts": st.lists(st.integers(0, 300), max_size=30),
+}
+
+
+def check_that_any_split_gives_the_same(
+    predictor: EdgePredictor, *, seed: int, gap: tuple[int, int], hop: int, cuts: list[int]
+) -> None:
+    rows = recording(300, seed=seed, gap=slice(gap[0], sum(gap)))
+    whole = predictor.stream(hop=hop * STRIDE).push(rows)
+    stream, ends = predictor.stream(hop=hop * STRIDE), [0, *sorted(cuts), 300]
+    parts = [p for start, stop in itertools.pairwise(ends) for p in stream.push(rows[start:stop])]
     assert said(parts) == said(whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(**SPLIT)
+def test_any_split_into_pushes_gives_the_same_predictions(predictor: EdgePredictor, **drawn: Any) -> None:
+    check_that_any_split_gives_the_same(predictor, **drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(**SPLIT)
+def test_five_hundred_splits_into_pushes_give_the_same_predictions(predictor: EdgePredictor, **drawn: Any) -> None:
+    check_that_any_split_gives_the_same(predictor, **drawn)
+
+
+def test_a_push_costs_the_same_however_long_the_stream_is(predictor: EdgePredictor) -> None:
+    stream = predictor.stream(hop=STRIDE)
+    rows = recording(80 * STRIDE)  # 80: as often as slots, and as settling what was counted, come round
+
+    def run() -> None:
+        for block in rows.reshape(80, STRIDE, 2):
+            stream.push(block)
+
+    def calls() -> int:
+        """How many functions are entered, in Python and in C, for 80 predictions."""
+        count = 0
+
+        def note(_frame: object, event: str, _what: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(note)
+        run()
+        sys.setprofile(None)
+        return count
+
+    run()
+    early = calls()
+    tracemalloc.start()
+    run()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(12):
+        run()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert calls() == early
+    assert after - before < 10_000
 
 
 def test_sample_by_sample_equals_one_pass_over_the_recording(
@@ -339,6 +368,14 @@ def test_the_step_graph_is_a_member_of_the_bundle(exported: ExportResult) -> Non
                 "states[0].name: expected 1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.', "
                 "got 'a b'"
             ),
+        ),
+        (
+            {"states": [{"name": "a", "shape": [1, 9], "axis": 1}]},
+            "states[0].axis: expected one of 10 slots, got 1 of (1, 9)",
+        ),
+        (
+            {"states": [{"name": "a", "shape": [1, 10], "axis": 2}]},
+            "states[0].axis: expected one of 10 slots, got 2 of (1, 10)",
         ),
         (
             {"states": [{"name": "a", "shape": [4096, 8192]}]},

@@ -93,7 +93,8 @@ class CausalEncoder(nn.Module):
         if self.training and float(torch.rand(())) < _HISTORY:
             values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))
         along = self.along(values, present)
-        last = torch.tensor([along.time.shape[1] - 1], device=values.device)
+        # Not `torch.tensor`: LiteRT's converter gives the two different integers, and then they do not go together.
+        last = torch.arange(along.time.shape[1] - 1, along.time.shape[1], device=values.device)
         x, bias = self.tokens(along, last)
         kept = slice(-self.length - 2, None)
         hidden: list[Tensor] = []

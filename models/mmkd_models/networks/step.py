@@ -6,13 +6,14 @@ Owns what is kept from one step to the next. Every state is float32 and begins a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd_models.networks.causal import CausalEncoder
+from mmkd_models.networks.causal import FORBIDDEN, CausalEncoder
 from mmkd_models.networks.causal_front import Blocks
 from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Block, Pool
 from mmkd_models.networks.student import Student
@@ -20,6 +21,10 @@ from mmkd_models.networks.student import Student
 
 class StepStudent(nn.Module):
     """One step of a causal student.
+
+    What blocks of samples leave behind stands in slots, one for each block of a window. A step fills the slot of the
+    oldest block and gives back nothing else of them, so nothing is moved. The order of the slots does not matter:
+    what is summed has none, and attention is told how old each key is.
 
     Args:
         student: whose weights it uses.
@@ -29,7 +34,8 @@ class StepStudent(nn.Module):
         ValueError: the student is not causal.
     """
 
-    everything: Tensor
+    places: Tensor
+    codes: Tensor
 
     def __init__(self, student: Student, *, temperature: float = 1.0) -> None:
         super().__init__()
@@ -37,10 +43,14 @@ class StepStudent(nn.Module):
         self.encoder = causal_encoder(student)
         self.pool = student.pool
         self.head = student.head
-        self.register_buffer("everything", torch.ones(1, self.encoder.length), persistent=False)
+        places = torch.arange(self.encoder.length, dtype=torch.float32)[None]
+        self.register_buffer("places", places, persistent=False)
+        # By age, the newest first; a block that is as old as the window is long is not seen any more.
+        relative = self.encoder.relative.detach()
+        self.register_buffer("codes", F.pad(relative.flip(-1), (0, 1), value=FORBIDDEN), persistent=False)
 
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Gives the name and the shape of every state, in order; the first axis is the batch.
+    def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
+        """Gives the name of every state, in order, its shape, and along which axis its slots are; None without slots.
 
         `history` holds samples and presence for the filters, `moments`, `sums` and `peaks` what blocks left behind,
         `series` the stem's samples, `keys_N` and `values_N` what block N is asked for, `tokens` what is pooled.
@@ -48,59 +58,73 @@ class StepStudent(nn.Module):
         encoder, front = self.encoder, self.encoder.front
         length, channels = encoder.length, front.channels
         width = self.head.in_features
-        shapes: dict[str, tuple[int, ...]] = {
-            "history": (1, front.history, 2 * channels),
-            "moments": (1, length, 3 * channels),
-            "sums": (1, length, front.sums),
-            "peaks": (1, length, 2 * channels),
-            "series": (1, encoder.reach, 3 * channels),
+        shapes: dict[str, tuple[tuple[int, ...], int | None]] = {
+            "history": ((1, front.history, 2 * channels), None),
+            "moments": ((1, length, 3 * channels), 1),
+            "sums": ((1, length, front.sums), 1),
+            "peaks": ((1, length, 2 * channels), 1),
+            "series": ((1, encoder.reach, 3 * channels), None),
         }
         for number, block in enumerate(encoder.blocks):
             heads = cast("Block", block).attention.heads
             for kind in ("keys", "values"):
-                shapes[f"{kind}_{number}"] = (1, heads, length, width // heads)
-        return shapes | {"tokens": (1, length, width)}
+                shapes[f"{kind}_{number}"] = ((1, heads, length, width // heads), 2)
+        return shapes | {"tokens": ((1, length, width), 1)}
 
     def start(self) -> tuple[Tensor, ...]:
         """Gives the state before the first step."""
-        return tuple(torch.zeros(shape) for shape in self.state_shapes().values())
+        return tuple(torch.zeros(shape) for shape, _ in self.state_shapes().values())
 
-    def forward(self, values: Tensor, present: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    def kept(self, state: Sequence[Tensor], found: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
+        """Gives the state after step `number`, from 0, which gave `found`: what whoever keeps it has to do."""
+        kept = []
+        for before, new, (_, axis) in zip(state, found, self.state_shapes().values(), strict=True):
+            slot = torch.tensor([number % self.encoder.length])
+            kept.append(new if axis is None else before.index_copy(axis, slot, new))
+        return tuple(kept)
+
+    def forward(self, values: Tensor, present: Tensor, slot: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Answers after one more block of samples.
 
         Args:
             values: (1, S, C) raw values, 0 where missing.
             present: (1, S, C) 1 or 0.
+            slot: (1, 1) which slot this block's will be: the number of the step, from 0, modulo the slots.
             state: in the order of `state_shapes`.
 
         Returns:
-            Logits (1, K), probabilities (1, K), and the next state.
+            Logits (1, K), probabilities (1, K), and of every state what is new: all of it, or one slot.
         """
         history, moments, sums, peaks, series, *cache, tokens = state
-        x, there, front_state = self._front(values, present, (history, moments, sums, peaks, series))
-        missing = (there - 1.0)[:, None, None] * -MASKED  # (1, 1, 1, W)
+        behind = slot - self.places - 1.0  # (1, W)
+        age = behind + (behind < 0).to(behind.dtype) * self.encoder.length + 1.0  # blocks; from 1 to W
+        live = (age < self.encoder.length).to(age.dtype)
+        x, there, front_state = self._front(values, present, live, (history, moments, sums, peaks, series))
+        missing = (there - 1.0)[:, None, None] * -MASKED  # (1, 1, 1, W + 1)
+        codes = self.codes[:, :, torch.cat([age, torch.zeros_like(slot)], dim=1)[0].long()]  # (depth, H, W + 1)
         kept: list[Tensor] = []
         for number, block in enumerate(self.encoder.blocks):
-            bias = missing + self.encoder.relative[number][:, None]  # (1, H, 1, W)
+            bias = missing + codes[number][:, None]  # (1, H, 1, W + 1)
             x, found = _block_step(cast("Block", block), x, bias, cache[2 * number], cache[2 * number + 1])
             kept += found
-        embedding, tokens = _pooled(self.pool, x, there, tokens)
+        embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
-        return logits, torch.softmax(scaled, dim=-1), *front_state, *kept, tokens
+        return logits, torch.softmax(scaled, dim=-1), *front_state, *kept, token
 
     def _front(
-        self, values: Tensor, present: Tensor, state: tuple[Tensor, ...]
+        self, values: Tensor, present: Tensor, live: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """The new time, spectrum and statistics token (1, 3, D); presence of the window's tokens (1, W); next state."""
+        """New tokens (1, 3, D), presence behind the slots and the new block (1, W + 1), and news of the state."""
         encoder, front = self.encoder, self.encoder.front
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
         both = torch.cat([history, torch.cat([scaled, present], dim=-1)], dim=1)
         rows, there = scaled[:, None], present[:, None]  # (1, 1, S, C)
         new = front.moments(rows, there)
-        moments = _shifted(moments, new)
-        running = front.running(moments, self.everything)
+        band = F.pad(live, (0, 1), value=1.0)  # (1, W + 1): the slots, and the new block behind them
+        moments = torch.cat([moments, new], dim=1)
+        running = front.running(moments, band)
         heard = front.tones(both[:, -front.taps :])  # (1, 1, 2 C, 2 F)
         before = both[:, -front.stride - 1 : -1][:, None]  # (1, 1, S, 2 C)
         block = front.blocks(
@@ -111,42 +135,41 @@ class StepStudent(nn.Module):
             tones=(heard[:, :, : front.channels], heard[:, :, front.channels :]),
             before=(before[..., : front.channels], before[..., front.channels :]),
         )
-        sums, peaks = _shifted(sums, block.sums), _shifted(peaks, block.peaks)
         series = torch.cat([series, front.series(rows, there, running)], dim=1)
         time = encoder.stem(series.transpose(1, 2)).transpose(1, 2)  # (1, 1, D)
-        extra = encoder.extra(Blocks(moments=moments, sums=sums, peaks=peaks), running, self.everything)
-        tokens = torch.cat([time, extra[:, 0]], dim=1)
+        blocks = Blocks(
+            moments=moments,
+            sums=torch.cat([sums, block.sums], dim=1),
+            peaks=torch.cat([peaks, block.peaks], dim=1),
+        )
+        extra = encoder.extra(blocks, running, band)
+        x = torch.cat([time, extra[:, 0]], dim=1)
         counts = moments[..., : front.channels].sum(-1).clamp(max=1.0)
-        kept = (both[:, -front.history :], moments, sums, peaks, series[:, -encoder.reach :])
-        return tokens, counts, kept
+        return x, counts, (both[:, -front.history :], new, block.sums, block.peaks, series[:, -encoder.reach :])
 
 
 def _block_step(block: Block, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """`Block.forward` for the newest tokens (1, 3, D), which ask the time tokens kept in keys and values."""
+    """`Block.forward` for the newest tokens (1, 3, D), which ask the time tokens in the slots and the newest one."""
     attention = block.attention
     batch, count, width = x.shape
     split = (batch, count, 3, attention.heads, width // attention.heads)
     q, k, v = attention.project(block.norm_attention(x)).view(split).permute(2, 0, 3, 1, 4)  # each (1, H, 3, D/H)
-    keys = torch.cat([keys[:, :, 1:], k[:, :, :1]], dim=2)  # (1, H, W, D/H)
-    values = torch.cat([values[:, :, 1:], v[:, :, :1]], dim=2)
-    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ keys.transpose(-1, -2) + bias
-    mixed = torch.softmax(scores, dim=-1) @ values
+    q, k, v = q * (1.0 / math.sqrt(q.shape[-1])), k[:, :, :1], v[:, :, :1]
+    scores = torch.cat([q @ keys.transpose(-1, -2), (q * k).sum(-1, keepdim=True)], dim=-1) + bias  # (1, H, 3, W + 1)
+    shares = torch.softmax(scores, dim=-1)
+    mixed = shares[..., :-1] @ values + shares[..., -1:] * v
     x = x + attention.out(mixed.transpose(1, 2).reshape(batch, count, width))
     x = x + block.feedforward(block.norm_feedforward(x))
-    return x, [keys, values]
+    return x, [k, v]
 
 
 def _pooled(pool: Pool, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """`Pool.forward` over the window's time tokens; gives the embedding (1, D) and the tokens (1, W, D)."""
+    """`Pool.forward` over the window's time tokens; gives the embedding (1, D) and the newest token (1, 1, D)."""
     normed = pool.norm(x)  # (1, 3, D)
-    tokens = _shifted(tokens, normed[:, :1])
-    mean = (there[:, None] @ tokens)[:, 0] / there.sum(-1, keepdim=True).clamp(min=1.0)
-    return F.gelu(pool.mix(torch.cat([mean, normed[:, -2], normed[:, -1]], dim=-1))), tokens
-
-
-def _shifted(kept: Tensor, new: Tensor) -> Tensor:
-    """(B, W, ...) without the oldest, with the new one behind."""
-    return torch.cat([kept[:, 1:], new], dim=1)
+    token = normed[:, :1]
+    total = (there[:, None, :-1] @ tokens + there[:, None, -1:] * token)[:, 0]
+    mean = total / there.sum(-1, keepdim=True).clamp(min=1.0)
+    return F.gelu(pool.mix(torch.cat([mean, normed[:, -2], normed[:, -1]], dim=-1))), token
 
 
 def causal_encoder(student: Student) -> CausalEncoder:

@@ -1,0 +1,123 @@
+"""A causal student that steps in LiteRT. Needs pip install 'mmkd-edge[litert-export]'."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recording, said, shares_of
+
+from mmkd_edge import Bundle, EdgePredictor, Prediction
+from mmkd_edge.backends.litert import LitertBackend, _Instance
+from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.errors import BackendError, UsageError
+from mmkd_export.litert import missing_libraries
+from mmkd_export.plan import export_plan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
+
+pytestmark = pytest.mark.skipif(bool(missing_libraries()), reason="needs pip install 'mmkd-edge[litert-export]'")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(build_student: Callable[..., StudentCheckpoint]) -> StudentCheckpoint:
+    return build_student(modality=ACC, config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def with_litert(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    folder = tmp_path_factory.mktemp("litert")
+    write_student(folder / "student.ckpt", checkpoint)
+    return export(replace(export_plan(folder / "student.ckpt"), targets=("litert",)))
+
+
+@pytest.fixture(scope="module")
+def in_litert(with_litert: ExportResult) -> Iterator[EdgePredictor]:
+    with EdgePredictor.open(with_litert.path, backend="litert") as opened:
+        yield opened
+
+
+def test_litert_steps_as_one_pass_of_the_network(
+    checkpoint: StudentCheckpoint, with_litert: ExportResult, in_litert: EdgePredictor
+) -> None:
+    rows = recording(400, gap=slice(120, 140))
+    found = shares_of(in_litert.stream(hop=STRIDE).push(rows))
+    np.testing.assert_allclose(found, one_pass(checkpoint, rows)[LENGTH - 1 :], atol=TOLERANCE)
+    assert in_litert.info().step_artifact == "acc/step.fp32.tflite"
+    assert in_litert.selftest().max_abs_error < TOLERANCE
+    assert [step.file for step in with_litert.report.steps] == ["acc/step.fp32.onnx", "acc/step.fp32.tflite"]
+    assert all(step.parity.max_abs_error < TOLERANCE and step.steps > 200 for step in with_litert.report.steps)
+
+
+def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) -> None:
+    recordings = [recording(120, seed=seed) for seed in (1, 2)]
+    alone = [said(in_litert.stream(hop=STRIDE).push(rows)) for rows in recordings]
+    streams = [in_litert.stream(hop=STRIDE) for _ in recordings]
+    turns: list[list[Prediction]] = [[], []]
+    for start in range(0, 120, 3):  # one interpreter, which holds now this state and now that
+        for stream, rows, found in zip(streams, recordings, turns, strict=True):
+            found += stream.push(rows[start : start + 3])
+    assert [said(found) for found in turns] == alone
+    with ThreadPoolExecutor(4) as pool:  # several interpreters, none of which belongs to a stream
+        many = [pool.submit(in_litert.stream(hop=STRIDE).push, recordings[number % 2]) for number in range(12)]
+        assert [said(one.result()) for one in many] == alone * 6
+
+
+def test_a_stream_that_stays_gives_litert_its_state_once(in_litert: EdgePredictor) -> None:
+    step = in_litert._control.line.engines[0].step
+    assert isinstance(step, LitertBackend)
+    given: list[str] = []
+
+    class Counting:
+        """An interpreter that notes which inputs it is given."""
+
+        def __init__(self, interpreter: Any) -> None:
+            self._interpreter = interpreter
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._interpreter, name)
+
+        def set_tensor(self, place: int, array: NDArray[np.float32]) -> None:
+            given.append(next(name for name, known in step._places.items() if known == place))
+            self._interpreter.set_tensor(place, array)
+
+    assert step._idle is not None
+    step._idle.clear()
+    step._idle.append(_Instance(interpreter=Counting(step._interpreter())))
+    in_litert.stream(hop=STRIDE).push(recording(40))  # 2 missing samples before: 10 blocks and a half
+    states = {state.name for state in in_litert.entry.streaming.states}  # type: ignore[union-attr]
+    assert {name: given.count(name) for name in given} == dict.fromkeys(states, 1) | dict.fromkeys(
+        ("acc", "acc_present", "slot"), 10
+    )
+
+
+def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
+    streaming = with_litert.manifest.models[0].streaming
+    assert streaming is not None
+    with Bundle.open(with_litert.path) as bundle:
+        backend = LitertBackend(bundle.read("acc/step.fp32.tflite"))
+    steps = start_steps(backend, streaming)
+    block = np.zeros((1, STRIDE, 2), np.float32)
+    steps.push(block, block)
+    backend.close()
+    with pytest.raises(BackendError) as caught:
+        steps.push(block, block)
+    assert str(caught.value) == f"backend 'litert' ({backend.version}) failed to step: it is closed; open it again"
+    with pytest.raises(UsageError) as refused:
+        start_steps(backend, streaming)
+    assert str(refused.value) == f"steps: expected an open backend, one of ort, openvino, litert, got {backend!r}"
+
+
+def test_a_bundle_made_from_a_bundle_keeps_the_steps_of_litert(with_litert: ExportResult, tmp_path: Path) -> None:
+    again = export(export_plan(with_litert.path, output=tmp_path / "again.edge"))
+    assert again.manifest.models[0].streaming == with_litert.manifest.models[0].streaming
