@@ -48,6 +48,15 @@ def with_fault(terms: Terms | None, fault: Fault | None) -> Terms | None:
     return msgspec.structs.replace(known, fault=worse(fault, known.fault))
 
 
+def aged(terms: Terms, stale_s: float | None) -> Terms:
+    """The terms with what the age of the input says against the window; from `stale_s` on it is stale."""
+    age_s = terms.input_age_s
+    if age_s is None or stale_s is None or age_s <= stale_s:
+        return terms
+    fault = Fault(status="stale", reason=f"the newest sample is {age_s:.3g} s old")
+    return msgspec.structs.replace(terms, fault=worse(terms.fault, fault))
+
+
 def interpret_with(
     terms: Terms,
     engine: Engine,
@@ -88,6 +97,11 @@ def absent(engine: Engine, terms: Terms | None) -> Prediction:
     fault = Fault(status="invalid", reason=f"modality {engine.modality.name!r} is absent")
     age_s = None if terms is None else terms.input_age_s
     return no_answer(fault, modality=engine.modality, task=engine.task, missing_share=1.0, input_age_s=age_s)
+
+
+def failed(error: Exception) -> Fault:
+    """What an engine that failed leaves."""
+    return Fault(status="invalid", reason=f"the engine failed: {error}")
 
 
 def unanswered(engine: Engine, terms: Terms | None, fault: Fault) -> Prediction:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import Event, Timer
 from types import ModuleType
@@ -122,7 +121,7 @@ def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() ->
 
 
 def test_a_slower_way_has_a_larger_ratio() -> None:
-    slow = replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
+    slow = msgspec.structs.replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
     job = TuneJob(
         bundle=str(example_bundle()),
         ways=(Way(model="acc", setup=PLAIN), Way(model="acc", setup=slow)),
@@ -204,7 +203,7 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     from mmkd_edge import golden_bytes
     from mmkd_edge.manifest import FileEntry
 
-    members["acc/golden.npz"] = golden_bytes(replace(golden, logits=golden.logits + np.float32(1)))
+    members["acc/golden.npz"] = golden_bytes(msgspec.structs.replace(golden, logits=golden.logits + np.float32(1)))
     stored = members["acc/golden.npz"]
     other = FileEntry(file="acc/golden.npz", sha256=hashlib.sha256(stored).hexdigest(), size_bytes=len(stored))
     changed = msgspec.structs.replace(entry, golden=other)

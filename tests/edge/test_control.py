@@ -209,7 +209,7 @@ def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, 
     line = predictor._control.line
     (engine,) = line.engines
     broken = line.with_backend(engine, failing())
-    object.__setattr__(broken.engines[0], "reopen", None)
+    msgspec.structs.force_setattr(broken.engines[0], "reopen", None)
     predictor._control.line = broken
     np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
     health = predictor.health()

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -41,15 +42,15 @@ def npz(arrays: dict[str, Any], *, compression: int = zipfile.ZIP_STORED) -> byt
 @pytest.fixture
 def arrays(kit: Any) -> dict[str, Any]:
     golden = kit.golden(kit.modality)
-    return {field.name: np.asarray(getattr(golden, field.name)) for field in dataclasses.fields(golden)}
+    return {name: np.asarray(getattr(golden, name)) for name in golden.__struct_fields__}
 
 
 def test_golden_windows_survive_the_bundle(kit: Any, bundle_path: Path) -> None:
     golden = kit.golden(kit.modality)
     with Bundle.open(bundle_path) as bundle:
         read = bundle.golden("acc")
-    for field in dataclasses.fields(golden):
-        expected, got = getattr(golden, field.name), getattr(read, field.name)
+    for name in golden.__struct_fields__:
+        expected, got = getattr(golden, name), getattr(read, name)
         np.testing.assert_array_equal(got, expected)
         assert np.asarray(got).dtype == np.asarray(expected).dtype
     assert np.isnan(read.windows).any()
@@ -57,7 +58,7 @@ def test_golden_windows_survive_the_bundle(kit: Any, bundle_path: Path) -> None:
 
 def test_the_same_windows_give_the_same_bytes_however_they_lie_in_memory(kit: Any) -> None:
     golden = kit.golden(kit.modality)
-    other = dataclasses.replace(golden, windows=np.asfortranarray(golden.windows))
+    other = msgspec.structs.replace(golden, windows=np.asfortranarray(golden.windows))
     assert golden_bytes(other) == golden_bytes(golden)
 
 
