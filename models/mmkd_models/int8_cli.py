@@ -26,7 +26,7 @@ def start_of(path: Path, modality: str, *, preset: str | None, causal: bool, out
         path: the student's checkpoint.
         modality: that the command was asked for.
         preset: a size that was asked for, which does not go with `--qat`; None where none was.
-        causal: whether a causal student was asked for, which has no INT8.
+        causal: whether a causal student was asked for, which practises none.
         output: the checkpoint that will be written.
 
     Raises:
@@ -39,7 +39,7 @@ def start_of(path: Path, modality: str, *, preset: str | None, causal: bool, out
     checkpoint = read_student(path)
     if causal or checkpoint.config.causal:
         raise UsageError(
-            f"--qat {path}: expected a windowed student, got a causal one, whose steps compute in fp32; "
+            f"--qat {path}: expected a windowed student, got a causal one, which does not practise INT8; "
             "export it as it is"
         )
     if checkpoint.modality.name != modality:

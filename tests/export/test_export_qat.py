@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
-from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_edge.errors import CheckpointError, GateError, UnavailableError, UsageError
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.layers import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
@@ -31,6 +32,7 @@ from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import RECIPE
 from mmkd_models.jobs import Run, TrainingData, distil_int8, train_baseline, train_teacher
 from mmkd_models.networks.fake_int8 import FakeInt8Student
+from mmkd_models.networks.student import Student
 from mmkd_models.teacher_set import TaughtBy
 from mmkd_models.train import Progress, TrainConfig
 from mmkd_models.train_cli import run_distill
@@ -254,6 +256,11 @@ def test_the_command_writes_a_student_that_exports_and_says_how(
     assert [artifact.precision for artifact in report.artifacts] == ["fp32"]
 
 
+CAUSAL = (
+    "--qat {start}: expected a windowed student, got a causal one, which does not practise INT8; export it as it is"
+)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -269,14 +276,37 @@ def test_the_command_writes_a_student_that_exports_and_says_how(
             ["--modality", "gyro"],
             "--qat {start}: expected a student of 'gyro', got one of 'acc'; use --modality acc",
         ),
+        (["--causal"], CAUSAL),
+        (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
         (["-o", "{start}"], "--output {start}: expected another file than the student's, got the same; choose another"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(case: Case, tmp_path: Path, options: list[str], message: str):
-    start = str(case.folder / "hurt.ckpt")
-    given = [option.replace("{start}", start) for option in options]
-    usual = ["--modality", "acc", "-o", str(tmp_path / "no.ckpt"), "--qat", start]
+    start, causal = str(case.folder / "hurt.ckpt"), str(tmp_path / "causal.ckpt")
+    if "{causal}" in options:
+        config = msgspec.structs.replace(case.hurt.config, causal=True)
+        state = Student(case.hurt.modality, len(case.hurt.task.labels), config).state_dict()
+        write_student(Path(causal), replace(case.hurt, config=config, state=state))
+
+    def filled(text: str) -> str:
+        return text.replace("{start}", start).replace("{causal}", causal)
+
+    usual = ["--modality", "acc", "-o", str(tmp_path / "no.ckpt"), "--qat", "{start}"]
     with pytest.raises(UsageError) as error:
-        run_distill([str(case.folder / "teacher.ckpt"), str(case.dataset.path), *usual, *given])
-    assert str(error.value) == message.replace("{start}", start)
+        run_distill([str(case.folder / "teacher.ckpt"), str(case.dataset.path), *map(filled, [*usual, *options])])
+    assert str(error.value) == filled(message)
     assert not (tmp_path / "no.ckpt").exists()
+
+
+def test_practising_without_the_exports_libraries_names_the_extra(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
+    usual = ["--modality", "acc", "-o", str(tmp_path / "no.ckpt"), "--qat", str(case.folder / "hurt.ckpt")]
+    with pytest.raises(UnavailableError) as error:
+        run_distill([str(case.folder / "teacher.ckpt"), str(case.dataset.path), *usual])
+    assert str(error.value) == (
+        "--qat asks the export which layers compute in INT8, and needs onnxscript, which this Python lacks; "
+        "run: pip install 'mmkd-edge[export]'"
+    )

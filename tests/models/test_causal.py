@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.augment import Batch
-from mmkd_models.checkpoint import StudentCheckpoint, read_student, set_normalisation, write_student
+from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student, set_normalisation, write_student
 from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.data import Dataset
 from mmkd_models.distill import DistillLearner, EdamTerm, FeatureTerm, LogitTerm, Recipe, RelationTerm, constant
@@ -27,7 +28,7 @@ from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_cli import run_train
+from mmkd_models.train_cli import run_distill, run_train
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)
@@ -63,11 +64,12 @@ def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
     step, encoder = StepStudent(network).eval(), causal_encoder(network)
     state, found = step.start(), []
     values, present = encoder.padded(values), encoder.padded(present)
-    for start in range(0, values.shape[1], encoder.stride):
-        block = slice(start, start + encoder.stride)
+    for number in range(values.shape[1] // encoder.stride):
+        block = slice(number * encoder.stride, (number + 1) * encoder.stride)
+        slot = torch.full((1, 1), float(number % encoder.length))
         with torch.no_grad():
-            logits, _, *kept = step(values[:, block], present[:, block], *state)
-        state = tuple(kept)
+            logits, _, *new = step(values[:, block], present[:, block], slot, *state)
+        state = step.kept(state, new, number)
         found.append(logits)
     return torch.stack(found, dim=1)
 
@@ -108,7 +110,7 @@ def test_a_step_divides_its_logits_by_the_temperature_for_the_probabilities() ->
     for temperature in (1.0, 2.5):
         step = StepStudent(network, temperature=temperature).eval()
         with torch.no_grad():
-            logits, probabilities, *_ = step(values, present, *step.start())
+            logits, probabilities, *_ = step(values, present, torch.zeros(1, 1), *step.start())
         torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, dim=-1))
 
 
@@ -357,18 +359,78 @@ def test_a_windowed_student_is_described_as_before() -> None:
     assert msgspec.convert(msgspec.to_builtins(CONFIG), StudentConfig) == CONFIG
 
 
-def test_the_command_trains_a_causal_student(
-    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "student.ckpt"
-    arguments = ["--modality", "acc", "--preset", "tiny", "--steps", "2", "--batch", "4", "--causal", "-o", str(file)]
-    with pytest.raises(SystemExit) as ended:
-        run_train(["student", str(dataset.path), *arguments])
-    assert ended.value.code == 0, capsys.readouterr().err
-    checkpoint = read_student(file)
+def stepped_file(path: Path) -> StudentCheckpoint:
+    """The checkpoint, whose network steps as it answers for windows."""
+    checkpoint = read_student(path)
     assert checkpoint.config == student_config("tiny", causal=True)
     values, present = recording(80)
     network = checkpoint.network()
     torch.testing.assert_close(
         stepped(network, values, present), answers_along(network, values, present), atol=2e-5, rtol=0
     )
+    return checkpoint
+
+
+BRIEF = ["--preset", "tiny", "--steps", "2", "--batch", "4"]
+
+
+def test_the_command_trains_a_causal_student(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "student.ckpt"
+    with pytest.raises(SystemExit) as ended:
+        run_train(["student", str(dataset.path), "--modality", "acc", *BRIEF, "--causal", "-o", str(file)])
+    assert ended.value.code == 0, capsys.readouterr().err
+    stepped_file(file)
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Path:
+    file = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
+    with pytest.raises(SystemExit):
+        run_train(["teacher", str(dataset.path), *BRIEF, "--json", "-o", str(file)])
+    return file
+
+
+def test_the_command_distils_a_causal_student(
+    tmp_path: Path, dataset: Dataset, teacher_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "student.ckpt"
+    arguments = [str(teacher_file), str(dataset.path), "--modality", "acc", *BRIEF, "--causal", "-o", str(file)]
+    with pytest.raises(SystemExit) as ended:
+        run_distill(arguments)
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    assert said.out.splitlines()[-1] == f"wrote {file}; next: mmkd-export {file} -o {file.with_suffix('.edge')}"
+    checkpoint = stepped_file(file)
+    assert checkpoint.facts.teacher_sha256 == file_sha256(teacher_file)
+    assert {type(term) for term in checkpoint.facts.recipe.terms} == {LogitTerm}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--term", "edam,weight=1"],
+            (
+                "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
+                "before them alone, and the teacher's maps look at the whole window; leave the term out"
+            ),
+        ),
+        (
+            ["--init", "teacher"],
+            (
+                "recipe: init 'teacher': expected a windowed student, got a causal one, whose tokens are made "
+                "otherwise than the teacher's; set init to 'fresh'"
+            ),
+        ),
+    ],
+)
+def test_what_a_causal_student_cannot_learn_is_refused_before_the_first_step(
+    tmp_path: Path, dataset: Dataset, teacher_file: Path, options: Sequence[str], message: str
+) -> None:
+    file = tmp_path / "no.ckpt"
+    with pytest.raises(UsageError) as caught:
+        run_distill([str(teacher_file), str(dataset.path), "--modality", "acc", "--causal", "-o", str(file), *options])
+    assert str(caught.value) == message
+    assert not file.exists()
