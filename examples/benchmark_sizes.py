@@ -3,11 +3,12 @@
     python examples/benchmark_sizes.py FOLDER --prepare
     python examples/benchmark_sizes.py FOLDER
 
-Makes untrained students of every preset for the sensor of a bundle (without `--bundle` the shipped one), exports them,
+Trains a student of every preset on the labels of a dataset (without `--data` the shipped recordings), for so few steps
+that it takes minutes: weights do not change how long an answer takes, but INT8 has to pass its gate. Exports them,
 converts them for the other engines and tunes them, all in FOLDER; what is there is taken as it is. Then every engine
-answers in turn in the same processes, through `mmkd-bench rivals`. Weights do not change how long an answer takes.
-`--prepare` ends before the measurement, which wants a quiet machine. Needs `mmkd-edge[bench,export]`; takes whatever
-other engines are installed: OpenVINO, LiteRT, ExecuTorch, ncnn.
+answers in turn in the same processes, through `mmkd-bench rivals`. `--prepare` ends before the measurement, which wants
+a quiet machine. Needs `mmkd-edge[bench,export]`; takes whatever other engines are installed: OpenVINO, LiteRT,
+ExecuTorch, ncnn.
 """
 
 from __future__ import annotations
@@ -17,20 +18,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-import numpy as np
-import torch
 
 from mmkd_bench.contest import Rival, RivalsReport
-from mmkd_edge.bundle import Bundle, example_bundle
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, library_versions, write_student
-from mmkd_models.config import Preset, student_config
-from mmkd_models.networks.student import Student
-from mmkd_models.train import TrainConfig
+from mmkd_models.config import Preset
+from mmkd_models.data import shipped_dataset
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 PLAIN, BACKEND, LOWER = "onnxruntime", "mmkd-edge backend", "mmkd-edge lower precision"
@@ -41,7 +37,9 @@ def main() -> None:
     """Prepare what is missing, measure, and print the table as Markdown."""
     parser = argparse.ArgumentParser(description="Time students of every size through every engine that is installed.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps students, bundles, conversions and profiles")
-    parser.add_argument("--bundle", type=Path, default=example_bundle(), help="whose sensor and windows")
+    parser.add_argument("--data", type=Path, default=shipped_dataset(), help="what students are trained on")
+    parser.add_argument("--modality", default="acc", help="of that dataset")
+    parser.add_argument("--steps", type=int, default=60, help="of the training")
     parser.add_argument("--size", action="append", choices=PRESETS, help="only these; repeatable")
     parser.add_argument("--prepare", action="store_true", help="end before the measurement")
     parser.add_argument("--duration-s", type=float, default=30.0, help="measured time of each size")
@@ -49,58 +47,27 @@ def main() -> None:
     options = parser.parse_args()
     sizes = [preset for preset in PRESETS if preset in (options.size or PRESETS)]
     for preset in sizes:
-        prepare(options.folder / preset, options.bundle, preset)
+        learning = (options.data.absolute(), "--modality", options.modality, "--steps", options.steps)
+        prepare(options.folder / preset, learning, preset)
     if not options.prepare:
         reports = [measure(options.folder / preset, options.duration_s, options.launches) for preset in sizes]
         print_table(sizes, reports)
 
 
-def prepare(folder: Path, bundle: Path, preset: Preset) -> None:
+def prepare(folder: Path, learning: Sequence[object], preset: Preset) -> None:
     """The student of one size: its checkpoint, its bundle, what other engines read, and its profile."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "student.ckpt"
-    if not checkpoint.exists():
-        write_student(checkpoint, untrained(bundle, preset))
+    if not (folder / "student.ckpt").exists():
+        command(folder, "mmkd-train", "student", *map(str, learning), "--preset", preset, "-o", "student.ckpt")
     if not (folder / "student.edge").exists():
-        try:
-            command(folder, "mmkd-export", "student.ckpt", "--target", "onnx", "--target", "litert")
-        except subprocess.CalledProcessError:  # without the converter of LiteRT
-            command(folder, "mmkd-export", "student.ckpt", "--target", "onnx")
+        libraries = {"openvino": "openvino", "litert": "litert_torch"}
+        targets = ["onnx", *(target for target, library in libraries.items() if find_spec(library) is not None)]
+        options = [option for target in targets for option in ("--target", target)]
+        command(folder, "mmkd-export", "student.ckpt", "--precision", "auto", *options)
     if not (folder / "cache").exists():
         command(folder, "mmkd-bench", "tune", "student.edge", "--threads", "1")
     if not (folder / "converted").exists():
         measure(folder, 0.3, 1)
-
-
-def untrained(bundle: Path, preset: Preset) -> StudentCheckpoint:
-    """A student with random weights, whose windows carry the labels that it gives them itself."""
-    with Bundle.open(bundle) as opened:
-        entry = opened.manifest.models[0]
-        windows = opened.golden(entry.name).windows
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        student = Student(entry.modality, len(entry.task.labels), student_config(preset)).eval()
-    present = torch.from_numpy(np.isfinite(windows).astype(np.float32))
-    with torch.no_grad():
-        labels = student(torch.from_numpy(np.nan_to_num(windows)), present).logits.argmax(dim=1)
-    return StudentCheckpoint(
-        modality=entry.modality,
-        task=entry.task,
-        config=student_config(preset),
-        facts=Facts(
-            dataset="untrained",
-            dataset_sha256="0" * 64,
-            licence="CC0-1.0",
-            metric="balanced_accuracy",
-            score=0.0,
-            best_step=0,
-            training=TrainConfig(),
-            augment=AugmentConfig(),
-            versions=library_versions(),
-        ),
-        state=student.state_dict(),
-        carried=CarriedWindows(windows=windows, labels=labels.numpy().astype(np.int64)),
-    )
 
 
 def command(folder: Path, name: str, *arguments: str) -> str:
