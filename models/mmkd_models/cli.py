@@ -25,7 +25,7 @@ def distill_main() -> NoReturn:
     """Runs `mmkd-distill`."""
 
     def command(arguments: Sequence[str]) -> None:
-        from mmkd_models.train_cli import run_distill
+        from mmkd_models.distill_cli import run_distill
 
         run_distill(arguments)
 

@@ -30,12 +30,12 @@ from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student,
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import RECIPE
+from mmkd_models.distill_cli import run_distill
 from mmkd_models.jobs import Run, TrainingData, distil_int8, train_baseline, train_teacher
 from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
 from mmkd_models.teacher_set import TaughtBy
 from mmkd_models.train import Progress, TrainConfig
-from mmkd_models.train_cli import run_distill
 
 WIDTH = 16
 ENCODER = EncoderConfig(width=WIDTH, heads=2, depth=1, spectrum_bands=8, dropout=0.0)

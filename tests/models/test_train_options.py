@@ -21,10 +21,11 @@ from mmkd_models.config import teacher_config
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import RECIPE
 from mmkd_models.distill import Recipe
+from mmkd_models.distill_cli import run_distill
 from mmkd_models.jobs import Run, TrainingData, train_teacher
 from mmkd_models.recipe_text import chosen_recipe, terms_text
 from mmkd_models.train import TrainConfig
-from mmkd_models.train_cli import run_distill, run_train
+from mmkd_models.train_cli import run_train
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}
 

@@ -13,9 +13,10 @@ from mmkd_edge.errors import MmkdError
 from mmkd_export.inspection import inspect_file
 from mmkd_models.checkpoint import file_sha256, read_student
 from mmkd_models.data import Dataset
+from mmkd_models.distill_cli import run_distill
 from mmkd_models.evaluate_cli import run_evaluate
 from mmkd_models.teacher_set import read_teacher_set
-from mmkd_models.train_cli import run_distill, run_train
+from mmkd_models.train_cli import run_train
 
 Command = Callable[..., str]
 

@@ -1,0 +1,146 @@
+"""The checkpoint that a command trains: refused before, shown on the way, written and told of at the end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import Facts, StudentCheckpoint, write_student
+from mmkd_models.jobs import OnStep, Run
+from mmkd_models.progress import training_bar
+from mmkd_models.resume import FILE_NAME
+from mmkd_models.teacher_set import OutOfFoldCheckpoint, write_teacher_set
+from mmkd_models.train import TrainConfig
+
+
+def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:
+    """Writes out-of-fold teachers and says what they are, in the first process."""
+    if not is_first_process():
+        return
+    write_teacher_set(output, teachers)
+    drop_states(output)
+    names = [spec.name for spec in teachers.modalities]
+    parameters = sum(parameter.numel() for network in teachers.networks() for parameter in network.parameters())
+    metric = teachers.facts[0].metric
+    if json:
+        summary = {
+            "checkpoint": str(output),
+            "modalities": names,
+            "parameters": parameters,
+            "out_of_fold_score": teachers.score,
+            "facts": teachers.facts,
+        }
+        print(pretty(summary))
+        return
+    scores = " ".join(f"{facts.score:.3f}" for facts in teachers.facts)
+    print(f"modalities    {', '.join(names)}")
+    print(f"parameters    {parameters:,} in {len(teachers.facts)} teachers")
+    print(f"validation    {metric} {scores}")
+    print(f"out of fold   {metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it")
+    print(f"logs          tensorboard --logdir {quoted(run_dir_of(output))}")
+    print(f"wrote {output}; next: {following}")
+
+
+def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
+    """Writes a student and says what it is, in the first process."""
+    if not is_first_process():
+        return
+    write_student(output, checkpoint)
+    drop_states(output)
+    precision = "" if checkpoint.int8 is None else " --precision int8"
+    following = f"mmkd-export {quoted(output)}{precision} -o {quoted(output.with_suffix('.edge'))}"
+    names = [checkpoint.modality.name]
+    report_training(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
+
+
+def is_first_process() -> bool:
+    """With --devices every process runs the whole command; Lightning Fabric numbers those that it starts."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def check_output(output: Path, *, teachers: Sequence[Path] = ()) -> None:
+    """Refuses, before anything is trained, an output that could not be written or would replace the teacher."""
+    if output.is_dir():
+        raise UsageError(f"--output {output}: expected the name of a checkpoint, got a directory; name a file in it")
+    if any(output.exists() and teacher.exists() and output.samefile(teacher) for teacher in teachers):
+        raise UsageError(
+            f"--output {output}: expected another file than the teacher's, got the same; choose another name"
+        )
+
+
+@contextmanager
+def training_shown(title: str, output: Path) -> Iterator[OnStep]:
+    """Gives an observer for a progress bar; says how to go on where Ctrl-C ends a training that can."""
+    try:
+        with training_bar(title) as show:
+            yield show
+    except KeyboardInterrupt:
+        kept = any(_states(output))
+        sys.stderr.write("interrupted; the same command with --resume continues\n" if kept else "interrupted\n")
+        raise
+
+
+def chosen_run(
+    train: TrainConfig, augment: AugmentConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep
+) -> Run:
+    """Gives a run with its logs and resume state beside the checkpoint."""
+    return Run(
+        train=train,
+        augment=augment,
+        run_dir=run_dir_of(output),
+        resume=resume,
+        embed_windows=embed_windows,
+        on_step=on_step,
+    )
+
+
+def run_dir_of(output: Path) -> Path:
+    """Gives the folder of the training's logs and resume state, beside its checkpoint."""
+    return output.with_name(output.name + ".run")
+
+
+def _states(output: Path) -> Iterator[Path]:
+    """Gives the resume states of all the trainings that make this checkpoint."""
+    return run_dir_of(output).rglob(FILE_NAME)
+
+
+def drop_states(output: Path) -> None:
+    """Drops the resume states of finished trainings; their TensorBoard logs stay."""
+    for state in list(_states(output)):
+        state.unlink()
+
+
+def quoted(path: Path) -> str:
+    """Gives a path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def pretty(document: Any) -> str:
+    """Gives a document as people read JSON."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def report_training(
+    facts: Facts, network: nn.Module, output: Path, modalities: Sequence[str], *, following: str, json: bool
+) -> None:
+    """Says what was trained, and which command is next."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if json:
+        summary = {"checkpoint": str(output), "modalities": list(modalities), "parameters": parameters, "facts": facts}
+        print(pretty(summary))
+        return
+    print(f"modalities    {', '.join(modalities)}")
+    print(f"parameters    {parameters:,}")
+    print(f"validation    {facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}")
+    print(f"logs          tensorboard --logdir {quoted(run_dir_of(output))}")
+    print(f"wrote {output}; next: {following}")
