@@ -327,12 +327,13 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
 
 def _test_steps(engine: Engine, step: Backend, golden: Golden, *, where: str) -> float:
     """Step through some golden windows: the last step answers for the window. Gives the largest difference."""
-    streaming = engine.entry.streaming
+    streaming, scale = engine.entry.streaming, answer_scale(engine.task, golden.probabilities)
     assert streaming is not None
     largest = 0.0
     for number, window in enumerate(golden.windows[:_STEPPED_WINDOWS]):
         logits, probabilities = follow_recording(step, streaming, window, engine.modality)
-        found = np.concatenate([logits[-1] - golden.logits[number], probabilities[-1] - golden.probabilities[number]])
+        second = (probabilities[-1] - golden.probabilities[number]) / scale
+        found = np.concatenate([logits[-1] - golden.logits[number], second])
         error = float(np.abs(found).max())
         if not error <= golden.tolerance:
             raise GateError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -96,9 +97,14 @@ class _Graph:
     session: Any
     modalities: tuple[ModalitySpec, ...]
 
+    @cached_property
+    def outputs(self) -> list[str]:
+        """Names of the graph's outputs."""
+        return [node.name for node in self.session.get_outputs()]
+
     def run(self, feeds: Mapping[str, Array]) -> Any:
-        """Logits and probabilities, each (1, K)."""
-        return self.session.run(["logits", "probabilities"], feeds)
+        """Logits and probabilities, or what a regression has for them, each (1, K)."""
+        return self.session.run(self.outputs, feeds)
 
 
 def open_teacher(path: Path, *, threads: int) -> _Graph:

@@ -25,8 +25,10 @@ from mmkd_bench.rival_files import EXECUTORCH_FILE, LITERT_FILE, NCNN_FILES, rea
 from mmkd_bench.subject import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_edge.bundle import choose_artifact
 from mmkd_edge.errors import MmkdError
+from mmkd_edge.golden import answer_scale
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.preprocess import check_window, prepare
+from mmkd_edge.spec import TaskSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +48,7 @@ WARM_UP_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """A rival that answers: values and presence, each (1, T, C), to logits and probabilities, each (1, K)."""
+    """A rival that answers: values and presence, each (1, T, C), to the bundle's two outputs, each (1, K)."""
 
     run: Run
     version: str
@@ -109,12 +111,13 @@ def _entries(
         call=turning(predictor.predict, [asked(predictor, window) for window in windows]),
     )
     names = tuple(tensor.name for tensor in predictor.entry.inputs)
+    outputs = tuple(tensor.name for tensor in predictor.entry.outputs)
     openers: tuple[tuple[str, Callable[[], _Opened]], ...] = (
-        (PLAIN, lambda: _open_onnxruntime(model, names, threads=job.threads)),
+        (PLAIN, lambda: _open_onnxruntime(model, names, outputs, threads=job.threads)),
         (BACKEND, lambda: _opened_backend(alone, names)),
         (LOWER, lambda: _opened_lower(tuned, names)),
-        ("openvino", lambda: _open_openvino(model, names, threads=job.threads, own_precision=False)),
-        (OPENVINO_OWN, lambda: _open_openvino(model, names, threads=job.threads, own_precision=True)),
+        ("openvino", lambda: _open_openvino(model, names, outputs, threads=job.threads, own_precision=False)),
+        (OPENVINO_OWN, lambda: _open_openvino(model, names, outputs, threads=job.threads, own_precision=True)),
         ("litert", lambda: _open_litert(_tflite(job, predictor), names, threads=job.threads)),
         ("executorch", lambda: open_executorch(_file(job, "executorch", EXECUTORCH_FILE), threads=job.threads)),
         ("ncnn", lambda: open_ncnn([_file(job, "ncnn", name) for name in NCNN_FILES], threads=job.threads)),
@@ -126,7 +129,7 @@ def _entries(
     for name, opener in openers:
         # Lower precision differs by design: its difference is shown, and its gate was that of `tune`.
         within = float("inf") if name in (LOWER, OPENVINO_OWN) else tolerance
-        entry, answers = _try(name, opener, feeds=feeds, expected=expected, tolerance=within)
+        entry, answers = _try(name, opener, feeds=feeds, expected=expected, tolerance=within, task=predictor.task)
         entries.append(entry)
         # Plain ONNX Runtime comes first: the others are held against its answers.
         expected = answers if expected is None else expected
@@ -140,6 +143,7 @@ def _try(
     feeds: Sequence[Answers],
     expected: list[Answers] | None,
     tolerance: float,
+    task: TaskSpec,
 ) -> tuple[_Entry, list[Answers]]:
     begin = time.perf_counter()
     try:
@@ -153,7 +157,7 @@ def _try(
         return _absent(name, str(error)), []
     except Exception as error:  # whatever an engine raises is its reason
         return _absent(name, f"{type(error).__name__}: {_first_line(error)}"), []
-    max_abs_error = 0.0 if expected is None else _largest_difference(answers, expected)
+    max_abs_error = 0.0 if expected is None else largest_difference(answers, expected, task)
     reason = ""
     if not max_abs_error <= tolerance:
         reason = f"its answers differ by {max_abs_error:.2g} from onnxruntime's, more than {tolerance:.2g}: not timed"
@@ -172,11 +176,13 @@ def _absent(name: str, reason: str) -> _Entry:
     return _Entry(name=name, version="", reason=reason, load_ms=None, max_abs_error=None, call=None)
 
 
-def _largest_difference(answers: Sequence[Answers], expected: Sequence[Answers]) -> float:
+def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
+    """The largest difference of any output, values of a regression as shares of the largest; inf where one is NaN."""
+    scale = answer_scale(task, np.concatenate([second for _, second in expected]))
     differences = [
-        float(np.abs(one - other).max())
+        float(np.abs(one - other).max()) / share
         for answer, wanted in zip(answers, expected, strict=True)
-        for one, other in zip(answer, wanted, strict=True)
+        for one, other, share in zip(answer, wanted, (1.0, scale), strict=True)
     ]
     return max(differences) if np.isfinite(differences).all() else float("inf")
 
@@ -230,22 +236,24 @@ def _opened_lower(tuned: EdgePredictor, names: Sequence[str]) -> _Opened:
     return _opened_backend(tuned, names)
 
 
-def _open_onnxruntime(model: bytes, names: Sequence[str], *, threads: int) -> _Opened:
+def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> _Opened:
     import onnxruntime
 
     session = open_session(model, threads=threads)
-    outputs = ["logits", "probabilities"]
+    asked_for = list(outputs)
     values_name, present_name = names
 
     def run(values: Array, present: Array) -> Answers:
         """One `session.run`."""
-        logits, probabilities = session.run(outputs, {values_name: values, present_name: present})
-        return logits, probabilities
+        first, second = session.run(asked_for, {values_name: values, present_name: present})
+        return first, second
 
     return _Opened(run=run, version=onnxruntime.__version__)
 
 
-def _open_openvino(model: bytes, names: Sequence[str], *, threads: int, own_precision: bool) -> _Opened:
+def _open_openvino(
+    model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int, own_precision: bool
+) -> _Opened:
     # Its import else reports the start to the network (openvino_telemetry); an absent module is one it copes with.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -260,13 +268,13 @@ def _open_openvino(model: bytes, names: Sequence[str], *, threads: int, own_prec
     }
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
-    logits, probabilities = compiled.output("logits"), compiled.output("probabilities")
+    first, second = (compiled.output(name) for name in outputs)
     values_name, present_name = names
 
     def run(values: Array, present: Array) -> Answers:
         """One inference; its own output buffers are copied, as the other engines give new arrays."""
         request.infer({values_name: values, present_name: present}, share_inputs=True)
-        return request.get_tensor(logits).data.copy(), request.get_tensor(probabilities).data.copy()
+        return request.get_tensor(first).data.copy(), request.get_tensor(second).data.copy()
 
     return _Opened(run=run, version=openvino.__version__.partition("-")[0])
 

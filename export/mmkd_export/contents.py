@@ -30,6 +30,7 @@ from mmkd_export.evidence import Evidence
 from mmkd_export.parity import FP32_TOLERANCE
 from mmkd_export.report import ExportReport, LeftOut, encode_report, window_facts
 from mmkd_export.subject import Subject
+from mmkd_models.evaluate.measures import written_measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ def bundle_contents(
         machine=machine,
         tools=subject.tools,
         steps=tuple(step.report for step in subject.steps),
+        measures=written_measures(subject.evidence.task),
     )
     golden = golden_bytes(_golden(subject.evidence))
     entry = _entry(subject, artifacts, golden=golden)

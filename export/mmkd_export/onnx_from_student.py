@@ -102,17 +102,9 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
     """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
 
     Inputs are `step_inputs`, outputs `step_outputs`, all float32; `temperature` and errors as of `onnx_from_student`.
-
-    Raises:
-        UsageError: the student answers something else than classes.
     """
     from mmkd_models.networks.step import StepStudent
 
-    if checkpoint.task.kind != "classification":
-        raise UsageError(
-            f"student: expected a causal student of classes, got one of the kind {checkpoint.task.kind}; its steps "
-            "cannot be exported yet: train it without --causal"
-        )
     streaming = steps_of(checkpoint)
     return _onnx_from_module(
         StepStudent(checkpoint.network(), temperature=temperature),
@@ -131,8 +123,9 @@ def answers_along_recording(
     from mmkd_models.networks.step import answers_along
 
     values, present = prepare_batch(recording[None], checkpoint.modality)
-    logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
-    return Answers(logits=logits.numpy(), probabilities=torch.softmax(logits / temperature, dim=-1).numpy())
+    network = checkpoint.network()
+    logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
+    return Answers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
@@ -164,7 +157,7 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
     return _onnx_from_module(
         _export_teacher(teacher),
         inputs=tuple(tensor for modality in modalities for tensor in graph_inputs(modality)),
-        outputs=graph_outputs(TaskSpec(labels=labels)),
+        outputs=graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
         metadata=_metadata(modalities),
     )
 
@@ -200,8 +193,9 @@ def _export_teacher(teacher: Teacher) -> nn.Module:
 
         def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
             pairs = zip(tensors[::2], tensors[1::2], strict=True)
-            logits = self.teacher(dict(zip(self.teacher.names, pairs, strict=True))).logits
-            return logits, torch.softmax(logits, dim=-1)
+            answer, output = self.teacher.answer, self.teacher(dict(zip(self.teacher.names, pairs, strict=True)))
+            raw = self.teacher.head(output.embedding) if answer.kind == "regression" else output.logits
+            return raw, answer(raw)
 
     return ExportTeacher()
 

@@ -19,7 +19,8 @@ from mmkd_export.parity import Answers, ArtifactParity
 from mmkd_export.windows import RealWindows
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluate.confidence import ConfidenceFacts
-from mmkd_models.evaluate.scores import AnyMetric, metrics_of, of_classes
+from mmkd_models.evaluate.measures import Measure, measures_of
+from mmkd_models.evaluate.scores import AnyMetric, of_classes
 
 FORMAT_VERSION = 1
 
@@ -226,6 +227,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         tools: versions of what made the bundle.
         others: of the students that follow in a bundle of several.
         steps: of a causal student, one for each of its step graphs.
+        measures: what the figures of the artifacts are, where the student answers something else than classes.
     """
 
     format_version: int = FORMAT_VERSION
@@ -239,6 +241,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tools: dict[str, str]
     others: tuple[ExportReport, ...] = ()
     steps: tuple[StepReport, ...] = ()
+    measures: tuple[Measure, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 def window_facts(real: RealWindows, judging: Judging) -> WindowFacts:
@@ -264,13 +267,12 @@ def judged_scores(answers: Answers, judging: Judging, task: TaskSpec) -> JudgedS
 
 
 def judged_figures(answers: Answers, judging: Judging, task: TaskSpec) -> dict[str, float] | msgspec.UnsetType:
-    """Scores answers of other tasks than classes, by name; unset where no window is labelled."""
+    """Scores answers of other tasks than classes, by the names of their measures; unset where no window is labelled."""
     rows = np.flatnonzero(is_labelled(judging.labels))
     if len(rows) == 0 or task.kind == "classification":
         return msgspec.UNSET
-    names = ("r2", "pearson", "mae", "rmse") if task.kind == "regression" else metrics_of(task.kind)
     scores = answer_scores(answers, judging.labels[rows], rows, task)
-    return {name: scores.metric(name) for name in names}
+    return {measure.name: scores.metric(measure.name) for measure in measures_of(task)}
 
 
 def encode_report(report: ExportReport) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmkd_report.export_document import ArtifactFacts, BackendRun, ExportDocument, Gate
-from mmkd_report.formats import NOTHING, fixed, is_figure, magnitude, percent, plain, share, significant, with_unit
+from mmkd_report.export_document import ArtifactFacts, BackendRun, ExportDocument, Gate, Report
+from mmkd_report.formats import NOTHING, fixed, is_figure, magnitude, plain, share, significant, with_unit
 from mmkd_report.key_figure import KeyFigure
+from mmkd_report.measures import told
 
 BACKEND_NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "trt": "TensorRT"}
 
@@ -110,17 +111,17 @@ def _gates(export: ExportDocument) -> Iterator[str]:
         gate = artifact.gate
         if gate is None:
             continue
-        verdict = f"{artifact.name} passed its gate: {_lost(gate)}"
+        verdict = f"{artifact.name} passed its gate: {_lost(gate, export.report)}"
         if len(artifact.attempts) > 1:
             verdict += f"; what repaired it was the remedy “{artifact.attempts[-1].remedy}”"
         yield f"{verdict}."
 
 
-def _lost(gate: Gate) -> str:
-    same = f"the checkpoint's label on {share(gate.label_agreement)} of {gate.windows} windows"
+def _lost(gate: Gate, report: Report) -> str:
+    same = f"the checkpoint's {report.answered} on {share(gate.label_agreement)} of {gate.windows} windows"
     if gate.drop_points is None:
         return same
-    metric = gate.metric.replace("_", " ")
+    metric = next((one.words for one in report.measures if one.name == gate.metric), gate.metric.replace("_", " "))
     if gate.drop_points == 0:
         return f"no {metric} lost, {same}"
     change = "lost" if gate.drop_points > 0 else "gained"
@@ -154,14 +155,13 @@ def key_figures(export: ExportDocument) -> tuple[KeyFigure, ...]:
         KeyFigure(figure=latency_text(one.latency_us), caption=f"{one.name}, median, one thread")
         for one in [one for one in timed(export) if one.kept][:1]
     ]
-    scores, metric = artifacts[0].scores, student.metric
-    score = scores.metric(metric) if scores else None
+    metric = export.report.chosen_by
+    score = artifacts[0].score(metric.name)
     if is_figure(score):
-        words = metric.replace("_", " ")
         figures.append(
             KeyFigure(
-                figure=with_unit(percent(score), "%"),
-                caption=f"{words} of {artifacts[0].name} on {export.report.windows.labelled} judging windows",
+                figure=told(score, metric),
+                caption=f"{metric.words} of {artifacts[0].name} on {export.report.windows.labelled} judging windows",
             )
         )
     figures.append(

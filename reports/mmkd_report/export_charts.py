@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mmkd_report.export_answer import Timed, backend_name, error_text, latency_text, timed
 from mmkd_report.export_document import Activation, ArtifactFacts, ExportDocument, Sensitivity
 from mmkd_report.formats import TIMES, count, fixed, is_figure, percent, plain, significant, with_unit
+from mmkd_report.measures import Measure, figure, tick
 from mmkd_report.plots import PLOT_RIGHT, Axis, Tick, axis, tight_axis
 from mmkd_report.scatter import Point, Scatter, scatter
 
@@ -62,13 +63,15 @@ def pareto(export: ExportDocument) -> Pareto | None:
     found = timed(export)
     if len(found) < 2:
         return None
-    metric = export.report.student.metric
-    scored = all(one.artifact.scores is not None for one in found)
+    metric = export.report.chosen_by
+    scored = all(is_figure(one.artifact.score(metric.name)) for one in found)
     points = [_point(one, metric=metric, scored=scored) for one in found]
     floor = _floor(export, metric=metric) if scored else None
-    measure = metric.replace("_", " ") if scored else "share of windows with the checkpoint's label"
+    agreeing = f"share of windows with the checkpoint's {export.report.answered}"
+    percents = metric.is_share or not scored
+    measure = (metric.words if scored else agreeing) + " on the judging windows" + (", in percent" if percents else "")
     heights = [point.y for point in points] + ([floor] if floor is not None else [])
-    over = axis(heights, floor=0.0, ceiling=1.0)
+    over = axis(heights, floor=metric.floor if scored else 0.0, ceiling=1.0)
     unit, scale = ("ms", 1000.0) if found[-1].latency_us >= 1000 else ("µs", 1.0)
     points = [_scaled(point, scale) for point in points]
     chart = scatter(
@@ -79,18 +82,19 @@ def pareto(export: ExportDocument) -> Pareto | None:
         x_axis=axis([0.0, *(point.x for point in points)], floor=0.0),
         y_axis=over,
         x_text=plain,
-        y_text=lambda value: percent(value, _digits(over)),
+        y_text=(lambda value: percent(value, _digits(over))) if percents else (lambda value: tick(value, metric)),
         floor=floor,
     )
     key = tuple((precision_role(one.artifact.precision), _shape(one), one.name, not one.kept) for one in found)
     return Pareto(chart=chart, key=key, measure=measure)
 
 
-def _point(one: Timed, *, metric: str, scored: bool) -> Point:
-    scores = one.artifact.scores
-    value = scores.metric(metric) if scored and scores is not None else one.artifact.parity.label_agreement
+def _point(one: Timed, *, metric: Measure, scored: bool) -> Point:
+    value = one.artifact.score(metric.name) if scored else one.artifact.parity.label_agreement
     height = value if is_figure(value) else 0.0
-    title = f"{one.name}: {latency_text(one.latency_us)}, {with_unit(percent(height, 2), '%')}"
+    percents = metric.is_share or not scored
+    written = with_unit(percent(height, 2), "%") if percents else f"{metric.words} {figure(height, metric)}"
+    title = f"{one.name}: {latency_text(one.latency_us)}, {written}"
     return Point(
         role=precision_role(one.artifact.precision),
         shape=_shape(one),
@@ -109,12 +113,12 @@ def _shape(one: Timed) -> str:
     return SHAPES.get(one.run.backend, "diamond")
 
 
-def _floor(export: ExportDocument, *, metric: str) -> float | None:
+def _floor(export: ExportDocument, *, metric: Measure) -> float | None:
     """What fp32 scores less the largest drop that was allowed; None without a gate."""
     first = export.report.artifacts[0]
     measured = [*export.report.artifacts, *(one.artifact for one in export.report.left_out if one.artifact)]
     allowed = [artifact.gate.allowed_drop_points for artifact in measured if artifact.gate]
-    score = first.scores.metric(metric) if first.scores else None
+    score = first.score(metric.name)
     return score - max(allowed) / 100 if allowed and is_figure(score) else None
 
 

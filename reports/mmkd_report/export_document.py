@@ -14,6 +14,7 @@ import msgspec
 
 from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
+from mmkd_report.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
 
@@ -158,6 +159,7 @@ class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
     parity_with_gaps: Parity
     opset: int | None = None
     scores: Scores | None = None
+    figures: dict[str, float] = {}
     gate: Gate | None = None
     backends: tuple[BackendRun, ...] = ()
     float_layers: dict[str, str] = {}
@@ -170,6 +172,10 @@ class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """What people call it."""
         return called(self.precision, self.format)
+
+    def score(self, name: str) -> float | None:
+        """A figure on the labelled judging windows, by its name; None where there is none."""
+        return self.scores.metric(name) if self.scores is not None else self.figures.get(name)
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +235,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[LeftOut, ...] = ()
     machine: str | None = None
     tools: dict[str, str] = {}
+    measures: tuple[Measure, ...] = OF_CLASSES
+
+    @property
+    def chosen_by(self) -> Measure:
+        """What the student was chosen by."""
+        return next((one for one in self.measures if one.name == self.student.metric), self.measures[0])
+
+    @property
+    def answered(self) -> str:
+        """What a window gets, in a word."""
+        return "answer" if self.measures[0].lower_is_better else "label"
 
 
 class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mmkd_report.export_answer import backend_name, error_text, latency_text, size_text
 from mmkd_report.export_charts import precision_role
 from mmkd_report.export_document import ArtifactFacts, Confidence, Coverage, ExportDocument, Gate
 from mmkd_report.formats import NOTHING, count, fixed, is_figure, percent, share
+from mmkd_report.measures import Measure, figure
 
 METHOD_NAMES = {
     "minmax": "largest value",
@@ -20,16 +21,14 @@ METHOD_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactRow:
-    """One artifact; `latencies` follows the page's backends, `verdict` says whether the bundle holds it."""
+    """One artifact: `scores` by measure, `latencies` by backend; `verdict` says whether the bundle holds it."""
 
     role: str
     name: str
     file: str
     size: str
     size_width: float
-    accuracy: str
-    balanced_accuracy: str
-    macro_f1: str
+    scores: tuple[str, ...]
     agreement: str
     latencies: tuple[str, ...]
     verdict: str
@@ -118,11 +117,17 @@ def artifact_rows(export: ExportDocument, backends: tuple[str, ...]) -> tuple[Ar
     """All artifacts, those that were left out last."""
     measured = measured_artifacts(export)
     largest = max(artifact.size_bytes for artifact, _ in measured)
-    return tuple(_artifact_row(artifact, reason, backends, largest) for artifact, reason in measured)
+    measures = export.report.measures
+    return tuple(_artifact_row(artifact, reason, measures, backends, largest) for artifact, reason in measured)
 
 
-def _artifact_row(artifact: ArtifactFacts, reason: str | None, backends: tuple[str, ...], largest: int) -> ArtifactRow:
-    scores = artifact.scores
+def _artifact_row(
+    artifact: ArtifactFacts,
+    reason: str | None,
+    measures: Sequence[Measure],
+    backends: tuple[str, ...],
+    largest: int,
+) -> ArtifactRow:
     latencies = {backend_name(run.backend): latency_text(run.latency_us) for run in artifact.backends}
     return ArtifactRow(
         role=precision_role(artifact.precision),
@@ -130,9 +135,7 @@ def _artifact_row(artifact: ArtifactFacts, reason: str | None, backends: tuple[s
         file=artifact.file,
         size=size_text(artifact.size_bytes),
         size_width=round(100 * artifact.size_bytes / largest, 1),
-        accuracy=percent(scores.accuracy, 2) if scores else NOTHING,
-        balanced_accuracy=percent(scores.balanced_accuracy, 2) if scores else NOTHING,
-        macro_f1=percent(scores.macro_f1, 2) if scores else NOTHING,
+        scores=tuple(figure(artifact.score(one.name), one, digits=2) for one in measures),
         agreement=share(artifact.parity.label_agreement),
         latencies=tuple(latencies.get(name, NOTHING) for name in backends),
         verdict=_verdict(artifact.gate, left_out=reason is not None),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
+from threading import Event
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from mmkd_bench.jobs import RivalsJob
+from mmkd_bench.rivals import largest_difference, time_rivals
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UsageError
@@ -21,8 +26,11 @@ from mmkd_export.report import decode_report
 from mmkd_export.run import export
 from mmkd_export.windows import windows_from_path
 from mmkd_models.checkpoint import write_student
+from mmkd_models.config import EncoderConfig, StudentConfig
 from mmkd_models.evaluate.label_metrics import label_scores
 from mmkd_models.evaluate.value_metrics import value_scores
+from mmkd_report import render_export
+from mmkd_report.formats import percent, significant, with_unit
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
@@ -107,7 +115,7 @@ def test_the_report_scores_by_the_metrics_of_the_kind(bundles, students, kind):
     assert artifact.scores is None
     if kind == "regression":
         scores = value_scores(truth, golden.probabilities[golden.judge, 0])
-        wanted = {"r2": scores.r2, "pearson": scores.pearson, "mae": scores.mae, "rmse": scores.rmse}
+        wanted = {"mae": scores.mae, "rmse": scores.rmse, "r2": scores.r2, "pearson": scores.pearson}
         assert "answers with a number, the target speed in rpm." in card
         assert "gives `logits` and `value`, both (1, 1)." in card
     else:
@@ -196,3 +204,81 @@ def test_windows_of_a_file_have_labels_of_the_kind(tmp_path, students):
     np.savez(tmp_path / "n.npz", x_acc=windows)
     nothing = windows_from_path(tmp_path / "n.npz", modality=student.modality, task=SPEED)
     assert np.isnan(nothing.labels).all()
+
+
+# ---- the page, rivals, and steps
+
+
+@KINDS
+def test_the_page_shows_the_scores_of_the_kind(bundles, kind):
+    result = bundles[kind]
+    document = {
+        "bundle": "student.edge",
+        "size_bytes": 1,
+        "sha256": "0" * 64,
+        "report": msgspec.to_builtins(result.report),
+    }
+    page = render_export(document)
+    figures = result.report.artifacts[0].figures
+    if kind == "regression":
+        assert "MAE, rpm" in page
+        assert f">{significant(figures['mae'])}<" in page
+        assert f"<b>{significant(figures['r2'])}</b> <span>R² of fp32 on 6 judging windows</span>" in page
+        assert "the checkpoint's answer" in page
+    else:
+        for name in ("Mean precision", "All right"):
+            assert name in page
+        assert f">{percent(figures['subset_accuracy'], 2)}<" in page
+        score = with_unit(percent(figures["macro_f1"]), "%")
+        assert f"<b>{score}</b> <span>macro-F1 of fp32 on 6 judging windows</span>" in page
+    assert "Balanced" not in page
+
+
+@KINDS
+def test_rivals_give_the_answers_of_the_kind(bundles, kind):
+    job = RivalsJob(
+        bundle=str(bundles[kind].path),
+        checkpoint=None,
+        files=None,
+        reference=None,
+        threads=1,
+        repeats=1,
+        duration_s=0.02,
+    )
+    found = time_rivals(job, stop=Event())
+    rivals = {rival.name: rival for rival in found.rivals}
+    for name in ("onnxruntime", "mmkd-edge backend", *(["openvino"] if find_spec("openvino") else [])):
+        assert rivals[name].reason == "", name
+        assert len(rivals[name].p50_us) == 1
+    assert rivals["mmkd-edge backend"].max_abs_error < found.tolerance
+
+
+def test_differences_of_values_are_shares_of_the_largest_one():
+    expected = [(np.float32([[0.5]]), np.float32([[1000]])), (np.float32([[1.0]]), np.float32([[2000]]))]
+    answers = [(np.float32([[0.5]]), np.float32([[1001]])), (np.float32([[1.0]]), np.float32([[2000]]))]
+    assert largest_difference(answers, expected, SPEED) == pytest.approx(1 / 2000)
+    assert largest_difference(answers, expected, STATES) == 1.0
+    assert largest_difference([(expected[0][0], np.float32([[np.nan]])), expected[1]], expected, SPEED) == np.inf
+
+
+@KINDS
+def test_a_causal_student_of_the_kind_steps_to_the_answers_of_whole_windows(build_student, tmp_path, kind):
+    encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
+    student = build_student(task=TASKS[kind], config=StudentConfig(preset="toy", encoder=encoder, causal=True))
+    if kind == "regression":
+        scale = {"answer.mean": torch.tensor([1200.0]), "answer.std": torch.tensor([150.0])}
+        student = replace(student, state={**student.state, **scale})
+    write_student(tmp_path / "student.ckpt", student)
+    path = export(ExportPlan(source=tmp_path / "student.ckpt", output=tmp_path / "s.edge", platform="jp6.2")).path
+    with EdgePredictor.open(path, backend="ort") as predictor:
+        assert predictor.selftest().max_abs_error < 1e-5  # steps through golden windows as well
+        streaming = predictor.entry.streaming
+        window = np.nan_to_num(student.carried.windows[0])
+        stream = predictor.stream(hop=streaming.stride)
+        answers = [found for start in range(0, len(window), 8) for found in stream.push(window[start : start + 8])]
+        whole = predictor.predict(window)
+    if kind == "regression":
+        assert answers[-1].value == pytest.approx(whole.value, abs=0.01)  # rpm, of 1200
+    else:
+        np.testing.assert_allclose(answers[-1].probabilities, whole.probabilities, atol=1e-5)
+        assert answers[-1].labels == whole.labels

@@ -42,7 +42,7 @@ class StepStudent(nn.Module):
         self.sharpness = 1 / temperature  # of the probabilities, as in `ExportStudent`
         self.encoder = causal_encoder(student)
         self.pool = student.pool
-        self.head = student.head
+        self.head, self.answer = student.head, student.answer
         places = torch.arange(self.encoder.length, dtype=torch.float32)[None]
         self.register_buffer("places", places, persistent=False)
         # By age, the newest first; a block that is as old as the window is long is not seen any more.
@@ -93,7 +93,8 @@ class StepStudent(nn.Module):
             state: in the order of `state_shapes`.
 
         Returns:
-            Logits (1, K), probabilities (1, K), and of every state what is new: all of it, or one slot.
+            Logits (1, K), probabilities (1, K), or what a regression has for them, and of every state what is new: all of
+            it, or one slot.
         """
         history, moments, sums, peaks, series, *cache, tokens = state
         behind = slot - self.places - 1.0  # (1, W)
@@ -110,7 +111,7 @@ class StepStudent(nn.Module):
         embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
-        return logits, torch.softmax(scaled, dim=-1), *front_state, *kept, token
+        return logits, self.answer(scaled), *front_state, *kept, token
 
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: tuple[Tensor, ...]
@@ -185,7 +186,7 @@ def causal_encoder(student: Student) -> CausalEncoder:
 
 @torch.no_grad()
 def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
-    """Logits (B, N, K) after each block of S samples of a whole recording, in one pass: what a stream answers.
+    """The head's outputs (B, N, K) after each block of S samples of a whole recording, in one pass: a stream's answers.
 
     Memory grows with the square of the recording. Where a window holds no sample at all, its logits mean nothing.
 
