@@ -16,7 +16,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
@@ -33,11 +32,12 @@ from mmkd_models.claim import claimed
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.metrics import scores_from_answers
+from mmkd_models.evaluate.judged import GroupConfusion, Judged, judged_on
+from mmkd_models.evaluate.measures import measures_of
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
-from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
-from mmkd_models.evaluate.scores import of_classes
+from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
 from mmkd_models.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -46,7 +46,7 @@ from mmkd_models.fold_result import (
     ModalityResult,
     NetworkResult,
     RivalResult,
-    SubsetAccuracy,
+    SubsetScore,
     TriedSize,
 )
 from mmkd_models.gains import spread
@@ -138,14 +138,14 @@ def compare_fold(
         seed=seed,
         windows={
             "train": len(data.training.train),
-            "labelled": int((data.training.train.labels >= 0).sum()),
+            "labelled": int(data.training.train.labelled.sum()),
             "valid": len(data.training.valid),
             "test": len(data.test),
         },
         groups=len(np.unique(dataset.everything().groups)),
-        teacher=_judged(teacher, logits_of(network, data.test, modality=None), data.test, learning_rate=None),
+        teacher=_network_result(teacher, judged_on(data.test, logits_of(network, data.test, modality=None))),
         teacher_subsets=tuple(
-            SubsetAccuracy(modalities=subset, accuracy=scores.accuracy)
+            SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
             for subset, scores in scores_by_subset(network, data.test).items()
         ),
         students={name: _modality(data, name, seed, config, out, teacher, say) for name in config.modalities},
@@ -294,29 +294,27 @@ def _modality(
     baseline = _baseline(data, name, seed, config, out, on_baseline)
     student = _student(data, name, seed, config, out, teacher, on_student)
     say(Step(seed=seed, stage="rivals", modality=name, progress=None))
-    train = data.training.train
+    train, test, first = data.training.train, data.test, _first_measure(data.test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
+    judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
     missing = {
-        who: scores_by_missing_share(network, data.test, modality=name, seed=seed) for who, network in networks.items()
+        who: scores_by_missing_share(network, test, modality=name, seed=seed) for who, network in networks.items()
     }
     return ModalityResult(
-        baseline=_judged(
-            baseline,
-            logits_of(networks["baseline"], data.test, modality=name),
-            data.test,
-            learning_rate=baseline.facts.training.learning_rate,
-        ),
-        student=_judged(
-            student, logits_of(networks["student"], data.test, modality=name), data.test, learning_rate=None
-        ),
-        extra_trees=RivalResult(scores=of_classes(extra_trees_scores(train, data.test, modality=name, seed=seed))),
-        mini_rocket=_mini_rocket(train, data.test, modality=name, seed=seed),
+        baseline=_network_result(baseline, judged["baseline"]),
+        student=_network_result(student, judged["student"]),
+        extra_trees=_rival_result(extra_trees_judged(train, test, modality=name, seed=seed)),
+        mini_rocket=_mini_rocket(train, test, modality=name, seed=seed),
         missing=MissingCurve(
             shares=tuple(missing["student"]),
-            student=tuple(scores.accuracy for scores in missing["student"].values()),
-            baseline=tuple(scores.accuracy for scores in missing["baseline"].values()),
+            student=tuple(scores.metric(first) for scores in missing["student"].values()),
+            baseline=tuple(scores.metric(first) for scores in missing["baseline"].values()),
         ),
     )
+
+
+def _first_measure(spec: DatasetSpec) -> str:
+    return measures_of(spec.task)[0].name
 
 
 def _baseline(
@@ -371,36 +369,32 @@ def _student(
 
 def _mini_rocket(train: Windows, test: Windows, *, modality: str, seed: int) -> RivalResult:
     try:
-        return RivalResult(scores=of_classes(mini_rocket_scores(train, test, modality=modality, seed=seed)))
+        return _rival_result(mini_rocket_judged(train, test, modality=modality, seed=seed))
     except ImportError:
-        return RivalResult(scores=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
+        return RivalResult(class_scores=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
     except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(scores=None, reason=f"MiniRocket refused these windows: {error}")
+        return RivalResult(class_scores=None, reason=f"MiniRocket refused these windows: {error}")
 
 
-def _judged(
-    checkpoint: StudentCheckpoint | TeacherCheckpoint,
-    logits: NDArray[np.float32],
-    test: Windows,
-    *,
-    learning_rate: float | None,
-) -> NetworkResult:
-    answers = logits.argmax(1)
-    facts = checkpoint.facts
+def _rival_result(judged: Judged) -> RivalResult:
+    if judged.class_scores is msgspec.UNSET:
+        return RivalResult(class_scores=None, judged=judged)
+    return RivalResult(class_scores=judged.class_scores)
+
+
+def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:
+    facts, of_classes = checkpoint.facts, judged.class_scores is not msgspec.UNSET
     return NetworkResult(
-        scores=scores_from_answers(test.labels, answers, len(test.spec.task.labels)),
-        by_group=_by_group(test, answers),
+        class_scores=judged.class_scores,
+        by_group=tuple(_right_of(one) for one in judged.confusions or ()) if of_classes else msgspec.UNSET,
+        judged=msgspec.UNSET if of_classes else judged,
         parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
-        learning_rate=facts.training.learning_rate if learning_rate is None else learning_rate,
+        learning_rate=facts.training.learning_rate,
         valid_score=facts.score,
         curve=facts.curve,
     )
 
 
-def _by_group(test: Windows, answers: NDArray[np.int64]) -> tuple[GroupCount, ...]:
-    right = answers == test.labels
-    return tuple(
-        GroupCount(group=int(group), right=int(right[rows].sum()), windows=int(rows.sum()))
-        for group in np.unique(test.groups)
-        for rows in [test.groups == group]
-    )
+def _right_of(group: GroupConfusion) -> GroupCount:
+    counts = np.array(group.confusion)
+    return GroupCount(group=group.group, right=int(np.trace(counts)), windows=int(counts.sum()))

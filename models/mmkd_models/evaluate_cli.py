@@ -100,7 +100,7 @@ def evaluate_(
         refuse_options({"--missing": missing, "--metric": metric, "--page": page}, kind=kind)
         judged = [subject] if against is None else [subject, _contestant(against)]
         facts = _data_facts(dataset, windows, part)
-        evaluate_kind(judged, windows, data=facts, as_json=as_json, console=_console())
+        evaluate_kind(judged, windows, data=facts, as_json=as_json, console=_console(), seed=seed)
         return
     wanted = subject.checkpoint.facts.metric if metric is None else metric
     chosen: Metric = choice(wanted, get_args(Metric), option="--metric")

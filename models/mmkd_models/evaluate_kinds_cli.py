@@ -1,11 +1,12 @@
 """`mmkd-evaluate` for several labels at once and for numbers: the scores of the kind, of one model or of two.
 
-Owns what is said of these kinds. Gaps and intervals rest on confusion matrices, which they have none of.
+Owns what is said of these kinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -13,9 +14,12 @@ from rich.table import Table
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.judged import Judged, judged_on
+from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, significant_text
+from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant, DataFacts, check_contestants, narrowed
-from mmkd_models.evaluate.scores import AnyScores, scores_from_logits
 from mmkd_models.predict import logits_of
+from mmkd_models.study_gains import paired_gain
 
 
 def refuse_options(given: Mapping[str, object], *, kind: str) -> None:
@@ -29,28 +33,64 @@ def refuse_options(given: Mapping[str, object], *, kind: str) -> None:
 
 
 def evaluate_kind(
-    contestants: Sequence[Contestant], windows: Windows, *, data: DataFacts, as_json: bool, console: Console
+    contestants: Sequence[Contestant], windows: Windows, *, data: DataFacts, as_json: bool, console: Console, seed: int
 ) -> None:
-    """Prints the scores of one model, or of two, on the same labelled windows."""
+    """Prints the scores of one model, or of two on the same labelled windows and what the first is better by.
+
+    A gain has an interval, by resampling whole groups, where there are `FEWEST_GROUPS` or more.
+    """
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
-    scores = {one.path: _scores(one, windows) for one in contestants}
+    judged = {one.path: _judged(one, windows) for one in contestants}
+    measures = measures_of(windows.spec.task)
+    gains = _gains(*judged.values(), measures=measures, seed=seed, groups=data.groups) if len(judged) > 1 else {}
     if as_json:
-        document = {"data": data, "kind": windows.spec.task.kind, "scores": scores}
+        document = {
+            "data": data,
+            "kind": windows.spec.task.kind,
+            "scores": {path: one.scores for path, one in judged.items()},
+            **({"gains": gains} if gains else {}),
+        }
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
-    names = [name for name in type(next(iter(scores.values()))).__struct_fields__ if name not in ("counts", "windows")]
-    unit = windows.spec.task.unit_text
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name in names:
-        heading = name.replace("_", " ")
-        table.add_column(f"{heading},{unit}" if unit and name in ("mae", "rmse") else heading, justify="right")
-    for path, found in scores.items():
-        table.add_row(path, *(f"{found.metric(name):.4g}" for name in names))
+    for measure in measures:
+        heading = measure.name.replace("_", " ")
+        unit = "" if measure.is_share else measure.unit
+        table.add_column(f"{heading}, {unit}" if unit else heading, justify="right")
+    for path, one in judged.items():
+        table.add_row(path, *(significant_text(one.scores.metric(measure.name), digits=4) for measure in measures))
+    if gains:
+        table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
     console.print(f"{data.windows} {data.part} of {data.name} ({data.groups} groups)", soft_wrap=True)
     console.print(table)
+    if gains and data.groups < FEWEST_GROUPS:
+        console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
 
 
-def _scores(one: Contestant, windows: Windows) -> AnyScores:
-    logits = logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality)
-    return scores_from_logits(windows.labels, logits, windows.spec.task)
+def _judged(one: Contestant, windows: Windows) -> Judged:
+    return judged_on(windows, logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality))
+
+
+def _gains(
+    ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int, groups: int
+) -> dict[str, dict[str, Any]]:
+    """By measure, in its `gain_unit`: what ours is better by."""
+    found = {}
+    for measure in measures:
+        gain = paired_gain([ours], [theirs], measure.name, seed=seed)
+        known = groups >= FEWEST_GROUPS
+        found[measure.name] = {
+            "gain": gain.mean,
+            "low": gain.low if known else None,
+            "high": gain.high if known else None,
+            "unit": measure.gain_unit,
+        }
+    return found
+
+
+def _gain_text(gain: Mapping[str, Any], measure: Measure) -> str:
+    text = gain_text(measure, gain["gain"]) + (" points" if measure.is_share else "")
+    if gain["low"] is None:
+        return text
+    return f"{text} ({gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])})"

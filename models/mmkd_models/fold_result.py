@@ -10,7 +10,9 @@ import msgspec
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import Preset
 from mmkd_models.distill import Recipe
+from mmkd_models.evaluate.judged import GroupConfusion, Judged
 from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.evaluate.scores import AnyScores
 from mmkd_models.train import CurvePoint, TrainConfig
 
 
@@ -50,26 +52,65 @@ class GroupCount(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
 
 
-class NetworkResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A trained network on the test windows."""
+class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
+    """A trained network on the test windows.
 
-    scores: Scores
-    by_group: tuple[GroupCount, ...]
+    Attributes:
+        class_scores: of classes; in files `scores`. Unset of other kinds.
+        by_group: of classes. Unset of other kinds.
+        judged: of other kinds.
+        parameters: how many it has.
+        learning_rate: peak, of its training.
+        valid_score: what validation maximised.
+        curve: of its training.
+    """
+
+    class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
+    by_group: tuple[GroupCount, ...] | msgspec.UnsetType = msgspec.UNSET
+    judged: Judged | msgspec.UnsetType = msgspec.UNSET
     parameters: int
     learning_rate: float
     valid_score: float
     curve: tuple[CurvePoint, ...]
 
+    @property
+    def scores(self) -> AnyScores:
+        """The scores on all test windows."""
+        return self.class_scores or self.test.scores
 
-class RivalResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A rival's scores, or the reason why there are none."""
+    @property
+    def test(self) -> Judged:
+        """What gains are counted from. Of classes it knows right and wrong, and so accuracy alone can be drawn."""
+        if self.judged is not msgspec.UNSET:
+            return self.judged
+        counts = tuple(
+            GroupConfusion(group=one.group, confusion=((one.right, one.windows - one.right), (0, 0)))
+            for one in self.by_group or ()
+        )
+        return Judged(class_scores=self.class_scores, confusions=counts)
 
-    scores: Scores | None
+
+class RivalResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
+    """A rival's scores, or the reason why there are none.
+
+    Attributes:
+        class_scores: of classes; in files `scores`. None where there are none, and of other kinds.
+        judged: of other kinds.
+        reason: why there are no scores.
+    """
+
+    class_scores: Scores | None
+    judged: Judged | msgspec.UnsetType = msgspec.UNSET
     reason: str = ""
+
+    @property
+    def scores(self) -> AnyScores | None:
+        """The scores on all test windows."""
+        return self.judged.scores if self.judged is not msgspec.UNSET else self.class_scores
 
 
 class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy of student and baseline by share of missing samples."""
+    """The first measure of the task, of classes accuracy, of student and baseline by share of missing samples."""
 
     shares: tuple[float, ...]
     student: tuple[float, ...]
@@ -86,11 +127,11 @@ class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
     missing: MissingCurve
 
 
-class SubsetAccuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """The teacher's accuracy when only these modalities are there."""
+class SubsetScore(msgspec.Struct, frozen=True, kw_only=True, rename={"figure": "accuracy"}):
+    """The teacher when only these modalities are there: the first measure of the task; in files `accuracy`."""
 
     modalities: tuple[str, ...]
-    accuracy: float
+    figure: float
 
 
 class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +143,7 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     windows: dict[str, int]
     groups: int
     teacher: NetworkResult
-    teacher_subsets: tuple[SubsetAccuracy, ...]
+    teacher_subsets: tuple[SubsetScore, ...]
     students: dict[str, ModalityResult]
 
 

@@ -16,10 +16,13 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.checkpoint import file_sha256, library_versions, write_student
 from mmkd_models.claim import claimed
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
+from mmkd_models.evaluate.measures import told_by, written_measures
+from mmkd_models.evaluate.scores import check_metric
 from mmkd_models.study_choice import best_seed, finalist_candidates
 from mmkd_models.study_document import (
     Coverage,
@@ -186,6 +189,8 @@ def write_document(out: Path, document: StudyDocument) -> None:
 def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLatency | None) -> None:
     check_space(options.space)
     conditions = options.conditions
+    for train in (conditions.teacher_train, conditions.student_train):
+        check_metric(train.metric, dataset.spec.task.kind)
     dataset.everything().with_modalities((conditions.modality,))  # refuses a name that is unknown
     for teacher in (*options.space.teachers, *options.compared):
         for member in teacher.members:
@@ -312,7 +317,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
     factors, effect_seeds = factor_effects(folder, ended)
     tested_seeds = sorted({seed for one in tested for seed in one.results})
     return StudyDocument(
-        facts=_facts(options, order),
+        facts=_facts(options, order, folder.dataset.spec.task),
         coverage=_coverage(order, wanted, tested, ended),
         dataset=_dataset(folder.dataset),
         students=prepared.sizes,
@@ -330,6 +335,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
         trials=trial_rows(ended),
         versions=library_versions(),
         duration_s=0.0,
+        measures=written_measures(folder.dataset.spec.task),
     )
 
 
@@ -345,13 +351,14 @@ def _first_reason(ended: Sequence[TrialResult]) -> str:
     return next((f" (the first failed: {result.reason})" for result in ended if result.reason), "")
 
 
-def _facts(options: StudyOptions, order: WorkOrder) -> StudyFacts:
+def _facts(options: StudyOptions, order: WorkOrder, task: TaskSpec) -> StudyFacts:
     conditions = options.conditions
     return StudyFacts(
         mode="grid" if options.grid else "search",
         modality=conditions.modality,
         label_share=conditions.label_share,
         metric=conditions.student_train.metric,
+        told_by=_told_by(task, conditions.student_train.metric),
         search_seeds=order.search_seeds,
         seeds=order.seeds,
         threads=conditions.threads,
@@ -392,7 +399,13 @@ def _dataset(dataset: Dataset) -> DatasetFacts:
         modalities=tuple(modality.name for modality in spec.modalities),
         windows=len(windows),
         groups=len(np.unique(windows.groups)),
+        kind=msgspec.UNSET if spec.task.kind == "classification" else spec.task.kind,
     )
+
+
+def _told_by(task: TaskSpec, metric: str) -> str | msgspec.UnsetType:
+    name = told_by(task, metric).name
+    return msgspec.UNSET if name == metric else name
 
 
 def _recommendation(

@@ -15,12 +15,12 @@ import typer
 from mmkd_edge.command import require_modules
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text
 from mmkd_models.recipe_text import recipe_from_file
 from mmkd_models.study import StudyOptions, study, write_document
 from mmkd_models.study_document import EntryRow, Latency, StudyDocument
@@ -32,7 +32,7 @@ from mmkd_models.study_progress import study_view
 from mmkd_models.study_rivals import RIVALS
 from mmkd_models.study_sizes import MeasureLatency
 from mmkd_models.study_teacher_text import teachers_from_text
-from mmkd_models.train import TrainConfig
+from mmkd_models.train_options import MetricOption, chosen_metric
 
 _LAUNCHES = 2
 
@@ -105,9 +105,7 @@ def study_command(
         STUDENT_TRAIN.steps
     ),
     teacher_steps: Annotated[int, typer.Option(help="Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps,
-    metric: Annotated[
-        str, typer.Option(help="What validation maximises: accuracy, balanced_accuracy or macro_f1.")
-    ] = STUDENT_TRAIN.metric,
+    metric: MetricOption = None,
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Longest median latency of the exported student on this machine.", min=0.0)
     ] = None,
@@ -153,7 +151,7 @@ def study_command(
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
     dataset = open_dataset(data)
-    require_classification(dataset.spec, what="mmkd-study")
+    maximised = chosen_metric(metric, dataset.spec.task.kind)
     if max_latency_ms is not None and not latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
     options = StudyOptions(
@@ -162,8 +160,8 @@ def study_command(
             modality=modality,
             label_share=label_share,
             self_training=self_training,
-            teacher_train=_train(TEACHER_TRAIN, teacher_steps, metric),
-            student_train=_train(STUDENT_TRAIN, steps, metric),
+            teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=teacher_steps, metric=maximised),
+            student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric=maximised),
             augment=AugmentConfig(),
             threads=threads,
         ),
@@ -209,11 +207,6 @@ def _run(
     document = msgspec.structs.replace(document, command=shlex.join(["mmkd-study", *sys.argv[1:]]))
     write_document(output, document)
     return document
-
-
-def _train(config: TrainConfig, steps: int, metric: str) -> TrainConfig:
-    known = choice(metric, get_args(Metric), option="--metric")
-    return msgspec.structs.replace(config, steps=steps, metric=known)
 
 
 def _executor(name: str) -> Executor:
@@ -325,30 +318,32 @@ def _show_table(document: StudyDocument) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
-    metric, facts = document.facts.metric, document.facts
+    facts = document.facts
+    measures = document.measures or measures_of(TaskSpec(labels=document.dataset.labels))
+    told = next(one for one in measures if one.name == (facts.told_by or facts.metric))
+    counted = f" in {told.unit}" if told.unit and not told.is_share else ""
     table = Table(
-        title=f"{document.dataset.name}, {facts.modality}: {metric.replace('_', ' ')} on the test windows of "
+        title=f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on the test windows of "
         f"{len(facts.seeds)} folds, {facts.label_share:.0%} labelled"
     )
     for heading in ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms"):
         table.add_column(heading, justify="left" if heading in ("student", "method", "teacher") else "right")
     for row in document.entries:
-        table.add_row(*_cells(row, metric))
+        table.add_row(*_cells(row, told))
     console.print(table)
     if not document.coverage.complete:
         console.print("The study is not complete; the same command continues it.")
 
 
-def _cells(row: EntryRow, metric: str) -> tuple[str, ...]:
-    score = getattr(row.test, metric)
-    gain = None if row.gain_points is None else row.gain_points[metric]
+def _cells(row: EntryRow, told: Measure) -> tuple[str, ...]:
+    score, gain = row.test[told.name], None if row.gain_points is None else row.gain_points[told.name]
     return (
         row.student,
         f"{row.method} *" if row.chosen else row.method,
         row.teacher or "-",
-        f"{score.mean:.3f}" + ("" if score.std is None else f" ± {score.std:.3f}"),
-        "-" if gain is None else f"{gain.mean:+.1f}",
-        "-" if gain is None else f"{gain.low:+.1f} to {gain.high:+.1f}",
+        spread_text(told, score.mean, score.std),
+        "-" if gain is None else gain_text(told, gain.mean),
+        "-" if gain is None else f"{gain_text(told, gain.low)} to {gain_text(told, gain.high)}",
         "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
         f"{row.parameters:,}",
         "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",

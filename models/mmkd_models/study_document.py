@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from mmkd_edge.spec import TaskKind
+from mmkd_models.evaluate.measures import Measure
 from mmkd_models.fold_result import Spread
 from mmkd_models.study_gains import Effect, PairedGain
 from mmkd_models.study_plan import Method
@@ -22,6 +24,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         modality: the student's.
         label_share: share of the training windows whose labels anyone saw.
         metric: what validation maximised, and what the study chose by.
+        told_by: the measure that gains are told in, where it is another one.
         search_seeds: seeds (and folds) of the search; empty for a grid.
         seeds: seeds (and folds) that the table is made of; none of their test windows was looked at by the search.
         threads: of every training.
@@ -39,6 +42,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     modality: str
     label_share: float
     metric: str
+    told_by: str | msgspec.UnsetType = msgspec.UNSET
     search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     threads: int
@@ -63,7 +67,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the study trained on."""
+    """What the study trained on; the kind of its task, where it is not of classes."""
 
     name: str
     sha256: str
@@ -73,6 +77,7 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     modalities: tuple[str, ...]
     windows: int
     groups: int
+    kind: TaskKind | msgspec.UnsetType = msgspec.UNSET
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,12 +114,8 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     excluded: str
 
 
-class ScoreTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Scores on the test windows, over seeds."""
-
-    accuracy: Spread
-    balanced_accuracy: Spread
-    macro_f1: Spread
+ScoreTable = dict[str, Spread]
+"""Scores on the test windows, over seeds, by the names of the task's measures."""
 
 
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,7 +167,8 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         search_score: mean validation score on the search's seeds; None in a grid.
         valid_score: on validation.
         test: on the test windows.
-        gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone.
+        gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone. Points
+            of a share; of a measure without percent in its own unit.
         gap_recovered: share of the way from labels alone to the teacher; None where there is no such way.
         parameters: of the student.
         latency_ms: p50 of the student; None where latencies were not measured.
@@ -260,7 +262,7 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file; `docs/study.md` describes it."""
+    """The whole file; `docs/study.md` describes it. `measures` are told where the task is not one of classes."""
 
     format_version: int = FORMAT_VERSION
     facts: StudyFacts
@@ -280,3 +282,4 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     versions: dict[str, str]
     duration_s: float
     command: str = ""
+    measures: tuple[Measure, ...] | msgspec.UnsetType = msgspec.UNSET

@@ -1,4 +1,4 @@
-"""The folder of a study: where its parts lie, how results are read and written, and how answers are judged.
+"""The folder of a study: where its parts lie, and how results are read and written.
 
 A folder of a trial or teacher is finished when its JSON file is there; the checkpoint is written before it.
 """
@@ -10,36 +10,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.files import write_file
 from mmkd_models.comparison import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
 from mmkd_models.jobs import OnStep, Run
 from mmkd_models.study_plan import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
 from mmkd_models.train import TrainConfig
 
 TEST_FILE = "test.json"
 FORMAT_VERSION = 1
-
-
-class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answers on the test windows of one group: K rows (truth) of K counts (answers)."""
-
-    group: int
-    confusion: tuple[tuple[int, ...], ...]
-
-
-class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A finished network on the test windows of its fold."""
-
-    format_version: int = FORMAT_VERSION
-    scores: Scores
-    by_group: tuple[GroupConfusion, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +55,6 @@ def run_in(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on
         embed_windows=False,
         answers=folder.out / ANSWERS_FOLDER,
         on_step=on_step,
-    )
-
-
-def judged_on(test: Windows, answers: NDArray[np.int64]) -> Judged:
-    """Scores answers to the test windows, altogether and by group."""
-    classes = len(test.spec.task.labels)
-    return Judged(
-        scores=scores_from_answers(test.labels, answers, classes),
-        by_group=tuple(
-            GroupConfusion(
-                group=int(group),
-                confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion,
-            )
-            for group in np.unique(test.groups)
-            for rows in [test.groups == group]
-        ),
     )
 
 

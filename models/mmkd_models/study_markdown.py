@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.evaluate.measures import Measure, figure_text, gain_text, measures_of, with_unit
 from mmkd_models.fold_result import Spread
 from mmkd_models.study_document import EntryRow, ScoreTable, StudyDocument
-
-_HEAD = (
-    "| model | accuracy, % | balanced accuracy, % | macro-F1, % | gain, points (95 % interval) | gap recovered "
-    "| parameters | latency, ms |"
-)
-
+from mmkd_models.study_gains import PairedGain
 
 _RIVALS = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 
@@ -19,6 +16,10 @@ _RIVALS = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 def study_section(document: StudyDocument) -> str:
     """Gives a section: heading, command, table, coverage and choice."""
     facts, dataset = document.facts, document.dataset
+    measures = document.measures or measures_of(TaskSpec(labels=dataset.labels))
+    told = next(one for one in measures if one.name == (facts.told_by or facts.metric))
+    head = ["model", *(_heading(one.words, one.unit) for one in measures)]
+    head += [f"{_heading('gain', told.gain_unit)} (95 % interval)", "gap recovered", "parameters", "latency, ms"]
     lines = [
         f"## {dataset.name}, {facts.modality}, {facts.label_share:.0%} labelled",
         "",
@@ -26,18 +27,22 @@ def study_section(document: StudyDocument) -> str:
         document.command,
         "```",
         "",
-        _HEAD,
-        "|---" * 8 + "|",
-        *(_teacher_row(teacher.name, teacher.test, teacher.parameters) for teacher in document.teachers),
-        *(_teacher_row(_RIVALS[rival.name], rival.test, None) for rival in document.rivals if rival.test is not None),
-        *(_entry_row(row, facts.metric) for row in document.entries),
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+        *(_teacher_row(one.name, one.test, one.parameters, measures) for one in document.teachers),
+        *(_teacher_row(_RIVALS[one.name], one.test, None, measures) for one in document.rivals if one.test is not None),
+        *(_entry_row(row, told, measures) for row in document.entries),
         "",
-        *_notes(document),
+        *_notes(document, told),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _notes(document: StudyDocument) -> list[str]:
+def _heading(words: str, unit: str) -> str:
+    return f"{words}, {unit}" if unit else words
+
+
+def _notes(document: StudyDocument, told: Measure) -> list[str]:
     facts, coverage, chosen = document.facts, document.coverage, document.recommendation
     expected = f" of {coverage.expected}" if coverage.expected is not None else ""
     how = "a grid" if facts.mode == "grid" else f"a search on seeds {_listed(facts.search_seeds)}"
@@ -55,10 +60,9 @@ def _notes(document: StudyDocument) -> list[str]:
     if chosen is not None:
         notes.append(f"Chosen by validation: {chosen.method}, {chosen.student}.")
     if document.selection is not None and len(facts.seeds) > 1:
-        gain = document.selection.gain_points[facts.metric]
-        notes.append(
-            f"Chosen anew inside every fold, the gain is {gain.mean:+.1f} points ({gain.low:+.1f} to {gain.high:+.1f})."
-        )
+        gain = document.selection.gain_points[told.name]
+        written = with_unit(gain_text(told, gain.mean), told.gain_unit)
+        notes.append(f"Chosen anew inside every fold, the gain is {written} ({_interval(gain, told)}).")
     return notes
 
 
@@ -66,30 +70,33 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _teacher_row(name: str, test: ScoreTable, parameters: int | None) -> str:
+def _teacher_row(name: str, test: ScoreTable, parameters: int | None, measures: Sequence[Measure]) -> str:
     size = "" if parameters is None else f"{parameters:,}"
-    return f"| {name} | {_scores(test)} | | | {size} | |"
+    return f"| {name} | {_scores(test, measures)} | | | {size} | |"
 
 
-def _entry_row(row: EntryRow, metric: str) -> str:
+def _entry_row(row: EntryRow, told: Measure, measures: Sequence[Measure]) -> str:
     name = f"{row.student}, {'labels alone' if row.teacher is None else f'{row.method}, {row.teacher}'}"
     name = f"**{name}**" if row.chosen else name
-    gain = "" if row.gain_points is None else _gain(row, metric)
+    gain = "" if row.gain_points is None else _gain(row.gain_points[told.name], told)
     gap = "" if row.gap_recovered is None else f"{row.gap_recovered:.0%}"
     latency = "" if row.latency_ms is None else f"{row.latency_ms:.3f}"
-    return f"| {name} | {_scores(row.test)} | {gain} | {gap} | {row.parameters:,} | {latency} |"
+    return f"| {name} | {_scores(row.test, measures)} | {gain} | {gap} | {row.parameters:,} | {latency} |"
 
 
-def _gain(row: EntryRow, metric: str) -> str:
-    assert row.gain_points is not None  # asked for before
-    gain = row.gain_points[metric]
-    std = "" if gain.std is None else f" ± {gain.std:.1f}"
-    return f"{gain.mean:+.1f}{std} ({gain.low:+.1f} to {gain.high:+.1f})"
+def _gain(gain: PairedGain, told: Measure) -> str:
+    std = "" if gain.std is None else f" ± {gain_text(told, gain.std).removeprefix('+')}"
+    return f"{gain_text(told, gain.mean)}{std} ({_interval(gain, told)})"
 
 
-def _scores(test: ScoreTable) -> str:
-    return " | ".join(_spread(one) for one in (test.accuracy, test.balanced_accuracy, test.macro_f1))
+def _interval(gain: PairedGain, told: Measure) -> str:
+    return f"{gain_text(told, gain.low)} to {gain_text(told, gain.high)}"
 
 
-def _spread(spread: Spread) -> str:
-    return f"{100 * spread.mean:.1f}" + ("" if spread.std is None else f" ± {100 * spread.std:.1f}")
+def _scores(test: ScoreTable, measures: Sequence[Measure]) -> str:
+    return " | ".join(_spread(test[one.name], one) for one in measures)
+
+
+def _spread(spread: Spread, measure: Measure) -> str:
+    std = "" if spread.std is None else f" ± {figure_text(measure, spread.std)}"
+    return figure_text(measure, spread.mean) + std

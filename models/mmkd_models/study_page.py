@@ -124,7 +124,7 @@ def _gain(gain: PairedGain, groups: int) -> str:
 
 
 def _scores(test: ScoreTable) -> str:
-    return " | ".join(_spread(one) for one in (test.accuracy, test.balanced_accuracy, test.macro_f1))
+    return " | ".join(_spread(one) for one in (test["accuracy"], test["balanced_accuracy"], test["macro_f1"]))
 
 
 def _spread(spread: Spread) -> str:

@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.comparison import NEAR_BEST
+from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
-from mmkd_models.gains import spread
+from mmkd_models.gains import gain_draws, spread
 from mmkd_models.study_document import ScoreTable
-from mmkd_models.study_folder import Judged
-from mmkd_models.study_gains import PairedGain, gain_draws, paired_gain
+from mmkd_models.study_gains import PairedGain, paired_gain
 from mmkd_models.study_plan import NONE, Entry, Method
 from mmkd_models.study_results import SeedResults, SizeResults
-from mmkd_models.study_table import METRICS, score_table
+from mmkd_models.study_table import score_table
 
 FORMAT_VERSION = 1
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _LEAST_GAP = 0.01
 
 
@@ -233,7 +234,7 @@ def _table(
         teachers=teachers,
         rivals=_rival_rows(group),
         students=tuple(
-            sorted(students, key=lambda row: (row.method != NONE, row.student, -row.test.balanced_accuracy.mean))
+            sorted(students, key=lambda row: (row.method != NONE, row.student, -row.test["balanced_accuracy"].mean))
         ),
         fewer_parameters=reference.parameters / smallest
         if reference is not None and reference.parameters and smallest

@@ -16,9 +16,10 @@ import msgspec
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
 from mmkd_models.checkpoint import library_versions
+from mmkd_models.evaluate.judged import Judged
 from mmkd_models.study_choice import chosen_trials
 from mmkd_models.study_document import DatasetFacts, StudentSize
-from mmkd_models.study_folder import FORMAT_VERSION, TEST_FILE, Judged, StudyFolder, read_result, write_result
+from mmkd_models.study_folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
 from mmkd_models.study_plan import TEACHERS_FOLDER, Conditions, Entry, Method, TeacherChoice, Trial, candidates, entries
 from mmkd_models.study_rivals import RivalName, RivalResult, rival_file, rivals_on
 from mmkd_models.study_teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from mmkd_models.evaluate.rivals import extra_trees_answers, mini_rocket_answers
-from mmkd_models.study_folder import Judged, StudyFolder, judged_on, read_result, write_result
+from mmkd_models.evaluate.judged import Judged
+from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
+from mmkd_models.study_folder import StudyFolder, read_result, write_result
 
 RivalName = Literal["extra_trees", "mini_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
@@ -41,23 +40,22 @@ def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> RivalResult:
     if known is not None:
         return known
     try:
-        answers = _answers(folder, rival, seed)
+        test = _judged(folder, rival, seed)
     except ImportError:
         return RivalResult(
             rival=rival, seed=seed, test=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
         )
     except ValueError as error:  # aeon refuses windows that are too short for its kernels
         return RivalResult(rival=rival, seed=seed, test=None, reason=f"refused these windows: {error}")
-    result = RivalResult(rival=rival, seed=seed, test=judged_on(folder.fold(seed).test, answers))
+    result = RivalResult(rival=rival, seed=seed, test=test)
     write_result(path, result)
     return result
 
 
-def _answers(folder: StudyFolder, rival: RivalName, seed: int) -> NDArray[np.int64]:
-    fold, modality = folder.fold(seed), folder.conditions.modality
-    if rival == "extra_trees":
-        return extra_trees_answers(fold.training.train, fold.test, modality=modality, seed=seed).astype(np.int64)
-    return mini_rocket_answers(fold.training.train, fold.test, modality=modality, seed=seed).astype(np.int64)
+def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> Judged:
+    fold = folder.fold(seed)
+    judge = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
+    return judge(fold.training.train, fold.test, modality=folder.conditions.modality, seed=seed)
 
 
 def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalResult, ...]:

@@ -24,6 +24,7 @@ from mmkd_models.checkpoint import (
 )
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.distill import DistillLearner
+from mmkd_models.goal import Goal
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -53,10 +54,11 @@ def student_sizes(
     Raises:
         PerformanceError: no size keeps the limits.
     """
-    spec, classes = folder.dataset.spec, len(folder.dataset.spec.task.labels)
+    spec, task = folder.dataset.spec, folder.dataset.spec.task
     found = []
     for preset in presets:
-        network = Student(spec.modality(folder.conditions.modality), classes, student_config(preset))
+        modality = spec.modality(folder.conditions.modality)
+        network = Student(modality, len(task.labels), student_config(preset), kind=task.kind)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         too_large = max_parameters is not None and parameters > max_parameters
         latency = None if measure_latency is None or too_large else _latency_of_size(folder, preset, measure_latency)
@@ -67,7 +69,7 @@ def student_sizes(
             StudentSize(
                 preset=preset,
                 parameters=parameters,
-                mflops=_mflops(network, spec.modality(folder.conditions.modality)),
+                mflops=_mflops(network, modality),
                 latency=latency,
                 excluded=excluded,
             )
@@ -87,7 +89,7 @@ def impossible_entries(folder: StudyFolder, *, required: Sequence[str]) -> tuple
     Raises:
         UsageError: a method of these names, or every method, has no teacher and student that can have it.
     """
-    spec, classes = folder.dataset.spec, len(folder.dataset.spec.task.labels)
+    spec, task = folder.dataset.spec, folder.dataset.spec.task
     modality = spec.modality(folder.conditions.modality)
     teachers = {choice.name: [_network(folder, one) for one in choice.members] for choice in folder.space.teachers}
     skipped = []
@@ -95,9 +97,10 @@ def impossible_entries(folder: StudyFolder, *, required: Sequence[str]) -> tuple
         recipe = folder.space.method(entry.method).recipe
         if recipe is None or entry.teacher is None:
             continue
-        student = Student(modality, classes, student_config(entry.student))
+        student = Student(modality, len(task.labels), student_config(entry.student), kind=task.kind)
+        teacher, goal = teachers[entry.teacher], Goal(kind=task.kind)
         try:
-            DistillLearner(student, teachers[entry.teacher], recipe, modality=modality.name, windows=_FEW)
+            DistillLearner(student, teacher, recipe, modality=modality.name, windows=_FEW, goal=goal)
         except UsageError as error:
             skipped.append(
                 Skipped(student=entry.student, method=entry.method, teacher=entry.teacher, reason=str(error))
@@ -109,7 +112,7 @@ def impossible_entries(folder: StudyFolder, *, required: Sequence[str]) -> tuple
 def _network(folder: StudyFolder, member: TeacherChoice) -> Teacher | OutOfFoldTeachers:
     spec = folder.dataset.spec
     modalities = [spec.modality(name) for name in member.modalities]
-    teacher = Teacher(modalities, len(spec.task.labels), teacher_config(member.preset))
+    teacher = Teacher(modalities, len(spec.task.labels), teacher_config(member.preset), kind=spec.task.kind)
     return OutOfFoldTeachers([teacher], torch.zeros(_FEW, dtype=torch.int64)) if member.out_of_fold else teacher
 
 
@@ -168,7 +171,7 @@ def _untrained_student(folder: StudyFolder, preset: Preset) -> StudentCheckpoint
     training = folder.fold(0).training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student = Student(spec.modality(name), len(spec.task.labels), student_config(preset))
+        student = Student(spec.modality(name), len(spec.task.labels), student_config(preset), kind=spec.task.kind)
     set_normalisation(student, training.train.with_modalities((name,)))
     return StudentCheckpoint(
         modality=spec.modality(name),
@@ -185,7 +188,7 @@ def _untrained_teacher(folder: StudyFolder, choice: TeacherChoice) -> TeacherChe
     modalities = tuple(spec.modality(name) for name in choice.modalities)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        teacher = Teacher(modalities, len(spec.task.labels), teacher_config(choice.preset))
+        teacher = Teacher(modalities, len(spec.task.labels), teacher_config(choice.preset), kind=spec.task.kind)
     set_normalisation(teacher, folder.fold(0).training.train.with_modalities(choice.modalities))
     return TeacherCheckpoint(
         modalities=modalities,

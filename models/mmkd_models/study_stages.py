@@ -176,7 +176,7 @@ def run_stages(
     deadline = None if budget_hours is None else time.time() + 3600 * budget_hours
     datasets = {path: open_dataset(path) for path, _ in plan.sets}
     for dataset in datasets.values():
-        require_classification(dataset.spec, what="a study")
+        require_classification(dataset.spec, what="a study of several sets")
 
     def second() -> tuple[Portion, ...]:
         return second_stage(plan, best_methods(_of_first_sets(read_seeds(results), plan, datasets), plan.best))

@@ -5,6 +5,7 @@ The only place of a study that asks for test scores, and it asks for the entries
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ import msgspec
 import numpy as np
 
 from mmkd_models.comparison import NEAR_BEST
-from mmkd_models.evaluate.metrics import Metric, Scores
-from mmkd_models.gains import spread
+from mmkd_models.evaluate.judged import Judged
+from mmkd_models.evaluate.measures import measures_of, told_by
+from mmkd_models.evaluate.scores import AnyScores, figures_in
+from mmkd_models.gains import gap_recovered, spread
 from mmkd_models.study_choice import chosen_trials, scores_of_candidate
 from mmkd_models.study_document import (
     EntryRow,
@@ -24,15 +27,12 @@ from mmkd_models.study_document import (
     TeacherRow,
     TrialRow,
 )
-from mmkd_models.study_folder import Judged, StudyFolder
+from mmkd_models.study_folder import StudyFolder
 from mmkd_models.study_gains import Effect, PairedGain, effects, paired_gain
 from mmkd_models.study_plan import NONE, Candidate, Entry, TeacherChoice, Trial, candidates
 from mmkd_models.study_rivals import RivalName, rival_on
 from mmkd_models.study_teachers import judged_teacher, teacher_results
 from mmkd_models.study_trials import TrialResult, judged_trial, trial_result
-
-METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
-_LEAST_GAP = 0.01  # a teacher less than one point above labels alone leaves no gap to speak of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,11 @@ def entry_rows(
     folder: StudyFolder, tested: Sequence[Tested], sizes: Sequence[StudentSize], chosen: Entry | None
 ) -> tuple[EntryRow, ...]:
     """Gives the rows of the table, labels alone first in every size, then by the metric of the study."""
-    metric = folder.conditions.student_train.metric
+    measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
     latency = {size.preset: None if size.latency is None else size.latency.student_ms["p50"] for size in sizes}
     parameters = {size.preset: size.parameters for size in sizes}
     baselines = {one.entry.student: one for one in tested if one.entry.method == NONE}
-    means = {one.entry: _mean(one, metric) for one in tested}
+    means = {one.entry: measure.gain_scale * _mean(one, measure.name) for one in tested}
     rows = [
         _row(
             folder,
@@ -105,11 +105,11 @@ def entry_rows(
         )
         for one in tested
     ]
-    return tuple(sorted(rows, key=lambda row: (row.method != NONE, -_spread_of(row, metric), row.student, row.method)))
 
+    def rank(row: EntryRow) -> tuple[bool, float, str, str]:
+        return row.method != NONE, -measure.gain_scale * row.test[measure.name].mean, row.student, row.method
 
-def _spread_of(row: EntryRow, metric: str) -> float:
-    return float(getattr(row.test, metric).mean)
+    return tuple(sorted(rows, key=rank))
 
 
 def _mean(one: Tested, metric: str) -> float:
@@ -139,6 +139,7 @@ def _row(
     chosen: bool,
 ) -> EntryRow:
     entry, method = one.entry, folder.space.method(one.entry.method)
+    metrics = [measure.name for measure in measures_of(folder.dataset.spec.task)]
     return EntryRow(
         student=entry.student,
         method=entry.method,
@@ -150,7 +151,7 @@ def _row(
         search_score=one.search_score,
         valid_score=spread([result.score for result in one.results.values() if result.score is not None]),
         test=score_table([test.scores for test in one.tests.values()]),
-        gain_points=None if entry.method == NONE or baseline is None else _gains(one.tests, baseline.tests),
+        gain_points=None if baseline is None or entry.method == NONE else _gains(one.tests, baseline.tests, metrics),
         gap_recovered=None if baseline is None else _gap_recovered(folder, one, baseline),
         parameters=parameters,
         latency_ms=latency_ms,
@@ -159,32 +160,34 @@ def _row(
     )
 
 
-def _gains(ours: dict[int, Judged], theirs: dict[int, Judged]) -> dict[str, PairedGain] | None:
+def _gains(ours: dict[int, Judged], theirs: dict[int, Judged], metrics: Sequence[str]) -> dict[str, PairedGain] | None:
     both = [seed for seed in ours if seed in theirs]
     if not both:
         return None
     return {
         metric: paired_gain([ours[seed] for seed in both], [theirs[seed] for seed in both], metric)
-        for metric in METRICS
+        for metric in metrics
     }
 
 
 def _gap_recovered(folder: StudyFolder, one: Tested, baseline: Tested) -> float | None:
     if one.entry.teacher is None:
         return None
-    metric = folder.conditions.student_train.metric
+    measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
     choice = folder.space.teacher(one.entry.teacher)
     both = [seed for seed in one.tests if seed in baseline.tests]
     if not both:
         return None
-    teacher = np.mean([judged_teacher(folder, choice, seed).scores.metric(metric) for seed in both])
-    own, alone = (np.mean([which.tests[seed].scores.metric(metric) for seed in both]) for which in (one, baseline))
-    return float((own - alone) / (teacher - alone)) if teacher - alone >= _LEAST_GAP else None
+    teacher = np.mean([judged_teacher(folder, choice, seed).scores.metric(measure.name) for seed in both])
+    own, alone = (
+        float(np.mean([which.tests[seed].scores.metric(measure.name) for seed in both])) for which in (one, baseline)
+    )
+    return gap_recovered(own, alone, float(teacher), measure)
 
 
-def score_table(scores: Sequence[Scores]) -> ScoreTable:
-    """Gives the spreads of all metrics over seeds."""
-    return ScoreTable(**{metric: spread([one.metric(metric) for one in scores]) for metric in METRICS})
+def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
+    """Gives the spreads of all measures over seeds, of one or more scores of one kind."""
+    return {name: spread([one.metric(name) for one in scores]) for name in figures_in(scores[0])}
 
 
 def selection(folder: StudyFolder, tested: Sequence[Tested], seeds: Sequence[int]) -> Selection | None:
@@ -194,7 +197,7 @@ def selection(folder: StudyFolder, tested: Sequence[Tested], seeds: Sequence[int
         there = [one for one in tested if seed in one.results]
         if not there:
             continue
-        best = max(there, key=lambda one: one.results[seed].score or 0.0)
+        best = max(there, key=lambda one: -math.inf if (score := one.results[seed].score) is None else score)
         alone = next(
             (one for one in there if one.entry.method == NONE and one.entry.student == best.entry.student), None
         )
@@ -208,7 +211,7 @@ def selection(folder: StudyFolder, tested: Sequence[Tested], seeds: Sequence[int
     return Selection(
         chosen=tuple(chosen),
         test=score_table([test.scores for test in ours]),
-        gain_points={metric: paired_gain(ours, theirs, metric) for metric in METRICS},
+        gain_points={metric: paired_gain(ours, theirs, metric) for metric in figures_in(ours[0].scores)},
     )
 
 
@@ -297,7 +300,7 @@ def factor_effects(folder: StudyFolder, results: Sequence[TrialResult]) -> tuple
         for result in results
         if result.state == "finished" and result.score is not None
     ]
-    return effects(known), tuple(sorted({seed for _, seed, _ in known}))
+    return effects(known, folder.conditions.student_train.metric), tuple(sorted({seed for _, seed, _ in known}))
 
 
 def _factors(folder: StudyFolder, result: TrialResult) -> dict[str, str]:

@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mmkd_models.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.config import teacher_config
 from mmkd_models.cross_fit import cross_fit
-from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.judged import Judged, judged_on
+from mmkd_models.goal import Goal, together
 from mmkd_models.jobs import OnStep, self_train, train_teacher
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import logits_of
@@ -27,9 +26,7 @@ from mmkd_models.resume import FILE_NAME
 from mmkd_models.study_folder import (
     FORMAT_VERSION,
     TEST_FILE,
-    Judged,
     StudyFolder,
-    judged_on,
     read_result,
     run_in,
     write_result,
@@ -126,28 +123,25 @@ def taught_by(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> tuple[T
 def judged_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> Judged:
     """Judges what teaches on the test windows of its fold, once; later calls read what was found.
 
-    Several networks answer by the mean of their probabilities. No out-of-fold teacher has seen a test window.
+    Several networks answer by the mean of their probabilities, or of their numbers. No out-of-fold teacher has seen a
+    test window.
     """
     path = folder.of_teacher(teacher, seed) / TEST_FILE
     known = read_result(path, Judged)
     if known is not None:
         return known
     test = folder.fold(seed).test
-    probabilities = [
-        _probabilities(network, test.with_modalities([spec.name for spec in one.checkpoint.modalities]))
+    logits = [
+        logits_of(network, test.with_modalities([spec.name for spec in one.checkpoint.modalities]), modality=None)
         for one in taught_by(folder, teacher, seed)
         for network in _networks(one.checkpoint)
     ]
-    found = judged_on(test, np.mean(probabilities, axis=0).argmax(1))
+    goal = Goal(kind=test.spec.task.kind)
+    mean = together(goal, [torch.from_numpy(one) for one in logits], temperature=1.0, mix="probabilities")
+    found = judged_on(test, mean.numpy())
     write_result(path, found)
     return found
 
 
 def _networks(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint) -> Sequence[Teacher]:
     return (checkpoint.network(),) if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.networks()
-
-
-def _probabilities(network: Teacher, windows: Windows) -> NDArray[np.float32]:
-    logits = torch.from_numpy(logits_of(network, windows, modality=None))
-    probabilities: NDArray[np.float32] = torch.softmax(logits, dim=-1).numpy()
-    return probabilities

@@ -15,15 +15,14 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, carried_windows, file_sha256, read_student, write_student
 from mmkd_models.config import student_config
+from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.jobs import OnStep, distil, train_baseline
 from mmkd_models.predict import logits_of
 from mmkd_models.resume import FILE_NAME
 from mmkd_models.study_folder import (
     FORMAT_VERSION,
     TEST_FILE,
-    Judged,
     StudyFolder,
-    judged_on,
     read_result,
     run_in,
     write_result,
@@ -166,6 +165,6 @@ def judged_trial(folder: StudyFolder, trial: Trial) -> Judged:
         return known
     network = read_student(path / STUDENT_CHECKPOINT).network()
     test = folder.fold(trial.seed).test
-    found = judged_on(test, logits_of(network, test, modality=folder.conditions.modality).argmax(1))
+    found = judged_on(test, logits_of(network, test, modality=folder.conditions.modality))
     write_result(path / TEST_FILE, found)
     return found

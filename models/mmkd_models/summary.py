@@ -12,13 +12,14 @@ import msgspec
 import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.label_metrics import LabelScores
+from mmkd_models.evaluate.measures import Measure, measures_of
+from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.evaluate.scores import AnyScores
 from mmkd_models.fold_result import FoldResult, ModalityResult, NetworkResult, RivalResult
-from mmkd_models.gains import gain_points, spread
+from mmkd_models.gains import gain_of_folds, gap_recovered, spread
 
 FORMAT_VERSION = 1
-_METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
-_LEAST_GAP = 0.01  # a teacher less than one point above the baseline leaves no gap to speak of
 _GAIN_METHOD = (
     "mean over seeds of student minus baseline; 95 % interval by resampling whole groups (people, machines, sessions) "
     "with replacement, the same draw for every sensor"
@@ -35,23 +36,34 @@ def demo_document(
         sha256: of the dataset.
         folds: one per seed, same options.
         measured: "teacher" and each modality -> more keys for its entry (latency, bundle, attention...).
+
+    Of classes the document does not say what its figures are; of other kinds it does, by `measures` and `metric`.
     """
-    modalities = folds[0].config.modalities
+    modalities, measures = folds[0].config.modalities, measures_of(spec.task)
     return {
         "format_version": FORMAT_VERSION,
         "dataset": _dataset(spec, sha256, folds),
         "label_share": folds[0].config.label_share,
         "seeds": [fold.seed for fold in folds],
+        **_told(spec, folds, measures),
         "teacher": {
-            **_network([fold.teacher for fold in folds]),
+            **_network([fold.teacher for fold in folds], measures),
             "preset": folds[0].config.teacher,
             "modalities": [modality.name for modality in spec.modalities],
-            "missing": _subsets(folds),
+            "missing": _subsets(folds, measures[0]),
             **measured.get("teacher", {}),
         },
-        "students": {name: _student(name, folds, measured.get(name, {})) for name in modalities},
-        "mean_gain_points": _gain(folds, modalities),
+        "students": {name: _student(name, folds, measures, measured.get(name, {})) for name in modalities},
+        "mean_gain_points": _gain(folds, modalities, measures[0]),
     }
+
+
+def _told(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> dict[str, Any]:
+    """What the figures are, where they are not those of classes."""
+    if spec.task.kind == "classification":
+        return {}
+    metric = folds[0].config.student_train.metric
+    return {"kind": spec.task.kind, "metric": metric, "measures": msgspec.to_builtins(list(measures))}
 
 
 def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dict[str, Any]:
@@ -76,55 +88,74 @@ def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dic
     }
 
 
-def _student(name: str, folds: Sequence[FoldResult], measured: Mapping[str, Any]) -> dict[str, Any]:
-    results = [fold.students[name] for fold in folds]
-    teacher = float(np.mean([fold.teacher.scores.accuracy for fold in folds]))
-    baseline = float(np.mean([result.baseline.scores.accuracy for result in results]))
-    student = float(np.mean([result.student.scores.accuracy for result in results]))
+def _student(
+    name: str, folds: Sequence[FoldResult], measures: Sequence[Measure], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    results, first = [fold.students[name] for fold in folds], measures[0]
+    student, baseline, teacher = (
+        float(np.mean([network.scores.metric(first.name) for network in networks]))
+        for networks in (
+            [result.student for result in results],
+            [result.baseline for result in results],
+            [fold.teacher for fold in folds],
+        )
+    )
     latency = {"latency_ms": measured["latency_ms"]} if "latency_ms" in measured else {}
     return {
-        "baseline": _network([result.baseline for result in results]) | latency,  # the same network, other weights
-        "student": _network([result.student for result in results]) | latency | {"preset": folds[0].config.student},
-        "extra_trees": _rival([result.extra_trees for result in results]),
-        "mini_rocket": _rival([result.mini_rocket for result in results]),
-        "gain_points": _gain(folds, (name,)),
-        "gap_recovered": (student - baseline) / (teacher - baseline) if teacher - baseline >= _LEAST_GAP else None,
+        "baseline": _network([result.baseline for result in results], measures) | latency,  # the same, other weights
+        "student": _network([result.student for result in results], measures)
+        | latency
+        | {"preset": folds[0].config.student},
+        "extra_trees": _rival([result.extra_trees for result in results], measures),
+        "mini_rocket": _rival([result.mini_rocket for result in results], measures),
+        "gain_points": _gain(folds, (name,), first),
+        "gap_recovered": gap_recovered(student, baseline, teacher, first),
         "parameters_ratio": folds[0].teacher.parameters / results[0].student.parameters,
         "missing": _missing(results),
         **{key: value for key, value in measured.items() if key != "latency_ms"},
     }
 
 
-def _network(results: Sequence[NetworkResult]) -> dict[str, Any]:
-    confusion = np.sum([np.array(result.scores.confusion) for result in results], axis=0)
+def _network(results: Sequence[NetworkResult], measures: Sequence[Measure]) -> dict[str, Any]:
+    scores = [result.scores for result in results]
     return {
-        **{metric: _spread([result.scores.metric(metric) for result in results]) for metric in _METRICS},
+        **{one.name: _spread([score.metric(one.name) for score in scores]) for one in measures},
         "valid_score": _spread([result.valid_score for result in results]),
         "parameters": results[0].parameters,
         "learning_rate": [result.learning_rate for result in results],
-        "confusion": confusion.tolist(),
+        **_counts(scores),
         "curve": [msgspec.to_builtins(point) for point in results[0].curve],
     }
 
 
-def _rival(results: Sequence[RivalResult]) -> dict[str, Any]:
-    scores = [result.scores for result in results if result.scores is not None]
+def _counts(scores: Sequence[AnyScores]) -> dict[str, Any]:
+    """Windows over all seeds: (K, K) confusions of classes; of labels (K, 4) rightly, wrongly on, wrongly off, off."""
+    confusions = [score.confusion for score in scores if isinstance(score, Scores)]
+    if confusions:
+        return {"confusion": np.sum(confusions, axis=0).tolist()}
+    counts = [score.counts for score in scores if isinstance(score, LabelScores)]
+    return {"counts": np.sum(counts, axis=0).tolist()} if counts else {}
+
+
+def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> dict[str, Any]:
+    scores = [score for result in results if (score := result.scores) is not None]
+    names = [one.name for one in measures]
     if len(scores) < len(results):
         reason = next(result.reason for result in results if result.scores is None)
-        return {**dict.fromkeys(_METRICS), "reason": reason}
-    return {metric: _spread([score.metric(metric) for score in scores]) for metric in _METRICS}
+        return {**dict.fromkeys(names), "reason": reason}
+    return {name: _spread([score.metric(name) for score in scores]) for name in names}
 
 
-def _gain(folds: Sequence[FoldResult], modalities: Sequence[str]) -> dict[str, Any]:
-    mean, low, high = gain_points(folds, modalities)
+def _gain(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> dict[str, Any]:
+    mean, low, high = gain_of_folds(folds, modalities, measure)
     return {"mean": mean, "low": low, "high": high, "method": _GAIN_METHOD}
 
 
-def _subsets(folds: Sequence[FoldResult]) -> list[dict[str, Any]]:
+def _subsets(folds: Sequence[FoldResult], measure: Measure) -> list[dict[str, Any]]:
     return [
         {
             "modalities": list(subset.modalities),
-            "accuracy": _spread([fold.teacher_subsets[row].accuracy for fold in folds]),
+            measure.name: _spread([fold.teacher_subsets[row].figure for fold in folds]),
         }
         for row, subset in enumerate(folds[0].teacher_subsets)
     ]

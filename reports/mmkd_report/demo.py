@@ -10,12 +10,14 @@ from typing import Any
 
 from mmkd_report.demo_answer import answer, best_student, question, teacher_name
 from mmkd_report.demo_charts import accuracy_panels, attention_pair, curve_panels, missing_charts
-from mmkd_report.demo_document import DemoDocument, read_demo
+from mmkd_report.demo_document import DemoDocument, Network, read_demo
 from mmkd_report.demo_key_figures import key_figures
 from mmkd_report.demo_tables import (
     Confusion,
+    LabelRow,
     confusions,
     facts,
+    label_rows,
     latency_rows,
     machine_facts,
     result_groups,
@@ -23,6 +25,7 @@ from mmkd_report.demo_tables import (
     subset_rows,
     written_spread,
 )
+from mmkd_report.measures import labels_in_words
 from mmkd_report.page import render_page
 
 
@@ -65,7 +68,14 @@ def render_demo(document: Mapping[str, Any]) -> str:
             "latencies": latency_rows(demo),
             "stages": stage_bars(demo.benchmark.stages_us if demo.benchmark else None),
             "benchmark_machine": machine_facts(demo.benchmark.machine if demo.benchmark else None),
-            "sizes": [(size, written_spread(size.valid_score, demo.seeds)) for size in demo.teacher.sizes_tried or ()],
+            "measure": demo.told_by,
+            "chosen_by": demo.chosen_by,
+            "labels": labels_in_words(demo.kind, demo.dataset.labels) if demo.dataset.labels else "",
+            "label_tables": _label_tables(demo),
+            "sizes": [
+                (size, written_spread(size.valid_score, demo.seeds, demo.chosen_by))
+                for size in demo.teacher.sizes_tried or ()
+            ],
             "rates": _learning_rates(demo),
             "bundles": [(name, contest.bundle) for name, contest in demo.students.items() if contest.bundle],
             "versions": facts(demo.versions),
@@ -87,6 +97,14 @@ def _confusion_groups(demo: DemoDocument) -> list[tuple[str, list[Confusion]]]:
         if pair:
             groups.append((name, pair))
     return groups
+
+
+def _label_tables(demo: DemoDocument) -> list[tuple[str, tuple[LabelRow, ...]]]:
+    """Of several labels: how the teacher and every student answer for each of them."""
+    networks: list[tuple[str, Network]] = [("All sensors, teacher", demo.teacher)]
+    networks += [(f"{name}, distilled student", contest.student) for name, contest in demo.students.items()]
+    tables = [(title, label_rows(network, demo.dataset.labels)) for title, network in networks]
+    return [(title, rows) for title, rows in tables if rows]
 
 
 def _learning_rates(demo: DemoDocument) -> list[tuple[str, list[float]]]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_report.demo_document import Contest, DemoDocument, Gain, Spread, spread_of
-from mmkd_report.formats import fixed, interval, is_figure, listed, percent, points, share, things, with_unit
+from mmkd_report.formats import is_figure, listed, share, things
+from mmkd_report.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
 
 RIVALS = (("extra_trees", "extra-trees"), ("mini_rocket", "MiniRocket"))
+_MORE_AND_LESS = ("adds {}", "costs {}")
 MOST_NAMED = 3  # sensors whose gains still read well in one sentence
 
 
@@ -37,15 +39,17 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
 
 
 def best_student(demo: DemoDocument) -> str | None:
-    """The modality to keep: the highest validation score where every student has one, or else the highest accuracy.
+    """The modality to keep: the highest validation score where every student has one, or else the best on test.
 
-    None where no student has an accuracy. Validation chooses, since a choice by the test windows would flatter itself.
+    None where no student has a score. Validation chooses, since a choice by the test windows would flatter itself.
     """
-    measured = {name: one.student for name, one in demo.students.items() if is_figure(mean_of(one.student.accuracy))}
-    valid = {name: mean_of(student.valid_score) for name, student in measured.items()}
-    test = {name: mean_of(student.accuracy) for name, student in measured.items()}
-    scores = valid if all(is_figure(score) for score in valid.values()) else test
-    return max(scores, key=lambda name: scores[name] or 0.0) if scores else None
+    found = {name: mean_of(one.student.score(demo.told_by)) for name, one in demo.students.items()}
+    test = {name: score for name, score in found.items() if is_figure(score)}
+    valid = {name: mean_of(demo.students[name].student.valid_score) for name in test}
+    known = {name: score for name, score in valid.items() if is_figure(score)}
+    if len(known) == len(test):
+        return max(known, key=lambda name: known[name], default=None)
+    return max(test, key=lambda name: demo.told_by.rank(test[name]), default=None)
 
 
 def mean_of(measure: Spread | float | None) -> float | None:
@@ -69,35 +73,42 @@ def teacher_name(demo: DemoDocument) -> str:
     )
 
 
-def measured_rivals(contest: Contest) -> Iterator[tuple[str, float]]:
-    """Name and mean accuracy of each rival that was run."""
+def measured_rivals(contest: Contest, measure: Measure) -> Iterator[tuple[str, float]]:
+    """Name and mean score of each rival that was run."""
     for field, name in RIVALS:
         rival = getattr(contest, field)
-        score = None if rival is None else mean_of(rival.accuracy)
+        score = None if rival is None else mean_of(rival.score(measure))
         if is_figure(score):
             yield name, score
 
 
-def _accuracy(spread: Spread | None, seeds: Sequence[int], *, name_seeds: bool) -> str:
-    """An accuracy with its spread, as part of a sentence."""
+def _score(spread: Spread | None, seeds: Sequence[int], measure: Measure, *, name_seeds: bool) -> str:
+    """A score with its spread, as part of a sentence."""
     if spread is None or not is_figure(spread.mean):
-        return "an unknown share"
-    written = with_unit(percent(spread.mean), "%")
+        return "an unknown share" if measure.is_share else "unknown"
+    written = told(spread.mean, measure)
     if has_spread(spread, seeds):
         over = f" over {things(len(seeds) or len(spread.per_seed), 'seed')}" if name_seeds else ""
-        return f"{written} (± {percent(spread.std)}{over})"
+        return f"{written} (± {figure(spread.std, measure)}{over})"
     single = max(len(seeds), len(spread.per_seed)) == 1
     return f"{written} (one seed, no spread)" if single and name_seeds else written
 
 
 def _sensor_sentence(demo: DemoDocument, best: str) -> str:
-    student = demo.students[best].student.accuracy
-    own = f"distilled student is right in {_accuracy(student, demo.seeds, name_seeds=True)} of the test windows"
-    student_mean, teacher_mean = mean_of(student), mean_of(demo.teacher.accuracy)
+    measure = demo.told_by
+    student, teachers = demo.students[best].student.score(measure), demo.teacher.score(measure)
+    written = _score(student, demo.seeds, measure, name_seeds=True)
+    own = (
+        f"distilled student is right in {written} of the test windows"
+        if measure.name == "accuracy"
+        else f"distilled student has a {measure.words} of {written} on the test windows"
+    )
+    student_mean, teacher_mean = mean_of(student), mean_of(teachers)
     if not is_figure(student_mean) or not is_figure(teacher_mean):
         return f"With {best} alone, the {own}; there is no teacher to compare it with."
-    teacher = f"{teacher_name(demo)} in {_accuracy(demo.teacher.accuracy, demo.seeds, name_seeds=False)}"
-    if student_mean >= teacher_mean:
+    score = _score(teachers, demo.seeds, measure, name_seeds=False)
+    teacher = f"{teacher_name(demo)} {'in' if measure.name == 'accuracy' else 'one of'} {score}"
+    if measure.rank(student_mean) >= measure.rank(teacher_mean):
         return f"One sensor is enough here: with {best} alone, the {own}, {teacher}."
     if len(demo.students) > 1:
         return f"Of the single sensors, {_claim(demo, best, student_mean)}: its {own}, {teacher}."
@@ -106,82 +117,90 @@ def _sensor_sentence(demo: DemoDocument, best: str) -> str:
 
 def _claim(demo: DemoDocument, best: str, score: float) -> str:
     """Why this sensor: it is ahead on the test windows as well, or validation chose it although another is ahead."""
-    ahead = {name: mean_of(contest.student.accuracy) or 0.0 for name, contest in demo.students.items()}
-    first = max(ahead, key=lambda name: ahead[name])
-    if ahead[first] <= score:
+    measure = demo.told_by
+    found = {name: mean_of(contest.student.score(measure)) for name, contest in demo.students.items()}
+    ahead = {name: mean for name, mean in found.items() if is_figure(mean)}
+    first = max(ahead, key=lambda name: measure.rank(ahead[name]))
+    if measure.rank(ahead[first]) <= measure.rank(score):
         return f"{best} comes closest to all together"
-    return (
-        f"validation chooses {best} (on the test windows {first} is ahead with {with_unit(percent(ahead[first]), '%')})"
-    )
+    return f"validation chooses {best} (on the test windows {first} is ahead with {told(ahead[first], measure)})"
 
 
 def _gain_sentence(demo: DemoDocument) -> str:
     gains = {name: contest.gain_points for name, contest in demo.students.items() if _is_gain(contest.gain_points)}
     mean = demo.mean_gain_points
     if len(demo.students) > 1 and _is_gain(mean):
-        return f"{_verdict(mean, f' on average over the {len(demo.students)} sensors')}{_each(gains)}."
+        over = f" on average over the {len(demo.students)} sensors"
+        return f"{_verdict(mean, over, demo.told_by)}{_each(gains, demo.told_by)}."
     if len(gains) == 1:
         (name, gain), *_ = gains.items()
-        return f"{_verdict(gain, f' on {name}')}."
-    return f"What distillation buys{_each(gains)}." if gains else ""
+        return f"{_verdict(gain, f' on {name}', demo.told_by)}."
+    return f"What distillation buys{_each(gains, demo.told_by)}." if gains else ""
 
 
 def _is_gain(gain: Gain | None) -> bool:
     return gain is not None and is_figure(gain.mean)
 
 
-def _verdict(gain: Gain | None, where: str) -> str:
+def _verdict(gain: Gain | None, where: str, measure: Measure) -> str:
     """What distillation does, with the certainty that the interval allows."""
     assert gain is not None
     mean, low, high = gain.mean or 0.0, gain.low, gain.high
-    span = interval(low, high)
+    span, written = gain_interval(low, high, measure), with_gain_unit(difference(mean, measure), measure)
     if not (is_figure(low) and is_figure(high)):
-        return f"Distillation changes accuracy by {points(mean)} points{where}, with no interval to judge it by"
+        what = f"betters the {measure.words}" if measure.lower_is_better else f"changes {measure.words}"
+        return f"Distillation {what} by {written}{where}, with no interval to judge it by"
+    more, less = ("takes {} off the error", "adds {} to the error") if measure.lower_is_better else _MORE_AND_LESS
+    size = size_of(mean, measure)
     if low > 0:
-        return f"Distillation adds {fixed(mean)} points{where} (interval {span})"
+        return f"Distillation {more.format(size)}{where} (interval {span})"
     if high < 0:
-        return f"Distillation costs {fixed(abs(mean))} points{where} (interval {span})"
-    return f"Distillation has no certain effect{where}: {points(mean)} points, and the interval {span} includes 0"
+        return f"Distillation {less.format(size)}{where} (interval {span})"
+    return f"Distillation has no certain effect{where}: {written}, and the interval {span} includes 0"
 
 
-def _each(gains: dict[str, Gain | None]) -> str:
+def _each(gains: dict[str, Gain | None], measure: Measure) -> str:
     """The gains of the single sensors, as the end of a sentence: all of a few, the range of many."""
     written = [(gain.mean or 0.0, name, gain) for name, gain in gains.items() if gain is not None]
     if len(written) < 2:
         return ""
     if len(written) <= MOST_NAMED:
-        return ": " + listed([f"{name} {points(mean)} ({_span(gain)})" for mean, name, gain in written])
+        parts = [f"{name} {difference(mean, measure)} ({_span(gain, measure)})" for mean, name, gain in written]
+        return f": {listed(parts)}"
     ordered = sorted(written, key=lambda one: one[0])
     certain = sum(is_figure(gain.low) and gain.low > 0 for _, _, gain in written)
     return (
-        f": from {points(ordered[0][0])} ({ordered[0][1]}) to {points(ordered[-1][0])} ({ordered[-1][1]}), "
+        f": from {difference(ordered[0][0], measure)} ({ordered[0][1]}) to "
+        f"{difference(ordered[-1][0], measure)} ({ordered[-1][1]}), "
         f"with an interval above 0 for {certain} of {len(written)} sensors"
     )
 
 
-def _span(gain: Gain) -> str:
+def _span(gain: Gain, measure: Measure) -> str:
     if not (is_figure(gain.low) and is_figure(gain.high)):
         return "no interval"
-    return interval(gain.low, gain.high) + (", includes 0" if gain.low <= 0 <= gain.high else "")
+    return gain_interval(gain.low, gain.high, measure) + (", includes 0" if gain.low <= 0 <= gain.high else "")
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
     """Whether a rival that needs no distillation is better than a student: the reader must hear it here."""
+    measure = demo.told_by
     leads: list[tuple[float, str]] = []
     losing: set[str] = set()
     met = [name for _, name in RIVALS]
     for sensor, contest in demo.students.items():
-        student, rivals = mean_of(contest.student.accuracy), dict(measured_rivals(contest))
+        student, rivals = mean_of(contest.student.score(measure)), dict(measured_rivals(contest, measure))
         met = [name for name in met if name in rivals and is_figure(student)]
         for rival, score in rivals.items():
-            if is_figure(student) and score > student:
+            if is_figure(student) and measure.rank(score) > measure.rank(student):
                 losing.add(sensor)
-                figures = [with_unit(percent(figure), "%") for figure in (score, student)]
-                leads.append((score - student, f"on {sensor} {rival} reaches {figures[0]}, the student {figures[1]}"))
+                theirs, own = told(score, measure), told(student, measure)
+                leads.append((abs(score - student), f"on {sensor} {rival} reaches {theirs}, the student {own}"))
     if leads:
         return _lost(max(leads)[1], len(losing), len(demo.students))
     subject = "No student is" if len(demo.students) > 1 else "The student is not"
-    return f"{subject} below {' or '.join(met)} trained on the same sensor and labels." if met else ""
+    worse = "worse than" if measure.lower_is_better else "below"
+    return f"{subject} {worse} {' or '.join(met)} trained on the same sensor and labels." if met else ""
 
 
 def _lost(worst: str, losing: int, students: int) -> str:

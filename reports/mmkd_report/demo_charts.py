@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmkd_report.demo_answer import best_student, has_spread, mean_of
@@ -14,10 +14,10 @@ from mmkd_report.demo_document import (
     MissingSamples,
     Network,
     Spread,
-    spread_of,
 )
 from mmkd_report.demo_tables import ROLE_NAMES
-from mmkd_report.formats import count, is_figure, percent, plain, significant, with_unit
+from mmkd_report.formats import count, is_figure, percent, plain, significant
+from mmkd_report.measures import Measure, figure, tick, told
 from mmkd_report.plots import (
     MAP_SIZE,
     ROW_HEIGHT,
@@ -59,24 +59,25 @@ class AttentionPair:
 
 def accuracy_panels(demo: DemoDocument) -> tuple[DotPanel, ...]:
     """One panel for the teacher and one per modality, over one shared axis."""
-    groups = [("All sensors", [("teacher", demo.teacher.accuracy)])]
-    groups += [(name, list(_accuracies(contest))) for name, contest in demo.students.items()]
+    measure = demo.told_by
+    groups = [("All sensors", [("teacher", demo.teacher.score(measure))])]
+    groups += [(name, list(_scores(contest, measure))) for name, contest in demo.students.items()]
     values = [value for _, rows in groups for _, spread in rows if spread for value in (spread.mean, *spread.per_seed)]
-    over = axis(values, floor=0.0, ceiling=1.0)
-    reference = mean_of(demo.teacher.accuracy)
-    return tuple(_dot_panel(title, rows, over, reference, demo.seeds) for title, rows in groups if rows)
+    over = axis(values, floor=measure.floor, ceiling=measure.ceiling)
+    reference = mean_of(demo.teacher.score(measure))
+    return tuple(_dot_panel(title, rows, over, reference, demo.seeds, measure) for title, rows in groups if rows)
 
 
-def _accuracies(contest: Contest) -> Iterator[tuple[str, Spread]]:
-    """Role and accuracy of every competitor of one modality that has one."""
-    measures = {
-        "extra_trees": contest.extra_trees.accuracy if contest.extra_trees else None,
-        "mini_rocket": contest.mini_rocket.accuracy if contest.mini_rocket else None,
-        "baseline": contest.baseline.accuracy if contest.baseline else None,
-        "student": contest.student.accuracy,
+def _scores(contest: Contest, measure: Measure) -> Iterator[tuple[str, Spread]]:
+    """Role and score of every competitor of one modality that has one."""
+    competitors = {
+        "extra_trees": contest.extra_trees,
+        "mini_rocket": contest.mini_rocket,
+        "baseline": contest.baseline,
+        "student": contest.student,
     }
-    for role, measure in measures.items():
-        spread = spread_of(measure)
+    for role, competitor in competitors.items():
+        spread = competitor.score(measure) if competitor is not None else None
         if spread is not None and is_figure(spread.mean):
             yield role, spread
 
@@ -87,35 +88,36 @@ def _dot_panel(
     over: Axis,
     reference: float | None,
     seeds: Sequence[int],
+    measure: Measure,
 ) -> DotPanel:
     drawn = tuple(
-        _dot_row(role, spread or Spread(), (index + 0.5) * ROW_HEIGHT, over, seeds)
+        _dot_row(role, spread or Spread(), (index + 0.5) * ROW_HEIGHT, over, seeds, measure)
         for index, (role, spread) in enumerate(rows)
     )
-    spoken = "; ".join(f"{row.name} {row.mean} %" for row in drawn)
+    spoken = "; ".join(f"{row.name} {row.mean} {measure.unit}".rstrip() for row in drawn)
     return DotPanel(
         title=title,
-        description=f"Accuracy, mean over seeds: {spoken}.",
+        description=f"{measure.title}, mean over seeds: {spoken}.",
         rows=drawn,
         links=tuple(_links(dict(rows), drawn, over)),
-        ticks=tuple(Tick(at=_x(over, tick), label=percent(tick, 0)) for tick in over.ticks),
+        ticks=tuple(Tick(at=_x(over, at), label=tick(at, measure)) for at in over.ticks),
         reference_x=_x(over, reference) if is_figure(reference) else None,
         height=len(drawn) * ROW_HEIGHT,
     )
 
 
-def _dot_row(role: str, spread: Spread, y: float, over: Axis, seeds: Sequence[int]) -> DotRow:
+def _dot_row(role: str, spread: Spread, y: float, over: Axis, seeds: Sequence[int], measure: Measure) -> DotRow:
     names = [str(seed) for seed in seeds] if len(seeds) == len(spread.per_seed) else []
     dots = tuple(
-        Dot(x=_x(over, value), title=f"seed {names[index] if names else index}: {with_unit(percent(value), '%')}")
+        Dot(x=_x(over, value), title=f"seed {names[index] if names else index}: {told(value, measure)}")
         for index, value in enumerate(spread.per_seed)
         if is_figure(value)
     )
     return DotRow(
         role=role,
         name=ROLE_NAMES[role],
-        mean=percent(spread.mean),
-        spread=percent(spread.std) if has_spread(spread, seeds) else "",
+        mean=figure(spread.mean, measure),
+        spread=figure(spread.std, measure) if has_spread(spread, seeds) else "",
         y=y,
         mean_x=_x(over, spread.mean) if is_figure(spread.mean) else None,
         dots=dots,
@@ -146,23 +148,23 @@ def curve_panels(demo: DemoDocument) -> tuple[CurvePanel, ...]:
     scores = axis(
         (point.valid_score for _, networks in groups for _, one in networks for point in one.curve or ()), ceiling=1.0
     )
-    panels = (_curve_panel(title, networks, scores) for title, networks in groups)
+    panels = (_curve_panel(title, networks, scores, demo.chosen_by) for title, networks in groups)
     return tuple(panel for panel in panels if panel.charts)
 
 
-def _curve_panel(title: str, networks: Sequence[tuple[str, Network]], scores: Axis) -> CurvePanel:
+def _curve_panel(title: str, networks: Sequence[tuple[str, Network]], scores: Axis, measure: Measure) -> CurvePanel:
     curves = {role: network.curve for role, network in networks if network.curve}
     steps = tight_axis(point.step for curve in curves.values() for point in (CurvePoint(step=0), *curve))
     losses = axis((point.train_loss for curve in curves.values() for point in curve), floor=0.0)
     charts = (
-        _curve_chart(f"{title}: validation score", curves, "valid_score", steps, scores),
-        _curve_chart(f"{title}: training loss", curves, "train_loss", steps, losses),
+        _curve_chart(f"{title}: validation score", curves, "valid_score", steps, scores, measure),
+        _curve_chart(f"{title}: training loss", curves, "train_loss", steps, losses, measure),
     )
     return CurvePanel(title=title, charts=tuple(chart for chart in charts if chart is not None))
 
 
 def _curve_chart(
-    title: str, curves: dict[str, tuple[CurvePoint, ...]], field: str, steps: Axis, over: Axis
+    title: str, curves: dict[str, tuple[CurvePoint, ...]], field: str, steps: Axis, over: Axis, measure: Measure
 ) -> LineChart | None:
     series = []
     for role, curve in curves.items():
@@ -173,7 +175,8 @@ def _curve_chart(
     if not series:
         return None
     is_score = field == "valid_score"
-    ends = "; ".join(f"{one.name} {_span(one.y, is_score=is_score)}" for one in series)
+    write = (lambda value: figure(value, measure)) if is_score else significant
+    ends = "; ".join(f"{one.name} {_span(one.y, write)}" for one in series)
     return line_chart(
         series,
         title=title,
@@ -182,14 +185,13 @@ def _curve_chart(
         x_axis=steps,
         y_axis=over,
         x_text=count,
-        y_text=(lambda value: percent(value, 0)) if is_score else plain,
+        y_text=(lambda value: tick(value, measure)) if is_score else plain,
     )
 
 
-def _span(values: Sequence[float | None], *, is_score: bool) -> str:
+def _span(values: Sequence[float | None], write: Callable[[float], str]) -> str:
     known = [value for value in values if is_figure(value)]
-    first, last = (percent(value) if is_score else significant(value) for value in (known[0], known[-1]))
-    return f"{first} to {last}"
+    return f"{write(known[0])} to {write(known[-1])}"
 
 
 def attention_pair(demo: DemoDocument) -> AttentionPair | None:
@@ -233,18 +235,22 @@ def _time_ticks(seconds: float | None) -> tuple[Tick, ...]:
 
 
 def missing_charts(demo: DemoDocument) -> tuple[LineChart, ...]:
-    """For each modality, accuracy of student and baseline against the share of missing samples, over shared axes."""
+    """For each modality, the score of student and baseline against the share of missing samples, over shared axes."""
     tested = {name: contest.missing for name, contest in demo.students.items() if contest.missing is not None}
     spreads = [spread for missing in tested.values() for spread in (*missing.student, *missing.baseline) if spread]
-    over = axis((value for spread in spreads for value in _edges(spread, demo.seeds)), floor=0.0, ceiling=1.0)
-    return tuple(_missing_chart(name, missing, over, demo.seeds) for name, missing in tested.items() if missing.shares)
+    measure = demo.told_by
+    edges = (value for spread in spreads for value in _edges(spread, demo.seeds, measure))
+    over = axis(edges, floor=measure.floor, ceiling=measure.ceiling)
+    return tuple(
+        _missing_chart(name, missing, over, demo.seeds, measure) for name, missing in tested.items() if missing.shares
+    )
 
 
-def _missing_chart(name: str, missing: MissingSamples, over: Axis, seeds: Sequence[int]) -> LineChart:
+def _missing_chart(name: str, missing: MissingSamples, over: Axis, seeds: Sequence[int], measure: Measure) -> LineChart:
     scores = (("baseline", missing.baseline), ("student", missing.student))
-    series = [_missing_series(role, missing.shares, spreads, seeds) for role, spreads in scores if spreads]
+    series = [_missing_series(role, missing.shares, spreads, seeds, measure) for role, spreads in scores if spreads]
     spoken = "; ".join(
-        f"{ROLE_NAMES[role]} {' '.join(percent(mean_of(spread)) for spread in spreads)}"
+        f"{ROLE_NAMES[role]} {' '.join(figure(mean_of(spread), measure) for spread in spreads)}"
         for role, spreads in scores
         if spreads
     )
@@ -252,19 +258,24 @@ def _missing_chart(name: str, missing: MissingSamples, over: Axis, seeds: Sequen
     return line_chart(
         series,
         title=name,
-        description=f"Accuracy in percent at {shares} percent of the samples missing: {spoken}.",
+        description=f"{_told_in(measure)} at {shares} percent of the samples missing: {spoken}.",
         x_label="samples missing, %",
         x_axis=tight_axis(missing.shares),
         y_axis=over,
         x_text=lambda value: percent(value, 0),
-        y_text=lambda value: percent(value, 0),
+        y_text=lambda value: tick(value, measure),
     )
 
 
+def _told_in(measure: Measure) -> str:
+    unit = "percent" if measure.is_share else measure.unit
+    return f"{measure.title} in {unit}" if unit else measure.title
+
+
 def _missing_series(
-    role: str, shares: Sequence[float], spreads: Sequence[Spread | None], seeds: Sequence[int]
+    role: str, shares: Sequence[float], spreads: Sequence[Spread | None], seeds: Sequence[int], measure: Measure
 ) -> Series:
-    edges = [_edges(spread, seeds) if spread is not None else (None, None, None) for spread in spreads]
+    edges = [_edges(spread, seeds, measure) if spread is not None else (None, None, None) for spread in spreads]
     banded = any(spread is not None and has_spread(spread, seeds) for spread in spreads)
     return Series(
         role=role,
@@ -276,9 +287,9 @@ def _missing_series(
     )
 
 
-def _edges(spread: Spread, seeds: Sequence[int]) -> tuple[float | None, float | None, float | None]:
+def _edges(spread: Spread, seeds: Sequence[int], measure: Measure) -> tuple[float | None, float | None, float | None]:
     """Mean minus and plus one standard deviation, where there is one."""
     if not is_figure(spread.mean):
         return (None, None, None)
     reach = (spread.std or 0.0) if has_spread(spread, seeds) else 0.0
-    return (max(0.0, spread.mean - reach), spread.mean, min(1.0, spread.mean + reach))
+    return (max(measure.floor, spread.mean - reach), spread.mean, min(measure.ceiling, spread.mean + reach))

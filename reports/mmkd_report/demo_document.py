@@ -2,7 +2,8 @@
 
 Owns the reading and checking of that document; a page only ever sees what passed here. Keys that a run could not fill
 may be absent or null: they become None, and the page leaves their place out. Unknown keys are left alone, so that the
-document may grow. Fractions run from 0 to 1, gains are percentage points.
+document may grow. Fractions run from 0 to 1, gains are percentage points; of tasks that are not of classes `measures`
+say what figures are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
+from mmkd_report.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
 
@@ -27,7 +29,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True):
-    """Student minus baseline in percentage points, with the interval that `method` describes."""
+    """What the student is better by than the baseline, in percentage points or the first measure's own unit."""
 
     mean: float | None = None
     low: float | None = None
@@ -60,21 +62,39 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     valid_score: float | None = None
 
 
-class Network(msgspec.Struct, frozen=True, kw_only=True):
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures on the test windows; which of them there are follows from the task."""
+
+    accuracy: Spread | float | None = None
+    balanced_accuracy: Spread | float | None = None
+    macro_f1: Spread | float | None = None
+    mean_average_precision: Spread | float | None = None
+    subset_accuracy: Spread | float | None = None
+    mae: Spread | float | None = None
+    rmse: Spread | float | None = None
+    r2: Spread | float | None = None
+    pearson: Spread | float | None = None
+
+    def score(self, measure: Measure) -> Spread | None:
+        """One of them; a bare figure is a mean of which no spread is known. None where it is missing."""
+        found: Spread | float | None = getattr(self, measure.name)
+        return spread_of(found)
+
+
+class Network(Scored, frozen=True, kw_only=True):
     """A trained network: teacher, student or baseline. `confusion` is (K, K), rows true, columns answered.
 
-    All scores are of the test windows, but for `valid_score`: what the network was chosen by, on validation windows.
+    `valid_score` is what the network was chosen by, on validation windows. `counts` is (K, 4): windows in which a label
+    was rightly on, wrongly on, wrongly off, rightly off.
     """
 
-    accuracy: Spread | None = None
-    balanced_accuracy: Spread | None = None
-    macro_f1: Spread | None = None
     valid_score: Spread | None = None
     parameters: int | None = None
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
     latency_ms: Latency | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
+    counts: tuple[tuple[int, int, int, int], ...] | None = None
     curve: tuple[CurvePoint, ...] | None = None
     learning_rate: tuple[float | None, ...] | None = None
 
@@ -88,11 +108,10 @@ class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
     chosen: bool = False
 
 
-class SubsetScore(msgspec.Struct, frozen=True, kw_only=True):
+class SubsetScore(Scored, frozen=True, kw_only=True):
     """The teacher with only these modalities."""
 
     modalities: tuple[str, ...]
-    accuracy: Spread | None = None
 
 
 class Teacher(Network, frozen=True, kw_only=True):
@@ -102,12 +121,9 @@ class Teacher(Network, frozen=True, kw_only=True):
     missing: tuple[SubsetScore, ...] | None = None
 
 
-class Rival(msgspec.Struct, frozen=True, kw_only=True):
-    """A classical classifier on the same sensor and labels, or the reason why it was not run."""
+class Rival(Scored, frozen=True, kw_only=True):
+    """A classical method on the same sensor and labels, or the reason why it was not run."""
 
-    accuracy: Spread | float | None = None
-    balanced_accuracy: Spread | float | None = None
-    macro_f1: Spread | float | None = None
     reason: str | None = None
 
 
@@ -123,7 +139,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy when a share of the samples is missing; `student` and `baseline` follow `shares`."""
+    """The first measure when a share of the samples is missing; `student` and `baseline` follow `shares`."""
 
     shares: tuple[float, ...]
     student: tuple[Spread | None, ...]
@@ -210,6 +226,19 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Any] | None = None
     machine: dict[str, Any] | None = None
     duration_s: float | None = None
+    kind: str = "classification"
+    metric: str | None = None
+    measures: tuple[Measure, ...] = OF_CLASSES
+
+    @property
+    def told_by(self) -> Measure:
+        """What the page tells scores and gains in."""
+        return self.measures[0]
+
+    @property
+    def chosen_by(self) -> Measure:
+        """What validation maximised; of classes, whose documents do not say which, a share."""
+        return next((one for one in self.measures if one.name == self.metric), self.told_by)
 
 
 def read_demo(document: Mapping[str, Any]) -> DemoDocument:
@@ -220,6 +249,10 @@ def read_demo(document: Mapping[str, Any]) -> DemoDocument:
             sizes contradict each other.
     """
     demo = typed(document, DemoDocument, name="demo", version=FORMAT_VERSION)
+    known = Scored.__struct_fields__
+    if not demo.measures or any(one.name not in known for one in demo.measures):
+        names = ", ".join(one.name for one in demo.measures) or "none"
+        raise DocumentError(f"demo document: measures: expected some of {', '.join(known)}, got {names}; correct them")
     for problem in _contradictions(demo):
         raise DocumentError(f"demo document: {problem}")
     return demo

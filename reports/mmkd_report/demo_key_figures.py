@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmkd_report.demo_answer import best_student, mean_of
-from mmkd_report.demo_document import Contest, DemoDocument, Latency, RatioRange, Spread
+from mmkd_report.demo_document import Contest, DemoDocument, Latency, RatioRange, Teacher
 from mmkd_report.formats import (
     NOTHING,
     TIMES,
-    interval,
     is_figure,
     magnitude,
-    percent,
-    points,
     significant,
     things,
     with_unit,
 )
 from mmkd_report.key_figure import KeyFigure
+from mmkd_report.measures import Measure, difference, gain_interval, told
 
 
 def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
@@ -26,11 +24,12 @@ def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
     best = best_student(demo)
     if best is None:
         return ()
-    contest = demo.students[best]
+    contest, measure = demo.students[best], demo.told_by
+    what = "right" if measure.name == "accuracy" else measure.words
     figures = [
         KeyFigure(
-            figure=with_unit(percent(mean_of(contest.student.accuracy)), "%"),
-            caption=f"right with {best} alone{_after(' · all sensors ', demo.teacher.accuracy)}",
+            figure=told(mean_of(contest.student.score(measure)), measure),
+            caption=f"{what} with {best} alone{_after(' · all sensors ', demo.teacher, measure)}",
         ),
         *_gain_figure(demo, contest),
         *_parameters_figure(demo, contest),
@@ -39,9 +38,9 @@ def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
     return tuple(figures)
 
 
-def _after(words: str, accuracy: Spread | None) -> str:
-    mean = mean_of(accuracy)
-    return f"{words}{with_unit(percent(mean), '%')}" if is_figure(mean) else ""
+def _after(words: str, teacher: Teacher, measure: Measure) -> str:
+    mean = mean_of(teacher.score(measure))
+    return f"{words}{told(mean, measure)}" if is_figure(mean) else ""
 
 
 def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
@@ -49,10 +48,13 @@ def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
     gain = demo.mean_gain_points if several else contest.gain_points
     if gain is None or not is_figure(gain.mean):
         return
-    span = interval(gain.low, gain.high)
+    measure = demo.told_by
+    span = gain_interval(gain.low, gain.high, measure)
     tail = f" · interval {span}" if span != NOTHING else ""
     where = f", mean over {len(demo.students)} sensors" if several else ""
-    yield KeyFigure(figure=points(gain.mean), caption=f"points from distillation{where}{tail}")
+    counted = f"{measure.gain_unit} " if measure.gain_unit else ""
+    better = "less error " if measure.lower_is_better else ""
+    yield KeyFigure(figure=difference(gain.mean, measure), caption=f"{counted}{better}from distillation{where}{tail}")
 
 
 def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:

@@ -13,22 +13,22 @@ from mmkd_report.demo_document import (
     Latency,
     Network,
     Rival,
+    Scored,
     Spread,
     SubsetScore,
-    spread_of,
 )
 from mmkd_report.formats import (
     NOTHING,
+    count,
     fixed,
-    interval,
     is_figure,
     magnitude,
     percent,
     plain,
-    points,
     significant,
     with_unit,
 )
+from mmkd_report.measures import Measure, difference, gain_interval, spread_of_seeds
 
 ROLE_NAMES = {
     "teacher": "Teacher",
@@ -44,13 +44,11 @@ MOST_FOLDED_SUBSETS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One competitor of the main table, as written; `reason` says why a rival was not run."""
+    """One competitor of the main table, as written: `scores` by measure, `reason` why a rival was not run."""
 
     role: str
     name: str
-    accuracy: str = NOTHING
-    balanced_accuracy: str = NOTHING
-    macro_f1: str = NOTHING
+    scores: tuple[str, ...] = ()
     gain: str = NOTHING
     gain_interval: str = NOTHING
     gap_recovered: str = NOTHING
@@ -105,61 +103,55 @@ class Bar:
     width: float
 
 
-def written_spread(measure: Spread | float | None, seeds: Sequence[int]) -> str:
-    """A measure in percent, "71.2 ± 3.1", or the mean alone where one seed has no spread."""
-    spread = spread_of(measure)
+def written_spread(spread: Spread | None, seeds: Sequence[int], measure: Measure) -> str:
+    """A score in its unit, "71.2 ± 3.1", or the mean alone where one seed has no spread."""
     if spread is None or not is_figure(spread.mean):
         return NOTHING
-    written = percent(spread.mean)
-    return f"{written} ± {percent(spread.std)}" if has_spread(spread, seeds) else written
+    return spread_of_seeds(spread.mean, spread.std if has_spread(spread, seeds) else None, measure)
+
+
+def _scores(scored: Scored, demo: DemoDocument) -> tuple[str, ...]:
+    return tuple(written_spread(scored.score(one), demo.seeds, one) for one in demo.measures)
 
 
 def result_groups(demo: DemoDocument) -> tuple[ResultGroup, ...]:
     """The main table: the teacher, then for each modality the rivals, the baseline and the student."""
-    teacher = ResultGroup(title="All sensors", rows=(_network_row("teacher", demo.teacher, demo.seeds),))
-    return (teacher, *(_modality_group(name, contest, demo.seeds) for name, contest in demo.students.items()))
+    teacher = ResultGroup(title="All sensors", rows=(_network_row("teacher", demo.teacher, demo),))
+    return (teacher, *(_modality_group(name, contest, demo) for name, contest in demo.students.items()))
 
 
-def _modality_group(name: str, contest: Contest, seeds: Sequence[int]) -> ResultGroup:
+def _modality_group(name: str, contest: Contest, demo: DemoDocument) -> ResultGroup:
     rows = [
-        _rival_row("extra_trees", contest.extra_trees, seeds),
-        _rival_row("mini_rocket", contest.mini_rocket, seeds),
+        _rival_row("extra_trees", contest.extra_trees, demo),
+        _rival_row("mini_rocket", contest.mini_rocket, demo),
     ]
     if contest.baseline is not None:
-        rows.append(_network_row("baseline", contest.baseline, seeds))
-    rows.append(_network_row("student", contest.student, seeds, gain=contest.gain_points, gap=contest.gap_recovered))
+        rows.append(_network_row("baseline", contest.baseline, demo))
+    rows.append(_network_row("student", contest.student, demo, gain=contest.gain_points, gap=contest.gap_recovered))
     return ResultGroup(title=name, rows=tuple(rows))
 
 
 def _network_row(
-    role: str, network: Network, seeds: Sequence[int], *, gain: Gain | None = None, gap: float | None = None
+    role: str, network: Network, demo: DemoDocument, *, gain: Gain | None = None, gap: float | None = None
 ) -> ResultRow:
     latency = network.latency_ms or Latency()
     return ResultRow(
         role=role,
         name=ROLE_NAMES[role],
-        accuracy=written_spread(network.accuracy, seeds),
-        balanced_accuracy=written_spread(network.balanced_accuracy, seeds),
-        macro_f1=written_spread(network.macro_f1, seeds),
-        gain=points(gain.mean) if gain is not None else NOTHING,
-        gain_interval=interval(gain.low, gain.high) if gain is not None else NOTHING,
+        scores=_scores(network, demo),
+        gain=difference(gain.mean, demo.told_by) if gain is not None else NOTHING,
+        gain_interval=gain_interval(gain.low, gain.high, demo.told_by) if gain is not None else NOTHING,
         gap_recovered=with_unit(percent(gap, 0), "%"),
         parameters=magnitude(network.parameters),
         latency=with_unit(significant(latency.p50), "ms"),
     )
 
 
-def _rival_row(role: str, rival: Rival | None, seeds: Sequence[int]) -> ResultRow:
+def _rival_row(role: str, rival: Rival | None, demo: DemoDocument) -> ResultRow:
     if rival is None or rival.reason:
         reason = "no reason was given" if rival is None or not rival.reason else rival.reason
         return ResultRow(role=role, name=ROLE_NAMES[role], reason=reason)
-    return ResultRow(
-        role=role,
-        name=ROLE_NAMES[role],
-        accuracy=written_spread(rival.accuracy, seeds),
-        balanced_accuracy=written_spread(rival.balanced_accuracy, seeds),
-        macro_f1=written_spread(rival.macro_f1, seeds),
-    )
+    return ResultRow(role=role, name=ROLE_NAMES[role], scores=_scores(rival, demo))
 
 
 def confusions(title: str, role: str, network: Network | None, labels: Sequence[str]) -> Iterator[Confusion]:
@@ -192,31 +184,62 @@ def _largest_confusions(
     return tuple(sorted(wrong, key=lambda one: -one[0])[:most])
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelRow:
+    """One label of several, as written: windows in which it was on, and how teacher or student answered for it."""
+
+    name: str
+    on: str
+    found: str
+    wrongly_on: str
+    wrongly_off: str
+
+
+def label_rows(network: Network | None, labels: Sequence[str]) -> tuple[LabelRow, ...]:
+    """How a network answers for each of several labels; empty where that was not counted."""
+    counted = network.counts if network is not None and network.counts is not None else ()
+    return tuple(
+        LabelRow(
+            name=name, on=count(right + missed), found=count(right), wrongly_on=count(false), wrongly_off=count(missed)
+        )
+        for name, (right, false, missed, _) in zip(labels, counted, strict=bool(counted))
+    )
+
+
 def subset_rows(demo: DemoDocument) -> tuple[tuple[str, ...], tuple[SubsetRow, ...], tuple[SubsetRow, ...]]:
     """The teacher's modalities, the rows to show, and the rows to fold away, the fullest and best first."""
     scores = demo.teacher.missing or ()
     named = {name: None for score in scores for name in score.modalities}
     order = tuple(demo.teacher.modalities or named)
     columns = (*order, *(name for name in named if name not in order))
-    rows = sorted(scores, key=lambda score: (-len(score.modalities), -(mean_of(score.accuracy) or 0.0)))
+    means = [mean_of(score.score(demo.told_by)) for score in scores]
+    whole = max((mean for mean in means if is_figure(mean)), default=1.0)
+    widest = 1.0 if demo.told_by.is_share else whole
+
+    def rank(score: SubsetScore) -> tuple[int, float]:
+        mean = mean_of(score.score(demo.told_by))
+        return -len(score.modalities), -demo.told_by.rank(mean) if is_figure(mean) else 0.0
+
+    rows = sorted(scores, key=rank)
     if len(rows) <= MOST_SUBSETS:
-        return columns, tuple(_subset_row(row, columns, demo.seeds) for row in rows), ()
+        return columns, tuple(_subset_row(row, columns, demo, widest) for row in rows), ()
     edges = (1, len(columns) - 1, len(columns))
     shown = [row for row in rows if len(row.modalities) in edges]
     folded = [row for row in rows if len(row.modalities) not in edges][:MOST_FOLDED_SUBSETS]
     return (
         columns,
-        tuple(_subset_row(row, columns, demo.seeds) for row in shown),
-        tuple(_subset_row(row, columns, demo.seeds) for row in folded),
+        tuple(_subset_row(row, columns, demo, widest) for row in shown),
+        tuple(_subset_row(row, columns, demo, widest) for row in folded),
     )
 
 
-def _subset_row(score: SubsetScore, columns: Sequence[str], seeds: Sequence[int]) -> SubsetRow:
+def _subset_row(score: SubsetScore, columns: Sequence[str], demo: DemoDocument, widest: float) -> SubsetRow:
+    found = score.score(demo.told_by)
     return SubsetRow(
         used=tuple(name in score.modalities for name in columns),
         name=" + ".join(score.modalities) or "none",
-        written=written_spread(score.accuracy, seeds),
-        x=round(100 * min(1.0, max(0.0, mean_of(score.accuracy) or 0.0)), 2),
+        written=written_spread(found, demo.seeds, demo.told_by),
+        x=round(100 * min(1.0, max(0.0, (mean_of(found) or 0.0) / (widest or 1.0))), 2),
     )
 
 

@@ -5,7 +5,8 @@ Joins the checked document, the sentences, the tables and the figures into the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +14,28 @@ from mmkd_report.demo_tables import facts, machine_facts
 from mmkd_report.formats import (
     NOTHING,
     count,
-    interval,
     is_figure,
     magnitude,
-    percent,
     plain,
-    points,
     share,
     significant,
     with_unit,
 )
+from mmkd_report.measures import (
+    Measure,
+    difference,
+    figure,
+    gain_interval,
+    labels_in_words,
+    spread_of_seeds,
+)
 from mmkd_report.page import render_page
-from mmkd_report.study_answer import METRIC_NAMES, RIVAL_NAMES, answer, caution, key_figures, question
+from mmkd_report.study_answer import RIVAL_NAMES, answer, caution, key_figures, question
 from mmkd_report.study_charts import effect_panels, entry_name, gain_panels, pareto, score_panels
 from mmkd_report.study_document import (
     NONE,
     EntryRow,
     ScoreTable,
-    SeedSpread,
     StudyDocument,
     TeacherRow,
     TrialRow,
@@ -45,12 +50,12 @@ MOST_TRIALS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One written row of the main table; `scores` are accuracy, balanced accuracy and macro-F1."""
+    """One written row of the main table; `scores` are those of the document's measures."""
 
     role: str
     name: str
     mark: str
-    scores: tuple[str, str, str]
+    scores: tuple[str, ...]
     gain: str
     gain_interval: str
     gap_recovered: str
@@ -80,7 +85,9 @@ def render_study(document: Mapping[str, Any]) -> str:
             "told": study.facts,
             "data": study.dataset,
             "best": best,
-            "metric": METRIC_NAMES[study.facts.metric],
+            "measure": study.told_by,
+            "chosen_by": study.chosen_by,
+            "labels": labels_in_words(study.dataset.kind, study.dataset.labels),
             "question": question(study),
             "answer": answer(study),
             "caution": caution(study),
@@ -92,7 +99,7 @@ def render_study(document: Mapping[str, Any]) -> str:
             "pareto": pareto(study),
             "sizes": _sizes(study),
             "methods": [(method.name, _recipe_in_words(method.recipe)) for method in study.methods],
-            "trials": [_trial(trial) for trial in _best_first(study.trials)[:MOST_TRIALS]],
+            "trials": [_trial(trial, study.chosen_by) for trial in _best_first(study.trials)[:MOST_TRIALS]],
             "hidden_trials": max(0, len(study.trials) - MOST_TRIALS),
             "hashes": _hashes(study),
             "versions": facts(study.versions),
@@ -110,7 +117,14 @@ def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
             (
                 "teachers",
                 [
-                    _other("teacher", one.name, one.test, magnitude(one.parameters), mark=_mark(one, study))
+                    _other(
+                        "teacher",
+                        one.name,
+                        one.test,
+                        magnitude(one.parameters),
+                        measures=study.measures,
+                        mark=_mark(one, study),
+                    )
                     for one in study.teachers
                 ],
             )
@@ -119,7 +133,7 @@ def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
         rows = [_row(entry, study) for entry in study.entries if entry.student == size]
         groups.append((f"{size} student", rows))
     rivals = [
-        _other("extra_trees", RIVAL_NAMES.get(one.name, one.name), one.test, NOTHING)
+        _other("extra_trees", RIVAL_NAMES.get(one.name, one.name), one.test, NOTHING, measures=study.measures)
         for one in study.rivals
         if one.test is not None
     ]
@@ -129,14 +143,15 @@ def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
 
 
 def _row(entry: EntryRow, study: StudyDocument) -> TableRow:
-    gain = None if entry.gain_points is None else entry.gain_points[study.facts.metric]
+    measure = study.told_by
+    gain = None if entry.gain_points is None else entry.gain_points[measure.name]
     return TableRow(
         role="baseline" if entry.method == NONE else "student" if entry.chosen else "candidate",
         name=entry_name(entry, study),
         mark="chosen" if entry.chosen else "",
-        scores=_scores(entry.test),
-        gain=NOTHING if gain is None else points(gain.mean) + _spread_of_gain(gain.std),
-        gain_interval=NOTHING if gain is None else interval(gain.low, gain.high),
+        scores=_scores(entry.test, study.measures),
+        gain=NOTHING if gain is None else difference(gain.mean, measure) + _spread_of_gain(gain.std, measure),
+        gain_interval=NOTHING if gain is None else gain_interval(gain.low, gain.high, measure),
         gap_recovered=NOTHING if entry.gap_recovered is None else share(round(entry.gap_recovered, 2)),
         parameters=magnitude(entry.parameters),
         latency=with_unit(significant(entry.latency_ms), "ms"),
@@ -144,8 +159,8 @@ def _row(entry: EntryRow, study: StudyDocument) -> TableRow:
     )
 
 
-def _spread_of_gain(std: float | None) -> str:
-    return f" ± {points(std).lstrip('+')}" if is_figure(std) else ""
+def _spread_of_gain(std: float | None, measure: Measure) -> str:
+    return f" ± {difference(std, measure).lstrip('+')}" if is_figure(std) else ""
 
 
 def _mark(teacher: TeacherRow, study: StudyDocument) -> str:
@@ -154,12 +169,14 @@ def _mark(teacher: TeacherRow, study: StudyDocument) -> str:
     return "smallest near the best" if teacher.is_reference and len(single) > 1 else ""
 
 
-def _other(role: str, name: str, test: ScoreTable, parameters: str, *, mark: str = "") -> TableRow:
+def _other(
+    role: str, name: str, test: ScoreTable, parameters: str, *, measures: Sequence[Measure], mark: str = ""
+) -> TableRow:
     return TableRow(
         role=role,
         name=name,
         mark=mark,
-        scores=_scores(test),
+        scores=_scores(test, measures),
         gain=NOTHING,
         gain_interval=NOTHING,
         gap_recovered=NOTHING,
@@ -169,12 +186,8 @@ def _other(role: str, name: str, test: ScoreTable, parameters: str, *, mark: str
     )
 
 
-def _scores(test: ScoreTable) -> tuple[str, str, str]:
-    return (_written(test.accuracy), _written(test.balanced_accuracy), _written(test.macro_f1))
-
-
-def _written(spread: SeedSpread) -> str:
-    return percent(spread.mean) + (f" ± {percent(spread.std)}" if is_figure(spread.std) else "")
+def _scores(test: ScoreTable, measures: Sequence[Measure]) -> tuple[str, ...]:
+    return tuple(spread_of_seeds(test[one.name].mean, test[one.name].std, one) for one in measures)
 
 
 def _sizes(study: StudyDocument) -> list[tuple[str, str, str, str, str, str]]:
@@ -234,10 +247,10 @@ def _value(value: Any) -> str:
 
 
 def _best_first(trials: tuple[TrialRow, ...]) -> list[TrialRow]:
-    return sorted(trials, key=lambda trial: -(trial.score if trial.score is not None else -1.0))
+    return sorted(trials, key=lambda trial: math.inf if trial.score is None else -trial.score)
 
 
-def _trial(trial: TrialRow) -> tuple[str, ...]:
+def _trial(trial: TrialRow, measure: Measure) -> tuple[str, ...]:
     state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
     return (
         trial.method,
@@ -245,7 +258,7 @@ def _trial(trial: TrialRow) -> tuple[str, ...]:
         trial.teacher or NOTHING,
         plain(trial.learning_rate),
         str(trial.seed),
-        percent(trial.score),
+        figure(trial.score, measure),
         state,
     )
 

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmkd_report.formats import (
-    TIMES,
-    fixed,
-    interval,
-    is_figure,
-    magnitude,
-    percent,
-    points,
-    share,
-    significant,
-    things,
-    with_unit,
-)
+from mmkd_report.formats import TIMES, is_figure, magnitude, share, significant, things, with_unit
 from mmkd_report.key_figure import KeyFigure
+from mmkd_report.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
 from mmkd_report.study_document import (
     NONE,
     EntryRow,
@@ -29,7 +18,6 @@ from mmkd_report.study_document import (
     teacher_of,
 )
 
-METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _RIVALS_IN_WORDS = {
     "extra_trees": "extra-trees on window statistics",
@@ -75,9 +63,9 @@ def caution(study: StudyDocument) -> str:
     return " ".join(said)
 
 
-def written(spread: SeedSpread) -> str:
-    """A score in percent with its spread."""
-    return with_unit(percent(spread.mean), "%") + (f" (± {percent(spread.std)})" if is_figure(spread.std) else "")
+def written(spread: SeedSpread, measure: Measure) -> str:
+    """A score in its unit with its spread."""
+    return told(spread.mean, measure) + (f" (± {figure(spread.std, measure)})" if is_figure(spread.std) else "")
 
 
 def method_words(entry: EntryRow) -> str:
@@ -99,41 +87,49 @@ def _use(study: StudyDocument) -> str:
 
 
 def _gain(study: StudyDocument) -> str:
-    entry, metric = chosen_entry(study), study.facts.metric
-    score = entry.test.metric(metric)
-    scored = f"On test windows of {things(len(entry.seeds), 'fold')} it scores {written(score)} {METRIC_NAMES[metric]}"
+    entry, measure = chosen_entry(study), study.told_by
+    score = written(entry.test[measure.name], measure)
+    scored = f"On test windows of {things(len(entry.seeds), 'fold')} it {_scores(score, measure)}"
     baseline = baseline_of(study, entry.student)
     if entry.gain_points is None or baseline is None:
         return f"{scored}."
-    alone = written(baseline.test.metric(metric))
-    return f"{scored}, labels alone with the same budget {alone}: {_verdict(entry.gain_points[metric])}."
+    alone = written(baseline.test[measure.name], measure)
+    verdict = _verdict(entry.gain_points[measure.name], measure)
+    return f"{scored}, labels alone with the same budget {alone}: {verdict}."
 
 
-def _verdict(gain: PairedGain) -> str:
-    span = f"interval {interval(gain.low, gain.high)}"
+def _scores(score: str, measure: Measure) -> str:
+    return f"scores {score} {measure.words}" if measure.is_share else f"has a {measure.words} of {score}"
+
+
+def _verdict(gain: PairedGain, measure: Measure) -> str:
+    span = f"interval {gain_interval(gain.low, gain.high, measure)}"
+    more, less = ("takes off", "adds") if measure.lower_is_better else ("adds", "costs")
     if gain.low > 0:
-        return f"distillation adds {fixed(gain.mean)} points ({span})"
+        return f"distillation {more} {size_of(gain.mean, measure)} ({span})"
     if gain.high < 0:
-        return f"distillation costs {fixed(abs(gain.mean))} points ({span})"
-    return f"{points(gain.mean)} points, no certain effect, since the {span} includes 0"
+        return f"distillation {less} {size_of(gain.mean, measure)} ({span})"
+    mean = with_gain_unit(difference(gain.mean, measure), measure)
+    return f"{mean}, no certain effect, since the {span} includes 0"
 
 
 def _selection(study: StudyDocument) -> str:
     if study.selection is None or len(study.facts.seeds) == 1:
         return ""
-    gain = study.selection.gain_points[study.facts.metric]
+    gain = study.selection.gain_points[study.told_by.name]
     return (
         "One fold validates on what another one tests on, so this choice may flatter itself; "
-        f"chosen anew inside every fold, {_verdict(gain)}."
+        f"chosen anew inside every fold, {_verdict(gain, study.told_by)}."
     )
 
 
 def _against_teacher(study: StudyDocument) -> str:
-    entry, metric, latency = chosen_entry(study), study.facts.metric, study.recommendation.latency
+    entry, measure, latency = chosen_entry(study), study.told_by, study.recommendation.latency
     teacher = teacher_of(study, entry.teacher)
     if teacher is None:
         return ""
-    sentence = f"The teacher {teacher.name} scores {written(teacher.test.metric(metric))}"
+    verb = "scores" if measure.is_share else "has"
+    sentence = f"The teacher {teacher.name} {verb} {written(teacher.test[measure.name], measure)}"
     times = f"{significant(teacher.parameters / entry.parameters)} times as many parameters"
     sentence += f" with {times}" + (f" and in {significant(latency.ratio)} times the time" if latency else "")
     if entry.gap_recovered is None:
@@ -142,34 +138,37 @@ def _against_teacher(study: StudyDocument) -> str:
 
 
 def _against_rivals(study: StudyDocument) -> str:
-    metric = study.facts.metric
-    own = chosen_entry(study).test.metric(metric)
+    measure = study.told_by
+    own = chosen_entry(study).test[measure.name]
     sentences = []
     for rival in study.rivals:
         if rival.test is None:
             continue
-        name, score = _RIVALS_IN_WORDS.get(rival.name, rival.name), rival.test.metric(metric)
-        if score.mean > own.mean:
-            sentences.append(f"But {name} of the same sensor do better: {written(score)}, the student {written(own)}.")
+        name, score = _RIVALS_IN_WORDS.get(rival.name, rival.name), rival.test[measure.name]
+        told_score, verb = written(score, measure), "score" if measure.is_share else "have"
+        if measure.rank(score.mean) > measure.rank(own.mean):
+            better = f"{told_score}, the student {written(own, measure)}"
+            sentences.append(f"But {name} of the same sensor do better: {better}.")
         else:
-            sentences.append(f"{name[:1].upper()}{name[1:]} of the same sensor score {written(score)}.")
+            sentences.append(f"{name[:1].upper()}{name[1:]} of the same sensor {verb} {told_score}.")
     return " ".join(sentences)
 
 
 def key_figures(study: StudyDocument) -> tuple[KeyFigure, ...]:
     """The figures at the head of the page."""
-    entry, metric, latency = chosen_entry(study), study.facts.metric, study.recommendation.latency
+    entry, measure, latency = chosen_entry(study), study.told_by, study.recommendation.latency
     figures = [
         KeyFigure(
-            figure=with_unit(percent(entry.test.metric(metric).mean), "%"),
-            caption=f"{METRIC_NAMES[metric]} of the chosen student on test windows",
+            figure=told(entry.test[measure.name].mean, measure),
+            caption=f"{measure.words} of the chosen student on test windows",
         )
     ]
     if entry.gain_points is not None:
-        gain = entry.gain_points[metric]
-        figures.append(
-            KeyFigure(figure=points(gain.mean), caption=f"points over labels alone, {interval(gain.low, gain.high)}")
-        )
+        gain = entry.gain_points[measure.name]
+        better = f"{measure.gain_unit} better than" if measure.lower_is_better else f"{measure.gain_unit} over"
+        span = gain_interval(gain.low, gain.high, measure)
+        caption = f"{better.lstrip()} labels alone, {span}"
+        figures.append(KeyFigure(figure=difference(gain.mean, measure), caption=caption))
     figures.append(KeyFigure(figure=magnitude(entry.parameters), caption="parameters"))
     if latency is not None:
         median = with_unit(significant(latency.student_ms["p50"]), "ms")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkd_report.formats import is_figure, percent, points, significant, with_unit
+from mmkd_report.formats import is_figure, significant, with_unit
+from mmkd_report.measures import Measure, difference, figure, tick, told, with_gain_unit
 from mmkd_report.plots import ROW_HEIGHT, Axis, Dot, DotPanel, DotRow, Tick, axis
 from mmkd_report.scatter import Point, Scatter, scatter
-from mmkd_report.study_answer import METRIC_NAMES
 from mmkd_report.study_document import NONE, Effect, EntryRow, StudyDocument, teacher_of
 
 _SHAPES = {"baseline": "circle", "student": "square", "teacher": "diamond"}
@@ -32,15 +32,16 @@ def entry_name(entry: EntryRow, study: StudyDocument) -> str:
 
 def score_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
     """One panel per student size: the score of every entry, one dot per seed, the best teacher as a line."""
-    metric = study.facts.metric
-    teachers = [teacher.test.metric(metric).mean for teacher in study.teachers]
-    values = [value for entry in study.entries for value in entry.test.metric(metric).per_seed]
-    over = axis([*values, *teachers], floor=0.0, ceiling=1.0)
+    measure = study.told_by
+    teachers = [teacher.test[measure.name].mean for teacher in study.teachers]
+    values = [value for entry in study.entries for value in entry.test[measure.name].per_seed]
+    over = axis([*values, *teachers], floor=measure.floor, ceiling=measure.ceiling)
     panels = []
     for size in _sizes(study):
         rows = [entry for entry in study.entries if entry.student == size]
         taught = [teacher_of(study, entry.teacher) for entry in rows]
-        best = max((one.test.metric(metric).mean for one in taught if one is not None), default=None)
+        means = [one.test[measure.name].mean for one in taught if one is not None]
+        best = max(means, key=measure.rank, default=None)
         panels.append(_scores(size, rows, study, over, best))
     return tuple(panels)
 
@@ -50,29 +51,30 @@ def _sizes(study: StudyDocument) -> tuple[str, ...]:
 
 
 def _scores(size: str, rows: Sequence[EntryRow], study: StudyDocument, over: Axis, reference: float | None) -> DotPanel:
-    metric = study.facts.metric
+    measure = study.told_by
+    scores = [entry.test[measure.name] for entry in rows]
     drawn = tuple(
         DotRow(
             role="baseline" if entry.method == NONE else "student",
             name=entry_name(entry, study),
-            mean=percent(entry.test.metric(metric).mean),
-            spread=percent(entry.test.metric(metric).std) if is_figure(entry.test.metric(metric).std) else "",
+            mean=figure(score.mean, measure),
+            spread=figure(score.std, measure) if is_figure(score.std) else "",
             y=(number + 0.5) * ROW_HEIGHT,
-            mean_x=_x(over, entry.test.metric(metric).mean),
+            mean_x=_x(over, score.mean),
             dots=tuple(
-                Dot(x=_x(over, value), title=f"seed {seed}: {with_unit(percent(value), '%')}")
-                for seed, value in zip(entry.seeds, entry.test.metric(metric).per_seed, strict=True)
+                Dot(x=_x(over, value), title=f"seed {seed}: {told(value, measure)}")
+                for seed, value in zip(entry.seeds, score.per_seed, strict=True)
             ),
         )
-        for number, entry in enumerate(rows)
+        for number, (entry, score) in enumerate(zip(rows, scores, strict=True))
     )
-    spoken = "; ".join(f"{row.name} {row.mean} %" for row in drawn)
+    spoken = "; ".join(f"{row.name} {row.mean} {measure.unit}".rstrip() for row in drawn)
     return DotPanel(
         title=f"{size} student",
-        description=f"{METRIC_NAMES[metric].capitalize()}, mean over seeds: {spoken}.",
+        description=f"{measure.title}, mean over seeds: {spoken}.",
         rows=drawn,
         links=(),
-        ticks=tuple(Tick(at=_x(over, tick), label=percent(tick, 0)) for tick in over.ticks),
+        ticks=tuple(Tick(at=_x(over, at), label=tick(at, measure)) for at in over.ticks),
         reference_x=None if reference is None else _x(over, reference),
         height=len(drawn) * ROW_HEIGHT,
     )
@@ -80,10 +82,10 @@ def _scores(size: str, rows: Sequence[EntryRow], study: StudyDocument, over: Axi
 
 def gain_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
     """One panel per student size: what every method gains over labels alone, seed by seed; the line is no gain."""
-    metric = study.facts.metric
+    measure = study.told_by
     gains = {
         size: [
-            (entry, entry.gain_points[metric])
+            (entry, entry.gain_points[measure.name])
             for entry in study.entries
             if entry.student == size and entry.gain_points is not None
         ]
@@ -95,7 +97,7 @@ def gain_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
         if rows:
             figures = [(entry_name(entry, study), gain.mean, gain.std, gain.per_seed) for entry, gain in rows]
             seeds = [entry.seeds for entry, _ in rows]
-            panels.append(_points_panel(f"{size} student", figures, seeds, over, "Gain over labels alone"))
+            panels.append(_points_panel(f"{size} student", figures, seeds, over, "Gain over labels alone", measure))
     return tuple(panels)
 
 
@@ -107,7 +109,7 @@ def effect_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
         rows = [effect for effect in study.effects if effect.factor == factor]
         figures = [(_effect_name(effect), effect.points, None, effect.per_seed) for effect in rows]
         seeds = [study.effect_seeds] * len(rows)
-        panels.append(_points_panel(factor, figures, seeds, over, f"Effect of {factor}"))
+        panels.append(_points_panel(factor, figures, seeds, over, f"Effect of {factor}", study.chosen_by))
     return tuple(panels)
 
 
@@ -121,17 +123,18 @@ def _points_panel(
     seeds: Sequence[Sequence[int]],
     over: Axis,
     what: str,
+    measure: Measure,
 ) -> DotPanel:
     drawn = tuple(
         DotRow(
             role="student",
             name=name,
-            mean=points(mean),
-            spread=points(std).lstrip("+") if is_figure(std) else "",
+            mean=difference(mean, measure),
+            spread=difference(std, measure).lstrip("+") if is_figure(std) else "",
             y=(number + 0.5) * ROW_HEIGHT,
             mean_x=_x(over, mean),
             dots=tuple(
-                Dot(x=_x(over, value), title=f"seed {seed}: {points(value)} points")
+                Dot(x=_x(over, value), title=f"seed {seed}: {with_gain_unit(difference(value, measure), measure)}")
                 for seed, value in zip(seeds[number], per_seed, strict=False)
                 if is_figure(value)
             ),
@@ -141,18 +144,25 @@ def _points_panel(
     spoken = "; ".join(f"{row.name} {row.mean}" for row in drawn)
     return DotPanel(
         title=title,
-        description=f"{what} in points: {spoken}.",
+        description=f"{what}{f' in {measure.gain_unit}' if measure.gain_unit else ''}: {spoken}.",
         rows=drawn,
         links=(),
-        ticks=tuple(Tick(at=_x(over, tick), label=points(tick).removesuffix(".0")) for tick in over.ticks),
+        ticks=tuple(Tick(at=_x(over, at), label=_gain_tick(at, measure)) for at in over.ticks),
         reference_x=_x(over, 0.0),
         height=len(drawn) * ROW_HEIGHT,
     )
 
 
+def _gain_tick(at: float, measure: Measure) -> str:
+    return difference(at, measure).removesuffix(".0") if measure.is_share else difference(float(f"{at:g}"), measure)
+
+
 def pareto(study: StudyDocument) -> Pareto | None:
-    """The score of every entry against the latency of its student; None where latencies were not measured."""
-    metric = study.facts.metric
+    """The score of every entry against the latency of its student; None where latencies were not measured.
+
+    Better is up: of an error the axis is upside down.
+    """
+    measure = study.told_by
     timed = [(entry, entry.latency_ms) for entry in study.entries if is_figure(entry.latency_ms)]
     if not timed:
         return None
@@ -161,23 +171,24 @@ def pareto(study: StudyDocument) -> Pareto | None:
             role=_role(entry),
             shape=_SHAPES[_role(entry)],
             title=f"{entry.student}, {entry_name(entry, study)}: "
-            f"{with_unit(percent(entry.test.metric(metric).mean), '%')} in {with_unit(significant(latency), 'ms')}",
+            f"{told(entry.test[measure.name].mean, measure)} in {with_unit(significant(latency), 'ms')}",
             x=latency,
-            y=entry.test.metric(metric).mean,
+            y=measure.rank(entry.test[measure.name].mean),
         )
         for entry, latency in sorted(timed, key=lambda one: one[0].chosen)
         if latency is not None
     ]
     best = max(marks, key=lambda point: point.y)
+    ends = measure.rank(measure.floor), measure.rank(measure.ceiling)
     chart = scatter(
         marks,
-        title=f"{METRIC_NAMES[metric].capitalize()} against latency",
+        title=f"{measure.title} against latency",
         description=f"{len(marks)} entries; the best on test is {best.title}.",
         x_label="median latency of one window, ms",
         x_axis=axis([0.0, *(point.x for point in marks)]),
-        y_axis=axis((point.y for point in marks), floor=0.0, ceiling=1.0),
+        y_axis=axis((point.y for point in marks), floor=min(ends), ceiling=max(ends)),
         x_text=significant,
-        y_text=lambda value: percent(value, 0),
+        y_text=lambda value: tick(measure.rank(value), measure),
     )
     roles = [role for role in _SHAPES if any(point.role == role for point in marks)]
     return Pareto(chart=chart, key=tuple((role, _SHAPES[role], _ROLE_NAMES[role], False) for role in roles))

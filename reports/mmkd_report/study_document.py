@@ -1,18 +1,19 @@
 """The document `study.json` as typed, frozen data: what the study page is made of.
 
 Owns the reading and checking of that document. Unknown keys are left alone, so that the document may grow. Fractions
-run from 0 to 1, gains and effects are percentage points.
+run from 0 to 1, gains and effects are percentage points; of tasks that are not of classes `measures` say what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
+from mmkd_report.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
 NONE = "none"
@@ -37,17 +38,8 @@ class PairedGain(msgspec.Struct, frozen=True, kw_only=True):
     per_seed: tuple[float, ...]
 
 
-class ScoreTable(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores on the test windows."""
-
-    accuracy: SeedSpread
-    balanced_accuracy: SeedSpread
-    macro_f1: SeedSpread
-
-    def metric(self, name: str) -> SeedSpread:
-        """One of them by its name."""
-        found: SeedSpread = getattr(self, name)
-        return found
+ScoreTable = dict[str, SeedSpread]
+"""Scores on the test windows, by the names of the document's measures."""
 
 
 class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +49,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     modality: str
     label_share: float
     metric: str
+    told_by: str | None = None
     search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     threads: int
@@ -90,6 +83,7 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True):
     modalities: tuple[str, ...]
     windows: int
     groups: int
+    kind: str = "classification"
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,6 +234,17 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Any]
     duration_s: float
     command: str = ""
+    measures: tuple[Measure, ...] = OF_CLASSES
+
+    @property
+    def chosen_by(self) -> Measure:
+        """What validation maximised."""
+        return next(one for one in self.measures if one.name == self.facts.metric)
+
+    @property
+    def told_by(self) -> Measure:
+        """What scores and gains are told in."""
+        return next(one for one in self.measures if one.name == (self.facts.told_by or self.facts.metric))
 
 
 def read_study(document: Mapping[str, Any]) -> StudyDocument:
@@ -253,12 +258,27 @@ def read_study(document: Mapping[str, Any]) -> StudyDocument:
     chosen = sum(entry.chosen for entry in study.entries)
     if chosen != 1:
         raise DocumentError(f"study document: expected one entry that is chosen, got {chosen}; mark the one that is")
-    if study.facts.metric not in ScoreTable.__struct_fields__:
-        raise DocumentError(
-            f"study document: facts.metric: expected one of {', '.join(ScoreTable.__struct_fields__)}, got "
-            f"{study.facts.metric!r}; correct it"
-        )
+    names = [one.name for one in study.measures]
+    for key, name in (("metric", study.facts.metric), ("told_by", study.facts.told_by)):
+        if name is not None and name not in names:
+            raise DocumentError(
+                f"study document: facts.{key}: expected one of {', '.join(names)}, got {name!r}; correct it"
+            )
+    for where, test in _tables(study):
+        missing = [name for name in names if name not in test]
+        if missing:
+            raise DocumentError(f"study document: {where}: expected a score for {', '.join(missing)}, got none; add it")
     return study
+
+
+def _tables(study: StudyDocument) -> Iterator[tuple[str, ScoreTable]]:
+    for number, entry in enumerate(study.entries):
+        yield f"entries[{number}].test", entry.test
+    for number, teacher in enumerate(study.teachers):
+        yield f"teachers[{number}].test", teacher.test
+    for number, rival in enumerate(study.rivals):
+        if rival.test is not None:
+            yield f"rivals[{number}].test", rival.test
 
 
 def chosen_entry(study: StudyDocument) -> EntryRow:

@@ -83,6 +83,8 @@ def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
         str(Path(sys.executable).with_name("mmkd-demo")),
         "--dataset",
         str(dataset.path),
+        "--modality",
+        "acc",
         "--steps",
         "4",
         "--duration-s",
@@ -143,7 +145,7 @@ def test_a_killed_run_continues_where_it_was(killed: tuple[Path, list[str], dict
         "demo/seed-0/acc/student.ckpt",
     }
     assert trained("".join(said))[-1] == "seed 0 student acc"
-    assert trained(first[1].stderr)[0] == "seed 0 baseline gyro"
+    assert trained(first[1].stderr)[0] == "seed 1 teacher"
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -170,7 +172,7 @@ def test_the_document_has_every_figure(first: First) -> None:
     assert all(is_spread(teacher[key], 2) for key in scores)
     assert isinstance(teacher["parameters"], int)
     assert is_latency(teacher["latency_ms"])
-    assert list(document["students"]) == ["acc", "gyro"]
+    assert list(document["students"]) == ["acc"]
     for name, entry in document["students"].items():
         for network in (entry["baseline"], entry["student"]):
             assert all(is_spread(network[key], 2) for key in scores)
@@ -198,14 +200,9 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(first: First) -> None:
 def test_every_student_answers_in_the_runtime(tiny: Dataset, first: First) -> None:
     folder, _, document = first
     windows = tiny.split("test").take(np.arange(3))
-    for name in ("acc", "gyro"):
-        with EdgePredictor.open(folder / document["students"][name]["bundle"]) as predictor:
-            assert predictor.predict(windows[name][0]).label in LABELS
-    with EdgePredictor.open(folder / "demo" / "student.edge") as predictor:
-        best = predictor.info().modality
-        assert predictor.predict(windows[best][0]).label in LABELS
-    scores = {name: entry["student"]["valid_score"]["mean"] for name, entry in document["students"].items()}
-    assert scores[best] == max(scores.values())
+    for bundle in (document["students"]["acc"]["bundle"], "demo/student.edge"):
+        with EdgePredictor.open(folder / bundle) as predictor:
+            assert predictor.predict(windows["acc"][0]).label in LABELS
 
 
 def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> None:
@@ -214,18 +211,12 @@ def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> N
     said = [line for line in ended.stderr.splitlines() if ": step" not in line]
     assert said == [
         "seed 0 rivals acc",
-        "seed 0 rivals gyro",
         "seed 1 rivals acc",
-        "seed 1 rivals gyro",
         "export: acc student",
-        "export: gyro student",
         "check: acc student in the runtime",
-        "check: gyro student in the runtime",
         "latency: teacher against acc student",
-        "latency: teacher against gyro student",
-        said[-1],
+        "benchmark: acc student through EdgePredictor",
     ]
-    assert said[-1] in [f"benchmark: {name} student through EdgePredictor" for name in ("acc", "gyro")]
 
 
 def without_times(entry: Any) -> Any:
@@ -252,10 +243,10 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
     """Without --json: a table, three lines of Python that run, and the next command."""
     *_, last = lines = stdout.splitlines()
     assert last == "wrote demo/report.html and demo/student.edge; next: mmkd-bench run demo/student.edge"
-    gyro = next(line for line in lines if line.startswith("│ gyro"))
-    gain = document["students"]["gyro"]["gain_points"]["mean"]
-    assert f"{gain:+.1f}" in gyro
-    assert f"{document['students']['gyro']['student']['accuracy']['mean']:.3f} ± " in gyro
+    acc = next(line for line in lines if line.startswith("│ acc"))
+    gain = document["students"]["acc"]["gain_points"]["mean"]
+    assert f"{gain:+.1f}" in acc
+    assert f"{document['students']['acc']['student']['accuracy']['mean']:.3f} ± " in acc
     assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
 
 

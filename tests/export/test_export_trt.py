@@ -15,6 +15,7 @@ import pytest
 from mmkd_edge.bundle import Bundle, example_bundle
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
 from mmkd_edge.manifest import BatchRange, graph_inputs
+from mmkd_edge.spec import TaskSpec
 from mmkd_edge.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.trt.cuda import load_runtime
 from mmkd_edge.trt.key import DeviceFacts, engine_profiles
@@ -24,7 +25,7 @@ from mmkd_export.platforms import platform_named
 from mmkd_export.run import ExportResult, export
 from mmkd_export.sidecar import engine_key, read_sidecar
 from mmkd_export.trt import build_engines
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.checkpoint import StudentCheckpoint, write_student
 
 MIB = 1 << 20
 
@@ -295,6 +296,30 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
         log = engine.path.with_name(engine.path.name + ".log").read_text()
         assert "Opset version:    20" in log
         assert "VERBOSE" not in log
+
+
+@pytest.mark.parametrize(
+    ("task", "second"),
+    [
+        (TaskSpec(kind="multi_label", labels=("hot", "worn")), "probabilities"),
+        (TaskSpec(kind="regression", labels=("speed",), unit="rpm"), "value"),
+    ],
+)
+def test_students_of_labels_and_of_numbers_have_engines_too(
+    trt_rtx: ModuleType, build_student: Callable[..., StudentCheckpoint], tmp_path: Path, task: TaskSpec, second: str
+):
+    write_student(tmp_path / "s.ckpt", build_student(task=task))
+    plan = ExportPlan(
+        source=tmp_path / "s.ckpt",
+        output=tmp_path / "s.edge",
+        targets=("trt",),
+        precisions=("fp16",),
+        platform="trt-rtx",
+    )
+    result = export(plan)
+    assert [engine.path.name for engine in result.engines] == ["s.fp16.engine"]
+    assert "logits" in result.engines[0].sidecar.layers
+    assert [tensor.name for tensor in result.manifest.models[0].outputs] == ["logits", second]
 
 
 def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Path):

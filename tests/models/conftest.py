@@ -28,7 +28,7 @@ from mmkd_models.fold_result import (
     ModalityResult,
     NetworkResult,
     RivalResult,
-    SubsetAccuracy,
+    SubsetScore,
 )
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -195,11 +195,52 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
 
 
+def _rig_split(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
+    """`acc` swings at 1 to 5 Hz, which a speed of 1000 to 1400 rpm tells; `gyro` lies high or low."""
+    rng = np.random.default_rng(groups.start)
+    owners = np.repeat(np.array(groups), 8)
+    hertz, high = rng.uniform(1, 5, len(owners)), np.arange(len(owners)) % 2
+    time = np.arange(40) / 20.0
+    acc = np.sin(2 * np.pi * hertz[:, None, None] * time[None, :, None] + rng.uniform(0, 6, (len(owners), 1, 2)))
+    gyro = (2.0 * high - 1)[:, None, None] + rng.normal(0, 0.5, (len(owners), 20, 1))
+    acc[rng.uniform(size=acc.shape) < 0.05] = np.nan
+    labels = 900 + 100 * hertz if kind == "regression" else np.stack([hertz > 3, high], axis=1)
+    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
+
+
+def _rig(path: Path, task: TaskSpec) -> Dataset:
+    return write_dataset(
+        path,
+        name="rig",
+        labels=task,
+        modalities=[
+            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
+            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
+        ],
+        splits={
+            "train": _rig_split(range(8), task.kind),
+            "valid": _rig_split(range(8, 11), task.kind),
+            "test": _rig_split(range(11, 14), task.kind),
+        },
+    )
+
+
+STATES = TaskSpec(kind="multi_label", labels=("fast", "high"))
+SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
+
+
+@pytest.fixture(scope="session")
+def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    """By kind: 14 machines; 64 windows to train on, 24 to validate, 24 to test."""
+    path = tmp_path_factory.mktemp("kinds")
+    return {task.kind: _rig(path / task.kind, task) for task in (STATES, SPEED)}
+
+
 def _network_result(right: Mapping[int, int], windows: Mapping[int, int], valid_score: float) -> NetworkResult:
     total, correct = sum(windows.values()), sum(right.values())
     share = correct / total
     return NetworkResult(
-        scores=Scores(
+        class_scores=Scores(
             accuracy=share,
             balanced_accuracy=share / 2,
             macro_f1=share / 4,
@@ -228,7 +269,7 @@ def fold_result() -> Callable[..., FoldResult]:
         mini_rocket: RivalResult | None = None,
     ) -> FoldResult:
         rival = RivalResult(
-            scores=Scores(accuracy=0.5, balanced_accuracy=0.4, macro_f1=0.3, confusion=((1, 1), (0, 0)))
+            class_scores=Scores(accuracy=0.5, balanced_accuracy=0.4, macro_f1=0.3, confusion=((1, 1), (0, 0)))
         )
         modalities = {
             name: ModalityResult(
@@ -248,8 +289,8 @@ def fold_result() -> Callable[..., FoldResult]:
             groups=9,
             teacher=msgspec.structs.replace(_network_result(teacher, windows, 0.5), parameters=500),
             teacher_subsets=(
-                SubsetAccuracy(modalities=("acc", "gyro"), accuracy=0.75),
-                SubsetAccuracy(modalities=("acc",), accuracy=0.5 * seed),
+                SubsetScore(modalities=("acc", "gyro"), figure=0.75),
+                SubsetScore(modalities=("acc",), figure=0.5 * seed),
             ),
             students=modalities,
         )

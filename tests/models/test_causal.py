@@ -22,13 +22,14 @@ from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student,
 from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.data import Dataset
 from mmkd_models.distill import DistillLearner, EdamTerm, FeatureTerm, LogitTerm, Recipe, RelationTerm, constant
+from mmkd_models.distill_cli import run_distill
 from mmkd_models.networks.causal import CausalEncoder, band_of
 from mmkd_models.networks.causal_front import CausalFront
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_cli import run_distill, run_train
+from mmkd_models.train_cli import run_train
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)

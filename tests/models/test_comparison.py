@@ -132,7 +132,7 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
         assert sum(count.right for count in found.by_group) == round(12 * found.scores.accuracy)
     teacher = read_teacher(teacher_path(out, "tiny")).network()
     assert result.teacher.scores == scores_of(teacher, test, modality=None)
-    assert result.teacher_subsets[0].accuracy == result.teacher.scores.accuracy
+    assert result.teacher_subsets[0].figure == result.teacher.scores.metric("accuracy")
     assert result.windows == {"train": 36, "labelled": 18, "valid": 12, "test": 12}
 
 

@@ -24,7 +24,7 @@ from mmkd_models.cli import evaluate_main
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.missing import (
     MISSING_SHARES,
-    answers_by_missing_share,
+    logits_by_missing_share,
     scores_by_missing_share,
     scores_by_subset,
 )
@@ -264,7 +264,7 @@ def test_a_burst_is_one_span_of_the_length_that_is_said(
     seen: list[np.ndarray] = []
     student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].numpy().copy()))
     windows = machines.everything()
-    answers_by_missing_share(student, windows, modality="acc", seed=0, shares=(0.0, 0.25, 0.9), loss="burst")
+    logits_by_missing_share(student, windows, modality="acc", seed=0, shares=(0.0, 0.25, 0.9), loss="burst")
     whole, quarter, most = seen
     for present, length in ((quarter, 10), (most, 36)):
         starts = set()

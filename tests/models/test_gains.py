@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.fold_result import FoldResult, Spread
-from mmkd_models.gains import gain_points, spread
+from mmkd_models.gains import gain_of_folds, spread
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {10: 8, 11: 4, 12: 20}
@@ -31,6 +32,10 @@ def fold_of(make: MakeFold, seed: int, rights: Sequence[Sequence[int]]) -> FoldR
 
 def folds_of(make: MakeFold, drawn: Sequence[Sequence[Sequence[int]]]) -> list[FoldResult]:
     return [fold_of(make, seed, rights) for seed, rights in enumerate(drawn)]
+
+
+def gain_points(folds: Sequence[FoldResult], names: Sequence[str], *, seed: int = 0) -> tuple[float, float, float]:
+    return gain_of_folds(folds, names, measure_named("accuracy"), seed=seed)
 
 
 def accuracy_points(folds: Sequence[FoldResult], names: Sequence[str]) -> float:
@@ -99,22 +104,22 @@ def test_the_interval_is_that_of_all_ways_to_draw_the_groups(fold_result: MakeFo
 
 def test_one_group_gives_an_interval_of_no_width(fold_result: MakeFold) -> None:
     fold = fold_result(seed=0, windows={7: 20}, teacher={7: 20}, students={"acc": ({7: 15}, {7: 10})})
-    assert gain_points([fold], ("acc",)) == (25.0, 25.0, 25.0)
+    assert gain_points([fold], ("acc",)) == pytest.approx((25.0, 25.0, 25.0))
 
 
 def test_a_group_that_gains_everywhere_and_one_that_does_not_make_a_wide_interval(fold_result: MakeFold) -> None:
     fold = fold_result(
         seed=0, windows={1: 10, 2: 10}, teacher={1: 10, 2: 10}, students={"acc": ({1: 9, 2: 5}, {1: 4, 2: 5})}
     )
-    assert gain_points([fold], ("acc",)) == (25.0, 0.0, 50.0)
+    assert gain_points([fold], ("acc",)) == pytest.approx((25.0, 0.0, 50.0))
 
 
 def test_both_modalities_of_a_group_are_drawn_together(fold_result: MakeFold) -> None:
     # What acc gains gyro loses, in every group: drawn together nothing is left, drawn apart there would be an interval.
     acc, gyro = ({1: 9, 2: 4}, {1: 4, 2: 5}), ({1: 4, 2: 5}, {1: 9, 2: 4})
     fold = fold_result(seed=0, windows={1: 10, 2: 10}, teacher={1: 1, 2: 1}, students={"acc": acc, "gyro": gyro})
-    assert gain_points([fold], NAMES) == (0.0, 0.0, 0.0)
-    assert gain_points([fold], ("acc",)) == (20.0, -10.0, 50.0)
+    assert gain_points([fold], NAMES) == pytest.approx((0.0, 0.0, 0.0), abs=1e-9)
+    assert gain_points([fold], ("acc",)) == pytest.approx((20.0, -10.0, 50.0))
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_a_near_one(fold_result: MakeFold) -> None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
-from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores, window_statistics
+from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged, window_statistics
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MakeWindows = Callable[..., tuple[Windows, Windows]]
@@ -114,14 +115,15 @@ def test_a_window_of_one_sample_has_finite_statistics() -> None:
 
 def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
     train, test = swings()
-    scores = extra_trees_scores(train, test, modality="acc", seed=0)
+    scores = extra_trees_judged(train, test, modality="acc", seed=0).class_scores
+    assert isinstance(scores, Scores)
     assert (scores.accuracy, scores.confusion) == (1.0, ((8, 0), (0, 8)))
 
 
 def test_extra_trees_of_the_same_seed_answer_the_same(swings: MakeWindows) -> None:
     train, test = swings()
     few = train.subset(np.arange(4))
-    assert extra_trees_scores(few, test, modality="acc", seed=3) == extra_trees_scores(
+    assert extra_trees_judged(few, test, modality="acc", seed=3) == extra_trees_judged(
         few, test, modality="acc", seed=3
     )
 
@@ -130,15 +132,15 @@ def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> 
     plain, test = swings()
     mixed, _ = swings(unlabelled=True)
     assert len(mixed) == 2 * len(plain)
-    expected = extra_trees_scores(plain.subset(np.arange(3)), test, modality="acc", seed=0)
+    expected = extra_trees_judged(plain.subset(np.arange(3)), test, modality="acc", seed=0)
     hidden = mixed.with_labels(np.where(np.arange(32) < 3, mixed.labels, -1))
-    assert extra_trees_scores(hidden, test, modality="acc", seed=0) == expected
+    assert extra_trees_judged(hidden, test, modality="acc", seed=0) == expected
 
 
 def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: MakeWindows) -> None:
     train, test = swings(unlabelled=True)
     threads = torch.get_num_threads()
-    assert mini_rocket_scores(train, test, modality="acc", seed=0).accuracy == 1.0
+    assert mini_rocket_judged(train, test, modality="acc", seed=0).scores.accuracy == 1.0
     assert torch.get_num_threads() == threads
     # Other kinds of numba's threads bring a second OpenMP beside torch's, which slows every later training.
     assert numba.threading_layer() == "workqueue"

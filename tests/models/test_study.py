@@ -128,8 +128,8 @@ def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_wind
             network = read_student(folder.of_trial(trial) / "student.ckpt").network()
             test = fold_data(machines, seed=seed, label_share=0.5).test.with_modalities(("acc",))
             expected = scores_of(network, test, modality="acc")
-            assert row.test.balanced_accuracy.per_seed[place] == expected.balanced_accuracy
-            assert row.test.macro_f1.per_seed[place] == expected.macro_f1
+            assert row.test["balanced_accuracy"].per_seed[place] == expected.balanced_accuracy
+            assert row.test["macro_f1"].per_seed[place] == expected.macro_f1
 
 
 def test_gains_are_paired_with_labels_alone(grid: tuple[Path, StudyDocument]) -> None:
@@ -137,7 +137,7 @@ def test_gains_are_paired_with_labels_alone(grid: tuple[Path, StudyDocument]) ->
     alone, taught = document.entries
     assert (alone.method, alone.gain_points, taught.method) == ("none", None, "logit")
     assert taught.gain_points is not None
-    ours, theirs = taught.test.accuracy.per_seed, alone.test.accuracy.per_seed
+    ours, theirs = taught.test["accuracy"].per_seed, alone.test["accuracy"].per_seed
     found = taught.gain_points["accuracy"].per_seed
     assert found == pytest.approx([100 * (our - their) for our, their in zip(ours, theirs, strict=True)])
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkd_models.evaluate.judged import GroupConfusion, Judged, metric_of_confusions
 from mmkd_models.evaluate.metrics import Metric, scores_from_answers
-from mmkd_models.study_folder import GroupConfusion, Judged
-from mmkd_models.study_gains import effects, metric_of_confusions, paired_gain
+from mmkd_models.study_gains import effects, paired_gain
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -19,8 +19,8 @@ def result(answers: dict[int, tuple[list[int], list[int]]], classes: int = 2) ->
     truth = np.array([label for labels, _ in answers.values() for label in labels])
     given_answers = np.array([label for _, labels in answers.values() for label in labels])
     return Judged(
-        scores=scores_from_answers(truth, given_answers, classes),
-        by_group=tuple(
+        class_scores=scores_from_answers(truth, given_answers, classes),
+        confusions=tuple(
             GroupConfusion(
                 group=group,
                 confusion=scores_from_answers(np.array(labels), np.array(said), classes).confusion,

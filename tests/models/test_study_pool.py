@@ -12,9 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mmkd_models.augment import AugmentConfig
+from mmkd_models.evaluate.judged import GroupConfusion, Judged
 from mmkd_models.evaluate.metrics import scores_from_answers
 from mmkd_models.study_document import DatasetFacts, Latency, StudentSize
-from mmkd_models.study_folder import GroupConfusion, Judged
 from mmkd_models.study_methods import shipped_methods
 from mmkd_models.study_page import results_page
 from mmkd_models.study_plan import Candidate, Conditions, Entry, TeacherChoice, Trial
@@ -45,7 +45,7 @@ def judged(right: Mapping[int, int]) -> Judged:
         )
         for group in right
     )
-    return Judged(scores=scores_from_answers(np.array(truth), np.array(answers), 2), by_group=counts)
+    return Judged(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
 
 
 def trial(seed: int, method: str, teacher: str | None, rate: float, score: float, test: Judged | None) -> TrialRecord:
@@ -135,7 +135,7 @@ def results() -> DistillationResults:
 def test_a_row_has_the_rate_that_validates_best_and_its_gain(results: DistillationResults) -> None:
     table = next(one for one in results.tables if (one.dataset, one.modality) == ("rig", "acc"))
     alone, taught = table.students
-    assert (alone.method, alone.learning_rates, alone.test.balanced_accuracy.mean) == ("none", (1e-3, 1e-3), 0.7)
+    assert (alone.method, alone.learning_rates, alone.test["balanced_accuracy"].mean) == ("none", (1e-3, 1e-3), 0.7)
     assert taught.gain_points is not None
     gain = taught.gain_points["balanced_accuracy"]
     # every group gains two of twenty windows, so every draw does

@@ -132,7 +132,7 @@ def test_teachers_together_are_judged_by_their_mean_probabilities(
         )
     expected = scores_from_answers(test.labels, total.argmax(1), 3)
     row = next(row for row in document.teachers if row.name == "acc+gyro:tiny,ensemble=2/gyro:tiny")
-    assert row.test.accuracy.mean == expected.accuracy
+    assert row.test["accuracy"].mean == expected.accuracy
     assert (row.valid_score, row.is_reference, row.modalities) == (None, False, ("acc", "gyro"))
     one = next(row for row in document.teachers if row.name == "acc+gyro:tiny")
     assert row.parameters > 2 * one.parameters

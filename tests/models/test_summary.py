@@ -81,7 +81,7 @@ def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
 
 
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
-    rival = RivalResult(scores=None, reason="aeon is not installed")
+    rival = RivalResult(class_scores=None, reason="aeon is not installed")
     entry = document_of(two_folds(fold_result, mini_rocket=rival), machines)["students"]["acc"]
     assert entry["mini_rocket"] == {
         "accuracy": None,

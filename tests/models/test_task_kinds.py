@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,10 +16,11 @@ from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import read_student, read_teacher, write_student, write_teacher
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.cross_fit import cross_fit
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import Dataset
 from mmkd_models.distill import DistTerm, DkdTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.distill_cli import run_distill
 from mmkd_models.evaluate.label_metrics import average_precision, label_scores
-from mmkd_models.evaluate.rivals import extra_trees_scores, mini_rocket_scores
+from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
 from mmkd_models.evaluate.scores import scores_from_document, scores_from_logits
 from mmkd_models.evaluate.value_metrics import value_scores
 from mmkd_models.evaluate_cli import run_evaluate
@@ -31,52 +31,13 @@ from mmkd_models.predict import logits_of, scores_of
 from mmkd_models.recipe import check_terms
 from mmkd_models.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
 from mmkd_models.train import TrainConfig
-from mmkd_models.train_cli import run_distill, run_train
+from mmkd_models.train_cli import run_train
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)
 TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1, modality_dropout=0.0)
-STATES = TaskSpec(kind="multi_label", labels=("fast", "high"))
-SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
 LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
-
-
-def _split(groups: range, kind: str) -> dict[str, np.ndarray]:
-    """`acc` swings at 1 to 5 Hz, which a speed of 1000 to 1400 rpm tells; `gyro` lies high or low."""
-    rng = np.random.default_rng(groups.start)
-    owners = np.repeat(np.array(groups), 8)
-    hertz, high = rng.uniform(1, 5, len(owners)), np.arange(len(owners)) % 2
-    time = np.arange(40) / 20.0
-    acc = np.sin(2 * np.pi * hertz[:, None, None] * time[None, :, None] + rng.uniform(0, 6, (len(owners), 1, 2)))
-    gyro = (2.0 * high - 1)[:, None, None] + rng.normal(0, 0.5, (len(owners), 20, 1))
-    acc[rng.uniform(size=acc.shape) < 0.05] = np.nan
-    labels = 900 + 100 * hertz if kind == "regression" else np.stack([hertz > 3, high], axis=1)
-    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
-
-
-def _write(path: Path, task: TaskSpec) -> Dataset:
-    return write_dataset(
-        path,
-        name="rig",
-        labels=task,
-        modalities=[
-            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
-            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
-        ],
-        splits={
-            "train": _split(range(8), task.kind),
-            "valid": _split(range(8, 11), task.kind),
-            "test": _split(range(11, 14), task.kind),
-        },
-    )
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
-    """By kind: 64 windows to train on, 24 to validate, 24 to test."""
-    path = tmp_path_factory.mktemp("kinds")
-    return {task.kind: _write(path / task.kind, task) for task in (STATES, SPEED)}
 
 
 def data_of(dataset: Dataset, *, share: float = 1.0) -> TrainingData:
@@ -99,8 +60,8 @@ KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
 # ---- what a batch holds
 
 
-def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(sets):
-    for kind, dataset in sets.items():
+def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(rigs):
+    for kind, dataset in rigs.items():
         train = dataset.split("train")
         batch = BatchSource(train, AugmentConfig(mixup=1.0), batch=16, labelled_share=1.0, seed=0).at(0)
         plain = BatchSource(train, AugmentConfig(mixup=0.0), batch=16, labelled_share=1.0, seed=0).at(0)
@@ -113,8 +74,8 @@ def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(sets):
 
 
 @KINDS
-def test_windows_without_labels_have_targets_of_zero(sets, kind):
-    data = data_of(sets[kind], share=0.2)
+def test_windows_without_labels_have_targets_of_zero(rigs, kind):
+    data = data_of(rigs[kind], share=0.2)
     batch = BatchSource(data.train, AugmentConfig(), batch=32, labelled_share=0.25, seed=0).at(0)
     assert batch.labelled[:8].sum() == 8
     assert 8 <= batch.labelled.sum() < 32
@@ -235,8 +196,8 @@ def test_scores_of_every_kind_survive_a_document():
     truth, logits = np.array([[1, 0], [0, 1]], dtype=np.uint8), np.float32([[1, -1], [-1, 1]])
     for labels, raw, task in (
         (np.array([0, 1]), logits, TaskSpec(labels=("a", "b"))),
-        (truth, logits, STATES),
-        (np.float32([1, 2]), logits[:, :1], SPEED),
+        (truth, logits, TaskSpec(kind="multi_label", labels=("a", "b"))),
+        (np.float32([1, 2]), logits[:, :1], TaskSpec(kind="regression", labels=("t",))),
     ):
         scores = scores_from_logits(labels, raw, task)
         assert scores_from_document(msgspec.to_builtins(scores)) == scores
@@ -246,8 +207,8 @@ def test_scores_of_every_kind_survive_a_document():
 
 
 @KINDS
-def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(sets, tmp_path, kind):
-    dataset, run = sets[kind], run_of(kind)
+def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind):
+    dataset, run = rigs[kind], run_of(kind)
     data = data_of(dataset, share=0.5)
     teacher = self_train(data, train_teacher(data, TEACHER, run), run)
     write_teacher(tmp_path / "teacher.ckpt", teacher)
@@ -269,8 +230,8 @@ def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(set
         np.testing.assert_array_equal(again.carried.labels, dataset.split("valid").labels)
 
 
-def test_a_regression_carries_the_scale_of_the_labels_it_saw(sets):
-    data = data_of(sets["regression"], share=0.5)
+def test_a_regression_carries_the_scale_of_the_labels_it_saw(rigs):
+    data = data_of(rigs["regression"], share=0.5)
     student = train_baseline(data, "acc", STUDENT, run_of("regression"))
     known = data.train.labels[data.train.labelled].astype(np.float64)
     assert len(known) < len(data.train)
@@ -286,9 +247,9 @@ def _of_classes() -> torch.nn.Module:
     return Student(ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40), 2, STUDENT)
 
 
-def test_the_exported_graph_answers_in_the_unit(sets):
+def test_the_exported_graph_answers_in_the_unit(rigs):
     """Untrained, a network answers near the mean of the targets; its first output says how many deviations away."""
-    data = data_of(sets["regression"])
+    data = data_of(rigs["regression"])
     student = train_baseline(data, "acc", STUDENT, run_of("regression")).network()
     values, present = torch.randn(4, 40, 2), torch.ones(4, 40, 2)
     with torch.no_grad():
@@ -299,12 +260,12 @@ def test_the_exported_graph_answers_in_the_unit(sets):
 
 
 @KINDS
-def test_training_learns_what_the_windows_tell(sets, kind):
+def test_training_learns_what_the_windows_tell(rigs, kind):
     """The speed stands in the spectrum of `acc`: more steps than elsewhere, and far above guessing."""
     run = run_of(kind, steps=80)
-    data = data_of(sets[kind])
+    data = data_of(rigs[kind])
     teacher = train_teacher(data, TEACHER, run)
-    test = sets[kind].split("test")
+    test = rigs[kind].split("test")
     scores = scores_of(teacher.network(), test, modality=None)
     # Guessing gives about 0.5 and 0.
     assert scores.metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
@@ -317,9 +278,9 @@ def test_training_learns_what_the_windows_tell(sets, kind):
     assert agreement > 0.7
 
 
-def test_teachers_with_other_scales_teach_in_the_unit(sets, tmp_path):
+def test_teachers_with_other_scales_teach_in_the_unit(rigs, tmp_path):
     """Out-of-fold teachers saw other labels, so each has a scale of its own; together with a plain one they teach."""
-    data, run = data_of(sets["regression"]), run_of("regression")
+    data, run = data_of(rigs["regression"]), run_of("regression")
     teachers = cross_fit(data, TEACHER, run, count=2, self_training=False)
     write_teacher_set(tmp_path / "set.ckpt", teachers)
     teachers = read_teacher_set(tmp_path / "set.ckpt")
@@ -334,29 +295,29 @@ def test_teachers_with_other_scales_teach_in_the_unit(sets, tmp_path):
 
 
 @KINDS
-@pytest.mark.parametrize("rival", [extra_trees_scores, mini_rocket_scores])
-def test_rivals_are_scored_by_the_metrics_of_the_kind(sets, kind, rival):
-    if rival is mini_rocket_scores:
+@pytest.mark.parametrize("rival", [extra_trees_judged, mini_rocket_judged])
+def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival):
+    if rival is mini_rocket_judged:
         pytest.importorskip("aeon")
-    scores = rival(sets[kind].split("train"), sets[kind].split("test"), modality="acc", seed=0)
+    scores = rival(rigs[kind].split("train"), rigs[kind].split("test"), modality="acc", seed=0).scores
     assert scores.metric("mean_average_precision" if kind == "multi_label" else "r2") > 0.5
 
 
 # ---- what is refused
 
 
-def test_a_metric_of_another_kind_is_refused(sets):
+def test_a_metric_of_another_kind_is_refused(rigs):
     run = replace(run_of("regression"), train=TrainConfig(steps=2, batch=8, eval_every=2))
     with pytest.raises(UsageError) as error:
-        train_baseline(data_of(sets["regression"]), "acc", STUDENT, run)
+        train_baseline(data_of(rigs["regression"]), "acc", STUDENT, run)
     assert str(error.value) == (
         "training: metric 'balanced_accuracy': expected one of r2, pearson for a task of the kind regression; choose "
         "one of them"
     )
 
 
-def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(sets):
-    data = data_of(sets["multi_label"])
+def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(rigs):
+    data = data_of(rigs["multi_label"])
     labels = data.train.labels.copy()
     labels[:, 1] = 0
     with pytest.raises(UsageError) as error:
@@ -365,7 +326,7 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(sets
         "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
         "--label-share, or take the label out of the dataset"
     )
-    data = data_of(sets["regression"])
+    data = data_of(rigs["regression"])
     still = data.train.with_labels(np.full(len(data.train), 3.0))
     with pytest.raises(UsageError) as error:
         train_baseline(replace(data, train=still), "acc", STUDENT, run_of("regression"))
@@ -375,8 +336,8 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(sets
     )
 
 
-def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(sets, tmp_path):
-    student = train_baseline(data_of(sets["regression"]), "acc", STUDENT, run_of("regression"))
+def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(rigs, tmp_path):
+    student = train_baseline(data_of(rigs["regression"]), "acc", STUDENT, run_of("regression"))
     assert student.carried is not None
     labels = student.carried.labels.copy()
     labels[3] = np.nan
@@ -391,8 +352,8 @@ def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(sets, tmp_pat
 # ---- commands
 
 
-def test_the_commands_choose_the_metric_of_the_kind_and_show_it(sets, tmp_path, capsys):
-    data, teacher, student = str(sets["regression"].path), str(tmp_path / "t.ckpt"), str(tmp_path / "s.ckpt")
+def test_the_commands_choose_the_metric_of_the_kind_and_show_it(rigs, tmp_path, capsys):
+    data, teacher, student = str(rigs["regression"].path), str(tmp_path / "t.ckpt"), str(tmp_path / "s.ckpt")
     brief = ["--steps", "2", "--batch", "8"]
     with pytest.raises(SystemExit, match="0"):
         run_train(["teacher", data, "-o", teacher, "--preset", "tiny", *brief])
@@ -405,8 +366,8 @@ def test_the_commands_choose_the_metric_of_the_kind_and_show_it(sets, tmp_path, 
     assert str(error.value) == "--metric: expected one of r2, pearson, got 'macro_f1'; choose one of them"
 
 
-def test_evaluate_scores_by_the_kind_and_refuses_what_classes_alone_have(sets, tmp_path, capsys):
-    dataset = sets["regression"]
+def test_evaluate_scores_by_the_kind_and_refuses_what_classes_alone_have(rigs, tmp_path, capsys):
+    dataset = rigs["regression"]
     student = train_baseline(data_of(dataset), "acc", STUDENT, run_of("regression"))
     write_student(tmp_path / "s.ckpt", student)
     arguments = [str(tmp_path / "s.ckpt"), str(dataset.path)]
@@ -421,6 +382,20 @@ def test_evaluate_scores_by_the_kind_and_refuses_what_classes_alone_have(sets, t
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "24 test windows of rig (3 groups)"
     assert shown[1].split() == ["mae,", "rpm", "rmse,", "rpm", "r2", "pearson"]
+    other = replace(student, state={**student.state, "answer.mean": student.state["answer.mean"] + 50})  # 50 rpm more
+    write_student(tmp_path / "other.ckpt", other)
+    with pytest.raises(SystemExit, match="0"):
+        run_evaluate([*arguments, "--against", str(tmp_path / "other.ckpt"), "--json"])
+    gains = msgspec.json.decode(capsys.readouterr().out)["gains"]
+    worse = scores_of(other.network(), test, modality="acc")
+    assert gains["mae"]["gain"] == pytest.approx(worse.metric("mae") - wanted["mae"], rel=1e-4)
+    assert gains["r2"]["gain"] == pytest.approx(wanted["r2"] - worse.metric("r2"), rel=1e-4)
+    assert (gains["mae"]["unit"], gains["mae"]["low"], gains["r2"]["unit"]) == ("rpm", None, "")  # of three groups
+    with pytest.raises(SystemExit, match="0"):
+        run_evaluate([*arguments, "--against", str(tmp_path / "other.ckpt")])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2].split()[0] == "gain"
+    assert shown[-1] == "an interval needs 5 groups or more"
     with pytest.raises(UsageError) as error:
         run_evaluate([*arguments, "--missing"])
     assert str(error.value) == (

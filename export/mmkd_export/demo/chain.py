@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from mmkd_edge import EdgePredictor
+from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.errors import GateError
 from mmkd_edge.files import write_file
 from mmkd_edge.reference import write_reference
@@ -23,10 +24,13 @@ from mmkd_models.comparison import fold_data, teacher_path
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.judged import Judged
 from mmkd_models.fold_result import FoldResult
 from mmkd_models.networks.teacher import Teacher
 
 Say = Callable[[str], None]
+
+_NEAR = 1e-3  # of the largest answer of a regression: what parity allows an FP32 graph, and a little more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +137,48 @@ def _bundle(folder: Path, name: str, *, out: Path, say: Say) -> Path:
 
 
 def _check_runtime(dataset: Dataset, fold: FoldResult, name: str, bundle: Path, test: Windows) -> None:
-    """The runtime must give the accuracy that the training side gave, window by window on the test split."""
-    right = 0
+    """The runtime must answer as the training side did, window by window on the test split."""
+    judged = fold.students[name].student.test
+    agreed = 0
     with TemporaryDirectory() as temporary:
         for part in _parts(test.with_modalities((name,)), name):
             reference = _group_reference(dataset, name, int(part.groups[0]), Path(temporary))
             windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
             with EdgePredictor.open(bundle, reference=reference) as predictor:
-                answers = np.array([prediction.index for prediction in predictor.predict_batch(windows)])
-            right += int((answers == part.labels).sum())
-    expected = sum(count.right for count in fold.students[name].student.by_group)
-    if abs(right - expected) > 1:  # one window may sit on a tie
+                answers = predictor.predict_batch(windows)
+            agreed += _right(answers, part) if judged.answers is msgspec.UNSET else _agreed(answers, part, judged)
+    expected = len(test)
+    if judged.confusions is not msgspec.UNSET:
+        expected = sum(int(np.trace(one.confusion)) for one in judged.confusions)
+    if abs(agreed - expected) > 1:  # one window may sit on a tie
+        what = "right" if judged.answers is msgspec.UNSET else "answered"
         raise GateError(
-            f"{bundle}: runtime on the test split: expected {expected} of {len(test)} windows right as in training, "
-            f"got {right}; the export is wrong, please report it"
+            f"{bundle}: runtime on the test split: expected {expected} of {len(test)} windows {what} as in training, "
+            f"got {agreed}; the export is wrong, please report it"
         )
+
+
+def _right(answers: Sequence[Prediction], part: Windows) -> int:
+    return int((np.array([answer.index for answer in answers]) == part.labels).sum())
+
+
+def _agreed(answers: Sequence[Prediction], part: Windows, judged: Judged) -> int:
+    """How many windows have the labels that training gave them, or its number."""
+    task = part.spec.task
+    _, trained, groups = judged.windows
+    same = np.zeros(len(part), dtype=bool)
+    for group in np.unique(part.groups):
+        rows, expected = np.flatnonzero(part.groups == group), trained[groups == group]
+        if task.kind == "multi_label":
+            on = expected >= np.log(task.on_from / (1 - task.on_from))
+            found = [[label in answers[row].labels for label in task.labels] for row in rows]
+            same[rows] = (np.array(found) == on).all(1)
+        else:
+            low, high = task.range or (-np.inf, np.inf)
+            wanted = np.clip(expected[:, 0], low, high)
+            values = np.array([answers[row].value for row in rows], dtype=np.float64)
+            same[rows] = np.abs(values - wanted) <= _NEAR * max(1e-6, float(np.abs(trained).max()))
+    return int(same.sum())
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:

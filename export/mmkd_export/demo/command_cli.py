@@ -18,13 +18,13 @@ from rich.table import Table
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.spec import TaskSpec
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import library_versions
 from mmkd_models.comparison import Step, choose_teacher, compare_fold
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import (
     BASELINE_LEARNING_RATES,
     RECIPE,
@@ -33,6 +33,8 @@ from mmkd_models.defaults import (
     TEACHER_PRESET,
     TEACHER_TRAIN,
 )
+from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text, with_unit
+from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 from mmkd_models.progress import training_bar
 from mmkd_models.summary import demo_document as comparison_document
@@ -84,7 +86,6 @@ def demo(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: expected a folder, got a file; choose another name")
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
-    require_classification(data.spec, what="mmkd-demo")
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, self_training, steps)
     tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
@@ -96,7 +97,7 @@ def demo(
     if as_json:
         print(_pretty(document))
     else:
-        _show(document, measured)
+        show_demo(document, measured, data.spec.task)
 
 
 def _compare(
@@ -207,10 +208,11 @@ def _config(
     size = preset_named(student, option="--student")
     names = modalities or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    teacher_train, student_train = TEACHER_TRAIN, STUDENT_TRAIN
-    if steps is not None:
-        teacher_train = msgspec.structs.replace(teacher_train, steps=steps)
-        student_train = msgspec.structs.replace(student_train, steps=steps)
+    metric = default_metric(data.spec.task.kind)
+    teacher_train, student_train = (
+        msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)
+        for train in (TEACHER_TRAIN, STUDENT_TRAIN)
+    )
     return ComparisonConfig(
         label_share=label_share,
         modalities=tuple(names),
@@ -247,13 +249,16 @@ def _pretty(document: dict[str, Any]) -> str:
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
 
 
-def _show(document: dict[str, Any], measured: Measured) -> None:
+def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec) -> None:
+    """Prints the table of a demo, three lines of Python that use its student, and the next command."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
-    share = document["label_share"]
+    share, measure = document["label_share"], measures_of(task)[0]
+    counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
     table = Table(
-        title=f"{document['dataset']['name']}: accuracy on people and machines never seen, {share:.0%} labelled"
+        title=f"{document['dataset']['name']}: {measure.words}{counted} on people and machines never seen, "
+        f"{share:.0%} labelled"
     )
     for heading in (
         "sensor",
@@ -270,16 +275,17 @@ def _show(document: dict[str, Any], measured: Measured) -> None:
         gain, gap = entry["gain_points"], entry["gap_recovered"]
         table.add_row(
             name,
-            *(_accuracy(entry[who]) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
-            f"{gain['mean']:+.1f}",
-            f"{gain['low']:+.1f} to {gain['high']:+.1f}",
+            *(_score(entry[who], measure) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
+            gain_text(measure, gain["mean"]),
+            f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
             "-" if gap is None else f"{gap:.0%}",
         )
     console.print(table)
     teacher = document["teacher"]
-    console.print(f"teacher (all sensors) {_accuracy(teacher)}, {teacher['parameters']:,} parameters")
+    console.print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
     mean = document["mean_gain_points"]
-    console.print(f"mean gain {mean['mean']:+.1f} points ({mean['low']:+.1f} to {mean['high']:+.1f})")
+    ends = f"{gain_text(measure, mean['low'])} to {gain_text(measure, mean['high'])}"
+    console.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
     bundle, reference = str(measured.bundle), measured.reference
     opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
     print(
@@ -292,9 +298,6 @@ def _show(document: dict[str, Any], measured: Measured) -> None:
     print(f"wrote {document['report']} and {bundle}; next: mmkd-bench run {shlex.quote(bundle)}{option}")
 
 
-def _accuracy(entry: dict[str, Any]) -> str:
-    accuracy = entry.get("accuracy")
-    if accuracy is None:
-        return "-"
-    std = accuracy["std"]
-    return f"{accuracy['mean']:.3f}" + ("" if std is None else f" ± {std:.3f}")
+def _score(entry: dict[str, Any], measure: Measure) -> str:
+    score = entry.get(measure.name)
+    return "-" if score is None else spread_text(measure, score["mean"], score["std"])

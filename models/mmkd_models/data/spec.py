@@ -99,8 +99,8 @@ def require_classification(spec: DatasetSpec, *, what: str) -> None:
     """Raises UsageError where the dataset is of another task than `what`, a command, takes."""
     if spec.task.kind != "classification":
         raise UsageError(
-            f"{what}: expected a dataset of classes, got {spec.name!r} of the kind {spec.task.kind}, which"
-            " mmkd-data, mmkd-train, mmkd-distill, mmkd-evaluate, mmkd-export and the runtime take; use those"
+            f"{what}: expected a dataset of classes, got {spec.name!r} of the kind {spec.task.kind}, whose figures"
+            " have no mean with those of others; study it by itself with mmkd-study"
         )
 
 

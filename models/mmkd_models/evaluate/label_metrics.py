@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,7 +44,7 @@ class LabelScores(msgspec.Struct, frozen=True, kw_only=True):
         return float(np.sqrt((recall * (1 - recall) / on[on > 0]).sum()) / max(len(recall), 1))
 
 
-def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.float32], *, threshold: float) -> LabelScores:
+def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *, threshold: float) -> LabelScores:
     """Scores logits (N, K) against labels (N, K), 0 or 1; a label is on from the probability `threshold`."""
     on, answers = truth == 1, logits >= math.log(threshold / (1 - threshold))
     counts = np.stack([(on & answers).sum(0), (~on & answers).sum(0), (on & ~answers).sum(0), (~on & ~answers).sum(0)])
@@ -59,7 +60,7 @@ def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.float32], *, thres
     )
 
 
-def average_precision(on: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
+def average_precision(on: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
     """Gives the sum over thresholds of precision times the recall that is gained there; some of `on` (N,) are true.
 
     Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation, equal

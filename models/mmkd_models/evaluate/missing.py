@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.evaluate.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import Change, logits_of
@@ -29,16 +29,16 @@ def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
     return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MOST_SUBSETS]
 
 
-def answers_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], NDArray[np.int64]]:
-    """Gives a teacher's answers, class numbers (N,), with every subset of its modalities, the others absent."""
+def logits_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], NDArray[np.float32]]:
+    """Gives a teacher's logits (N, K) with every subset of its modalities, the others absent."""
     found = {}
     for subset in subsets_of(teacher.names):
         hide = _hiding([name for name in teacher.names if name not in subset])
-        found[subset] = logits_of(teacher, windows, modality=None, change=hide).argmax(1)
+        found[subset] = logits_of(teacher, windows, modality=None, change=hide)
     return found
 
 
-def answers_by_missing_share(
+def logits_by_missing_share(
     network: Student | Teacher,
     windows: Windows,
     *,
@@ -46,8 +46,8 @@ def answers_by_missing_share(
     seed: int,
     shares: Sequence[float] = MISSING_SHARES,
     loss: Loss = "samples",
-) -> dict[float, NDArray[np.int64]]:
-    """Gives answers, class numbers (N,), while that share of the samples (all channels) of every window is missing.
+) -> dict[float, NDArray[np.float32]]:
+    """Gives logits (N, K) while that share of the samples (all channels) of every window is missing.
 
     The same seed hides the same samples, so two networks can be compared window by window.
 
@@ -63,28 +63,31 @@ def answers_by_missing_share(
     for share in shares:
         rng = np.random.default_rng([seed, round(share * 1000), *_STREAMS[loss]])
         change = _thinning(share, rng) if loss == "samples" else _bursting(share, rng)
-        found[share] = logits_of(network, windows, modality=modality, change=change).argmax(1)
+        found[share] = logits_of(network, windows, modality=modality, change=change)
     return found
 
 
-def scores_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], Scores]:
-    """Scores a teacher with every non-empty subset of its modalities, the others absent; at most 31, largest first."""
-    return {subset: _scores(answers, windows) for subset, answers in answers_by_subset(teacher, windows).items()}
+def scores_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], AnyScores]:
+    """Scores a teacher with every non-empty subset of its modalities, the others absent; at most 31, largest first.
+
+    All of the windows are labelled.
+    """
+    return {subset: _scores(logits, windows) for subset, logits in logits_by_subset(teacher, windows).items()}
 
 
 def scores_by_missing_share(
     student: Student, windows: Windows, *, modality: str, seed: int, shares: Sequence[float] = MISSING_SHARES
-) -> dict[float, Scores]:
+) -> dict[float, AnyScores]:
     """Scores a student while each sample (all channels) is missing with the probability `share`.
 
-    The same seed hides the same samples, so two students can be compared pair by pair.
+    The same seed hides the same samples, so two students can be compared pair by pair. All of the windows are labelled.
     """
-    answers = answers_by_missing_share(student, windows, modality=modality, seed=seed, shares=shares)
-    return {share: _scores(given, windows) for share, given in answers.items()}
+    logits = logits_by_missing_share(student, windows, modality=modality, seed=seed, shares=shares)
+    return {share: _scores(given, windows) for share, given in logits.items()}
 
 
-def _scores(answers: NDArray[np.int64], windows: Windows) -> Scores:
-    return scores_from_answers(windows.labels, answers, len(windows.spec.task.labels))
+def _scores(logits: NDArray[np.float32], windows: Windows) -> AnyScores:
+    return scores_from_logits(windows.labels, logits, windows.spec.task)
 
 
 def _hiding(absent: Sequence[str]) -> Change:

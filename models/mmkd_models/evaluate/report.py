@@ -18,7 +18,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Metric, Scores, scores_from_answers
-from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, answers_by_missing_share, answers_by_subset
+from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
 from mmkd_models.evaluate.paired import PairedGain, paired_gain
 from mmkd_models.fits import check_fits
 from mmkd_models.networks.teacher import Teacher
@@ -244,7 +244,7 @@ def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ..
     for one in pair:
         network = one.checkpoint.network()
         assert isinstance(network, Teacher)  # `evaluate` asks for subsets of teachers alone
-        found.append(answers_by_subset(network, narrowed(one, judge.windows)))
+        found.append(logits_by_subset(network, narrowed(one, judge.windows)))
     judged = [(subset, judge.judgement(*given)) for subset, given in _shared(found)]
     return tuple(
         SubsetJudgement(modalities=subset, scores=one.scores, against=one.against, gain=one.gain)
@@ -254,7 +254,7 @@ def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ..
 
 def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJudgement, ...]:
     found = [
-        answers_by_missing_share(
+        logits_by_missing_share(
             one.checkpoint.network(),
             narrowed(one, judge.windows),
             modality=one.modality,
@@ -270,9 +270,9 @@ def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJud
     )
 
 
-def _shared(found: list[dict[Key, Answers]]) -> list[tuple[Key, list[Answers]]]:
+def _shared(found: list[dict[Key, NDArray[np.float32]]]) -> list[tuple[Key, list[Answers]]]:
     """What the first was judged under, with the answers of all that were judged under it as well."""
-    return [(key, [answers[key] for answers in found if key in answers]) for key in found[0]]
+    return [(key, [logits[key].argmax(1) for logits in found if key in logits]) for key in found[0]]
 
 
 @dataclass(frozen=True, kw_only=True)

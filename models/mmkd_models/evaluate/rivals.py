@@ -12,20 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.label_metrics import label_scores
-from mmkd_models.evaluate.metrics import scores_from_answers
-from mmkd_models.evaluate.scores import AnyScores
-from mmkd_models.evaluate.value_metrics import value_scores
+from mmkd_models.evaluate.judged import Judged, judged_on
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
 _TREES = 300
 
 
-def extra_trees_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> AnyScores:
-    """Scores `extra_trees_answers` on the labelled test windows."""
-    judged = _labelled(test)
-    return _scores(judged, extra_trees_answers(train, judged, modality=modality, seed=seed))
+def extra_trees_judged(train: Windows, test: Windows, *, modality: str, seed: int) -> Judged:
+    """Judges `extra_trees_answers` on the labelled test windows."""
+    known = _labelled(test)
+    return judged_on(known, _logits(known, extra_trees_answers(train, known, modality=modality, seed=seed)))
 
 
 def extra_trees_answers(train: Windows, windows: Windows, *, modality: str, seed: int) -> NDArray[Any]:
@@ -43,10 +40,10 @@ def extra_trees_answers(train: Windows, windows: Windows, *, modality: str, seed
     return np.asarray(forest.predict(window_statistics(_window_values(windows, modality))))
 
 
-def mini_rocket_scores(train: Windows, test: Windows, *, modality: str, seed: int) -> AnyScores:
-    """Scores `mini_rocket_answers` on the labelled test windows; errors as there."""
-    judged = _labelled(test)
-    return _scores(judged, mini_rocket_answers(train, judged, modality=modality, seed=seed))
+def mini_rocket_judged(train: Windows, test: Windows, *, modality: str, seed: int) -> Judged:
+    """Judges `mini_rocket_answers` on the labelled test windows; errors as there."""
+    known = _labelled(test)
+    return judged_on(known, _logits(known, mini_rocket_answers(train, known, modality=modality, seed=seed)))
 
 
 def mini_rocket_answers(train: Windows, windows: Windows, *, modality: str, seed: int) -> NDArray[Any]:
@@ -99,15 +96,16 @@ def _rocket_answers(
     return np.asarray(ridge.predict(rocket.transform(asked)))
 
 
-def _scores(judged: Windows, answers: NDArray[Any]) -> AnyScores:
-    """Scores class numbers (N,), of several labels (N, K) numbers near 0 or 1, of a regression (N,) numbers."""
-    task = judged.spec.task
+def _logits(windows: Windows, answers: NDArray[Any]) -> NDArray[np.float64]:
+    """What a network would answer (N, K): from class numbers (N,), shares (N, K) near 0 or 1, or numbers (N,)."""
+    task = windows.spec.task
     if task.kind == "classification":
-        return scores_from_answers(judged.labels, answers.astype(np.int64), len(task.labels))
+        return np.eye(len(task.labels))[answers.astype(np.int64)]
     if task.kind == "regression":
-        return value_scores(judged.labels, answers)
-    shares = np.clip(answers.reshape(len(judged), -1).astype(np.float64), 1e-6, 1 - 1e-6)  # a logit must be finite
-    return label_scores(judged.labels, np.log(shares / (1 - shares)), threshold=task.on_from)
+        return answers.reshape(-1, 1).astype(np.float64)
+    shares = np.clip(answers.reshape(len(windows), -1).astype(np.float64), 1e-6, 1 - 1e-6)  # a logit must be finite
+    logits: NDArray[np.float64] = np.log(shares / (1 - shares))
+    return logits
 
 
 def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:

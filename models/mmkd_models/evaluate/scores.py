@@ -54,7 +54,7 @@ def check_metric(name: str, kind: TaskKind) -> None:
         )
 
 
-def scores_from_logits(labels: Labels, logits: NDArray[np.float32], task: TaskSpec) -> AnyScores:
+def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: TaskSpec) -> AnyScores:
     """Scores logits (N, K) against labels, all known, N > 0; of a regression they are (N, 1) numbers in its unit."""
     match task.kind:
         case "classification":
@@ -63,6 +63,11 @@ def scores_from_logits(labels: Labels, logits: NDArray[np.float32], task: TaskSp
             return label_scores(labels, logits, threshold=task.on_from)
         case "regression":
             return value_scores(labels, logits[:, 0])
+
+
+def figures_in(scores: AnyScores) -> tuple[str, ...]:
+    """Gives the names of the figures in scores, in their order; counts are none."""
+    return tuple(name for name in type(scores).__struct_fields__ if name not in ("confusion", "counts", "windows"))
 
 
 def scores_from_document(document: dict[str, Any]) -> AnyScores:

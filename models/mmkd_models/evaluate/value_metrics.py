@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,7 +44,7 @@ class ValueScores(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * math.sqrt(explained) * (1 - explained) / math.sqrt(self.windows)
 
 
-def value_scores(truth: NDArray[np.float32], answers: NDArray[np.float32]) -> ValueScores:
+def value_scores(truth: NDArray[np.floating[Any]], answers: NDArray[np.floating[Any]]) -> ValueScores:
     """Scores answers (N,) against the truth (N,), N > 0."""
     y, x = truth.astype(np.float64), answers.astype(np.float64)
     squared = float(np.square(x - y).mean())

@@ -93,8 +93,8 @@ class StepStudent(nn.Module):
             state: in the order of `state_shapes`.
 
         Returns:
-            Logits (1, K), probabilities (1, K), or what a regression has for them, and of every state what is new: all of
-            it, or one slot.
+            Logits (1, K), probabilities (1, K), or what a regression has for them, and of every state what is new: all
+            of it, or one slot.
         """
         history, moments, sums, peaks, series, *cache, tokens = state
         behind = slot - self.places - 1.0  # (1, W)

@@ -255,12 +255,12 @@ def test_folds_balance_numbers(write, splits):
 
 def test_what_takes_classes_alone_says_what_takes_the_others(write, levels):
     with pytest.raises(UsageError) as error:
-        require_classification(write(levels, labels=LEVEL).spec, what="mmkd-study")
+        require_classification(write(levels, labels=LEVEL).spec, what="a study of several sets")
     assert str(error.value) == (
-        "mmkd-study: expected a dataset of classes, got 'rig' of the kind regression, which mmkd-data, mmkd-train,"
-        " mmkd-distill, mmkd-evaluate, mmkd-export and the runtime take; use those"
+        "a study of several sets: expected a dataset of classes, got 'rig' of the kind regression, whose figures"
+        " have no mean with those of others; study it by itself with mmkd-study"
     )
-    require_classification(open_dataset(shipped_dataset()).spec, what="mmkd-study")
+    require_classification(open_dataset(shipped_dataset()).spec, what="a study of several sets")
 
 
 @pytest.fixture

@@ -1,0 +1,227 @@
+"""`mmkd-demo` on several labels at once and on numbers: folds, the runtime's answers, the document and the page."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.errors import GateError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
+from mmkd_export.demo.command_cli import show_demo
+from mmkd_models.augment import AugmentConfig
+from mmkd_models.checkpoint import read_student, read_teacher
+from mmkd_models.comparison import compare_fold, fold_data
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.defaults import RECIPE
+from mmkd_models.evaluate.scores import default_metric
+from mmkd_models.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.predict import logits_of
+from mmkd_models.summary import demo_document
+from mmkd_models.train import TrainConfig
+from mmkd_report import render_demo
+
+TASKS = {
+    "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),
+    "regression": TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(900.0, 1500.0)),
+}
+KINDS = pytest.mark.parametrize("kind", list(TASKS))
+TIMES = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
+
+
+def split_of(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
+    """Six windows of each group, too short for MiniRocket: `acc` swings with the speed, `gyro` lies high or low."""
+    rng = np.random.default_rng(groups.start)
+    owners = np.repeat(np.array(groups), 6)
+    hertz, high = rng.uniform(1, 5, len(owners)), np.arange(len(owners)) % 2
+    phase = rng.uniform(0, 1, (len(owners), 1, 2))
+    acc = np.sin(2 * np.pi * hertz[:, None, None] * np.arange(8)[None, :, None] / 10 + phase)
+    gyro = (2.0 * high - 1)[:, None, None] + rng.normal(0, 0.5, (len(owners), 8, 1))
+    labels = 900 + 100 * hertz if kind == "regression" else np.stack([hertz > 3, high], axis=1)
+    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A finished demo of one fold whose latencies were not measured."""
+
+    dataset: Dataset
+    fold: FoldResult
+    out: Path
+    measured: Measured
+    document: dict[str, Any]
+
+
+def instruments() -> Instruments:
+    return Instruments(
+        pair=lambda first, second: PairTimes(first_ms=TIMES, second_ms=TIMES, ratio=1.0, ratios={}),
+        bundle=lambda path, reference: ({"latency_ms": TIMES}, {"cpu": "a test"}),
+    )
+
+
+def compared(kind: str, path: Path) -> Shown:
+    dataset = write_dataset(
+        path / "data",
+        name="rig",
+        labels=TASKS[kind],
+        modalities=[
+            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=8),
+            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=8),
+        ],
+        splits={
+            "train": split_of(range(6), kind),
+            "valid": split_of(range(6, 8), kind),
+            "test": split_of(range(8, 10), kind),
+        },
+    )
+    train = TrainConfig(steps=8, batch=16, eval_every=4, metric=default_metric(TASKS[kind].kind))
+    config = ComparisonConfig(
+        label_share=0.5,
+        modalities=("acc", "gyro") if kind == "multi_label" else ("gyro",),
+        teacher="tiny",
+        student="tiny",
+        self_training=False,
+        teacher_train=train,
+        student_train=train,
+        baseline_learning_rates=(3e-3,),
+        augment=AugmentConfig(),
+        recipe=RECIPE,
+    )
+    fold = compare_fold(dataset, seed=0, config=config, out=fold_folder(path, 0))
+    found = measure(dataset, [fold], instruments(), out=path, say=lambda line: None)
+    document = demo_document(dataset.spec, dataset.sha256, [fold], measured=found.entries)
+    document = json.loads(msgspec.json.encode(document | {"report": "report.html"}))
+    return Shown(dataset=dataset, fold=fold, out=path, measured=found, document=document)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shown]:
+    return {kind: compared(kind, tmp_path_factory.mktemp(kind)) for kind in TASKS}
+
+
+def figure_of(kind: str, truth: NDArray[np.generic], logits: NDArray[np.float32]) -> float:
+    """Macro-F1, or the mean absolute error, by plain loops."""
+    if kind == "regression":
+        return sum(abs(float(answer) - float(value)) for (answer,), value in zip(logits, truth, strict=True)) / len(
+            truth
+        )
+    scores = []
+    for label in range(2):
+        on, said = truth[:, label] == 1, logits[:, label] >= np.log(0.4 / 0.6)
+        right, wrong = int((on & said).sum()), int((on != said).sum())
+        scores += [2 * right / (2 * right + wrong)] if right + wrong else []
+    return sum(scores) / len(scores)
+
+
+@KINDS
+def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown], kind: str) -> None:
+    one, name = shown[kind], "mae" if kind == "regression" else "macro_f1"
+    folder = fold_folder(one.out, 0)
+    test = fold_data(one.dataset, seed=0, label_share=0.5).test
+    gyro = test.with_modalities(("gyro",))
+    students = {who: read_student(folder / "gyro" / f"{who}.ckpt").network() for who in ("baseline", "student")}
+    logits = {who: logits_of(network, gyro, modality="gyro") for who, network in students.items()}
+    expected = {who: figure_of(kind, test.labels, answers) for who, answers in logits.items()}
+    entry = one.document["students"]["gyro"]
+    for who, figure in expected.items():
+        assert entry[who][name]["mean"] == pytest.approx(figure, rel=1e-5)
+        assert entry["missing"][who][0]["mean"] == pytest.approx(figure, rel=1e-5)  # nothing is missing yet
+    scale = -1 if kind == "regression" else 100
+    gain = entry["gain_points"]
+    assert gain["mean"] == pytest.approx(scale * (expected["student"] - expected["baseline"]), rel=1e-3, abs=1e-4)
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    teacher = read_teacher(folder / "teacher-tiny.ckpt").network()
+    whole = figure_of(kind, test.labels, logits_of(teacher, test, modality=None))
+    assert one.document["teacher"][name]["mean"] == pytest.approx(whole, rel=1e-5)
+    assert one.document["teacher"]["missing"][0][name]["mean"] == pytest.approx(whole, rel=1e-5)
+    assert entry["mini_rocket"]["reason"].startswith("MiniRocket refused these windows: ")
+
+
+@KINDS
+def test_a_finished_fold_is_read_and_not_trained_again(shown: dict[str, Shown], kind: str) -> None:
+    one = shown[kind]
+
+    def no_training(step: object) -> None:
+        raise AssertionError(step)
+
+    out = fold_folder(one.out, 0)
+    again = compare_fold(one.dataset, seed=0, config=one.fold.config, out=out, on_step=no_training)
+    assert again == one.fold
+
+
+@KINDS
+def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) -> None:
+    page = render_demo(shown[kind].document)
+    if kind == "regression":
+        wanted = ("MAE, rpm", "Gain, rpm", "mean absolute error", "The number speed", "R²", "in truth speed ")
+        assert "points from distillation" not in page
+    else:
+        wanted = (
+            "Macro-F1, %",
+            "All right, %",
+            "2 labels, each on or off",
+            "Label by label",
+            "points from distillation",
+        )
+        counts = shown[kind].document["students"]["gyro"]["student"]["counts"]
+        assert all(f'<td class="number">{sum(row[0::2])}</td>' in page for row in counts)  # windows in which it was on
+    for text in wanted:
+        assert text in page, text
+    for text in ("Balanced", "classes</", "Accuracy"):
+        assert text not in page, text
+
+
+@KINDS
+def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str) -> None:
+    one, said = shown[kind], io.StringIO()
+    with redirect_stdout(said):
+        show_demo(one.document, one.measured, TASKS[kind])
+    entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
+    if kind == "regression":
+        assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"
+        assert f"{entry['student']['mae']['mean']:.1f}" in said.getvalue()
+        assert any(line.startswith("mean gain ") and " rpm (" in line for line in lines)
+    else:
+        assert lines[0].strip() == "rig: macro-F1 on people and machines never seen, 50% labelled"
+        assert f"{entry['student']['macro_f1']['mean']:.3f}" in said.getvalue()
+        assert any(line.startswith("mean gain ") and " points (" in line for line in lines)
+
+
+@KINDS
+def test_the_bundle_is_of_the_student_that_validates_best(shown: dict[str, Shown], kind: str) -> None:
+    students = shown[kind].document["students"]
+    scores = {name: entry["student"]["valid_score"]["mean"] for name, entry in students.items()}
+    with EdgePredictor.open(shown[kind].measured.bundle) as predictor:
+        assert predictor.task == TASKS[kind]
+        assert scores[predictor.modality.name] == max(scores.values())
+
+
+def test_a_runtime_that_answers_otherwise_than_training_is_an_error(shown: dict[str, Shown], tmp_path: Path) -> None:
+    one = shown["regression"]
+    judged = one.fold.students["gyro"].student.test
+    flipped = tuple(
+        msgspec.structs.replace(part, answers=tuple(tuple(5000 - value for value in row) for row in part.answers))
+        for part in judged.answers or ()
+    )
+    student = msgspec.structs.replace(
+        one.fold.students["gyro"].student, judged=msgspec.structs.replace(judged, answers=flipped)
+    )
+    gyro = msgspec.structs.replace(one.fold.students["gyro"], student=student)
+    fold_folder(tmp_path, 0).symlink_to(fold_folder(one.out, 0))
+    altered = msgspec.structs.replace(one.fold, students={"gyro": gyro})
+    with pytest.raises(GateError) as caught:
+        measure(one.dataset, [altered], instruments(), out=tmp_path, say=lambda line: None)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{tmp_path / 'gyro.edge'}: runtime on the test split: expected 12 of 12 windows answered as in training, got "
+    )
