@@ -64,7 +64,7 @@ def prepare(folder: Path, learning: Sequence[object], preset: Preset) -> None:
         targets = ["onnx", *(target for target, library in libraries.items() if find_spec(library) is not None)]
         options = [option for target in targets for option in ("--target", target)]
         command(folder, "mmkd-export", "student.ckpt", "--precision", "auto", *options)
-    if not (folder / "cache").exists():
+    if not (folder / "cache" / "mmkd-edge" / "profiles").exists():
         command(folder, "mmkd-bench", "tune", "student.edge", "--threads", "1")
     if not (folder / "converted").exists():
         measure(folder, 0.3, 1)
