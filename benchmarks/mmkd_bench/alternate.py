@@ -143,7 +143,7 @@ def _tails_us(lengths_ns: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def take_turns(
-    calls: Sequence[Callable[[], object]], *, duration_s: float, stop: Event
+    calls: Sequence[Callable[[], object]], *, duration_s: float, stop: Event, twice: bool = False
 ) -> tuple[NDArray[np.int64], ...]:
     """Call all of them again and again, each round in the opposite order of the last; at least 20 rounds.
 
@@ -151,6 +151,8 @@ def take_turns(
         calls: what is called; all get the same number of calls.
         duration_s: when to end, between two rounds.
         stop: ends it early, between two rounds.
+        twice: whether each is called once more before the call that is timed: it finds the caches as it left them
+            itself, and not as its neighbour did.
 
     Returns:
         For each the lengths of its calls in ns, (N,).
@@ -163,6 +165,8 @@ def take_turns(
     rounds = 0
     while (rounds < MIN_PAIRS or clock() < end) and not stop.is_set():
         for call, kept in order:
+            if twice:
+                call()
             before = clock()
             call()
             kept.append(clock() - before)

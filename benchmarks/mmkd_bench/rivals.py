@@ -177,12 +177,17 @@ def _absent(name: str, reason: str) -> _Entry:
 
 
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
-    """The largest difference of any output, values of a regression as shares of the largest; inf where one is NaN."""
-    scale = answer_scale(task, np.concatenate([second for _, second in expected]))
+    """The largest difference of any output, values of a regression as shares of the largest; inf where one is NaN.
+
+    Of classes logits alone: probabilities follow from them, in a bundle with a temperature that its checkpoint lacks.
+    """
+    scales = [1.0]
+    if task.kind != "classification":
+        scales.append(answer_scale(task, np.concatenate([second for _, second in expected])))
     differences = [
-        float(np.abs(one - other).max()) / share
+        float(np.abs(one - other).max()) / scale
         for answer, wanted in zip(answers, expected, strict=True)
-        for one, other, share in zip(answer, wanted, (1.0, scale), strict=True)
+        for one, other, scale in zip(answer, wanted, scales, strict=False)
     ]
     return max(differences) if np.isfinite(differences).all() else float("inf")
 
@@ -193,7 +198,7 @@ def _time(entries: Sequence[_Entry], *, repeats: int, duration_s: float, stop: E
     p50_us: list[list[float]] = [[] for _ in calls]
     p99_us: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        lengths = take_turns(calls, duration_s=duration_s / repeats, stop=stop)
+        lengths = take_turns(calls, duration_s=duration_s / repeats, stop=stop, twice=True)
         if stop.is_set():
             break
         for medians, tails, length in zip(p50_us, p99_us, lengths, strict=True):
@@ -312,7 +317,7 @@ def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> _Opened
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     del runner  # an interpreter refuses to run while something else holds it
     values_at, present_at = (int(inputs[name]["index"]) for name in names)
-    answers_at = [int(outputs[name]["index"]) for name in ("logits", "probabilities")]
+    answers_at = [int(outputs[name]["index"]) for name in sorted(outputs)]  # logits, and probabilities or a value
 
     def run(values: Array, present: Array) -> Answers:
         """One invocation of the interpreter."""

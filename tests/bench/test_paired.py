@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_bench.alternate import alternate
+from mmkd_bench.alternate import alternate, take_turns
 from mmkd_bench.paired import measure_overhead, measure_pair
 from mmkd_edge.errors import BackendError, UsageError
 
@@ -23,6 +23,21 @@ def test_calls_alternate_in_both_orders() -> None:
     assert text.count("a") == text.count("b")
     assert len(found.first_p50_us) == 2
     assert found.count >= 40
+
+
+def test_calls_that_are_made_twice_are_timed_the_second_time() -> None:
+    calls: list[str] = []
+
+    def first() -> None:
+        """Slow, unless it was called just before."""
+        if calls[-1:] != ["a"]:
+            time.sleep(0.002)
+        calls.append("a")
+
+    lengths_ns, others_ns = take_turns((first, lambda: calls.append("b")), duration_s=0.001, stop=Event(), twice=True)
+    assert "".join(calls).startswith("aabbbbaaaabb")
+    assert len(lengths_ns) == len(others_ns) == calls.count("a") / 2 >= 20
+    assert float(np.median(lengths_ns)) < 1e6
 
 
 def test_medians_and_differences_are_those_of_the_calls() -> None:

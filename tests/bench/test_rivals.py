@@ -133,6 +133,17 @@ def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Pa
     assert rival.max_abs_error <= outcome.tolerance
 
 
+def test_a_bundle_with_a_temperature_is_held_against_its_checkpoint(
+    student: Path, build_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = onnx_from_student(read_student(student), temperature=2.5)
+    outcome = _outcome(_job(build_bundle(tmp_path / "warm.edge", model=model), student))
+    rival = _rival(outcome, "torch eager")
+    assert rival.reason == ""
+    assert rival.max_abs_error is not None
+    assert rival.max_abs_error <= outcome.tolerance
+
+
 def test_other_weights_are_not_timed(student_bundle: Path, tmp_path: Path) -> None:
     other = _checkpoint(tmp_path / "other.ckpt", seed=1)
     rival = _rival(_outcome(_job(student_bundle, other)), "torch eager")
