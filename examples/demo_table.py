@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HEADER = (
-    "| sensor | model | accuracy, % | balanced accuracy, % | macro-F1, % "
-    "| gain, points (95 % interval) | gap recovered |\n"
-    "|---|---|---|---|---|---|---|"
-)
+import msgspec
+
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.evaluate.measures import Measure, figure_text, gain_text, measures_of, with_unit
+
 MODELS = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
@@ -33,40 +34,51 @@ def main() -> None:
 def section(document: dict[str, Any]) -> str:
     """Give the table of one document, and what stands below it."""
     teacher, students = document["teacher"], document["students"]
-    rows = [row(" + ".join(teacher["modalities"]), f"teacher, {teacher['parameters']:,} parameters", teacher)]
+    classes = measures_of(TaskSpec(labels=tuple(document["dataset"]["labels"])))
+    measures = msgspec.convert(document["measures"], tuple[Measure, ...]) if "measures" in document else classes
+    told = measures[0]
+    head = ["sensor", "model", *(heading(one.words, one.unit) for one in measures)]
+    head += [f"{heading('gain', told.gain_unit)} (95 % interval)", "gap recovered"]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows.append(
+        row(" + ".join(teacher["modalities"]), f"teacher, {teacher['parameters']:,} parameters", teacher, measures)
+    )
     for sensor, found in students.items():
-        rows += [row(sensor, text, found[key]) for key, text in MODELS.items() if key != "student"]
-        gain = f"{points(found['gain_points'])} | {recovered(found['gap_recovered'])}"
-        rows.append(row(sensor, MODELS["student"], found["student"], gain))
+        rows += [row(sensor, text, found[key], measures) for key, text in MODELS.items() if key != "student"]
+        gain = f"{gained(found['gain_points'], told)} | {recovered(found['gap_recovered'])}"
+        rows.append(row(sensor, MODELS["student"], found["student"], measures, gain))
     ratios = "; ".join(
         f"{sensor} {found['parameters_ratio']:.1f} times fewer parameters, "
         f"{found['latency_ratio']:.1f} times lower latency"
         for sensor, found in students.items()
     )
-    mean = (
-        f"Mean gain over the sensors: {points(document['mean_gain_points'])} points. Student against teacher: {ratios}."
-    )
-    return "\n".join([HEADER, *rows, "", mean, *tried(teacher.get("sizes_tried", []))])
+    gain = with_unit(gained(document["mean_gain_points"], told), told.gain_unit)
+    mean = f"Mean gain over the sensors: {gain}. Student against teacher: {ratios}."
+    return "\n".join([*rows, "", mean, *tried(teacher.get("sizes_tried", []))])
 
 
-def row(sensor: str, model: str, found: dict[str, Any], gain: str = " | ") -> str:
+def heading(words: str, unit: str) -> str:
+    """Give the head of a column."""
+    return f"{words}, {unit}" if unit else words
+
+
+def row(sensor: str, model: str, found: dict[str, Any], measures: Sequence[Measure], gain: str = " | ") -> str:
     """Give one row; a rival without scores says why."""
-    keys = ("accuracy", "balanced_accuracy", "macro_f1")
-    if any(found.get(key) is None for key in keys):
-        return f"| {sensor} | {model} | {found['reason']} | | | {gain} |"
-    return f"| {sensor} | {model} | {' | '.join(percent(found[key]) for key in keys)} | {gain} |"
+    if any(found.get(one.name) is None for one in measures):
+        return f"| {sensor} | {model} | {found['reason']} | {'| ' * (len(measures) - 1)}{gain} |"
+    return f"| {sensor} | {model} | {' | '.join(written(found[one.name], one) for one in measures)} | {gain} |"
 
 
-def percent(spread: dict[str, Any]) -> str:
+def written(spread: dict[str, Any], measure: Measure) -> str:
     """Give mean and standard deviation over the seeds, the mean alone where there was one seed."""
-    mean = f"{100 * spread['mean']:.1f}"
-    return mean if spread["std"] is None else f"{mean} ± {100 * spread['std']:.1f}"
+    std = "" if spread["std"] is None else f" ± {figure_text(measure, spread['std'])}"
+    return figure_text(measure, spread["mean"]) + std
 
 
-def points(gain: dict[str, Any]) -> str:
+def gained(gain: dict[str, Any], measure: Measure) -> str:
     """Give a gain with its interval, where there is one."""
-    interval = "" if gain["low"] is None else f" ({gain['low']:+.1f} to {gain['high']:+.1f})"
-    return f"{gain['mean']:+.1f}{interval}"
+    mean, ends = gain_text(measure, gain["mean"]), [gain["low"], gain["high"]]
+    return mean if None in ends else f"{mean} ({' to '.join(gain_text(measure, end) for end in ends)})"
 
 
 def recovered(share: float | None) -> str:
