@@ -20,9 +20,9 @@ from mmkd_models.fold_result import FoldResult, ModalityResult, NetworkResult, R
 from mmkd_models.gains import gain_of_folds, gap_recovered, spread
 
 FORMAT_VERSION = 1
-_GAIN_METHOD = (
-    "mean over seeds of student minus baseline; 95 % interval by resampling whole groups (people, machines, sessions) "
-    "with replacement, the same draw for every sensor"
+_INTERVAL = (
+    "95 % interval by resampling whole groups (people, machines, sessions) with replacement, the same draw for every "
+    "sensor"
 )
 
 
@@ -148,7 +148,8 @@ def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> dict[
 
 def _gain(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> dict[str, Any]:
     mean, low, high = gain_of_folds(folds, modalities, measure)
-    return {"mean": mean, "low": low, "high": high, "method": _GAIN_METHOD}
+    gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
+    return {"mean": mean, "low": low, "high": high, "method": f"mean over seeds of {gained}; {_INTERVAL}"}
 
 
 def _subsets(folds: Sequence[FoldResult], measure: Measure) -> list[dict[str, Any]]:

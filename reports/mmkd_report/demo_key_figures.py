@@ -53,7 +53,7 @@ def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
     tail = f" · interval {span}" if span != NOTHING else ""
     where = f", mean over {len(demo.students)} sensors" if several else ""
     counted = f"{measure.gain_unit} " if measure.gain_unit else ""
-    better = "less error " if measure.lower_is_better else ""
+    better = "off the error " if measure.lower_is_better else ""
     yield KeyFigure(figure=difference(gain.mean, measure), caption=f"{counted}{better}from distillation{where}{tail}")
 
 
