@@ -18,13 +18,15 @@ from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student,
 from mmkd_models.comparison import RESULT_FILE, FoldData, fold_data, teacher_path
 from mmkd_models.config import student_config
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.evaluate.judged import Judged, judged_on
+from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import FoldResult
 from mmkd_models.jobs import Run, distil
 from mmkd_models.predict import logits_of
-from mmkd_models.study_folder import Judged, judged_on
 from mmkd_models.study_gains import paired_gain
-from mmkd_models.study_table import METRICS
+
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def causal_student(folder: Path, modality: str, fold: FoldResult, data: FoldData
 
 def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Judged:
     """Give the student's answers to the fold's test windows."""
-    return judged_on(data.test, logits_of(student.network(), data.test, modality=modality).argmax(1))
+    return judged_on(data.test, logits_of(student.network(), data.test, modality=modality))
 
 
 def row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Judged, Judged]) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import BundleError, CheckpointError, UsageError
 from mmkd_edge.golden import Golden
-from mmkd_edge.manifest import REPORT_FILE, BatchRange, ModelEntry, Precision, Streaming
+from mmkd_edge.manifest import REPORT_FILE, Artifact, BatchRange, ModelEntry, Precision, Streaming
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored
 from mmkd_export.confidence import fit_temperature
@@ -35,7 +35,7 @@ from mmkd_export.parity import (
     with_missing_samples,
 )
 from mmkd_export.plan import ExportPlan, only_student
-from mmkd_export.report import ExportReport, StudentFacts, WindowFacts, decode_report
+from mmkd_export.report import ExportReport, StepReport, StudentFacts, WindowFacts, decode_report
 from mmkd_export.step import StepGraph, step_from_checkpoint, stored_step
 from mmkd_export.windows import (
     RealWindows,
@@ -200,11 +200,18 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
         ),
         streaming=entry.streaming,
         steps=tuple(
-            stored_step(model, artifact, entry.streaming, step, evidence)
-            for model, artifact, step in zip(step_models, step_files, report.steps, strict=True)
+            stored_step(model, artifact, entry.streaming, _step_report(report, artifact), evidence)
+            for model, artifact in zip(step_models, step_files, strict=True)
             if entry.streaming is not None
         ),
     )
+
+
+def _step_report(report: ExportReport, artifact: Artifact) -> StepReport:
+    found = next((step for step in report.steps if step.file == artifact.file), None)
+    if found is None:
+        raise BundleError(f"report.json: expected a report of {artifact.file}, got none; export the checkpoint again")
+    return found
 
 
 def _kept_litert(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate, plan: ExportPlan) -> JudgedArtifact:

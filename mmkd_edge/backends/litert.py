@@ -92,6 +92,7 @@ class LitertBackend:
             raise BackendError("backend 'litert' is closed; open it again")
         try:
             instance = self._taken(idle)
+            instance.memory = None  # its states are overwritten
             self._fill(instance, feeds)
             interpreter = instance.interpreter
             interpreter.invoke()
@@ -117,6 +118,7 @@ class LitertBackend:
         instance = self._taken(idle)
         interpreter, places = instance.interpreter, self._places
         there = instance.memory is memory and instance.step == memory.step
+        instance.held.clear()  # what `run` left there is overwritten
         for name in memory.given if there else memory.inputs:
             interpreter.set_tensor(places[name], memory.inputs[name])
         interpreter.invoke()

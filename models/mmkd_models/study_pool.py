@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.errors import UsageError
 from mmkd_models.comparison import NEAR_BEST
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.metrics import Metric
@@ -160,7 +161,14 @@ class _Tested:
 
 
 def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
-    """Gives the tables and pooled figures of all results; `found` must not be empty."""
+    """Gives the tables and pooled figures of all results of classes; errors in units of their own have no mean.
+
+    Raises:
+        UsageError: there is no result of classes.
+    """
+    found = [one for one in found if one.dataset.kind is msgspec.UNSET]
+    if not found:
+        raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
     groups: dict[tuple[str, str, float], list[SeedResults]] = {}
     for one in found:
         key = (one.dataset.name, one.conditions.modality, one.conditions.label_share)

@@ -242,12 +242,15 @@ def _advance(
 
 
 def _share_teachers(out: Path, shared: Path) -> None:
-    """Lets the sensor's study find what another sensor's has taught; names follow from all that decides them."""
+    """Lets the sensor's study find what another sensor's has taught; names follow from all that decides them.
+
+    The links are relative, so that they hold where the build folder is moved or copied.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for name in (TEACHERS_FOLDER, ANSWERS_FOLDER):
         (shared / name).mkdir(parents=True, exist_ok=True)
         if not (out / name).exists():
-            (out / name).symlink_to((shared / name).resolve(), target_is_directory=True)
+            (out / name).symlink_to(Path("..") / shared.name / name, target_is_directory=True)
 
 
 def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:

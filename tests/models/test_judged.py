@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.judged import Judged, drawn_figures, judged_on
@@ -150,3 +151,14 @@ def test_pages_of_classes_call_figures_as_the_training_side_does() -> None:
     ours = measures_of(TaskSpec(labels=("a", "b")))
     assert [msgspec.to_builtins(measure) for measure in ours] == [msgspec.to_builtins(one) for one in OF_CLASSES]
     assert set(Measure.__struct_fields__) == set(type(OF_CLASSES[0]).__struct_fields__)
+
+
+@KINDS
+def test_answers_that_are_not_finite_are_refused(rigs: dict[str, Dataset], kind: str) -> None:
+    test = rigs[kind].split("test")
+    logits = answers_of(rigs[kind], 0) * np.nan
+    with pytest.raises(MmkdError) as caught:
+        judged_on(test, logits)
+    assert str(caught.value) == (
+        "test windows: expected finite answers, got others; train again with a smaller learning rate"
+    )

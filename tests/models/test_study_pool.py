@@ -6,11 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.evaluate.judged import GroupConfusion, Judged
 from mmkd_models.evaluate.metrics import scores_from_answers
@@ -163,6 +165,15 @@ def test_the_smallest_teacher_near_the_best_is_the_reference(results: Distillati
         ("acc+gyro:tiny", True),
     ]
     assert table.fewer_parameters == 4.0
+
+
+def test_results_without_classes_have_no_part_in_it() -> None:
+    found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
+    other = msgspec.structs.replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
+    assert pooled_results([other, found], {}) == pooled_results([found], {})
+    with pytest.raises(UsageError) as caught:
+        pooled_results([other], {})
+    assert str(caught.value) == ("results: expected some of a task with classes, got none; run a study of one first")
 
 
 def test_an_interval_of_few_groups_is_not_shown() -> None:

@@ -120,6 +120,9 @@ def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) 
     assert list(teachers[0].values()) == [1]
     few = [one for one in read_seeds(tmp_path / "results") if one.conditions.label_share < 1]
     assert few[0].teachers[0].test == few[1].teachers[0].test
+    moved = build.rename(tmp_path / "moved")
+    assert run_stages(plan, build=moved, results=tmp_path / "results", budget_hours=None)
+    assert cases.starts(moved / f"{machines.spec.name}-acc-10") == starts[0]
 
 
 def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from mmkd_models.networks.teacher import Teacher
 
 Say = Callable[[str], None]
 
-_NEAR = 1e-3  # of the largest answer of a regression: what parity allows an FP32 graph, and a little more
+_NEAR = 1e-3  # of the spread of a regression's targets: what parity allows an FP32 graph, and a little more
+_ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,7 @@ def _agreed(answers: Sequence[Prediction], part: Windows, judged: Judged) -> int
             low, high = task.range or (-np.inf, np.inf)
             wanted = np.clip(expected[:, 0], low, high)
             values = np.array([answers[row].value for row in rows], dtype=np.float64)
-            same[rows] = np.abs(values - wanted) <= _NEAR * max(1e-6, float(np.abs(trained).max()))
+            same[rows] = np.abs(values - wanted) <= _NEAR * float(part.labels.std()) + _ROUNDING * np.abs(wanted)
     return int(same.sum())
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.metrics import Scores, scores_from_answers
@@ -95,8 +96,13 @@ def judged_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Judged:
     """Scores logits (N, K) to the test windows, all of them labelled, altogether and by group.
 
     Of classes only their order counts: probabilities do as well.
+
+    Raises:
+        MmkdError: an answer is not finite.
     """
     task, names = test.spec.task, np.unique(test.groups)
+    if not np.isfinite(logits).all():
+        raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
     if task.kind != "classification":
         return Judged(task=task, answers=tuple(_group_answers(test, logits, int(group)) for group in names))
     answers, classes = logits.argmax(1), len(task.labels)
@@ -144,7 +150,8 @@ def drawn_figures(
             counts[groups.index(one.group)] = one.confusion
         return metric_of_confusions(np.tensordot(weights, counts, axes=1), metric)
     truth, answers, group = judged.windows
-    owner = np.array([groups.index(one) for one in group])
+    place = {name: number for number, name in enumerate(groups)}
+    owner = np.array([place[int(one)] for one in group])
     drawn = weights.astype(np.float64)
     task = judged.task
     assert task is not msgspec.UNSET  # there are answers
