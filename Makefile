@@ -30,8 +30,10 @@ FOLDS ?= 5
 study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes docs/results/distillation.md
 	$(BIN)/python examples/distillation_study.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency
 
+# Whole files go to a process each, so that what they share is made once; every process keeps to one thread.
+PROCESSES ?= 2
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-all: $(READY)  ## also the slow tests and those that need a package registry, TensorRT-RTX or LiteRT
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt,trt-rtx,litert-export]'
