@@ -83,7 +83,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         shape: (T, C) of a window.
         present: what `prepare` gives beside a window that misses nothing.
         sure_below: a sum of squares below which a window misses nothing; see `preprocess.sure_below`.
-        plain_below: the same, where its answers need neither a refusal nor a label set; else 0.
+        plain_below: the same, where its answers are classes and need neither a refusal nor a label set; else 0.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
     """
 
@@ -281,7 +281,7 @@ def engine_of(
         shape=entry.modality.shape,
         present=all_present(entry.modality.shape),
         sure_below=below,
-        plain_below=0.0 if refusal or least is not None else below,
+        plain_below=below if entry.task.kind == "classification" and not refusal and least is None else 0.0,
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # `missing_share`.
 DEGRADED_SHARE = 0.1
 # Rounding of a softmax in float16 over many classes stays well within.
-_SUM_TOLERANCE = 0.01
+SUM_TOLERANCE = 0.01
 
 
 # A Struct, though it is never read from a file: it is built five times faster than a frozen dataclass.
@@ -55,9 +55,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     index: int
     probability: float
     probabilities: NDArray[np.float32]
-    status: Status
-    reason: str
-    missing_share: float
+    status: Status = "ok"
+    reason: str = ""
+    missing_share: float = 0.0
     modality: str
     input_age_s: float | None = None
     labels: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ def interpret(
             input_age_s=input_age_s,
         )
     # NaN and infinities fail the comparison of the sum.
-    sound = abs(sum(shares) - 1) <= _SUM_TOLERANCE and min(shares) >= 0
+    sound = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0
     if not sound and (fault is None or fault.status != "invalid"):
         fault = Fault(status="invalid", reason="the model's answer is not a distribution")
     if fault is not None and fault.status == "invalid":

@@ -6,7 +6,7 @@ Owns how faults, ages and deadlines become a prediction. Runs no engine and keep
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -111,15 +111,28 @@ def unanswered(engine: Engine, terms: Terms | None, fault: Fault) -> Prediction:
     return no_answer(fault, modality=engine.modality, task=engine.task, input_age_s=known.input_age_s)
 
 
-def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
-    """The answer of a student that is not the first: it says for whom it stands in."""
+def first_living(asked: Iterable[Prediction]) -> Prediction:
+    """Asks one student after the other until one's modality lives; says for whom it stands in, or why none does."""
+    silent: list[Prediction] = []
+    for prediction in asked:
+        if prediction.index >= 0 or prediction.status == "stale":
+            return _standing_in(silent, prediction)
+        silent.append(prediction)
+    return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)))
+
+
+def _standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
     if not silent:
         return prediction
-    before = "; ".join(f"{p.modality}: {p.reason}" for p in silent)
-    fault = Fault(status="degraded", reason=f"{prediction.modality!r} answers in place of {before}")
+    reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
+    fault = Fault(status="degraded", reason=reason)
     if prediction.status != "ok":
         fault = worse(fault, Fault(status=prediction.status, reason=prediction.reason)) or fault
     return msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
+
+
+def _why(prediction: Prediction) -> str:
+    return f"{prediction.modality}: {prediction.reason}"
 
 
 def withheld(prediction: Prediction) -> Prediction:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_edge import BackendError, ModalitySpec, TaskSpec, interpret
+from mmkd_edge import BackendError, ModalitySpec, Prediction, TaskSpec, interpret
 from mmkd_edge.postprocess import DEGRADED_SHARE
+from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)
 TASK = TaskSpec(labels=("rest", "raise", "turn"))
@@ -115,6 +118,21 @@ def test_any_softmax_is_a_distribution(logits: list[float], half: bool) -> None:
     assert prediction.status == "ok"
     assert prediction.index == int(answer.argmax())
     assert prediction.label == f"class {prediction.index}"
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    answer=st.one_of(
+        st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3),
+        st.sampled_from([(0.2, 0.4, 0.4), (1.0, 0.0, 0.0), (1.5, -0.25, -0.25), (np.nan, 0.5, 0.5), (np.inf, 0, 0)]),
+    )
+)
+def test_a_plain_window_is_answered_as_the_written_steps_answer(answer: Sequence[float]) -> None:
+    window = np.ones(ACC.shape, dtype=np.float32)
+    plain = fake_predictor(answer, modality=ACC, labels=TASK).predict(window)
+    written = interpret(shares(*answer), presence(), modality=ACC, task=TASK)
+    for name in Prediction.__struct_fields__:
+        np.testing.assert_array_equal(getattr(plain, name), getattr(written, name), strict=True)
 
 
 def test_predictions_cannot_be_changed_and_differ_by_identity() -> None:
