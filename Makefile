@@ -23,7 +23,8 @@ setup: $(READY)  ## make .venv with everything a developer needs
 demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordings; writes demo/report.html
 	$(BIN)/mmkd-demo --out demo
 
-# A set and a student's sensor each; sets of your own beside the shipped one: make study STUDY_SETS="mydata:imu other:acc"
+# A set and a student's sensor each, with a teacher of another size than small where it is named; sets of your own
+# beside the shipped one: make study STUDY_SETS="mydata:imu other:acc:tiny"
 STUDY_SETS ?= models/mmkd_models/data/watch_exercises:gyro
 BUDGET_HOURS ?= 2
 FOLDS ?= 5

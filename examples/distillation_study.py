@@ -17,7 +17,7 @@ from mmkd_models.study_page import results_page
 from mmkd_models.study_pool import pooled_results
 from mmkd_models.study_progress import study_view
 from mmkd_models.study_results import read_seeds, read_sizes
-from mmkd_models.study_stages import Plan, Portion, measure_sizes, run_stages
+from mmkd_models.study_stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text
 
 LATENCY_S = 4.0
 
@@ -25,7 +25,12 @@ LATENCY_S = 4.0
 def main() -> None:
     """Train what is missing within the budget, then write the page and its JSON from all results there are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", metavar="DIR:MODALITY", help="dataset directory and the student's sensor")
+    parser.add_argument(
+        "sets",
+        nargs="*",
+        metavar="DIR:MODALITY[:TEACHER]",
+        help="dataset directory, the student's sensor, and the teacher's size (small)",
+    )
     parser.add_argument("--budget-hours", type=float, help="begin no training after this time")
     parser.add_argument("--folds", type=int, default=5, help="of every set in stage 2")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time")
@@ -44,7 +49,7 @@ def main() -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Go through the stages, and say on stderr what is at hand."""
     plan = Plan(
-        sets=tuple((path, modality) for path, _, modality in (one.rpartition(":") for one in arguments.sets)),
+        sets=tuple(map(sensor_from_text, arguments.sets)),
         seeds=arguments.folds,
         workers=arguments.workers,
         steps=arguments.steps,
@@ -53,7 +58,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     def tell(portion: Portion) -> None:
         share = f"{portion.label_share:.0%} labelled, {portion.seeds} folds"
-        sys.stderr.write(f"{portion.path} {portion.modality}, {share}: {', '.join(portion.methods)}\n")
+        sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {share}: {', '.join(portion.methods)}\n")
 
     with study_view() as show:
         done = run_stages(

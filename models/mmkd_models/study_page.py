@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_models.defaults import TEACHER_PRESET
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
 from mmkd_models.study_document import ScoreTable
 from mmkd_models.study_gains import PairedGain
 from mmkd_models.study_plan import NONE
-from mmkd_models.study_pool import DistillationResults, MethodRow, ModelRow, PooledRow, SensorTable
+from mmkd_models.study_pool import ALL_MODALITIES, DistillationResults, MethodRow, ModelRow, PooledRow, SensorTable
 
-USUAL_PAIR = f"all:{TEACHER_PRESET}"
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _SENSOR_HEAD = (
     "| model | folds | accuracy, % | balanced accuracy, % | macro-F1, % | gain, points (95 % interval) "
@@ -53,7 +51,7 @@ def _pooled(results: DistillationResults, share: float) -> Iterator[str]:
 
 
 def _pooled_row(row: PooledRow) -> str:
-    name = row.method if row.pair == USUAL_PAIR else f"{row.method}, {row.pair}"
+    name = row.method if row.pair == ALL_MODALITIES else f"{row.method}, {row.pair}"
     interval = f"{row.gain:+.1f}" + ("" if row.low is None else f" ({row.low:+.1f} to {row.high:+.1f})")
     return (
         f"| {name} | {len(row.sets)} | {row.folds} | {interval} | {row.valid_gain:+.1f} "
@@ -70,14 +68,17 @@ def _sensor(table: SensorTable, results: DistillationResults) -> Iterator[str]:
     yield "|---" * 9 + "|"
     yield from (_model_row(row) for row in table.teachers)
     yield from (_model_row(row) for row in table.rivals)
-    yield from (_method_row(row, results.metric) for row in table.students)
+    pairs = {row.pair for row in table.students if row.pair is not None}
+    yield from (_method_row(row, results.metric, with_pair=len(pairs) > 1) for row in table.students)
     yield ""
     yield from _notes(table)
     yield ""
 
 
 def _notes(table: SensorTable) -> Iterator[str]:
-    yield f"Coverage: folds {', '.join(map(str, table.seeds))}; {table.trainings} trainings."
+    taught = dict.fromkeys(row.teacher for row in table.students if row.teacher is not None)
+    by = f" Teaching: {', '.join(taught)}." if taught else ""
+    yield f"Coverage: folds {', '.join(map(str, table.seeds))}; {table.trainings} trainings.{by}"
     reference = next((row for row in table.teachers if row.is_reference), None)
     sizes = [row for row in table.teachers if row.valid_score is not None]
     if reference is None or table.fewer_parameters is None:
@@ -105,10 +106,8 @@ def _model_row(row: ModelRow) -> str:
     return f"| {name} | {len(row.seeds)} | {_scores(row.test)} | | | | {size} |"
 
 
-def _method_row(row: MethodRow, metric: str) -> str:
-    how = (
-        "labels alone" if row.method == NONE else row.method if row.pair == USUAL_PAIR else f"{row.method}, {row.pair}"
-    )
+def _method_row(row: MethodRow, metric: str, *, with_pair: bool) -> str:
+    how = "labels alone" if row.method == NONE else f"{row.method}, {row.pair}" if with_pair else row.method
     gain = "" if row.gain_points is None else _gain(row.gain_points[metric], row.groups)
     trees = "" if row.over_extra_trees is None else _gain(row.over_extra_trees[metric], row.groups)
     gap = "" if row.gap_recovered is None else f"{row.gap_recovered:.0%}"

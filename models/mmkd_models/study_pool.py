@@ -6,9 +6,10 @@ Validation has chosen the learning rates; nothing here chooses by a test.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.comparison import NEAR_BEST
+from mmkd_models.config import Preset
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
@@ -28,8 +30,10 @@ from mmkd_models.study_results import SeedResults, SizeResults
 from mmkd_models.study_table import score_table
 
 FORMAT_VERSION = 1
+ALL_MODALITIES = "all"
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _LEAST_GAP = 0.01
+_SIZE = re.compile(":" + "|:".join(get_args(Preset)))
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,7 +114,7 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         student: size.
         method: its name.
-        pair: its teacher, with `all` for all modalities of a set.
+        pair: its teacher's modalities, `all` where it has all of a set, and how it was made; of any size.
         label_share: of the labels.
         sets: names; sensors of a set count as their mean.
         folds: seeds, summed over sensors.
@@ -330,7 +334,7 @@ def _method_row(
         student=entry.student,
         method=entry.method,
         teacher=entry.teacher,
-        pair=None if entry.teacher is None else entry.teacher.replace("+".join(modalities), "all"),
+        pair=None if entry.teacher is None else entry.teacher.replace("+".join(modalities), ALL_MODALITIES),
         seeds=seeds,
         groups=len({group.group for seed in seeds for group in one.tests[seed].by_group}),
         learning_rates=tuple(one.rates[seed] for seed in seeds),
@@ -369,13 +373,27 @@ def _pooled(
     tables: Sequence[SensorTable], tested: Sequence[Mapping[Entry, _Tested]], metric: Metric
 ) -> tuple[PooledRow, ...]:
     keys = dict.fromkeys(
-        (row.student, row.method, row.pair or "", table.label_share)
+        (row.student, row.method, _of_any_size(row), table.label_share)
         for table in tables
         for row in table.students
         if row.gain_points is not None
     )
     rows = [_pooled_row(key, tables, tested, metric) for key in keys]
     return tuple(sorted(rows, key=lambda row: (-row.label_share, -len(row.sets), -row.gain)))
+
+
+def _of_any_size(row: MethodRow) -> str:
+    return _SIZE.sub("", row.pair or "")
+
+
+def _row_of(key: tuple[str, str, str, float], table: SensorTable) -> MethodRow | None:
+    """Gives the table's row; where teachers of several sizes taught, that of the student that validates best."""
+    rows = [
+        row
+        for row in table.students
+        if (row.student, row.method, _of_any_size(row), table.label_share) == key and row.gain_points is not None
+    ]
+    return max(rows, key=lambda row: row.valid_gain_points or 0.0, default=None)
 
 
 def _pooled_row(
@@ -387,14 +405,15 @@ def _pooled_row(
     student, method, pair, label_share = key
     found: dict[str, list[tuple[str, MethodRow, NDArray[np.float64]]]] = {}
     for table, entries in zip(tables, tested, strict=True):
-        for row in table.students:
-            if (row.student, row.method, row.pair or "", table.label_share) == key and row.gain_points is not None:
-                entry = msgspec.convert({"student": student, "method": method, "teacher": row.teacher}, Entry)
-                alone = _alone(entries, entry)
-                assert alone is not None  # a gain has something to be over
-                ours, theirs = ([one.tests[seed] for seed in row.seeds] for one in (entries[entry], alone))
-                draws = gain_draws(ours, theirs, metric)
-                found.setdefault(table.dataset, []).append((f"{table.dataset} {table.modality}", row, draws))
+        row = _row_of(key, table)
+        if row is None:
+            continue
+        entry = msgspec.convert({"student": student, "method": method, "teacher": row.teacher}, Entry)
+        alone = _alone(entries, entry)
+        assert alone is not None  # a gain has something to be over
+        ours, theirs = ([one.tests[seed] for seed in row.seeds] for one in (entries[entry], alone))
+        draws = gain_draws(ours, theirs, metric)
+        found.setdefault(table.dataset, []).append((f"{table.dataset} {table.modality}", row, draws))
     everything = [one for sensors in found.values() for one in sensors]
     drawn = np.nanmean([np.nanmean([draws for _, _, draws in sensors], axis=0) for sensors in found.values()], axis=0)
     low, high = np.nanquantile(drawn, [0.025, 0.975])

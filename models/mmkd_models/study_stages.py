@@ -12,19 +12,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.comparison import ANSWERS_FOLDER
+from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.study import StudyOptions, prepare_study, run_study
 from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_plan import NONE, TEACHERS_FOLDER, Conditions, Method, Space, TeacherChoice
-from mmkd_models.study_pool import pooled_results
+from mmkd_models.study_plan import NONE, TEACHERS_FOLDER, Conditions, Method, Space
+from mmkd_models.study_pool import ALL_MODALITIES, pooled_results
 from mmkd_models.study_progress import Snapshot
 from mmkd_models.study_results import SeedResults, SizeResults, read_seeds, size_file, write_lines
 from mmkd_models.study_rivals import RIVALS
@@ -38,24 +40,41 @@ _FIRST_SETS = 2
 _OUTPUTS = "logit"
 
 
+class Sensor(msgspec.Struct, frozen=True):
+    """A dataset directory, the student's modality, and the size of the teacher of all modalities."""
+
+    path: str
+    modality: str
+    teacher: Preset = TEACHER_PRESET
+
+
+def sensor_from_text(text: str) -> Sensor:
+    """Gives the sensor of `DIR:MODALITY` or `DIR:MODALITY:SIZE`."""
+    first, _, last = text.rpartition(":")
+    if ":" in first and last in get_args(Preset):
+        path, _, modality = first.rpartition(":")
+        return Sensor(path, modality, preset_named(last, option=text))
+    return Sensor(first, last)
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How far the stages go.
 
     Attributes:
-        sets: dataset directory and the student's modality.
+        sets: the sensors; the first two are those of stages 1 and 3.
         first_seeds: of stages 1 and 3.
         seeds: of stage 2.
         best: how many recipes stage 2 takes, beside labels alone and outputs.
         first_methods: of stage 1.
         further_methods: of stage 3; None for all others.
-        further_teachers: beside the usual one; each teaches by outputs in stage 3.
-        compared: teacher sizes that teach nobody in stage 3, for the rule of the smallest near the best.
+        further_teachers: how else a sensor's teacher is made in stage 3, where each teaches by outputs.
+        compared: sizes of teachers that teach nobody in stage 3, for the rule of the smallest near the best.
         steps: of students; None for the usual number.
         teacher_steps: of teachers; None for the usual number.
         workers: trainings at a time.
     """
 
-    sets: tuple[tuple[str, str], ...]
+    sets: tuple[Sensor, ...]
     first_seeds: int = 2
     seeds: int = 5
     best: int = 2
@@ -72,23 +91,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         "logit+relation@last",
     )
     further_methods: tuple[str, ...] | None = None
-    further_teachers: tuple[str, ...] = ("small,out-of-fold=3", "small,ensemble=2")
-    compared: tuple[str, ...] = ("tiny",)
+    further_teachers: tuple[str, ...] = ("out-of-fold=3", "ensemble=2")
+    compared: tuple[Preset, ...] = ("tiny", "small")
     steps: int | None = None
     teacher_steps: int | None = None
     workers: int = 1
 
 
 class Portion(msgspec.Struct, frozen=True, kw_only=True):
-    """One grid: a sensor, a share of labels, seeds from 0, methods, teachers, and teachers to compare."""
+    """One grid: a sensor, a share of labels, seeds from 0, methods, how teachers are made, and sizes to compare."""
 
-    path: str
-    modality: str
+    sensor: Sensor
     label_share: float
     seeds: int
     methods: tuple[str, ...]
-    teachers: tuple[str, ...] = (TEACHER_PRESET,)
-    compared: tuple[str, ...] = ()
+    made: str = ""
+    compared: tuple[Preset, ...] = ()
 
 
 def first_stage(plan: Plan) -> tuple[Portion, ...]:
@@ -105,17 +123,26 @@ def third_stage(plan: Plan) -> tuple[Portion, ...]:
     if rest:
         portions += _on_first_sets(plan, methods=(NONE, *rest))
     for one in plan.further_teachers:
-        portions += _on_first_sets(plan, methods=(NONE, _OUTPUTS), teachers=(one,))
+        portions += _on_first_sets(plan, methods=(NONE, _OUTPUTS), made=one)
     if plan.compared:
         portions += _on_first_sets(plan, methods=(NONE,), compared=plan.compared)
     return tuple(portions)
 
 
-def _on_first_sets(plan: Plan, *, methods: tuple[str, ...], **more: tuple[str, ...]) -> tuple[Portion, ...]:
+def _on_first_sets(
+    plan: Plan, *, methods: tuple[str, ...], made: str = "", compared: tuple[Preset, ...] = ()
+) -> tuple[Portion, ...]:
     return tuple(
-        Portion(path=path, modality=modality, label_share=FIRST_SHARE, seeds=seeds + 1, methods=methods, **more)
+        Portion(
+            sensor=sensor,
+            label_share=FIRST_SHARE,
+            seeds=seeds + 1,
+            methods=methods,
+            made=made,
+            compared=tuple(size for size in compared if size != sensor.teacher),
+        )
         for seeds in range(plan.first_seeds)
-        for path, modality in plan.sets[:_FIRST_SETS]
+        for sensor in plan.sets[:_FIRST_SETS]
     )
 
 
@@ -123,10 +150,10 @@ def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
     """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
     methods = tuple(dict.fromkeys([NONE, _OUTPUTS, *best]))
     return tuple(
-        Portion(path=path, modality=modality, label_share=share, seeds=seeds + 1, methods=methods)
+        Portion(sensor=sensor, label_share=share, seeds=seeds + 1, methods=methods)
         for share in (FIRST_SHARE, ALL_LABELS)
         for seeds in range(plan.seeds)
-        for path, modality in plan.sets
+        for sensor in plan.sets
     )
 
 
@@ -137,9 +164,7 @@ def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
     """
     rows = pooled_results(found, {}).pooled if found else ()
     usual = [
-        row
-        for row in rows
-        if row.label_share == FIRST_SHARE and row.pair == f"all:{TEACHER_PRESET}" and row.method != _OUTPUTS
+        row for row in rows if row.label_share == FIRST_SHARE and row.pair == ALL_MODALITIES and row.method != _OUTPUTS
     ]
     most = max((row.folds for row in usual), default=0)
     ranked = sorted((row for row in usual if row.folds == most), key=lambda row: -row.valid_gain)
@@ -174,7 +199,7 @@ def run_stages(
     if not plan.sets:
         raise UsageError("study: expected one or more sets, got none; name DIR:MODALITY")
     deadline = None if budget_hours is None else time.time() + 3600 * budget_hours
-    datasets = {path: open_dataset(path) for path, _ in plan.sets}
+    datasets = {sensor.path: open_dataset(sensor.path) for sensor in plan.sets}
     for dataset in datasets.values():
         require_classification(dataset.spec, what="a study of several sets")
 
@@ -188,33 +213,33 @@ def run_stages(
                 return False
             if tell is not None:
                 tell(portion)
-            _advance(portion, plan, datasets[portion.path], build, results, left, on_progress)
+            _advance(portion, plan, datasets[portion.sensor.path], build, results, left, on_progress)
     return deadline is None or time.time() < deadline
 
 
 def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: MeasureLatency) -> None:
     """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
-    for path, modality in plan.sets:
-        dataset = open_dataset(path)
-        portion = Portion(path=path, modality=modality, label_share=FIRST_SHARE, seeds=1, methods=(NONE, _OUTPUTS))
+    for sensor in plan.sets:
+        dataset = open_dataset(sensor.path)
+        portion = Portion(sensor=sensor, label_share=FIRST_SHARE, seeds=1, methods=(NONE, _OUTPUTS))
         options = portion_options(portion, plan, dataset, None)
-        out = build / f"{dataset.spec.name}-{modality}-sizes"
+        out = build / f"{dataset.spec.name}-{sensor.modality}-sizes"
         prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
         found = SizeResults(
             dataset=dataset.spec.name,
             dataset_sha256=dataset.sha256,
-            modality=modality,
+            modality=sensor.modality,
             teacher=options.space.teachers[0].name,
             students=prepared.sizes,
         )
-        write_lines(size_file(results, dataset.spec.name, modality), found)
+        write_lines(size_file(results, dataset.spec.name, sensor.modality), found)
 
 
 def _of_first_sets(
     found: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
 ) -> tuple[SeedResults, ...]:
     """What recipes are judged by, whatever stage 2 has added: only the sensors, folds and labels of stage 1."""
-    sensors = {(datasets[path].sha256, modality) for path, modality in plan.sets[:_FIRST_SETS]}
+    sensors = {(datasets[sensor.path].sha256, sensor.modality) for sensor in plan.sets[:_FIRST_SETS]}
     return tuple(
         one
         for one in found
@@ -235,7 +260,7 @@ def _advance(
 ) -> None:
     options = portion_options(portion, plan, dataset, hours)
     share = f"{100 * portion.label_share:g}"
-    out = build / f"{dataset.spec.name}-{portion.modality}-{share}"
+    out = build / f"{dataset.spec.name}-{portion.sensor.modality}-{share}"
     _share_teachers(out, build / f"{dataset.spec.name}-{share}-teachers")
     prepared = prepare_study(dataset, options, out=out)
     run_study(prepared, options, on_progress=on_progress, results=results)
@@ -261,7 +286,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
     return StudyOptions(
         conditions=Conditions(
             dataset_sha256=dataset.sha256,
-            modality=portion.modality,
+            modality=portion.sensor.modality,
             label_share=portion.label_share,
             self_training=True,
             teacher_train=teacher,
@@ -270,7 +295,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             threads=1,
         ),
         space=Space(
-            teachers=_choices(portion.teachers, dataset),
+            teachers=teachers_from_text([f"{portion.sensor.teacher},{portion.made}".rstrip(",")], dataset),
             students=("tiny",),
             methods=_known(portion.methods, known),
             learning_rates=LEARNING_RATES,
@@ -281,12 +306,8 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
         budget_hours=hours,
         workers=plan.workers,
         rivals=RIVALS,
-        compared=_choices(portion.compared, dataset),
+        compared=teachers_from_text(portion.compared, dataset),
     )
-
-
-def _choices(names: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
-    return teachers_from_text(names, dataset)
 
 
 def _known(names: Sequence[str], known: dict[str, Method]) -> tuple[Method, ...]:

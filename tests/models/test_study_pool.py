@@ -76,6 +76,7 @@ def seed_results(
     trees: int = 2,
     modality: str = "acc",
     share: float = 0.1,
+    sizes: Sequence[str] = ("small",),
 ) -> SeedResults:
     """One fold where labels alone, logits and extra-trees get so many of ten windows of the first class right."""
     of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
@@ -110,7 +111,7 @@ def seed_results(
         trials=(
             trial(seed, "none", None, 1e-3, 0.6, of["a"]),
             trial(seed, "none", None, 3e-3, 0.5, judged(dict.fromkeys(groups, 10))),  # a test that is not to count
-            trial(seed, "logit", "acc+gyro:small", 2e-3, 0.7, of["t"]),
+            *(trial(seed, "logit", f"acc+gyro:{size}", 2e-3, 0.7 + 0.01 * n, of["t"]) for n, size in enumerate(sizes)),
         ),
         rivals=(RivalResult(rival="extra_trees", seed=seed, test=of["x"]),),
     )
@@ -184,13 +185,28 @@ def test_an_interval_of_few_groups_is_not_shown() -> None:
     assert "| logit | 1 | 1 | -5.0 | +10.0 | none | none |" in page.splitlines()
 
 
+def test_sets_whose_teachers_differ_in_size_are_pooled(results: DistillationResults) -> None:
+    rig = seed_results("rig", 0, groups=range(5), alone=4, taught=6, sizes=("small", "tiny"))
+    walk = seed_results("walk", 0, groups=range(5), alone=6, taught=5, sizes=("tiny",))
+    found = pooled_results([rig, walk], {})
+    (row,) = found.pooled
+    assert (row.pair, row.sets, row.folds, row.gain) == ("all", ("rig", "walk"), 2, pytest.approx((10 - 5) / 2))
+    assert row.valid_gain == pytest.approx((11 + 10) / 2)  # of two sizes, that which validates better
+    lines = results_page(found).splitlines()
+    assert "| logit | 2 | 2 | +2.5 (+2.5 to +2.5) | +10.5 | walk acc | none |" in lines
+    assert [line.split(" | ")[0] for line in lines if "logit, all" in line] == [
+        "| tiny, logit, all:small",
+        "| tiny, logit, all:tiny",
+    ]
+
+
 def test_the_page_states_what_it_covers(results: DistillationResults) -> None:
     lines = results_page(results).splitlines()
     assert lines[0] == "## Over the sets, 10% labelled"
     assert lines[2].startswith("Covered: 2 sets (rig, walk); sensors: 3; folds: 4; trainings: 12. ")
     assert "| logit | 2 | 4 | +5.0 (+5.0 to +5.0) | +10.0 | walk acc | walk acc |" in lines
     assert "## rig, acc, 10% labelled" in lines
-    assert "Coverage: folds 0, 1; 6 trainings." in lines
+    assert "Coverage: folds 0, 1; 6 trainings. Teaching: acc+gyro:small." in lines
     assert (
         "Teacher by the rule (the smallest within half a point of the best on validation): acc+gyro:tiny. The smallest "
         "student has 4.0 times fewer parameters and answers 6.0 times faster than acc+gyro:small (0.100 ms against "

@@ -18,14 +18,25 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.study_methods import shipped_methods
 from mmkd_models.study_results import read_seeds, seed_file, write_lines
-from mmkd_models.study_stages import Plan, Portion, best_methods, first_stage, run_stages, second_stage, third_stage
+from mmkd_models.study_stages import (
+    Plan,
+    Portion,
+    Sensor,
+    best_methods,
+    first_stage,
+    portion_options,
+    run_stages,
+    second_stage,
+    sensor_from_text,
+    third_stage,
+)
 
-THREE = (("one", "a"), ("two", "b"), ("three", "c"))
+THREE = (Sensor("one", "a"), Sensor("two", "b", "tiny"), Sensor("three", "c"))
 
 
 def small_plan(machines: Dataset) -> Plan:
     return Plan(
-        sets=((str(machines.path), "acc"),),
+        sets=(Sensor(str(machines.path), "acc"),),
         first_seeds=1,
         seeds=1,
         best=1,
@@ -42,28 +53,37 @@ def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
     plan = Plan(sets=THREE, first_seeds=2)
     portions = first_stage(plan)
     assert {portion.label_share for portion in portions} == {0.1}
-    assert [(one.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    assert [(one.sensor.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
     assert {portion.methods for portion in portions} == {plan.first_methods}
 
 
 def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
     plan = Plan(sets=THREE, first_seeds=2)
     portions = third_stage(plan)
-    assert [(one.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    assert [(one.sensor.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
     named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
     assert named == {method.name for method in shipped_methods()}
     assert portions[0].methods[0] == "none"
-    assert [one.teachers for one in portions if one.teachers != ("small",)][::4] == [
-        ("small,out-of-fold=3",),
-        ("small,ensemble=2",),
-    ]
-    assert portions[-1].compared == ("tiny",)
+    assert [one.made for one in portions if one.made][::4] == ["out-of-fold=3", "ensemble=2"]
+    assert [one.compared for one in portions[-2:]] == [("tiny",), ("small",)]  # the sizes that do not teach there
+
+
+def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
+    assert sensor_from_text("data/rig:acc") == Sensor("data/rig", "acc", "small")
+    assert sensor_from_text("data/rig:acc:tiny") == Sensor("data/rig", "acc", "tiny")
+    assert sensor_from_text("disk:rig:acc") == Sensor("disk:rig", "acc", "small")
+    everything = "+".join(modality.name for modality in machines.spec.modalities)
+    for made, name in (("", f"{everything}:tiny"), ("out-of-fold=3", f"{everything}:tiny,out-of-fold=3")):
+        sensor = Sensor(str(machines.path), "acc", "tiny")
+        portion = Portion(sensor=sensor, label_share=0.1, seeds=1, methods=("none", "logit"), made=made)
+        options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
+        assert [teacher.name for teacher in options.space.teachers] == [name]
 
 
 def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
     portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
     assert len(portions) == 3 * 5 * 2
-    assert portions[0] == Portion(path="one", modality="a", label_share=0.1, seeds=1, methods=("none", "logit", "dist"))
+    assert portions[0] == Portion(sensor=THREE[0], label_share=0.1, seeds=1, methods=("none", "logit", "dist"))
     assert [portion.label_share for portion in portions] == [0.1] * 15 + [1.0] * 15
 
 
@@ -111,7 +131,9 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
 
 def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
     path = str(machines.path)
-    plan = msgspec.structs.replace(small_plan(machines), sets=((path, "acc"), (path, "gyro")), further_methods=())
+    plan = msgspec.structs.replace(
+        small_plan(machines), sets=(Sensor(path, "acc"), Sensor(path, "gyro")), further_methods=()
+    )
     build = tmp_path / "build"
     assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)
     starts = [cases.starts(build / f"{machines.spec.name}-{sensor}-10") for sensor in ("acc", "gyro")]
