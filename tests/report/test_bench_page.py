@@ -39,6 +39,32 @@ def latency(p50_us: float, count: int) -> Document:
     }
 
 
+SUBJECT: Document = {
+    "bundle": "student.edge",
+    "sha256": "ab" * 32,
+    "size_bytes": 300_000,
+    "model": "student",
+    "modality": "vibration",
+    "rate_hz": 50.0,
+    "window_s": 4.0,
+    "artifact": "student/model.fp32.onnx",
+    "artifact_size_bytes": 250_000,
+    "parameters": 61_711,
+}
+CONFIGURATION: Document = {
+    "backend": "ort",
+    "precision": "fp32",
+    "threads": 1,
+    "clients": 1,
+    "mode": "closed",
+    "rate_hz": None,
+    "deadline_ms": None,
+    "launches": 5,
+    "duration_s": 10.0,
+    "warm_up_limit_s": 5.0,
+}
+
+
 def launch(p50_us: float) -> Document:
     windows = [{"count": 100, "p50_us": p50_us * (1 + 0.01 * part), "p90_us": 1.3 * p50_us} for part in range(20)]
     return {"complete": True, "latency": latency(p50_us, 1000), "windows": windows}
@@ -53,30 +79,8 @@ def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int
         "format_version": 1,
         "created_utc": "2026-01-02T03:04:05+00:00",
         "complete": True,
-        "subject": {
-            "bundle": "student.edge",
-            "sha256": "ab" * 32,
-            "size_bytes": 300_000,
-            "model": "student",
-            "modality": "vibration",
-            "rate_hz": 50.0,
-            "window_s": 4.0,
-            "artifact": "student/model.fp32.onnx",
-            "artifact_size_bytes": 250_000,
-            "parameters": 61_711,
-        },
-        "configuration": {
-            "backend": "ort",
-            "precision": "fp32",
-            "threads": 1,
-            "clients": 1,
-            "mode": "closed",
-            "rate_hz": None,
-            "deadline_ms": None,
-            "launches": 5,
-            "duration_s": 10.0,
-            "warm_up_limit_s": 5.0,
-        },
+        "subject": dict(SUBJECT),
+        "configuration": dict(CONFIGURATION),
         "machine": {
             "cpu": "Cortex-A78AE",
             "board": board,
