@@ -9,7 +9,15 @@ from mmkd_models.fold_result import Spread
 from mmkd_models.study_document import ScoreTable
 from mmkd_models.study_gains import PairedGain
 from mmkd_models.study_plan import NONE
-from mmkd_models.study_pool import ALL_MODALITIES, DistillationResults, MethodRow, ModelRow, PooledRow, SensorTable
+from mmkd_models.study_pool import (
+    ALL_MODALITIES,
+    DistillationResults,
+    MethodRow,
+    ModelRow,
+    PooledGain,
+    PooledRow,
+    SensorTable,
+)
 
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _SENSOR_HEAD = (
@@ -17,7 +25,8 @@ _SENSOR_HEAD = (
     "| over extra-trees, points | gap recovered | parameters |"
 )
 _POOLED_HEAD = (
-    "| method | sets | folds | gain, points (95 % interval) | on validation | below labels alone | below extra-trees |"
+    "| method | sets | folds | gain, points (95 % interval) | on validation | over outputs alone, points "
+    "| below labels alone | below extra-trees |"
 )
 
 
@@ -42,21 +51,26 @@ def _pooled(results: DistillationResults, share: float) -> Iterator[str]:
         f"Covered: {len(sets)} {'set' if len(sets) == 1 else 'sets'} ({', '.join(sets)}); sensors: {len(tables)}; "
         f"folds: {sum(len(table.seeds) for table in tables)}; trainings: {sum(table.trainings for table in tables)}. "
         "Gains are points of balanced accuracy over labels alone, paired by fold: the mean over sets of the mean over "
-        "a set's sensors. *Below labels alone*: sensors where the whole interval is below 0. *Below extra-trees*: "
-        "sensors where the student's mean is."
+        "a set's sensors. Other folds are other people or machines: compare rows of the same coverage, or look at what "
+        "each method is better by than outputs alone (`logit`) on the folds that both have. *Below labels alone*: "
+        "sensors where the whole interval is below 0. *Below extra-trees*: sensors where the student's mean is."
     )
-    yield from ("", _POOLED_HEAD, "|---" * 7 + "|")
+    yield from ("", _POOLED_HEAD, "|---" * 8 + "|")
     yield from (_pooled_row(row) for row in rows)
     yield ""
 
 
 def _pooled_row(row: PooledRow) -> str:
     name = row.method if row.pair == ALL_MODALITIES else f"{row.method}, {row.pair}"
-    interval = f"{row.gain:+.1f}" + ("" if row.low is None else f" ({row.low:+.1f} to {row.high:+.1f})")
+    over = "" if row.over_outputs is None else _pooled_gain(row.over_outputs)
     return (
-        f"| {name} | {len(row.sets)} | {row.folds} | {interval} | {row.valid_gain:+.1f} "
+        f"| {name} | {len(row.sets)} | {row.folds} | {_pooled_gain(row.gain)} | {row.valid_gain:+.1f} | {over} "
         f"| {_names(row.below_baseline)} | {_names(row.below_extra_trees)} |"
     )
+
+
+def _pooled_gain(gain: PooledGain) -> str:
+    return f"{gain.mean:+.1f}" + ("" if gain.low is None else f" ({gain.low:+.1f} to {gain.high:+.1f})")
 
 
 def _names(names: Sequence[str]) -> str:

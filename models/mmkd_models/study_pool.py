@@ -7,13 +7,12 @@ Validation has chosen the learning rates; nothing here chooses by a test.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.comparison import NEAR_BEST
@@ -31,6 +30,8 @@ from mmkd_models.study_table import score_table
 
 FORMAT_VERSION = 1
 ALL_MODALITIES = "all"
+OUTPUTS = "logit"
+"""The method that learns from the teacher's outputs alone: what every further term has to be better than."""
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _LEAST_GAP = 0.01
 _SIZE = re.compile(":" + "|:".join(get_args(Preset)))
@@ -108,6 +109,18 @@ class SensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     latency: dict[str, Any] | None
 
 
+class PooledGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one method is better by than another where both are finished: the mean over sets of the mean over sensors.
+
+    `low` and `high` are of its 95 % interval; None where a sensor has fewer than `FEWEST_GROUPS` groups.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    folds: int
+
+
 class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A method over all sets on which it is finished.
 
@@ -118,9 +131,8 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         label_share: of the labels.
         sets: names; sensors of a set count as their mean.
         folds: seeds, summed over sensors.
-        gain: mean over sets of the gain over labels alone in points of the metric.
-        low: of its 95 % interval; None where a sensor has fewer than `FEWEST_GROUPS` groups.
-        high: likewise.
+        gain: over labels alone, in points of the metric.
+        over_outputs: over the teacher's outputs alone, from the same teachers; None for these.
         below_baseline: sensors of enough groups where the whole interval lies below 0.
         below_extra_trees: sensors where the student's mean is below that of extra-trees.
         valid_gain: mean over sets of the gain on validation, by which recipes are chosen.
@@ -132,9 +144,8 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     label_share: float
     sets: tuple[str, ...]
     folds: int
-    gain: float
-    low: float | None
-    high: float | None
+    gain: PooledGain
+    over_outputs: PooledGain | None
     below_baseline: tuple[str, ...]
     below_extra_trees: tuple[str, ...]
     valid_gain: float
@@ -379,7 +390,7 @@ def _pooled(
         if row.gain_points is not None
     )
     rows = [_pooled_row(key, tables, tested, metric) for key in keys]
-    return tuple(sorted(rows, key=lambda row: (-row.label_share, -len(row.sets), -row.gain)))
+    return tuple(sorted(rows, key=lambda row: (-row.label_share, -len(row.sets), -row.folds, -row.gain.mean)))
 
 
 def _of_any_size(row: MethodRow) -> str:
@@ -403,47 +414,71 @@ def _pooled_row(
     metric: Metric,
 ) -> PooledRow:
     student, method, pair, label_share = key
-    found: dict[str, list[tuple[str, MethodRow, NDArray[np.float64]]]] = {}
+    found: list[tuple[SensorTable, MethodRow]] = []
+    over_alone, over_outputs = [], []
     for table, entries in zip(tables, tested, strict=True):
         row = _row_of(key, table)
         if row is None:
             continue
-        entry = msgspec.convert({"student": student, "method": method, "teacher": row.teacher}, Entry)
-        alone = _alone(entries, entry)
-        assert alone is not None  # a gain has something to be over
-        ours, theirs = ([one.tests[seed] for seed in row.seeds] for one in (entries[entry], alone))
-        draws = gain_draws(ours, theirs, metric)
-        found.setdefault(table.dataset, []).append((f"{table.dataset} {table.modality}", row, draws))
-    everything = [one for sensors in found.values() for one in sensors]
-    drawn = np.nanmean([np.nanmean([draws for _, _, draws in sensors], axis=0) for sensors in found.values()], axis=0)
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    is_known = min(row.groups for _, row, _ in everything) >= FEWEST_GROUPS
+        found.append((table, row))
+        own = next(one for one in entries if (one.student, one.method, one.teacher) == (student, method, row.teacher))
+        over_alone.append(_pair(table, entries, own, msgspec.structs.replace(own, method=NONE, teacher=None)))
+        outputs = msgspec.structs.replace(own, method=OUTPUTS)
+        if method != OUTPUTS and outputs in entries:
+            over_outputs.append(_pair(table, entries, own, outputs))
+    gain = _pooled_gain(over_alone, metric)
+    assert gain is not None  # a row of a table has a gain
+    names = {id(row): f"{table.dataset} {table.modality}" for table, row in found}
+    rows = [row for _, row in found]
     return PooledRow(
         student=student,
         method=method,
         pair=pair,
         label_share=label_share,
-        sets=tuple(found),
-        folds=sum(len(row.seeds) for _, row, _ in everything),
-        gain=_over_sets(found, lambda row: (row.gain_points or {})[metric].mean),
-        low=float(low) if is_known else None,
-        high=float(high) if is_known else None,
+        sets=tuple(dict.fromkeys(table.dataset for table, _ in found)),
+        folds=gain.folds,
+        gain=gain,
+        over_outputs=_pooled_gain(over_outputs, metric),
         below_baseline=tuple(
-            name
-            for name, row, _ in everything
-            if row.groups >= FEWEST_GROUPS and (row.gain_points or {})[metric].high < 0
+            names[id(row)] for row in rows if row.groups >= FEWEST_GROUPS and (row.gain_points or {})[metric].high < 0
         ),
         below_extra_trees=tuple(
-            name
-            for name, row, _ in everything
-            if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
+            names[id(row)] for row in rows if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
-        valid_gain=_over_sets(found, lambda row: row.valid_gain_points or 0.0),
+        valid_gain=float(_over_sets([(table.dataset, row.valid_gain_points or 0.0) for table, row in found])),
     )
 
 
-def _over_sets(
-    found: Mapping[str, Sequence[tuple[str, MethodRow, NDArray[np.float64]]]], figure: Callable[[MethodRow], float]
-) -> float:
-    """The mean over sets of the mean over a set's sensors."""
-    return float(np.mean([np.mean([figure(row) for _, row, _ in sensors]) for sensors in found.values()]))
+_Pair = tuple[str, list[Judged], list[Judged]]
+
+
+def _pair(table: SensorTable, entries: Mapping[Entry, _Tested], own: Entry, other: Entry) -> _Pair:
+    """The set, and the tests of both where both are finished."""
+    ours, theirs = entries[own].tests, entries[other].tests
+    seeds = [seed for seed in ours if seed in theirs]
+    return table.dataset, [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+
+
+def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
+    pairs = [pair for pair in pairs if pair[1]]
+    if not pairs:
+        return None
+    means = [(dataset, paired_gain(ours, theirs, metric).mean) for dataset, ours, theirs in pairs]
+    drawn = [(dataset, gain_draws(ours, theirs, metric)) for dataset, ours, theirs in pairs]
+    low, high = np.nanquantile(_over_sets(drawn), [0.025, 0.975])
+    groups = [{one.group for judged in ours for one in judged.by_group} for _, ours, _ in pairs]
+    is_known = min(map(len, groups)) >= FEWEST_GROUPS
+    return PooledGain(
+        mean=float(_over_sets(means)),
+        low=float(low) if is_known else None,
+        high=float(high) if is_known else None,
+        folds=sum(len(ours) for _, ours, _ in pairs),
+    )
+
+
+def _over_sets(figures: Sequence[tuple[str, Any]]) -> Any:
+    """The mean over sets of the mean over a set's sensors, of numbers or of arrays."""
+    by_set: dict[str, list[Any]] = {}
+    for dataset, figure in figures:
+        by_set.setdefault(dataset, []).append(figure)
+    return np.nanmean([np.nanmean(own, axis=0) for own in by_set.values()], axis=0)

@@ -26,7 +26,7 @@ from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.study import StudyOptions, prepare_study, run_study
 from mmkd_models.study_methods import shipped_methods
 from mmkd_models.study_plan import NONE, TEACHERS_FOLDER, Conditions, Method, Space
-from mmkd_models.study_pool import ALL_MODALITIES, pooled_results
+from mmkd_models.study_pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_models.study_progress import Snapshot
 from mmkd_models.study_results import SeedResults, SizeResults, read_seeds, size_file, write_lines
 from mmkd_models.study_rivals import RIVALS
@@ -37,7 +37,6 @@ LEARNING_RATES = (2e-3,)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)
 FIRST_SHARE, ALL_LABELS = 0.1, 1.0
 _FIRST_SETS = 2
-_OUTPUTS = "logit"
 
 
 class Sensor(msgspec.Struct, frozen=True):
@@ -123,7 +122,7 @@ def third_stage(plan: Plan) -> tuple[Portion, ...]:
     if rest:
         portions += _on_first_sets(plan, methods=(NONE, *rest))
     for one in plan.further_teachers:
-        portions += _on_first_sets(plan, methods=(NONE, _OUTPUTS), made=one)
+        portions += _on_first_sets(plan, methods=(NONE, OUTPUTS), made=one)
     if plan.compared:
         portions += _on_first_sets(plan, methods=(NONE,), compared=plan.compared)
     return tuple(portions)
@@ -148,7 +147,7 @@ def _on_first_sets(
 
 def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
     """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
-    methods = tuple(dict.fromkeys([NONE, _OUTPUTS, *best]))
+    methods = tuple(dict.fromkeys([NONE, OUTPUTS, *best]))
     return tuple(
         Portion(sensor=sensor, label_share=share, seeds=seeds + 1, methods=methods)
         for share in (FIRST_SHARE, ALL_LABELS)
@@ -164,7 +163,7 @@ def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
     """
     rows = pooled_results(found, {}).pooled if found else ()
     usual = [
-        row for row in rows if row.label_share == FIRST_SHARE and row.pair == ALL_MODALITIES and row.method != _OUTPUTS
+        row for row in rows if row.label_share == FIRST_SHARE and row.pair == ALL_MODALITIES and row.method != OUTPUTS
     ]
     most = max((row.folds for row in usual), default=0)
     ranked = sorted((row for row in usual if row.folds == most), key=lambda row: -row.valid_gain)
@@ -221,7 +220,7 @@ def measure_sizes(plan: Plan, *, build: Path, results: Path, measure_latency: Me
     """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
     for sensor in plan.sets:
         dataset = open_dataset(sensor.path)
-        portion = Portion(sensor=sensor, label_share=FIRST_SHARE, seeds=1, methods=(NONE, _OUTPUTS))
+        portion = Portion(sensor=sensor, label_share=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
         options = portion_options(portion, plan, dataset, None)
         out = build / f"{dataset.spec.name}-{sensor.modality}-sizes"
         prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)

@@ -77,6 +77,7 @@ def seed_results(
     modality: str = "acc",
     share: float = 0.1,
     sizes: Sequence[str] = ("small",),
+    dist: int | None = None,
 ) -> SeedResults:
     """One fold where labels alone, logits and extra-trees get so many of ten windows of the first class right."""
     of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
@@ -103,7 +104,7 @@ def seed_results(
             threads=1,
         ),
         versions={"torch": "2"},
-        methods=tuple(method for method in shipped_methods() if method.name in ("none", "logit")),
+        methods=tuple(method for method in shipped_methods() if method.name in ("none", "logit", "dist")),
         teachers=(
             teacher(seed, "small", 0.9, 1000, judged(dict.fromkeys(groups, 10))),
             teacher(seed, "tiny", 0.8951, 400, judged(dict.fromkeys(groups, 9))),
@@ -112,6 +113,11 @@ def seed_results(
             trial(seed, "none", None, 1e-3, 0.6, of["a"]),
             trial(seed, "none", None, 3e-3, 0.5, judged(dict.fromkeys(groups, 10))),  # a test that is not to count
             *(trial(seed, "logit", f"acc+gyro:{size}", 2e-3, 0.7 + 0.01 * n, of["t"]) for n, size in enumerate(sizes)),
+            *(
+                []
+                if dist is None
+                else [trial(seed, "dist", "acc+gyro:small", 2e-3, 0.7, judged(dict.fromkeys(groups, dist)))]
+            ),
         ),
         rivals=(RivalResult(rival="extra_trees", seed=seed, test=of["x"]),),
     )
@@ -152,9 +158,9 @@ def test_a_row_has_the_rate_that_validates_best_and_its_gain(results: Distillati
 
 def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results: DistillationResults) -> None:
     (row,) = results.pooled
-    assert row.gain == pytest.approx(((10 + 20) / 2 - 5) / 2)
-    assert (row.low, row.high) == pytest.approx((5.0, 5.0))
-    assert (row.sets, row.folds) == (("rig", "walk"), 4)
+    assert row.gain.mean == pytest.approx(((10 + 20) / 2 - 5) / 2)
+    assert (row.gain.low, row.gain.high) == pytest.approx((5.0, 5.0))
+    assert (row.sets, row.folds, row.over_outputs) == (("rig", "walk"), 4, None)
     assert row.below_baseline == ("walk acc",)
     assert row.below_extra_trees == ("walk acc",)
 
@@ -180,9 +186,9 @@ def test_results_without_classes_have_no_part_in_it() -> None:
 def test_an_interval_of_few_groups_is_not_shown() -> None:
     found = pooled_results([seed_results("rig", 0, groups=range(4), alone=6, taught=5)], {})
     (row,) = found.pooled
-    assert (row.gain, row.low, row.high, row.below_baseline) == (pytest.approx(-5.0), None, None, ())
+    assert (row.gain.mean, row.gain.low, row.gain.high, row.below_baseline) == (pytest.approx(-5.0), None, None, ())
     page = results_page(found)
-    assert "| logit | 1 | 1 | -5.0 | +10.0 | none | none |" in page.splitlines()
+    assert "| logit | 1 | 1 | -5.0 | +10.0 |  | none | none |" in page.splitlines()
 
 
 def test_sets_whose_teachers_differ_in_size_are_pooled(results: DistillationResults) -> None:
@@ -190,21 +196,43 @@ def test_sets_whose_teachers_differ_in_size_are_pooled(results: DistillationResu
     walk = seed_results("walk", 0, groups=range(5), alone=6, taught=5, sizes=("tiny",))
     found = pooled_results([rig, walk], {})
     (row,) = found.pooled
-    assert (row.pair, row.sets, row.folds, row.gain) == ("all", ("rig", "walk"), 2, pytest.approx((10 - 5) / 2))
+    assert (row.pair, row.sets, row.folds, row.gain.mean) == ("all", ("rig", "walk"), 2, pytest.approx((10 - 5) / 2))
     assert row.valid_gain == pytest.approx((11 + 10) / 2)  # of two sizes, that which validates better
     lines = results_page(found).splitlines()
-    assert "| logit | 2 | 2 | +2.5 (+2.5 to +2.5) | +10.5 | walk acc | none |" in lines
+    assert "| logit | 2 | 2 | +2.5 (+2.5 to +2.5) | +10.5 |  | walk acc | none |" in lines
     assert [line.split(" | ")[0] for line in lines if "logit, all" in line] == [
         "| tiny, logit, all:small",
         "| tiny, logit, all:tiny",
     ]
 
 
+def test_what_a_method_adds_to_outputs_is_told_where_both_are_finished() -> None:
+    found = pooled_results(
+        [
+            seed_results("rig", 0, groups=range(5), alone=4, taught=6, dist=7),
+            seed_results("rig", 1, groups=range(5, 10), alone=4, taught=9),
+            seed_results("walk", 0, groups=range(5), alone=4, taught=6, dist=4),
+        ],
+        {},
+    )
+    rows = {row.method: row for row in found.pooled}
+    over = rows["dist"].over_outputs
+    assert over is not None
+    # one of twenty windows more on rig, two fewer on walk
+    assert (over.mean, over.low, over.high, over.folds) == (*3 * [pytest.approx((5 - 10) / 2)], 2)
+    assert rows["logit"].over_outputs is None
+    assert any(
+        line.startswith("| dist | 2 | 2 | +7.5 (+7.5 to +7.5) | +10.0 | -2.5 (-2.5 to -2.5) |")
+        for line in results_page(found).splitlines()
+    )
+
+
 def test_the_page_states_what_it_covers(results: DistillationResults) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(results), type=DistillationResults) == results
     lines = results_page(results).splitlines()
     assert lines[0] == "## Over the sets, 10% labelled"
     assert lines[2].startswith("Covered: 2 sets (rig, walk); sensors: 3; folds: 4; trainings: 12. ")
-    assert "| logit | 2 | 4 | +5.0 (+5.0 to +5.0) | +10.0 | walk acc | walk acc |" in lines
+    assert "| logit | 2 | 4 | +5.0 (+5.0 to +5.0) | +10.0 |  | walk acc | walk acc |" in lines
     assert "## rig, acc, 10% labelled" in lines
     assert "Coverage: folds 0, 1; 6 trainings. Teaching: acc+gyro:small." in lines
     assert (
