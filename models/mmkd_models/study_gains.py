@@ -47,16 +47,21 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     per_seed: tuple[float | None, ...]
 
 
+def gain_per_seed(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str) -> tuple[float, ...]:
+    """Gives how much better ours are on each seed, in the metric's `gain_unit`."""
+    scale = measure_named(metric).gain_scale
+    return tuple(
+        scale * (our.scores.metric(metric) - their.scores.metric(metric))
+        for our, their in zip(ours, theirs, strict=True)
+    )
+
+
 def paired_gain(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str, *, seed: int = 0) -> PairedGain:
     """Gives how much better one network is than another on the test windows of the same seeds.
 
     The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are.
     """
-    scale = measure_named(metric).gain_scale
-    per_seed = tuple(
-        scale * (our.scores.metric(metric) - their.scores.metric(metric))
-        for our, their in zip(ours, theirs, strict=True)
-    )
+    per_seed = gain_per_seed(ours, theirs, metric)
     drawn = gain_draws(ours, theirs, metric, seed=seed)
     low, high = np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975])
     return PairedGain(

@@ -70,7 +70,7 @@ def _pooled_row(row: PooledRow) -> str:
 
 
 def _pooled_gain(gain: PooledGain) -> str:
-    return f"{gain.mean:+.1f}" + ("" if gain.low is None else f" ({gain.low:+.1f} to {gain.high:+.1f})")
+    return _points(gain.mean, None if gain.low is None or gain.high is None else (gain.low, gain.high))
 
 
 def _names(names: Sequence[str]) -> str:
@@ -133,7 +133,11 @@ def _method_row(row: MethodRow, metric: str, *, with_pair: bool) -> str:
 
 def _gain(gain: PairedGain, groups: int) -> str:
     """Without its interval where so few groups were resampled that it would be too narrow."""
-    return f"{gain.mean:+.1f}" + (f" ({gain.low:+.1f} to {gain.high:+.1f})" if groups >= FEWEST_GROUPS else "")
+    return _points(gain.mean, (gain.low, gain.high) if groups >= FEWEST_GROUPS else None)
+
+
+def _points(mean: float, interval: tuple[float, float] | None) -> str:
+    return f"{mean:+.1f}" + ("" if interval is None else f" ({interval[0]:+.1f} to {interval[1]:+.1f})")
 
 
 def _scores(test: ScoreTable) -> str:

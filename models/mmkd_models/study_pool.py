@@ -23,7 +23,7 @@ from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
 from mmkd_models.gains import gain_draws, spread
 from mmkd_models.study_document import ScoreTable
-from mmkd_models.study_gains import PairedGain, paired_gain
+from mmkd_models.study_gains import PairedGain, gain_per_seed, paired_gain
 from mmkd_models.study_plan import NONE, Entry, Method
 from mmkd_models.study_results import SeedResults, SizeResults
 from mmkd_models.study_table import score_table
@@ -428,8 +428,7 @@ def _pooled_row(
             over_outputs.append(_pair(table, entries, own, outputs))
     gain = _pooled_gain(over_alone, metric)
     assert gain is not None  # a row of a table has a gain
-    names = {id(row): f"{table.dataset} {table.modality}" for table, row in found}
-    rows = [row for _, row in found]
+    named = [(f"{table.dataset} {table.modality}", row) for table, row in found]
     return PooledRow(
         student=student,
         method=method,
@@ -440,10 +439,10 @@ def _pooled_row(
         gain=gain,
         over_outputs=_pooled_gain(over_outputs, metric),
         below_baseline=tuple(
-            names[id(row)] for row in rows if row.groups >= FEWEST_GROUPS and (row.gain_points or {})[metric].high < 0
+            name for name, row in named if row.groups >= FEWEST_GROUPS and (row.gain_points or {})[metric].high < 0
         ),
         below_extra_trees=tuple(
-            names[id(row)] for row in rows if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
+            name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
         valid_gain=float(_over_sets([(table.dataset, row.valid_gain_points or 0.0) for table, row in found])),
     )
@@ -463,7 +462,7 @@ def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
     pairs = [pair for pair in pairs if pair[1]]
     if not pairs:
         return None
-    means = [(dataset, paired_gain(ours, theirs, metric).mean) for dataset, ours, theirs in pairs]
+    means = [(dataset, np.mean(gain_per_seed(ours, theirs, metric))) for dataset, ours, theirs in pairs]
     drawn = [(dataset, gain_draws(ours, theirs, metric)) for dataset, ours, theirs in pairs]
     low, high = np.nanquantile(_over_sets(drawn), [0.025, 0.975])
     groups = [{one.group for judged in ours for one in judged.by_group} for _, ours, _ in pairs]

@@ -294,7 +294,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             threads=1,
         ),
         space=Space(
-            teachers=teachers_from_text([f"{portion.sensor.teacher},{portion.made}".rstrip(",")], dataset),
+            teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, portion.made)))], dataset),
             students=("tiny",),
             methods=_known(portion.methods, known),
             learning_rates=LEARNING_RATES,

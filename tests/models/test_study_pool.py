@@ -191,7 +191,7 @@ def test_an_interval_of_few_groups_is_not_shown() -> None:
     assert "| logit | 1 | 1 | -5.0 | +10.0 |  | none | none |" in page.splitlines()
 
 
-def test_sets_whose_teachers_differ_in_size_are_pooled(results: DistillationResults) -> None:
+def test_sets_whose_teachers_differ_in_size_are_pooled() -> None:
     rig = seed_results("rig", 0, groups=range(5), alone=4, taught=6, sizes=("small", "tiny"))
     walk = seed_results("walk", 0, groups=range(5), alone=6, taught=5, sizes=("tiny",))
     found = pooled_results([rig, walk], {})
