@@ -17,7 +17,7 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import file_sha256, write_student, write_teacher
 from mmkd_models.config import student_config, teacher_config
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
-from mmkd_models.defaults import RECIPE, STUDENT_TRAIN
+from mmkd_models.defaults import STUDENT_TRAIN, default_recipe
 from mmkd_models.jobs import Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
 
 MOVES = {  # internal and external rotation bend the elbow as well, an upright row lifts it
@@ -43,6 +43,7 @@ run = Run(train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric="macr
 teacher, path, size = train_teacher(data, teacher_config("small"), run), Path("teacher.ckpt"), student_config("tiny")
 write_teacher(path, teacher)
 write_student(Path("baseline.ckpt"), train_baseline(data, "gyro", size, run))
-taught = distil(data, "gyro", size, run, teacher=teacher, teacher_sha256=file_sha256(path), recipe=RECIPE)
+recipe = default_recipe(task)
+taught = distil(data, "gyro", size, run, teacher=teacher, teacher_sha256=file_sha256(path), recipe=recipe)
 write_student(Path("student.ckpt"), taught)
 print("next: mmkd-evaluate student.ckpt arm --against baseline.ckpt, mmkd-evaluate teacher.ckpt arm")

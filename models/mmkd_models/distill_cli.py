@@ -10,11 +10,12 @@ import typer
 
 from mmkd_models.checkpoint import file_sha256
 from mmkd_models.config import preset_named, student_config, student_like
-from mmkd_models.defaults import INT8_TRAIN, RECIPE, STUDENT_PRESET, STUDENT_TRAIN
+from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN, default_recipe
 from mmkd_models.fits import check_teacher
 from mmkd_models.int8_cli import start_of
 from mmkd_models.jobs import distil, distil_int8
 from mmkd_models.recipe_text import chosen_recipe, terms_text
+from mmkd_models.study_methods import taught_by
 from mmkd_models.teacher_set import TaughtBy, read_teachers
 from mmkd_models.train_options import (
     Batch,
@@ -52,7 +53,7 @@ def run_distill(arguments: Sequence[str]) -> None:
 
 def _print_recipe(wanted: bool) -> None:
     if wanted:
-        print(pretty(RECIPE))
+        print(pretty(taught_by(METHOD)))
         raise typer.Exit
 
 
@@ -149,7 +150,10 @@ def distill(
     print_recipe: Annotated[
         bool,
         typer.Option(
-            "--print-recipe", help="Print the default recipe and stop.", is_eager=True, callback=_print_recipe
+            "--print-recipe",
+            help="Print the default recipe (of three classes or more; of anything else it is --term logit) and stop.",
+            is_eager=True,
+            callback=_print_recipe,
         ),
     ] = False,
     list_terms: Annotated[
@@ -171,7 +175,6 @@ def distill(
         precision,
         devices,
     )
-    chosen = chosen_recipe(RECIPE, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
     start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
     size = preset or STUDENT_PRESET
     named = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=causal)
@@ -180,6 +183,8 @@ def distill(
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
     for one in (first, *further):
         check_teacher(one.checkpoint, training.train)
+    usual_recipe = default_recipe(training.train.spec.task)
+    chosen = chosen_recipe(usual_recipe, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
     seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
     training = training.for_pair(seen, modality)
     train = with_metric(train, metric, training)

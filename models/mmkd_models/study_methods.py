@@ -6,6 +6,7 @@ networks cannot have is left out by the study, with the reason.
 
 from __future__ import annotations
 
+from mmkd_models.config import choice
 from mmkd_models.recipe import (
     CrdTerm,
     DistTerm,
@@ -35,6 +36,16 @@ _LAST: Layers = 1
 def shipped_methods() -> tuple[Method, ...]:
     """Gives labels alone, each kind of distillation at its levels, and the combinations with the teacher's outputs."""
     return (Method(name=NONE, recipe=None), *_outputs(), *_attention(), *_representations(), *_combinations())
+
+
+def taught_by(name: str) -> Recipe:
+    """Gives the recipe of a shipped method that has one.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    taught = {method.name: method.recipe for method in shipped_methods() if method.recipe is not None}
+    return taught[choice(name, tuple(taught), option="--method")]
 
 
 def _outputs() -> tuple[Method, ...]:

@@ -25,7 +25,7 @@ from mmkd_export.demo.command_cli import app
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.comparison import compare_fold
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import RECIPE
+from mmkd_models.defaults import default_recipe
 from mmkd_models.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.summary import demo_document
 from mmkd_models.train import TrainConfig
@@ -256,10 +256,11 @@ def message_of(*arguments: object) -> str:
     return str(caught.value)
 
 
-def test_options_of_another_run_are_refused(tiny: Dataset, first: First) -> None:
+@pytest.mark.parametrize("other", [["--steps", 5], ["--steps", 4, "--method", "logit"]])
+def test_options_of_another_run_are_refused(tiny: Dataset, first: First, other: list[object]) -> None:
     folder, _, _ = first
     out = folder / "demo"
-    found = message_of("--dataset", tiny.path, "--out", out, "--steps", 5, "--seeds", 2)
+    found = message_of("--dataset", tiny.path, "--out", out, "--modality", "acc", "--seeds", 2, *other)
     assert found == (
         f"{out / 'seed-0' / 'fold.json'}: expected a fold of this dataset with these options, got one of another "
         "comparison; choose another --out, or delete the folder"
@@ -270,6 +271,16 @@ def test_options_of_another_run_are_refused(tiny: Dataset, first: First) -> None
     ("options", "message"),
     [
         (["--student", "huge"], "--student: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
+        (
+            ["--method", "none"],
+            (
+                "--method: expected one of logit, logit+task, logit+task-trust, logit-standardised, dkd, dist, "
+                "edam@first, edam@last, edam@uniform, relation@last, relation@uniform, feature@hidden, "
+                "feature@embedding, feature-low@hidden, crd, crd-batch, crd-bank, logit+edam@last, "
+                "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; "
+                "choose one of them"
+            ),
+        ),
         (["--teacher", "huge"], "--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
         (
             ["--teacher", "tiny", "--teacher", "tiny"],
@@ -318,7 +329,7 @@ def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Fold
         student_train=train,
         baseline_learning_rates=(3e-3,),
         augment=AugmentConfig(),
-        recipe=RECIPE,
+        recipe=default_recipe(dataset.spec.task),
     )
     return dataset, compare_fold(dataset, seed=0, config=config, out=fold_folder(folder, 0)), folder
 

@@ -23,7 +23,7 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import read_student, read_teacher
 from mmkd_models.comparison import compare_fold, fold_data
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import RECIPE
+from mmkd_models.defaults import default_recipe
 from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.predict import logits_of
@@ -95,7 +95,7 @@ def compared(kind: str, path: Path) -> Shown:
         student_train=train,
         baseline_learning_rates=(3e-3,),
         augment=AugmentConfig(),
-        recipe=RECIPE,
+        recipe=default_recipe(dataset.spec.task),
     )
     fold = compare_fold(dataset, seed=0, config=config, out=fold_folder(path, 0))
     found = measure(dataset, [fold], instruments(), out=path, say=lambda line: None)

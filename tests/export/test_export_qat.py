@@ -29,7 +29,7 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import RECIPE
+from mmkd_models.defaults import default_recipe
 from mmkd_models.distill_cli import run_distill
 from mmkd_models.jobs import Run, TrainingData, distil_int8, train_baseline, train_teacher
 from mmkd_models.networks.fake_int8 import FakeInt8Student
@@ -90,7 +90,7 @@ def _practise(case_data: TrainingData, hurt: StudentCheckpoint, teacher: TaughtB
         start_sha256="a" * 64,
         groups=practised_layers(hurt),
         teachers=[teacher],
-        recipe=RECIPE,
+        recipe=default_recipe(hurt.task),
     )
 
 

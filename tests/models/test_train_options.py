@@ -19,11 +19,11 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import file_sha256, read_student, read_teacher, write_teacher
 from mmkd_models.config import teacher_config
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import RECIPE
 from mmkd_models.distill import Recipe
 from mmkd_models.distill_cli import run_distill
 from mmkd_models.jobs import Run, TrainingData, train_teacher
 from mmkd_models.recipe_text import chosen_recipe, terms_text
+from mmkd_models.study_methods import taught_by
 from mmkd_models.train import TrainConfig
 from mmkd_models.train_cli import run_train
 
@@ -181,7 +181,7 @@ def test_the_printed_recipe_is_the_default_and_can_be_given_back(
     call: Call, machines: Dataset, folder: Path, tmp_path: Path
 ) -> None:
     printed = call("mmkd-distill", "--print-recipe").stdout
-    assert msgspec.json.decode(printed, type=Recipe) == RECIPE
+    assert msgspec.json.decode(printed, type=Recipe) == taught_by("dist")
     (tmp_path / "recipe.json").write_text(printed)
     distilled(call, folder, machines, "-o", "default.ckpt")
     distilled(call, folder, machines, "-o", "given.ckpt", "--recipe", "recipe.json")
@@ -219,7 +219,7 @@ def test_terms_on_the_command_line_are_what_the_student_learns_from(
     options = [part for text in terms for part in ("--term", text)]
     ended = distilled(call, folder, machines, *options, "--trust", "confidence")
     recipe = read_student(tmp_path / "student.ckpt").facts.recipe
-    assert recipe == chosen_recipe(RECIPE, file=None, terms=terms, trust="confidence", init=None)
+    assert recipe == chosen_recipe(taught_by("dist"), file=None, terms=terms, trust="confidence", init=None)
     for name in ("task", "logit", "dkd", "dist", "edam", "edam_kl", "relation", "feature", "crd", "trust", "loss"):
         assert re.search(rf"\b{name} -?\d+\.\d{{3}}", ended.stderr), name
     state = read_student(tmp_path / "student.ckpt").state

@@ -27,16 +27,17 @@ from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.defaults import (
     BASELINE_LEARNING_RATES,
-    RECIPE,
     STUDENT_PRESET,
     STUDENT_TRAIN,
     TEACHER_PRESET,
     TEACHER_TRAIN,
+    default_recipe,
 )
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text, with_unit
 from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 from mmkd_models.progress import training_bar
+from mmkd_models.study_methods import taught_by
 from mmkd_models.summary import demo_document as comparison_document
 
 _LAUNCHES = 2
@@ -65,6 +66,13 @@ def demo(
     student: Annotated[
         str, typer.Option("--student", help="Student size: tiny, small, medium or base.")
     ] = STUDENT_PRESET,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill.",
+        ),
+    ] = None,
     self_training: Annotated[
         bool,
         typer.Option("--self-training/--no-self-training", help="Let the teacher learn from unlabelled windows too."),
@@ -87,7 +95,7 @@ def demo(
         raise UsageError(f"--out {out}: expected a folder, got a file; choose another name")
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     presets = _presets(teacher)
-    config = _config(data, modality, label_share, presets[0], student, self_training, steps)
+    config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
     tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
     measured = measure(data, folds, _instruments(duration_s), out=out, say=_say)
     document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
@@ -202,6 +210,7 @@ def _config(
     label_share: float,
     teacher: Preset,
     student: str,
+    method: str | None,
     self_training: bool,
     steps: int | None,
 ) -> ComparisonConfig:
@@ -223,7 +232,7 @@ def _config(
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
         augment=AugmentConfig(),
-        recipe=RECIPE,
+        recipe=default_recipe(data.spec.task) if method is None else taught_by(method),
     )
 
 
