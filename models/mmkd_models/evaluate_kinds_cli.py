@@ -16,10 +16,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, significant_text
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.evaluate.report import Contestant, DataFacts, check_contestants, narrowed
-from mmkd_models.predict import logits_of
-from mmkd_models.study_gains import paired_gain
+from mmkd_models.evaluate.paired import FEWEST_GROUPS, paired_gain
+from mmkd_models.evaluate.report import Contestant, DataFacts, check_contestants, logits_from
 
 
 def refuse_options(given: Mapping[str, object], *, kind: str) -> None:
@@ -40,9 +38,9 @@ def evaluate_kind(
     A gain has an interval, by resampling whole groups, where there are `FEWEST_GROUPS` or more.
     """
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
-    judged = {one.path: _judged(one, windows) for one in contestants}
+    judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
-    gains = _gains(*judged.values(), measures=measures, seed=seed, groups=data.groups) if len(judged) > 1 else {}
+    gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
     if as_json:
         document = {
             "data": data,
@@ -68,24 +66,12 @@ def evaluate_kind(
         console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
 
 
-def _judged(one: Contestant, windows: Windows) -> Judged:
-    return judged_on(windows, logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality))
-
-
-def _gains(
-    ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int, groups: int
-) -> dict[str, dict[str, Any]]:
+def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:
     """By measure, in its `gain_unit`: what ours is better by."""
     found = {}
     for measure in measures:
-        gain = paired_gain([ours], [theirs], measure.name, seed=seed)
-        known = groups >= FEWEST_GROUPS
-        found[measure.name] = {
-            "gain": gain.mean,
-            "low": gain.low if known else None,
-            "high": gain.high if known else None,
-            "unit": measure.gain_unit,
-        }
+        gain = paired_gain(ours, theirs, measure.name, seed=seed)
+        found[measure.name] = {"gain": gain.points, "low": gain.low, "high": gain.high, "unit": measure.gain_unit}
     return found
 
 

@@ -27,6 +27,15 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))
 
 
+def gain_per_seed(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str) -> tuple[float, ...]:
+    """Gives how much better ours are on each seed, in the metric's `gain_unit`."""
+    scale = measure_named(metric).gain_scale
+    return tuple(
+        scale * (our.scores.metric(metric) - their.scores.metric(metric))
+        for our, their in zip(ours, theirs, strict=True)
+    )
+
+
 def gain_draws(
     ours: Sequence[Judged], theirs: Sequence[Judged], metric: str, *, seed: int = 0, draws: int = DRAWS
 ) -> NDArray[np.float64]:

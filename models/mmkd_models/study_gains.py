@@ -12,7 +12,7 @@ import numpy as np
 
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.measures import measure_named
-from mmkd_models.gains import gain_draws
+from mmkd_models.gains import gain_draws, gain_per_seed
 
 
 class PairedGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,15 +45,6 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     points: float
     trials: int
     per_seed: tuple[float | None, ...]
-
-
-def gain_per_seed(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str) -> tuple[float, ...]:
-    """Gives how much better ours are on each seed, in the metric's `gain_unit`."""
-    scale = measure_named(metric).gain_scale
-    return tuple(
-        scale * (our.scores.metric(metric) - their.scores.metric(metric))
-        for our, their in zip(ours, theirs, strict=True)
-    )
 
 
 def paired_gain(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str, *, seed: int = 0) -> PairedGain:

@@ -18,12 +18,13 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.comparison import NEAR_BEST
 from mmkd_models.config import Preset
 from mmkd_models.evaluate.judged import Judged
+from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
-from mmkd_models.gains import gain_draws, spread
+from mmkd_models.gains import gain_draws, gain_per_seed, gap_recovered, spread
 from mmkd_models.study_document import ScoreTable
-from mmkd_models.study_gains import PairedGain, gain_per_seed, paired_gain
+from mmkd_models.study_gains import PairedGain, paired_gain
 from mmkd_models.study_plan import NONE, Entry, Method
 from mmkd_models.study_results import SeedResults, SizeResults
 from mmkd_models.study_table import score_table
@@ -33,7 +34,6 @@ ALL_MODALITIES = "all"
 OUTPUTS = "logit"
 """The method that learns from the teacher's outputs alone: what every further term has to be better than."""
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
-_LEAST_GAP = 0.01
 _SIZE = re.compile(":" + "|:".join(get_args(Preset)))
 
 
@@ -377,7 +377,7 @@ def _gap(
         float(np.mean([tests[seed].scores.metric(metric) for seed in both]))
         for tests in (one.tests, alone.tests, teacher)
     )
-    return (own - base) / (top - base) if top - base >= _LEAST_GAP else None
+    return gap_recovered(own, base, top, measure_named(metric))
 
 
 def _pooled(

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.metrics import Metric, Scores, scores_from_answers
+from mmkd_models.evaluate.judged import Judged, judged_on
+from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
 from mmkd_models.evaluate.paired import PairedGain, paired_gain
 from mmkd_models.fits import check_fits
@@ -27,7 +28,7 @@ from mmkd_models.predict import logits_of
 FORMAT_VERSION = 1
 
 Checkpoint = StudentCheckpoint | TeacherCheckpoint
-Answers = NDArray[np.int64]
+Logits = NDArray[np.float32]
 Key = TypeVar("Key")
 OnPart = Callable[[str], None]
 
@@ -186,7 +187,7 @@ def evaluate(
     judge = _Judge(windows=windows, metric=metric, seed=seed)
     pair = [model] if against is None else [model, against]
     on_part("everything there")
-    complete = judge.judgement(*(_complete(one, windows) for one in pair))
+    complete = judge.judgement(*(logits_from(one, windows) for one in pair))
     report = EvaluationReport(
         model=_facts(model),
         against=None if against is None else _facts(against),
@@ -226,8 +227,9 @@ def check_contestants(model: Contestant, against: Contestant | None, windows: Wi
         )
 
 
-def _complete(one: Contestant, windows: Windows) -> Answers:
-    return np.asarray(logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality).argmax(1))
+def logits_from(one: Contestant, windows: Windows) -> Logits:
+    """Gives the model's logits (N, K) for the windows, of regression (N, 1) in the target's unit."""
+    return logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality)
 
 
 def narrowed(one: Contestant, windows: Windows) -> Windows:
@@ -270,38 +272,36 @@ def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJud
     )
 
 
-def _shared(found: list[dict[Key, NDArray[np.float32]]]) -> list[tuple[Key, list[Answers]]]:
-    """What the first was judged under, with the answers of all that were judged under it as well."""
-    return [(key, [logits[key].argmax(1) for logits in found if key in logits]) for key in found[0]]
+def _shared(found: list[dict[Key, Logits]]) -> list[tuple[Key, list[Logits]]]:
+    """What the first was judged under, with the logits of all that were judged under it as well."""
+    return [(key, [logits[key] for logits in found if key in logits]) for key in found[0]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Judge:
-    """Scores answers for the windows, and compares two of them."""
+    """Scores logits for the windows, and compares two of them."""
 
     windows: Windows
     metric: Metric
     seed: int
 
-    def judgement(self, ours: Answers, theirs: Answers | None = None) -> Judgement:
-        """Judges answers, beside others where there are some."""
-        scores = self._scores(ours)
+    def judgement(self, ours: Logits, theirs: Logits | None = None) -> Judgement:
+        """Judges logits, beside others where there are some."""
+        judged = judged_on(self.windows, ours)
         if theirs is None:
-            return Judgement(scores=scores)
-        gain = paired_gain(
-            ours,
-            theirs,
-            self.windows.labels,
-            self.windows.groups,
-            classes=len(self.windows.spec.task.labels),
-            metric=self.metric,
-            seed=self.seed,
-        )
-        return Judgement(scores=scores, against=self._scores(theirs), gain=gain)
+            return Judgement(scores=_scores(judged))
+        other = judged_on(self.windows, theirs)
+        gain = paired_gain(judged, other, self.metric, seed=self.seed)
+        return Judgement(scores=_scores(judged), against=_scores(other), gain=gain)
 
-    def _scores(self, answers: Answers) -> JudgedScores:
-        found: Scores = scores_from_answers(self.windows.labels, answers, len(self.windows.spec.task.labels))
-        return JudgedScores(accuracy=found.accuracy, balanced_accuracy=found.balanced_accuracy, macro_f1=found.macro_f1)
+
+def _scores(judged: Judged) -> JudgedScores:
+    found = judged.scores
+    return JudgedScores(
+        accuracy=found.metric("accuracy"),
+        balanced_accuracy=found.metric("balanced_accuracy"),
+        macro_f1=found.metric("macro_f1"),
+    )
 
 
 def _facts(one: Contestant) -> ModelFacts:
