@@ -179,12 +179,12 @@ def distill(
     size = preset or STUDENT_PRESET
     named = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=causal)
     check_output(output, teachers=teacher)
-    first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
-    for one in (first, *further):
-        check_teacher(one.checkpoint, training.train)
     usual_recipe = default_recipe(training.train.spec.task)
     chosen = chosen_recipe(usual_recipe, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
+    first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
+    for one in (first, *further):
+        check_teacher(one.checkpoint, training.train)
     seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
     training = training.for_pair(seen, modality)
     train = with_metric(train, metric, training)

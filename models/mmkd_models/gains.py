@@ -67,6 +67,12 @@ def gain_draws(
     return np.asarray(measure_named(metric).gain_scale * mean)
 
 
+def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """Gives the ends of the 95 % interval of draws (D,), by percentiles; draws that are NaN do not count."""
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def gain_of_folds(
     folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -79,15 +85,9 @@ def gain_of_folds(
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
         for name in modalities
     ]
-    gains = [
-        measure.gain_scale * (our.scores.metric(measure.name) - their.scores.metric(measure.name))
-        for ours, theirs in pairs
-        for our, their in zip(ours, theirs, strict=True)
-    ]
+    gains = [gain_per_seed(ours, theirs, measure.name) for ours, theirs in pairs]
     drawn = [gain_draws(ours, theirs, measure.name, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
-    over = np.mean(drawn, axis=0)
-    low, high = np.quantile(over[~np.isnan(over)], [0.025, 0.975])
-    return float(np.mean(gains)), float(low), float(high)
+    return float(np.mean(gains)), *interval_of(np.mean(drawn, axis=0))
 
 
 def gap_recovered(student: float, baseline: float, teacher: float, measure: Measure) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.measures import measure_named
-from mmkd_models.gains import gain_draws, gain_per_seed
+from mmkd_models.gains import gain_draws, gain_per_seed, interval_of
 
 
 class PairedGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,13 +53,12 @@ def paired_gain(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str, *
     The mean is over seeds of what ours are better by; the interval is of `gain_draws`, whose arguments these are.
     """
     per_seed = gain_per_seed(ours, theirs, metric)
-    drawn = gain_draws(ours, theirs, metric, seed=seed)
-    low, high = np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975])
+    low, high = interval_of(gain_draws(ours, theirs, metric, seed=seed))
     return PairedGain(
         mean=float(np.mean(per_seed)),
         std=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         per_seed=per_seed,
     )
 

@@ -22,7 +22,7 @@ from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
-from mmkd_models.gains import gain_draws, gain_per_seed, gap_recovered, spread
+from mmkd_models.gains import gain_draws, gain_per_seed, gap_recovered, interval_of, spread
 from mmkd_models.study_document import ScoreTable
 from mmkd_models.study_gains import PairedGain, paired_gain
 from mmkd_models.study_plan import NONE, Entry, Method
@@ -464,13 +464,13 @@ def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
         return None
     means = [(dataset, np.mean(gain_per_seed(ours, theirs, metric))) for dataset, ours, theirs in pairs]
     drawn = [(dataset, gain_draws(ours, theirs, metric)) for dataset, ours, theirs in pairs]
-    low, high = np.nanquantile(_over_sets(drawn), [0.025, 0.975])
+    low, high = interval_of(_over_sets(drawn))
     groups = [{one.group for judged in ours for one in judged.by_group} for _, ours, _ in pairs]
     is_known = min(map(len, groups)) >= FEWEST_GROUPS
     return PooledGain(
         mean=float(_over_sets(means)),
-        low=float(low) if is_known else None,
-        high=float(high) if is_known else None,
+        low=low if is_known else None,
+        high=high if is_known else None,
         folds=sum(len(ours) for _, ours, _ in pairs),
     )
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-import numpy as np
 
 from mmkd_models.evaluate.judged import Judged
-from mmkd_models.gains import gain_draws, gain_per_seed
+from mmkd_models.gains import gain_draws, gain_per_seed, interval_of
 
 FEWEST_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
@@ -31,5 +30,5 @@ def paired_gain(ours: Judged, theirs: Judged, metric: str, *, seed: int) -> Pair
     (points,) = gain_per_seed([ours], [theirs], metric)
     if len(ours.by_group) < FEWEST_GROUPS:
         return PairedGain(points=points, low=None, high=None)
-    low, high = np.quantile(gain_draws([ours], [theirs], metric, seed=seed), [0.025, 0.975])
-    return PairedGain(points=points, low=float(low), high=float(high))
+    low, high = interval_of(gain_draws([ours], [theirs], metric, seed=seed))
+    return PairedGain(points=points, low=low, high=high)

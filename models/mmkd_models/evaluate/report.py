@@ -229,10 +229,10 @@ def check_contestants(model: Contestant, against: Contestant | None, windows: Wi
 
 def logits_from(one: Contestant, windows: Windows) -> Logits:
     """Gives the model's logits (N, K) for the windows, of regression (N, 1) in the target's unit."""
-    return logits_of(one.checkpoint.network(), narrowed(one, windows), modality=one.modality)
+    return logits_of(one.checkpoint.network(), _narrowed(one, windows), modality=one.modality)
 
 
-def narrowed(one: Contestant, windows: Windows) -> Windows:
+def _narrowed(one: Contestant, windows: Windows) -> Windows:
     """The windows with the model's modalities alone, in the order in which it has them."""
     checkpoint = one.checkpoint
     if isinstance(checkpoint, StudentCheckpoint):
@@ -246,7 +246,7 @@ def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ..
     for one in pair:
         network = one.checkpoint.network()
         assert isinstance(network, Teacher)  # `evaluate` asks for subsets of teachers alone
-        found.append(logits_by_subset(network, narrowed(one, judge.windows)))
+        found.append(logits_by_subset(network, _narrowed(one, judge.windows)))
     judged = [(subset, judge.judgement(*given)) for subset, given in _shared(found)]
     return tuple(
         SubsetJudgement(modalities=subset, scores=one.scores, against=one.against, gain=one.gain)
@@ -258,7 +258,7 @@ def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJud
     found = [
         logits_by_missing_share(
             one.checkpoint.network(),
-            narrowed(one, judge.windows),
+            _narrowed(one, judge.windows),
             modality=one.modality,
             seed=judge.seed,
             shares=MISSING_SHARES,
