@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -75,11 +75,19 @@ def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
     return torch.stack(found, dim=1)
 
 
+def steps_with_samples(encoder: CausalEncoder, present: Tensor) -> list[int]:
+    """The steps (of one recording) whose window has a sample."""
+    there = encoder.padded(present)[0].amax(1).view(-1, encoder.stride).amax(1)
+    windows = [there[max(0, step + 1 - encoder.length) : step + 1] for step in range(len(there))]
+    return [step for step, window in enumerate(windows) if window.any()]
+
+
 # One network, three forms. Tolerances: two orders of the same float32 sums over some hundred products of about 1;
 # measured below 5e-7.
 
 
 @settings(max_examples=8, deadline=None)
+@example(samples=6, missing=0.3, seed=39)  # nothing in the first block
 @given(samples=st.integers(3, 70), missing=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 99))
 def test_stepping_through_a_recording_equals_one_pass_over_it(samples: int, missing: float, seed: int) -> None:
     spec = modality(samples)
@@ -90,7 +98,8 @@ def test_stepping_through_a_recording_equals_one_pass_over_it(samples: int, miss
     values = values * present
     one_pass = answers_along(network, values, present)
     assert one_pass.shape == (1, math.ceil(4 * samples / causal_encoder(network).stride), 3)
-    torch.testing.assert_close(stepped(network, values, present), one_pass, atol=5e-6, rtol=0)
+    heard = steps_with_samples(causal_encoder(network), present)  # elsewhere logits mean nothing
+    torch.testing.assert_close(stepped(network, values, present)[:, heard], one_pass[:, heard], atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [3, 15, 32, 33, 100])
