@@ -29,8 +29,8 @@ from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import Recipe
-from mmkd_models.goal import target_scale
 from mmkd_models.int8 import LearntInt8
+from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.causal_front import CausalFront
 from mmkd_models.networks.encoder import Encoder, FrontEnd
 from mmkd_models.networks.student import Student

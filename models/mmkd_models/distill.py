@@ -8,6 +8,7 @@ learnt by heart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,50 +17,26 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_models.answers import AnswerMemory
 from mmkd_models.augment import Batch
-from mmkd_models.goal import CLASSES, Goal, logit_loss, task_loss, together, trust_of
-from mmkd_models.levels import (
-    FeatureHead,
-    edam_of,
-    fusion_depth,
-    relation_of,
-    student_depth,
-    teacher_depth,
-)
-from mmkd_models.losses.contrast import ContrastHead
-from mmkd_models.losses.contrast_bank import ContrastBank
-from mmkd_models.losses.correlation import dist_loss
-from mmkd_models.losses.decoupled import dkd_loss
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.correlation import DistTerm
+from mmkd_models.losses.decoupled import DkdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.goal import CLASSES, Goal
+from mmkd_models.losses.layers import Layers, fusion_depth, student_depth, teacher_depth
+from mmkd_models.losses.logits import LogitTerm, logit_loss
+from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.task import TaskTerm, task_loss
+from mmkd_models.losses.term import LossTerm, Pair, Step, Weight, constant, name_of
+from mmkd_models.mixing import together
+from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
-from mmkd_models.recipe import (
-    CrdTerm,
-    DistTerm,
-    DkdTerm,
-    EdamTerm,
-    FeatureTerm,
-    InsideTerm,
-    Layers,
-    LogitTerm,
-    OutputTerm,
-    Recipe,
-    RelationTerm,
-    TaskTerm,
-    Term,
-    Trust,
-    Weight,
-    check_layers,
-    check_recipe,
-    check_terms,
-    constant,
-    has_layers,
-    kind_of,
-    member_of,
-    part_of,
-)
+from mmkd_models.recipe import Recipe, Term, Trust, check_recipe, check_terms, member_of, part_of
 from mmkd_models.teachers import answers_of, check_teachers, known_teacher, mix_of
-from mmkd_models.ties import check_causal, check_ties
+from mmkd_models.trust import trust_of
 
 __all__ = [
     "CrdTerm",
@@ -172,9 +149,6 @@ class DistillLearner(nn.Module):
         UsageError: the recipe does not fit the networks.
     """
 
-    contrast: ContrastHead | ContrastBank | None
-    features: FeatureHead | None
-
     def __init__(
         self,
         student: nn.Module,
@@ -191,31 +165,22 @@ class DistillLearner(nn.Module):
         self.goal = goal
         teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
         check_teachers(recipe, teachers, modality)
-        check_causal(recipe, student)
         self.network = student
         self.recipe = recipe
         self.modality = modality
         self._memory = memory
         self._teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
         ours, theirs = _shown(student, teachers, modality, example)
-        check_terms(recipe, classes=theirs[0].logits.shape[-1], kind=goal.kind)
-        for number, shown in enumerate(theirs):
-            part = part_of(recipe, number)
-            check_layers(
-                part,
-                student_layers=student_depth(ours),
-                teacher_layers=fusion_depth(shown, modality),
-                teacher_blocks=teacher_depth(shown, modality),
-            )
-            check_ties(part, ours, shown, modality)
+        mix = mix_of(recipe) if len(teachers) > 1 else None
+        check_terms(recipe, classes=theirs[0].logits.shape[-1], kind=goal.kind, mix=mix)
+        causal = isinstance(student, Student) and isinstance(student.encoder, CausalEncoder)
+        pairs = [Pair(student=ours, teacher=shown, modality=modality) for shown in theirs]
+        for number, pair in enumerate(pairs):
+            _check_pair(part_of(recipe, number), pair, causal=causal)
         if recipe.init == "teacher":
             take_encoder(student, teachers[0], modality)
-        crd = next((term for term in recipe.terms if isinstance(term, CrdTerm)), None)
-        self.contrast = _contrast(crd, ours, theirs[member_of(crd)], windows) if crd is not None else None
-        feature = next((term for term in recipe.terms if isinstance(term, FeatureTerm)), None)
-        self.features = None
-        if feature is not None:
-            self.features = FeatureHead(feature, ours, theirs[member_of(feature)], modality)
+        heads = {name_of(term): term.head(pairs[member_of(term)], windows=windows) for term in recipe.terms}
+        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Gives the terms by name, unweighted, `loss` their weighted sum, and for people `edam_kl` and `trust`.
@@ -223,19 +188,19 @@ class DistillLearner(nn.Module):
         A term whose weight is 0 at this time is left out. With trust g in each of B windows, a term is sum(g loss) / B.
         """
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
-        taps = any(has_layers(term) for term, _ in active)
+        taps = any(term.ties_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         teachers = self._answers(batch, taps=taps)
         trust = self._trust(batch, teachers)
         terms: dict[str, Tensor] = {}
         total = student.logits.new_zeros(())
         for term, weight in active:
-            found = self._term(term, batch, student, teachers, trust)
+            found = self._found(term, batch, student, teachers, trust)
             if trust is not None and not isinstance(term, TaskTerm):
                 # The losses are means over what is trusted, so that this makes them sums over the whole batch.
                 found = {name: value * trust.mean() for name, value in found.items()}
             terms.update(found)
-            total = total + weight * found[kind_of(term)]
+            total = total + weight * found[name_of(term)]
         if trust is not None:
             terms["trust"] = trust.mean()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -267,89 +232,36 @@ class DistillLearner(nn.Module):
         logits = self._logits(teachers, 1.0)
         return trust_of(self.goal, logits, batch.targets, batch.labelled, by_confidence=by_confidence)
 
-    def _term(
+    def _found(
         self,
-        term: Term,
+        term: LossTerm,
         batch: Batch,
         student: StudentOutput,
         teachers: Sequence[TeacherOutput],
         trust: Tensor | None,
     ) -> dict[str, Tensor]:
         """The loss of the term under its name, and what else there is to tell."""
-        match term:
-            case TaskTerm():
-                return {"task": task_loss(self.goal, student.logits, batch.targets, weight=batch.labelled)}
-            case LogitTerm() | DkdTerm() | DistTerm():
-                logits = self._logits(teachers, term.temperature)
-                return {kind_of(term): _output_loss(term, batch, student.logits, logits, trust, self.goal)}
-            case _:
-                return self._inside_term(term, batch, student, teachers[member_of(term)], trust)
-
-    def _inside_term(
-        self, term: InsideTerm, batch: Batch, student: StudentOutput, teacher: TeacherOutput, trust: Tensor | None
-    ) -> dict[str, Tensor]:
-        match term:
-            case EdamTerm():
-                there = self._others_there(batch, teacher)
-                weight = there if trust is None else there * trust
-                loss, divergence = edam_of(term, student, teacher, self.modality, weight=weight)
-                return {"edam": loss, "edam_kl": divergence}
-            case RelationTerm():
-                return {"relation": relation_of(term, student, teacher, self.modality, weight=trust)}
-            case FeatureTerm():
-                if self.features is None:
-                    raise AssertionError("the constructor makes the projectors of a feature term")
-                return {"feature": self.features(student, teacher, weight=trust)}
-            case CrdTerm():
-                if self.contrast is None:
-                    raise AssertionError("the constructor makes the projectors of a CRD term")
-                vectors = student.embedding, teacher.embedding, batch.index
-                return {"crd": self.contrast(*vectors, temperature=term.temperature, weight=trust)}
-
-    def _others_there(self, batch: Batch, teacher: TeacherOutput) -> Tensor:
-        """(B,) 1 where another modality of the teacher has a sample: where its cross-attention says something."""
-        others = [name for name in teacher.valid if name != self.modality]
-        return torch.stack([batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)
-
-
-def _output_loss(
-    term: OutputTerm, batch: Batch, student: Tensor, teacher: Tensor, trust: Tensor | None, goal: Goal
-) -> Tensor:
-    match term:
-        case LogitTerm():
-            temperature, standardise = term.temperature, term.standardise
-            return logit_loss(goal, student, teacher, temperature=temperature, standardise=standardise, weight=trust)
-        case DkdTerm():
-            # A mixed window's target is the larger label; a window without one has what the teacher takes for it.
-            target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
-            return dkd_loss(
-                student,
-                teacher,
-                target,
-                temperature=term.temperature,
-                alpha=term.alpha,
-                beta=term.beta,
-                weight=trust,
-            )
-        case DistTerm():
-            return dist_loss(
-                student, teacher, temperature=term.temperature, beta=term.beta, gamma=term.gamma, weight=trust
-            )
-
-
-def _contrast(
-    term: CrdTerm, student: StudentOutput, teacher: TeacherOutput, windows: int | None
-) -> ContrastHead | ContrastBank:
-    own, other = student.embedding.shape[-1], teacher.embedding.shape[-1]
-    if term.memory != "bank":
-        queue = term.queue if term.memory == "queue" else 0
-        return ContrastHead(own, other, width=term.width, queue=queue)
-    if windows is None or windows < 2:
-        raise UsageError(
-            f"recipe: term 'crd' with a memory bank needs the number of training windows, two or more, got {windows}; "
-            "give it, or set memory to 'queue'"
+        step = Step(
+            pair=Pair(student=student, teacher=teachers[member_of(term)], modality=self.modality),
+            batch=batch,
+            goal=self.goal,
+            together=partial(self._logits, teachers),
+            trust=trust,
         )
-    return ContrastBank(own, other, width=term.width, windows=windows, negatives=term.negatives, momentum=term.momentum)
+        return term.loss(step, dict(self.heads.items()).get(name_of(term)))
+
+
+def _check_pair(recipe: Recipe, pair: Pair, *, causal: bool) -> None:
+    """Refuses what cannot be compared: first layers that are not there, then shapes."""
+    depths = {
+        "student": student_depth(pair.student),
+        "fusion": fusion_depth(pair.teacher, pair.modality),
+        "blocks": teacher_depth(pair.teacher, pair.modality),
+    }
+    for term in recipe.terms:
+        term.check_depth(**depths)
+    for term in recipe.terms:
+        term.check_pair(pair, causal=causal)
 
 
 def _shown(

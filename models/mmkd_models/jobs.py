@@ -37,8 +37,8 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
 from mmkd_models.evaluate.scores import check_metric
 from mmkd_models.fits import check_fits
-from mmkd_models.goal import goal_of
 from mmkd_models.int8 import LearntInt8
+from mmkd_models.losses.goal import goal_of
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student

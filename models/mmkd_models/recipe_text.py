@@ -13,7 +13,8 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.config import choice
-from mmkd_models.recipe import Mix, Recipe, Term, Trust, Weight, constant
+from mmkd_models.losses.term import Mix, Weight, constant
+from mmkd_models.recipe import Recipe, Term, Trust
 
 _KINDS: dict[str, type[Term]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Term)}
 _WEIGHTS = {

@@ -7,21 +7,17 @@ networks cannot have is left out by the study, with the reason.
 from __future__ import annotations
 
 from mmkd_models.config import choice
-from mmkd_models.recipe import (
-    CrdTerm,
-    DistTerm,
-    DkdTerm,
-    EdamTerm,
-    FeatureTerm,
-    Layers,
-    LogitTerm,
-    Recipe,
-    RelationTerm,
-    TaskTerm,
-    Term,
-    Weight,
-    constant,
-)
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.correlation import DistTerm
+from mmkd_models.losses.decoupled import DkdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.layers import Layers
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import Weight, constant
+from mmkd_models.recipe import Recipe, Term
 from mmkd_models.study_plan import NONE, Method
 
 _TASK = TaskTerm(weight=constant(1.0))

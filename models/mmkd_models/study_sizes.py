@@ -24,7 +24,7 @@ from mmkd_models.checkpoint import (
 )
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.distill import DistillLearner
-from mmkd_models.goal import Goal
+from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher

@@ -18,8 +18,9 @@ from mmkd_models.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.config import teacher_config
 from mmkd_models.cross_fit import cross_fit
 from mmkd_models.evaluate.judged import Judged, judged_on
-from mmkd_models.goal import Goal, together
 from mmkd_models.jobs import OnStep, self_train, train_teacher
+from mmkd_models.losses.goal import Goal
+from mmkd_models.mixing import together
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import logits_of
 from mmkd_models.resume import FILE_NAME

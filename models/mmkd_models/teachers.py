@@ -13,21 +13,10 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import Batch
+from mmkd_models.losses.term import Mix, name_of
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
-from mmkd_models.recipe import (
-    CrdTerm,
-    FeatureTerm,
-    InsideTerm,
-    LogitTerm,
-    Mix,
-    Recipe,
-    has_layers,
-    kind_of,
-    looks_inside,
-    member_of,
-    part_of,
-)
+from mmkd_models.recipe import Recipe, Term, member_of, part_of
 
 
 def mix_of(recipe: Recipe) -> Mix:
@@ -64,12 +53,8 @@ def check_teachers(recipe: Recipe, teachers: Sequence[nn.Module], modality: str)
             f"recipe: mix {recipe.mix!r} needs several teachers, got one; name more teachers, or leave it out"
         )
     for term in recipe.terms:
-        if looks_inside(term):
+        if term.looks_into() is not None:
             _check_member(term, len(teachers))
-        elif len(teachers) > 1 and isinstance(term, LogitTerm) and term.standardise and mix_of(recipe) != "logits":
-            raise UsageError(
-                "recipe: term 'logit' standardises logits, and mix 'probabilities' has none; set mix to 'logits'"
-            )
     for number, teacher in enumerate(teachers):
         part = part_of(recipe, number)
         known = known_teacher(teacher)
@@ -79,9 +64,9 @@ def check_teachers(recipe: Recipe, teachers: Sequence[nn.Module], modality: str)
             _check_one_space(part, number)
 
 
-def _check_member(term: InsideTerm, count: int) -> None:
-    kind = kind_of(term)
-    if term.member is UNSET:
+def _check_member(term: Term, count: int) -> None:
+    kind = name_of(term)
+    if term.looks_into() is UNSET:
         if count > 1:
             raise UsageError(
                 f"recipe: term {kind!r} looks into one teacher, and there are {count}; name it with member, "
@@ -90,13 +75,13 @@ def _check_member(term: InsideTerm, count: int) -> None:
     elif not 0 <= member_of(term) < count:
         raise UsageError(
             f"recipe: term {kind!r}: expected a member from 0 to {count - 1} of {count} "
-            f"{'teacher' if count == 1 else 'teachers'}, got {term.member}; correct it"
+            f"{'teacher' if count == 1 else 'teachers'}, got {term.looks_into()}; correct it"
         )
 
 
 def _check_other_modalities(recipe: Recipe, number: int, names: Sequence[str], modality: str) -> None:
     """Refuses what reads a teacher's tokens of a modality that it does not see."""
-    reads = [f"term {kind_of(term)!r}" for term in recipe.terms if has_layers(term)]
+    reads = [f"term {name_of(term)!r}" for term in recipe.terms if term.ties_layers()]
     reads += ["init 'teacher'"] if recipe.init == "teacher" and number == 0 else []
     if reads:
         raise UsageError(
@@ -107,7 +92,7 @@ def _check_other_modalities(recipe: Recipe, number: int, names: Sequence[str], m
 
 def _check_one_space(recipe: Recipe, number: int) -> None:
     """Refuses what compares vectors over windows: teachers that started apart have no directions in common."""
-    reads = [f"term {kind_of(term)!r}" for term in recipe.terms if isinstance(term, CrdTerm | FeatureTerm)]
+    reads = [f"term {name_of(term)!r}" for term in recipe.terms if term.compares_vectors()]
     reads += ["init 'teacher'"] if recipe.init == "teacher" and number == 0 else []
     if reads:
         raise UsageError(

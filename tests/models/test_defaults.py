@@ -6,7 +6,8 @@ import pytest
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.defaults import default_recipe
-from mmkd_models.recipe import check_terms, kind_of
+from mmkd_models.losses.term import name_of
+from mmkd_models.recipe import check_terms
 
 
 @pytest.mark.parametrize(
@@ -20,5 +21,5 @@ from mmkd_models.recipe import check_terms, kind_of
 )
 def test_the_usual_recipe_is_one_that_the_task_can_have(task: TaskSpec, terms: list[str]) -> None:
     recipe = default_recipe(task)
-    assert [kind_of(term) for term in recipe.terms] == terms
+    assert [name_of(term) for term in recipe.terms] == terms
     check_terms(recipe, classes=len(task.labels), kind=task.kind)

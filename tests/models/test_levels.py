@@ -140,10 +140,9 @@ def test_hidden_states_are_compared_through_projectors_and_without_high_frequenc
     ours, theirs = outputs(data)
     term = FeatureTerm(weight=ONE, layers=((1, 4),), keep=0.4)
     module = learner(term)
-    assert module.features is not None
     low_pass = torch.eye(7)
     low_pass[:5, :5] = low_pass_matrix(5, 0.4)  # time tokens only
-    projected = module.features.projectors[0](ours.hidden[1])
+    projected = module.heads["feature"].projectors[0](ours.hidden[1])
     expected = feature_loss(projected, theirs.hidden["acc"][4], valid=ours.valid, low_pass=low_pass)
     torch.testing.assert_close(module(data, 0.0)["feature"], expected)
 
@@ -153,8 +152,7 @@ def test_embeddings_are_compared_channel_by_channel(keep: float) -> None:
     data = batch()
     ours, theirs = outputs(data)
     module = learner(FeatureTerm(weight=ONE, level="embedding", keep=keep))
-    assert module.features is not None
-    projected = module.features.projectors[0](ours.embedding)
+    projected = module.heads["feature"].projectors[0](ours.embedding)
     difference = projected - F.layer_norm(theirs.embedding, (12,))
     expected = (difference @ low_pass_matrix(12, keep)).square().mean()
     torch.testing.assert_close(module(data, 0.0)["feature"], expected, atol=1e-6, rtol=1e-5)
@@ -233,9 +231,9 @@ def test_every_term_is_computed_in_float32_under_autocast() -> None:
 
 def test_projectors_and_banks_are_in_the_state_and_the_teacher_is_not() -> None:
     names = {name.split(".")[0] for name in learner(*EVERY).state_dict()}
-    assert names == {"network", "contrast", "features"}
+    assert names == {"network", "heads"}
     shapes = {name: tuple(value.shape) for name, value in learner(*EVERY).state_dict().items() if "bank" in name}
-    assert shapes == {"contrast.bank_student": (9, 4), "contrast.bank_teacher": (9, 4)}
+    assert shapes == {"heads.crd.bank_student": (9, 4), "heads.crd.bank_teacher": (9, 4)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- trust

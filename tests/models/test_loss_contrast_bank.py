@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmkd_models.losses.contrast_bank import ContrastBank, bank_loss
+from mmkd_models.losses.contrast import ContrastBank, bank_loss
 
 TAU = 0.5
 

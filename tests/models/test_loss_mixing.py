@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_models.losses.logits import kl_loss
-from mmkd_models.losses.mixing import mixed_logits
+from mmkd_models.mixing import mixed_logits
 
 
 def logits(count: int, classes: int, seed: int = 0) -> list[torch.Tensor]:

@@ -324,8 +324,8 @@ def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains
 def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner() -> None:
     network, module = student(), learner(TASK, LOGIT, EDAM, CRD)
     expected = {f"network.{name}" for name in network.state_dict()}
-    contrast = {f"contrast.{part}.{kind}" for part in ("student", "teacher") for kind in ("weight", "bias")}
-    queue = {f"contrast.queue_{part}" for part in ("student", "teacher", "index")}
+    contrast = {f"heads.crd.{part}.{kind}" for part in ("student", "teacher") for kind in ("weight", "bias")}
+    queue = {f"heads.crd.queue_{part}" for part in ("student", "teacher", "index")}
     assert set(module.state_dict()) == expected | contrast | queue
     assert {name for name, _ in module.named_parameters()} == {
         f"network.{name}" for name, _ in network.named_parameters()
@@ -333,7 +333,7 @@ def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner() -> None:
 
 
 def test_a_recipe_without_contrast_has_no_projectors() -> None:
-    assert learner(TASK, LOGIT).contrast is None
+    assert len(learner(TASK, LOGIT).heads) == 0
 
 
 def test_a_student_with_contrast_alone_moves_towards_its_own_teacher_embedding() -> None:

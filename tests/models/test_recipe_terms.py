@@ -10,22 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.recipe import (
-    CrdTerm,
-    DistTerm,
-    DkdTerm,
-    EdamTerm,
-    FeatureTerm,
-    Layers,
-    LogitTerm,
-    Recipe,
-    RelationTerm,
-    TaskTerm,
-    Term,
-    check_recipe,
-    constant,
-    layer_pairs,
-)
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.correlation import DistTerm
+from mmkd_models.losses.decoupled import DkdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.layers import Layers, layer_pairs
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
+from mmkd_models.recipe import Recipe, Term, check_recipe
 
 ONE = constant(1.0)
 
@@ -106,9 +101,43 @@ def test_pairs_count_the_layers_of_the_attention_that_teaches() -> None:
     )
 
 
-def test_an_embedding_has_no_layers_to_check() -> None:
-    term = FeatureTerm(weight=ONE, level="embedding", layers=9)
+def test_an_embedding_needs_no_cross_attention() -> None:
+    term = FeatureTerm(weight=ONE, level="embedding")
     check_recipe(Recipe(terms=(term,)), student_layers=2, teacher_layers=0, teacher_blocks=2)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (
+            FeatureTerm(weight=ONE, level="embedding", layers=9),
+            "recipe: term 'feature': expected no layers with level 'embedding', which has none, got 9; leave them out",
+        ),
+        (
+            CrdTerm(weight=ONE, memory="batch", queue=64),
+            (
+                "recipe: term 'crd': expected no queue with memory 'batch', which reads none, got 64; leave it out, "
+                "or set memory to 'queue'"
+            ),
+        ),
+        (
+            CrdTerm(weight=ONE, negatives=64),
+            (
+                "recipe: term 'crd': expected no negatives with memory 'queue', which reads none, got 64; leave it "
+                "out, or set memory to 'bank'"
+            ),
+        ),
+        (
+            CrdTerm(weight=ONE, memory="batch", momentum=0.9),
+            (
+                "recipe: term 'crd': expected no momentum with memory 'batch', which reads none, got 0.9; leave it "
+                "out, or set memory to 'bank'"
+            ),
+        ),
+    ],
+)
+def test_an_option_that_nothing_reads_is_an_error(term: Term, message: str) -> None:
+    assert refusal(term) == message
 
 
 def test_a_student_without_layers_has_nothing_to_tie() -> None:

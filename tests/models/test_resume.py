@@ -96,7 +96,7 @@ def test_banks_and_projectors_of_every_term_resume_too(trained: Trained, dataset
     whole = trained(learner=(other := learner()))
     assert same(resumed.state, whole.state)
     assert same(one.state_dict(), other.state_dict())
-    assert {name.split(".")[0] for name in one.state_dict()} == {"network", "contrast", "features"}
+    assert {name.split(".")[0] for name in one.state_dict()} == {"network", "heads"}
 
 
 def test_a_finished_training_is_read_and_not_run_again(trained: Trained, tmp_path: Path) -> None:

@@ -24,14 +24,18 @@ from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
 from mmkd_models.evaluate.scores import scores_from_document, scores_from_logits
 from mmkd_models.evaluate.value_metrics import value_scores
 from mmkd_models.evaluate_cli import run_evaluate
-from mmkd_models.goal import Goal, goal_of, logit_loss, task_loss, together, trust_of
 from mmkd_models.jobs import Run, TrainingData, distil, self_train, train_baseline, train_teacher, visible_labels
+from mmkd_models.losses.goal import Goal, goal_of
+from mmkd_models.losses.logits import logit_loss
+from mmkd_models.losses.task import task_loss
+from mmkd_models.mixing import together
 from mmkd_models.networks.student import ExportStudent
 from mmkd_models.predict import logits_of, scores_of
 from mmkd_models.recipe import check_terms
 from mmkd_models.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
 from mmkd_models.train import TrainConfig
 from mmkd_models.train_cli import run_train
+from mmkd_models.trust import trust_of
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

@@ -10,12 +10,28 @@ demo, loss `att_ce_mean`), taken on probabilities. Unlike TextBrewer's it expect
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd_models.losses.timeline import common_time
-from mmkd_models.losses.weighting import mean_over_tokens
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
+from mmkd_models.losses.layers import (
+    Layers,
+    check_layers,
+    check_shown,
+    fusion_depth,
+    layer_pairs,
+    shape,
+    student_depth,
+    valid_tokens,
+)
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight
+from mmkd_models.losses.tokens import common_time, mean_over_tokens, resampled
+from mmkd_models.networks.encoder import EXTRA_TOKENS
+from mmkd_models.networks.teacher import TeacherOutput
 
 EPSILON = 1e-6
 """Smallest probability under the logarithm; 1e-8 would be 0 in half precision."""
@@ -117,3 +133,119 @@ def _shared_out(time: Tensor, length: int) -> Tensor:
         return time
     with torch.autocast(time.device.type, enabled=False):  # a matmul would run in half precision
         return time @ (common_time(source_length, length, device=time.device) / length)
+
+
+class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="edam"):
+    """The student's self-attention learns the teacher's cross-attention, by the mean head or by groups of heads."""
+
+    weight: Weight
+    layers: Layers = 1
+    heads: Literal["mean", "group"] = "mean"
+    member: Member = msgspec.UNSET
+
+    def looks_into(self) -> Member:
+        """Into the member's cross-attention."""
+        return self.member
+
+    def ties_layers(self) -> bool:
+        """Attention layers."""
+        return True
+
+    def compares_vectors(self) -> bool:
+        """No: maps alone."""
+        return False
+
+    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
+        """Every task has attention."""
+
+    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
+        """Raises UsageError where a layer is named that is not there."""
+        check_layers(self, self.layers, student=student, teacher=fusion, cross=True)
+
+    def check_pair(self, pair: Pair, *, causal: bool) -> None:
+        """Raises UsageError for a causal student, heads that cannot be grouped, and keys of unknown origin."""
+        if causal:
+            raise UsageError(
+                "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
+                "before them alone, and the teacher's maps look at the whole window; leave the term out"
+            )
+        for own_layer, other_layer in self._pairs(pair):
+            own, other = pair.student.attention[own_layer], pair.teacher.cross_attention[pair.modality][other_layer]
+            tied = (
+                f"recipe: term 'edam': self-attention (H, L, L)={shape(own[0])} of student layer {own_layer} and "
+                f"cross-attention (H, Lq, Lk)={shape(other[0])} of teacher layer {other_layer} cannot be tied"
+            )
+            self._check_maps(pair, own, other, tied)
+
+    def head(self, pair: Pair, *, windows: int | None) -> None:
+        """None: maps are compared as they are."""
+
+    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+        """The mean over the pairs of layers, and its divergence, where another modality has a sample."""
+        pair = step.pair
+        others = [name for name in pair.teacher.valid if name != pair.modality]
+        # Elsewhere the teacher's cross-attention says nothing.
+        there = torch.stack([step.batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)  # (B,)
+        weight = there if step.trust is None else there * step.trust
+        losses, divergences = [], []
+        for own, other in self._pairs(pair):
+            ours, theirs = pair.student.attention[own], pair.teacher.cross_attention[pair.modality][other]
+            valid = valid_tokens(pair.student, ours.shape[-1], ours)
+            target = _on_students_map(
+                theirs,
+                pair.teacher,
+                pair.modality,
+                length=ours.shape[-1] - EXTRA_TOKENS,
+                valid=valid,
+                groups=ours.shape[1] if self.heads == "group" else None,
+            )
+            losses.append(edam_loss(ours, target, valid_rows=valid, weight=weight))
+            divergences.append(edam_divergence(ours, target, valid_rows=valid, weight=weight).detach())
+        return {"edam": torch.stack(losses).mean(), "edam_kl": torch.stack(divergences).mean()}
+
+    def _pairs(self, pair: Pair) -> tuple[tuple[int, int], ...]:
+        """(self-attention layer of the student, cross-attention layer of the teacher)."""
+        depth = fusion_depth(pair.teacher, pair.modality)
+        pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=depth)
+        maps = pair.teacher.cross_attention.get(pair.modality, ())
+        check_shown(self, "attention maps", [own for own, _ in pairs], pair.student.attention, "student")
+        check_shown(self, "cross-attention maps", [other for _, other in pairs], maps, "teacher")
+        return pairs
+
+    def _check_maps(self, pair: Pair, own: Tensor, other: Tensor, tied: str) -> None:
+        if self.heads == "group" and other.shape[1] % own.shape[1]:
+            raise UsageError(
+                f"{tied} head by head, {other.shape[1]} is no multiple of {own.shape[1]}; set heads to 'mean'"
+            )
+        keys = sum(length + EXTRA_TOKENS for length in _source_lengths(pair.teacher, pair.modality))
+        if pair.modality not in pair.teacher.valid or keys != other.shape[-1]:
+            raise UsageError(
+                f"{tied}: its keys are {other.shape[-1]}, and TeacherOutput.valid has {keys} tokens of modalities "
+                f"other than {pair.modality!r}; give the validity of every modality's tokens, in the order of the keys"
+            )
+
+
+def _on_students_map(
+    cross: Tensor, teacher: TeacherOutput, modality: str, *, length: int, valid: Tensor, groups: int | None
+) -> Tensor:
+    """(B, H, Lq, Lk) -> (B, length + 2, length + 2), or with heads in groups: rows and keys at the student's times."""
+    target = aligned_map(
+        cross,
+        source_lengths=_source_lengths(teacher, modality),
+        length=length,
+        extra=EXTRA_TOKENS,
+        valid_keys=valid,
+        groups=groups,
+    )
+    if target.shape[-2] == length + EXTRA_TOKENS:
+        return target
+    rows = target.reshape(-1, *target.shape[-2:])
+    there = teacher.valid[modality]
+    owners = there.repeat_interleave(len(rows) // len(there), dim=0)
+    found, _ = resampled(rows, owners, length=length, extra=EXTRA_TOKENS)
+    return found.reshape(*target.shape[:-2], length + EXTRA_TOKENS, -1)
+
+
+def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
+    """Time tokens of the other modalities, in the order of a cross-attention's keys."""
+    return [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]

@@ -7,10 +7,22 @@ rho Pearson's correlation of the probabilities at temperature tau, multiplied by
 
 from __future__ import annotations
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
+from mmkd_models.losses.term import (
+    Mix,
+    OutputTerm,
+    Step,
+    Weight,
+    check_exclusive_classes,
+    check_temperature,
+    check_two_weights,
+)
+from mmkd_models.losses.tokens import weighted_mean
 
 _TINY = 1e-8  # added to sums of squares: a class that nobody ever names has no correlation and must have no gradient
 
@@ -57,3 +69,35 @@ def weighted_correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     b = b - (share * b).sum(-1, keepdim=True)
     squares = ((share * a * a).sum(-1) + _TINY) * ((share * b * b).sum(-1) + _TINY)
     return (share * a * b).sum(-1) / squares.sqrt()
+
+
+class DistTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dist"):
+    """Probabilities that correlate with the teacher's, over classes (`beta`) and over windows (`gamma`)."""
+
+    weight: Weight
+    temperature: float = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
+
+    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
+        """Raises UsageError for numbers that cannot be, or a task that has no classes to correlate."""
+        check_temperature(self, self.temperature)
+        check_two_weights(self, ("beta", "gamma"), self.beta, self.gamma)
+        check_exclusive_classes(self, kind)
+        if classes == 2 and self.gamma == 0:
+            raise UsageError(
+                "recipe: term 'dist' has gamma 0, and with two classes the correlation over classes is 1 or -1 "
+                "whatever the network says; set gamma above 0"
+            )
+
+    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+        """How far the student's probabilities are from rising and falling with those of all teachers together."""
+        found = dist_loss(
+            step.pair.student.logits,
+            step.together(self.temperature),
+            temperature=self.temperature,
+            beta=self.beta,
+            gamma=self.gamma,
+            weight=step.trust,
+        )
+        return {"dist": found}

@@ -9,10 +9,22 @@ in exact arithmetic and safe for logits of any size.
 
 from __future__ import annotations
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
+from mmkd_models.losses.term import (
+    Mix,
+    OutputTerm,
+    Step,
+    Weight,
+    check_exclusive_classes,
+    check_temperature,
+    check_two_weights,
+)
+from mmkd_models.losses.tokens import weighted_mean
 
 
 def dkd_loss(
@@ -55,3 +67,38 @@ def _parts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
     return (teacher.exp() * (teacher - student)).sum(-1)  # (B,)
+
+
+class DkdTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dkd"):
+    """The teacher's outputs with the true class (`alpha`) and the others among themselves (`beta`) taught apart."""
+
+    weight: Weight
+    temperature: float = 2.0
+    alpha: float = 1.0
+    beta: float = 2.0
+
+    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
+        """Raises UsageError for numbers that cannot be, or a task that has no classes to tell apart."""
+        check_temperature(self, self.temperature)
+        check_two_weights(self, ("alpha", "beta"), self.alpha, self.beta)
+        check_exclusive_classes(self, kind)
+        if classes == 2 and self.alpha == 0:
+            raise UsageError(
+                "recipe: term 'dkd' has alpha 0, and with two classes there is one other class, about which beta has "
+                "nothing to teach; set alpha above 0"
+            )
+
+    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+        """A mixed window's target is the larger label; a window without one has what the teachers take for it."""
+        batch, teacher = step.batch, step.together(self.temperature)
+        target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
+        found = dkd_loss(
+            step.pair.student.logits,
+            teacher,
+            target,
+            temperature=self.temperature,
+            alpha=self.alpha,
+            beta=self.beta,
+            weight=step.trust,
+        )
+        return {"dkd": found}

@@ -10,12 +10,31 @@ scale loss (the teacher's vectors are normalised here, so that scales are the sa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
+from mmkd_models.losses.layers import (
+    Layers,
+    check_layers,
+    check_shown,
+    check_token_counts,
+    layer_pairs,
+    on_students_tokens,
+    shape,
+    student_depth,
+    teacher_depth,
+    valid_tokens,
+)
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, refused
+from mmkd_models.losses.tokens import weighted_mean
+from mmkd_models.networks.encoder import EXTRA_TOKENS
 
 
 def feature_loss(
@@ -81,3 +100,131 @@ class Projector(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             projected: Tensor = self.linear(vectors.float())
             return projected
+
+
+class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="feature"):
+    """Projected hidden states or embedding learn the teacher's; `keep` below 1 learns the lowest frequencies alone."""
+
+    weight: Weight
+    level: Literal["hidden", "embedding"] = "hidden"
+    layers: Layers = 1
+    keep: float = 1.0
+    project: bool = True
+    member: Member = msgspec.UNSET
+
+    def looks_into(self) -> Member:
+        """Into the member's hidden states or embedding."""
+        return self.member
+
+    def ties_layers(self) -> bool:
+        """Layers with hidden states; an embedding is none."""
+        return self.level == "hidden"
+
+    def compares_vectors(self) -> bool:
+        """Yes: the projector is the same for all windows."""
+        return True
+
+    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
+        """Raises UsageError for a share of frequencies that cannot be, and for layers of an embedding."""
+        if not 0 < self.keep <= 1:
+            raise refused(self, "a share of frequencies to keep above 0 and up to 1", f"{self.keep}; correct it")
+        if self.level == "embedding" and self.layers != 1:
+            raise refused(self, "no layers with level 'embedding', which has none", f"{self.layers!r}; leave them out")
+
+    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
+        """Raises UsageError where a layer is named that is not there."""
+        if self.ties_layers():
+            check_layers(self, self.layers, student=student, teacher=blocks, cross=False)
+
+    def check_pair(self, pair: Pair, *, causal: bool) -> None:
+        """Raises UsageError for widths that need a projector, and tokens that have no time in common."""
+        for ours, own_name, theirs, other_name in self._named(pair):
+            both = f"recipe: term 'feature': {shape(ours[0])} of {own_name} and {shape(theirs[0])} of {other_name}"
+            if not self.project and ours.shape[-1] != theirs.shape[-1]:
+                raise UsageError(
+                    f"{both} cannot be tied without a projector; "
+                    "set project to true, or choose a student of the teacher's width"
+                )
+            if self.ties_layers():
+                check_token_counts(both, ours.shape[1], theirs.shape[1])
+                if self.keep < 1 and ours.shape[1] <= EXTRA_TOKENS:
+                    raise UsageError(f"{both} have no time tokens, and so no frequencies to keep; set keep to 1")
+
+    def head(self, pair: Pair, *, windows: int | None) -> FeatureHead:
+        """The projectors, one per pair of layers, and what is kept of the frequencies."""
+        widths = [(ours.shape[-1], theirs.shape[-1]) for ours, theirs in self._tied(pair)]
+        low_pass = self._low_pass(pair) if self.keep < 1 else None
+        return FeatureHead(widths if self.project else (), low_pass)
+
+    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+        """The mean over the pairs of layers."""
+        assert isinstance(head, FeatureHead)  # what `head` made before the first step
+        losses = []
+        for number, (ours, theirs) in enumerate(self._tied(step.pair)):
+            projected = head.projectors[number](ours) if self.project else ours
+            if self.level == "embedding":
+                # One token whose channels are compared; they are the axis of the frequencies.
+                losses.append(_embedding_loss(projected, theirs, head.low_pass, step.trust))
+                continue
+            length = ours.shape[1]
+            target = on_students_tokens(theirs, step.pair, length)
+            valid = valid_tokens(step.pair.student, length, ours)
+            losses.append(feature_loss(projected, target, valid=valid, low_pass=head.low_pass, weight=step.trust))
+        return {"feature": torch.stack(losses).mean()}
+
+    def _pairs(self, pair: Pair) -> tuple[tuple[int, int], ...]:
+        depth = teacher_depth(pair.teacher, pair.modality)
+        pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=depth)
+        states = pair.teacher.hidden.get(pair.modality, ())
+        check_shown(self, "hidden states", [own for own, _ in pairs], pair.student.hidden, "student")
+        check_shown(self, "hidden states", [other for _, other in pairs], states, "teacher")
+        return pairs
+
+    def _tied(self, pair: Pair) -> list[tuple[Tensor, Tensor]]:
+        if self.level == "embedding":
+            return [(pair.student.embedding, pair.teacher.embedding)]
+        states = pair.teacher.hidden.get(pair.modality, ())
+        return [(pair.student.hidden[own], states[other]) for own, other in self._pairs(pair)]
+
+    def _named(self, pair: Pair) -> list[tuple[Tensor, str, Tensor, str]]:
+        if self.level == "embedding":
+            names = [("the student's embedding", "the teacher's embedding")]
+        else:
+            names = [(f"student layer {own}", f"teacher layer {other}") for own, other in self._pairs(pair)]
+        tied = zip(self._tied(pair), names, strict=True)
+        return [(ours, own_name, theirs, other_name) for (ours, theirs), (own_name, other_name) in tied]
+
+    def _low_pass(self, pair: Pair) -> Tensor:
+        """Time tokens are low-passed along time, the summary tokens stay; of an embedding along its channels."""
+        if self.level == "embedding":
+            return low_pass_matrix(pair.teacher.embedding.shape[-1], self.keep)
+        length = pair.student.hidden[-1].shape[1] - EXTRA_TOKENS
+        matrix = torch.eye(length + EXTRA_TOKENS)
+        matrix[:length, :length] = low_pass_matrix(length, self.keep)
+        return matrix
+
+
+class FeatureHead(nn.Module):
+    """The projectors of a feature term, and what it keeps of the frequencies.
+
+    Args:
+        widths: of (student, teacher) in every pair of layers that has a projector.
+        low_pass: (L, L), or (D, D) of an embedding; None where everything is kept.
+    """
+
+    low_pass: Tensor | None
+
+    def __init__(self, widths: Sequence[tuple[int, int]], low_pass: Tensor | None) -> None:
+        super().__init__()
+        self.projectors = nn.ModuleList(Projector(own, other) for own, other in widths)
+        self.register_buffer("low_pass", low_pass, persistent=False)
+
+
+def _embedding_loss(student: Tensor, teacher: Tensor, low_pass: Tensor | None, weight: Tensor | None) -> Tensor:
+    if low_pass is None:
+        return feature_loss(student[:, None], teacher[:, None], weight=weight)
+    target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
+    with torch.autocast(student.device.type, enabled=False):
+        difference = (student.float() - target) @ low_pass  # (B, D); the matrix is symmetric
+    nothing = torch.zeros_like(difference)
+    return feature_loss(difference[:, None], nothing[:, None], weight=weight)

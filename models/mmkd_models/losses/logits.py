@@ -7,11 +7,20 @@ Standardization in Knowledge Distillation", CVPR 2024, with the sample standard 
 
 from __future__ import annotations
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind
+from mmkd_models.losses.goal import Goal
+from mmkd_models.losses.multilabel import multilabel_kl_loss
+from mmkd_models.losses.regression import DELTA, regression_loss
+from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, check_exclusive_classes, check_temperature
+from mmkd_models.losses.tokens import weighted_mean
 
+_USUAL_TEMPERATURE = 2.0
+_CORRELATION = 1.0  # weight of the correlation beside Huber's loss
 _TINY = 1e-12  # under the root: the gradient of a constant row stays finite
 
 
@@ -59,3 +68,69 @@ def standardised(logits: Tensor) -> Tensor:
         )
     variance, mean = torch.var_mean(logits, dim=-1, keepdim=True)
     return (logits - mean) / (variance + _TINY).sqrt()
+
+
+def logit_loss(
+    goal: Goal, student: Tensor, teacher: Tensor, *, temperature: float, standardise: bool, weight: Tensor | None
+) -> Tensor:
+    """Gives the loss against a teacher's outputs: divergence at a temperature, or Huber's plus the correlation's.
+
+    Args:
+        goal: what the logits stand for.
+        student: (B, K).
+        teacher: (B, K); no gradient flows into it.
+        temperature: T > 0; a regression has none.
+        standardise: compare z-scores over the classes; classification alone.
+        weight: (B,) trust in each row.
+    """
+    match goal.kind:
+        case "classification":
+            return kl_loss(student, teacher, temperature=temperature, standardise=standardise, weight=weight)
+        case "multi_label":
+            return multilabel_kl_loss(student, teacher, temperature=temperature, weight=weight)
+        case "regression":
+            ours, theirs = student[:, 0] / goal.spread, teacher[:, 0] / goal.spread
+            return regression_loss(ours, theirs, delta=DELTA, correlation=_CORRELATION, weight=weight)
+
+
+class LogitTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="logit"):
+    """Kullback-Leibler divergence from the teacher's outputs at `temperature`; `standardise` compares z-scores.
+
+    Of several labels each one's own divergence; of a regression Huber's loss and the correlation over the batch.
+    """
+
+    weight: Weight
+    temperature: float = _USUAL_TEMPERATURE
+    standardise: bool = False
+
+    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
+        """Raises UsageError for a temperature that is none, or what the task cannot teach."""
+        check_temperature(self, self.temperature)
+        if self.standardise:
+            check_exclusive_classes(self, kind, what=" with standardise", cure="set it to false")
+        if self.standardise and classes == 2:
+            raise UsageError(
+                "recipe: term 'logit' cannot standardise the outputs of two classes: their z-scores are 0.707 and "
+                "-0.707 whatever the network says; set standardise to false"
+            )
+        if self.standardise and mix == "probabilities":
+            raise UsageError(
+                "recipe: term 'logit' standardises logits, and mix 'probabilities' has none; set mix to 'logits'"
+            )
+        if kind == "regression" and self.temperature != _USUAL_TEMPERATURE:
+            raise UsageError(
+                f"recipe: term 'logit' has temperature {self.temperature}, which softens probabilities, and regression "
+                "has none; leave it out"
+            )
+
+    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+        """The divergence from all teachers together."""
+        found = logit_loss(
+            step.goal,
+            step.pair.student.logits,
+            step.together(self.temperature),
+            temperature=self.temperature,
+            standardise=self.standardise,
+            weight=step.trust,
+        )
+        return {"logit": found}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_models.losses.tokens import weighted_mean
 
 
 def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:

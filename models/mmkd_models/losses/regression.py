@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from mmkd_models.losses.correlation import weighted_correlation
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_models.losses.tokens import weighted_mean
+
+DELTA = 1.0
+"""Where the square of Huber's loss ends, in standard deviations of the target."""
 
 
 def huber_loss(values: Tensor, targets: Tensor, *, delta: float, weight: Tensor | None = None) -> Tensor:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd_models.losses.weighting import weighted_mean
+from mmkd_edge.spec import TaskKind
+from mmkd_models.losses.goal import Goal
+from mmkd_models.losses.multilabel import label_loss
+from mmkd_models.losses.regression import DELTA, huber_loss
+from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight
+from mmkd_models.losses.tokens import weighted_mean
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
@@ -18,3 +24,35 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None
     """
     rows = -(targets * torch.log_softmax(logits.float(), dim=-1)).sum(-1)  # (B,)
     return weighted_mean(rows, weight)
+
+
+def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) -> Tensor:
+    """Gives the loss against labels: cross-entropy, binary cross-entropy of each label, or Huber's.
+
+    Args:
+        goal: what the logits stand for.
+        logits: (B, K).
+        targets: (B, K) as in `Batch`.
+        weight: (B,) 1 for labelled rows, 0 for the others.
+    """
+    match goal.kind:
+        case "classification":
+            return soft_cross_entropy(logits, targets, weight=weight)
+        case "multi_label":
+            return label_loss(logits, targets, weight=weight)
+        case "regression":
+            return huber_loss(logits[:, 0] / goal.spread, targets[:, 0] / goal.spread, delta=DELTA, weight=weight)
+
+
+class TaskTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
+    """Cross-entropy against the labels (of a regression Huber's loss), on labelled windows."""
+
+    weight: Weight
+
+    def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
+        """Every task has labels."""
+
+    def loss(self, step: Step, head: nn.Module | None) -> dict[str, Tensor]:
+        """The labels' loss; trust in the teacher has no part in it."""
+        batch = step.batch
+        return {"task": task_loss(step.goal, step.pair.student.logits, batch.targets, weight=batch.labelled)}

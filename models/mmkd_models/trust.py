@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmkd_models.losses.goal import Goal
+
 
 def trust_in_teacher(teacher_logits: Tensor, targets: Tensor, labelled: Tensor, *, by_confidence: bool) -> Tensor:
     """Gives (B,) weights from 0 to 1.
@@ -45,3 +47,9 @@ def trust_in_labels(teacher_logits: Tensor, targets: Tensor, labelled: Tensor, *
     known = 1 - (targets.float() - probabilities).abs().mean(-1)
     unknown = torch.maximum(probabilities, 1 - probabilities).mean(-1) if by_confidence else torch.ones_like(known)
     return torch.where(labelled > 0, known, unknown)
+
+
+def trust_of(goal: Goal, teacher: Tensor, targets: Tensor, labelled: Tensor, *, by_confidence: bool) -> Tensor:
+    """Gives (B,) how much the teacher counts in each window; a regression has no such measure."""
+    trust = trust_in_labels if goal.kind == "multi_label" else trust_in_teacher
+    return trust(teacher, targets, labelled, by_confidence=by_confidence)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Mix = Literal["probabilities", "logits"]
+from mmkd_models.losses.goal import Goal
+from mmkd_models.losses.term import Mix
 
 
 def mixed_logits(logits: Sequence[Tensor], *, temperature: float, mix: Mix) -> Tensor:
@@ -50,3 +50,10 @@ def mixed_label_logits(logits: Sequence[Tensor], *, temperature: float, mix: Mix
         return stacked.mean(0)
     on, off = (torch.logsumexp(F.logsigmoid(sign * stacked / temperature), dim=0) for sign in (1, -1))
     return temperature * (on - off)
+
+
+def together(goal: Goal, logits: Sequence[Tensor], *, temperature: float, mix: Mix) -> Tensor:
+    """Gives (B, K) logits of all teachers together, to be read at this temperature; numbers are averaged."""
+    if goal.kind == "multi_label":
+        return mixed_label_logits(logits, temperature=temperature, mix=mix)
+    return mixed_logits(logits, temperature=temperature, mix="logits" if goal.kind == "regression" else mix)
