@@ -100,7 +100,8 @@ def test_the_command_shows_its_steps_and_the_result(
 def test_json_is_one_document_and_another_process_gives_the_same_bundle(
     student_file: Path, exported: ExportResult, tmp_path: Path
 ):
-    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge"), "--json", "--onnx-only"]
+    arguments = ["-o", str(tmp_path / "s.edge"), "--json", "--onnx-only"]
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == STEPS
     document = json.loads(done.stdout)
