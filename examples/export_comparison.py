@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends import Backend, BackendName, open_backend
+from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
@@ -114,6 +115,7 @@ def ours(checkpoint: Path, folder: Path) -> tuple[dict[str, bytes], ExportReport
 
 def theirs(checkpoint: StudentCheckpoint, folder: Path) -> dict[str, bytes]:
     """The exporter of torch and the quantiser of onnxruntime, as their documentation starts."""
+    import_onnxruntime()  # before its parts, so that it reports nothing over the network
     import torch
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 

@@ -306,8 +306,10 @@ print(json.dumps({"ms": (time.perf_counter() - begin) * 1e3, "mb": rss() - kept}
 """
 OPEN = """
 import json, sys, time
-import numpy, onnxruntime
+import numpy
 import mmkd_edge
+from mmkd_edge.backends.ort import import_onnxruntime
+import_onnxruntime()
 window = numpy.zeros(eval(sys.argv[2]), numpy.float32)
 begin = time.perf_counter()
 predictor = mmkd_edge.EdgePredictor.open(sys.argv[1], backend="ort")

@@ -13,10 +13,11 @@ from functools import cache
 from typing import NoReturn
 
 from mmkd_edge.backends import Backend
-from mmkd_edge.engine import Choice, Engine, Line, open_line, run_selftest
+from mmkd_edge.engine import Engine, Line, run_selftest
 from mmkd_edge.errors import BackendError, MmkdError, UsageError
 from mmkd_edge.health import Monitor
 from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.opening import Choice, open_line
 from mmkd_edge.spec import labels_text
 
 # Golden windows that a swap asks for: another result shows in any of them, and all of them would take most of the time

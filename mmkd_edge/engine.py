@@ -1,14 +1,13 @@
 """What answers behind a predictor: one opened student (`Engine`), and all students of one bundle in order (`Line`).
 
-Owns opening them, warming them up and holding them against their golden windows. Neither changes once it is made: a
+Owns opening one, warming it up and holding it against their golden windows. Neither changes once it is made: a
 predictor that swaps bundles or opens an engine again puts a new line in the place of the old one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +17,7 @@ from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.backends.steps import follow_recording, start_steps, step_artifact
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.confidence import threshold_of
-from mmkd_edge.errors import BackendError, BundleError, GateError, UnavailableError, UsageError
+from mmkd_edge.errors import BackendError, BundleError, GateError
 from mmkd_edge.golden import Golden, answer_scale, same_answers
 from mmkd_edge.health import Tally, measure_statistics
 from mmkd_edge.manifest import (
@@ -30,15 +29,13 @@ from mmkd_edge.manifest import (
     step_outputs,
 )
 from mmkd_edge.preprocess import all_present, prepare, sure_below
-from mmkd_edge.profile import FoundProfile, find_profile
-from mmkd_edge.reference import Reference, check_reference, read_reference
-from mmkd_edge.setup import Asked, Setup, setups
+from mmkd_edge.reference import Reference, check_reference
+from mmkd_edge.setup import Setup
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-References = Reference | str | os.PathLike[str] | None
 _WARM_UP_RUNS = 5
 _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
 # Of the largest logit. bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation, and a student
@@ -136,70 +133,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
             engine.close()
         if self.bundle is not None:
             self.bundle.close()
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bundle is opened: what `EdgePredictor.open` was told.
-
-    Attributes:
-        asked: backend, precision and threads, as far as they were named.
-        references: for modalities that are normalised per group.
-        error_level: of label sets; None for none.
-    """
-
-    asked: Asked
-    references: tuple[Reference | str | os.PathLike[str], ...]
-    error_level: float | None = None
-
-
-def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
-    """Verify a bundle, open its students, and run them until they are warm.
-
-    Raises:
-        UsageError: a file is absent, or the choice does not fit this bundle.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend cannot open or run a student.
-        ArtifactError: the bundle is damaged, or was made for a newer version.
-    """
-    bundle = Bundle.open(path)
-    opened: list[Engine] = []
-    try:
-        references = _references(choice.references, [entry.modality for entry in bundle.manifest.models])
-        found = find_profile(bundle.sha256) if choice.asked.leaves_a_choice else None
-        for entry in bundle.manifest.models:
-            reference = references.get(entry.modality.name)
-            opened.append(_open_engine(bundle, entry, choice, found=found, reference=reference, first=not opened))
-    except BaseException:
-        for engine in opened:
-            engine.close()
-        bundle.close()
-        raise
-    return Line(engines=tuple(opened), bundle=bundle)
-
-
-def _open_engine(
-    bundle: Bundle,
-    entry: ModelEntry,
-    choice: Choice,
-    *,
-    found: FoundProfile | None,
-    reference: Reference | None,
-    first: bool,
-) -> Engine:
-    """The engine of one student, in the best way that opens here."""
-    failures: list[str] = []
-    ways = setups(entry, choice.asked, found)
-    for setup in ways:
-        try:
-            engine = open_engine(bundle, entry, setup, reference=reference, error_level=choice.error_level, first=first)
-        except (UnavailableError, BackendError) as error:
-            if setup is ways[-1]:
-                raise
-            failures.append(str(error))
-            continue
-        reason = "; ".join((setup.reason, *failures))
-        return msgspec.structs.replace(engine, setup=msgspec.structs.replace(setup, reason=reason))
-    raise AssertionError("setups gives at least one way")
 
 
 def open_engine(
@@ -449,24 +382,6 @@ def _check_answers(
                 f"backend {backend.name!r}: expected finite {describe_tensors((spec,))} for a window of zeros, "
                 f"got {answer.dtype} {answer.shape}: {answer.ravel()[:4].tolist()}; export the bundle again"
             )
-
-
-def _references(
-    given: Sequence[Reference | str | os.PathLike[str]], modalities: Sequence[ModalitySpec]
-) -> dict[str, Reference]:
-    """Which reference belongs to which modality."""
-    found: dict[str, Reference] = {}
-    for one in given:
-        reference = one if isinstance(one, Reference) else read_reference(one)
-        modality = next((known for known in modalities if known.name == reference.modality), modalities[0])
-        try:
-            check_reference(reference, modality)
-        except UsageError as error:
-            if isinstance(one, Reference):
-                raise
-            raise UsageError(f"{os.fspath(one)}: {error}") from error
-        found[modality.name] = reference
-    return found
 
 
 def _refusal(modality: ModalitySpec, reference: Reference | None) -> str:

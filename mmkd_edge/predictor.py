@@ -20,7 +20,7 @@ from mmkd_edge.bundle import Bundle
 from mmkd_edge.confidence import check_error_level, threshold_of
 from mmkd_edge.control import Control
 from mmkd_edge.delivery import Delivery
-from mmkd_edge.engine import Choice, Line, SelfTest, engine_of, open_line, run_line_selftest
+from mmkd_edge.engine import Line, SelfTest, engine_of, run_line_selftest
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.given import (
     AnyReference,
@@ -35,6 +35,7 @@ from mmkd_edge.given import (
 from mmkd_edge.health import Health, Monitor
 from mmkd_edge.info import PredictorInfo, info_of
 from mmkd_edge.manifest import Artifact, ModelEntry
+from mmkd_edge.opening import Choice, open_line
 from mmkd_edge.postprocess import SUM_TOLERANCE, Prediction, interpret
 from mmkd_edge.preprocess import check_window, prepare
 from mmkd_edge.reference import Reference
@@ -137,6 +138,7 @@ class EdgePredictor:
         path: str | os.PathLike[str],
         *,
         backend: BackendName | Literal["auto"] = "auto",
+        contest: bool = True,
         precision: RunPrecision | Literal["auto"] = "auto",
         threads: int | None = None,
         reference: AnyReference | Sequence[AnyReference] | None = None,
@@ -150,12 +152,11 @@ class EdgePredictor:
 
         Args:
             path: the bundle.
-            backend: what executes the students; `auto` is the profile's choice where `mmkd-bench tune` measured this
-                bundle on this machine, else TensorRT where a GPU answers, OpenVINO, onnxruntime or LiteRT, the first
-                that is installed and opens it. See `info()` for what was chosen, and why.
+            backend: what executes the students; `auto` is what `mmkd-bench tune` or a contest found fastest here, else
+                TensorRT, OpenVINO, onnxruntime or LiteRT, the first that opens it. See `info()` for which, and why.
+            contest: whether, for `auto`, the first opening of a bundle may take 0.3 s more to find the fastest backend.
             precision: of the arithmetic; `auto` is the profile's choice, else fp32.
-            threads: how many threads one prediction may use; None is the profile's choice, else one, the fastest for
-                small students.
+            threads: of one prediction; None is the profile's choice, else one, the fastest for small students.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
             policy: what a prediction that is not `ok` becomes: `predict` answers where it can and says so in the
                 status, `abstain` keeps the status and names no class, `raise` raises a `SensorError`.
@@ -170,9 +171,8 @@ class EdgePredictor:
             BackendError: the backend cannot open or run the student.
             ArtifactError: the bundle is damaged, or was made for a newer version.
         """
-        asked = Asked(
-            threads=check_threads(threads), backend=check_backend(backend), precision=check_precision(precision)
-        )
+        known, limit = check_backend(backend), check_threads(threads)
+        asked = Asked(threads=limit, backend=known, precision=check_precision(precision), contest=contest)
         choice = Choice(asked=asked, references=several(reference), error_level=check_error_level(error_level))
         line = open_line(path, choice)
         predictor = cls.__new__(cls)

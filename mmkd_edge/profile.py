@@ -1,4 +1,4 @@
-"""The profile: what `mmkd-bench tune` measured of one bundle on one kind of machine, and which way is best.
+"""The profile: what `mmkd-bench tune`, or a contest, measured of one bundle on one machine, and which way is best.
 
 A JSON file in the user's cache folder. Reading never fails: what is damaged, stale or of another machine is left alone,
 and the reason is told. It decides how fast a student answers, never what: every trial passed the same gates.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ from mmkd_edge.strict_json import JsonError, parse_object
 FORMAT_VERSION = 1
 MAX_THREADS = 256
 _MAX_PROFILE_BYTES = 1 << 20
+_ABSENT = "no profile of this bundle on this machine"
 _AGAIN = "run mmkd-bench tune again"
 
 # How many times as fast something must be to be worth its price: digits of the answer, cores that others could use,
@@ -29,6 +30,7 @@ _WORTH_LOWER_PRECISION = 1.1
 _WORTH_THREADS = 1.1
 _WORTH_OPTIONS = 1.03
 
+Origin = Literal["tune", "contest"]
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -72,6 +74,7 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Attributes:
         format_version: of this document.
+        origin: `mmkd-bench tune`, or the contest that opening a bundle holds between backends alone.
         bundle_sha256: of the whole bundle.
         machine: where it was measured.
         created_utc: when, in ISO 8601.
@@ -81,6 +84,7 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """
 
     format_version: int = FORMAT_VERSION
+    origin: Origin = "tune"
     bundle_sha256: str
     machine: Machine
     created_utc: str
@@ -95,7 +99,7 @@ class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         profile: what applies here.
         path: where it lies, or would lie; None where this user has no cache folder.
-        reason: why none applies; empty where one does.
+        reason: why none applies, or only that of a contest; empty where all is well.
     """
 
     profile: ExecutionProfile | None
@@ -134,13 +138,14 @@ def _price(trial: Trial) -> float:
     return price * (1.0 if trial.options == DEFAULT_OPTIONS else _WORTH_OPTIONS)
 
 
-def profile_path(bundle_sha256: str, machine: Machine) -> Path:
-    """Where the profile of a bundle for a kind of machine lies.
+def profile_path(bundle_sha256: str, machine: Machine, origin: Origin = "tune") -> Path:
+    """Where the profile of a bundle for a kind of machine lies; a contest never overwrites what tuning measured.
 
     Raises:
         UsageError: this user has no cache folder; see `cache_folder`.
     """
-    return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}.json"
+    suffix = "" if origin == "tune" else f".{origin}"
+    return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}{suffix}.json"
 
 
 def write_profile(profile: ExecutionProfile) -> Path:
@@ -149,7 +154,7 @@ def write_profile(profile: ExecutionProfile) -> Path:
     Raises:
         UsageError: it cannot be written.
     """
-    path = profile_path(profile.bundle_sha256, profile.machine)
+    path = profile_path(profile.bundle_sha256, profile.machine, profile.origin)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -160,10 +165,19 @@ def write_profile(profile: ExecutionProfile) -> Path:
 
 
 def find_profile(bundle_sha256: str) -> FoundProfile:
-    """The profile for a bundle on this machine; never raises."""
+    """The profile for a bundle on this machine, else that of a contest; never raises."""
     machine = this_machine()
+    tuned = _find(bundle_sha256, machine, "tune")
+    if tuned.profile is not None or tuned.path is None:
+        return tuned
+    contest = _find(bundle_sha256, machine, "contest")
+    reason = "" if tuned.reason == _ABSENT else tuned.reason
+    return tuned if contest.profile is None else msgspec.structs.replace(contest, reason=reason)
+
+
+def _find(bundle_sha256: str, machine: Machine, origin: Origin) -> FoundProfile:
     try:
-        path = profile_path(bundle_sha256, machine)
+        path = profile_path(bundle_sha256, machine, origin)
     except UsageError as error:
         return FoundProfile(profile=None, path=None, reason=str(error))
     try:
@@ -225,14 +239,14 @@ def _installed(distribution: str) -> str | None:
 
 
 def _why_absent(path: Path, bundle_sha256: str) -> str:
-    others = sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json"))
+    others = [other for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")) if other.stem.count(".") == 0]
     for other in others:
         try:
             machine = decode_profile(other.read_bytes()).machine
         except (OSError, ValueError):
             continue
         return f"the profile of this bundle was measured on another machine, {machine}; {_AGAIN} here"
-    return "no profile of this bundle on this machine"
+    return _ABSENT
 
 
 def _why_not(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:

@@ -15,19 +15,23 @@ from mmkd_edge.backends import DEFAULT_OPTIONS, BackendName, RunPrecision, Sessi
 from mmkd_edge.bundle import choose_artifact
 from mmkd_edge.errors import UsageError
 from mmkd_edge.manifest import ModelEntry
-from mmkd_edge.profile import FoundProfile, Trial, best_trial
+from mmkd_edge.profile import ExecutionProfile, FoundProfile, Trial, best_trial
 from mmkd_edge.trt.needs import installed_library, shows_gpu
 
-# Without a profile, `auto` takes the first that has what it needs here, an artifact, and opens.
+# Without a profile and a contest, `auto` takes the first that has what it needs here, an artifact, and opens.
 PREFERENCE: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for: `auto`, or None for threads, leaves it to the profile, or else to this module."""
+    """What the user asked for: `auto`, or None for threads, leaves it to the profile, or else to this module.
+
+    `contest` lets a backend that was left open be settled by a contest where no profile does.
+    """
 
     backend: BackendName | Literal["auto"] = "auto"
     precision: RunPrecision | Literal["auto"] = "auto"
     threads: int | None = None
+    contest: bool = True
 
     @property
     def leaves_a_choice(self) -> bool:
@@ -73,7 +77,8 @@ def setups(entry: ModelEntry, asked: Asked, found: FoundProfile | None) -> tuple
     why, measured = found.reason, None
     if found.profile is not None:
         measured = _measured(entry, asked, found)
-        why = "" if measured else "the profile has no measurement of what was asked for; run mmkd-bench tune again"
+        again = " again" if found.profile.origin == "tune" else ""
+        why = "" if measured else f"the profile has no measurement of what was asked for; run mmkd-bench tune{again}"
     if measured is not None and asked.backend != "auto":
         return (measured,)
     return (*([measured] if measured else []), *_defaults(entry, asked, why=why))
@@ -82,13 +87,12 @@ def setups(entry: ModelEntry, asked: Asked, found: FoundProfile | None) -> tuple
 def _measured(entry: ModelEntry, asked: Asked, found: FoundProfile) -> Setup | None:
     assert found.profile is not None
     trials = [trial for trial in found.profile.trials if _fits(entry, trial.precision, trial.backend)]
-    best = best_trial(
-        trials,
-        model=entry.name,
-        backend=None if asked.backend == "auto" else asked.backend,
-        precision=None if asked.precision == "auto" else asked.precision,
-        threads=asked.threads,
-    )
+    precision, threads = None if asked.precision == "auto" else asked.precision, asked.threads
+    if found.profile.origin == "contest":  # compares backends alone
+        precision, threads = _default_precision(asked), _default_threads(asked)
+        trials = [trial for trial in trials if (trial.precision, trial.threads) == (precision, threads)]
+    backend = None if asked.backend == "auto" else asked.backend
+    best = best_trial(trials, model=entry.name, backend=backend, precision=precision, threads=threads)
     if best is None:
         return None
     return Setup(
@@ -96,19 +100,56 @@ def _measured(entry: ModelEntry, asked: Asked, found: FoundProfile) -> Setup | N
         precision=best.precision,
         threads=best.threads,
         options=best.options,
-        reason=_told(best, trials, when=found.profile.created_utc),
+        reason="; ".join(part for part in (_told(best, trials, found.profile), found.reason) if part),
         profile=str(found.path),
     )
 
 
-def _told(best: Trial, trials: Sequence[Trial], *, when: str) -> str:
-    count = sum(trial.model == best.model for trial in trials)
-    return f"best of {count} measured on this machine by mmkd-bench tune ({when[:10]}): {best.p50_us:.0f} us"
+def _told(best: Trial, trials: Sequence[Trial], profile: ExecutionProfile) -> str:
+    count, when = sum(trial.model == best.model for trial in trials), profile.created_utc[:10]
+    if profile.origin == "contest":
+        return f"fastest of {count} in the contest of an earlier opening ({when}): {best.p50_us:.0f} us"
+    return f"best of {count} measured on this machine by mmkd-bench tune ({when}): {best.p50_us:.0f} us"
+
+
+def unsettled(
+    entry: ModelEntry, taken: Setup, ways: Sequence[Setup], asked: Asked, found: FoundProfile | None
+) -> tuple[Setup, ...]:
+    """Which of the other ways a contest should hold against the one that is taken: none where tuning has judged them.
+
+    Args:
+        entry: the student.
+        taken: the way that was opened.
+        ways: those that come after it.
+        asked: what the user asked for.
+        found: the profile; None where nothing was left open.
+    """
+    profile = found.profile if found is not None else None
+    if asked.backend != "auto" or not asked.contest or (profile is not None and profile.origin == "tune"):
+        return ()
+    settled = {taken.backend}
+    if profile is not None:
+        settled |= {
+            trial.backend
+            for trial in profile.trials
+            if (trial.model, trial.precision, trial.threads) == (entry.name, taken.precision, taken.threads)
+        }
+        settled |= {
+            one.backend for one in profile.left_out if (one.model, one.precision) == (entry.name, taken.precision)
+        }
+    return tuple(way for way in ways if way.backend not in settled)
+
+
+def _default_precision(asked: Asked) -> RunPrecision:
+    return "fp32" if asked.precision == "auto" else asked.precision
+
+
+def _default_threads(asked: Asked) -> int:
+    return 1 if asked.threads is None else asked.threads
 
 
 def _defaults(entry: ModelEntry, asked: Asked, *, why: str) -> tuple[Setup, ...]:
-    precision: RunPrecision = "fp32" if asked.precision == "auto" else asked.precision
-    threads = 1 if asked.threads is None else asked.threads
+    precision, threads = _default_precision(asked), _default_threads(asked)
     if asked.backend != "auto":
         choose_artifact(entry, precision, asked.backend)  # for its error
         reason = why if why == "as asked" else f"backend {asked.backend!r} as asked; {why}"

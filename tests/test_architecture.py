@@ -91,6 +91,12 @@ def test_a_module_imports_only_what_its_package_may(package: str, path: Path) ->
     assert list(strays(package, path)) == []
 
 
+def test_one_place_imports_onnxruntime() -> None:
+    """It must be told before its import that it reports nothing over the network."""
+    found = [label(path) for _, path in FILES for name, _, _ in imports(path) if name == "onnxruntime"]
+    assert found == ["mmkd_edge/backends/ort.py"]
+
+
 def test_every_package_has_modules() -> None:
     assert {package for package, _ in FILES} == set(PACKAGES)
 

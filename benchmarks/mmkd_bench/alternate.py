@@ -19,7 +19,7 @@ import numpy as np
 
 from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
 from mmkd_bench.subject import Choice, asked, open_predictor, raw_windows
-from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.backends.ort import OrtBackend, import_onnxruntime
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.preprocess import check_window, prepare, prepare_batch
@@ -197,7 +197,7 @@ def open_session(model: bytes, *, threads: int) -> Any:
         BackendError: ONNX Runtime refuses the model.
     """
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise UnavailableError(
             "paired latency needs onnxruntime, which is not installed; run: pip install 'mmkd-edge[ort]'"

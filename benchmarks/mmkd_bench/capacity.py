@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from mmkd_bench.interference import suspicions, worst
 from mmkd_bench.jobs import LoadJob, LoadOutcome
 from mmkd_bench.judge import LAUNCHES, Offered, Verdict, judge_load, settle, verdict_of
 from mmkd_bench.load import MAX_STREAMS, Level
@@ -22,7 +24,8 @@ from mmkd_bench.power import read_power_mode
 from mmkd_bench.process import Interrupted, Progress, run_job, unheard
 from mmkd_bench.report import Subject
 from mmkd_bench.run import START_LIMIT_S
-from mmkd_bench.subject import Choice
+from mmkd_bench.subject import Choice, settle_backend
+from mmkd_bench.text import plural
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
@@ -37,6 +40,9 @@ SEARCH_LIMIT_S = 900.0
 WARM_UP_LIMIT_S = 5.0
 CONFIRM_S = 3.0
 MAX_CONFIRM_S = 60.0
+# Of the budget: the short trials, and one launch that judges. Three or more launches judge one load.
+SEARCH_SHARE = 0.35
+CONFIRM_SHARE = 0.1
 MAX_LAUNCHES = 99
 
 
@@ -49,12 +55,14 @@ class Question:
         deadline_ms: longest acceptable response; None is the period of the rate.
         servers: threads that answer; None is one per usable core.
         launches: fresh processes that judge one load, most of which must carry it; an odd number.
+        budget_s: how long finding the answer may take; a launch that would not end within it is not begun.
     """
 
     rate_hz: float
     deadline_ms: float | None = None
     servers: int | None = None
     launches: int = LAUNCHES
+    budget_s: float = 120.0
 
 
 class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +70,12 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         format_version: of this document.
-        complete: False where Ctrl-C ended it: then `streams` is the most that was judged to be carried until then.
+        complete: False where Ctrl-C ended it.
+        settled: False where Ctrl-C or the budget ended it: then `streams` is the most that was judged to be carried
+            until then.
+        budget_s: how long it might take.
+        estimate: the streams that the short trials carried with which the search begins; they judge nothing. None where
+            streams were asked for.
         subject: the bundle.
         backend: what executed the artifact.
         precision: of the artifact.
@@ -80,11 +93,15 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             or where streams were asked for.
         idle_cores: cores' worth of time that was left at that load, of those this process may use.
         trials: every load that was tried, in order.
+        disturbances: what the machine's counters accuse.
         machine: what it ran on.
     """
 
     format_version: int = FORMAT_VERSION
     complete: bool = True
+    settled: bool
+    budget_s: float
+    estimate: int | None
     subject: Subject
     backend: str
     precision: str
@@ -99,47 +116,47 @@ class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     refused: Level | None
     idle_cores: float | None
     trials: tuple[Level, ...]
+    disturbances: tuple[str, ...]
     machine: MachineFacts
 
 
 def measure_capacity(choice: Choice, question: Question, *, progress: Progress = unheard) -> CapacityReport:
-    """Find how many streams this machine carries.
+    """Find how many streams this machine carries, as far as the budget allows.
 
     Raises:
         UsageError: the question makes no sense.
         MmkdError: the bundle cannot be opened or run.
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
     """
-    job = _job(choice, question)
-    progress("searching for the largest load that is carried")
-    searched = _ended(job, SEARCH_LIMIT_S)
-    outcome = searched.outcome
-    trials = list(outcome.levels)
+    session = _Session(_job(choice, question), question, progress)
+    session.tell(f"searching for the largest load that is carried, for up to {session.job.search_s:.0f} s")
+    searched = session.carry_out(session.job, SEARCH_LIMIT_S)
     verdicts: list[Verdict] = []
-
-    def offer(streams: int) -> Offered:
-        """One launch."""
-        offered = _offered(job, streams)
-        trials.append(offered.level)
-        return offered
 
     def judge(streams: int) -> Verdict:
         """Fresh processes."""
-        progress(f"judging {streams} streams in up to {question.launches} launches")
-        verdicts.append(judge_load(offer, streams, launches=question.launches))
+        session.tell(f"judging {plural(streams, 'stream')} in up to {plural(question.launches, 'launch', 'launches')}")
+        verdicts.append(judge_load(session.offered, streams, launches=question.launches))
         return verdicts[-1]
 
-    complete = not searched.interrupted
+    complete, settled = not searched.interrupted, False
     if complete:
         try:
-            settle(outcome.streams, judge)
+            settle(searched.outcome.streams, judge)
+            settled = True
+        except _OutOfTimeError:
+            settled = False
         except KeyboardInterrupt:
             complete = False
     best = max((one for one in verdicts if one.carried), key=_streams, default=None)
-    worst = min((one for one in verdicts if not one.carried), key=_streams, default=None)
-    streams = best.streams if best else 0
-    return _finished(
-        _report(job, outcome, streams=streams, shown=best, refused=worst, trials=trials, complete=complete)
+    least = min((one for one in verdicts if not one.carried), key=_streams, default=None)
+    return session.finished(
+        streams=best.streams if best else 0,
+        shown=best,
+        refused=least,
+        estimate=searched.outcome.streams,
+        complete=complete,
+        settled=settled,
     )
 
 
@@ -153,41 +170,38 @@ def measure_load(choice: Choice, question: Question, streams: int, *, progress: 
     """
     if not 1 <= streams <= MAX_STREAMS:
         raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
-    job = _job(choice, question)
-    progress(
-        f"offering {streams} streams for {confirm_s(streams, rate_hz=job.rate_hz):.3g} s "
-        f"in up to {question.launches} launches"
+    session = _Session(_job(choice, question), question, progress)
+    session.tell(
+        f"offering {plural(streams, 'stream')} for {session.confirm_s(streams):.3g} s "
+        f"in up to {plural(question.launches, 'launch', 'launches')}"
     )
-    done: list[_Done] = []
+    done: list[Offered] = []
 
     def offer(count: int) -> Offered:
         """One launch."""
-        done.append(_load(job, count))
-        return done[-1].offered()
+        done.append(session.offered(count))
+        return done[-1]
 
+    complete = settled = True
     try:
         verdict = judge_load(offer, streams, launches=question.launches)
-        complete = True
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _OutOfTimeError) as error:
         if not done:
             raise
-        verdict = verdict_of([one.offered() for one in done], carried=False)
-        complete = False
-    carried = streams if verdict.carried else 0
-    levels = list(verdict.launches)
-    return _finished(
-        _report(job, done[0].outcome, streams=carried, shown=verdict, refused=None, trials=levels, complete=complete)
+        complete, settled = isinstance(error, _OutOfTimeError), False
+        verdict = verdict_of(done, carried=False)
+    return session.finished(
+        streams=streams if verdict.carried else 0,
+        shown=verdict,
+        refused=None,
+        estimate=None,
+        complete=complete,
+        settled=settled,
     )
 
 
-def _streams(verdict: Verdict) -> int:
-    return verdict.streams
-
-
-def _finished(report: CapacityReport) -> CapacityReport:
-    if not report.complete:
-        raise Interrupted(report)
-    return report
+class _OutOfTimeError(Exception):
+    """The budget holds no further launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,46 +212,111 @@ class _Done:
     samples: dict[str, NDArray[np.int64]]
     interrupted: bool
 
-    def offered(self) -> Offered:
-        """The one load that it offered."""
+
+class _Session:
+    """The processes of one question, within its budget. Every load of the report goes through here."""
+
+    def __init__(self, job: LoadJob, question: Question, progress: Progress) -> None:
+        self.job = job
+        self._question, self._progress = question, progress
+        self._end_s = time.monotonic() + question.budget_s
+        self._start_s = 0.0  # what a process takes beside its load
+        self._done: list[_Done] = []
+
+    def tell(self, line: str) -> None:
+        """Say what begins, and how long all of it may still take."""
+        self._progress(f"{line}; at most {max(0.0, self._end_s - time.monotonic()):.0f} s left")
+
+    def confirm_s(self, streams: int) -> float:
+        """Length of a launch that judges."""
+        longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_SHARE)
+        return confirm_s(streams, rate_hz=self.job.rate_hz, longest_s=longest_s)
+
+    def offered(self, streams: int) -> Offered:
+        """One load in a process of its own.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended it.
+            _OutOfTimeError: it would not end within the budget; the first load is always offered.
+        """
+        duration_s, begun_s = self.confirm_s(streams), time.monotonic()
+        judged = any(one.samples for one in self._done)
+        if judged and begun_s + self._start_s + duration_s > self._end_s:
+            raise _OutOfTimeError
+        job = msgspec.structs.replace(self.job, streams=streams, duration_s=duration_s)
+        # A load gives up when its backlog is as long as itself.
+        done = self.carry_out(job, START_LIMIT_S + 4 * duration_s)
+        if done.interrupted:
+            raise KeyboardInterrupt
+        self._start_s = max(self._start_s, time.monotonic() - begun_s - duration_s)
         return Offered(
-            level=self.outcome.levels[0],
-            response_ns=self.samples["response_ns"],
-            service_ns=self.samples["service_ns"],
+            level=done.outcome.levels[0],
+            response_ns=done.samples["response_ns"],
+            service_ns=done.samples["service_ns"],
         )
 
+    def carry_out(self, job: LoadJob, limit_s: float) -> _Done:
+        """A job in a new process; Ctrl-C before it has anything is raised."""
+        ended = run_job(job, LoadOutcome, limit_s=limit_s)
+        if ended.outcome is None:
+            raise KeyboardInterrupt
+        self._done.append(_Done(outcome=ended.outcome, samples=ended.samples, interrupted=ended.interrupted))
+        return self._done[-1]
 
-def _offered(job: LoadJob, streams: int) -> Offered:
-    return _load(job, streams).offered()
+    def finished(
+        self,
+        *,
+        streams: int,
+        shown: Verdict | None,
+        refused: Verdict | None,
+        estimate: int | None,
+        complete: bool,
+        settled: bool,
+    ) -> CapacityReport:
+        """The report.
+
+        Raises:
+            Interrupted: Ctrl-C had ended it; it has the report.
+        """
+        job, outcome = self.job, self._done[0].outcome
+        at_answer = None if shown is None else shown.together
+        machine = read_machine(power_mode=read_power_mode())
+        beside = worst([one.outcome.interference for one in self._done])
+        report = CapacityReport(
+            complete=complete,
+            settled=settled,
+            budget_s=self._question.budget_s,
+            estimate=estimate,
+            subject=outcome.subject,
+            backend=outcome.backend,
+            precision=outcome.precision,
+            threads=outcome.threads,
+            servers=job.servers,
+            rate_hz=job.rate_hz,
+            deadline_ms=job.deadline_ms,
+            streams=streams,
+            at_answer=at_answer,
+            launches=() if shown is None else shown.launches,
+            p999_us=None if shown is None else _median_p999_us(shown.launches),
+            refused=None if refused is None else refused.together,
+            idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
+            trials=tuple(level for one in self._done for level in one.outcome.levels),
+            disturbances=suspicions(beside, machine),
+            machine=machine,
+        )
+        if not complete:
+            raise Interrupted(report)
+        return report
 
 
-def _load(job: LoadJob, streams: int) -> _Done:
-    done = _ended(_loaded(job, streams), _limit_s(job, streams))
-    if done.interrupted:
-        raise KeyboardInterrupt
-    return done
+def _streams(verdict: Verdict) -> int:
+    return verdict.streams
 
 
-def confirm_s(streams: int, *, rate_hz: float) -> float:
-    """Seconds that hold samples enough for the p99.9 that decides, unless that takes more than a minute."""
+def confirm_s(streams: int, *, rate_hz: float, longest_s: float = MAX_CONFIRM_S) -> float:
+    """Seconds that hold samples enough for the p99.9 that decides, unless that takes longer than `longest_s`."""
     needed_s = 1.05 * sample_floor(0.999) / (streams * rate_hz)
-    return min(MAX_CONFIRM_S, max(CONFIRM_S, needed_s))
-
-
-def _loaded(job: LoadJob, streams: int) -> LoadJob:
-    return msgspec.structs.replace(job, streams=streams, duration_s=confirm_s(streams, rate_hz=job.rate_hz))
-
-
-def _limit_s(job: LoadJob, streams: int) -> float:
-    # A load gives up when its backlog is as long as itself.
-    return START_LIMIT_S + 4 * confirm_s(streams, rate_hz=job.rate_hz)
-
-
-def _ended(job: LoadJob, limit_s: float) -> _Done:
-    ended = run_job(job, LoadOutcome, limit_s=limit_s)
-    if ended.outcome is None:
-        raise KeyboardInterrupt
-    return _Done(outcome=ended.outcome, samples=ended.samples, interrupted=ended.interrupted)
+    return min(longest_s, max(CONFIRM_S, needed_s))
 
 
 def _job(choice: Choice, question: Question) -> LoadJob:
@@ -250,8 +329,10 @@ def _job(choice: Choice, question: Question) -> LoadJob:
         raise UsageError(f"servers: expected a whole number from 1 to {MAX_SERVERS}, got {servers}")
     if not (1 <= question.launches <= MAX_LAUNCHES and question.launches % 2):
         raise UsageError(f"launches: expected an odd number from 1 to {MAX_LAUNCHES}, got {question.launches}")
-    with Bundle.open(choice.bundle):
-        pass  # verified before the first process starts
+    if not (math.isfinite(question.budget_s) and question.budget_s > 0):
+        raise UsageError(f"budget-s: expected seconds above 0, got {question.budget_s:g}")
+    with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
+        settle_backend(bundle, choice)
     return LoadJob(
         bundle=choice.bundle,
         backend=choice.backend,
@@ -263,38 +344,8 @@ def _job(choice: Choice, question: Question) -> LoadJob:
         deadline_ms=1e3 / question.rate_hz if deadline_ms is None else deadline_ms,
         servers=servers,
         duration_s=CONFIRM_S,
+        search_s=question.budget_s * SEARCH_SHARE,
         warm_up_limit_s=WARM_UP_LIMIT_S,
-    )
-
-
-def _report(
-    job: LoadJob,
-    outcome: LoadOutcome,
-    *,
-    streams: int,
-    shown: Verdict | None,
-    refused: Verdict | None,
-    trials: list[Level],
-    complete: bool,
-) -> CapacityReport:
-    at_answer = None if shown is None else shown.together
-    return CapacityReport(
-        complete=complete,
-        subject=outcome.subject,
-        backend=outcome.backend,
-        precision=outcome.precision,
-        threads=outcome.threads,
-        servers=job.servers,
-        rate_hz=job.rate_hz,
-        deadline_ms=job.deadline_ms,
-        streams=streams,
-        at_answer=at_answer,
-        launches=() if shown is None else shown.launches,
-        p999_us=None if shown is None else _median_p999_us(shown.launches),
-        refused=None if refused is None else refused.together,
-        idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
-        trials=tuple(trials),
-        machine=read_machine(power_mode=read_power_mode()),
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmkd_bench.callers import intervals_ns
-from mmkd_bench.interference import Interference, suspicions
+from mmkd_bench.interference import suspicions, worst
 from mmkd_bench.launch import pace
 from mmkd_bench.machine import MachineFacts
 from mmkd_bench.percentiles import summarise
@@ -114,15 +114,5 @@ def judge_stability(launches: Sequence[Launch], machine: MachineFacts) -> Stabil
     return Stability(
         stable=not findings,
         findings=tuple(findings),
-        disturbances=suspicions(_worst([launch.interference for launch in launches]), machine),
+        disturbances=suspicions(worst([launch.interference for launch in launches]), machine),
     )
-
-
-def _worst(found: Sequence[Interference]) -> Interference:
-    """For each field the largest value over the launches."""
-
-    def largest(name: str) -> Any:
-        values = [value for one in found if (value := getattr(one, name)) is not None]
-        return max(values, default=None)
-
-    return Interference(**{name: largest(name) for name in Interference.__struct_fields__})

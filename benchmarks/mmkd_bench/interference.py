@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -106,6 +108,16 @@ def interference(before: Counters, after: Counters) -> Interference:
         celsius_before=before.celsius,
         celsius_after=after.celsius,
     )
+
+
+def worst(found: Sequence[Interference]) -> Interference:
+    """For each field the largest value over several measurements."""
+
+    def largest(name: str) -> Any:
+        values = [value for one in found if (value := getattr(one, name)) is not None]
+        return max(values, default=None)
+
+    return Interference(**{name: largest(name) for name in Interference.__struct_fields__})
 
 
 def suspicions(found: Interference, machine: MachineFacts) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from mmkd_bench.interference import Interference
 from mmkd_bench.load import Level
 from mmkd_bench.report import Launch, Mode, Subject
 from mmkd_edge.profile import LeftOut, Trial
@@ -133,6 +134,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         deadline_ms: longest acceptable response.
         servers: threads that answer.
         duration_s: length of the load where `streams` is given.
+        search_s: how long the search may take, from the begin of the process on; it ends with the trial that is on.
         warm_up_limit_s: longest warm-up.
     """
 
@@ -146,6 +148,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     deadline_ms: float
     servers: int
     duration_s: float
+    search_s: float
     warm_up_limit_s: float
 
 
@@ -159,6 +162,7 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         threads: of the backend.
         streams: the most that were carried, where it was searched for; else those that were offered.
         levels: every load in order.
+        interference: what happened beside them.
     """
 
     subject: Subject
@@ -167,6 +171,7 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int
     streams: int
     levels: tuple[Level, ...]
+    interference: Interference
 
 
 class RivalsJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="rivals"):

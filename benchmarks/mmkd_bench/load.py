@@ -8,6 +8,7 @@ moment it came due. The schedule is absolute, so an answer that comes late delay
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from array import array
@@ -263,8 +264,17 @@ def search_streams(carries: Callable[[int], bool], *, first_guess: int) -> int:
     return low
 
 
-def find_capacity(call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event) -> tuple[int, tuple[Level, ...]]:
+def find_capacity(
+    call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event, end_s: float = math.inf
+) -> tuple[int, tuple[Level, ...]]:
     """Search for the largest load that is carried, in short trials in this process.
+
+    Args:
+        call: answers one window.
+        windows: arguments, taken in turn.
+        demand: what every stream wants.
+        stop: ends the search early.
+        end_s: on the monotonic clock: no trial but the first begins later.
 
     Returns:
         The number of streams and every trial in order, none where `stop` came before the first was over. Where it came
@@ -278,7 +288,7 @@ def find_capacity(call: Call, windows: Sequence[Any], *, demand: Demand, stop: E
         duration_s = trial_s(streams, rate_hz=demand.rate_hz)
         return carry_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop)[0]
 
-    return search_load(trial, first_guess=first_guess, stop=stop)
+    return search_load(trial, first_guess=first_guess, stop=stop, end_s=end_s)
 
 
 def trial_s(streams: int, *, rate_hz: float) -> float:
@@ -286,8 +296,12 @@ def trial_s(streams: int, *, rate_hz: float) -> float:
     return min(MAX_TRIAL_S, max(TRIAL_S, MIN_TRIAL_ARRIVALS / (streams * rate_hz)))
 
 
-def search_load(trial: Callable[[int], Level], *, first_guess: int, stop: Event) -> tuple[int, tuple[Level, ...]]:
+def search_load(
+    trial: Callable[[int], Level], *, first_guess: int, stop: Event, end_s: float = math.inf
+) -> tuple[int, tuple[Level, ...]]:
     """Search with trials: a load that fails once may have met a pause of the machine, so two of up to three decide.
+
+    Where `end_s` has come, those that there are decide.
 
     Returns:
         The number of streams and every trial in order; one that `stop` cuts short does not count.
@@ -298,6 +312,8 @@ def search_load(trial: Callable[[int], Level], *, first_guess: int, stop: Event)
         """Two of three trials."""
         votes: list[bool] = []
         while max(votes.count(True), votes.count(False)) < 2 and not stop.is_set():
+            if trials and time.monotonic() >= end_s:
+                return votes.count(True) > votes.count(False)
             level = trial(streams)
             if not stop.is_set():
                 trials.append(level)

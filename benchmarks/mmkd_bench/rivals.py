@@ -23,6 +23,7 @@ from mmkd_bench.alternate import open_session, take_turns, turning
 from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.rival_files import EXECUTORCH_FILE, LITERT_FILE, NCNN_FILES, reason_for
 from mmkd_bench.subject import Choice, asked, describe, open_predictor, raw_windows
+from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.bundle import choose_artifact
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.golden import answer_scale
@@ -242,8 +243,6 @@ def _opened_lower(tuned: EdgePredictor, names: Sequence[str]) -> _Opened:
 
 
 def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> _Opened:
-    import onnxruntime
-
     session = open_session(model, threads=threads)
     asked_for = list(outputs)
     values_name, present_name = names
@@ -253,7 +252,7 @@ def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str]
         first, second = session.run(asked_for, {values_name: values, present_name: present})
         return first, second
 
-    return _Opened(run=run, version=onnxruntime.__version__)
+    return _Opened(run=run, version=import_onnxruntime().__version__)
 
 
 def _open_openvino(

@@ -28,7 +28,7 @@ from mmkd_bench.machine import MachineFacts, read_machine
 from mmkd_bench.power import power_sensor, read_power_mode
 from mmkd_bench.process import Launched, Progress, run_launches, unheard
 from mmkd_bench.report import BenchReport, Configuration
-from mmkd_bench.subject import Choice
+from mmkd_bench.subject import Choice, settle_backend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.files import write_file
@@ -107,8 +107,8 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = u
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `Run` where something was measured.
     """
     check_settings(settings)
-    with Bundle.open(choice.bundle):
-        pass  # verified before the first process starts
+    with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
+        settle_backend(bundle, choice)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
     launched, spent = _launch_with_power(_job(choice, settings), settings, progress)

@@ -111,6 +111,7 @@ def capacity(
     launches: Annotated[
         int, typer.Option(help="Processes that judge one load, an odd number; most of them decide.")
     ] = LAUNCHES,
+    budget_s: Annotated[float, typer.Option("--budget-s", help="Longest time that finding the answer may take.")] = 120,
     backend: BackendOption = "auto",
     precision: ArtifactOption = PrecisionOption.auto,
     threads: ThreadsOption = None,
@@ -126,7 +127,7 @@ def capacity(
         threads=threads,
         reference=text_or_none(reference),
     )
-    question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers, launches=launches)
+    question = Question(rate_hz=rate, deadline_ms=deadline_ms, servers=servers, launches=launches, budget_s=budget_s)
 
     def measure() -> CapacityReport:
         """The answer, or the load that was asked for."""
@@ -135,8 +136,8 @@ def capacity(
         return measure_load(choice, question, streams, progress=say)
 
     report = print_measured(measure, terminal.capacity_view, form=form, json=json)
-    if streams is not None:
-        _require_carried(report, streams)
+    if report.settled and not report.streams:
+        raise PerformanceError(_refusal(report, 1 if streams is None else streams))
 
 
 def plan(
@@ -177,13 +178,12 @@ def _core_counts(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _require_carried(report: CapacityReport, streams: int) -> None:
-    level = report.at_answer
-    if report.streams < streams and level is not None:
-        refused = sum(not one.carried for one in report.launches)
-        missed = f"{level.missed:,} of {level.due:,} windows missed the deadline of {report.deadline_ms:g} ms"
-        backlog = "" if level.missed > MISSED_SHARE * level.due else ", and the backlog grew all the time"
-        raise PerformanceError(
-            f"{report.subject.bundle}: {plural(streams, 'stream')} not carried in {refused} of "
-            f"{plural(len(report.launches), 'launch', 'launches')}: {missed}{backlog}"
-        )
+def _refusal(report: CapacityReport, streams: int) -> str:
+    """Why so many streams are too many."""
+    level = report.at_answer or report.refused
+    assert level is not None
+    missed = f"{level.missed:,} of {level.due:,} windows missed the deadline of {report.deadline_ms:g} ms"
+    backlog = "" if level.missed > MISSED_SHARE * level.due else ", and the backlog grew all the time"
+    refused, count = sum(not one.carried for one in report.launches), len(report.launches)
+    where = f" in {refused} of {plural(count, 'launch', 'launches')}" if count else ""
+    return f"{report.subject.bundle}: {plural(streams, 'stream')} not carried{where}: {missed}{backlog}"

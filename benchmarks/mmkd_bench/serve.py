@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmkd_bench.interference import interference, read_counters
 from mmkd_bench.jobs import LoadJob, LoadOutcome
 from mmkd_bench.load import Demand, Level, carry_load, find_capacity
 from mmkd_bench.subject import Choice, asked, describe, open_predictor, raw_windows
@@ -28,6 +30,7 @@ def serve_load(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | Non
     Raises:
         MmkdError: the bundle cannot be opened or run.
     """
+    end_s = time.monotonic() + job.search_s
     choice = Choice(
         bundle=job.bundle,
         backend=job.backend,
@@ -36,7 +39,8 @@ def serve_load(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | Non
         reference=job.reference,
     )
     with open_predictor(choice) as predictor:
-        found = _found(job, predictor, stop)
+        before = read_counters()
+        found = _found(job, predictor, stop, end_s)
         if found is None:
             return None
         streams, levels, samples = found
@@ -47,18 +51,21 @@ def serve_load(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | Non
             threads=predictor.backend.threads,
             streams=streams,
             levels=levels,
+            interference=interference(before, read_counters()),
         )
         return outcome, samples
 
 
-def _found(job: LoadJob, predictor: EdgePredictor, stop: Event) -> tuple[int, tuple[Level, ...], Arrays] | None:
+def _found(
+    job: LoadJob, predictor: EdgePredictor, stop: Event, end_s: float
+) -> tuple[int, tuple[Level, ...], Arrays] | None:
     windows = [asked(predictor, window) for window in raw_windows(predictor)]
     warm_up(predictor.predict, windows, limit_s=job.warm_up_limit_s, stop=stop)
     demand = Demand(rate_hz=job.rate_hz, deadline_ms=job.deadline_ms, servers=job.servers)
     if stop.is_set():
         return None
     if job.streams is None:
-        found, trials = find_capacity(predictor.predict, windows, demand=demand, stop=stop)
+        found, trials = find_capacity(predictor.predict, windows, demand=demand, stop=stop, end_s=end_s)
         return (found, trials, {}) if trials else None
     level, response_ns, service_ns = carry_load(
         predictor.predict, windows, streams=job.streams, demand=demand, duration_s=job.duration_s, stop=stop

@@ -16,6 +16,7 @@ from mmkd_bench.report import Subject
 from mmkd_edge.backends import check_backend
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.profile import find_profile
 from mmkd_edge.reference import Reference
 from mmkd_edge.sensors import SensorChecks
 from mmkd_edge.spec import ModalitySpec
@@ -56,6 +57,16 @@ def open_predictor(choice: Choice) -> EdgePredictor:
         return predictor
     predictor.close()
     return _open(choice, stand_in_reference(modality))
+
+
+def settle_backend(bundle: Bundle, choice: Choice) -> None:
+    """Hold the contest of a first opening before anything is measured: no launch then holds it, and all agree.
+
+    Raises:
+        MmkdError: the bundle cannot be opened with this choice.
+    """
+    if choice.backend == "auto" and find_profile(bundle.sha256).profile is None:
+        open_predictor(choice).close()
 
 
 def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:

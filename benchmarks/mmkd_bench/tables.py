@@ -122,6 +122,7 @@ def _capacity(report: CapacityReport) -> Table:
         names=("load", "streams", "carried", "due", "missed", *percentiles, "response_max_us", "cpu_share"),
         rows=tuple(_level(name, level) for name, level in levels if level is not None)
         + tuple(_level(f"launch {number}", level) for number, level in enumerate(report.launches, start=1)),
+        notes=tuple(f"beside it: {sentence}" for sentence in report.disturbances),
     )
 
 

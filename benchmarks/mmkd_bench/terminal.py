@@ -203,8 +203,12 @@ def capacity_view(report: CapacityReport) -> RenderableType:
             )
     if report.refused is not None:
         share = report.refused.missed / report.refused.due
-        lines.append(_line(f"{plural(report.refused.streams, 'stream')} were not carried: {share:.2%} missed"))
-    lines.append(_line(f"{len(report.trials)} loads tried, {report.servers} threads answered", "dim"))
+        verb = "was" if report.refused.streams == 1 else "were"
+        lines.append(_line(f"{plural(report.refused.streams, 'stream')} {verb} not carried: {share:.2%} missed"))
+    lines += [_line(f"beside it: {sentence}", "yellow") for sentence in report.disturbances]
+    lines.append(
+        _line(f"{plural(len(report.trials), 'load')} tried, {plural(report.servers, 'thread')} answered", "dim")
+    )
     return Group(*lines)
 
 

@@ -227,9 +227,14 @@ def interruption_lines(*, complete: bool) -> list[str]:
 
 def carried_text(report: CapacityReport) -> str:
     """The answer of capacity."""
-    if report.complete:
+    if report.settled:
         return plural(report.streams, "stream") if report.streams else "not carried"
-    return f"at least {plural(report.streams, 'stream')}, interrupted" if report.streams else "not known, interrupted"
+    ended = f"the budget of {report.budget_s:g} s was over" if report.complete else "interrupted"
+    if report.streams:
+        return f"at least {plural(report.streams, 'stream')}, {ended}"
+    if not report.estimate:
+        return f"not known, {ended}"
+    return f"not known, {ended}; {plural(report.estimate, 'stream')} in short trials that do not count"
 
 
 def model_text(report: PlanReport) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.backends.ort import OrtBackend, import_onnxruntime
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.golden import answer_scale
 from mmkd_edge.manifest import MOST_WINDOWS_AT_ONCE, BatchRange
@@ -103,8 +103,7 @@ def _joined(feeds: list[Feeds]) -> dict[str, NDArray[np.float32]]:
 
 
 def _session(model: bytes) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4

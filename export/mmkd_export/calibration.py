@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_export.graph import graph_bytes
 from mmkd_models.int8 import NOTHING
 
@@ -93,8 +94,8 @@ def channel_maxima(
 
 def _session_with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> _Session:
     import onnx
-    import onnxruntime
 
+    onnxruntime = import_onnxruntime()
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     outputs = {output.name for output in probed.graph.output}

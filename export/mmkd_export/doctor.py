@@ -16,11 +16,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from mmkd_edge.backends import why_absent
+from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.trt.cuda import device_facts, load_runtime
 from mmkd_edge.trt.needs import installed_library, load_library
@@ -226,16 +227,23 @@ def _absence(module: str) -> str | None:
 
 def _import_fault(module: str) -> str | None:
     """None where the module loads, an empty text where it is not installed, else why it does not load."""
-    if module == "openvino":  # its import else forks a process that reports the start over the network
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        importlib.import_module(module)
+        _imported(module)
     except ModuleNotFoundError as error:
         own = error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
         return "" if own else f"{module} does not load: {error}"
     except Exception as error:  # a native library may fail in any way while it loads
         return f"{module} does not load: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return None
+
+
+def _imported(module: str) -> Any:
+    """A module, imported so that it reports nothing over the network."""
+    if module == "onnxruntime":
+        return import_onnxruntime()
+    if module == "openvino":  # its import else forks a process that reports the start
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module(module)
 
 
 def _advice_for(faults: Sequence[str], ability: _Ability) -> str:
@@ -249,7 +257,7 @@ def _version(module: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return str(getattr(importlib.import_module(module), "__version__", "of unknown version"))
+        return str(getattr(_imported(module), "__version__", "of unknown version"))
 
 
 def _driver(root: Path) -> Check:

@@ -23,7 +23,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.join import export_several, several_plans
-from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan
+from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan, tflite_gain, with_tflite
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
 from mmkd_export.report import ArtifactReport, ExportReport, LeftOut
 from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
@@ -61,6 +61,10 @@ def export_(
             help="openvino also tests the artifacts there; litert adds .tflite; trt also builds engines. Repeatable.",
         ),
     ] = None,
+    onnx_only: Annotated[
+        bool,
+        typer.Option("--onnx-only", help="Leave out the .tflite that is else added where its converter is installed."),
+    ] = False,
     precisions: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,10 +131,12 @@ def export_(
         max_drop_points=max_drop,
         batch=None if dim is None else batch_from_dim(dim),
     )
+    if onnx_only and "litert" in plan.targets:
+        raise UsageError("expected --target litert or --onnx-only, got both; see --help")
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
-        plans = several_plans(plan, sources)
+        plans = [one if onnx_only else with_tflite(one) for one in several_plans(plan, sources)]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
@@ -139,6 +145,8 @@ def export_(
         return
     if page is not None:
         check_page(page, extra="export")
+    gain = "" if onnx_only else tflite_gain(plan)
+    plan = plan if onnx_only else with_tflite(plan)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
@@ -150,6 +158,8 @@ def export_(
         print(_json(_document(result)))
         return
     _show(result)
+    if gain:
+        print(gain)
     files = [str(engine.path) for engine in result.engines] + ([] if page is None else [str(page)])
     written = ", ".join(files if plan.engines_only else [str(result.path), *files])
     print(f"wrote {written}; next: {_next_command(result)}")

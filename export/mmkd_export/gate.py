@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import GateError
+from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.golden import same_answers
 from mmkd_export.parity import Answers
 from mmkd_models.data.labels import Labels, is_labelled
@@ -165,7 +165,7 @@ def require_gate(facts: GateFacts, *, what: str, advice: str) -> None:
         raise GateError(f"{what}: {facts.summary}{NOTHING_WRITTEN}. {advice}")
 
 
-def left_out_reason(error: GateError) -> str:
+def left_out_reason(error: MmkdError) -> str:
     """Gives the words of a failed gate for an artifact that is only left out of the bundle."""
     return str(error).replace(NOTHING_WRITTEN, "")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import MANIFEST_FILE, BatchRange, ModelEntry
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.litert import EXTRA, missing_libraries
-from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform
+from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform, platform_named
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 
@@ -37,6 +37,7 @@ class ExportPlan:
         source: the student's checkpoint, or an earlier bundle.
         output: the bundle that is written; an earlier one is replaced.
         targets: what else than the bundle's ONNX artifacts is made or tested.
+        optional: those of them that are left out, with the reason, where they cannot be made.
         precisions: artifacts to make beside fp32; `auto` keeps what proves faster.
         platform: what it is for; None chooses by the targets and this machine.
         calibration: windows to use in place of those the checkpoint carries: a dataset directory or an .npz file.
@@ -50,6 +51,7 @@ class ExportPlan:
     source: Path
     output: Path
     targets: tuple[Target, ...] = ("onnx",)
+    optional: tuple[Target, ...] = ()
     precisions: tuple[PrecisionChoice, ...] = ()
     platform: PlatformName | None = None
     calibration: Path | None = None
@@ -84,6 +86,30 @@ def export_plan(source: Path, *, output: Path | None = None, calibration: Path |
         'runs/student.edge'
     """
     return ExportPlan(source=source, output=output or source.with_suffix(BUNDLE_SUFFIX), calibration=calibration)
+
+
+def with_tflite(plan: ExportPlan) -> ExportPlan:
+    """The plan with a `.tflite` for LiteRT, where one can be made for its platform and the converter is installed."""
+    if not _takes_tflite(plan) or missing_libraries():
+        return plan
+    return replace(plan, targets=(*plan.targets, "litert"), optional=(*plan.optional, "litert"))
+
+
+def tflite_gain(plan: ExportPlan) -> str:
+    """What a device would gain from a `.tflite` that the missing converter cannot make; else empty."""
+    if not _takes_tflite(plan) or not missing_libraries():
+        return ""
+    return (
+        f"no .tflite: pip install '{EXTRA}' adds it, with which a tiny student took 116 us a window where "
+        "OpenVINO took 288 us and onnxruntime 292 us (docs/results/runtime.md)"
+    )
+
+
+def _takes_tflite(plan: ExportPlan) -> bool:
+    """Whether a `.tflite` could be added to what was asked for."""
+    if plan.from_bundle or plan.batch is not None or {"litert", "trt"} & set(plan.targets):
+        return False
+    return plan.platform is None or "litert" in platform_named(plan.platform).targets
 
 
 def check_plan(plan: ExportPlan) -> None:

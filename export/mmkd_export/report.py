@@ -138,7 +138,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A precision that `auto` tried and left out.
+    """An artifact that `auto`, or a default, tried and left out.
 
     Attributes:
         precision: it.

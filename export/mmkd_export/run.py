@@ -18,7 +18,7 @@ from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.backends.openvino import OpenVinoBackend
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
-from mmkd_edge.errors import GateError
+from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
 from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_fp32, with_backend
 from mmkd_export.contents import bundle_contents
@@ -120,9 +120,11 @@ def export(plan: ExportPlan, *, on_step: OnStep | None = None) -> ExportResult:
     if plan.engines_only:
         begin("verify the bundle")
     else:
-        subject = _with_litert(_subject(plan, begin), plan, begin)
+        subject, left_out = _with_tflite(_subject(plan, begin), plan, begin)
+        if left_out:
+            plan = replace(plan, targets=tuple(target for target in plan.targets if target != "litert"))
         lower = _lower_precisions(subject, plan, begin)
-        _write(subject, lower, plan, begin)
+        _write(subject, replace(lower, left_out=(*left_out, *lower.left_out)), plan, begin)
     engines: tuple[EngineFile, ...] = ()
     if "trt" in plan.targets:
         begin("build engines")
@@ -170,6 +172,19 @@ def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
     return subject_from_checkpoint(plan, checkpoint, graph, temperature=temperature)
 
 
+def _with_tflite(
+    subject: Subject, plan: ExportPlan, begin: Callable[[str], None]
+) -> tuple[Subject, tuple[LeftOut, ...]]:
+    """Adds the `.tflite` that the plan asks for, or says why there is none where the plan can do without."""
+    try:
+        return _with_litert(subject, plan, begin), ()
+    except MmkdError as error:
+        if "litert" not in plan.optional:
+            raise
+        measured = _measured(error) if isinstance(error, GateError) else None
+        return subject, (LeftOut(precision="fp32", format="tflite", reason=left_out_reason(error), artifact=measured),)
+
+
 def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
     """Adds the `.tflite` of a checkpoint where the plan asks for it."""
     if "litert" not in plan.targets:
@@ -189,7 +204,7 @@ def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None
 
 
 def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str], None]) -> LowerPrecisions:
-    """Makes what the plan asks for; a failed gate ends the export unless only `auto` asked."""
+    """Makes what the plan asks for; a failed gate ends the export unless only `auto` or a default asked."""
     wanted, optional = wanted_precisions(plan)
     made: list[JudgedArtifact] = []
     left_out: list[LeftOut] = []
@@ -199,7 +214,7 @@ def _lower_precisions(subject: Subject, plan: ExportPlan, begin: Callable[[str],
             try:
                 made.append(make_lower(subject, plan, precision, format=kind))
             except GateError as error:
-                if precision not in optional:
+                if precision not in optional and not (kind == "tflite" and "litert" in plan.optional):
                     raise
                 reason, measured = left_out_reason(error), _measured(error)
                 left_out.append(LeftOut(precision=precision, format=kind, reason=reason, artifact=measured))

@@ -6,6 +6,7 @@ weights in files beside the model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,21 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
 _BATCH_AXIS = "batch"
 # A path below which no file can be: ONNX Runtime else reads a model's external weights from the working directory.
 _NO_FOLDER = "/dev/null"
+# Releases from 1.32 on else report to their maker: the first connection after 9 s, and an identifier of the device in
+# the user's cache folder. Their own `disable_telemetry_events` stops neither.
+_NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, told before its import to report nothing; a value that the user has set stays.
+
+    Raises:
+        ImportError: it is not installed, or does not load.
+    """
+    os.environ.setdefault(*_NO_REPORTS)
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OrtBackend:
@@ -48,7 +64,7 @@ class OrtBackend:
         spinning: bool = False,
     ) -> None:
         try:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
         except ImportError as error:
             raise UnavailableError(
                 "backend 'ort' needs onnxruntime, which is not installed; install it with pip install 'mmkd-edge[ort]'"

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from mmkd_bench import capacity
-from mmkd_bench.capacity import Question, confirm_s, measure_capacity, measure_load
+from mmkd_bench.capacity import CapacityReport, Question, confirm_s, measure_capacity, measure_load
+from mmkd_bench.cli import main
 from mmkd_bench.subject import Choice
+from mmkd_bench.tables import markdown_of
+from mmkd_bench.terminal import capacity_view
+from mmkd_bench.text import carried_text
 from mmkd_edge.errors import BundleError, UsageError
 
 
@@ -21,7 +32,7 @@ def test_a_light_load_is_carried(bundle: Path) -> None:
     lines: list[str] = []
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=3)
     report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 4, progress=lines.append)
-    assert lines == ["offering 4 streams for 0.3 s in up to 3 launches"]
+    assert lines == ["offering 4 streams for 0.3 s in up to 3 launches; at most 120 s left"]
     assert len(report.launches) == 2  # both carried it: the third could not change that
     assert report.at_answer is not None
     assert report.at_answer.due == sum(level.due for level in report.launches)
@@ -92,3 +103,74 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
 
     assert carried(round(0.9 * report.streams))
     assert not carried(round(1.1 * report.streams))
+
+
+@pytest.mark.usefixtures("short")
+def test_a_budget_that_is_over_keeps_the_best_answer_and_says_so(bundle: Path) -> None:
+    lines: list[str] = []
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=3, budget_s=2.0)
+    report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question, progress=lines.append)
+    assert (report.complete, report.settled, report.streams, report.budget_s) == (True, False, 0, 2.0)
+    assert report.estimate is not None  # 0 where this machine was too busy for the first trial
+    first = max(1, report.estimate)
+    assert lines[0] == "searching for the largest load that is carried, for up to 1 s; at most 2 s left"
+    assert lines[1:] == [
+        f"judging {first} {'stream' if first == 1 else 'streams'} in up to 3 launches; at most 0 s left"
+    ]
+    known = f"; {report.estimate} streams in short trials that do not count" if report.estimate > 1 else ""
+    assert carried_text(report).startswith(f"not known, the budget of 2 s was over{known}")
+    # The first launch is always held, and lasts a tenth of the budget.
+    judged = report.trials[-1]
+    assert judged.due == pytest.approx(judged.offered_hz * 0.2, rel=0.1)
+
+
+def test_what_ran_beside_it_is_named(bundle: Path) -> None:
+    with spinning():
+        question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1, budget_s=5.0)
+        report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 1)
+    (sentence,) = [one for one in report.disturbances if one.startswith("other processes used ")]
+    assert f"beside it: {sentence}" in printed(report)
+    assert markdown_of(report).endswith(f"- beside it: {sentence}\n") or len(report.disturbances) > 1
+
+
+@contextmanager
+def spinning() -> Iterator[None]:
+    """A busy neighbour."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def printed(report: CapacityReport) -> str:
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(capacity_view(report))
+    return console.export_text()
+
+
+def test_one_stream_that_is_refused_is_one(bundle: Path) -> None:
+    question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=1, budget_s=2.0)
+    report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 1)
+    refused = msgspec.structs.replace(report.trials[0], missed=1, due=4)
+    lines = printed(msgspec.structs.replace(report, refused=refused)).splitlines()
+    assert "1 stream was not carried: 25.00% missed" in lines
+    assert "1 load tried, 1 thread answered" in lines
+    refused = msgspec.structs.replace(refused, streams=2)
+    assert "2 streams were not carried: 25.00% missed" in printed(msgspec.structs.replace(report, refused=refused))
+
+
+@pytest.mark.usefixtures("short")
+def test_a_device_that_carries_not_even_one_stream_exits_5(
+    slow_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["capacity", str(slow_bundle), "--rate", "20", "--deadline-ms", "0.01", "--launches", "1"]
+    monkeypatch.setattr(sys, "argv", ["mmkd-bench", *arguments, "--backend", "ort", "--budget-s", "8"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    ended = capsys.readouterr()
+    assert caught.value.code == 5
+    assert "carried by this device: not carried" in ended.out
+    assert ended.err.splitlines()[-1].startswith(f"mmkd-bench: {slow_bundle}: 1 stream not carried: ")
+    assert ended.err.splitlines()[-1].endswith(" windows missed the deadline of 0.01 ms")

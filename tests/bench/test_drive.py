@@ -147,6 +147,7 @@ def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle: Pat
         deadline_ms=5000.0,
         servers=1,
         duration_s=0.2,
+        search_s=1.0,
         warm_up_limit_s=0.05,
     )
     served = serve_load(job, stop=Event())

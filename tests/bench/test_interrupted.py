@@ -157,7 +157,7 @@ def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch
         return line
 
     report: CapacityReport = partial_report(lambda: measure_capacity(choice, question, progress=progress))
-    assert judged[0] == "judging 4 streams in up to 1 launches"
+    assert judged[0].startswith("judging 4 streams in up to 1 launch; at most 1")
     assert (report.complete, report.streams) == (False, 4)
     assert [level.streams for level in report.trials] == [4, 4]  # the search's, then the launch that judged
     assert carried_text(report) == "at least 4 streams, interrupted"

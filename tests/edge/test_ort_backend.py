@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,64 @@ def test_without_onnxruntime_the_extra_is_named() -> None:
         "3 backend 'ort' needs onnxruntime, which is not installed; install it with pip install 'mmkd-edge[ort]'\n"
     )
     assert issubclass(UnavailableError, Exception)
+
+
+WATCH_THE_IMPORT = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "import" and arguments[0] == "onnxruntime":
+        print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+
+sys.addaudithook(watch)
+from mmkd_edge.backends.ort import import_onnxruntime
+import_onnxruntime()
+"""
+
+
+@pytest.mark.parametrize(("users", "expected"), [(None, "1"), ("0", "0")], ids=["by itself", "as the user says"])
+def test_onnxruntime_is_told_to_report_nothing_before_its_import(users: str | None, expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {} if users is None else {"ORT_DISABLE_TELEMETRY": users}
+    command = [sys.executable, "-c", WATCH_THE_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == f"{expected}\n"
+
+
+PREDICT_AND_WATCH = """
+import os, sys, time
+import numpy
+from mmkd_edge import EdgePredictor, example_bundle
+
+def sockets():
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:"):
+            yield target
+
+with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
+    window = numpy.zeros(predictor.modality.shape, numpy.float32)
+    before, found, end = set(sockets()), set(), time.monotonic() + 14
+    while time.monotonic() < end:
+        predictor.predict(window)
+        found |= set(sockets()) - before
+        time.sleep(0.005)
+print(len(found))
+"""
+
+
+@pytest.mark.slow
+def test_predictions_open_no_socket_and_leave_no_file(tmp_path: Path) -> None:
+    # The first report of onnxruntime 1.32 comes 9 s after its import; a look-up of a name waits for seconds.
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", PREDICT_AND_WATCH]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "0\n"
+    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
 
 
 def test_unknown_backends_are_named_with_those_there_are(kit: Any) -> None:

@@ -261,12 +261,12 @@ def test_an_unknown_precision_is_named(bundle_path: Path) -> None:
     assert str(caught.value) == ("precision 'fp8' is unknown; expected 'auto', 'fp32', 'fp16', 'int8' or 'bf16'")
 
 
-def test_without_a_profile_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:
+def test_without_a_profile_and_a_contest_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:
     if not library_versions(("openvino",)):
         pytest.skip("needs pip install 'mmkd-edge[openvino]'")
     script = (
         "import sys; from mmkd_edge import EdgePredictor\n"
-        "with EdgePredictor.open(sys.argv[1]) as predictor:\n"
+        "with EdgePredictor.open(sys.argv[1], contest=False) as predictor:\n"
         "    print(predictor.backend.name, '|', predictor.info().reason)\n"
     )
     done = subprocess.run(

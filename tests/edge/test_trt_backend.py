@@ -342,7 +342,7 @@ def test_a_driver_without_a_gpu_is_told(kit: Any, tensorrt: Any) -> None:
 
 
 def test_auto_takes_tensorrt_where_a_gpu_answers(bundle_path: Path, tensorrt: Any) -> None:
-    with EdgePredictor.open(bundle_path) as predictor:
+    with EdgePredictor.open(bundle_path, contest=False) as predictor:
         info = predictor.info()
     assert info.backend == "trt"
     assert info.reason == "no profile of this bundle on this machine; tensorrt and a GPU's driver are here"

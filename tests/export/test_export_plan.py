@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_export.plan import ExportPlan, check_plan, export_plan
+from mmkd_edge.manifest import BatchRange
+from mmkd_export.plan import ExportPlan, check_plan, export_plan, tflite_gain, with_tflite
+from mmkd_export.run import export
 
 
 def _refusal(plan: ExportPlan) -> str:
@@ -81,6 +84,41 @@ def test_missing_libraries_are_named_with_their_extra(
     assert str(error.value) == (
         "an export from a checkpoint needs onnx and onnxscript, which this Python lacks; "
         "run: pip install 'mmkd-edge[export]'"
+    )
+
+
+@pytest.fixture
+def broken_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter that is installed and knows no operator."""
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    for name in ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"):
+        (folder / f"{name}.py").write_text("raise RuntimeError('no such operator')\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.mark.usefixtures("broken_converter")
+def test_a_tflite_is_added_where_it_can_be(student_file: Path, tmp_path: Path):
+    plan = export_plan(student_file, output=tmp_path / "s.edge")
+    assert with_tflite(plan) == replace(plan, targets=("onnx", "litert"), optional=("litert",))
+    assert tflite_gain(plan) == ""
+    with_openvino = replace(plan, targets=("openvino",), platform="cpu-arm")
+    assert with_tflite(with_openvino).targets == ("openvino", "litert")
+    batched = replace(plan, batch=BatchRange(minimum=1, optimum=2, maximum=4))
+    for as_it_is in (replace(plan, targets=("litert",)), replace(plan, targets=("trt",)), batched):
+        assert with_tflite(as_it_is) == as_it_is
+    on_a_gpu = replace(plan, platform="jp6.2")
+    assert with_tflite(on_a_gpu) == on_a_gpu
+
+
+@pytest.mark.usefixtures("broken_converter")
+def test_a_tflite_that_nobody_asked_for_does_not_end_the_export(student_file: Path, tmp_path: Path):
+    plan = with_tflite(export_plan(student_file, output=tmp_path / "s.edge"))
+    (left_out,) = export(plan).report.left_out
+    assert (left_out.precision, left_out.format) == ("fp32", "tflite")
+    assert left_out.reason == (
+        "litert-torch could not convert the network: RuntimeError: no such operator; export without --target litert"
     )
 
 
