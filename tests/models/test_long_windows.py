@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import msgspec
 import numpy as np
@@ -105,7 +106,7 @@ def bands_of_frames(signal: NDArray[np.float64], length: int, bands: int) -> NDA
     hann = np.hanning(length + 2)[1:-1]
     power = (np.abs(np.fft.rfft(frames * hann)) ** 2).mean(0)[1 : length // 2 + 1] / (hann**2).sum()
     edges = np.unique(np.round(np.geomspace(1, len(power) + 1, bands + 1)).astype(int))
-    return np.log([power[a - 1 : b - 1].mean() + 1e-3 for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    return np.log([power[a - 1 : b - 1].mean() + 1e-3 for a, b in itertools.pairwise(edges)])
 
 
 def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_frames() -> None:

@@ -68,15 +68,15 @@ class LongFrontEnd(nn.Module):
         """
         # In frames from here on: onnxruntime would else move the transposition behind all that follows.
         values, present = (blocks_of(x.transpose(1, 2), *self.cuts[0]) for x in (values, present))  # (B, C, N, T / N)
-        mean, scale = self.mean[:, None, None], 1.0 / self.std[:, None, None]
-        scaled = ((values - mean) * scale).clamp(-_CLIP, _CLIP) * present
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        scaled = ((values - mean) / std).clamp(-_CLIP, _CLIP) * present
         count = present.sum(_SAMPLES, keepdim=True).clamp(min=1.0)  # (B, C, 1, 1)
         mean = scaled.sum(_SAMPLES, keepdim=True) / count
         centred = (scaled - mean) * present
         # Twice: float32 leaves a rest of a large mean, which a tiny spread blows up, and engines sum in other orders.
         centred = (centred - centred.sum(_SAMPLES, keepdim=True) / count) * present
         spread = ((centred * centred).sum(_SAMPLES, keepdim=True) / count + 1e-4).sqrt()
-        local = centred * (1.0 / spread)
+        local = centred / spread
         distribution = self._distribution(scaled, present)
         scaled, flat, present = (x.flatten(2) for x in (scaled, local, present))
         count, mean, spread = (x.flatten(1) for x in (count, mean, spread))  # (B, C)
@@ -90,7 +90,7 @@ class LongFrontEnd(nn.Module):
             parts = signal @ getattr(self, f"spectrum_basis_{level}")  # (B, C, N, 2 F)
             real, imaginary = parts.chunk(2, dim=-1)
             # Over as many frames as there are samples for.
-            power = (real * real + imaginary * imaginary).mean(2) * (self.samples / count)[..., None]  # (B, C, F)
+            power = (real * real + imaginary * imaginary).mean(2) / (count / self.samples)[..., None]  # (B, C, F)
             found.append((power @ getattr(self, f"spectrum_bands_{level}") + 1e-3).log())
             if level + 1 < len(self.cuts):
                 half = -(-signal[0, 0].numel() // (2 * frames))
