@@ -97,14 +97,13 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         file: its name in the archive.
-        format: of the file.
         precision: of its arithmetic.
         opset: of ONNX; of a `.tflite` the version of its schema.
-        sha256: of the file.
-        size_bytes: of the file.
+        format, sha256, size_bytes: of the file.
         parity: how it compared with the checkpoint.
         batch: how many windows it takes at once; None where it takes one. The runtime gives one either way.
         confidence: what its probabilities are worth; None where no labelled windows calibrated it.
+        unjudged: true where too few windows judged its lower precision, and that was accepted; else absent.
     """
 
     file: str
@@ -116,6 +115,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     parity: Parity
     batch: BatchRange | None = None
     confidence: Confidence | None = None
+    unjudged: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ from mmkd_edge.manifest import Artifact, ArtifactFormat, BatchRange, Confidence,
 from mmkd_export.batch import require_batches
 from mmkd_export.confidence import confidence_of
 from mmkd_export.evidence import Evidence
-from mmkd_export.gate import GateFacts, gate_facts, require_gate
+from mmkd_export.gate import GateFacts, gate_facts, require_gate, require_judging
 from mmkd_export.graph import OPSET
 from mmkd_export.litert import SCHEMA_VERSION
 from mmkd_export.parity import (
@@ -29,6 +29,7 @@ from mmkd_export.parity import (
     compare,
     require_parity,
 )
+from mmkd_export.plan import ExportPlan
 from mmkd_export.report import ArtifactReport, BackendRun, BatchFacts, judged_figures, judged_scores
 from mmkd_models.evaluate.confidence import confidence_facts
 from mmkd_models.evaluate.scores import AnyMetric
@@ -60,10 +61,19 @@ class RejectedError(GateError):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskGate:
-    """What the gate for lower precision asks: the metric, and the points of it that may be lost."""
+    """What the gate for lower precision asks: the metric, and the points of it that may be lost.
+
+    `accept_unjudged` takes an artifact though fewer than `LEAST_JUDGING` windows judge it, and marks it.
+    """
 
     metric: AnyMetric
     max_drop_points: float
+    accept_unjudged: bool = False
+
+
+def task_gate(metric: AnyMetric, plan: ExportPlan) -> TaskGate:
+    """The gate that a plan asks for."""
+    return TaskGate(metric=metric, max_drop_points=plan.max_drop_points, accept_unjudged=plan.accept_unjudged)
 
 
 def judge_fp32(
@@ -120,7 +130,11 @@ def judge_lower(
     )
     judged = _judged(model, answered, evidence, precision=precision, proof=proof, format=format)
     facts = task_gate_facts(answered.judging, evidence, gate)
-    judged = replace(judged, report=msgspec.structs.replace(judged.report, gate=facts))
+    judged = replace(
+        judged,
+        artifact=msgspec.structs.replace(judged.artifact, unjudged=facts.unjudged),
+        report=msgspec.structs.replace(judged.report, gate=facts),
+    )
     return _with_batch(judged, batch, evidence) if facts.passed else judged
 
 
@@ -142,15 +156,17 @@ def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> J
     """Holds an earlier artifact of lower precision to its gate once more; what was tried to make it stays known.
 
     Raises:
-        GateError: it does not pass on these windows.
+        GateError: it does not pass on these windows, or they are too few.
         BackendError: the backend of its format does not run it.
     """
     before, artifact = judged.report, judged.artifact
     precision, kind = artifact.precision, "graph" if artifact.format == "onnx" else f".{artifact.format}"
+    what = f"the earlier {precision} {kind}"
+    require_judging(len(evidence.judging.labels), what=what, accept_unjudged=gate.accept_unjudged)
     again = judge_lower(judged.model, evidence, gate, precision=precision, format=artifact.format, batch=artifact.batch)
     assert again.report.gate is not None
     advice = f"Export with another -o, or make it again with --precision {precision}"
-    require_gate(again.report.gate, what=f"the earlier {precision} {kind}", advice=advice)
+    require_gate(again.report.gate, what=what, advice=advice)
     report = msgspec.structs.replace(
         again.report,
         float_layers=before.float_layers,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from mmkd_edge.manifest import ModelEntry
 from mmkd_edge.spec import TaskSpec, task_text
+from mmkd_export.gate import LEAST_JUDGING
 from mmkd_export.report import ArtifactReport, ExportReport
 from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
 
@@ -115,6 +116,13 @@ def _measured(report: ExportReport) -> Iterator[str]:
     for artifact in report.artifacts:
         yield _row(artifact)
     yield ""
+    for artifact in report.artifacts:
+        if artifact.gate is not None and artifact.gate.unjudged is True:
+            yield (
+                f"**`{artifact.file}` is unjudged**: its gate needs {LEAST_JUDGING} windows and had "
+                f"{artifact.gate.windows}, which whoever exported it accepted."
+            )
+            yield ""
     for step in report.steps:
         yield (
             f"The student is causal. `{step.file}` ({step.size_bytes / 1000:.0f} kB) takes {step.stride} samples and "

@@ -22,6 +22,7 @@ from mmkd_edge.command import check_page
 from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
+from mmkd_export.gate import LEAST_JUDGING
 from mmkd_export.join import export_several, several_plans
 from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan, tflite_gain, with_tflite
 from mmkd_export.platforms import PLATFORMS, PlatformName, Target
@@ -102,6 +103,13 @@ def export_(
     max_drop: Annotated[
         float, typer.Option(metavar="POINTS", help="Points of the task metric that lower precision may lose.")
     ] = ExportPlan.max_drop_points,
+    accept_unjudged: Annotated[
+        bool,
+        typer.Option(
+            "--accept-unjudged",
+            help=f"Take lower precision though fewer than {LEAST_JUDGING} windows judge it; the bundle says so.",
+        ),
+    ] = False,
     page: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Also write what was measured and tried as one self-contained page."),
@@ -129,6 +137,7 @@ def export_(
         exclude=exclude,
         evaluation=evaluation,
         max_drop_points=max_drop,
+        accept_unjudged=accept_unjudged,
         batch=None if dim is None else batch_from_dim(dim),
     )
     if onnx_only and "litert" in plan.targets:

@@ -1,7 +1,8 @@
 """The gate for lower precision: is the artifact as good at its task as the fp32 graph?
 
 Owns the rule. An artifact passes where, on windows that only judge, its metric drops by no more than was allowed and it
-gives the same label on 99 %; on few windows one window may always differ.
+gives the same label on 99 %; on few windows one window may always differ. Where that one is more than 1 % the gate
+says too little, and lower precision is refused unless whoever exports accepts it unjudged.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 LEAST_AGREEMENT = 0.99
 NOTHING_WRITTEN = "; no bundle was written"
 """What ends the figures of a failed gate; where something is only left out of a bundle, it is not so."""
+
+LEAST_JUDGING = round(1 / (1 - LEAST_AGREEMENT))
+"""Fewest windows that can judge lower precision: one of them is the 1 % that may differ. Of two it would be half."""
 
 FEW_WINDOWS = 200
 """Below this many judging windows a report says how little they prove."""
@@ -61,6 +65,7 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         label_agreement: share of windows with the reference's label, 0 to 1; see `same_answers` for other tasks.
         least_agreement: the smallest agreement that passes.
         finite: whether every answer was a number.
+        unjudged: true where fewer than `LEAST_JUDGING` windows judged, and that was accepted; else absent.
     """
 
     windows: int
@@ -71,6 +76,7 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     label_agreement: float
     least_agreement: float
     finite: bool
+    unjudged: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def passed(self) -> bool:
@@ -87,6 +93,8 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         agreement = (
             f"{what} agree on {self.label_agreement:.1%} of {self.windows} (at least {self.least_agreement:.1%})"
         )
+        if self.unjudged is True:
+            agreement += f", unjudged: fewer than {LEAST_JUDGING} windows"
         if self.drop_points is None:
             return f"{agreement}, no labels to score"
         metric = self.metric.replace("_", " ")
@@ -118,6 +126,7 @@ def gate_facts(
         label_agreement=float(same.mean()),
         least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
         finite=bool(np.isfinite(got.logits).all() and np.isfinite(got.probabilities).all()),
+        unjudged=True if windows < LEAST_JUDGING else msgspec.UNSET,
     )
 
 
@@ -153,6 +162,25 @@ def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
     present = counts[counts > 0]
     # A mean over classes moves most where the rarest class loses a window.
     return 1 / (len(present) * int(present.min())) if len(present) else 0.0
+
+
+def require_judging(windows: int, *, what: str, accept_unjudged: bool) -> None:
+    """Checks that there are enough windows for a gate that can fail.
+
+    Args:
+        windows: how many judge.
+        what: would be judged.
+        accept_unjudged: whether fewer are taken; the artifact is marked then.
+
+    Raises:
+        GateError: there are too few.
+    """
+    if windows < LEAST_JUDGING and not accept_unjudged:
+        raise GateError(
+            f"{what}: expected {LEAST_JUDGING} or more windows to judge by, so that the one that may always differ is "
+            f"at most {1 / LEAST_JUDGING:.0%} of them, got {windows}, of which it is {1 / windows:.0%}"
+            f"{NOTHING_WRITTEN}. Name more with --eval DATA, or take it unjudged with --accept-unjudged"
+        )
 
 
 def require_gate(facts: GateFacts, *, what: str, advice: str) -> None:

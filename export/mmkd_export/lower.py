@@ -14,10 +14,10 @@ import msgspec
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.manifest import ArtifactFormat, Precision
-from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_lower, task_gate_facts
+from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_lower, task_gate, task_gate_facts
 from mmkd_export.evidence import check_calibration
 from mmkd_export.fp16 import FP16_LIMIT, half_graph
-from mmkd_export.gate import NOTHING_WRITTEN, GateFacts, require_gate
+from mmkd_export.gate import NOTHING_WRITTEN, GateFacts, require_gate, require_judging
 from mmkd_export.graph import any_batch, check_graph, graph_bytes
 from mmkd_export.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_export.layers import learnt_layers
@@ -83,11 +83,13 @@ def make_lower(
     """Makes one artifact of lower precision.
 
     Raises:
-        GateError: it does not pass its gate.
+        GateError: it does not pass its gate, or too few windows judge.
         UsageError: there are no windows to calibrate with, or the plan excludes layers that do not exist.
         BackendError: the backend of its format does not run it.
     """
-    gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
+    gate = task_gate(subject.facts.metric, plan)
+    what = f"{precision} {'graph' if format == 'onnx' else f'.{format}'}"
+    require_judging(len(subject.evidence.judging.labels), what=what, accept_unjudged=gate.accept_unjudged)
     if format == "tflite":
         return _make_int8_tflite(subject, plan, gate)
     if precision == "fp16":

@@ -45,6 +45,7 @@ class ExportPlan:
         exclude: regular expression of layers that stay out of INT8.
         evaluation: windows that judge in place of half of the others: a dataset directory or an .npz file.
         max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
+        accept_unjudged: whether lower precision is taken, and marked, though too few windows judge it.
         batch: how many windows the graphs take at once; None for one.
     """
 
@@ -59,6 +60,7 @@ class ExportPlan:
     exclude: str | None = None
     evaluation: Path | None = None
     max_drop_points: float = 0.5
+    accept_unjudged: bool = False
     batch: BatchRange | None = None
 
     @property

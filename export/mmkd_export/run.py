@@ -20,7 +20,7 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
-from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_fp32, with_backend
+from mmkd_export.artifacts import JudgedArtifact, RejectedError, judge_fp32, task_gate, with_backend
 from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
 from mmkd_export.gate import left_out_reason
@@ -258,7 +258,7 @@ def _run_in_openvino(
     artifacts: Sequence[JudgedArtifact], optional: Collection[Precision], subject: Subject, plan: ExportPlan
 ) -> tuple[list[JudgedArtifact], list[LeftOut]]:
     """Tests the ONNX artifacts in OpenVINO; a failed gate ends the export unless only `auto` asked."""
-    gate = TaskGate(metric=subject.facts.metric, max_drop_points=plan.max_drop_points)
+    gate = task_gate(subject.facts.metric, plan)
     kept: list[JudgedArtifact] = []
     left_out: list[LeftOut] = []
     for judged in artifacts:

@@ -21,7 +21,7 @@ from mmkd_edge.errors import BundleError, CheckpointError, UsageError
 from mmkd_edge.golden import Golden
 from mmkd_edge.manifest import REPORT_FILE, Artifact, BatchRange, ModelEntry, Precision, Streaming
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored
+from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored, task_gate
 from mmkd_export.confidence import fit_temperature
 from mmkd_export.evidence import Evidence, judging_of
 from mmkd_export.gate import Judging
@@ -185,7 +185,7 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
     evidence = _evidence_from_golden(plan, entry, golden, fp32.model, windows=report.windows)
     if fp32.artifact.confidence is not None:
         evidence = replace(evidence, temperature=fp32.artifact.confidence.temperature)
-    gate = TaskGate(metric=report.student.metric, max_drop_points=plan.max_drop_points)
+    gate = task_gate(report.student.metric, plan)
     return Subject(
         modality=entry.modality,
         task=entry.task,

@@ -13,6 +13,9 @@ from mmkd_edge.errors import UsageError
 
 Preset = Literal["tiny", "small", "medium", "base"]
 
+FRAME = 256
+"""Of every preset: windows of at most 1,024 samples are taken whole."""
+
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size of one modality's encoder.
@@ -25,6 +28,9 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         spectrum_bands: bands of the spectrum token.
         most_tokens: the stem halves the time axis until at most this many tokens are left.
         dropout: probability, in training only.
+        frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
+            over frames and its stem begins with a wide stride, so that both grow with the window and not with its
+            square. None takes every window whole, as checkpoints do that do not name it.
 
     Raises:
         ValueError: the sizes describe no network.
@@ -37,10 +43,12 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     spectrum_bands: int = 24
     most_tokens: int = 32
     dropout: float = 0.1
+    frame: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses sizes that describe no network, wherever they come from."""
         sizes = (self.width, self.heads, self.depth, self.feedforward_ratio, self.spectrum_bands, self.most_tokens)
+        sizes += () if self.frame is None else (self.frame,)
         if min(sizes) < 1 or self.width % self.heads or not 0 <= self.dropout < 1:
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
@@ -97,13 +105,13 @@ def student_config(preset: Preset, *, causal: bool = False) -> StudentConfig:
     """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
     match preset:
         case "tiny":
-            encoder = EncoderConfig(width=48, heads=4, depth=2, dropout=0.0)
+            encoder = EncoderConfig(width=48, heads=4, depth=2, dropout=0.0, frame=FRAME)
         case "small":
-            encoder = EncoderConfig(width=88, heads=4, depth=2, dropout=0.0)
+            encoder = EncoderConfig(width=88, heads=4, depth=2, dropout=0.0, frame=FRAME)
         case "medium":
-            encoder = EncoderConfig(width=152, heads=8, depth=3, dropout=0.0)
+            encoder = EncoderConfig(width=152, heads=8, depth=3, dropout=0.0, frame=FRAME)
         case "base":
-            encoder = EncoderConfig(width=256, heads=8, depth=4, dropout=0.0)
+            encoder = EncoderConfig(width=256, heads=8, depth=4, dropout=0.0, frame=FRAME)
         case _:
             raise _unknown_preset(preset)
     return StudentConfig(preset=preset, encoder=encoder, causal=causal)
@@ -119,13 +127,13 @@ def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
     match preset:
         case "tiny":
-            encoder, fusion_depth = EncoderConfig(width=64, heads=4, depth=2), 1
+            encoder, fusion_depth = EncoderConfig(width=64, heads=4, depth=2, frame=FRAME), 1
         case "small":
-            encoder, fusion_depth = EncoderConfig(width=96, heads=4, depth=2), 2
+            encoder, fusion_depth = EncoderConfig(width=96, heads=4, depth=2, frame=FRAME), 2
         case "medium":
-            encoder, fusion_depth = EncoderConfig(width=128, heads=8, depth=3), 2
+            encoder, fusion_depth = EncoderConfig(width=128, heads=8, depth=3, frame=FRAME), 2
         case "base":
-            encoder, fusion_depth = EncoderConfig(width=192, heads=8, depth=4), 2
+            encoder, fusion_depth = EncoderConfig(width=192, heads=8, depth=4, frame=FRAME), 2
         case _:
             raise _unknown_preset(preset)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)

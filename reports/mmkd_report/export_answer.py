@@ -112,6 +112,8 @@ def _gates(export: ExportDocument) -> Iterator[str]:
         if gate is None:
             continue
         verdict = f"{artifact.name} passed its gate: {_lost(gate, export.report)}"
+        if gate.unjudged:
+            verdict = f"{artifact.name} is unjudged, its windows are too few: {_lost(gate, export.report)}"
         if len(artifact.attempts) > 1:
             verdict += f"; what repaired it was the remedy “{artifact.attempts[-1].remedy}”"
         yield f"{verdict}."

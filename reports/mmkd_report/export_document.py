@@ -70,6 +70,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     least_agreement: float
     drop_points: float | None = None
     finite: bool = True
+    unjudged: bool = False
 
     @property
     def passed(self) -> bool:

@@ -145,7 +145,7 @@ def _artifact_row(
 def _verdict(gate: Gate | None, *, left_out: bool) -> str:
     if left_out:
         return "left out" if gate is None or gate.passed else "gate not passed"
-    return "in the bundle"
+    return "in the bundle, unjudged" if gate is not None and gate.unjudged else "in the bundle"
 
 
 def parity_rows(export: ExportDocument) -> tuple[ParityRow, ...]:

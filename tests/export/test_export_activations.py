@@ -66,7 +66,9 @@ def test_layers_that_read_one_tensor_share_its_histogram():
 @pytest.fixture(scope="module")
 def mixed(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     output = tmp_path_factory.mktemp("activations") / "student.edge"
-    return export(ExportPlan(source=student_file, output=output, precisions=("int8",), platform="jp6.2"))
+    return export(
+        ExportPlan(source=student_file, output=output, accept_unjudged=True, precisions=("int8",), platform="jp6.2")
+    )
 
 
 def test_the_report_has_what_every_layer_read_on_the_calibration_windows(
@@ -95,7 +97,11 @@ def test_the_report_with_histograms_is_read_as_it_was_written(mixed: ExportResul
 
 
 def test_an_artifact_from_an_earlier_bundle_keeps_its_histograms(mixed: ExportResult, tmp_path: Path):
-    again = export(ExportPlan(source=mixed.path, output=tmp_path / "s.edge", precisions=("fp16",), platform="jp6.2"))
+    again = export(
+        ExportPlan(
+            source=mixed.path, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("fp16",), platform="jp6.2"
+        )
+    )
     before, after = ({a.precision: a for a in result.report.artifacts}["int8"] for result in (mixed, again))
     assert after.activations == before.activations
 
@@ -116,6 +122,7 @@ def test_what_auto_left_out_is_reported_with_all_that_was_tried(
         ExportPlan(
             source=source,
             output=source,
+            accept_unjudged=True,
             precisions=("auto",),
             evaluation=tmp_path / "undecided.npz",
             platform="cpu-x86",
@@ -139,7 +146,13 @@ def test_what_was_too_slow_is_reported_with_its_latency(
 ):
     monkeypatch.setattr("mmkd_export.lower.LEAST_SPEEDUP", 1000.0)
     result = export(
-        ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
+        ExportPlan(
+            source=exported.path,
+            output=tmp_path / "s.edge",
+            accept_unjudged=True,
+            precisions=("auto",),
+            platform="cpu-x86",
+        )
     )
     (left_out,) = result.report.left_out
     assert "times as fast as fp32 on this machine" in left_out.reason

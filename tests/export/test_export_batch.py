@@ -42,7 +42,16 @@ def batched(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
     """A bundle for a GPU, so that nothing is timed, of every precision and for 1 to 8 windows at once."""
     output = tmp_path_factory.mktemp("batched") / "student.edge"
     precisions = ("fp16", "int8")
-    return export(ExportPlan(source=student_file, output=output, precisions=precisions, platform="jp6.2", batch=RANGE))
+    return export(
+        ExportPlan(
+            source=student_file,
+            output=output,
+            accept_unjudged=True,
+            precisions=precisions,
+            platform="jp6.2",
+            batch=RANGE,
+        )
+    )
 
 
 def test_a_range_is_read_from_its_text():
@@ -96,7 +105,9 @@ def test_the_runtime_answers_one_window_at_a_time(batched: ExportResult, precisi
 
 
 def test_a_bundle_passes_its_range_on(batched: ExportResult, tmp_path: Path):
-    plan = ExportPlan(source=batched.path, output=tmp_path / "s.edge", precisions=("int8",), platform="jp6.2")
+    plan = ExportPlan(
+        source=batched.path, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",), platform="jp6.2"
+    )
     assert [artifact.batch for artifact in export(plan).manifest.models[0].artifacts] == [RANGE] * 3
 
 

@@ -150,7 +150,16 @@ def test_calibration_windows_far_from_the_training_end_with_4(
     run: Callable[..., Done], student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
 ):
     np.savez(tmp_path / "other_unit.npz", x_acc=student.carried.windows * factor)
-    done = run(student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--calib", tmp_path / "other_unit.npz")
+    done = run(
+        student_file,
+        "-o",
+        tmp_path / "s.edge",
+        "--precision",
+        "int8",
+        "--accept-unjudged",
+        "--calib",
+        tmp_path / "other_unit.npz",
+    )
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.splitlines()[-1].startswith(
         "mmkd-export: calibration windows: channel 'x' of 'acc': expected values like in training, mean 0 and "
@@ -254,7 +263,9 @@ def test_an_argument_that_does_not_exist_is_named(run: Callable[..., Done], argu
 
 
 def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], exported: ExportResult, tmp_path: Path):
-    done = run(exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--platform", "jp6.2")
+    done = run(
+        exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
+    )
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]
     assert lines[4].startswith("int8: balanced accuracy drops by ")

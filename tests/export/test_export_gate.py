@@ -8,7 +8,7 @@ import pytest
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.evidence import check_calibration, judging_of
-from mmkd_export.gate import GateFacts, Judging, caution, gate_facts, require_gate
+from mmkd_export.gate import GateFacts, Judging, caution, gate_facts, require_gate, require_judging
 from mmkd_export.parity import Answers
 from mmkd_export.windows import RealWindows
 from mmkd_models.checkpoint import StudentCheckpoint
@@ -111,6 +111,27 @@ def test_a_failed_gate_says_what_was_lost():
     assert message.endswith(
         " points (at most 0.50), labels agree on 98.7% of 300 (at least 99.0%); no bundle was written. Allow more"
     )
+
+
+def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
+    require_judging(100, what="int8 graph", accept_unjudged=False)
+    require_judging(2, what="int8 graph", accept_unjudged=True)
+    with pytest.raises(GateError) as error:
+        require_judging(2, what="int8 graph", accept_unjudged=False)
+    assert str(error.value) == (
+        "int8 graph: expected 100 or more windows to judge by, so that the one that may always differ is at most 1% of "
+        "them, got 2, of which it is 50%; no bundle was written. Name more with --eval DATA, or take it unjudged with "
+        "--accept-unjudged"
+    )
+
+
+def test_facts_of_too_few_windows_say_that_nothing_was_judged():
+    assert _facts([0, 1, 2], [0, 1, 2], [0, 1, 2]).summary == (
+        "accuracy drops by 0.00 points (at most 33.33), labels agree on 100.0% of 3 (at least 66.7%), unjudged: fewer "
+        "than 100 windows"
+    )
+    assert _facts([0] * 99, [0] * 99, [0] * 99).unjudged is True
+    assert _facts([0] * 100, [0] * 100, [0] * 100).unjudged is msgspec.UNSET
 
 
 def test_few_windows_are_said_to_prove_little():

@@ -56,6 +56,7 @@ def bundles(students, tmp_path_factory):
         plan = ExportPlan(
             source=path / "student.ckpt",
             output=path / "student.edge",
+            accept_unjudged=True,
             precisions=("fp16", "int8"),
             platform="jp6.2",
             max_drop_points=30.0,  # untrained: R2 is far below 0, where rounding moves it most
@@ -141,6 +142,7 @@ def test_a_bundle_is_exported_again_without_its_checkpoint(bundles, tmp_path, ki
     plan = ExportPlan(
         source=bundles[kind].path,
         output=tmp_path / "again.edge",
+        accept_unjudged=True,
         precisions=("fp16",),
         platform="jp6.2",
         max_drop_points=30.0,

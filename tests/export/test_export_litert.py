@@ -134,7 +134,12 @@ def int8_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     output = tmp_path_factory.mktemp("litert-int8") / "student.edge"
     return export(
         ExportPlan(
-            source=student_file, output=output, targets=("litert",), precisions=("int8", "fp16"), platform="cpu-arm"
+            source=student_file,
+            output=output,
+            targets=("litert",),
+            accept_unjudged=True,
+            precisions=("int8", "fp16"),
+            platform="cpu-arm",
         )
     )
 
@@ -243,7 +248,12 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
         lambda model, graph, exclude: _with_its_head_turned(int8_tflite(model, graph, exclude=exclude)),
     )
     plan = ExportPlan(
-        source=student_file, output=tmp_path / "s.edge", targets=("litert",), precisions=("int8",), platform="cpu-arm"
+        source=student_file,
+        output=tmp_path / "s.edge",
+        targets=("litert",),
+        accept_unjudged=True,
+        precisions=("int8",),
+        platform="cpu-arm",
     )
     with pytest.raises(GateError, match=r"^int8 \.tflite: .*; no bundle was written\. Leave layers out with --exclude"):
         export(plan)
@@ -272,7 +282,14 @@ def test_an_export_from_the_bundle_keeps_the_tflite(litert_bundle: ExportResult,
     windows = np.random.default_rng(0).standard_normal((20, 64, 3)).astype(np.float32)
     np.savez(tmp_path / "e.npz", x_acc=windows, y=np.arange(20) % 4)
     result = export(
-        ExportPlan(source=source, output=source, precisions=("fp16",), platform="jp6.2", evaluation=tmp_path / "e.npz")
+        ExportPlan(
+            source=source,
+            output=source,
+            accept_unjudged=True,
+            precisions=("fp16",),
+            platform="jp6.2",
+            evaluation=tmp_path / "e.npz",
+        )
     )
     assert [artifact.file for artifact in result.manifest.models[0].artifacts] == [
         "acc/model.fp32.onnx",
@@ -303,7 +320,10 @@ def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path: Path
 def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file: Path, tmp_path: Path):
     command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
     done = subprocess.run(
-        [*command, "--target", "litert", "--precision", "int8"], capture_output=True, text=True, check=True
+        [*command, "--target", "litert", "--precision", "int8", "--accept-unjudged"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: Created TensorFlow Lite")]
     assert lines == [

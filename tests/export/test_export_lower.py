@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,7 +29,11 @@ from mmkd_models.checkpoint import StudentCheckpoint, write_student
 def mixed(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """A bundle for a GPU, so that nothing is timed: fp32, fp16 and int8."""
     output = tmp_path_factory.mktemp("mixed") / "student.edge"
-    return export(ExportPlan(source=student_file, output=output, precisions=("fp16", "int8"), platform="jp6.2"))
+    return export(
+        ExportPlan(
+            source=student_file, output=output, accept_unjudged=True, precisions=("fp16", "int8"), platform="jp6.2"
+        )
+    )
 
 
 @pytest.fixture
@@ -66,7 +71,13 @@ def test_the_report_says_which_layers_stay_float32_and_why(mixed: ExportResult):
 
 
 def test_an_export_from_a_bundle_gives_the_same_artifacts(mixed: ExportResult, exported: ExportResult, tmp_path: Path):
-    plan = ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("fp16", "int8"), platform="jp6.2")
+    plan = ExportPlan(
+        source=exported.path,
+        output=tmp_path / "s.edge",
+        accept_unjudged=True,
+        precisions=("fp16", "int8"),
+        platform="jp6.2",
+    )
     again = export(plan)
     assert [a.sha256 for a in again.manifest.models[0].artifacts] == [
         a.sha256 for a in mixed.manifest.models[0].artifacts
@@ -78,11 +89,63 @@ def test_an_export_from_a_bundle_gives_the_same_artifacts(mixed: ExportResult, e
 
 def test_an_earlier_artifact_is_kept_or_replaced(bundle: Path):
     result = export(
-        ExportPlan(source=bundle, output=bundle, precisions=("int8",), exclude="attention", platform="jp6.2")
+        ExportPlan(
+            source=bundle,
+            output=bundle,
+            accept_unjudged=True,
+            precisions=("int8",),
+            exclude="attention",
+            platform="jp6.2",
+        )
     )
     files = [artifact.file for artifact in result.manifest.models[0].artifacts]
     assert files == ["acc/model.fp32.onnx", "acc/model.fp16.onnx", "acc/model.int8.onnx"]
     assert result.report.artifacts[2].float_layers["encoder.blocks.0.attention.out"] == "excluded by 'attention'"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precision_that_six_windows_would_judge_is_refused(
+    exported: ExportResult, tmp_path: Path, precision: Precision
+):
+    plan = ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=(precision,), platform="jp6.2")
+    with pytest.raises(GateError) as error:
+        export(plan)
+    assert str(error.value) == (
+        f"{precision} graph: expected 100 or more windows to judge by, so that the one that may always differ is at "
+        "most 1% of them, got 6, of which it is 17%; no bundle was written. Name more with --eval DATA, or take it "
+        "unjudged with --accept-unjudged"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_leaves_out_what_too_few_windows_would_judge(exported: ExportResult, tmp_path: Path):
+    plan = ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
+    assert [found.reason for found in export(plan).report.left_out] == [
+        (
+            "int8 graph: expected 100 or more windows to judge by, so that the one that may always differ is at most "
+            "1% of them, got 6, of which it is 17%. Name more with --eval DATA, or take it unjudged with "
+            "--accept-unjudged"
+        )
+    ]
+
+
+def test_what_was_accepted_unjudged_says_so_in_manifest_report_and_card(mixed: ExportResult):
+    artifacts = mixed.manifest.models[0].artifacts
+    assert [artifact.unjudged for artifact in artifacts] == [msgspec.UNSET, True, True]
+    gates = [artifact.gate for artifact in mixed.report.artifacts]
+    assert [gate is not None and gate.unjudged for gate in gates] == [False, True, True]
+    with Bundle.open(mixed.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert (
+        "**`acc/model.int8.onnx` is unjudged**: its gate needs 100 windows and had 6, which whoever exported it "
+        "accepted.\n"
+    ) in card
+
+
+def test_an_earlier_artifact_is_not_passed_on_unjudged_unless_that_is_accepted(bundle: Path, tmp_path: Path):
+    plan = ExportPlan(source=bundle, output=tmp_path / "s.edge", targets=("openvino",), platform="jp6.2")
+    with pytest.raises(GateError, match=r"^the earlier fp16 graph: expected 100 or more windows to judge by, "):
+        export(plan)
 
 
 def test_other_windows_may_judge(
@@ -94,6 +157,7 @@ def test_other_windows_may_judge(
         ExportPlan(
             source=bundle,
             output=tmp_path / "o.edge",
+            accept_unjudged=True,
             precisions=("int8",),
             evaluation=tmp_path / "more.npz",
             platform="jp6.2",
@@ -104,6 +168,7 @@ def test_other_windows_may_judge(
     assert windows.judged_by.startswith("windows of more.npz")
     gates = [artifact.gate for artifact in result.report.artifacts if artifact.gate is not None]
     assert [gate.windows for gate in gates] == [300, 300]
+    assert [artifact.unjudged for artifact in result.manifest.models[0].artifacts] == [msgspec.UNSET] * 3
 
 
 def _undecided_windows(student: StudentCheckpoint) -> np.ndarray:
@@ -121,6 +186,7 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(
     plan = ExportPlan(
         source=output,
         output=output,
+        accept_unjudged=True,
         precisions=("int8",),
         evaluation=tmp_path / "undecided.npz",
         platform="jp6.2",
@@ -150,7 +216,12 @@ def test_an_earlier_artifact_that_fails_on_the_new_windows_is_not_passed_on(
     np.savez(tmp_path / "undecided.npz", x_acc=_undecided_windows(student))
     before = bundle.read_bytes()
     plan = ExportPlan(
-        source=bundle, output=bundle, precisions=("fp16",), evaluation=tmp_path / "undecided.npz", platform="jp6.2"
+        source=bundle,
+        output=bundle,
+        accept_unjudged=True,
+        precisions=("fp16",),
+        evaluation=tmp_path / "undecided.npz",
+        platform="jp6.2",
     )
     with pytest.raises(GateError, match=r"^the earlier int8 graph: labels agree on "):
         export(plan)
@@ -162,6 +233,7 @@ def test_auto_leaves_out_what_fails_its_gate(exported: ExportResult, student: St
     plan = ExportPlan(
         source=exported.path,
         output=tmp_path / "s.edge",
+        accept_unjudged=True,
         precisions=("auto",),
         evaluation=tmp_path / "undecided.npz",
         platform="jp6.2",
@@ -176,7 +248,11 @@ def test_int8_without_windows_to_calibrate_is_refused(
     carried = build_windows(student.modality, student.task, count=1)
     write_student(tmp_path / "s.ckpt", replace(student, carried=carried))  # type: ignore[arg-type]
     with pytest.raises(UsageError) as error:
-        export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", precisions=("int8",)))
+        export(
+            ExportPlan(
+                source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",)
+            )
+        )
     assert str(error.value) == (
         f"{tmp_path}/s.ckpt: --precision int8: expected real windows to calibrate with, got none beside the one that "
         "judges; name some with --calib DATA or --calib FILE.npz"
@@ -184,7 +260,9 @@ def test_int8_without_windows_to_calibrate_is_refused(
 
 
 def test_a_student_without_a_layer_worth_it_says_so(exported: ExportResult, tmp_path: Path):
-    plan = ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("int8",), exclude="encoder")
+    plan = ExportPlan(
+        source=exported.path, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",), exclude="encoder"
+    )
     with pytest.raises(GateError) as error:
         export(plan)
     assert str(error.value) == (
@@ -273,7 +351,13 @@ def test_int8_alone_is_made_as_a_tflite_too():
 
 def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResult, tmp_path: Path):
     result = export(
-        ExportPlan(source=exported.path, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
+        ExportPlan(
+            source=exported.path,
+            output=tmp_path / "s.edge",
+            accept_unjudged=True,
+            precisions=("auto",),
+            platform="cpu-x86",
+        )
     )
     precisions = {artifact.precision for artifact in result.report.artifacts}
     left_out = {found.precision: found.reason for found in result.report.left_out}

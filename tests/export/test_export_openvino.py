@@ -52,7 +52,7 @@ def test_a_closed_one_and_a_damaged_graph_give_errors(student_graph: bytes, stud
 
 
 def test_the_target_is_recorded_with_its_answers_and_latency(exported: ExportResult, tmp_path: Path):
-    options = ["--target", "openvino", "--precision", "int8", "--platform", "cpu-x86", "--json"]
+    options = ["--target", "openvino", "--precision", "int8", "--accept-unjudged", "--platform", "cpu-x86", "--json"]
     command = [sys.executable, "-m", "mmkd_export", str(exported.path), "-o", str(tmp_path / "s.edge"), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -94,6 +94,7 @@ def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
         source=exported.path,
         output=tmp_path / "s.edge",
         targets=("openvino",),
+        accept_unjudged=True,
         precisions=("auto",),
         platform="cpu-x86",
     )
@@ -103,7 +104,7 @@ def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
     assert left_out.precision == "int8"
     assert left_out.reason == "int8 graph in openvino 2026.4.1: labels agree on 50.0%"  # a bundle was written
     with pytest.raises(GateError, match=r"^int8 graph in openvino"):
-        export(replace(plan, precisions=("int8",)))
+        export(replace(plan, accept_unjudged=True, precisions=("int8",)))
 
 
 def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path: Path):
@@ -117,7 +118,7 @@ def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path:
         "def work(arguments):\n"
         "    source, output = map(Path, arguments)\n"
         "    export(ExportPlan(source=source, output=output, targets=('openvino',), precisions=('int8',),\n"
-        "                      platform='cpu-x86'))\n"
+        "                      accept_unjudged=True, platform='cpu-x86'))\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "run_command('mmkd-export', work)\n"
     )

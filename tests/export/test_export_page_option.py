@@ -35,7 +35,17 @@ def test_the_page_is_made_from_the_document_that_json_prints(
 ):
     page = tmp_path / "export.html"
     code, out, _ = run(
-        exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--platform", "jp6.2", "--page", page, "--json"
+        exported.path,
+        "-o",
+        tmp_path / "s.edge",
+        "--precision",
+        "int8",
+        "--accept-unjudged",
+        "--platform",
+        "jp6.2",
+        "--page",
+        page,
+        "--json",
     )
     assert code == 0
     html = page.read_text(encoding="utf-8")

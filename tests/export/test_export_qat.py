@@ -134,6 +134,7 @@ def _plan(case: Case, name: str, tmp_path: Path) -> ExportPlan:
     return ExportPlan(
         source=case.folder / f"{name}.ckpt",
         output=tmp_path / "student.edge",
+        accept_unjudged=True,
         precisions=("int8",),
         platform="jp6.2",
         exclude="project",

@@ -177,7 +177,15 @@ def test_nothing_of_lower_precision_is_made_from_synthetic_windows(
     bare: ExportResult, tmp_path: Path, precision: PrecisionChoice
 ):
     with pytest.raises(UsageError) as error:
-        export(ExportPlan(source=bare.path, output=tmp_path / "s.edge", precisions=(precision,), platform="jp6.2"))
+        export(
+            ExportPlan(
+                source=bare.path,
+                output=tmp_path / "s.edge",
+                accept_unjudged=True,
+                precisions=(precision,),
+                platform="jp6.2",
+            )
+        )
     assert str(error.value) == (
         f"{bare.path}: --precision {precision}: expected recorded windows, got a bundle whose windows are synthetic; "
         "name some with --calib DATA or --calib FILE.npz"
@@ -192,6 +200,7 @@ def test_a_bundle_with_synthetic_windows_takes_recorded_ones_for_lower_precision
     plan = ExportPlan(
         source=bare.path,
         output=tmp_path / "s.edge",
+        accept_unjudged=True,
         precisions=("fp16", "int8"),
         platform="jp6.2",
         calibration=tmp_path / "line.npz",

@@ -66,6 +66,7 @@ def result(
         source=path,
         output=path.with_suffix(".edge"),
         targets=("openvino",),
+        accept_unjudged=True,
         precisions=("auto",),
         platform="cpu-x86",
     )

@@ -20,6 +20,10 @@ SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 FORMAT_VERSION = 1
 SPEC_FILE = "dataset.json"
 
+MOST_WINDOW_VALUES = 1 << 20
+"""Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window
+(`examples/high_rate.py`)."""
+
 # The name is a file's stem and, with `_present` behind it, a tensor's name in every engine.
 _MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
@@ -167,6 +171,23 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
         yield f"expected samples of 1 or more, got {modality.samples}; give the length of one window"
     if modality.range is not None and not modality.range[0] < modality.range[1]:
         yield f"expected range [low, high] with low below high, got {list(modality.range)}; swap or correct it"
+
+
+def size_problems(spec: DatasetSpec) -> Iterator[str]:
+    """Gives one text for every modality whose windows are too large to train on or to answer in time.
+
+    They are not among `spec_problems`: a dataset that is there opens all the same.
+    """
+    for number, modality in enumerate(spec.modalities):
+        samples, channels = modality.shape
+        if samples * channels > MOST_WINDOW_VALUES:
+            longest = MOST_WINDOW_VALUES // channels
+            times = -(-samples // max(1, longest))
+            yield (
+                f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): expected windows of at most"
+                f" {MOST_WINDOW_VALUES:,} values, got {samples:,} samples x {channels:,} channels; cut windows of at"
+                f" most {longest:,} samples, or filter and keep one sample in {times}, {modality.rate_hz / times:g} Hz"
+            )
 
 
 def _split_problems(spec: DatasetSpec) -> Iterator[str]:

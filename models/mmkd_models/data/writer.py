@@ -30,6 +30,7 @@ from mmkd_models.data.spec import (
     RecordingsSpec,
     SplitName,
     problem_message,
+    size_problems,
     spec_problems,
 )
 
@@ -148,7 +149,7 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
         raise UsageError(
             f"{path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
         )
-    problems = list(spec_problems(spec))
+    problems = [*spec_problems(spec), *size_problems(spec)]
     if problems:
         raise DatasetError(problem_message(path, problems))
 

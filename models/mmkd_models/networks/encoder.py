@@ -8,7 +8,6 @@ Token layout, everywhere: L time tokens, then one spectrum token, then one stati
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.config import EncoderConfig
+from mmkd_models.networks.long_front import LongFrontEnd, blocks_of
+from mmkd_models.networks.spectrum import is_long, spectrum_matrices
 
 MASKED = -1e4
 """Additive attention score of a missing key: finite, so FP16 holds it and an all-missing row stays finite."""
@@ -29,6 +30,7 @@ EXTRA_TOKENS = 2
 _CLIP = 8.0  # standard deviations; keeps one glitch of a sensor from owning the window (rosa_rotor's strain: 81,288)
 _CDF_LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)  # standard deviations of the training data
 _STATISTICS = 7 + len(_CDF_LEVELS)
+_WIDE = 3  # halvings that the first convolution of a long window's stem makes at once, a price that a wide kernel pays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ class FrontEnd(nn.Module):
     def __init__(self, modality: ModalitySpec, bands: int) -> None:
         super().__init__()
         samples, channels = modality.shape
-        basis, band_matrix = _spectrum_matrices(samples, bands)
+        basis, band_matrix = spectrum_matrices(samples, bands)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("spectrum_basis", basis, persistent=False)
@@ -242,15 +244,21 @@ class Encoder(nn.Module):
         channels = len(modality.channels)
         strides = stem_strides(modality.samples, config.most_tokens)
         self.window_shape = modality.shape
-        self.length = -(-modality.samples // math.prod(strides))
-        self.front = FrontEnd(modality, config.spectrum_bands)
+        self.stride = math.prod(strides)
+        self.length = -(-modality.samples // self.stride)
+        self.front: FrontEnd | LongFrontEnd
+        if config.frame is not None and is_long(modality.samples, config.frame):
+            strides = (math.prod(strides[:_WIDE]), *strides[_WIDE:])
+            self.front = LongFrontEnd(modality, config.spectrum_bands, frame=config.frame)
+        else:
+            self.front = FrontEnd(modality, config.spectrum_bands)
+            self.register_buffer("coverage", _coverage(modality.samples, self.stride), persistent=False)
         self.stem = _stem(3 * channels, config.width, strides)
         self.spectrum = nn.Linear(channels * self.front.bands, config.width)
         self.statistics = nn.Linear(self.front.statistics, config.width)
         self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.register_buffer("coverage", _coverage(modality.samples, math.prod(strides)), persistent=False)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
         """Encodes a batch of windows.
@@ -261,7 +269,9 @@ class Encoder(nn.Module):
             taps: also give hidden states and attention of every block.
         """
         series, spectrum, statistics = self.front(values, present)
-        time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
+        if isinstance(self.front, FrontEnd):
+            series = series.transpose(1, 2)
+        time = self.stem(series).transpose(1, 2)  # (B, L, D)
         extra = torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=1)  # (B, 2, D)
         x = self.dropout(torch.cat([time, extra], dim=1) + self.position)
         bias = self.key_bias(present)
@@ -275,7 +285,11 @@ class Encoder(nn.Module):
 
     def key_bias(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, L + 2): 0 for tokens with at least one present sample behind them, else `MASKED`."""
-        share = present.mean(-1) @ self.coverage  # (B, L): share of each token's samples that are there
+        # (B, L): share of each token's samples that are there
+        if isinstance(self.front, LongFrontEnd):
+            share = blocks_of(present.transpose(1, 2), self.length, self.stride).mean((1, 3))
+        else:
+            share = present.mean(-1) @ self.coverage
         time = (share <= 0).to(share.dtype) * MASKED
         whole = (share.sum(-1, keepdim=True) <= 0).to(share.dtype) * MASKED
         return torch.cat([time, whole, whole], dim=-1)
@@ -313,7 +327,7 @@ def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
     for stage, stride in enumerate(strides):
         last = stage == len(strides) - 1
         out = width if last else width // 2
-        layers += [nn.Conv1d(channels, out, kernel_size=5, stride=stride, padding=2), nn.GELU()]
+        layers += [nn.Conv1d(channels, out, kernel_size=2 * stride + 1, stride=stride, padding=stride), nn.GELU()]
         channels = out
     return nn.Sequential(*layers)
 
@@ -325,25 +339,3 @@ def _coverage(samples: int, stride: int) -> Tensor:
     matrix = np.zeros((samples, length), dtype=np.float32)
     matrix[np.arange(samples), owner] = 1.0
     return torch.from_numpy(matrix / matrix.sum(0, keepdims=True))
-
-
-def _spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
-    """A Hann-windowed discrete Fourier transform as a matmul, and the bands that pool its bins.
-
-    Bins 1 .. T/2 (the mean is in the statistics; a window of one sample keeps one bin, so that no tensor is empty).
-    Band edges are geometric, so low frequencies keep their resolution. Power is divided by the window's energy, so that
-    white noise of variance 1 has power 1 in every bin (Harris, "On the use of windows for harmonic analysis", 1978).
-
-    Returns:
-        basis (T, 2 F) and pooling matrix (F, bands); fewer bands when there are fewer bins.
-    """
-    bins = np.arange(1, max(1, samples // 2) + 1)
-    window = np.hanning(samples + 2)[1:-1]
-    angle = 2 * np.pi * np.outer(np.arange(samples), bins) / samples
-    scale = window[:, None] / math.sqrt(float((window**2).sum()))
-    basis = np.concatenate([np.cos(angle) * scale, np.sin(angle) * scale], axis=1)
-    edges = np.unique(np.round(np.geomspace(1, len(bins) + 1, min(bands, len(bins)) + 1)).astype(int))
-    pooling = np.zeros((len(bins), len(edges) - 1))
-    for band, (start, stop) in enumerate(itertools.pairwise(edges)):
-        pooling[start - 1 : stop - 1, band] = 1.0 / (stop - start)
-    return torch.from_numpy(basis.astype(np.float32)), torch.from_numpy(pooling.astype(np.float32))

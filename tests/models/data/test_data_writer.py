@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, write_dataset
 
 
@@ -150,3 +151,15 @@ def test_folders_above_the_dataset_are_made(splits, tmp_path, rig):
     )
     assert dataset.path == path
     assert dataset.sha256 == rig.sha256
+
+
+def test_windows_too_large_to_train_on_are_refused_with_what_to_do(write, splits, tmp_path):
+    sound = ModalitySpec(name="sound", channels=("left", "right"), rate_hz=48_000.0, samples=1_440_000)
+    with pytest.raises(DatasetError) as error:
+        write(splits, modalities=(sound,))
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'rig'}: dataset.json: 'modalities[0]' (sound): expected windows of at most 1,048,576"
+        " values, got 1,440,000 samples x 2 channels; cut windows of at most 524,288 samples, or filter and keep one"
+        " sample in 3, 16000 Hz"
+    )
+    assert list(tmp_path.iterdir()) == []

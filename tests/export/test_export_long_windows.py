@@ -1,0 +1,86 @@
+"""A student of long windows through the whole export: its size, every precision, every engine that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.graph import tensor_shapes
+from mmkd_export.onnx_from_student import onnx_from_student
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.config import EncoderConfig, StudentConfig, student_config
+
+SECOND = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=10_000.0, samples=10_000)
+SHORT = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=200.0, samples=203)
+
+
+@pytest.fixture(scope="module")
+def long_file(build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student whose windows are long because its frames are short."""
+    encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8, frame=16)
+    path = tmp_path_factory.mktemp("long") / "student.ckpt"
+    write_student(path, build_student(modality=SHORT, config=StudentConfig(preset="toy", encoder=encoder)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_bundle(long_file: Path) -> ExportResult:
+    plan = ExportPlan(
+        source=long_file,
+        output=long_file.with_suffix(".edge"),
+        targets=("openvino",),
+        precisions=("fp16", "int8"),
+        platform="cpu-x86",
+        accept_unjudged=True,
+    )
+    return export(plan)
+
+
+def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb(build_student: Callable[..., StudentCheckpoint]):
+    graph = onnx_from_student(build_student(modality=SECOND, config=student_config("tiny"), windows=None))
+    assert len(graph) < 2e6
+    # Those of every student, and the padding of causal ones.
+    known = (
+        "Abs Add Cast Clip Concat Conv Div Equal Gather Gelu Gemm LayerNormalization LessOrEqual Log MatMul Mul Pad "
+        "ReduceMax ReduceMean ReduceMin ReduceSum Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Transpose "
+        "Unsqueeze"
+    )
+    assert {node.op_type for node in onnx.load_from_string(graph).graph.node} <= set(known.split())
+
+
+def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle: ExportResult):
+    artifacts = long_bundle.report.artifacts
+    assert [artifact.precision for artifact in artifacts] == ["fp32", "fp16", "int8"]
+    assert [[run.backend for run in artifact.backends] for artifact in artifacts] == [["ort", "openvino"]] * 3
+    assert all(artifact.gate is None or artifact.gate.passed for artifact in artifacts)
+    for precision in ("fp32", "fp16", "int8"):
+        with EdgePredictor.open(long_bundle.path, backend="ort", precision=precision) as predictor:
+            assert predictor.selftest().windows == 12
+
+
+def test_the_front_end_of_long_windows_stays_float32_and_the_first_convolution_too(long_bundle: ExportResult):
+    reasons = long_bundle.report.artifacts[2].float_layers
+    assert reasons["encoder.stem.0"] == "the first layer: its range is that of the sensor's glitches"
+    assert not [name for name in reasons if "front" in name]
+
+
+def test_an_opened_checkpoint_of_long_windows_is_the_one_that_was_written(long_file: Path):
+    config = read_student(long_file).config
+    assert config.encoder.frame == 16
+    network = read_student(long_file).network()
+    assert network.encoder.front.cuts == ((13, 16), (1, 26))
+
+
+def test_the_graph_of_a_long_window_holds_no_matrix_of_the_whole_window(long_file: Path):
+    model = onnx.load_from_string(onnx_from_student(read_student(long_file)))
+    weights = {tensor.name for tensor in model.graph.initializer}
+    largest = max(int(np.prod(shape)) for name, shape in tensor_shapes(model).items() if name in weights)
+    assert largest < SHORT.samples * SHORT.samples / 8

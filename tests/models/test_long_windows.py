@@ -1,0 +1,202 @@
+"""Windows of more than 1,024 samples: networks that grow with the window and not with its square."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.config import EncoderConfig, StudentConfig, student_config, teacher_config
+from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd
+from mmkd_models.networks.long_front import LongFrontEnd
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+
+LEVELS = np.array([-1.5, -0.75, -0.25, 0.25, 0.75, 1.5])
+
+
+def vibration(samples: int, *, channels: int = 3) -> ModalitySpec:
+    return ModalitySpec(name="vib", channels=tuple("xyz"[:channels]), rate_hz=10_000.0, samples=samples)
+
+
+def window(spec: ModalitySpec, *, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    values = torch.randn(batch, *spec.shape, generator=torch.Generator().manual_seed(0))
+    return values, torch.ones_like(values)
+
+
+def constants(network: torch.nn.Module) -> int:
+    """Bytes of everything that a graph carries: parameters and buffers."""
+    return 4 * sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
+
+
+def tiny(samples: int, *, frame: int | None = 256) -> Student:
+    config = student_config("tiny")
+    encoder = msgspec.structs.replace(config.encoder, frame=frame)
+    torch.manual_seed(0)
+    return Student(vibration(samples), 4, msgspec.structs.replace(config, encoder=encoder)).eval()
+
+
+@pytest.mark.parametrize("samples", [200, 1024])
+def test_a_window_of_at_most_1024_samples_has_the_network_it_always_had(samples: int) -> None:
+    torch.manual_seed(0)
+    now = Student(vibration(samples), 4, student_config("tiny")).eval()
+    before = tiny(samples, frame=None)
+    assert {name: tuple(x.shape) for name, x in now.named_buffers()} == {
+        name: tuple(x.shape) for name, x in before.named_buffers()
+    }
+    assert torch.equal(now(*window(vibration(samples))).logits, before(*window(vibration(samples))).logits)
+
+
+def test_a_student_of_200_samples_has_the_tensors_and_answers_of_earlier_versions() -> None:
+    student = tiny(200)
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in student.state_dict().items()]
+    assert hashlib.sha256(repr(shapes).encode()).hexdigest()[:16] == "de7c1d4195ebdf55"
+    logits = student(*window(vibration(200))).logits[0].tolist()
+    assert logits == pytest.approx([-0.175026, -0.089425, 0.067675, 0.073457], abs=1e-5)
+
+
+def test_a_checkpoint_that_names_no_frame_takes_a_long_window_whole() -> None:
+    text = '{"preset":"tiny","encoder":{"width":48,"heads":4,"depth":2,"dropout":0.0}}'
+    config = msgspec.json.decode(text, type=StudentConfig)
+    student = Student(vibration(1200), 4, config)
+    assert isinstance(student.encoder.front, FrontEnd)
+    assert student.encoder.front.spectrum_basis.shape == (1200, 1200)
+    assert student.encoder.stem[0].kernel_size == (5,)
+
+
+@pytest.mark.parametrize(("samples", "most_mb"), [(1025, 1), (10_000, 2), (100_000, 4)])
+def test_a_tiny_student_of_a_long_window_stays_small(samples: int, most_mb: int) -> None:
+    student = tiny(samples)
+    assert constants(student) < most_mb * 1e6
+    assert student.encoder.length <= 32
+
+
+def test_a_causal_student_of_a_long_window_stays_small() -> None:
+    assert constants(Student(vibration(10_000), 4, student_config("tiny", causal=True))) < 2e6
+
+
+def test_a_teacher_learns_from_windows_of_ten_thousand_samples() -> None:
+    spec = vibration(10_000)
+    teacher = Teacher([spec], 4, teacher_config("tiny"))
+    assert constants(teacher) < 4e6
+    teacher({"vib": window(spec)}).logits.sum().backward()
+    gradients = [parameter.grad for parameter in teacher.encoders["vib"].stem.parameters()]
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def test_sizes_of_no_frame_are_refused() -> None:
+    with pytest.raises(ValueError) as caught:
+        EncoderConfig(width=16, heads=2, depth=1, frame=0)
+    assert str(caught.value) == "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)"
+
+
+def normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-4)
+
+
+def bands_of_frames(signal: NDArray[np.float64], length: int, bands: int) -> NDArray[np.float64]:
+    """Log of the mean power of Hann-windowed frames, in bands of geometric width; by numpy's FFT."""
+    frames = signal.reshape(-1, length)
+    hann = np.hanning(length + 2)[1:-1]
+    power = (np.abs(np.fft.rfft(frames * hann)) ** 2).mean(0)[1 : length // 2 + 1] / (hann**2).sum()
+    edges = np.unique(np.round(np.geomspace(1, len(power) + 1, bands + 1)).astype(int))
+    return np.log([power[a - 1 : b - 1].mean() + 1e-3 for a, b in itertools.pairwise(edges)])
+
+
+def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_frames() -> None:
+    spec = vibration(200, channels=1)
+    values, present = window(spec, batch=1)
+    found = LongFrontEnd(spec, 6, frame=20)(values, present)[1][0].numpy()
+    local = normalised(values[0].double().numpy() * 1.0)[:, 0]  # nothing of this window is beyond 8
+    means = local.reshape(20, 10).sum(1) / np.sqrt(10)
+    expected = np.concatenate([bands_of_frames(local, 20, 6), bands_of_frames(means, 20, 2)])
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # float32 against float64, in a logarithm
+
+
+def test_frames_that_do_not_divide_a_window_end_with_zeros() -> None:
+    spec = vibration(203, channels=1)
+    values, present = window(spec, batch=1)
+    front = LongFrontEnd(spec, 6, frame=20)
+    assert front.cuts == ((11, 19), (1, 22))
+    local = np.append(normalised(values[0].double().numpy())[:, 0], np.zeros(6))
+    expected = bands_of_frames(local, 19, 6)
+    np.testing.assert_allclose(front(values, present)[1][0, : len(expected)].numpy(), expected, atol=1e-4)
+
+
+def test_the_spectrum_of_half_a_window_is_that_of_its_half() -> None:
+    spec = vibration(400, channels=1)
+    values, present = window(spec, batch=1)
+    values[:, 200:], present[:, 200:] = 0, 0
+    half = LongFrontEnd(vibration(200, channels=1), 6, frame=20)(values[:, :200], present[:, :200])[1]
+    found = LongFrontEnd(spec, 6, frame=20)(values, present)[1]
+    bands = len(bands_of_frames(np.ones(20), 20, 6))
+    torch.testing.assert_close(found[:, :bands], half[:, :bands], atol=1e-4, rtol=0)
+
+
+def test_the_statistics_equal_numpys() -> None:
+    spec = vibration(203)
+    values, present = window(spec, batch=1)
+    values[0, 50], present[0, 50] = 0, 0
+    front = LongFrontEnd(spec, 6, frame=20)
+    front.mean.fill_(0.5)
+    front.std.fill_(2.0)
+    there = np.delete(np.arange(203), 50)
+    scaled = (values[0].double().numpy() - 0.5) / 2
+    local = normalised(scaled[there])
+    steps = np.abs(np.diff(scaled, axis=0))
+    below = 1 / (1 + np.exp(-4 * (LEVELS - scaled[there][:, :, None])))  # every frame is short enough to be taken whole
+    expected = [
+        scaled[there].mean(0),
+        np.log(np.sqrt(scaled[there].var(0) + 1e-4)),
+        scaled[there].min(0),
+        scaled[there].max(0),
+        np.delete(steps, [49, 50], axis=0).mean(0),
+        (local**3).mean(0),
+        np.log((local**4).mean(0) + 1e-2),
+        (local.T @ local / 203).ravel(),
+        below.mean(0).ravel(),
+    ]
+    found = front(values, present)[2][0].numpy()
+    np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-4)  # float32 against float64
+
+
+def test_the_distribution_of_a_very_long_window_is_made_of_a_stretch_of_each_frame() -> None:
+    spec = vibration(100_000, channels=1)
+    front = LongFrontEnd(spec, 6, frame=256)
+    assert (front.cuts[0], front.stretch) == ((391, 256), 16)
+    values, present = window(spec, batch=1)
+    found = front(values, present)[2][0, -len(LEVELS) :].numpy()
+    whole = (1 / (1 + np.exp(-4 * (LEVELS - values.numpy().reshape(-1, 1))))).mean(0)
+    # A mean of 6,256 values of a spread below a half: four standard errors.
+    np.testing.assert_allclose(found, whole, atol=4 * 0.5 / np.sqrt(6256))
+
+
+def test_a_token_of_a_long_window_is_masked_where_none_of_its_samples_is_there() -> None:
+    config = EncoderConfig(width=16, heads=2, depth=1, most_tokens=4, frame=16)
+    spec = vibration(100, channels=2)
+    encoder = Encoder(spec, config)
+    present = torch.zeros(3, *spec.shape)
+    present[0, 99, 1] = 1  # one channel of one sample is enough for its token
+    present[1, :32] = 1
+    assert encoder.key_bias(present).tolist() == [
+        [MASKED, MASKED, MASKED, 0, 0, 0],
+        [0, MASKED, MASKED, MASKED, 0, 0],
+        [MASKED] * 6,
+    ]
+    tokens = encoder(torch.zeros_like(present), present)
+    assert tokens.values.shape == (3, 4 + EXTRA_TOKENS, 16)
+    assert bool(tokens.values.isfinite().all())
+
+
+def test_what_is_missing_of_a_long_window_does_not_matter() -> None:
+    student = tiny(1200)
+    values, present = window(vibration(1200))
+    present[:, 300:700, 1] = 0
+    other = torch.where(present > 0, values, 50.0)
+    torch.testing.assert_close(student(values * present, present).logits, student(other * present, present).logits)
