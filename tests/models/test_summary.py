@@ -72,6 +72,22 @@ def test_the_gap_recovered_is_the_share_of_the_teachers_lead(fold_result: MakeFo
     assert document["students"]["acc"]["gap_recovered"] == pytest.approx((0.8 - 0.6) / (0.9 - 0.6))
 
 
+def test_what_the_teacher_has_over_both_is_told_with_an_interval(fold_result: MakeFold, machines: Dataset) -> None:
+    entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
+    assert entry["gap_points"] == {key: pytest.approx(30.0) for key in ("mean", "low", "high")}
+    assert entry["over_teacher_points"] == {key: pytest.approx(-10.0) for key in ("mean", "low", "high")}
+
+
+def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold, machines: Dataset) -> None:
+    # All windows are of one class: whoever names it is always right.
+    document = document_of(two_folds(fold_result), machines)
+    entry = document["students"]["acc"]
+    for network in (document["teacher"], entry["student"], entry["baseline"]):
+        assert (network["guessing"]["figure"], network["guessing"]["is_better"]) == (1.0, False)
+    assert entry["student"]["guessing"]["low"] <= 0.8 <= entry["student"]["guessing"]["high"]
+    assert not {"guessing", "valid_score"} & set(entry["extra_trees"])  # a fold of an earlier release
+
+
 @pytest.mark.parametrize("teacher", [3, 2])
 def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
     fold_result: MakeFold, machines: Dataset, teacher: int
