@@ -13,6 +13,8 @@ from mmkd_models.fold_result import FoldResult, Spread
 
 DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000
+ROUNDING = 1e-9
+"""A difference below this share of a figure is none: sums in another order differ by less."""
 _FEWEST_GROUPS_OF_A_GAP = 2  # the draws of one group are all the same
 
 
@@ -116,7 +118,8 @@ def gap_recovered(
     if len({one.group for judged in teachers for one in judged.by_group}) < _FEWEST_GROUPS_OF_A_GAP:
         return None
     low, _ = interval_of(gain_draws(teachers, baselines, metric))
-    if low <= 0:
+    scale = abs(measure_named(metric).gain_scale * np.mean([judged.scores.metric(metric) for judged in baselines]))
+    if low <= ROUNDING * scale:
         return None
     gain, way = (np.mean(gain_per_seed(ours, baselines, metric)) for ours in (students, teachers))
     return float(gain / way)

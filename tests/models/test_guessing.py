@@ -125,6 +125,12 @@ def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
     assert better <= 10
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_a_model_that_always_gives_one_answer_is_never_better_than_guessing(metric: str) -> None:
+    judged = classes([0, 1, 2] * 7, [1] * 21, [n // 3 for n in range(21)], count=3)
+    assert not guessing([judged] * 3, metric).is_better
+
+
 def test_seeds_count_alike() -> None:
     right, half = classes([0, 1], [0, 1], [0, 1]), classes([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
     found = guessing([right, half], "accuracy")

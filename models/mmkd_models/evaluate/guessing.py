@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmkd_models.evaluate.judged import GroupAnswers, Judged, metric_of_confusions
 from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.gains import DRAWS, figure_draws, interval_of
+from mmkd_models.gains import DRAWS, ROUNDING, figure_draws, interval_of
 
 _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
@@ -50,7 +50,8 @@ def guessing(tests: Sequence[Judged], metric: str, *, seed: int = 0) -> Guessing
         drawn = [_drawn_by_windows(judged, metric, seed) for judged in tests]
         ends.append(interval_of(np.nanmean(drawn, axis=0)))
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    is_better = high < figure if measure_named(metric).lower_is_better else low > figure
+    more = figure - high if measure_named(metric).lower_is_better else low - figure
+    is_better = more > ROUNDING * abs(figure)
     return Guessing(figure=figure, low=low, high=high, is_better=is_better)
 
 
