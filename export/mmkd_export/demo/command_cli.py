@@ -263,6 +263,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
     from mmkd_report.demo_answer import is_judged, recommendation
     from mmkd_report.demo_document import read_demo
     from mmkd_report.demo_tables import gap_text
+    from mmkd_report.formats import for_terminal
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -292,7 +293,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
             *(_score(entry[who], measure) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
             gain_text(measure, gain["mean"]),
             f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
-            gap_text(demo.students[name]),
+            for_terminal(gap_text(demo.students[name])),
         )
     console.print(table)
     teacher = document["teacher"]
@@ -302,7 +303,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
     console.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
     bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
     if not is_judged(demo):
-        print(f"\n{recommendation(demo)}\n{written}; next: mmkd-data check {shlex.quote(str(dataset))}")
+        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: mmkd-data check {shlex.quote(str(dataset))}")
         return
     reference = measured.reference
     opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
@@ -312,7 +313,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
         f"    with EdgePredictor.open({opened}) as predictor:\n"
         f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
     )
-    print(recommendation(demo))
+    print(for_terminal(recommendation(demo)))
     option = "" if reference is None else f" --reference {shlex.quote(str(reference))}"
     print(f"{written}; next: mmkd-bench run {shlex.quote(bundle)}{option}")
 

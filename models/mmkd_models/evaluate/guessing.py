@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.evaluate.judged import GroupAnswers, Judged, metric_of_confusions
-from mmkd_models.evaluate.measures import measure_named
+from mmkd_models.evaluate.measures import Measure, figure_text, measure_named, with_unit
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.gains import DRAWS, ROUNDING, figure_draws, interval_of
 
@@ -53,6 +53,20 @@ def guessing(tests: Sequence[Judged], metric: str, *, seed: int = 0) -> Guessing
     more = figure - high if measure_named(metric).lower_is_better else low - figure
     is_better = more > ROUNDING * abs(figure)
     return Guessing(figure=figure, low=low, high=high, is_better=is_better)
+
+
+def guessing_line(found: Guessing | None, measure: Measure) -> str:
+    """Gives what a terminal says of it, and empty text where it was not asked.
+
+    Example:
+        >>> guessing_line(Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), measure_named("accuracy"))
+        'not better than guessing, so nothing is concluded: accuracy 35.0 to 75.0 %, guessing 50.0 %'
+    """
+    if found is None:
+        return ""
+    verdict = "better than guessing" if found.is_better else "not better than guessing, so nothing is concluded"
+    ends = f"{figure_text(measure, found.low)} to {with_unit(figure_text(measure, found.high), measure.unit)}"
+    return f"{verdict}: {measure.words} {ends}, guessing {with_unit(figure_text(measure, found.figure), measure.unit)}"
 
 
 def guessed_figure(judged: Judged, metric: str) -> float:
