@@ -130,7 +130,8 @@ def _against_fp32(kept: Sequence[Timed]) -> str:
     if _is_near(full, lower):
         return "; lower precision gains nothing that counts here"
     ratio = significant(full.latency_us / lower.latency_us)
-    return f"; {lower.name} is {ratio} times as fast as {full.name}, the best of fp32"
+    subject = "it" if lower is kept[0] and not _is_near(kept[1], lower) else lower.name
+    return f"; {subject} is {ratio} times as fast as {full.name}, the best of fp32"
 
 
 def _gates(export: ExportDocument) -> Iterator[str]:

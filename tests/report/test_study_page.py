@@ -441,8 +441,8 @@ def test_every_rival_is_told_as_it_is(searched, parse) -> None:
     texts = [node.text for node in section(parse(render_study(searched)), "answer").all("p")]
     own = searched["entries"][2]["test"]["balanced_accuracy"]
     assert texts[-1] == (
-        "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6). But MiniRocket's features on "
-        f"windows of the same sensor do better: 89.0\u202f% (± 0.0), the student {percent(own['mean'])}\u202f% "
+        "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6). But on test MiniRocket's "
+        f"features on windows of the same sensor are ahead: 89.0\u202f% (± 0.0), the student {percent(own['mean'])}\u202f% "
         f"(± {percent(own['std'])})."
     )
 
