@@ -103,7 +103,6 @@ def _student(
             [fold.teacher for fold in folds],
         )
     )
-    is_judged = guessing(teacher, first.name).is_better
     latency = {"latency_ms": measured["latency_ms"]} if "latency_ms" in measured else {}
     return {
         "baseline": _network([result.baseline for result in results], measures) | latency,  # the same, other weights
@@ -115,7 +114,7 @@ def _student(
         "gain_points": _gain(folds, (name,), first),
         "over_teacher_points": _difference(student, teacher, first),
         "gap_points": _difference(teacher, baseline, first),
-        "gap_recovered": gap_recovered(student, baseline, teacher, first.name) if is_judged else None,
+        "gap_recovered": gap_recovered(student, baseline, teacher, first.name),
         "parameters_ratio": folds[0].teacher.parameters / results[0].student.parameters,
         "missing": _missing(results),
         **{key: value for key, value in measured.items() if key != "latency_ms"},

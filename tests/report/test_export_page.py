@@ -235,8 +235,8 @@ WINDOW = "100\u202fµs for one window, one thread"
             [
                 (
                     "Of what was timed here, in OpenVINO and ONNX Runtime, fp16 in OpenVINO and fp16 in ONNX Runtime "
-                    f"are equally fast within 10\u202f%: {WINDOW}; fp16 in OpenVINO is 3.00 times as fast as fp32 in ONNX "
-                    "Runtime, the best of fp32."
+                    f"are equally fast within 10\u202f%: {WINDOW}; fp16 in OpenVINO is 3.00 times as fast as fp32 in "
+                    "ONNX Runtime, the best of fp32."
                 )
             ],
         ),

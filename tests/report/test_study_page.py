@@ -442,8 +442,8 @@ def test_every_rival_is_told_as_it_is(searched, parse) -> None:
     own = searched["entries"][2]["test"]["balanced_accuracy"]
     assert texts[-1] == (
         "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6). But on test MiniRocket's "
-        f"features on windows of the same sensor are ahead: 89.0\u202f% (± 0.0), the student {percent(own['mean'])}\u202f% "
-        f"(± {percent(own['std'])})."
+        f"features on windows of the same sensor are ahead: 89.0\u202f% (± 0.0), the student "
+        f"{percent(own['mean'])}\u202f% (± {percent(own['std'])})."
     )
 
 

@@ -294,13 +294,14 @@ class _Judge:
         judged = judged_on(self.windows, ours)
         beside = guessing([judged], self.metric, seed=self.seed)
         if theirs is None:
-            return Judgement(scores=_scores(judged), guessing=beside)
+            return Judgement(scores=judged_scores(judged), guessing=beside)
         other = judged_on(self.windows, theirs)
         gain = paired_gain(judged, other, self.metric, seed=self.seed)
-        return Judgement(scores=_scores(judged), against=_scores(other), gain=gain, guessing=beside)
+        return Judgement(scores=judged_scores(judged), against=judged_scores(other), gain=gain, guessing=beside)
 
 
-def _scores(judged: Judged) -> JudgedScores:
+def judged_scores(judged: Judged) -> JudgedScores:
+    """Gives what a report tells of answers to classes."""
     found = judged.scores
     return JudgedScores(
         accuracy=found.metric("accuracy"),
