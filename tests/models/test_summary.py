@@ -96,12 +96,7 @@ def tossed(network: NetworkResult, right: int) -> NetworkResult:
     confusion = ((half, 10 - half), (10 - rest, rest))
     return msgspec.structs.replace(
         network,
-        class_scores=Scores(
-            accuracy=right / 20,
-            balanced_accuracy=right / 20,
-            macro_f1=0.5,
-            confusion=((half, 10 - half), (10 - rest, rest)),
-        ),
+        class_scores=Scores(accuracy=right / 20, balanced_accuracy=right / 20, macro_f1=0.5, confusion=confusion),
         by_group=tuple(GroupCount(group=window, right=int(window < right), windows=1) for window in range(20)),
     )
 
