@@ -80,7 +80,10 @@ def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]
     student = contest.student.latency_ms or Latency()
     ratio = contest.latency_ratio
     own = with_unit(significant(student.p50), "ms")
-    if is_figure(ratio) and ratio > 0:
+    over = contest.latency_ratios
+    if over is not None and is_figure(over.min) and is_figure(over.max) and over.min <= 1 <= over.max:
+        yield KeyFigure(figure=own, caption=f"per window, no certain difference to the teacher{_repeats(1.0, over)}")
+    elif is_figure(ratio) and ratio > 0:
         word = "faster" if ratio >= 1 else "slower"
         tail = f" · {own} per window" if own != NOTHING else ""
         caption = f"{word} than the teacher{_repeats(ratio, contest.latency_ratios)}{tail}"

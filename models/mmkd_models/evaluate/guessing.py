@@ -89,7 +89,7 @@ def guessed_figure(judged: Judged, metric: str) -> float:
 
 def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """Of each class given every time, and of all given equally often: (K + 1, K, K)."""
-    truth = np.sum(confusion, axis=1, dtype=np.float64)
+    truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
     classes = len(truth)
     constant = np.eye(classes)[:, None, :] * truth[:, None]
     return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
