@@ -41,7 +41,7 @@ def for_terminal(sentence: str) -> str:
     >>> for_terminal("\u22122.0 to 71.2\u202f%")
     '-2.0 to 71.2 %'
     """
-    return sentence.replace(THIN, " ").replace(MINUS, "-")
+    return sentence.replace(THIN, " ").replace(MINUS, "-").replace(NOTHING, "-")
 
 
 def count(value: float | None) -> str:
