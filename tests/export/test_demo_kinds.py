@@ -173,7 +173,7 @@ def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) 
             "All right, %",
             "2 labels, each on or off",
             "Label by label",
-            "points from distillation",
+            "better than guessing",  # a few steps teach nothing, and so nothing is concluded
         )
         counts = shown[kind].document["students"]["gyro"]["student"]["counts"]
         assert all(f'<td class="number">{sum(row[0::2])}</td>' in page for row in counts)  # windows in which it was on
