@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from mmkd_bench.compare import MIN_LAUNCHES, compare
 from mmkd_bench.options_cli import say
 from mmkd_bench.report import BenchReport, read_report
 from mmkd_edge.command import check_page
+
+if TYPE_CHECKING:
+    from mmkd_report.bench import Lead
 
 
 def page(
@@ -46,4 +50,18 @@ def write_page_of(reports: Sequence[BenchReport], path: Path) -> None:
     """
     from mmkd_report import render_bench, write_page
 
-    write_page(path, render_bench([msgspec.to_builtins(report) for report in reports]))
+    write_page(path, render_bench([msgspec.to_builtins(report) for report in reports], lead=_lead(reports)))
+
+
+def _lead(reports: Sequence[BenchReport]) -> Lead | None:
+    """What `compare` says of the two fastest runs; None where there are not two with enough complete launches."""
+    from mmkd_report.bench import Lead, fastest_two
+
+    two = fastest_two([report.result.latency.value_us(0.5) for report in reports])
+    if two is None or any(sum(one.complete for one in reports[number].launches) < MIN_LAUNCHES for number in two):
+        return None
+    comparison = compare(reports[two[1]], reports[two[0]], conditions=())
+    median = next(change for change in comparison.changes if change.quantity == "p50")
+    if median.low is None or median.high is None:
+        return None
+    return Lead(is_certain=comparison.verdict == "faster" and median.high < 0, low=median.low, high=median.high)

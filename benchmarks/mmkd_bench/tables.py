@@ -21,6 +21,7 @@ from mmkd_bench.text import (
     markdown_table,
     model_text,
     plural,
+    ratio_text,
     significant,
     spared_lines,
 )
@@ -154,7 +155,7 @@ def _teacher(report: TeacherReport) -> Table:
         )
     ]
     return Table(
-        heading=f"{report.teacher} against {report.subject.bundle}: {significant(report.ratio.median)} times as fast",
+        heading=f"End to end {ratio_text(report.subject.bundle, report.teacher, report.ratio)}",
         names=("what", "p50_us", "low_us", "high_us", "student_needs_it", "bytes_per_s", "given_mw"),
         rows=(*((name, *_spread(spread), None, None, None) for name, spread in whole), *sensors),
         notes=tuple(spared_lines(report)),
@@ -174,7 +175,7 @@ def _plan(report: PlanReport) -> Table:
 
 def _pair(report: PairReport) -> Table:
     return Table(
-        heading=f"{report.second} is {significant(report.ratio.median)} times as fast as {report.first}",
+        heading=ratio_text(report.second, report.first, report.ratio),
         names=("model", "p50_us", "low_us", "high_us", "p90_us", "p99_us"),
         rows=(
             (report.first, *_spread(report.first_p50_us), report.first_p90_us.median, report.first_p99_us.median),

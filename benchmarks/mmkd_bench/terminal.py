@@ -21,6 +21,7 @@ from mmkd_bench.text import (
     model_text,
     percentile_text,
     plural,
+    ratio_text,
     significant,
     size_text,
     spared_lines,
@@ -92,11 +93,7 @@ def pair_view(report: PairReport) -> RenderableType:
         (report.first, *_spread_cells(report.first_p50_us)),
         (report.second, *_spread_cells(report.second_p50_us)),
     ]
-    ratio = report.ratio
-    spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {ratio.repeats} repeats"
-    sentence = (
-        f"the second is {significant(ratio.median)} times as fast as the first ({spread}, {report.count:,} pairs)"
-    )
+    sentence = f"{ratio_text('the second', 'the first', report.ratio)}, {report.count:,} pairs"
     return Group(
         _table(("p50, called in turn", "median", "over repeats"), rows),
         Text(),
@@ -140,7 +137,6 @@ def teacher_view(report: TeacherReport) -> RenderableType:
         )
         for sensor in report.sensors
     ]
-    ratio = report.ratio
     return Group(
         Text(f"{report.teacher} and {report.subject.bundle} · every {report.hop_s:g} s · called in turn", style="bold"),
         Text(),
@@ -148,11 +144,7 @@ def teacher_view(report: TeacherReport) -> RenderableType:
         Text(),
         _table(("sensor", "needed", "samples", "data", "gather", "front end", "draws"), sensors),
         Text(),
-        Text(
-            f"end to end the student is {significant(ratio.median)} times as fast "
-            f"({significant(ratio.min)} to {significant(ratio.max)} over {ratio.repeats} repeats)",
-            style="bold",
-        ),
+        Text(f"end to end {ratio_text('the student', 'the teacher', report.ratio)}", style="bold"),
         *(_line(sentence) for sentence in spared_lines(report)),
         *_interruption(report),
     )

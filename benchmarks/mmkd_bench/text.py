@@ -15,6 +15,7 @@ from mmkd_bench.report import BenchReport, Launch
 
 if TYPE_CHECKING:
     from mmkd_bench.capacity import CapacityReport
+    from mmkd_bench.paired import Spread
     from mmkd_bench.plan import PlanReport
     from mmkd_bench.teacher import TeacherReport
 
@@ -235,6 +236,22 @@ def carried_text(report: CapacityReport) -> str:
     if not report.estimate:
         return f"not known, {ended}"
     return f"not known, {ended}; {plural(report.estimate, 'stream')} in short trials that do not count"
+
+
+def ratio_text(second: str, first: str, ratio: Spread) -> str:
+    """How many times as fast one of two is as the other, where the repeats agree that it differs.
+
+    Args:
+        second: what the ratio is of.
+        first: what it is held against.
+        ratio: first over second, repeat by repeat.
+    """
+    spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"
+    if ratio.repeats == 1:
+        spread = "one repeat, no spread"
+    if ratio.min <= 1 <= ratio.max:
+        return f"{second} and {first} are equally fast within noise ({spread})"
+    return f"{second} is {significant(ratio.median)} times as fast as {first} ({spread})"
 
 
 def model_text(report: PlanReport) -> str:

@@ -37,7 +37,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.judged import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.measures import measures_of
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
-from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
+from mmkd_models.evaluate.rivals import JudgeRival, extra_trees_judged, mini_rocket_judged
 from mmkd_models.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -294,7 +294,7 @@ def _modality(
     baseline = _baseline(data, name, seed, config, out, on_baseline)
     student = _student(data, name, seed, config, out, teacher, on_student)
     say(Step(seed=seed, stage="rivals", modality=name, progress=None))
-    train, test, first = data.training.train, data.test, _first_measure(data.test.spec)
+    test, first = data.test, _first_measure(data.test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
     judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
     missing = {
@@ -303,8 +303,8 @@ def _modality(
     return ModalityResult(
         baseline=_network_result(baseline, judged["baseline"]),
         student=_network_result(student, judged["student"]),
-        extra_trees=_rival_result(extra_trees_judged(train, test, modality=name, seed=seed)),
-        mini_rocket=_mini_rocket(train, test, modality=name, seed=seed),
+        extra_trees=_rival_result(extra_trees_judged, data, name, config, seed),
+        mini_rocket=_mini_rocket(data, name, config, seed),
         missing=MissingCurve(
             shares=tuple(missing["student"]),
             student=tuple(scores.metric(first) for scores in missing["student"].values()),
@@ -367,19 +367,18 @@ def _student(
     return student
 
 
-def _mini_rocket(train: Windows, test: Windows, *, modality: str, seed: int) -> RivalResult:
+def _mini_rocket(data: FoldData, name: str, config: ComparisonConfig, seed: int) -> RivalResult:
     try:
-        return _rival_result(mini_rocket_judged(train, test, modality=modality, seed=seed))
+        return _rival_result(mini_rocket_judged, data, name, config, seed)
     except ImportError:
-        return RivalResult(class_scores=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
+        return RivalResult(reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
     except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(class_scores=None, reason=f"MiniRocket refused these windows: {error}")
+        return RivalResult(reason=f"MiniRocket refused these windows: {error}")
 
 
-def _rival_result(judged: Judged) -> RivalResult:
-    if judged.class_scores is msgspec.UNSET:
-        return RivalResult(class_scores=None, judged=judged)
-    return RivalResult(class_scores=judged.class_scores)
+def _rival_result(judge: JudgeRival, data: FoldData, name: str, config: ComparisonConfig, seed: int) -> RivalResult:
+    valid, test = judge(data.training.train, (data.training.valid, data.test), modality=name, seed=seed)
+    return RivalResult(judged=test, valid_score=valid.scores.metric(config.student_train.metric))
 
 
 def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:

@@ -6,6 +6,8 @@ from rich.console import Console
 
 from mmkd_models.evaluate.bundle import BundleEvaluation
 from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
+from mmkd_models.evaluate.guessing import guessing_line
+from mmkd_models.evaluate.measures import measure_named
 
 
 def show_bundle(report: BundleEvaluation, console: Console) -> None:
@@ -22,6 +24,7 @@ def show_bundle(report: BundleEvaluation, console: Console) -> None:
             f"{scores.balanced_accuracy:.1%}, macro-F1 {scores.macro_f1:.1%}",
             soft_wrap=True,
         )
+        console.print(guessing_line(artifact.guessing, measure_named("balanced_accuracy")), soft_wrap=True)
         facts = artifact.confidence
         if facts is None:
             error = artifact.reliability.calibration_error

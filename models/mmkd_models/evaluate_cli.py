@@ -24,6 +24,8 @@ from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.bundle import evaluate_bundle
 from mmkd_models.evaluate.confidence import ERROR_LEVELS
+from mmkd_models.evaluate.guessing import guessing_line
+from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
@@ -216,7 +218,8 @@ def _show(report: EvaluationReport) -> None:
         soft_wrap=True,
     )
     if report.against is not None:
-        console.print(f"against {report.against.path}, on the same windows with the same gaps", soft_wrap=True)
+        gaps = " with the same gaps" if report.samples or report.subsets else ""
+        console.print(f"against {report.against.path}, on the same windows{gaps}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     headings = ["accuracy", "balanced accuracy", "macro-F1"]
@@ -227,6 +230,8 @@ def _show(report: EvaluationReport) -> None:
     for name, judgement in _rows(report):
         table.add_row(name, *_cells(judgement, report))
     console.print(table)
+    measure = measure_named(report.metric)
+    console.print(guessing_line(report.complete.guessing, measure), soft_wrap=True)
     if report.complete.gain is not None and report.complete.gain.low is None:
         console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
     if model.dataset_sha256 != data.sha256:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.guessing import guessing, guessing_line
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, significant_text
 from mmkd_models.evaluate.paired import FEWEST_GROUPS, paired_gain
@@ -41,11 +42,13 @@ def evaluate_kind(
     judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
     gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
+    beside = {path: guessing([one], measures[0].name, seed=seed) for path, one in judged.items()}
     if as_json:
         document = {
             "data": data,
             "kind": windows.spec.task.kind,
             "scores": {path: one.scores for path, one in judged.items()},
+            "guessing": {path: {measures[0].name: one} for path, one in beside.items()},
             **({"gains": gains} if gains else {}),
         }
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
@@ -62,6 +65,8 @@ def evaluate_kind(
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
     console.print(f"{data.windows} {data.part} of {data.name} ({data.groups} groups)", soft_wrap=True)
     console.print(table)
+    for path, found in beside.items():
+        console.print(f"{path}: {guessing_line(found, measures[0])}", soft_wrap=True)
     if gains and data.groups < FEWEST_GROUPS:
         console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
 

@@ -94,13 +94,15 @@ class RivalResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scor
     """A rival's scores, or the reason why there are none.
 
     Attributes:
-        class_scores: of classes; in files `scores`. None where there are none, and of other kinds.
-        judged: of other kinds.
+        class_scores: of classes, in files `scores`, where there is no `judged`. None where there are none.
+        judged: on the test windows; of classes unset in files of earlier releases.
+        valid_score: what validation maximised, on the validation windows; None in files of earlier releases.
         reason: why there are no scores.
     """
 
-    class_scores: Scores | None
+    class_scores: Scores | None = None
     judged: Judged | msgspec.UnsetType = msgspec.UNSET
+    valid_score: float | None = None
     reason: str = ""
 
     @property

@@ -13,7 +13,9 @@ from mmkd_models.fold_result import FoldResult, Spread
 
 DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000
-_LEAST_GAP = 0.01  # a teacher less than one point above the baseline leaves no gap to speak of
+ROUNDING = 1e-9
+"""A difference below this share of a figure is none: sums in another order differ by less."""
+_FEWEST_GROUPS_OF_A_GAP = 2  # the draws of one group are all the same
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -36,35 +38,45 @@ def gain_per_seed(ours: Sequence[Judged], theirs: Sequence[Judged], metric: str)
     )
 
 
-def gain_draws(
-    ours: Sequence[Judged], theirs: Sequence[Judged], metric: str, *, seed: int = 0, draws: int = DRAWS
-) -> NDArray[np.float64]:
-    """Gives the gain under each draw of groups, (draws,); NaN where a draw has no window of any seed.
+def figure_draws(tests: Sequence[Judged], metric: str, *, seed: int = 0, draws: int = DRAWS) -> NDArray[np.float64]:
+    """Gives the mean over seeds of a figure under each draw of groups, (draws,); NaN where a draw has no window.
 
     A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
-    seeds and both networks: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapters 8 and 13). With as many groups the same seed draws the same groups.
+    seeds: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
+    chapters 8 and 13). With as many groups the same seed draws the same groups.
 
     Args:
-        ours: one result per seed.
-        theirs: of the same seeds, in the same order.
-        metric: what is compared. Gains are in its `gain_unit`, and above 0 where ours are better.
+        tests: one result per seed.
+        metric: whose figure.
         seed: of the draws.
         draws: how many.
     """
-    groups = sorted({one.group for result in ours for one in result.by_group})
+    return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
+
+
+def gain_draws(
+    ours: Sequence[Judged], theirs: Sequence[Judged], metric: str, *, seed: int = 0, draws: int = DRAWS
+) -> NDArray[np.float64]:
+    """Gives the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`.
+
+    It is above 0 where ours are better.
+    """
+    more = _drawn(ours, metric, seed=seed, draws=draws) - _drawn(theirs, metric, seed=seed, draws=draws)
+    return measure_named(metric).gain_scale * _mean_over_seeds(more)
+
+
+def _drawn(tests: Sequence[Judged], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
+    """The figure of every seed under each draw, (seeds, draws)."""
+    groups = sorted({one.group for judged in tests for one in judged.by_group})
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (draws, groups)
-    drawn = np.stack(
-        [
-            drawn_figures(our, groups, weights, metric) - drawn_figures(their, groups, weights, metric)
-            for our, their in zip(ours, theirs, strict=True)
-        ]
-    )  # (seeds, draws)
+    return np.stack([drawn_figures(judged, groups, weights, metric) for judged in tests])
+
+
+def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
     known = ~np.isnan(drawn)
     with np.errstate(invalid="ignore"):
-        mean = np.where(known, drawn, 0.0).sum(axis=0) / known.sum(axis=0)
-    return np.asarray(measure_named(metric).gain_scale * mean)
+        return np.asarray(np.where(known, drawn, 0.0).sum(axis=0) / known.sum(axis=0))
 
 
 def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
@@ -73,28 +85,41 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def gain_of_pairs(
+    pairs: Sequence[tuple[Sequence[Judged], Sequence[Judged]]], metric: str, *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Gives what the first of each pair are better by, in the metric's `gain_unit`: mean, and a 95 % interval.
+
+    The mean is over pairs and their seeds; the interval is of `gain_draws`, the same draws for all pairs.
+    """
+    gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
+    drawn = [gain_draws(ours, theirs, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
+    return float(np.mean(gains)), *interval_of(np.mean(drawn, axis=0))
+
+
 def gain_of_folds(
     folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Gives the gain of students over baselines in the measure's `gain_unit`: mean, and a 95 % interval.
-
-    The mean is over modalities and folds of what the student is better by; the interval is of `gain_draws`, the same
-    draws for all modalities.
-    """
+    """Gives the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
     pairs = [
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
         for name in modalities
     ]
-    gains = [gain_per_seed(ours, theirs, measure.name) for ours, theirs in pairs]
-    drawn = [gain_draws(ours, theirs, measure.name, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
-    return float(np.mean(gains)), *interval_of(np.mean(drawn, axis=0))
+    return gain_of_pairs(pairs, measure.name, seed=seed)
 
 
-def gap_recovered(student: float, baseline: float, teacher: float, measure: Measure) -> float | None:
-    """Gives the share of the way from baseline to teacher that the student goes; None where there is no such way.
+def gap_recovered(
+    students: Sequence[Judged], baselines: Sequence[Judged], teachers: Sequence[Judged], metric: str
+) -> float | None:
+    """Gives the share of the way from baseline to teacher that the student goes; None where that way is not measurable.
 
-    There is none where the teacher is not a point better, or of an error not by a hundredth of the baseline's.
+    It is where the whole interval of teacher minus baseline, of two groups or more, lies above 0.
     """
-    sign = -1 if measure.lower_is_better else 1
-    way, least = sign * (teacher - baseline), _LEAST_GAP * (abs(baseline) if measure.lower_is_better else 1)
-    return sign * (student - baseline) / way if way >= least and way > 0 else None
+    if len({one.group for judged in teachers for one in judged.by_group}) < _FEWEST_GROUPS_OF_A_GAP:
+        return None
+    low, _ = interval_of(gain_draws(teachers, baselines, metric))
+    scale = abs(measure_named(metric).gain_scale * np.mean([judged.scores.metric(metric) for judged in baselines]))
+    if low <= ROUNDING * scale:
+        return None
+    gain, way = (np.mean(gain_per_seed(ours, baselines, metric)) for ours in (students, teachers))
+    return float(gain / way)

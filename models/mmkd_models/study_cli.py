@@ -292,9 +292,12 @@ def _pretty(document: object) -> str:
 
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
+    from mmkd_report.formats import for_terminal
+    from mmkd_report.study_answer import verdict
+    from mmkd_report.study_document import read_study
 
-    page = output / "report.html"
-    write_page(page, render_study(msgspec.to_builtins(document)))
+    page, told = output / "report.html", msgspec.to_builtins(document)
+    write_page(page, render_study(told))
     if json:
         print(_pretty(document))
         return
@@ -303,6 +306,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     if chosen is None:
         raise AssertionError("a study without a finished trial is an error")
     taught = "labels alone" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
+    print(for_terminal(verdict(read_study(told))))
     print(f"chosen by validation: {chosen.student} student, {taught}, seed {chosen.seed}")
     if chosen.checkpoint is None:
         print(f"wrote {page}; the chosen student was trained elsewhere, and only its figures are here")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_edge.spec import TaskKind
+from mmkd_models.evaluate.guessing import Guessing
 from mmkd_models.evaluate.measures import Measure
 from mmkd_models.fold_result import Spread
 from mmkd_models.study_gains import Effect, PairedGain
@@ -145,12 +146,16 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rival without a network on the same sensor and labels: scores, or why there are none."""
+    """A rival without a network on the same sensor and labels: scores, or why there are none.
+
+    `valid_score` is None where a seed was judged by an earlier release.
+    """
 
     name: str
     seeds: tuple[int, ...]
     test: ScoreTable | None
     reason: str
+    valid_score: Spread | None = None
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,11 +174,13 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         test: on the test windows.
         gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone. Points
             of a share; of a measure without percent in its own unit.
-        gap_recovered: share of the way from labels alone to the teacher; None where there is no such way.
+        gap_recovered: share of the way from labels alone to the teacher; None where that way is not
+            above 0 with its whole interval.
         parameters: of the student.
         latency_ms: p50 of the student; None where latencies were not measured.
         on_front: no other entry is better on test (by the study's metric) without being slower.
         chosen: whether validation chose it.
+        guessing: whether it is better than that on the test windows, in what gains are told in.
     """
 
     student: str
@@ -192,6 +199,7 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     latency_ms: float | None
     on_front: bool
     chosen: bool
+    guessing: Guessing | None = None
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

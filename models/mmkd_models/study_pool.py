@@ -18,7 +18,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.comparison import NEAR_BEST
 from mmkd_models.config import Preset
 from mmkd_models.evaluate.judged import Judged
-from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
@@ -73,7 +72,8 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         test: scores on the test windows.
         gain_points: by metric, over labels alone on the same seeds; None for labels alone.
         over_extra_trees: by metric; None where extra-trees are not finished on these seeds.
-        gap_recovered: share of the way from labels alone to the teacher; None where there is no such way.
+        gap_recovered: share of the way from labels alone to the teacher; None where that way is not above 0
+            with its whole interval.
         parameters: of the student.
     """
 
@@ -373,11 +373,8 @@ def _gap(
     both = [seed for seed in seeds if seed in teacher]
     if not both:
         return None
-    own, base, top = (
-        float(np.mean([tests[seed].scores.metric(metric) for seed in both]))
-        for tests in (one.tests, alone.tests, teacher)
-    )
-    return gap_recovered(own, base, top, measure_named(metric))
+    own, base, top = ([tests[seed] for seed in both] for tests in (one.tests, alone.tests, teacher))
+    return gap_recovered(own, base, top, metric)
 
 
 def _pooled(

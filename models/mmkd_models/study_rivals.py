@@ -17,12 +17,16 @@ RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 
 
 class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rival on the test windows of a seed's fold, or the reason why there are no answers of it."""
+    """A rival on the test windows of a seed's fold, or the reason why there are no answers of it.
+
+    `valid_score` is what validation maximises; None also in files of earlier releases.
+    """
 
     rival: RivalName
     seed: int
     test: Judged | None
     reason: str = ""
+    valid_score: float | None = None
 
 
 def rival_file(folder: StudyFolder, rival: RivalName, seed: int) -> Path:
@@ -40,22 +44,25 @@ def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> RivalResult:
     if known is not None:
         return known
     try:
-        test = _judged(folder, rival, seed)
+        valid, test = _judged(folder, rival, seed)
     except ImportError:
         return RivalResult(
             rival=rival, seed=seed, test=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
         )
     except ValueError as error:  # aeon refuses windows that are too short for its kernels
         return RivalResult(rival=rival, seed=seed, test=None, reason=f"refused these windows: {error}")
-    result = RivalResult(rival=rival, seed=seed, test=test)
+    score = valid.scores.metric(folder.conditions.student_train.metric)
+    result = RivalResult(rival=rival, seed=seed, test=test, valid_score=score)
     write_result(path, result)
     return result
 
 
-def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> Judged:
+def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> tuple[Judged, ...]:
+    """On the validation windows of the fold, and on its test windows."""
     fold = folder.fold(seed)
     judge = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
-    return judge(fold.training.train, fold.test, modality=folder.conditions.modality, seed=seed)
+    parts = (fold.training.valid, fold.test)
+    return judge(fold.training.train, parts, modality=folder.conditions.modality, seed=seed)
 
 
 def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalResult, ...]:

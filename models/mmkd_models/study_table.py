@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from mmkd_models.comparison import NEAR_BEST
+from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.measures import measures_of, told_by
 from mmkd_models.evaluate.scores import AnyScores, figures_in
@@ -140,6 +141,7 @@ def _row(
 ) -> EntryRow:
     entry, method = one.entry, folder.space.method(one.entry.method)
     metrics = [measure.name for measure in measures_of(folder.dataset.spec.task)]
+    measure = told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
     return EntryRow(
         student=entry.student,
         method=entry.method,
@@ -157,6 +159,7 @@ def _row(
         latency_ms=latency_ms,
         on_front=on_front,
         chosen=chosen,
+        guessing=guessing(tuple(one.tests.values()), measure.name),
     )
 
 
@@ -178,11 +181,8 @@ def _gap_recovered(folder: StudyFolder, one: Tested, baseline: Tested) -> float 
     both = [seed for seed in one.tests if seed in baseline.tests]
     if not both:
         return None
-    teacher = np.mean([judged_teacher(folder, choice, seed).scores.metric(measure.name) for seed in both])
-    own, alone = (
-        float(np.mean([which.tests[seed].scores.metric(measure.name) for seed in both])) for which in (one, baseline)
-    )
-    return gap_recovered(own, alone, float(teacher), measure)
+    ours, alone = ([which.tests[seed] for seed in both] for which in (one, baseline))
+    return gap_recovered(ours, alone, [judged_teacher(folder, choice, seed) for seed in both], measure.name)
 
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
@@ -256,12 +256,14 @@ def rival_rows(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence
     for rival in rivals:
         results = [rival_on(folder, rival, seed) for seed in seeds]
         tests = {one.seed: one.test for one in results if one.test is not None}
+        valid = [one.valid_score for one in results if one.valid_score is not None]
         rows.append(
             RivalRow(
                 name=rival,
                 seeds=tuple(tests),
                 test=score_table([test.scores for test in tests.values()]) if tests else None,
                 reason=next((one.reason for one in results if one.test is None), ""),
+                valid_score=spread(valid) if len(valid) == len(results) else None,
             )
         )
     return tuple(rows)

@@ -1,6 +1,7 @@
 """Folds of a comparison -> the document of `mmkd-demo --json`.
 
-Owns the sums: means and spreads over seeds, gains with their interval, the gap recovered. Measures nothing itself.
+Owns the sums: means and spreads over seeds, gains with their interval, the gap recovered, and
+what guessing would score. Measures nothing itself.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import msgspec
 import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.label_metrics import LabelScores
 from mmkd_models.evaluate.measures import Measure, measures_of
 from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.scores import AnyScores
 from mmkd_models.fold_result import FoldResult, ModalityResult, NetworkResult, RivalResult
-from mmkd_models.gains import gain_of_folds, gap_recovered, spread
+from mmkd_models.gains import gain_of_folds, gain_of_pairs, gap_recovered, spread
 
 FORMAT_VERSION = 1
 _INTERVAL = (
@@ -93,7 +96,7 @@ def _student(
 ) -> dict[str, Any]:
     results, first = [fold.students[name] for fold in folds], measures[0]
     student, baseline, teacher = (
-        float(np.mean([network.scores.metric(first.name) for network in networks]))
+        [network.test for network in networks]
         for networks in (
             [result.student for result in results],
             [result.baseline for result in results],
@@ -109,7 +112,9 @@ def _student(
         "extra_trees": _rival([result.extra_trees for result in results], measures),
         "mini_rocket": _rival([result.mini_rocket for result in results], measures),
         "gain_points": _gain(folds, (name,), first),
-        "gap_recovered": gap_recovered(student, baseline, teacher, first),
+        "over_teacher_points": _difference(student, teacher, first),
+        "gap_points": _difference(teacher, baseline, first),
+        "gap_recovered": gap_recovered(student, baseline, teacher, first.name),
         "parameters_ratio": folds[0].teacher.parameters / results[0].student.parameters,
         "missing": _missing(results),
         **{key: value for key, value in measured.items() if key != "latency_ms"},
@@ -123,6 +128,7 @@ def _network(results: Sequence[NetworkResult], measures: Sequence[Measure]) -> d
         "valid_score": _spread([result.valid_score for result in results]),
         "parameters": results[0].parameters,
         "learning_rate": [result.learning_rate for result in results],
+        **_guessing([result.test for result in results], measures[0]),
         **_counts(scores),
         "curve": [msgspec.to_builtins(point) for point in results[0].curve],
     }
@@ -139,17 +145,33 @@ def _counts(scores: Sequence[AnyScores]) -> dict[str, Any]:
 
 def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> dict[str, Any]:
     scores = [score for result in results if (score := result.scores) is not None]
+    judged = [result.judged for result in results if result.judged is not msgspec.UNSET]
+    valid = [result.valid_score for result in results if result.valid_score is not None]
     names = [one.name for one in measures]
     if len(scores) < len(results):
         reason = next(result.reason for result in results if result.scores is None)
         return {**dict.fromkeys(names), "reason": reason}
-    return {name: _spread([score.metric(name) for score in scores]) for name in names}
+    return {
+        **{name: _spread([score.metric(name) for score in scores]) for name in names},
+        **({"valid_score": _spread(valid)} if len(valid) == len(results) else {}),
+        **(_guessing(judged, measures[0]) if len(judged) == len(results) else {}),
+    }
+
+
+def _guessing(tests: Sequence[Judged], measure: Measure) -> dict[str, Any]:
+    return {"guessing": msgspec.to_builtins(guessing(tests, measure.name))}
 
 
 def _gain(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> dict[str, Any]:
     mean, low, high = gain_of_folds(folds, modalities, measure)
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
     return {"mean": mean, "low": low, "high": high, "method": f"mean over seeds of {gained}; {_INTERVAL}"}
+
+
+def _difference(ours: Sequence[Judged], theirs: Sequence[Judged], measure: Measure) -> dict[str, Any]:
+    """What ours are better by, in the measure's `gain_unit`."""
+    mean, low, high = gain_of_pairs([(ours, theirs)], measure.name)
+    return {"mean": mean, "low": low, "high": high}
 
 
 def _subsets(folds: Sequence[FoldResult], measure: Measure) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mmkd_report.bench_charts import (
 )
 from mmkd_report.bench_document import BenchDocument, DeviceFacts, read_bench
 from mmkd_report.errors import DocumentError
-from mmkd_report.formats import NOTHING, count, magnitude, percent, significant, with_unit
+from mmkd_report.formats import NOTHING, count, fixed, magnitude, percent, significant, with_unit
 from mmkd_report.page import render_page
 from mmkd_report.plots import LineChart
 
@@ -49,12 +49,26 @@ class RunView:
     subject: tuple[tuple[str, str], ...]
 
 
-def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """What the fastest run's median differs by from the next one's, as `mmkd-bench compare` judges it.
+
+    `low` and `high` are the 95 % interval of the change, a fraction: below 0 it is faster.
+    """
+
+    is_certain: bool
+    low: float
+    high: float
+
+
+def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = None) -> str:
     """The page of benchmark runs as HTML: one file without scripts or requests, for light, dark and paper.
 
     Args:
         documents: What `mmkd-bench run --json` printed, one per run; the first is told in the answer, and several are
             held beside each other.
+        lead: Of several, how certain it is that the one of the smallest median is faster than the next, see
+            `fastest_two`; None where that could not be judged.
 
     Returns:
         The whole file. Equal documents give equal bytes.
@@ -73,7 +87,7 @@ def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
             "first": first,
             "names": names,
             "question": "How fast is it?" if len(runs) == 1 else "Which is faster?",
-            "answer": _answer(runs, names),
+            "answer": _answer(runs, names, lead),
             "caution": _caution(runs, names),
             "key_figures": _key_figures(first),
             "runs": [_view(run, name) for run, name in zip(runs, names, strict=True)],
@@ -123,10 +137,10 @@ def manner_text(run: BenchDocument) -> str:
     return ", ".join(parts).replace("1 thread(s)", "1 thread").replace("thread(s)", "threads")
 
 
-def _answer(runs: Sequence[BenchDocument], names: Sequence[str]) -> list[str]:
+def _answer(runs: Sequence[BenchDocument], names: Sequence[str], lead: Lead | None) -> list[str]:
     first = runs[0]
     if len(runs) > 1:
-        return [_fastest(runs, names)]
+        return [_fastest(runs, names, lead)]
     latency = first.result.latency
     median = time_text(latency.value_us(0.5))
     sentence = f"{first.machine.name} answers in {median} at the median of {count(latency.count)} calls"
@@ -145,19 +159,29 @@ def _answer(runs: Sequence[BenchDocument], names: Sequence[str]) -> list[str]:
     return found
 
 
-def _fastest(runs: Sequence[BenchDocument], names: Sequence[str]) -> str:
-    timed = [
-        (value, name)
-        for run, name in zip(runs, names, strict=True)
-        if (value := run.result.latency.value_us(0.5)) is not None
-    ]
-    if len(timed) < 2:
+def fastest_two(medians_us: Sequence[float | None]) -> tuple[int, int] | None:
+    """The numbers of the run with the smallest median and of the next one; None below two medians."""
+    timed = sorted((value, number) for number, value in enumerate(medians_us) if value is not None)
+    return None if len(timed) < 2 else (timed[0][1], timed[1][1])
+
+
+def _fastest(runs: Sequence[BenchDocument], names: Sequence[str], lead: Lead | None) -> str:
+    medians = [run.result.latency.value_us(0.5) for run in runs]
+    two = fastest_two(medians)
+    if two is None:
         return "Too few samples to say: a median needs eleven calls."
-    (best_us, best), (next_us, second) = sorted(timed)[:2]
-    return (
-        f"{best} is the fastest at the median: {time_text(best_us)}, "
-        f"{significant(next_us / best_us)} times as fast as {second}."
-    )
+    best, second = two
+    shown = f"{time_text(medians[best])} at the median"
+    if lead is None:
+        return (
+            f"{names[best]} has {shown}, {names[second]} {time_text(medians[second])}; whether that is more than noise "
+            "is not known, since a comparison needs five complete launches of each."
+        )
+    span = f"95 % interval of the change {fixed(100 * lead.low)} to {fixed(100 * lead.high)}\u202f%"
+    beside = f"{names[second]} {time_text(medians[second])} ({span})."
+    if lead.is_certain:
+        return f"{names[best]} is the fastest: {shown}, {beside}"
+    return f"{names[best]} and {names[second]} are equally fast within noise: {names[best]} {shown}, {beside}"
 
 
 def _caution(runs: Sequence[BenchDocument], names: Sequence[str]) -> str:

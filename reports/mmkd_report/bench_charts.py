@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from mmkd_report.bench_document import BenchDocument
 from mmkd_report.formats import NOTHING, is_figure, significant, with_unit
-from mmkd_report.plots import ROW_HEIGHT, Axis, Dot, DotPanel, DotRow, LineChart, Series, Tick, axis, line_chart
+from mmkd_report.plots import Axis, Dot, DotPanel, DotRow, LineChart, Series, Tick, axis, line_chart, row_height
 
 PLOT_LEFT, PLOT_RIGHT, PLOT_BOTTOM = 8.0, 332.0, 120.0
+LABEL_HEIGHT = 12.0  # of a label of 11 px
+PLOT_TOP = 8.0 + 3 * LABEL_HEIGHT  # below the labels of three percentiles
+CHARACTER = 6.2  # the widest digit of a label of 11 px
+EDGE = 24.0  # nearer to an end of the picture a label stands beside its tick
 MARKED = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
 
 
@@ -74,7 +78,7 @@ def distribution(document: BenchDocument, *, name: str) -> Distribution | None:
     steps = [f"M{PLOT_LEFT:g} {PLOT_BOTTOM:g}"]
     for number, one in enumerate(histogram.counts):
         # The square root keeps a bin with few samples visible beside one with thousands: the tail is what matters.
-        top = round(PLOT_BOTTOM - math.sqrt(one / most) * (PLOT_BOTTOM - 28.0), 1)
+        top = round(PLOT_BOTTOM - math.sqrt(one / most) * (PLOT_BOTTOM - PLOT_TOP), 1)
         steps.append(f"V{top:g}H{place(histogram.edges_us[number + 1]):g}")
     latency = document.result.latency
     marked = [(label, value) for quantile, label in MARKED if (value := latency.value_us(quantile)) is not None]
@@ -84,7 +88,7 @@ def distribution(document: BenchDocument, *, name: str) -> Distribution | None:
         description=f"{latency.count} calls: {told}, largest {time_text(latency.max_us)}.",
         path="".join(steps) + f"V{PLOT_BOTTOM:g}Z",
         lines=tuple(
-            PercentileLine(name=label, x=place(value), label_y=8.0 + 9.0 * number)
+            PercentileLine(name=label, x=place(value), label_y=8.0 + LABEL_HEIGHT * number)
             for number, (label, value) in enumerate(marked)
         ),
         ticks=_log_ticks(histogram.edges_us[0], histogram.edges_us[-1], place),
@@ -98,10 +102,17 @@ def _log_ticks(low_us: float, high_us: float, place: object) -> tuple[Tick, ...]
     found: list[Tick] = []
     for value in (factor * 10.0**power for power in decades for factor in (1, 2, 5)):
         if low_us <= value <= high_us:
-            at = place(value)
-            if not found or at - found[-1].at >= 44:
-                found.append(Tick(at=at, label=time_text(value)))
+            tick = Tick(at=place(value), label=time_text(value))
+            if not found or label_ends(tick)[0] >= label_ends(found[-1])[1] + CHARACTER:
+                found.append(tick)
     return tuple(found) or (Tick(at=PLOT_LEFT, label=time_text(low_us)),)
+
+
+def label_ends(tick: Tick) -> tuple[float, float]:
+    """Where the label of a tick of a distribution begins and ends: the template keeps it inside the plot."""
+    width = CHARACTER * len(tick.label)
+    start = tick.at if tick.at < EDGE else tick.at - width if tick.at > PLOT_RIGHT + PLOT_LEFT - EDGE else None
+    return (start, start + width) if start is not None else (tick.at - width / 2, tick.at + width / 2)
 
 
 def timeline(document: BenchDocument) -> LineChart | None:
@@ -166,8 +177,9 @@ def device_panel(documents: Sequence[BenchDocument], names: Sequence[str]) -> Do
     """Runs beside each other: p50 of every launch as a dot, p50 of the run as a bar."""
     values = [launch.latency.value_us(0.5) for document in documents for launch in document.launches]
     over = axis([0.0, *values, *(document.result.latency.value_us(0.5) for document in documents)], floor=0.0)
+    height = row_height(names)
     rows = tuple(
-        _device_row(document, name, (number + 0.5) * ROW_HEIGHT, over)
+        _device_row(document, name, (number + 0.5) * height, over)
         for number, (document, name) in enumerate(zip(documents, names, strict=True))
     )
     spoken = "; ".join(f"{row.name} {row.mean}" for row in rows)
@@ -178,7 +190,7 @@ def device_panel(documents: Sequence[BenchDocument], names: Sequence[str]) -> Do
         links=(),
         ticks=tuple(Tick(at=_percent(over, tick), label=time_text(tick) if tick else "0") for tick in over.ticks),
         reference_x=None,
-        height=len(rows) * ROW_HEIGHT,
+        height=len(rows) * height,
     )
 
 

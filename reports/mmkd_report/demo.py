@@ -25,7 +25,7 @@ from mmkd_report.demo_tables import (
     subset_rows,
     written_spread,
 )
-from mmkd_report.measures import labels_in_words
+from mmkd_report.measures import labels_in_words, told
 from mmkd_report.page import render_page
 
 
@@ -63,6 +63,8 @@ def render_demo(document: Mapping[str, Any]) -> str:
             "attention": attention_pair(demo),
             "subset_columns": columns,
             "subsets": shown,
+            "sensors_failed": any(not all(row.used) for row in (*shown, *folded)),
+            "guess": _guess(demo),
             "folded_subsets": folded,
             "missing": missing_charts(demo),
             "latencies": latency_rows(demo),
@@ -83,6 +85,12 @@ def render_demo(document: Mapping[str, Any]) -> str:
             "one_seed": len(demo.seeds) == 1,
         },
     )
+
+
+def _guess(demo: DemoDocument) -> str:
+    """What guessing scores, the same on every sensor; empty where the document does not say."""
+    found = next((one.student.guessing for one in demo.students.values() if one.student.guessing is not None), None)
+    return "" if found is None else f"{'scores' if demo.told_by.is_share else 'has'} {told(found.figure, demo.told_by)}"
 
 
 def _confusion_groups(demo: DemoDocument) -> list[tuple[str, list[Confusion]]]:

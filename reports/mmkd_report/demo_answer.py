@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from mmkd_report.demo_document import Contest, DemoDocument, Gain, Spread, spread_of
 from mmkd_report.formats import is_figure, listed, share, things
+from mmkd_report.guessing import beside_guessing, is_refuted
 from mmkd_report.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
 
 RIVALS = (("extra_trees", "extra-trees"), ("mini_rocket", "MiniRocket"))
@@ -30,12 +31,80 @@ def question(demo: DemoDocument) -> str:
 
 
 def answer(demo: DemoDocument) -> tuple[str, ...]:
-    """The answer, one sentence each: the sensor, the gain, the rivals. Without a student's figure, one that says so."""
+    """The answer, one sentence each: the sensor, the gain, the rivals, what validation recommends.
+
+    Where the student that validation chose is not better than guessing, nothing is concluded from anything.
+    """
     best = best_student(demo)
     if best is None:
         return ("No student was measured, so there is no answer yet.",)
-    sentences = (_sensor_sentence(demo, best), _gain_sentence(demo), _rival_sentence(demo))
+    if not is_judged(demo):
+        return (recommendation(demo),)
+    sentences = (_sensor_sentence(demo, best), _gain_sentence(demo), _rival_sentence(demo), recommendation(demo))
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def recommendation(demo: DemoDocument) -> str:
+    """What validation says for or against the student: whether it beats its rivals, or who does; empty if unknown."""
+    best = best_student(demo)
+    if best is None:
+        return ""
+    if not is_judged(demo):
+        return _guessed(demo, best)
+    contest, measure = demo.students[best], demo.chosen_by
+    student, rivals = mean_of(contest.student.valid_score), validated_rivals(contest)
+    if not is_figure(student) or not rivals:
+        return ""
+    own, unknown = told(student, measure), [name for _, name in RIVALS if name not in rivals]
+    first = max(rivals, key=lambda name: rivals[name])
+    if rivals[first] >= student:
+        theirs = told(rivals[first], measure)
+        return f"Not recommended: on validation of {best} {first} reaches {theirs}, the student {own}."
+    beaten = listed([f"{name} {told(score, measure)}" for name, score in rivals.items()])
+    tail = f"; {' and '.join(unknown)} {'was' if len(unknown) == 1 else 'were'} not validated" if unknown else ""
+    return f"Recommended: the student of {best}, ahead on validation with {own} of {beaten}{tail}."
+
+
+def is_judged(demo: DemoDocument) -> bool:
+    """Whether there is a student that validation chose, and it is not refuted as no better than guessing."""
+    best = best_student(demo)
+    return best is not None and not is_refuted(demo.students[best].student.guessing)
+
+
+def validated_rivals(contest: Contest) -> dict[str, float]:
+    """Name and validation score of labels only and of the classical rivals, where they have one."""
+    rivals = [("labels only", contest.baseline), *((name, getattr(contest, field)) for field, name in RIVALS)]
+    found = {name: mean_of(rival.valid_score) for name, rival in rivals if rival is not None}
+    return {name: score for name, score in found.items() if is_figure(score)}
+
+
+def _guessed(demo: DemoDocument, best: str) -> str:
+    """Nothing is concluded: what is not better than guessing, with the figures, and what is."""
+    measure = demo.told_by
+    others = [name for name, one in demo.students.items() if not is_refuted(one.student.guessing)]
+    better = [f"the student of {name}" for name in others]
+    if (found := demo.teacher.guessing) is not None and found.is_better:
+        better.append("the teacher")
+    better += [
+        f"{name} on {sensor}"
+        for sensor, contest in demo.students.items()
+        for name, rival in (("labels only", contest.baseline), *((name, getattr(contest, key)) for key, name in RIVALS))
+        if rival is not None and rival.guessing is not None and rival.guessing.is_better
+    ]
+    told_of = [best] if others else list(demo.students)[:MOST_NAMED]
+    figures = [
+        beside_guessing(name, mean_of(demo.students[name].student.score(measure)), guess, measure)
+        for name in told_of
+        if (guess := demo.students[name].student.guessing) is not None
+    ]
+    if others:
+        head = f"The student of {best}, which validation chooses, is not better than guessing, so nothing is concluded"
+    elif better:
+        head = "No sensor can be judged: no student is better than guessing"
+    else:
+        head = "No sensor can be judged: nothing here is better than guessing"
+    tail = f" Better than guessing: {listed(better)}." if better else ""
+    return f"{head} ({measure.words}: {'; '.join(figures)}).{tail}"
 
 
 def best_student(demo: DemoDocument) -> str | None:
@@ -103,16 +172,27 @@ def _sensor_sentence(demo: DemoDocument, best: str) -> str:
         if measure.name == "accuracy"
         else f"distilled student has a {measure.words} of {written} on the test windows"
     )
-    student_mean, teacher_mean = mean_of(student), mean_of(teachers)
-    if not is_figure(student_mean) or not is_figure(teacher_mean):
+    if not is_figure(mean_of(student)) or not is_figure(mean_of(teachers)):
         return f"With {best} alone, the {own}; there is no teacher to compare it with."
     score = _score(teachers, demo.seeds, measure, name_seeds=False)
     teacher = f"{teacher_name(demo)} {'in' if measure.name == 'accuracy' else 'one of'} {score}"
-    if measure.rank(student_mean) >= measure.rank(teacher_mean):
-        return f"One sensor is enough here: with {best} alone, the {own}, {teacher}."
-    if len(demo.students) > 1:
-        return f"Of the single sensors, {_claim(demo, best, student_mean)}: its {own}, {teacher}."
-    return f"One sensor falls short of all together: with {best} alone, the {own}, {teacher}."
+    return _against_teacher(demo, best, f"{own}, {teacher}")
+
+
+def _against_teacher(demo: DemoDocument, best: str, scores: str) -> str:
+    """What the interval of student minus teacher allows to say; `scores` are those of both."""
+    measure, over = demo.told_by, demo.students[best].over_teacher_points
+    if over is None or not (is_figure(over.low) and is_figure(over.high)):
+        return f"With {best} alone, the {scores}; no interval says which is better."
+    span = f"difference {gain_interval(over.low, over.high, measure)}"
+    if over.low > 0:
+        return f"One sensor does better than all together here: with {best} alone, the {scores} ({span})."
+    if over.high >= 0:
+        return f"With {best} alone, the {scores}: no certain difference ({span}, includes 0)."
+    if len(demo.students) == 1:
+        return f"One sensor falls short of all together: with {best} alone, the {scores} ({span})."
+    claim = _claim(demo, best, mean_of(demo.students[best].student.score(measure)) or 0.0)
+    return f"Of the single sensors, {claim}: its {scores} ({span})."
 
 
 def _claim(demo: DemoDocument, best: str, score: float) -> str:
@@ -183,7 +263,7 @@ def _span(gain: Gain, measure: Measure) -> str:
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
-    """Whether a rival that needs no distillation is better than a student: the reader must hear it here."""
+    """Whether a rival that needs no distillation is ahead of a student on test: the reader must hear it here."""
     measure = demo.told_by
     leads: list[tuple[float, str]] = []
     losing: set[str] = set()
@@ -198,13 +278,16 @@ def _rival_sentence(demo: DemoDocument) -> str:
                 leads.append((abs(score - student), f"on {sensor} {rival} reaches {theirs}, the student {own}"))
     if leads:
         return _lost(max(leads)[1], len(losing), len(demo.students))
-    subject = "No student is" if len(demo.students) > 1 else "The student is not"
+    subject = "no student is" if len(demo.students) > 1 else "the student is not"
     worse = "worse than" if measure.lower_is_better else "below"
-    return f"{subject} {worse} {' or '.join(met)} trained on the same sensor and labels." if met else ""
+    beaten = f"{worse} {' or '.join(met)} trained on the same sensor and labels"
+    return f"On the test windows {subject} {beaten}." if met else ""
 
 
 def _lost(worst: str, losing: int, students: int) -> str:
     """The sentence on rivals that win; `worst` tells of the largest lead."""
     if losing == 1:
-        return f"But a classical rival does better than {'the' if students == 1 else 'one'} student: {worst}."
-    return f"But classical rivals do better than {losing} of {students} students; most of all, {worst}."
+        one = "the" if students == 1 else "one"
+        return f"But on the test windows a classical rival is ahead of {one} student: {worst}."
+    ahead = f"classical rivals are ahead of {losing} of {students} students"
+    return f"But on the test windows {ahead}; most of all, {worst}."

@@ -15,6 +15,7 @@ import msgspec
 
 from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
+from mmkd_report.guessing import Guessing
 from mmkd_report.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
@@ -89,6 +90,7 @@ class Network(Scored, frozen=True, kw_only=True):
     """
 
     valid_score: Spread | None = None
+    guessing: Guessing | None = None
     parameters: int | None = None
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
@@ -125,6 +127,8 @@ class Rival(Scored, frozen=True, kw_only=True):
     """A classical method on the same sensor and labels, or the reason why it was not run."""
 
     reason: str | None = None
+    valid_score: Spread | None = None
+    guessing: Guessing | None = None
 
 
 class Attention(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,13 +151,18 @@ class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contest(msgspec.Struct, frozen=True, kw_only=True):
-    """One modality: its student, what it is compared with, and what distillation bought."""
+    """One modality: its student, what it is compared with, and what distillation bought.
+
+    `gap_points` is what the teacher is better by than labels only, `over_teacher_points` the student than the teacher.
+    """
 
     student: Network
     baseline: Network | None = None
     extra_trees: Rival | None = None
     mini_rocket: Rival | None = None
     gain_points: Gain | None = None
+    over_teacher_points: Gain | None = None
+    gap_points: Gain | None = None
     gap_recovered: float | None = None
     bundle: str | None = None
     reference: str | None = None

@@ -15,6 +15,7 @@ from mmkd_report.formats import (
     things,
     with_unit,
 )
+from mmkd_report.guessing import is_refuted
 from mmkd_report.key_figure import KeyFigure
 from mmkd_report.measures import Measure, difference, gain_interval, told
 
@@ -29,7 +30,8 @@ def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:
     figures = [
         KeyFigure(
             figure=told(mean_of(contest.student.score(measure)), measure),
-            caption=f"{what} with {best} alone{_after(' · all sensors ', demo.teacher, measure)}",
+            caption=f"{what} with {best} alone{_after(' · all sensors ', demo.teacher, measure)}"
+            + _guess(contest, measure),
         ),
         *_gain_figure(demo, contest),
         *_parameters_figure(demo, contest),
@@ -43,7 +45,14 @@ def _after(words: str, teacher: Teacher, measure: Measure) -> str:
     return f"{words}{told(mean, measure)}" if is_figure(mean) else ""
 
 
+def _guess(contest: Contest, measure: Measure) -> str:
+    found = contest.student.guessing
+    return "" if found is None else f" · guessing {told(found.figure, measure)}"
+
+
 def _gain_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
+    if is_refuted(contest.student.guessing):
+        return
     several = len(demo.students) > 1
     gain = demo.mean_gain_points if several else contest.gain_points
     if gain is None or not is_figure(gain.mean):
@@ -71,7 +80,10 @@ def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]
     student = contest.student.latency_ms or Latency()
     ratio = contest.latency_ratio
     own = with_unit(significant(student.p50), "ms")
-    if is_figure(ratio) and ratio > 0:
+    over = contest.latency_ratios
+    if over is not None and is_figure(over.min) and is_figure(over.max) and over.min <= 1 <= over.max:
+        yield KeyFigure(figure=own, caption=f"per window, no certain difference to the teacher{_repeats(1.0, over)}")
+    elif is_figure(ratio) and ratio > 0:
         word = "faster" if ratio >= 1 else "slower"
         tail = f" · {own} per window" if own != NOTHING else ""
         caption = f"{word} than the teacher{_repeats(ratio, contest.latency_ratios)}{tail}"

@@ -28,6 +28,7 @@ from mmkd_report.formats import (
     significant,
     with_unit,
 )
+from mmkd_report.guessing import is_refuted
 from mmkd_report.measures import Measure, difference, gain_interval, spread_of_seeds
 
 ROLE_NAMES = {
@@ -37,6 +38,7 @@ ROLE_NAMES = {
     "baseline": "Labels only",
     "student": "Distilled student",
 }
+NOT_MEASURABLE = "not measurable"
 MOST_MATRIX_LABELS = 20  # above it a matrix is a page of its own, and its largest confusions say more
 MOST_SUBSETS = 12  # rows shown at once; the rest folds away
 MOST_FOLDED_SUBSETS = 64
@@ -127,12 +129,12 @@ def _modality_group(name: str, contest: Contest, demo: DemoDocument) -> ResultGr
     ]
     if contest.baseline is not None:
         rows.append(_network_row("baseline", contest.baseline, demo))
-    rows.append(_network_row("student", contest.student, demo, gain=contest.gain_points, gap=contest.gap_recovered))
+    rows.append(_network_row("student", contest.student, demo, gain=contest.gain_points, gap=gap_text(contest)))
     return ResultGroup(title=name, rows=tuple(rows))
 
 
 def _network_row(
-    role: str, network: Network, demo: DemoDocument, *, gain: Gain | None = None, gap: float | None = None
+    role: str, network: Network, demo: DemoDocument, *, gain: Gain | None = None, gap: str = NOTHING
 ) -> ResultRow:
     latency = network.latency_ms or Latency()
     return ResultRow(
@@ -141,10 +143,20 @@ def _network_row(
         scores=_scores(network, demo),
         gain=difference(gain.mean, demo.told_by) if gain is not None else NOTHING,
         gain_interval=gain_interval(gain.low, gain.high, demo.told_by) if gain is not None else NOTHING,
-        gap_recovered=with_unit(percent(gap, 0), "%"),
+        gap_recovered=gap,
         parameters=magnitude(network.parameters),
         latency=with_unit(significant(latency.p50), "ms"),
     )
+
+
+def gap_text(contest: Contest) -> str:
+    """The gap recovered where its interval says that there is a gap; a document without one does not say."""
+    gap = contest.gap_points
+    if gap is None or not is_figure(gap.low) or is_refuted(contest.student.guessing):
+        return NOTHING
+    if contest.gap_recovered is None or gap.low <= 0:
+        return NOT_MEASURABLE
+    return with_unit(percent(contest.gap_recovered, 0), "%")
 
 
 def _rival_row(role: str, rival: Rival | None, demo: DemoDocument) -> ResultRow:

@@ -27,6 +27,8 @@ from mmkd_report.formats import (
     things,
     with_unit,
 )
+from mmkd_report.guessing import Guessing, beside_guessing, is_refuted
+from mmkd_report.measures import OF_CLASSES, Measure, told
 from mmkd_report.page import render_page
 from mmkd_report.plots import Axis, LineChart, Series, axis, line_chart, tight_axis
 
@@ -55,6 +57,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     scores: Scores
     against: Scores | None = None
     gain: Gain | None = None
+    guessing: Guessing | None = None
     modalities: tuple[str, ...] = ()
     share: float = 0.0
 
@@ -99,6 +102,16 @@ class EvaluationDocument(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[Judgement, ...] = ()
     bursts: tuple[Judgement, ...] = ()
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether anything was hidden from the model."""
+        return bool(self.subsets or self.samples or self.bursts)
+
+    @property
+    def measure(self) -> Measure:
+        """What gains and guessing are told in."""
+        return next(one for one in OF_CLASSES if one.name == self.metric)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -134,7 +147,7 @@ def render_evaluation(document: Mapping[str, Any]) -> str:
         "evaluation.html.j2",
         {
             "found": found,
-            "measure": found.metric.replace("_", " "),
+            "measure": found.measure.words,
             "name": name,
             "other": other,
             "role": role,
@@ -179,28 +192,42 @@ def _score(found: EvaluationDocument, scores: Scores | None) -> float | None:
 
 def _answer(found: EvaluationDocument) -> Iterator[str]:
     """What a reader wants to know first."""
-    measure, whole = found.metric.replace("_", " "), _score(found, found.complete.scores)
-    yield f"With everything there, {_names(found)[0]} reaches {with_unit(percent(whole), '%')} {measure}."
+    measure, name = found.measure, _names(found)[0]
+    if found.complete.guessing is not None and is_refuted(found.complete.guessing):
+        figures = beside_guessing(measure.words, _score(found, found.complete.scores), found.complete.guessing, measure)
+        yield f"{name} is not better than guessing, so nothing is concluded ({figures})."
+        return
+    yield f"With everything there, {name} reaches {_told(found, found.complete)} {measure.words}{_beside(found)}."
     singles = [one for one in found.subsets if len(one.modalities) == 1 and len(found.model.modalities) > 1]
     if singles:
         best = max(singles, key=lambda one: _score(found, one.scores) or 0.0)
-        left = with_unit(percent(_score(found, best.scores)), "%")
-        yield f"With {best.modalities[0]} alone, its best single sensor, {left} are left."
+        yield f"With {best.modalities[0]} alone, its best single sensor, {_left(found, best)}."
     for name, judged in (("half of the samples", found.samples), ("a burst of half of the window", found.bursts)):
         half = next((one for one in judged if abs(one.share - 0.5) < 1e-9), None)
-        if half is None:
-            continue
-        sentence = f"With {name} missing, {with_unit(percent(_score(found, half.scores)), '%')} are left"
-        other = _names(found)[1]
-        if half.gain is not None and other is not None:
-            sentence += f": {_compared(half.gain, other)}"
-        yield f"{sentence}."
+        if half is not None:
+            yield f"With {name} missing, {_left(found, half)}."
 
 
-def _compared(gain: Gain, other: str) -> str:
-    text = f"{points(gain.points)} points beside {other}"
-    written = interval(gain.low, gain.high)
-    return text if written == NOTHING else f"{text} (95 % interval {written})"
+def _told(found: EvaluationDocument, one: Judgement) -> str:
+    return told(_score(found, one.scores), found.measure)
+
+
+def _left(found: EvaluationDocument, one: Judgement) -> str:
+    guess = one.guessing
+    worse = f", no better than guessing ({told(guess.figure, found.measure)})" if guess and is_refuted(guess) else ""
+    return f"{_told(found, one)} are left{worse}{_beside(found, one)}"
+
+
+def _beside(found: EvaluationDocument, one: Judgement | None = None) -> str:
+    """What the model is better or worse by than the other one, with the certainty that the interval allows."""
+    gain, other = (one or found.complete).gain, _names(found)[1]
+    if gain is None or other is None:
+        return ""
+    text = f": {points(gain.points)} points beside {other}"
+    if gain.low is None or gain.high is None:
+        return f"{text}, with no interval to judge it by"
+    doubt = ", no certain difference" if gain.low <= 0 <= gain.high else ""
+    return f"{text}{doubt} (95 % interval {interval(gain.low, gain.high)})"
 
 
 def _charts(found: EvaluationDocument, role: str) -> Iterator[LineChart]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mmkd_report.export_document import ArtifactFacts, BackendRun, ExportDocument, Gate, Report
-from mmkd_report.formats import NOTHING, fixed, is_figure, magnitude, plain, share, significant, with_unit
+from mmkd_report.formats import NOTHING, fixed, is_figure, listed, magnitude, plain, share, significant, with_unit
 from mmkd_report.key_figure import KeyFigure
 from mmkd_report.measures import told
 
 BACKEND_NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "trt": "TensorRT"}
+
+NOTICEABLE = 1.1
+"""From this ratio of two medians one is called faster: from it `mmkd-export --precision auto` keeps an artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +96,42 @@ def answer(export: ExportDocument) -> tuple[str, ...]:
 
 
 def _speed(export: ExportDocument) -> Iterator[str]:
+    """Which artifact of those that were timed is fastest; medians without a spread are told apart from `NOTICEABLE`."""
     kept = [one for one in timed(export) if one.kept]
     if not kept:
         return
-    best = kept[0]
-    reference = next((one for one in kept if one.artifact.precision == "fp32"), None)
-    sentence = f"Fastest on this machine: {best.name}, {latency_text(best.latency_us)} for one window, one thread"
-    if reference is None or best.artifact.precision == "fp32":
-        yield f"{sentence}. Lower precision gains nothing here." if len(export.report.artifacts) > 1 else f"{sentence}."
-        return
-    ratio = significant(reference.latency_us / best.latency_us)
-    yield f"{sentence}: {ratio} times as fast as {reference.name}, the best of fp32."
+    best, backends = kept[0], dict.fromkeys(backend_name(one.run.backend) for one in kept)
+    window = f"{latency_text(best.latency_us)} for one window, one thread"
+    if len(kept) == 1:
+        yield f"{best.name} takes {window}; nothing else was timed."
+    else:
+        equal = [one.name for one in kept if _is_near(one, best)]
+        among = f"Of what was timed here, in {listed(list(backends))},"
+        if len(equal) == 1:
+            yield f"{among} {best.name} is the fastest: {window}{_against_fp32(kept)}."
+        else:
+            yield f"{among} {listed(equal)} are equally fast within 10\u202f%: {window}{_against_fp32(kept)}."
+    runs = [run for artifact in export.report.artifacts for run in artifact.backends]
+    untimed = [name for name in dict.fromkeys(backend_name(run.backend) for run in runs) if name not in backends]
+    if untimed:
+        yield f"{listed(untimed)} {'was' if len(untimed) == 1 else 'were'} not timed."
+
+
+def _is_near(one: Timed, best: Timed) -> bool:
+    return one.latency_us < NOTICEABLE * best.latency_us
+
+
+def _against_fp32(kept: Sequence[Timed]) -> str:
+    """What lower precision gains, where both were timed, as the end of a sentence."""
+    full = next((one for one in kept if one.artifact.precision == "fp32"), None)
+    lower = next((one for one in kept if one.artifact.precision != "fp32"), None)
+    if full is None or lower is None:
+        return ""
+    if _is_near(full, lower):
+        return "; lower precision gains nothing that counts here"
+    ratio = significant(full.latency_us / lower.latency_us)
+    subject = "it" if lower is kept[0] and not _is_near(kept[1], lower) else lower.name
+    return f"; {subject} is {ratio} times as fast as {full.name}, the best of fp32"
 
 
 def _gates(export: ExportDocument) -> Iterator[str]:

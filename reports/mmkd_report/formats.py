@@ -35,6 +35,15 @@ def fixed(value: float | None, digits: int = 1) -> str:
     return written if value >= 0 or is_zero else MINUS + written
 
 
+def for_terminal(sentence: str) -> str:
+    r"""A sentence of a page in the signs that every terminal has.
+
+    >>> for_terminal("\u22122.0 to 71.2\u202f%")
+    '-2.0 to 71.2 %'
+    """
+    return sentence.replace(THIN, " ").replace(MINUS, "-").replace(NOTHING, "-")
+
+
 def count(value: float | None) -> str:
     r"""A whole number of things.
 

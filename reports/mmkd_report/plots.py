@@ -22,6 +22,8 @@ MOST_POINTS = 160  # per line: more than a phone shows, and enough for every ben
 MAP_SIZE = 240.0
 MOST_MAP_CELLS = 96  # per side: a cell of a larger map would be smaller than a point on a phone
 ROW_HEIGHT = 30.0
+NAME_LINE = 15.0  # of a name in a dot panel, see figures.css
+NAME_CHARACTERS = 13  # in a line of 7rem, with room for words that break
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,12 @@ class AttentionMap:
     low: float
     high: float
     ticks: tuple[Tick, ...]
+
+
+def row_height(names: Iterable[str]) -> float:
+    """The height of the rows of a dot panel in pixels, so that the longest name stands whole on a narrow screen."""
+    lines = max((math.ceil(len(name) / NAME_CHARACTERS) for name in names), default=1)
+    return max(ROW_HEIGHT, NAME_LINE * lines)
 
 
 def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: float = math.inf, most: int = 5) -> Axis:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from mmkd_report.formats import TIMES, is_figure, magnitude, share, significant, things, with_unit
+from mmkd_report.guessing import beside_guessing, is_refuted
 from mmkd_report.key_figure import KeyFigure
 from mmkd_report.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
 from mmkd_report.study_document import (
@@ -40,9 +42,14 @@ def _limits(study: StudyDocument) -> Iterator[str]:
 
 
 def answer(study: StudyDocument) -> tuple[str, ...]:
-    """The answer, a sentence each: what to use, what it gains, what it costs, what rivals do."""
+    """The answer, a sentence each: what to use, what it gains, what it costs, what rivals do.
+
+    Where the student that validation chose is not better than guessing, nothing is concluded from anything.
+    """
+    if is_refuted(chosen_entry(study).guessing):
+        return (verdict(study),)
     sentences = (
-        _use(study),
+        verdict(study),
         _gain(study),
         _selection(study),
         _against_teacher(study),
@@ -73,6 +80,36 @@ def method_words(entry: EntryRow) -> str:
     if entry.method == NONE or entry.teacher is None:
         return "trained on labels alone"
     return f"distilled with {entry.method} from the teacher {entry.teacher}"
+
+
+def verdict(study: StudyDocument) -> str:
+    """What to use, a rival that is as good on validation, or that nothing can be judged."""
+    entry, measure = chosen_entry(study), study.told_by
+    name = f"the {entry.student} student {method_words(entry)}"
+    if entry.guessing is not None and not entry.guessing.is_better:
+        figures = beside_guessing(measure.words, entry.test[measure.name].mean, entry.guessing, measure)
+        return f"No student can be judged: {name}, which validation chose, is not better than guessing ({figures})."
+    ahead = max(_validated_rivals(study), default=None)
+    if ahead is not None and ahead[0] >= ahead[1]:
+        theirs, own = told(ahead[0], study.chosen_by), told(ahead[1], study.chosen_by)
+        return f"Not recommended: on validation {_in_words(ahead[2])} reach {theirs}, {name} {own}."
+    return _use(study)
+
+
+def _validated_rivals(study: StudyDocument) -> Iterator[tuple[float, float, str]]:
+    """Each rival's score on validation, that of the chosen student on the same folds, and the rival's name."""
+    entry = chosen_entry(study)
+    own = dict(zip(entry.seeds, entry.valid_score.per_seed, strict=False))
+    for rival in study.rivals:
+        found = rival.valid_score
+        theirs = {} if found is None else dict(zip(rival.seeds, found.per_seed, strict=False))
+        both = [seed for seed in own if seed in theirs]
+        if both:
+            yield fmean(theirs[seed] for seed in both), fmean(own[seed] for seed in both), rival.name
+
+
+def _in_words(rival: str) -> str:
+    return _RIVALS_IN_WORDS.get(rival, rival)
 
 
 def _use(study: StudyDocument) -> str:
@@ -133,7 +170,7 @@ def _against_teacher(study: StudyDocument) -> str:
     times = f"{significant(teacher.parameters / entry.parameters)} times as many parameters"
     sentence += f" with {times}" + (f" and in {significant(latency.ratio)} times the time" if latency else "")
     if entry.gap_recovered is None:
-        return f"{sentence}."
+        return f"{sentence}; its lead over labels alone is not certain."
     return f"{sentence}; the student goes {share(round(entry.gap_recovered, 2))} of the way from labels alone to it."
 
 
@@ -144,11 +181,11 @@ def _against_rivals(study: StudyDocument) -> str:
     for rival in study.rivals:
         if rival.test is None:
             continue
-        name, score = _RIVALS_IN_WORDS.get(rival.name, rival.name), rival.test[measure.name]
+        name, score = _in_words(rival.name), rival.test[measure.name]
         told_score, verb = written(score, measure), "score" if measure.is_share else "have"
         if measure.rank(score.mean) > measure.rank(own.mean):
             better = f"{told_score}, the student {written(own, measure)}"
-            sentences.append(f"But {name} of the same sensor do better: {better}.")
+            sentences.append(f"But on test {name} of the same sensor are ahead: {better}.")
         else:
             sentences.append(f"{name[:1].upper()}{name[1:]} of the same sensor {verb} {told_score}.")
     return " ".join(sentences)
@@ -163,7 +200,7 @@ def key_figures(study: StudyDocument) -> tuple[KeyFigure, ...]:
             caption=f"{measure.words} of the chosen student on test windows",
         )
     ]
-    if entry.gain_points is not None:
+    if entry.gain_points is not None and not is_refuted(entry.guessing):
         gain = entry.gain_points[measure.name]
         better = f"{measure.gain_unit} better than" if measure.lower_is_better else f"{measure.gain_unit} over"
         span = gain_interval(gain.low, gain.high, measure)
@@ -173,5 +210,6 @@ def key_figures(study: StudyDocument) -> tuple[KeyFigure, ...]:
     if latency is not None:
         median = with_unit(significant(latency.student_ms["p50"]), "ms")
         figures.append(KeyFigure(figure=median, caption="median latency of one window, exported, one thread"))
-        figures.append(KeyFigure(figure=f"{significant(latency.ratio)}{TIMES}", caption="faster than its teacher"))
+        ratio, word = (latency.ratio, "faster") if latency.ratio >= 1 else (1 / latency.ratio, "slower")
+        figures.append(KeyFigure(figure=f"{significant(ratio)}{TIMES}", caption=f"{word} than its teacher"))
     return tuple(figures)

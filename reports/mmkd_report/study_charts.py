@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmkd_report.formats import is_figure, significant, with_unit
 from mmkd_report.measures import Measure, difference, figure, tick, told, with_gain_unit
-from mmkd_report.plots import ROW_HEIGHT, Axis, Dot, DotPanel, DotRow, Tick, axis
+from mmkd_report.plots import Axis, Dot, DotPanel, DotRow, Tick, axis, row_height
 from mmkd_report.scatter import Point, Scatter, scatter
 from mmkd_report.study_document import NONE, Effect, EntryRow, StudyDocument, teacher_of
 
@@ -53,13 +53,14 @@ def _sizes(study: StudyDocument) -> tuple[str, ...]:
 def _scores(size: str, rows: Sequence[EntryRow], study: StudyDocument, over: Axis, reference: float | None) -> DotPanel:
     measure = study.told_by
     scores = [entry.test[measure.name] for entry in rows]
+    height = row_height(entry_name(entry, study) for entry in rows)
     drawn = tuple(
         DotRow(
             role="baseline" if entry.method == NONE else "student",
             name=entry_name(entry, study),
             mean=figure(score.mean, measure),
             spread=figure(score.std, measure) if is_figure(score.std) else "",
-            y=(number + 0.5) * ROW_HEIGHT,
+            y=(number + 0.5) * height,
             mean_x=_x(over, score.mean),
             dots=tuple(
                 Dot(x=_x(over, value), title=f"seed {seed}: {told(value, measure)}")
@@ -76,7 +77,7 @@ def _scores(size: str, rows: Sequence[EntryRow], study: StudyDocument, over: Axi
         links=(),
         ticks=tuple(Tick(at=_x(over, at), label=tick(at, measure)) for at in over.ticks),
         reference_x=None if reference is None else _x(over, reference),
-        height=len(drawn) * ROW_HEIGHT,
+        height=len(drawn) * height,
     )
 
 
@@ -125,13 +126,14 @@ def _points_panel(
     what: str,
     measure: Measure,
 ) -> DotPanel:
+    height = row_height(name for name, *_ in figures)
     drawn = tuple(
         DotRow(
             role="student",
             name=name,
             mean=difference(mean, measure),
             spread=difference(std, measure).lstrip("+") if is_figure(std) else "",
-            y=(number + 0.5) * ROW_HEIGHT,
+            y=(number + 0.5) * height,
             mean_x=_x(over, mean),
             dots=tuple(
                 Dot(x=_x(over, value), title=f"seed {seed}: {with_gain_unit(difference(value, measure), measure)}")
@@ -149,7 +151,7 @@ def _points_panel(
         links=(),
         ticks=tuple(Tick(at=_x(over, at), label=_gain_tick(at, measure)) for at in over.ticks),
         reference_x=_x(over, 0.0),
-        height=len(drawn) * ROW_HEIGHT,
+        height=len(drawn) * height,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from mmkd_report.documents import typed
 from mmkd_report.errors import DocumentError
+from mmkd_report.guessing import Guessing
 from mmkd_report.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
@@ -126,6 +127,7 @@ class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     test: ScoreTable | None
     reason: str = ""
+    valid_score: SeedSpread | None = None
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +149,7 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float | None
     on_front: bool
     chosen: bool
+    guessing: Guessing | None = None
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):

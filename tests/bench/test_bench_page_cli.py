@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmkd_bench.commands_cli import make_app
+from mmkd_bench.compare import compare
 from mmkd_bench.report import BenchReport, Launch, write_report
 from mmkd_edge.errors import UsageError
 
@@ -14,14 +15,51 @@ from mmkd_edge.errors import UsageError
 def test_reports_become_one_page(
     tmp_path: Path, launch_of: Callable[..., Launch], report_of: Callable[..., BenchReport]
 ) -> None:
-    for name, p50_us in (("a", 100.0), ("b", 150.0)):
-        write_report(tmp_path / f"{name}.json", report_of([launch_of(p50_us)] * 5))
-    page = tmp_path / "page.html"
-    done = CliRunner().invoke(make_app(), ["page", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "-o", str(page)])
-    assert done.exit_code == 0, done.output
-    text = page.read_text(encoding="utf-8")
-    assert "100\u202fµs, 1.50 times as fast as" in text
+    text = page_of(tmp_path, report_of([launch_of(100.0)] * 5), report_of([launch_of(150.0)] * 5))
+    assert "(1) is the fastest: 100\u202fµs at the median," in text
+    assert "150\u202fµs (95 % interval of the change \u221233.3 to \u221233.3\u202f%)." in text
     assert len(text) < 1_000_000
+
+
+def page_of(folder: Path, *reports: BenchReport) -> str:
+    names = [folder / f"{number}.json" for number in range(len(reports))]
+    for name, report in zip(names, reports, strict=True):
+        write_report(name, report)
+    page = folder / "page.html"
+    done = CliRunner().invoke(make_app(), ["page", *map(str, names), "-o", str(page)])
+    assert done.exit_code == 0, done.output
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "launches", "expected"),
+    [
+        # As `compare` says: 100 and 96 µs are equal, since nothing below 5 % is told.
+        (100.0, 96.0, 5, "(1) are equally fast within noise"),
+        (100.0, 90.0, 5, "(2) is the fastest: 90.0\u202fµs at the median"),
+        (
+            100.0,
+            50.0,
+            4,
+            "whether that is more than noise is not known, since a comparison needs five complete launches",
+        ),
+    ],
+)
+def test_the_page_calls_faster_what_compare_calls_faster(
+    tmp_path: Path,
+    launch_of: Callable[..., Launch],
+    report_of: Callable[..., BenchReport],
+    first: float,
+    second: float,
+    launches: int,
+    expected: str,
+) -> None:
+    before, after = (report_of([launch_of(p50_us)] * launches) for p50_us in (first, second))
+    text = page_of(tmp_path, before, after)
+    assert expected in text
+    assert ("is the fastest" in text) == ("is the fastest" in expected)
+    if launches == 5:
+        assert (compare(before, after, conditions=()).verdict == "faster") == ("is the fastest" in text)
 
 
 def test_a_run_writes_its_page(bundle: Path, tmp_path: Path) -> None:

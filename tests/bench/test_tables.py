@@ -15,6 +15,7 @@ from mmkd_bench.report import BenchReport, Launch
 from mmkd_bench.subject import Choice
 from mmkd_bench.tables import csv_of, markdown_of
 from mmkd_bench.teacher import SensorCost, TeacherReport
+from mmkd_bench.text import ratio_text
 
 ONE: Spread = spread_of([100.0, 110.0, 120.0])
 
@@ -131,6 +132,18 @@ def test_a_plan_tells_what_was_measured_and_what_was_forecast(run: BenchReport) 
     )
 
 
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([2.0, 2.5, 3.0], "the student is 2.50 times as fast as the teacher (2.00 to 3.00 over 3 repeats)"),
+        ([0.8, 0.9], "the student is 0.850 times as fast as the teacher (0.800 to 0.900 over 2 repeats)"),
+        ([0.98, 1.09, 1.2], "the student and the teacher are equally fast within noise (0.980 to 1.20 over 3 repeats)"),
+    ],
+)
+def test_one_of_a_pair_is_called_faster_where_every_repeat_says_so(ratios: list[float], expected: str) -> None:
+    assert ratio_text("the student", "the teacher", spread_of(ratios)) == expected
+
+
 def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
     pair = PairReport(
         first="a.onnx",
@@ -146,7 +159,7 @@ def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
         ratio=spread_of([2.0]),
         machine=run.machine,
     )
-    assert markdown_of(pair).splitlines()[0] == "### b.edge is 2.00 times as fast as a.onnx"
+    assert markdown_of(pair).splitlines()[0] == "### b.edge is 2.00 times as fast as a.onnx (one repeat, no spread)"
     overhead = OverheadReport(
         bundle="b.edge",
         count=10,

@@ -21,7 +21,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
-from mmkd_export.demo.command_cli import app
+from mmkd_export.demo.command_cli import app, show_demo
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.comparison import compare_fold
 from mmkd_models.data import Dataset, write_dataset
@@ -240,14 +240,50 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset,
 
 
 def check_words(stdout: str, document: dict[str, Any]) -> None:
-    """Without --json: a table, three lines of Python that run, and the next command."""
-    *_, last = lines = stdout.splitlines()
-    assert last == "wrote demo/report.html and demo/student.edge; next: mmkd-bench run demo/student.edge"
+    """Without --json: a table; four steps teach nothing, and so nothing is concluded and no student offered."""
+    *_, verdict, last = lines = stdout.splitlines()
     acc = next(line for line in lines if line.startswith("│ acc"))
     gain = document["students"]["acc"]["gain_points"]["mean"]
     assert f"{gain:+.1f}" in acc
     assert f"{document['students']['acc']['student']['accuracy']['mean']:.3f} ± " in acc
+    assert verdict.startswith("No sensor can be judged: ")
+    assert verdict.isascii()
+    assert last.startswith("wrote demo/report.html and demo/student.edge; next: mmkd-data check ")
+    assert not any("EdgePredictor" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("rocket", "expected"),
+    [
+        (
+            0.5,
+            "Recommended: the student of acc, ahead on validation with 80.0 % of labels only 70.0 %, extra-trees ",
+        ),
+        (0.9, "Not recommended: on validation of acc MiniRocket reaches 90.0 %, the student 80.0 %."),
+    ],
+)
+def test_the_last_words_say_what_the_rivals_say(
+    tiny: Dataset, first: First, capsys: pytest.CaptureFixture[str], rocket: float, expected: str
+) -> None:
+    document = json.loads(json.dumps(first[2]))
+    entry = document["students"]["acc"]
+    entry["student"]["guessing"]["is_better"] = True
+    for name, score in (("student", 0.8), ("baseline", 0.7), ("extra_trees", 0.6), ("mini_rocket", rocket)):
+        entry[name]["valid_score"] = {"mean": score, "std": 0.0, "per_seed": [score, score]}
+    measured = Measured(
+        entries={},
+        benchmark={},
+        best="acc",
+        bundle=Path("demo/student.edge"),
+        reference=None,
+        window_shape=(40, 2),
+        machine={},
+    )
+    show_demo(document, measured, tiny.spec.task, dataset=tiny.path)
+    lines = capsys.readouterr().out.splitlines()
     assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
+    assert lines[-2].startswith(expected)
+    assert lines[-1] == "wrote demo/report.html and demo/student.edge; next: mmkd-bench run demo/student.edge"
 
 
 def message_of(*arguments: object) -> str:

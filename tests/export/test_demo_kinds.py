@@ -173,7 +173,7 @@ def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) 
             "All right, %",
             "2 labels, each on or off",
             "Label by label",
-            "points from distillation",
+            "better than guessing",  # a few steps teach nothing, and so nothing is concluded
         )
         counts = shown[kind].document["students"]["gyro"]["student"]["counts"]
         assert all(f'<td class="number">{sum(row[0::2])}</td>' in page for row in counts)  # windows in which it was on
@@ -187,7 +187,7 @@ def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) 
 def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str) -> None:
     one, said = shown[kind], io.StringIO()
     with redirect_stdout(said):
-        show_demo(one.document, one.measured, TASKS[kind])
+        show_demo(one.document, one.measured, TASKS[kind], dataset=Path("rig"))
     entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
     if kind == "regression":
         assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"

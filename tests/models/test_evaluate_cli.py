@@ -187,7 +187,10 @@ def test_without_missing_the_plain_scores_are_told_and_what_comes_next(
     assert (code, err) == (0, "everything there\n")
     lines = out.splitlines()
     assert "on 12 valid windows of machines (2 groups)" in lines[0]
-    assert lines[-2].startswith("everything there")
+    assert lines[-3].startswith("everything there")
+    assert lines[-2] == (
+        "not better than guessing, so nothing is concluded: balanced accuracy 33.3 to 33.3 %, guessing 33.3 %"
+    )
     assert lines[-1] == f"next: mmkd-evaluate {path} {machines.path} --missing"
 
 

@@ -14,10 +14,10 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.judged import Judged, drawn_figures, judged_on
-from mmkd_models.evaluate.measures import Measure, measure_named, measures_of, told_by
+from mmkd_models.evaluate.measures import Measure, measures_of, told_by
 from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.scores import metrics_of, scores_from_logits
-from mmkd_models.gains import gain_draws, gap_recovered
+from mmkd_models.gains import gain_draws
 from mmkd_models.study_gains import paired_gain
 from mmkd_report.measures import OF_CLASSES
 
@@ -128,23 +128,6 @@ def test_a_study_tells_gains_in_the_metric_and_those_of_numbers_in_the_unit() ->
     assert told_by(TaskSpec(kind="multi_label", labels=("a",)), "subset_accuracy").name == "subset_accuracy"
     found = told_by(TaskSpec(kind="regression", labels=("a",), unit="%"), "r2")
     assert (found.name, found.unit, found.is_share) == ("mae", "%", False)  # a fill level is no share of right answers
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "metric", "expected"),
-    [
-        (0.6, 0.7, "accuracy", 0.5),
-        (0.6, 0.505, "accuracy", None),  # the teacher is half a point above
-        (6.0, 2.0, "mae", 0.5),  # from an error of 10 to one of 2
-        (6.0, 9.95, "mae", None),  # less than a hundredth off the error
-        (6.0, 12.0, "mae", None),
-    ],
-)
-def test_the_gap_recovered_goes_where_better_is(
-    student: float, teacher: float, metric: str, expected: float | None
-) -> None:
-    baseline = 10.0 if metric == "mae" else 0.5
-    assert gap_recovered(student, baseline, teacher, measure_named(metric)) == pytest.approx(expected)
 
 
 def test_pages_of_classes_call_figures_as_the_training_side_does() -> None:

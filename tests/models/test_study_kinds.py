@@ -97,10 +97,14 @@ def test_the_document_says_what_its_figures_are(
     assert [one["name"] for one in document["measures"]] == list(document["entries"][0]["test"])
     assert document["measures"][0]["unit"] == ("rpm" if numbers else "%")
     fold = fold_data(rigs[kind], seed=0, label_share=1.0)
-    trees = extra_trees_judged(fold.training.train, fold.test, modality="acc", seed=0)
+    parts = (fold.training.valid, fold.test)
+    valid, test = extra_trees_judged(fold.training.train, parts, modality="acc", seed=0)
     (rival,) = document["rivals"]
     first = document["measures"][0]["name"]
-    assert rival["test"][first]["mean"] == pytest.approx(trees.scores.metric(first))
+    assert rival["test"][first]["mean"] == pytest.approx(test.scores.metric(first))
+    assert rival["valid_score"]["mean"] == pytest.approx(valid.scores.metric(document["facts"]["metric"]))
+    for entry in document["entries"]:
+        assert set(entry["guessing"]) == {"figure", "low", "high", "is_better"}
 
 
 def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str, Studied]) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data import Dataset
-from mmkd_models.fold_result import FoldResult, RivalResult
+from mmkd_models.evaluate.metrics import Scores
+from mmkd_models.fold_result import FoldResult, GroupCount, NetworkResult, RivalResult
 from mmkd_models.summary import demo_document
+from mmkd_report.demo_answer import answer
 from mmkd_report.demo_document import read_demo
 
 MakeFold = Callable[..., FoldResult]
@@ -70,6 +72,46 @@ def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result: M
 def test_the_gap_recovered_is_the_share_of_the_teachers_lead(fold_result: MakeFold, machines: Dataset) -> None:
     document = document_of(two_folds(fold_result), machines)
     assert document["students"]["acc"]["gap_recovered"] == pytest.approx((0.8 - 0.6) / (0.9 - 0.6))
+
+
+def test_what_the_teacher_has_over_both_is_told_with_an_interval(fold_result: MakeFold, machines: Dataset) -> None:
+    entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
+    assert entry["gap_points"] == {key: pytest.approx(30.0) for key in ("mean", "low", "high")}
+    assert entry["over_teacher_points"] == {key: pytest.approx(-10.0) for key in ("mean", "low", "high")}
+
+
+def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold, machines: Dataset) -> None:
+    # All windows are of one class: whoever names it is always right.
+    document = document_of(two_folds(fold_result), machines)
+    entry = document["students"]["acc"]
+    for network in (document["teacher"], entry["student"], entry["baseline"]):
+        assert (network["guessing"]["figure"], network["guessing"]["is_better"]) == (1.0, False)
+    assert entry["student"]["guessing"]["low"] <= 0.8 <= entry["student"]["guessing"]["high"]
+    assert not {"guessing", "valid_score"} & set(entry["extra_trees"])  # a fold of an earlier release
+
+
+def tossed(network: NetworkResult, right: int) -> NetworkResult:
+    """As many right answers to ten windows of each of two classes, every window a group of its own."""
+    half, rest = right // 2, right - right // 2
+    confusion = ((half, 10 - half), (10 - rest, rest))
+    return msgspec.structs.replace(
+        network,
+        class_scores=Scores(accuracy=right / 20, balanced_accuracy=right / 20, macro_f1=0.5, confusion=confusion),
+        by_group=tuple(GroupCount(group=window, right=int(window < right), windows=1) for window in range(20)),
+    )
+
+
+def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Dataset) -> None:
+    """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
+    (fold, _) = two_folds(fold_result)
+    acc = fold.students["acc"]
+    acc = msgspec.structs.replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
+    fold = msgspec.structs.replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+    demo = read_demo(document_of([fold], machines))
+    assert demo.students["acc"].gap_recovered is None
+    (sentence,) = answer(demo)
+    assert sentence.startswith("No sensor can be judged: nothing here is better than guessing (accuracy: acc 65.0")
+    assert sentence.endswith("guessing 50.0\u202f%).")
 
 
 @pytest.mark.parametrize("teacher", [3, 2])

@@ -123,6 +123,8 @@ def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline:
         "extra_trees": scores(rng, student - 0.05, seeds),
         "mini_rocket": scores(rng, student - 0.02, seeds),
         "gain_points": {"mean": mean, "low": mean - 3.4, "high": mean + 3.1},
+        "over_teacher_points": {"mean": 100 * (student - 0.83), "low": -40.0, "high": -1.0},
+        "gap_points": {"mean": 100 * (0.83 - baseline), "low": 4.0, "high": 40.0},
         "gap_recovered": mean / (100 * (0.83 - baseline)),
         "bundle": f"students/{name}.edge",
         "latency_ratio": 4.31,

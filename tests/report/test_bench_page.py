@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import re
 from typing import Any
 
 import pytest
 
 from mmkd_report import DocumentError, render_bench
-from mmkd_report.bench import manner_text, run_names
-from mmkd_report.bench_charts import distribution, timeline
+from mmkd_report.bench import Lead, manner_text, run_names
+from mmkd_report.bench_charts import distribution, label_ends, timeline
 from mmkd_report.bench_document import read_bench
 
 Document = dict[str, Any]
@@ -213,11 +215,63 @@ def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
     assert "not measured: nvidia-smi is not installed" in told
 
 
-def test_devices_stand_side_by_side_and_the_fastest_is_named(parse: Any) -> None:
+@pytest.mark.parametrize(
+    ("lead", "expected"),
+    [
+        (
+            Lead(is_certain=True, low=-0.4, high=-0.3),
+            (
+                "Thor is the fastest: 100\u202fµs at the median, Cortex-A78AE 150\u202fµs (95 % interval of the change "
+                "\u221240.0 to \u221230.0\u202f%)."
+            ),
+        ),
+        (
+            Lead(is_certain=False, low=-0.4, high=0.05),
+            (
+                "Thor and Cortex-A78AE are equally fast within noise: Thor 100\u202fµs at the median, Cortex-A78AE "
+                "150\u202fµs (95 % interval of the change \u221240.0 to 5.0\u202f%)."
+            ),
+        ),
+        (
+            None,
+            (
+                "Thor has 100\u202fµs at the median, Cortex-A78AE 150\u202fµs; whether that is more than noise is not "
+                "known, since a comparison needs five complete launches of each."
+            ),
+        ),
+    ],
+)
+def test_the_fastest_is_named_where_that_is_certain(parse: Any, lead: Lead | None, expected: str) -> None:
+    runs = [run_of(), run_of(100.0, board="Thor"), run_of(150.0, board=None)]
+    assert section(parse(render_bench(runs, lead=lead)), "answer").all("p")[0].text == expected
+
+
+@pytest.mark.parametrize("spread", [1.05, 1.3, 2.0, 3.0, 10.0, 1000.0])
+@pytest.mark.parametrize("p50_us", [1.0, 47.0, 200.0, 999.0, 45_000.0])
+def test_no_label_of_a_distribution_covers_another(p50_us: float, spread: float) -> None:
+    document = run_of(p50_us)
+    edges = [0.99 * p50_us, p50_us, spread * p50_us]
+    document["result"]["histogram"] = {"edges_us": edges, "counts": [90, 10]}
+    drawn = distribution(read_bench(document), name="x")
+    assert drawn is not None
+    ends = [label_ends(tick) for tick in drawn.ticks]
+    assert all(left[1] < right[0] for left, right in itertools.pairwise(ends))
+    heights = [line.label_y for line in drawn.lines]
+    assert all(below - above >= 11 for above, below in itertools.pairwise(heights))  # a label's own height
+
+
+@pytest.mark.parametrize("name", ["Orin", "Jetson Orin Nano", "NVIDIA Jetson Orin Nano Developer Kit, 25W, fp16 (2)"])
+def test_names_stand_whole_beside_their_row_on_a_narrow_screen(parse: Any, name: str) -> None:
+    page = parse(render_bench([run_of(board=name), run_of(100.0, board="Thor")]))
+    panel = section(page, "devices").all("div", "dots")[0]
+    row_px = float(panel.attrs["style"].removeprefix("--row:").removesuffix("px"))
+    assert float(panel.all("svg")[0].attrs["height"]) == 2 * row_px + 22  # the scale below them
+    assert row_px >= 15 * math.ceil(len(name) / 13)  # lines of 15 px, each with room for 13 characters in 7rem
+    assert "ellipsis" not in page.all("style")[0].text
+
+
+def test_devices_stand_side_by_side(parse: Any) -> None:
     page = parse(render_bench([run_of(), run_of(100.0, board="Thor"), run_of(150.0, board=None)]))
-    assert section(page, "answer").all("p")[0].text == (
-        "Thor is the fastest at the median: 100\u202fµs, 1.50 times as fast as Cortex-A78AE."
-    )
     side = section(page, "devices")
     assert [node.text for node in side.all("th") if node.attrs.get("scope") == "row"] == [
         "Orin Nano",

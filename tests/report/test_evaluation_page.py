@@ -95,16 +95,72 @@ def rows(page) -> dict[tuple[str, str], list[str]]:
 
 def test_the_answer_tells_what_is_left_of_the_student(student, parse) -> None:
     texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
-    assert texts[0] == "With everything there, student.ckpt reaches 80.0\u202f% balanced accuracy."
+    assert texts[0] == (
+        "With everything there, student.ckpt reaches 80.0\u202f% balanced accuracy: 0.0 points beside baseline.ckpt, "
+        "no certain difference (95 % interval \u22122.0 to 2.0)."
+    )
     assert texts[1] == (
         "With half of the samples missing, 67.5\u202f% are left: +12.5 points beside baseline.ckpt (95 % interval 10.5 "
         "to 14.5)."
     )
     assert texts[2] == (
-        "With a burst of half of the window missing, 55.0\u202f% are left: 0.0 points beside baseline.ckpt (95 % "
-        "interval \u22122.0 to 2.0)."
+        "With a burst of half of the window missing, 55.0\u202f% are left: 0.0 points beside baseline.ckpt, no certain "
+        "difference (95 % interval \u22122.0 to 2.0)."
     )
     assert len(texts) == 3
+
+
+@pytest.mark.parametrize(
+    ("complete", "expected"),
+    [
+        (judgement(0.8), "."),
+        (judgement(0.8, 0.9), ": \u221210.0 points beside baseline.ckpt (95 % interval \u221212.0 to \u22128.0)."),
+        (
+            judgement(0.8, 0.81),
+            ": \u22121.0 points beside baseline.ckpt, no certain difference (95 % interval \u22123.0 to 1.0).",
+        ),
+        (
+            judgement(0.8, 0.9, interval=False),
+            ": \u221210.0 points beside baseline.ckpt, with no interval to judge it by.",
+        ),
+    ],
+)
+def test_the_answer_does_not_leave_out_what_the_other_model_is_better_by(student, parse, complete, expected) -> None:
+    student["complete"] = complete
+    texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
+    assert texts[0] == f"With everything there, student.ckpt reaches 80.0\u202f% balanced accuracy{expected}"
+
+
+GUESS = {"figure": 0.5, "low": 0.45, "high": 0.6, "is_better": False}
+
+
+def test_a_model_that_is_not_better_than_guessing_concludes_nothing(student, parse) -> None:
+    student["complete"] = judgement(0.55, 0.4) | {"guessing": GUESS}
+    texts = [node.text for node in section(parse(render_evaluation(student)), "answer").all("p")]
+    assert texts == [
+        (
+            "student.ckpt is not better than guessing, so nothing is concluded (balanced accuracy 55.0\u202f% "
+            "(interval 45.0 to 60.0), guessing 50.0\u202f%)."
+        )
+    ]
+
+
+def test_a_condition_that_leaves_no_more_than_guessing_is_said_to(teacher, parse) -> None:
+    for one in teacher["samples"]:
+        one["guessing"] = GUESS | {"is_better": one["share"] < 0.5}
+    texts = [node.text for node in section(parse(render_evaluation(teacher)), "answer").all("p")]
+    assert texts[2] == (
+        "With half of the samples missing, 65.0\u202f% are left, no better than guessing (50.0\u202f%)."
+    )
+
+
+def test_a_title_speaks_of_failing_sensors_where_some_failed(student, parse) -> None:
+    page = parse(render_evaluation(student))
+    assert page.all("h1")[0].text == "What is left of student.ckpt when sensors fail?"
+    page = parse(render_evaluation(student | {"samples": [], "bursts": []}))
+    assert page.all("h1")[0].text == "How good is student.ckpt?"
+    assert page.all("title")[0].text.startswith("student.ckpt: how good it is")
+    assert not any(word in page.text for word in ("fail", "gaps", "go missing"))
 
 
 def test_the_answer_names_the_best_single_sensor_of_a_teacher(teacher, parse) -> None:

@@ -195,8 +195,8 @@ def cells(table) -> list[list[str]]:
 def test_the_answer_names_the_fastest_artifact_and_what_repaired_int8(three, parse) -> None:
     texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
     assert texts[0] == (
-        "Fastest on this machine: int8 in OpenVINO, 1.11\u202fms for one window, one thread: 2.00 times as fast as "
-        "fp32 in OpenVINO, the best of fp32."
+        "Of what was timed here, in OpenVINO and ONNX Runtime, int8 in OpenVINO is the fastest: 1.11\u202fms for one "
+        "window, one thread; it is 2.00 times as fast as fp32 in OpenVINO, the best of fp32."
     )
     assert texts[1] == (
         "fp16 passed its gate: no balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 windows."
@@ -206,6 +206,50 @@ def test_the_answer_names_the_fastest_artifact_and_what_repaired_int8(three, par
         "windows; what repaired it was the remedy “ranges by percentile”."
     )
     assert texts[3:] == ["The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 real windows."]
+
+
+AMONG = "Of what was timed here, in ONNX Runtime and OpenVINO,"
+WINDOW = "100\u202fµs for one window, one thread"
+
+
+@pytest.mark.parametrize(
+    ("latencies", "expected"),
+    [
+        ([{"ort": None}], []),
+        ([{"ort": 100.0}], [f"fp32 in ONNX Runtime takes {WINDOW}; nothing else was timed."]),
+        (
+            [{"ort": 100.0, "litert": None}],
+            [f"fp32 in ONNX Runtime takes {WINDOW}; nothing else was timed.", "LiteRT was not timed."],
+        ),
+        ([{"ort": 100.0, "openvino": 111.0}], [f"{AMONG} fp32 in ONNX Runtime is the fastest: {WINDOW}."]),
+        (
+            [{"ort": 100.0, "openvino": 109.0}],
+            [f"{AMONG} fp32 in ONNX Runtime and fp32 in OpenVINO are equally fast within 10\u202f%: {WINDOW}."],
+        ),
+        (
+            [{"ort": 100.0, "openvino": 300.0}, {"ort": None, "openvino": 250.0}],
+            [f"{AMONG} fp32 in ONNX Runtime is the fastest: {WINDOW}; lower precision gains nothing that counts here."],
+        ),
+        (
+            [{"ort": 300.0}, {"ort": 104.0, "openvino": 100.0}],
+            [
+                (
+                    "Of what was timed here, in OpenVINO and ONNX Runtime, fp16 in OpenVINO and fp16 in ONNX Runtime "
+                    f"are equally fast within 10\u202f%: {WINDOW}; fp16 in OpenVINO is 3.00 times as fast as fp32 in "
+                    "ONNX Runtime, the best of fp32."
+                )
+            ],
+        ),
+    ],
+)
+def test_the_fastest_is_that_of_what_was_timed(three, parse, latencies, expected) -> None:
+    three["report"]["artifacts"] = [
+        artifact(name, size=1000, score=0.8, latencies=found)
+        for name, found in zip(("fp32", "fp16"), latencies, strict=False)
+    ]
+    texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
+    assert texts[: len(expected)] == expected
+    assert not any("timed" in text or "fastest" in text for text in texts[len(expected) :])
 
 
 def test_key_figures_are_those_of_the_document(three, parse) -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from mmkd_report.demo_answer import answer, question
+import pytest
+
+from mmkd_report.demo_answer import answer, is_judged, question, recommendation
 from mmkd_report.demo_document import read_demo
 
 S = "\u202f"
+M = "\u2212"
 
 
-def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, modalities=("acc", "gyro"), share=0.1):
+def build(
+    students,
+    *,
+    teacher=0.8,
+    seeds=(0, 1, 2),
+    mean_gain=None,
+    modalities=("acc", "gyro"),
+    share=0.1,
+    over=(-3.0, -1.0),
+    better=(),
+):
     """A document of accuracies alone: {name: (student, (mean, low, high) or None, {rival: accuracy})}.
 
-    Among the rivals, "valid" stands for the validation score of the student.
+    Among the rivals, "valid" stands for the validation score of the student, and "valid_..." for that of a rival;
+    "guess" is what guessing gets, 5 points more than the student's lower end where the student is not better. `over` is
+    the interval of student minus teacher, `better` names what else is better than guessing.
     """
 
     def spread(mean):
@@ -20,21 +35,39 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, modalities=
     def gain(values):
         return None if values is None else dict(zip(("mean", "low", "high"), values, strict=True))
 
+    def guessing(mean, figure, *, is_better):
+        low = figure + 0.05 if is_better else figure - 0.05
+        return {"figure": figure, "low": low, "high": mean + 0.1, "is_better": is_better}
+
+    def rival(name, found):
+        guess = guessing(0.5, 0.5, is_better=name in better)
+        valid = found.get(f"valid_{name}")
+        extra = {"guessing": guess} if "guess" in found else {}
+        return {"accuracy": found.get(name), "valid_score": None if valid is None else spread(valid), **extra}
+
     return read_demo(
         {
             "format_version": 1,
             "dataset": {"name": "set"},
             "label_share": share,
             "seeds": list(seeds),
-            "teacher": {"accuracy": None if teacher is None else spread(teacher), "modalities": list(modalities)},
+            "teacher": {
+                "accuracy": None if teacher is None else spread(teacher),
+                "modalities": list(modalities),
+                "guessing": guessing(teacher or 0.0, 0.5, is_better="teacher" in better),
+            },
             "students": {
                 name: {
                     "student": {
                         "accuracy": None if score is None else spread(score),
                         "valid_score": spread(rivals["valid"]) if "valid" in rivals else None,
+                        "guessing": guessing(score, rivals["guess"], is_better=name in better)
+                        if "guess" in rivals
+                        else None,
                     },
                     "gain_points": gain(gained),
-                    **{rival: {"accuracy": value} for rival, value in rivals.items() if rival != "valid"},
+                    "over_teacher_points": None if over is None else {"mean": 0.0, "low": over[0], "high": over[1]},
+                    **{key: rival(key, rivals) for key in ("baseline", "extra_trees", "mini_rocket")},
                 }
                 for name, (score, gained, rivals) in students.items()
             },
@@ -68,21 +101,131 @@ def test_the_question_of_one_sensor_does_not_ask_which() -> None:
 def test_the_best_sensor_is_named_with_spread_and_teacher() -> None:
     assert answer(build(TWO))[0] == (
         f"Of the single sensors, gyro comes closest to all together: its distilled student is right in 74.5{S}% "
-        f"(± 2.1 over 3 seeds) of the test windows, the teacher with acc and gyro in 80.0{S}% (± 2.1)."
+        f"(± 2.1 over 3 seeds) of the test windows, the teacher with acc and gyro in 80.0{S}% (± 2.1) "
+        f"(difference {M}3.0 to {M}1.0)."
     )
 
 
-def test_a_student_that_reaches_the_teacher_is_enough() -> None:
-    assert answer(build(TWO, teacher=0.7451))[0].startswith("One sensor is enough here: with gyro alone, the distilled")
+GYRO = (
+    f"the distilled student is right in 74.5{S}% (± 2.1 over 3 seeds) of the test windows, "
+    f"the teacher with acc and gyro in 80.0{S}% (± 2.1)"
+)
 
 
-def test_a_single_sensor_that_falls_short_is_said_to() -> None:
-    assert answer(build({"acc": TWO["acc"]}))[0].startswith("One sensor falls short of all together: with acc alone,")
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        (
+            (0.5, 2.0),
+            f"One sensor does better than all together here: with gyro alone, {GYRO} (difference 0.5 to 2.0).",
+        ),
+        ((-1.0, 2.0), f"With gyro alone, {GYRO}: no certain difference (difference {M}1.0 to 2.0, includes 0)."),
+        (
+            (-2.0, -1.0),
+            f"One sensor falls short of all together: with gyro alone, {GYRO} (difference {M}2.0 to {M}1.0).",
+        ),
+        (None, f"With gyro alone, {GYRO}; no interval says which is better."),
+    ],
+)
+def test_one_sensor_is_held_against_all_as_the_interval_of_their_difference_allows(over, expected) -> None:
+    assert answer(build({"gyro": TWO["gyro"]}, over=over))[0] == expected
+
+
+GUESSED = {"acc": (0.55, (9.0, 4.0, 14.0), {"guess": 0.5, "valid": 0.6, "extra_trees": 0.5})}
+COIN = f"acc 55.0{S}% (interval 45.0 to 65.0), guessing 50.0{S}%"
+
+
+@pytest.mark.parametrize(
+    ("students", "better", "expected"),
+    [
+        (GUESSED, (), f"No sensor can be judged: nothing here is better than guessing (accuracy: {COIN})."),
+        (
+            GUESSED,
+            ("teacher", "extra_trees"),
+            (
+                f"No sensor can be judged: no student is better than guessing (accuracy: {COIN}). "
+                "Better than guessing: the teacher and extra-trees on acc."
+            ),
+        ),
+        (
+            GUESSED | {"gyro": (0.45, None, {"guess": 0.5, "valid": 0.5})},
+            (),
+            (
+                f"No sensor can be judged: nothing here is better than guessing (accuracy: {COIN}; "
+                f"gyro 45.0{S}% (interval 45.0 to 55.0), guessing 50.0{S}%)."
+            ),
+        ),
+        (
+            GUESSED | {"gyro": (0.9, None, {"guess": 0.5, "valid": 0.5})},
+            ("gyro",),
+            (
+                "The student of acc, which validation chooses, is not better than guessing, so nothing is concluded "
+                f"(accuracy: {COIN}). Better than guessing: the student of gyro."
+            ),
+        ),
+    ],
+)
+def test_a_student_that_is_not_better_than_guessing_concludes_nothing(students, better, expected) -> None:
+    demo = build(students, better=better, over=(1.0, 2.0), mean_gain=(9.0, 4.0, 14.0))
+    assert answer(demo) == (expected,)
+    assert recommendation(demo) == expected
+    assert not is_judged(demo)
+
+
+def test_a_student_that_is_better_than_guessing_is_judged() -> None:
+    demo = build(GUESSED, better=("acc",))
+    assert is_judged(demo)
+    assert answer(demo)[1] == "Distillation adds 9.0 points on acc (interval 4.0 to 14.0)."
+
+
+RAN = {"valid": 0.8, "valid_baseline": 0.75, "valid_extra_trees": 0.7, "valid_mini_rocket": 0.79}
+
+
+@pytest.mark.parametrize(
+    ("validated", "expected"),
+    [
+        (
+            RAN,
+            (
+                f"Recommended: the student of acc, ahead on validation with 80.0{S}% of labels only 75.0{S}%, "
+                f"extra-trees 70.0{S}% and MiniRocket 79.0{S}%."
+            ),
+        ),
+        (
+            {"valid": 0.8, "valid_baseline": 0.75},
+            (
+                f"Recommended: the student of acc, ahead on validation with 80.0{S}% of labels only 75.0{S}%; "
+                "extra-trees and MiniRocket were not validated."
+            ),
+        ),
+        (
+            RAN | {"valid_mini_rocket": 0.81},
+            f"Not recommended: on validation of acc MiniRocket reaches 81.0{S}%, the student 80.0{S}%.",
+        ),
+        (
+            RAN | {"valid_extra_trees": 0.8},
+            f"Not recommended: on validation of acc extra-trees reaches 80.0{S}%, the student 80.0{S}%.",
+        ),
+        (
+            RAN | {"valid_baseline": 0.9},
+            f"Not recommended: on validation of acc labels only reaches 90.0{S}%, the student 80.0{S}%.",
+        ),
+        ({"valid": 0.8}, ""),  # nothing was validated beside it
+        ({"valid_baseline": 0.8}, ""),
+    ],
+)
+def test_a_student_is_recommended_where_it_beats_every_rival_on_validation(validated, expected) -> None:
+    demo = build({"acc": (0.7, None, validated)})
+    assert recommendation(demo) == expected
+    assert (answer(demo)[-1] == expected) == bool(expected)
 
 
 def test_one_seed_has_no_spread() -> None:
     sentence = answer(build(TWO, seeds=(4,)))[0]
-    assert f"74.5{S}% (one seed, no spread) of the test windows, the teacher with acc and gyro in 80.0{S}%." in sentence
+    assert (
+        f"74.5{S}% (one seed, no spread) of the test windows, the teacher with acc and gyro in 80.0{S}% (difference"
+        in sentence
+    )
     assert "±" not in sentence
 
 
@@ -139,7 +282,7 @@ def test_no_gain_is_no_sentence() -> None:
 def test_a_rival_that_wins_is_confessed() -> None:
     students = {"acc": (0.71, None, {"extra_trees": 0.705}), "gyro": (0.74, None, {"extra_trees": 0.78})}
     assert answer(build(students))[-1] == (
-        "But a classical rival does better than one student: "
+        "But on the test windows a classical rival is ahead of one student: "
         f"on gyro extra-trees reaches 78.0{S}%, the student 74.0{S}%."
     )
 
@@ -147,7 +290,7 @@ def test_a_rival_that_wins_is_confessed() -> None:
 def test_rivals_that_win_everywhere_are_counted() -> None:
     students = {"acc": (0.71, None, {"extra_trees": 0.72}), "gyro": (0.74, None, {"mini_rocket": 0.9})}
     assert answer(build(students))[-1] == (
-        "But classical rivals do better than 2 of 2 students; most of all, "
+        "But on the test windows classical rivals are ahead of 2 of 2 students; most of all, "
         f"on gyro MiniRocket reaches 90.0{S}%, the student 74.0{S}%."
     )
 
@@ -157,7 +300,9 @@ def test_only_rivals_that_ran_everywhere_are_claimed_as_beaten() -> None:
         "acc": (0.71, None, {"extra_trees": 0.7, "mini_rocket": 0.7}),
         "gyro": (0.74, None, {"extra_trees": 0.7}),
     }
-    assert answer(build(students))[-1] == "No student is below extra-trees trained on the same sensor and labels."
+    assert answer(build(students))[-1] == (
+        "On the test windows no student is below extra-trees trained on the same sensor and labels."
+    )
 
 
 def test_without_rivals_nothing_is_claimed_about_them() -> None:

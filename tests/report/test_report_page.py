@@ -257,6 +257,50 @@ def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
     ]
 
 
+def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse) -> None:
+    for contest in two_sensors["students"].values():
+        contest["latency_ratios"].update(min=0.95, max=1.2)
+    assert parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")[-1].text == (
+        "0.113\u202fms per window, no certain difference to the teacher (0.95 to 1.2 in 10 repeats)"
+    )
+
+
+def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse) -> None:
+    for contest in two_sensors["students"].values():
+        contest["student"]["guessing"] = {"figure": 0.8, "low": 0.5, "high": 0.9, "is_better": False}
+    page = parse(render_demo(two_sensors))
+    assert len(section(page, "answer").all("p")) == 1
+    figures = [item.text for item in page.all("ul", "key-figures")[0].all("li")]
+    assert figures[0].endswith("· guessing 80.0\u202f%")
+    assert not any("from distillation" in text for text in figures)
+    assert result_rows(page)["acc", "Distilled student"][4] == "–"
+    assert "Guessing scores 80.0\u202f%: the commonest answer every time" in section(page, "results").text
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"),
+    [
+        ({"mean": 5.0, "low": 0.5, "high": 9.0}, "50\u202f%"),
+        ({"mean": 5.0, "low": -0.5, "high": 9.0}, "not measurable"),
+        (None, "–"),  # a document of an earlier release does not say how certain its gap is
+    ],
+)
+def test_the_gap_recovered_is_shown_where_the_gap_is_certain(two_sensors, parse, gap, expected) -> None:
+    two_sensors["students"]["acc"] |= {"gap_points": gap, "gap_recovered": 0.5}
+    assert result_rows(parse(render_demo(two_sensors)))["acc", "Distilled student"][4] == expected
+
+
+def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse) -> None:
+    assert section(parse(render_demo(two_sensors)), "missing").all("h2")[0].text == "When a sensor fails"
+    two_sensors["teacher"]["missing"] = [
+        one for one in two_sensors["teacher"]["missing"] if len(one["modalities"]) == 2
+    ]
+    page = parse(render_demo(two_sensors))
+    assert section(page, "missing").all("h2")[0].text == "When samples are missing"
+    assert [heading.text for heading in section(page, "missing").all("h3")] == ["One sensor with missing samples"]
+    assert "fails" not in page.text
+
+
 def test_a_student_that_is_larger_or_slower_is_said_to_be(two_sensors, parse) -> None:
     for contest in two_sensors["students"].values():
         contest.update(latency_ratio=0.5, parameters_ratio=0.25)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_study
+from mmkd_report.study_answer import answer, key_figures
+from mmkd_report.study_document import read_study
 
 Document = dict[str, Any]
 
@@ -295,12 +297,73 @@ def test_labels_alone_are_recommended_where_nothing_beats_them(grid, parse) -> N
             "validation windows of all folds."
         ),
         "On test windows of 1 fold it scores 69.0\u202f% balanced accuracy.",
-        "But extra-trees on window statistics of the same sensor do better: 74.0\u202f%, the student 69.0\u202f%.",
+        (
+            "But on test extra-trees on window statistics of the same sensor are ahead: 74.0\u202f%, the student "
+            "69.0\u202f%."
+        ),
         (
             "The study is not complete: 44 trainings are finished of 100; the same command continues it. "
             "One seed has no spread: another fold may say something else."
         ),
     ]
+
+
+def first_sentence(study: Document) -> str:
+    return answer(read_study(study))[0]
+
+
+CHOSEN = "the small student distilled with logit+edam@last from the teacher acc+gyro:small"
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (None, f"Use {CHOSEN}: of 8 trainings, it was best on the search's validation windows."),
+        (0.7, f"Use {CHOSEN}: of 8 trainings, it was best on the search's validation windows."),
+        (
+            0.8,
+            (
+                "Not recommended: on validation extra-trees on window statistics reach 80.0\u202f%, "
+                f"{CHOSEN} 80.0\u202f%."
+            ),
+        ),
+    ],
+)
+def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(
+    searched: Document, level: float | None, expected: str
+) -> None:
+    searched["entries"][2]["valid_score"] = spread([0.7, 0.9, 0.1])  # the rival was not run on the last fold
+    searched["rivals"][0]["valid_score"] = None if level is None else spread([0.1, level, level])
+    assert first_sentence(searched) == expected
+
+
+def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: Document, parse: Any) -> None:
+    entry = searched["entries"][2]
+    entry["guessing"] = {"figure": 0.7, "low": 0.65, "high": 0.8, "is_better": False}
+    mean = percent(entry["test"]["balanced_accuracy"]["mean"])
+    page = parse(render_study(searched))
+    assert [node.text for node in section(page, "answer").all("p")] == [
+        (
+            f"No student can be judged: {CHOSEN}, which validation chose, is not better than guessing (balanced "
+            f"accuracy {mean}\u202f% (interval 65.0 to 80.0), guessing 70.0\u202f%)."
+        )
+    ]
+    assert "labels alone" not in section(page, "answer").all("ul", "key-figures")[0].text
+    entry["guessing"] |= {"figure": 0.6, "is_better": True}
+    assert first_sentence(searched).startswith("Use the small student")
+
+
+def test_a_gap_that_is_not_certain_is_not_told(searched: Document) -> None:
+    searched["entries"][2]["gap_recovered"] = None
+    assert answer(read_study(searched))[2].endswith(
+        "and in 3.48 times the time; its lead over labels alone is not certain."
+    )
+
+
+def test_a_student_that_is_slower_than_its_teacher_is_said_to_be(searched: Document) -> None:
+    searched["recommendation"]["latency"]["ratio"] = 0.5
+    assert key_figures(read_study(searched))[-1].caption == "slower than its teacher"
+    assert key_figures(read_study(searched))[-1].figure == "2.00\u00d7"
 
 
 def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse) -> None:
@@ -378,9 +441,9 @@ def test_every_rival_is_told_as_it_is(searched, parse) -> None:
     texts = [node.text for node in section(parse(render_study(searched)), "answer").all("p")]
     own = searched["entries"][2]["test"]["balanced_accuracy"]
     assert texts[-1] == (
-        "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6). But MiniRocket's features on "
-        f"windows of the same sensor do better: 89.0\u202f% (± 0.0), the student {percent(own['mean'])}\u202f% "
-        f"(± {percent(own['std'])})."
+        "Extra-trees on window statistics of the same sensor score 61.0\u202f% (± 2.6). But on test MiniRocket's "
+        f"features on windows of the same sensor are ahead: 89.0\u202f% (± 0.0), the student "
+        f"{percent(own['mean'])}\u202f% (± {percent(own['std'])})."
     )
 
 

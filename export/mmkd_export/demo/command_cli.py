@@ -105,7 +105,7 @@ def demo(
     if as_json:
         print(_pretty(document))
     else:
-        show_demo(document, measured, data.spec.task)
+        show_demo(document, measured, data.spec.task, dataset=data.path)
 
 
 def _compare(
@@ -258,8 +258,13 @@ def _pretty(document: dict[str, Any]) -> str:
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
 
 
-def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec) -> None:
-    """Prints the table of a demo, three lines of Python that use its student, and the next command."""
+def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, dataset: Path) -> None:
+    """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
+    from mmkd_report.demo_answer import is_judged, recommendation
+    from mmkd_report.demo_document import read_demo
+    from mmkd_report.demo_tables import gap_text
+    from mmkd_report.formats import for_terminal
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
@@ -280,14 +285,15 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec) -> N
         "gap recovered",
     ):
         table.add_column(heading, justify="left" if heading == "sensor" else "right")
+    demo = read_demo(document)
     for name, entry in document["students"].items():
-        gain, gap = entry["gain_points"], entry["gap_recovered"]
+        gain = entry["gain_points"]
         table.add_row(
             name,
             *(_score(entry[who], measure) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
             gain_text(measure, gain["mean"]),
             f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
-            "-" if gap is None else f"{gap:.0%}",
+            for_terminal(gap_text(demo.students[name])),
         )
     console.print(table)
     teacher = document["teacher"]
@@ -295,16 +301,21 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec) -> N
     mean = document["mean_gain_points"]
     ends = f"{gain_text(measure, mean['low'])} to {gain_text(measure, mean['high'])}"
     console.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
-    bundle, reference = str(measured.bundle), measured.reference
+    bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
+    if not is_judged(demo):
+        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: mmkd-data check {shlex.quote(str(dataset))}")
+        return
+    reference = measured.reference
     opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
     print(
-        "\nUse the student:\n"
+        "\nTo run the student:\n"
         "    from mmkd_edge import EdgePredictor\n"
         f"    with EdgePredictor.open({opened}) as predictor:\n"
         f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
     )
+    print(for_terminal(recommendation(demo)))
     option = "" if reference is None else f" --reference {shlex.quote(str(reference))}"
-    print(f"wrote {document['report']} and {bundle}; next: mmkd-bench run {shlex.quote(bundle)}{option}")
+    print(f"{written}; next: mmkd-bench run {shlex.quote(bundle)}{option}")
 
 
 def _score(entry: dict[str, Any], measure: Measure) -> str:

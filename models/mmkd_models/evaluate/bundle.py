@@ -19,8 +19,9 @@ from mmkd_edge.manifest import Artifact, ModelEntry
 from mmkd_edge.setup import Setup
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
-from mmkd_models.evaluate.metrics import scores_from_answers
-from mmkd_models.evaluate.report import DataFacts, JudgedScores
+from mmkd_models.evaluate.guessing import Guessing, guessing
+from mmkd_models.evaluate.judged import judged_on
+from mmkd_models.evaluate.report import DataFacts, JudgedScores, judged_scores
 from mmkd_models.fits import check_fits
 
 FORMAT_VERSION = 1
@@ -35,6 +36,7 @@ class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         scores: of its answers.
         reliability: of its probabilities.
         confidence: what its calibration is worth; None where it has none.
+        guessing: whether it is better than that, in balanced accuracy.
     """
 
     file: str
@@ -42,6 +44,7 @@ class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     scores: JudgedScores
     reliability: Reliability
     confidence: ConfidenceFacts | None
+    guessing: Guessing
 
 
 class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,9 +120,9 @@ def _opened(bundle: Bundle, entry: ModelEntry, artifact: Artifact) -> Engine:
 def _evaluation(
     engine: Engine, artifact: Artifact, windows: Windows, error_levels: tuple[float, ...]
 ) -> ArtifactEvaluation:
-    labels, classes = windows.labels, len(engine.task.labels)
+    labels = windows.labels
     logits, probabilities = answers_of(engine, windows.take(np.arange(len(windows)))[engine.modality.name])
-    scores = scores_from_answers(labels, probabilities.argmax(axis=1), classes)
+    judged = judged_on(windows, probabilities)
     confidence = None
     if artifact.confidence is not None:
         grouped = len(np.unique(windows.groups)) < len(windows)  # else every window counts as its own group
@@ -134,9 +137,8 @@ def _evaluation(
     return ArtifactEvaluation(
         file=artifact.file,
         backend=engine.backend.version,
-        scores=JudgedScores(
-            accuracy=scores.accuracy, balanced_accuracy=scores.balanced_accuracy, macro_f1=scores.macro_f1
-        ),
+        scores=judged_scores(judged),
+        guessing=guessing([judged], "balanced_accuracy"),
         reliability=reliability(probabilities, labels),
         confidence=confidence,
     )

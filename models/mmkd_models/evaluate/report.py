@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.guessing import Guessing, guessing
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
@@ -48,11 +49,13 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         scores: of the model.
         against: of the other one; None without one.
         gain: model minus other, of the chosen metric; None without another one.
+        guessing: whether the model is better than that, in the chosen metric.
     """
 
     scores: JudgedScores
     against: JudgedScores | None = None
     gain: PairedGain | None = None
+    guessing: Guessing | None = None
 
 
 class SubsetJudgement(Judgement, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -249,7 +252,7 @@ def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ..
         found.append(logits_by_subset(network, _narrowed(one, judge.windows)))
     judged = [(subset, judge.judgement(*given)) for subset, given in _shared(found)]
     return tuple(
-        SubsetJudgement(modalities=subset, scores=one.scores, against=one.against, gain=one.gain)
+        SubsetJudgement(modalities=subset, scores=one.scores, against=one.against, gain=one.gain, guessing=one.guessing)
         for subset, one in judged
     )
 
@@ -268,7 +271,8 @@ def _shares(judge: _Judge, pair: list[Contestant], loss: Loss) -> tuple[ShareJud
     ]
     judged = [(share, judge.judgement(*given)) for share, given in _shared(found)]
     return tuple(
-        ShareJudgement(share=share, scores=one.scores, against=one.against, gain=one.gain) for share, one in judged
+        ShareJudgement(share=share, scores=one.scores, against=one.against, gain=one.gain, guessing=one.guessing)
+        for share, one in judged
     )
 
 
@@ -288,14 +292,16 @@ class _Judge:
     def judgement(self, ours: Logits, theirs: Logits | None = None) -> Judgement:
         """Judges logits, beside others where there are some."""
         judged = judged_on(self.windows, ours)
+        beside = guessing([judged], self.metric, seed=self.seed)
         if theirs is None:
-            return Judgement(scores=_scores(judged))
+            return Judgement(scores=judged_scores(judged), guessing=beside)
         other = judged_on(self.windows, theirs)
         gain = paired_gain(judged, other, self.metric, seed=self.seed)
-        return Judgement(scores=_scores(judged), against=_scores(other), gain=gain)
+        return Judgement(scores=judged_scores(judged), against=judged_scores(other), gain=gain, guessing=beside)
 
 
-def _scores(judged: Judged) -> JudgedScores:
+def judged_scores(judged: Judged) -> JudgedScores:
+    """Gives what a report tells of answers to classes."""
     found = judged.scores
     return JudgedScores(
         accuracy=found.metric("accuracy"),

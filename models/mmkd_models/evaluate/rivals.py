@@ -5,7 +5,8 @@ Both see the labelled training windows of one modality and nothing else. A stude
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,17 +20,15 @@ _SPECTRUM_BINS = 32
 _TREES = 300
 
 
-def extra_trees_judged(train: Windows, test: Windows, *, modality: str, seed: int) -> Judged:
-    """Judges `extra_trees_answers` on the labelled test windows."""
-    known = _labelled(test)
-    return judged_on(known, _logits(known, extra_trees_answers(train, known, modality=modality, seed=seed)))
+class JudgeRival(Protocol):
+    """Trains a rival once on the labelled windows of one modality, and judges it on the labelled ones of each part."""
+
+    def __call__(self, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Judged, ...]:
+        """Gives one result per part; what a rival needs and raises is said where it is written."""
 
 
-def extra_trees_answers(train: Windows, windows: Windows, *, modality: str, seed: int) -> NDArray[Any]:
-    """Gives the answers of extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
-
-    Class numbers (N,), of several labels shares of votes (N, K), of a regression numbers (N,).
-    """
+def extra_trees_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Judged, ...]:
+    """Judges extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`, as `JudgeRival`."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
     known = _labelled(train)
@@ -37,17 +36,11 @@ def extra_trees_answers(train: Windows, windows: Windows, *, modality: str, seed
     kind = ExtraTreesClassifier if train.spec.task.kind == "classification" else ExtraTreesRegressor
     forest = kind(n_estimators=_TREES, random_state=seed)
     forest.fit(window_statistics(_window_values(known, modality)), known.labels)
-    return np.asarray(forest.predict(window_statistics(_window_values(windows, modality))))
+    return _judged(parts, lambda one: forest.predict(window_statistics(_window_values(one, modality))))
 
 
-def mini_rocket_judged(train: Windows, test: Windows, *, modality: str, seed: int) -> Judged:
-    """Judges `mini_rocket_answers` on the labelled test windows; errors as there."""
-    known = _labelled(test)
-    return judged_on(known, _logits(known, mini_rocket_answers(train, known, modality=modality, seed=seed)))
-
-
-def mini_rocket_answers(train: Windows, windows: Windows, *, modality: str, seed: int) -> NDArray[Any]:
-    """Gives the answers of MiniRocket (Dempster et al., KDD 2021) as aeon builds it, as `extra_trees_answers`.
+def mini_rocket_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Judged, ...]:
+    """Judges MiniRocket (Dempster et al., KDD 2021) as aeon builds it, as `JudgeRival`.
 
     Missing samples are filled with 0. Of several labels and of a number its features go to the same ridge regression,
     as the paper's section 3 has it.
@@ -60,9 +53,16 @@ def mini_rocket_answers(train: Windows, windows: Windows, *, modality: str, seed
     _keep_numba_from_openmp()
     threads = torch.get_num_threads()
     try:
-        return _rocket_answers(known, _series(known, modality), _series(windows, modality), seed=seed)
+        answers = _fitted_rocket(known, _series(known, modality), seed=seed)
+        return _judged(parts, lambda one: answers(_series(one, modality)))
     finally:
         torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
+
+
+def _judged(parts: Sequence[Windows], answers: Callable[[Windows], NDArray[Any]]) -> tuple[Judged, ...]:
+    """Answers are class numbers (N,), of several labels shares of votes (N, K), of a regression numbers (N,)."""
+    labelled = [_labelled(one) for one in parts]
+    return tuple(judged_on(one, _logits(one, np.asarray(answers(one)))) for one in labelled)
 
 
 def _keep_numba_from_openmp() -> None:
@@ -75,15 +75,15 @@ def _keep_numba_from_openmp() -> None:
     config.THREADING_LAYER = "workqueue"
 
 
-def _rocket_answers(
-    known: Windows, series: NDArray[np.float64], asked: NDArray[np.float64], *, seed: int
-) -> NDArray[Any]:
+def _fitted_rocket(
+    known: Windows, series: NDArray[np.float64], *, seed: int
+) -> Callable[[NDArray[np.float64]], NDArray[Any]]:
     if known.spec.task.kind == "classification":
         from aeon.classification.convolution_based import MiniRocketClassifier
 
         classifier = MiniRocketClassifier(random_state=seed)
         classifier.fit(series, known.labels)
-        return np.asarray(classifier.predict(asked))
+        return lambda asked: np.asarray(classifier.predict(asked))
     from aeon.transformations.collection.convolution_based import MiniRocket
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
@@ -93,7 +93,7 @@ def _rocket_answers(
     # Scaling and penalties as in aeon's classifier.
     ridge = make_pipeline(StandardScaler(with_mean=False), RidgeCV(np.logspace(-3, 3, 10)))
     ridge.fit(rocket.fit_transform(series), known.labels)
-    return np.asarray(ridge.predict(rocket.transform(asked)))
+    return lambda asked: np.asarray(ridge.predict(rocket.transform(asked)))
 
 
 def _logits(windows: Windows, answers: NDArray[Any]) -> NDArray[np.float64]:
