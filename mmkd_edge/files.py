@@ -7,11 +7,43 @@ them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
 
 from mmkd_edge.errors import UsageError
+
+_CURES = {
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "choose another name",
+    errno.ENOTEMPTY: "choose another name",
+    errno.ENOTDIR: "a part of the path is a file; correct it",
+    errno.EISDIR: "name a file in it",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link of the path leads back to itself; correct it",
+    errno.EACCES: "choose a path that this user may use",
+    errno.EPERM: "choose a path that this user may use",
+    errno.EROFS: "choose another folder",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
+}
+_OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a file, in lower case."""
+    return (error.strerror or str(error)).lower()
+
+
+def cure_of(error: OSError) -> str:
+    """What the user can do about a file that cannot be read or written; nothing where the fault is not the user's.
+
+    Of an error that names no file only those of writing can be told: a result that went to a full disk, for one.
+    """
+    known = error.filename is not None or error.errno in _OF_WRITING
+    return _CURES.get(error.errno or 0, "") if known else ""
 
 
 def open_file(path: Path, *, expected: str) -> int:
@@ -139,5 +171,5 @@ def _flush_directory(path: Path) -> None:
 
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return reason_of(error)
     return "the path holds a NUL character"  # the only ValueError that opening gives

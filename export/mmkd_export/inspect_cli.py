@@ -6,17 +6,19 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.backends import BackendName, why_absent
-from mmkd_edge.command import run_command
-from mmkd_edge.errors import UnavailableError
-from mmkd_edge.manifest import Artifact
-from mmkd_export.inspection import differences, inspect_file
+from mmkd_edge.interrupts import loading
+
+if TYPE_CHECKING:
+    from mmkd_edge.backends import BackendName
+    from mmkd_edge.manifest import Artifact
 
 
 def main() -> NoReturn:
     """Runs `mmkd-inspect`."""
+    with loading("mmkd-inspect"):
+        from mmkd_edge.command import run_command
     run_command("mmkd-inspect", _run)
 
 
@@ -36,6 +38,8 @@ def _run(arguments: list[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
+    with loading("mmkd-inspect"):
+        from mmkd_export.inspection import inspect_file
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
         return
@@ -56,6 +60,8 @@ def _show(facts: dict[str, str]) -> None:
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
+    from mmkd_export.inspection import differences, inspect_file
+
     found = differences(inspect_file(one), inspect_file(other))
     if as_json:
         print(json.dumps({name: list(values) for name, values in found.items()}, indent=2))
@@ -69,7 +75,7 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
 
 def _selftest_facts(path: Path) -> dict[str, str]:
     """Answers of every artifact for the golden windows on this machine; raises GateError where one differs."""
-    from mmkd_edge import EdgePredictor
+    from mmkd_edge import EdgePredictor, UnavailableError
     from mmkd_edge.bundle import Bundle
 
     with Bundle.open(path) as bundle:
@@ -93,6 +99,8 @@ def _selftest_facts(path: Path) -> dict[str, str]:
 
 
 def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
+    from mmkd_edge.backends import why_absent
+
     if artifact.format != "onnx":
         return ("litert",)
     return ("ort",) if why_absent("trt") else ("ort", "trt")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -81,14 +82,42 @@ def test_a_path_that_is_not_there_is_bad_input(capsys, tmp_path):
     with pytest.raises(SystemExit) as exit_info:
         run_command("mmkd-x", lambda arguments: missing.open(), arguments=[])
     assert _exit_code(exit_info) == 2
-    assert capsys.readouterr().err == f"mmkd-x: {missing}: No such file or directory\n"
+    assert capsys.readouterr().err == f"mmkd-x: {missing}: no such file or directory; check the path\n"
 
 
-def test_a_full_disk_is_not_the_users_mistake(capsys):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EROFS, "read-only file system; choose another folder"),
+        (errno.ENOSPC, "no space left on device; free some space, or choose another folder"),
+        (errno.EDQUOT, "disk quota exceeded; free some space, or choose another folder"),
+        (errno.EFBIG, "file too large; choose another folder, or raise the limit (ulimit -f)"),
+        (errno.EACCES, "permission denied; choose a path that this user may use"),
+        (errno.ENOTDIR, "not a directory; a part of the path is a file; correct it"),
+        (errno.EISDIR, "is a directory; name a file in it"),
+        (errno.ENOTEMPTY, "directory not empty; choose another name"),
+    ],
+)
+def test_a_path_that_cannot_be_used_says_why_and_what_to_do(code, said, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(OSError(28, "No space left on device", "a.edge")), arguments=[])
+        run_command("mmkd-x", _raising(OSError(code, os.strerror(code), "a.edge")), arguments=[])
+    assert _exit_code(exit_info) == 2
+    assert capsys.readouterr().err == f"mmkd-x: a.edge: {said}\n"
+
+
+def test_what_the_system_lacks_otherwise_is_not_the_users_mistake(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(OSError(errno.EMFILE, "Too many open files", "a.edge")), arguments=[])
     assert _exit_code(exit_info) == 1
-    assert capsys.readouterr().err == "mmkd-x: [Errno 28] No space left on device: 'a.edge'\n"
+    assert capsys.readouterr().err == "mmkd-x: [Errno 24] Too many open files: 'a.edge'\n"
+
+
+def test_a_result_that_goes_to_a_full_disk_is_one_line(tmp_path):
+    script = _script(tmp_path, "run_command('mmkd-x', lambda arguments: print('result'))")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(script, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "mmkd-x: cannot write: no space left on device; free some space, or choose another folder\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
 
 
 def test_missing_modules_name_the_extra_and_the_command_never_starts(capsys):

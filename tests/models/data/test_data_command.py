@@ -14,7 +14,7 @@ import pytest
 from mmkd_edge.reference import read_reference
 from mmkd_models.data import open_dataset, shipped_dataset
 
-_RUN = "from mmkd_models.data.cli import main; main()"
+_RUN = "from mmkd_models.cli import data_main; data_main()"
 
 
 def _run(*arguments: object, code: str = _RUN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
