@@ -202,7 +202,7 @@ def _run(
         with study_view() as show:
             document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command continues\n")
+        sys.stderr.write("the same command continues\n")
         raise
     document = msgspec.structs.replace(document, command=shlex.join(["mmkd-study", *sys.argv[1:]]))
     write_document(output, document)

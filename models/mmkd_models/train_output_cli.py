@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import typer
 from torch import nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.outputs import check_name, held
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import Facts, StudentCheckpoint, write_student
 from mmkd_models.jobs import OnStep, Run
@@ -68,14 +70,21 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def check_output(output: Path, *, teachers: Sequence[Path] = ()) -> None:
-    """Refuses, before anything is trained, an output that could not be written or would replace the teacher."""
+def hold_output(context: typer.Context, output: Path, *, teachers: Sequence[Path] = ()) -> None:
+    """Keeps the output to this command until it ends.
+
+    Refuses, before anything is trained, one that could not be written, is written by another command, or would replace
+    the teacher.
+    """
     if output.is_dir():
         raise UsageError(f"--output {output}: expected the name of a checkpoint, got a directory; name a file in it")
     if any(output.exists() and teacher.exists() and output.samefile(teacher) for teacher in teachers):
         raise UsageError(
             f"--output {output}: expected another file than the teacher's, got the same; choose another name"
         )
+    check_name(output, ".ckpt")
+    if is_first_process():
+        context.with_resource(held(output))
 
 
 @contextmanager
@@ -85,8 +94,8 @@ def training_shown(title: str, output: Path) -> Iterator[OnStep]:
         with training_bar(title) as show:
             yield show
     except KeyboardInterrupt:
-        kept = any(_states(output))
-        sys.stderr.write("interrupted; the same command with --resume continues\n" if kept else "interrupted\n")
+        if any(_states(output)):
+            sys.stderr.write("the same command with --resume continues\n")
         raise
 
 

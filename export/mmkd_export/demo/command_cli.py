@@ -171,7 +171,7 @@ class _Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close()
         if kind is KeyboardInterrupt:
-            _say("interrupted; the same command continues")
+            _say("the same command continues")
 
     def __call__(self, step: Step) -> None:
         title = f"seed {step.seed} {step.stage} {step.modality or ''}".rstrip()
