@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
+from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.files import cure_of, reason_of
 from mmkd_edge.interrupts import INTERRUPTED_EXIT_CODE, loading
+from mmkd_edge.outputs import check_folder
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
@@ -68,6 +70,11 @@ def run_command(
     sys.exit(0)
 
 
+def shell_line(*words: object) -> str:
+    """A command as a shell takes it, for the line that names the next one: paths with spaces come quoted."""
+    return shlex.join(str(word) for word in words)
+
+
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
     """Checks that the modules can be imported.
 
@@ -97,6 +104,7 @@ def check_page(page: Path, *, extra: str) -> None:
         raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
     if not page.parent.is_dir():
         raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
+    check_folder(page.parent)
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
 
@@ -116,8 +124,9 @@ def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:
-    if isinstance(error, MmkdError):
-        return str(error), error.exit_code
+    exit_code = getattr(error, "exit_code", None)
+    if isinstance(exit_code, int):  # of a package that stands alone, too
+        return str(error), exit_code
     if isinstance(error, OSError) and (cure := cure_of(error)):
         where = "cannot write" if error.filename is None else error.filename
         return f"{where}: {reason_of(error)}; {cure}", BAD_INPUT_EXIT_CODE

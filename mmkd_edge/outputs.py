@@ -54,6 +54,15 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
         )
 
 
+def check_file(file: Path) -> None:
+    """Refuses a file that could not be written, in a folder that is there; errors as `check_folder`."""
+    if file.is_dir():
+        raise UsageError(f"{file}: expected the name of a file, got a directory; name a file in it")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file}: cannot be written: there is no directory {file.parent}; make it first")
+    check_folder(file.parent)
+
+
 def check_name(output: Path, suffix: str) -> None:
     """Refuses a name that says that the file is something else.
 

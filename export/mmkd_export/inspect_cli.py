@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -107,12 +106,14 @@ def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
 
 
 def _next_line(path: Path, facts: dict[str, str]) -> str:
-    quoted, kind = shlex.quote(str(path)), facts["kind"]
+    from mmkd_edge.command import shell_line
+
+    kind = facts["kind"]
     if kind.startswith("bundle"):
-        return f"next: mmkd-bench run {quoted}"
+        return f"next: {shell_line('mmkd-bench', 'run', path)}"
     if kind.startswith("student"):
-        return f"next: mmkd-export {quoted}"
+        return f"next: {shell_line('mmkd-export', path)}"
     if kind.startswith("teacher"):
-        return f"next: mmkd-distill {quoted} DATA --modality NAME -o student.ckpt"
+        return f"next: {shell_line('mmkd-distill', path, 'DATA', '--modality', 'NAME', '-o', 'student.ckpt')}"
     program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
-    return f"next: {program} --loadEngine={shlex.quote(str(path.with_name(facts['engine'].partition(',')[0])))}"
+    return f"next: {program} --loadEngine={shell_line(path.with_name(facts['engine'].partition(',')[0]))}"

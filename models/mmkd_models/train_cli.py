@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from mmkd_edge.command import shell_line
 from mmkd_models.checkpoint import write_teacher
 from mmkd_models.config import preset_named, student_config, teacher_config
 from mmkd_models.cross_fit import cross_fit
@@ -47,7 +48,6 @@ from mmkd_models.train_output_cli import (
     drop_states,
     hold_output,
     is_first_process,
-    quoted,
     report_training,
     run_dir_of,
     training_shown,
@@ -196,4 +196,4 @@ def student(
 
 def _distill_command(output: Path, data: Path, training: TrainingData) -> str:
     name = training.train.spec.modalities[0].name
-    return f"mmkd-distill {quoted(output)} {quoted(data)} --modality {name} -o student.ckpt"
+    return shell_line("mmkd-distill", output, data, "--modality", name, "-o", "student.ckpt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import msgspec
 import typer
 from torch import nn
 
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import UsageError
 from mmkd_edge.outputs import check_name, held
 from mmkd_models.augment import AugmentConfig
@@ -49,7 +49,7 @@ def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, fo
     print(f"parameters    {parameters:,} in {len(teachers.facts)} teachers")
     print(f"validation    {metric} {scores}")
     print(f"out of fold   {metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it")
-    print(f"logs          tensorboard --logdir {quoted(run_dir_of(output))}")
+    print(f"logs          {shell_line('tensorboard', '--logdir', run_dir_of(output))}")
     print(f"wrote {output}; next: {following}")
 
 
@@ -59,8 +59,8 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
         return
     write_student(output, checkpoint)
     drop_states(output)
-    precision = "" if checkpoint.int8 is None else " --precision int8"
-    following = f"mmkd-export {quoted(output)}{precision} -o {quoted(output.with_suffix('.edge'))}"
+    precision = () if checkpoint.int8 is None else ("--precision", "int8")
+    following = shell_line("mmkd-export", output, *precision, "-o", output.with_suffix(".edge"))
     names = [checkpoint.modality.name]
     report_training(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
 
@@ -129,11 +129,6 @@ def drop_states(output: Path) -> None:
         state.unlink()
 
 
-def quoted(path: Path) -> str:
-    """Gives a path as a shell takes it."""
-    return shlex.quote(str(path))
-
-
 def pretty(document: Any) -> str:
     """Gives a document as people read JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
@@ -151,5 +146,5 @@ def report_training(
     print(f"modalities    {', '.join(modalities)}")
     print(f"parameters    {parameters:,}")
     print(f"validation    {facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}")
-    print(f"logs          tensorboard --logdir {quoted(run_dir_of(output))}")
+    print(f"logs          {shell_line('tensorboard', '--logdir', run_dir_of(output))}")
     print(f"wrote {output}; next: {following}")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.files import cure_of, reason_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.check import content_problems
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
@@ -143,11 +144,20 @@ def write_recordings(
     return _write_checked(path, spec, arrays, cut=True)
 
 
-def _check_spec(path: Path, spec: DatasetSpec) -> None:
+def check_absent(path: Path) -> None:
+    """Refuses a directory that exists: a dataset is never replaced.
+
+    Raises:
+        UsageError: there is something at the path.
+    """
     if path.exists():
         raise UsageError(
             f"{path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
         )
+
+
+def _check_spec(path: Path, spec: DatasetSpec) -> None:
+    check_absent(path)
     problems = list(spec_problems(spec))
     if problems:
         raise DatasetError(problem_message(path, problems))
@@ -254,6 +264,15 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
         problems = list(content_problems(windows, scan_windows(windows), cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
+    try:
+        _write(path, spec, arrays)
+    except OSError as error:  # numpy's of a full disk has no number
+        cure = cure_of(error) or "see that there is space for it"
+        raise UsageError(f"{path}: cannot write it: {reason_of(error)}; {cure}; nothing is left of it") from error
+    return open_dataset(path)
+
+
+def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -268,4 +287,3 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return open_dataset(path)
