@@ -23,7 +23,7 @@ from mmkd_edge.files import cure_of, reason_of
 
 logger = logging.getLogger(__name__)
 
-_LEAST_FREE_BYTES = 16 << 20
+_LEAST_FREE_BYTES = 16_000_000
 """What a run leaves beside its result, generously: logs, resume states, pages."""
 _OWNER_BYTES = 512
 

@@ -7,6 +7,7 @@ business of streams. A window is never repaired here: the checks only say what t
 from __future__ import annotations
 
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -88,7 +89,7 @@ def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
     shortest, longest = 1 / modality.rate_hz, modality.duration_s
     for name in ("stuck_s", "dropout_s"):
         value = getattr(checks, name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
         if value is not None and not (is_number and shortest < value <= longest):
             raise UsageError(
                 f"{name}: expected more than one sample and at most one window of {modality.name!r}, "

@@ -156,12 +156,12 @@ def _library_problems(plan: ExportPlan) -> Iterator[UnavailableError]:
 def _output_problems(output: Path) -> Iterator[UsageError]:
     try:
         check_file(output)
-        check_name(output, BUNDLE_SUFFIX)
+        if output.exists() and not is_bundle(output):
+            yield UsageError(f"{output}: exists and is not a bundle, so it is not overwritten; choose another -o")
+        else:
+            check_name(output, BUNDLE_SUFFIX)
     except UsageError as error:
         yield error
-        return
-    if output.exists() and not is_bundle(output):
-        yield UsageError(f"{output}: exists and is not a bundle, so it is not overwritten; choose another -o")
 
 
 def is_bundle(path: Path) -> bool:

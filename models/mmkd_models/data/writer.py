@@ -266,9 +266,9 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
         raise DatasetError(problem_message(path, problems))
     try:
         _write(path, spec, arrays)
-    except OSError as error:  # numpy's of a full disk has no number
-        cure = cure_of(error) or "see that there is space for it"
-        raise UsageError(f"{path}: cannot write it: {reason_of(error)}; {cure}; nothing is left of it") from error
+    except OSError as error:
+        cure = cure_of(error) or "nothing is left of it"
+        raise UsageError(f"{path}: cannot write it: {reason_of(error)}; {cure}") from error
     return open_dataset(path)
 
 
@@ -279,7 +279,7 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
         for name, array in arrays.items():
             file = temporary / name
             file.parent.mkdir(exist_ok=True)
-            np.save(file, array, allow_pickle=False)
+            _save(file, array)
         text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
         (temporary / SPEC_FILE).write_bytes(text + b"\n")
         temporary.chmod(0o755)  # mkdtemp lets nobody else in; a dataset is an ordinary directory
@@ -287,3 +287,11 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _save(file: Path, array: AnyArray) -> None:
+    """Writes an array as `np.save` does, which takes a file for whole when the disk was full at its very end."""
+    array = np.ascontiguousarray(array)
+    with file.open("wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, np.lib.format.header_data_from_array_1_0(array))
+        opened.write(array.data)

@@ -194,7 +194,7 @@ def test_reference_into_a_directory_is_refused(rig, tmp_path):
     done = _run("reference", rig.path, "--modality", "temp", "-o", tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        f"mmkd-data: {tmp_path}: expected a file to write, got a directory; name the file itself\n",
+        f"mmkd-data: {tmp_path}: expected the name of a file, got a directory; name a file in it\n",
     )
 
 
