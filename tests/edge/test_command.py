@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.command import require_modules, run_command
+from mmkd_edge.command import require_modules, run_command, shell_line
 from mmkd_edge.errors import GateError, UnavailableError, UsageError
 
 
@@ -135,6 +136,24 @@ def test_modules_that_are_there_pass_and_a_blocked_one_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "json", None)
     with pytest.raises(UnavailableError, match=r"^it needs json, which this Python lacks"):
         require_modules(["json"], by="it", extra="train")
+
+
+def test_a_command_that_is_named_is_one_that_a_shell_takes():
+    named = shell_line("mmkd-export", Path("line 3/a.ckpt"), "--batch", 4)
+    assert named == "mmkd-export 'line 3/a.ckpt' --batch 4"
+
+
+def test_no_next_command_holds_a_path_that_is_not_quoted():
+    root = Path(__file__).parents[2]
+    files = [path for part in ("mmkd_edge", "export", "benchmarks", "models") for path in (root / part).rglob("*.py")]
+    assert len(files) > 100
+    unquoted = [
+        f"{path.name}: {line.strip()}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"next: (mmkd-[a-z]+|python)[^{]*\{", line) or re.search(r'f"mmkd-[a-z]+ [^"]*\{', line)
+    ]
+    assert unquoted == []
 
 
 def test_the_commands_own_exit_code_is_kept():

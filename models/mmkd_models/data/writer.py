@@ -293,5 +293,6 @@ def _save(file: Path, array: AnyArray) -> None:
     """Writes an array as `np.save` does, which takes a file for whole when the disk was full at its very end."""
     array = np.ascontiguousarray(array)
     with file.open("wb") as opened:
-        np.lib.format.write_array_header_1_0(opened, np.lib.format.header_data_from_array_1_0(array))
+        header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]
+        np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
         opened.write(array.data)
