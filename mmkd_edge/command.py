@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.files import cure_of, reason_of
+from mmkd_edge.files import fault_of, is_of_a_path
 from mmkd_edge.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.outputs import check_folder
 
@@ -127,9 +127,9 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):  # of a package that stands alone, too
         return str(error), exit_code
-    if isinstance(error, OSError) and (cure := cure_of(error)):
+    if isinstance(error, OSError) and is_of_a_path(error):
         where = "cannot write" if error.filename is None else error.filename
-        return f"{where}: {reason_of(error)}; {cure}", BAD_INPUT_EXIT_CODE
+        return f"{where}: {fault_of(error)}", BAD_INPUT_EXIT_CODE
     if isinstance(error, OSError):
         return str(error), INTERNAL_EXIT_CODE
     text = f"internal error: {type(error).__name__}: {error}; add --debug to see where, and please report it"

@@ -32,18 +32,19 @@ _CURES = {
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def reason_of(error: OSError) -> str:
-    """What the system says of a file, in lower case."""
-    return (error.strerror or str(error)).lower()
+def is_of_a_path(error: OSError) -> bool:
+    """Whether the user can correct it: the path is wrong or cannot be written.
 
-
-def cure_of(error: OSError) -> str:
-    """What the user can do about a file that cannot be read or written; nothing where the fault is not the user's.
-
-    Of an error that names no file only those of writing can be told: a result that went to a full disk, for one.
+    Of an error that names no file only those of writing are: a result that went to a full disk, for one.
     """
-    known = error.filename is not None or error.errno in _OF_WRITING
-    return _CURES.get(error.errno or 0, "") if known else ""
+    return error.errno in _CURES and (error.filename is not None or error.errno in _OF_WRITING)
+
+
+def fault_of(error: OSError) -> str:
+    """What the system says of a file, and what to do about it: `read-only file system; choose another folder`."""
+    reason = (error.strerror or str(error)).lower()
+    cure = _CURES.get(error.errno or 0)
+    return reason if cure is None else f"{reason}; {cure}"
 
 
 def open_file(path: Path, *, expected: str) -> int:
@@ -120,7 +121,7 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot write it: {_reason(error)}; an earlier file is left as it was") from error
+        raise UsageError(f"{path}: cannot write it: {fault_of(error)}; an earlier file is left as it was") from error
     except BaseException:  # Ctrl-C: leave nothing half-written behind
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -171,5 +172,5 @@ def _flush_directory(path: Path) -> None:
 
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
-        return reason_of(error)
+        return (error.strerror or str(error)).lower()
     return "the path holds a NUL character"  # the only ValueError that opening gives

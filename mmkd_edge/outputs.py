@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.files import cure_of, reason_of
+from mmkd_edge.files import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
         with tempfile.TemporaryFile(dir=there):
             free_bytes = shutil.disk_usage(there).free
     except OSError as error:
-        raise UsageError(f"{folder}: cannot write there: {reason_of(error)}; {cure_of(error)}") from error
+        raise UsageError(f"{folder}: cannot write there: {fault_of(error)}") from error
     wanted_bytes = max(needs_bytes, _LEAST_FREE_BYTES)
     if free_bytes < wanted_bytes:
         raise UsageError(
@@ -115,7 +115,7 @@ def _locked(lock: Path, output: Path) -> int:
             os.close(descriptor)
             raise UsageError(f"{output}: {owner} is writing it; wait until it ends, or choose another name") from None
         except OSError as error:
-            logger.warning("%s: nothing keeps another command from writing it too: %s", output, reason_of(error))
+            logger.warning("%s: nothing keeps another command from writing it too: %s", output, fault_of(error))
             return descriptor
         if _is_still(descriptor, lock):
             with contextlib.suppress(OSError):  # of another user, who may only be read

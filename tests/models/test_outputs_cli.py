@@ -113,7 +113,9 @@ def data_command(*arguments: object, before: str = "") -> subprocess.CompletedPr
 
 def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press: Path, tmp_path: Path) -> None:
     ended = data_command("import", press, "-o", tmp_path / "press", before="ulimit -f 1;")
-    said = "cannot write it: file too large; choose another folder, or raise the limit (ulimit -f)"
+    said = (
+        "cannot write it: file too large; choose another folder, or raise the limit (ulimit -f); nothing is left of it"
+    )
     assert ended.returncode == 2
     assert ended.stderr == f"reading {press}\nmmkd-data: {tmp_path / 'press'}: {said}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["press.npz"]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.files import cure_of, reason_of
+from mmkd_edge.files import fault_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.check import content_problems
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
@@ -267,8 +267,7 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     try:
         _write(path, spec, arrays)
     except OSError as error:
-        cure = cure_of(error) or "nothing is left of it"
-        raise UsageError(f"{path}: cannot write it: {reason_of(error)}; {cure}") from error
+        raise UsageError(f"{path}: cannot write it: {fault_of(error)}; nothing is left of it") from error
     return open_dataset(path)
 
 
