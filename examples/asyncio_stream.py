@@ -1,16 +1,18 @@
 """Samples that arrive in an event loop, and their predictions: asyncio, without threads.
 
-    python examples/asyncio_stream.py
+    python examples/asyncio_stream.py [student.edge]
 
-A source stands for the driver of a sensor: it delivers a few samples at a time, with the time of each. Needs
-`mmkd-edge[ort]`.
+A source stands for the driver of a sensor: it delivers a few samples at a time, with the time of each. Without a bundle
+the shipped one answers. Needs `mmkd-edge[ort]`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,14 +35,14 @@ async def sensor(
         await asyncio.sleep(0)  # a real sensor lets other tasks run here
 
 
-async def watch() -> Counter[str]:
+async def watch(bundle: Path) -> Counter[str]:
     """Count what the predictions say until the sensor ends."""
     said: Counter[str] = Counter()
-    with EdgePredictor.open(example_bundle()) as predictor:
+    with EdgePredictor.open(bundle) as predictor:
         assert predictor.bundle is not None
         windows = predictor.bundle.golden(predictor.entry.name).windows  # stand for what the sensor measures
         recording = windows[:10].reshape(-1, windows.shape[2])
-        stream = predictor.stream(hop=100)
+        stream = predictor.stream(hop=predictor.modality.samples // 2)
         async for prediction in stream.over(sensor(recording, predictor.modality.rate_hz)):
             said[prediction.label or prediction.status] += 1
     return said
@@ -48,7 +50,8 @@ async def watch() -> Counter[str]:
 
 def main() -> None:
     """Watch, and say what was seen."""
-    for what, count in asyncio.run(watch()).most_common():
+    bundle = Path(sys.argv[1]) if len(sys.argv) > 1 else example_bundle()
+    for what, count in asyncio.run(watch(bundle)).most_common():
         print(f"{what}: {count} predictions")
 
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.files import fault_of, is_of_a_path
+from mmkd_edge.interrupts import INTERRUPTED_EXIT_CODE, loading
+from mmkd_edge.outputs import check_folder
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
-
-# These name a path that the user gave; every other OSError (disk full, too many files) is not the user's mistake.
-_PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def run_command(
@@ -50,21 +50,29 @@ def run_command(
     """
     given, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
-        require_modules(needs, by=name, extra=extra)
+        with loading(name):
+            require_modules(needs, by=name, extra=extra)
         command(given)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED_EXIT_CODE:  # typer's, which says nothing
+            raise
         _say(f"{name}: interrupted", debug=debug)
         sys.exit(INTERRUPTED_EXIT_CODE)
-    except BrokenPipeError:
-        # The reader (head, less) has gone: Python must not complain once more when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has gone
+        _flush_stdout()
         sys.exit(BROKEN_PIPE_EXIT_CODE)
     except Exception as error:
         message, exit_code = _message_and_exit_code(error)
         _say(f"{name}: {message}", debug=debug)
+        _flush_stdout()
         sys.exit(exit_code)
     sys.exit(0)
+
+
+def shell_line(*words: object) -> str:
+    """A command as a shell takes it, for the line that names the next one: paths with spaces come quoted."""
+    return shlex.join(str(word) for word in words)
 
 
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
@@ -96,6 +104,7 @@ def check_page(page: Path, *, extra: str) -> None:
         raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
     if not page.parent.is_dir():
         raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
+    check_folder(page.parent)
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
 
@@ -115,14 +124,24 @@ def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:
-    if isinstance(error, MmkdError):
-        return str(error), error.exit_code
-    if isinstance(error, _PATH_ERRORS) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}", BAD_INPUT_EXIT_CODE
+    exit_code = getattr(error, "exit_code", None)
+    if isinstance(exit_code, int):  # of a package that stands alone, too
+        return str(error), exit_code
+    if isinstance(error, OSError) and is_of_a_path(error):
+        where = "cannot write" if error.filename is None else error.filename
+        return f"{where}: {fault_of(error)}", BAD_INPUT_EXIT_CODE
     if isinstance(error, OSError):
         return str(error), INTERNAL_EXIT_CODE
     text = f"internal error: {type(error).__name__}: {error}; add --debug to see where, and please report it"
     return text, INTERNAL_EXIT_CODE
+
+
+def _flush_stdout() -> None:
+    """Writes what is left; what cannot be written is dropped, or Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str, *, debug: bool) -> None:

@@ -7,11 +7,44 @@ them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
 
 from mmkd_edge.errors import UsageError
+
+_CURES = {
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "choose another name",
+    errno.ENOTEMPTY: "choose another name",
+    errno.ENOTDIR: "a part of the path is a file; correct it",
+    errno.EISDIR: "name a file in it",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link of the path leads back to itself; correct it",
+    errno.EACCES: "choose a path that this user may use",
+    errno.EPERM: "choose a path that this user may use",
+    errno.EROFS: "choose another folder",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
+}
+_OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_of_a_path(error: OSError) -> bool:
+    """Whether the user can correct it: the path is wrong or cannot be written.
+
+    Of an error that names no file only those of writing are: a result that went to a full disk, for one.
+    """
+    return error.errno in _CURES and (error.filename is not None or error.errno in _OF_WRITING)
+
+
+def fault_of(error: OSError) -> str:
+    """What the system says of a file, and what to do about it: `read-only file system; choose another folder`."""
+    reason = (error.strerror or str(error)).lower()
+    cure = _CURES.get(error.errno or 0)
+    return reason if cure is None else f"{reason}; {cure}"
 
 
 def open_file(path: Path, *, expected: str) -> int:
@@ -88,7 +121,7 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot write it: {_reason(error)}; an earlier file is left as it was") from error
+        raise UsageError(f"{path}: cannot write it: {fault_of(error)}; an earlier file is left as it was") from error
     except BaseException:  # Ctrl-C: leave nothing half-written behind
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ business of streams. A window is never repaired here: the checks only say what t
 from __future__ import annotations
 
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -76,15 +77,20 @@ def check_policy(policy: Any) -> Policy:
 
 
 def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
-    """Refuse durations that no window can show.
+    """Refuse what is no `SensorChecks`, and durations that no window can show.
 
     Raises:
-        UsageError: a duration is not longer than one sample, or is longer than a window.
+        UsageError: it is something else, or a duration is not longer than one sample, or is longer than a window.
     """
+    if not isinstance(checks, SensorChecks):
+        raise UsageError(f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)")
+    if not isinstance(checks.flat, bool):
+        raise UsageError(f"flat: expected True or False, got {checks.flat!r}; write flat=True to look for it")
     shortest, longest = 1 / modality.rate_hz, modality.duration_s
     for name in ("stuck_s", "dropout_s"):
         value = getattr(checks, name)
-        if value is not None and not shortest < value <= longest:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (is_number and shortest < value <= longest):
             raise UsageError(
                 f"{name}: expected more than one sample and at most one window of {modality.name!r}, "
                 f"{shortest:g} to {longest:g} s; got {value!r}"

@@ -185,7 +185,7 @@ IMPORT_RUNTIME = """
 import sys
 import numpy, msgspec
 before = set(sys.modules)
-import mmkd_edge
+from mmkd_edge import EdgePredictor
 print(*sorted(set(sys.modules) - before))
 """
 
@@ -198,3 +198,9 @@ def test_importing_the_runtime_loads_no_engine_and_nothing_slow() -> None:
     # Milliseconds each. Data classes are built by compiling text: half a millisecond for each, a Struct takes 10 us.
     slow = {"asyncio", "concurrent.futures", "dataclasses", "email", "importlib.metadata", "json", "logging", "zipfile"}
     assert not slow & found
+
+
+def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once() -> None:
+    code = "import sys; before = set(sys.modules); import mmkd_edge; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "mmkd_edge\n"

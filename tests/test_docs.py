@@ -120,6 +120,16 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     assert done.stdout
 
 
+def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "asyncio_stream.py"
+    shipped = run([sys.executable, example], tmp_path)
+    given = run([sys.executable, example, example_bundle()], tmp_path)
+    absent = run([sys.executable, example, "absent.edge"], tmp_path)
+    assert (given.returncode, given.stdout) == (0, shipped.stdout)
+    assert absent.returncode == 1
+    assert "absent.edge: expected a bundle written by mmkd-export, found no such file" in absent.stderr
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_json_blocks_are_json(path: Path) -> None:
     documents = [json.loads(block) for block in blocks_of(path.read_text(encoding="utf-8"), "json")]

@@ -12,11 +12,13 @@ PACKAGES = ["mmkd_edge", "mmkd_export", "mmkd_bench", "mmkd_models", "mmkd_repor
 
 
 def shown(module: types.ModuleType) -> set[str]:
-    """Names that a user sees in a module: neither private, nor a module, nor a __future__ flag."""
+    """Names that a user sees in a module: neither private, nor a module, nor what only type checkers read."""
     return {
         name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+        for name, value in ((name, getattr(module, name)) for name in dir(module))
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and name not in ("annotations", "TYPE_CHECKING")
     }
 
 

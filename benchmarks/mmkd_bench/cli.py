@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from mmkd_edge.interrupts import loading
 
-from mmkd_edge.command import INTERRUPTED_EXIT_CODE, run_command
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _NEEDS = ("typer", "rich", "psutil")
 
 
 def main() -> NoReturn:
     """Runs `mmkd-bench`."""
+    with loading("mmkd-bench"):
+        from mmkd_edge.command import run_command
+
     run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench")
 
 
 def _bench(arguments: list[str]) -> None:
     # Only now: they import typer and rich, which a device may lack.
-    from mmkd_bench.commands_cli import make_app
+    with loading("mmkd-bench"):
+        from mmkd_bench.commands_cli import make_app
 
-    try:
-        make_app()(arguments, prog_name="mmkd-bench")
-    except SystemExit as ended:
-        # typer turns Ctrl-C into this code and says nothing.
-        if ended.code == INTERRUPTED_EXIT_CODE:
-            raise KeyboardInterrupt from None
-        raise
+    make_app()(arguments, prog_name="mmkd-bench")

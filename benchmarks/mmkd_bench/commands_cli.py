@@ -38,8 +38,10 @@ from mmkd_bench.subject import Choice
 from mmkd_bench.teacher_cli import teacher
 from mmkd_bench.tune_cli import tune
 from mmkd_edge.bundle import Bundle
-from mmkd_edge.command import INTERRUPTED_EXIT_CODE
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.interrupts import INTERRUPTED_EXIT_CODE
+from mmkd_edge.outputs import check_file
 
 
 def make_app() -> typer.Typer:
@@ -111,6 +113,9 @@ def run(
     """Measure latency end to end and by stage, load time, memory and steadiness."""
     if page is not None:
         require_page(page)
+    for file in (output, samples):
+        if file is not None:
+            check_file(file)
     choice = Choice(
         bundle=str(bundle),
         backend=backend,
@@ -262,5 +267,5 @@ def _print_report(report: BenchReport, form: Form) -> None:
 def _last_line(bundle: Path, output: Path | None, samples: Path | None, page: Path | None) -> str:
     """What was written, and the next command."""
     written = " and ".join(str(path) for path in (output, samples, page) if path is not None)
-    following = f"mmkd-bench run {bundle} -o base.json" if output is None else f"mmkd-bench compare {output} NEW.json"
-    return (f"wrote {written}; " if written else "") + f"next: {following}"
+    following = ("run", bundle, "-o", "base.json") if output is None else ("compare", output, "NEW.json")
+    return (f"wrote {written}; " if written else "") + f"next: {shell_line('mmkd-bench', *following)}"

@@ -13,6 +13,7 @@ from mmkd_bench.options_cli import BundleArgument, JsonOption, json_text, say, w
 from mmkd_bench.process import Interrupted
 from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle import Bundle
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import cache_folder
 from mmkd_edge.profile import ExecutionProfile, find_profile, write_profile
@@ -68,7 +69,7 @@ def tune(
         raise
     path = write_profile(profile)
     _print(profile, json=json)
-    say(f"wrote {path}; next: mmkd-bench run {bundle}")
+    say(f"wrote {path}; next: {shell_line('mmkd-bench', 'run', bundle)}")
 
 
 def _print(profile: ExecutionProfile, *, json: bool) -> None:
@@ -90,7 +91,7 @@ def _show(bundle: Path, *, json: bool) -> None:
         terminal.show(terminal.profile_view(found.profile))
         say(f"from {path}")
     if found.profile is None:
-        say(f"next: mmkd-bench tune {bundle}")
+        say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")
 
 
 def thread_counts(text: str) -> tuple[int, ...]:

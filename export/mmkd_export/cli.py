@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from mmkd_edge.interrupts import loading
 
-from mmkd_edge.command import run_command
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> NoReturn:
     """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
+    with loading("mmkd-export"):
+        from mmkd_edge.command import run_command
+
     run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export")
 
 
 def _run(arguments: list[str]) -> None:
-    from mmkd_export.export_cli import app
+    with loading("mmkd-export"):
+        from mmkd_export.export_cli import app
 
     app(args=arguments, prog_name="mmkd-export")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from mmkd_edge.interrupts import loading
 
-from mmkd_edge.command import run_command
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _NEEDS = (
     "torch",
@@ -22,10 +24,14 @@ _NEEDS = (
 
 def main() -> NoReturn:
     """Runs `mmkd-demo`."""
+    with loading("mmkd-demo"):
+        from mmkd_edge.command import run_command
+
     run_command("mmkd-demo", _run, needs=_NEEDS, extra="export,bench")
 
 
 def _run(arguments: list[str]) -> None:
-    from mmkd_export.demo.command_cli import app
+    with loading("mmkd-demo"):
+        from mmkd_export.demo.command_cli import app
 
     app(args=arguments, prog_name="mmkd-demo")

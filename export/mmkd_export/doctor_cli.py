@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
-
-from mmkd_edge.command import run_command
 from mmkd_edge.errors import UnavailableError
-from mmkd_export.doctor import Check, Diagnosis, examine
+from mmkd_edge.interrupts import loading
+
+if TYPE_CHECKING:
+    from mmkd_export.doctor import Check, Diagnosis
 
 _SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
 
 
 def main() -> NoReturn:
     """Runs `mmkd-doctor`; exits with 3 where no bundle can be run."""
+    with loading("mmkd-doctor"):
+        from mmkd_edge.command import run_command
     run_command("mmkd-doctor", _run)
 
 
@@ -30,7 +32,11 @@ def _run(arguments: list[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
-    from mmkd_bench.power import read_power_mode
+    with loading("mmkd-doctor"):
+        import msgspec
+
+        from mmkd_bench.power import read_power_mode
+        from mmkd_export.doctor import examine
 
     diagnosis = examine(power_mode=read_power_mode)
     if options.json:

@@ -5,7 +5,6 @@ The result goes to stdout, progress to stderr.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from mmkd_edge.command import check_page
+from mmkd_edge.command import check_page, shell_line
 from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
@@ -183,7 +182,7 @@ def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool)
     for result in results:
         _show(result)
     modalities = ", ".join(result.report.student.modality for result in results)
-    print(f"wrote {output} ({modalities}, asked in this order); next: mmkd-inspect {shlex.quote(str(output))}")
+    print(f"wrote {output} ({modalities}, asked in this order); next: {shell_line('mmkd-inspect', output)}")
 
 
 def _target(name: str) -> Target:
@@ -248,7 +247,7 @@ def _json(document: object) -> str:
 
 
 def _next_command(result: ExportResult) -> str:
-    return f"mmkd-bench run {shlex.quote(str(result.path))}"
+    return shell_line("mmkd-bench", "run", result.path)
 
 
 def _show(result: ExportResult) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from mmkd_edge.backends import BackendName, why_absent
-from mmkd_edge.command import run_command
-from mmkd_edge.errors import UnavailableError
-from mmkd_edge.manifest import Artifact
-from mmkd_export.inspection import differences, inspect_file
+from mmkd_edge.interrupts import loading
+
+if TYPE_CHECKING:
+    from mmkd_edge.backends import BackendName
+    from mmkd_edge.manifest import Artifact
 
 
 def main() -> NoReturn:
     """Runs `mmkd-inspect`."""
+    with loading("mmkd-inspect"):
+        from mmkd_edge.command import run_command
     run_command("mmkd-inspect", _run)
 
 
@@ -36,6 +37,8 @@ def _run(arguments: list[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
+    with loading("mmkd-inspect"):
+        from mmkd_export.inspection import inspect_file
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
         return
@@ -56,6 +59,8 @@ def _show(facts: dict[str, str]) -> None:
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
+    from mmkd_export.inspection import differences, inspect_file
+
     found = differences(inspect_file(one), inspect_file(other))
     if as_json:
         print(json.dumps({name: list(values) for name, values in found.items()}, indent=2))
@@ -69,7 +74,7 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
 
 def _selftest_facts(path: Path) -> dict[str, str]:
     """Answers of every artifact for the golden windows on this machine; raises GateError where one differs."""
-    from mmkd_edge import EdgePredictor
+    from mmkd_edge import EdgePredictor, UnavailableError
     from mmkd_edge.bundle import Bundle
 
     with Bundle.open(path) as bundle:
@@ -93,18 +98,22 @@ def _selftest_facts(path: Path) -> dict[str, str]:
 
 
 def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
+    from mmkd_edge.backends import why_absent
+
     if artifact.format != "onnx":
         return ("litert",)
     return ("ort",) if why_absent("trt") else ("ort", "trt")
 
 
 def _next_line(path: Path, facts: dict[str, str]) -> str:
-    quoted, kind = shlex.quote(str(path)), facts["kind"]
+    from mmkd_edge.command import shell_line
+
+    kind = facts["kind"]
     if kind.startswith("bundle"):
-        return f"next: mmkd-bench run {quoted}"
+        return f"next: {shell_line('mmkd-bench', 'run', path)}"
     if kind.startswith("student"):
-        return f"next: mmkd-export {quoted}"
+        return f"next: {shell_line('mmkd-export', path)}"
     if kind.startswith("teacher"):
-        return f"next: mmkd-distill {quoted} DATA --modality NAME -o student.ckpt"
+        return f"next: {shell_line('mmkd-distill', path, 'DATA', '--modality', 'NAME', '-o', 'student.ckpt')}"
     program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
-    return f"next: {program} --loadEngine={shlex.quote(str(path.with_name(facts['engine'].partition(',')[0])))}"
+    return f"next: {program} --loadEngine={shell_line(path.with_name(facts['engine'].partition(',')[0]))}"

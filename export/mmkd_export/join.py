@@ -17,6 +17,7 @@ import msgspec
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
+from mmkd_edge.outputs import held
 from mmkd_edge.spec import labels_text
 from mmkd_export.inspection import inspect_file
 from mmkd_export.plan import ExportPlan, check_plan
@@ -93,7 +94,7 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_step: OnStep
     for plan in plans:
         check_plan(replace(plan, output=output))
     check_students([_read_student(plan.source) for plan in plans])
-    with tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
+    with held(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
         parts = [replace(plan, output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)]
         results = [export(part, on_step=on_step) for part in parts]
         join_bundles([part.output for part in parts], output)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.manifest import ArtifactFormat, Precision
 from mmkd_export.artifacts import JudgedArtifact, RejectedError, TaskGate, judge_lower, task_gate, task_gate_facts
@@ -227,7 +228,8 @@ def _last_remedy(found: Int8Graph, modality: str) -> str:
     """What is left to do where every remedy at export failed: let the student practise INT8, or practise longer."""
     if any(attempt.method == "learnt" for attempt in found.attempts):
         return "Practise INT8 for longer (mmkd-distill --qat with more --steps)"
-    command = f"mmkd-distill TEACHER.ckpt DATA --modality {modality} --qat STUDENT.ckpt -o student-qat.ckpt"
+    options = ("--modality", modality, "--qat", "STUDENT.ckpt", "-o", "student-qat.ckpt")
+    command = shell_line("mmkd-distill", "TEACHER.ckpt", "DATA", *options)
     return f"Let the student practise INT8 ({command}) and export that"
 
 

@@ -17,6 +17,7 @@ from mmkd_edge.bundle import Bundle
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.files import open_file, read_exactly
 from mmkd_edge.manifest import MANIFEST_FILE, BatchRange, ModelEntry
+from mmkd_edge.outputs import check_file, check_name
 from mmkd_export.calibration import CalibrationMethod
 from mmkd_export.litert import EXTRA, missing_libraries
 from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform, platform_named
@@ -181,14 +182,14 @@ def _library_problems(plan: ExportPlan) -> Iterator[UnavailableError]:
 
 
 def _output_problems(output: Path) -> Iterator[UsageError]:
-    if not output.parent.is_dir():
-        yield UsageError(f"{output}: cannot be written: there is no directory {output.parent}; make it first")
-    elif not os.access(output.parent, os.W_OK):
-        yield UsageError(f"{output}: cannot be written: the directory {output.parent} is read-only; choose another -o")
-    elif output.is_dir():
-        yield UsageError(f"{output}: expected the name of a bundle, got a directory; name a file in it with -o")
-    elif output.exists() and not is_bundle(output):
-        yield UsageError(f"{output}: exists and is not a bundle, so it is not overwritten; choose another -o")
+    try:
+        check_file(output)
+        if output.exists() and not is_bundle(output):
+            yield UsageError(f"{output}: exists and is not a bundle, so it is not overwritten; choose another -o")
+        else:
+            check_name(output, BUNDLE_SUFFIX)
+    except UsageError as error:
+        yield error
 
 
 def is_bundle(path: Path) -> bool:

@@ -20,6 +20,7 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle, write_bundle
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
+from mmkd_edge.outputs import held
 from mmkd_export.artifacts import JudgedArtifact, RejectedError, judge_fp32, task_gate, with_backend
 from mmkd_export.contents import bundle_contents
 from mmkd_export.evidence import feeds_of
@@ -116,7 +117,11 @@ def export(plan: ExportPlan, *, on_step: OnStep | None = None) -> ExportResult:
         GateError: an artifact does not answer as the checkpoint does.
     """
     check_plan(plan)
-    begin = _announcer(plan, on_step)
+    with held(plan.output):
+        return _export(plan, _announcer(plan, on_step))
+
+
+def _export(plan: ExportPlan, begin: Callable[[str], None]) -> ExportResult:
     if plan.engines_only:
         begin("verify the bundle")
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import platform as host
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.bundle import Bundle
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.files import write_file
 from mmkd_edge.manifest import Artifact, Precision
@@ -85,7 +85,7 @@ def build_engines(
             ]
             return tuple(_build_one(opened, artifact, bench) for artifact in wanted)
     except (UnavailableError, BackendError) as error:
-        command = f"mmkd-export {shlex.quote(bundle.name)} --target trt --platform {platform_row.name}"
+        command = shell_line("mmkd-export", bundle.name, "--target", "trt", "--platform", platform_row.name)
         raise type(error)(
             f"no engine was built: {error}\n{bundle} is written and complete; on the device run: {command}"
         ) from error

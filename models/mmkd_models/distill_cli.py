@@ -13,8 +13,9 @@ from mmkd_models.config import preset_named, student_config, student_like
 from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN, default_recipe
 from mmkd_models.fits import check_teacher
 from mmkd_models.int8_cli import start_of
-from mmkd_models.jobs import distil, distil_int8
+from mmkd_models.jobs import distil, distil_int8, planned_facts
 from mmkd_models.recipe_text import chosen_recipe, terms_text
+from mmkd_models.replaced import check_replaced
 from mmkd_models.study_methods import taught_by
 from mmkd_models.teacher_set import TaughtBy, read_teachers
 from mmkd_models.train_options import (
@@ -24,6 +25,7 @@ from mmkd_models.train_options import (
     Devices,
     Embed,
     Fold,
+    Force,
     Json,
     MetricOption,
     Modality,
@@ -39,7 +41,7 @@ from mmkd_models.train_options import (
     training_data,
     with_metric,
 )
-from mmkd_models.train_output_cli import check_output, chosen_run, pretty, training_shown, write_student_and_report
+from mmkd_models.train_output_cli import chosen_run, hold_output, pretty, training_shown, write_student_and_report
 
 _distill = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -69,6 +71,7 @@ def _list_terms(wanted: bool) -> None:
     "mmkd-distill teacher.ckpt mydata --modality acc --qat student.ckpt -o student-qat.ckpt"
 )
 def distill(
+    context: typer.Context,
     teacher: Annotated[
         list[Path],
         typer.Argument(
@@ -146,6 +149,7 @@ def distill(
     precision: PrecisionOption = STUDENT_TRAIN.precision,
     devices: Devices = 1,
     resume: Resume = False,
+    force: Force = False,
     embed_windows: Embed = True,
     print_recipe: Annotated[
         bool,
@@ -178,7 +182,7 @@ def distill(
     start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
     size = preset or STUDENT_PRESET
     named = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=causal)
-    check_output(output, teachers=teacher)
+    hold_output(context, output, teachers=teacher)
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
     usual_recipe = default_recipe(training.train.spec.task)
     chosen = chosen_recipe(usual_recipe, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
@@ -189,6 +193,16 @@ def distill(
     training = training.for_pair(seen, modality)
     train = with_metric(train, metric, training)
     augment = chosen_augment(practise_missing=practise_missing)
+    config = named or student_like(first.checkpoint.config, causal=causal) if start is None else start.checkpoint.config
+    if not (force or resume):
+        check_replaced(
+            output,
+            kind="student",
+            modalities=[modality],
+            config=config,
+            facts=planned_facts(training, train, augment, recipe=chosen, teachers=(first, *further)),
+            start_sha256=None if start is None else start.sha256,
+        )
     with training_shown(f"{modality} student" if start is None else f"{modality} student in INT8", output) as show:
         run = chosen_run(train, augment, output, resume=resume, embed_windows=embed_windows, on_step=show)
         if start is not None:
@@ -205,7 +219,7 @@ def distill(
             checkpoint = distil(
                 training,
                 modality,
-                named or student_like(first.checkpoint.config, causal=causal),
+                config,
                 run,
                 teacher=first.checkpoint,
                 teacher_sha256=first.sha256,

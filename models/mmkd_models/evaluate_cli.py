@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mmkd_edge.command import check_page
+from mmkd_edge.command import check_page, shell_line
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_models.config import choice
@@ -152,7 +151,7 @@ def _evaluate_bundle(
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
         return
     show_bundle(report, _console())
-    print(f"next: mmkd-bench run {shlex.quote(str(path))}")
+    print(f"next: {shell_line('mmkd-bench', 'run', path)}")
 
 
 def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows, str]:
@@ -196,12 +195,12 @@ def _say(part: str) -> None:
 
 
 def _next_command(report: EvaluationReport, data: Path) -> str:
-    name = shlex.quote(report.model.path)
+    name = report.model.path
     if not (report.samples or report.subsets):
-        return f"mmkd-evaluate {name} {shlex.quote(str(data))} --missing"
+        return shell_line("mmkd-evaluate", name, data, "--missing")
     if report.model.kind == "teacher":
-        return f"mmkd-distill {name} {shlex.quote(str(data))} --modality {report.model.modalities[0]} -o student.ckpt"
-    return f"mmkd-export {name}"
+        return shell_line("mmkd-distill", name, data, "--modality", report.model.modalities[0], "-o", "student.ckpt")
+    return shell_line("mmkd-export", name)
 
 
 def _console() -> Console:

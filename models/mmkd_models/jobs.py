@@ -6,6 +6,7 @@ Owns how a training is put together. The commands and the demo call these; neith
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -424,21 +425,37 @@ def _check_labels(data: TrainingData) -> None:
 def _facts(
     data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, teachers: Sequence[TaughtBy] = ()
 ) -> Facts:
+    return msgspec.structs.replace(
+        planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers),
+        score=result.scores.metric(run.train.metric),
+        best_step=result.best_step,
+        curve=result.curve,
+    )
+
+
+def planned_facts(
+    data: TrainingData,
+    train: TrainConfig,
+    augment: AugmentConfig,
+    *,
+    recipe: Recipe | None = None,
+    teachers: Sequence[TaughtBy] = (),
+) -> Facts:
+    """Gives what is known of a checkpoint before its training; its score is NaN."""
     hashes = tuple(one.sha256 for one in teachers)
     spec = data.train.spec
     return Facts(
         dataset=spec.name,
         dataset_sha256=data.sha256,
         licence=spec.licence,
-        metric=run.train.metric,
-        score=result.scores.metric(run.train.metric),
-        best_step=result.best_step,
+        metric=train.metric,
+        score=math.nan,
+        best_step=0,
         teacher_sha256=hashes[0] if hashes else None,
         further_teachers_sha256=hashes[1:] or msgspec.UNSET,
-        training=run.train,
-        augment=run.augment,
+        training=train,
+        augment=augment,
         recipe=recipe,
-        curve=result.curve,
         versions=library_versions(),
     )
 

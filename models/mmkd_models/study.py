@@ -16,6 +16,7 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.outputs import check_folder
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.checkpoint import file_sha256, library_versions, write_student
 from mmkd_models.claim import claimed
@@ -223,8 +224,7 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def _claim(out: Path, conditions: Conditions) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: expected a folder for the study, got a file; choose another name")
+    check_folder(out)
     ours = _Claim(
         dataset_sha256=conditions.dataset_sha256, modality=conditions.modality, label_share=conditions.label_share
     )

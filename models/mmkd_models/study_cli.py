@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Annotated, get_args
 import msgspec
 import typer
 
-from mmkd_edge.command import require_modules
+from mmkd_edge.command import require_modules, shell_line
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.outputs import check_file, check_folder
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
@@ -150,6 +150,9 @@ def study_command(
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
+    check_folder(output)
+    if table is not None:
+        check_file(table)
     dataset = open_dataset(data)
     maximised = chosen_metric(metric, dataset.spec.task.kind)
     if max_latency_ms is not None and not latency:
@@ -202,9 +205,9 @@ def _run(
         with study_view() as show:
             document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command continues\n")
+        sys.stderr.write("the same command continues\n")
         raise
-    document = msgspec.structs.replace(document, command=shlex.join(["mmkd-study", *sys.argv[1:]]))
+    document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
     write_document(output, document)
     return document
 
@@ -311,7 +314,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     if chosen.checkpoint is None:
         print(f"wrote {page}; the chosen student was trained elsewhere, and only its figures are here")
         return
-    following = f"mmkd-export {shlex.quote(chosen.checkpoint)} -o {shlex.quote(str(output / 'student.edge'))}"
+    following = shell_line("mmkd-export", chosen.checkpoint, "-o", output / "student.edge")
     print(f"wrote {page} and {chosen.checkpoint}; next: {following}")
 
 

@@ -82,16 +82,21 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     return tensors, document
 
 
-def kind_of(path: Path) -> str | None:
-    """Gives the kind of a file of `write_tensors`; None where it is none: `read_tensors` says why."""
+def documents_of(path: Path) -> dict[str, bytes]:
+    """Gives the JSON document of a file of `write_tensors` under its kind, unchecked; nothing of any other file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
-        return None
-    return next((kind for kind in _KINDS if kind in metadata), None)
+        return {}
+    return {kind: metadata[kind].encode() for kind in _KINDS if kind in metadata}
+
+
+def kind_of(path: Path) -> str | None:
+    """Gives the kind of a file of `write_tensors`; None where it is none: `read_tensors` says why."""
+    return next(iter(documents_of(path)), None)
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:

@@ -10,11 +10,13 @@ from typing import Annotated
 import msgspec
 import typer
 
+from mmkd_edge.command import shell_line
 from mmkd_models.checkpoint import write_teacher
 from mmkd_models.config import preset_named, student_config, teacher_config
 from mmkd_models.cross_fit import cross_fit
 from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.jobs import Run, TrainingData, self_train, train_baseline, train_teacher
+from mmkd_models.jobs import Run, TrainingData, planned_facts, self_train, train_baseline, train_teacher
+from mmkd_models.replaced import check_replaced
 from mmkd_models.train_options import (
     Batch,
     Causal,
@@ -22,6 +24,7 @@ from mmkd_models.train_options import (
     Devices,
     Embed,
     Fold,
+    Force,
     Json,
     MetricOption,
     Modality,
@@ -41,11 +44,10 @@ from mmkd_models.train_options import (
     with_metric,
 )
 from mmkd_models.train_output_cli import (
-    check_output,
     chosen_run,
     drop_states,
+    hold_output,
     is_first_process,
-    quoted,
     report_training,
     run_dir_of,
     training_shown,
@@ -69,6 +71,7 @@ def run_train(arguments: Sequence[str]) -> None:
 
 @_train.command(epilog="Example: mmkd-train teacher mydata -o teacher.ckpt")
 def teacher(
+    context: typer.Context,
     data: Data,
     output: Output = Path("teacher.ckpt"),
     modality: Annotated[
@@ -103,6 +106,7 @@ def teacher(
     precision: PrecisionOption = TEACHER_TRAIN.precision,
     devices: Devices = 1,
     resume: Resume = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Train a teacher on all modalities of a dataset, or on those that are named."""
@@ -110,11 +114,20 @@ def teacher(
     size = teacher_config(preset_named(preset, option="--preset"))
     if not practise_missing:
         size = msgspec.structs.replace(size, modality_dropout=0.0)
-    check_output(output)
+    hold_output(context, output)
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=modality)
     augment = chosen_augment(practise_missing=practise_missing)
     train = with_metric(train, metric, training)
     run = Run(train=train, augment=augment, run_dir=run_dir_of(output), resume=resume)
+    if not (force or resume):
+        check_replaced(
+            output,
+            kind="teacher" if out_of_fold is None else "teacher-set",
+            modalities=[spec.name for spec in training.train.spec.modalities],
+            config=size,
+            facts=planned_facts(training, train, augment),
+            teachers=out_of_fold or 1,
+        )
     following = _distill_command(output, data, training) + same_windows(label_share=label_share, fold=fold, seed=seed)
     if out_of_fold is not None:
         teachers = cross_fit(
@@ -143,6 +156,7 @@ def teacher(
 
 @_train.command(epilog="Example: mmkd-train student mydata --modality acc -o baseline.ckpt")
 def student(
+    context: typer.Context,
     data: Data,
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
@@ -160,17 +174,21 @@ def student(
     precision: PrecisionOption = STUDENT_TRAIN.precision,
     devices: Devices = 1,
     resume: Resume = False,
+    force: Force = False,
     embed_windows: Embed = True,
     json: Json = False,
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
     train = train_config(steps, batch, learning_rate, patience, seed, precision, devices)
     size = student_config(preset_named(preset, option="--preset"), causal=causal)
-    check_output(output)
+    hold_output(context, output)
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=[modality])
     train = with_metric(train, metric, training)
+    augment = chosen_augment(practise_missing=practise_missing)
+    if not (force or resume):
+        facts = planned_facts(training, train, augment)
+        check_replaced(output, kind="student", modalities=[modality], config=size, facts=facts)
     with training_shown(f"{modality} baseline", output) as show:
-        augment = chosen_augment(practise_missing=practise_missing)
         run = chosen_run(train, augment, output, resume=resume, embed_windows=embed_windows, on_step=show)
         checkpoint = train_baseline(training, modality, size, run)
     write_student_and_report(output, checkpoint, json=json)
@@ -178,4 +196,4 @@ def student(
 
 def _distill_command(output: Path, data: Path, training: TrainingData) -> str:
     name = training.train.spec.modalities[0].name
-    return f"mmkd-distill {quoted(output)} {quoted(data)} --modality {name} -o student.ckpt"
+    return shell_line("mmkd-distill", output, data, "--modality", name, "-o", "student.ckpt")

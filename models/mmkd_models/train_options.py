@@ -46,6 +46,10 @@ Practise = Annotated[
 PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: 32-true, bf16-mixed or 16-mixed.")]
 Devices = Annotated[int, typer.Option(help="Devices (or CPU processes) that share each batch.", min=1)]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training of the same options.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace a file that is no checkpoint, or one of other data or other settings."),
+]
 Causal = Annotated[
     bool,
     typer.Option("--causal", help="Let no token see what comes after it: a stream then computes only the new samples."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import typer
 from torch import nn
 
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import UsageError
+from mmkd_edge.outputs import check_name, held
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import Facts, StudentCheckpoint, write_student
 from mmkd_models.jobs import OnStep, Run
@@ -47,7 +49,7 @@ def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, fo
     print(f"parameters    {parameters:,} in {len(teachers.facts)} teachers")
     print(f"validation    {metric} {scores}")
     print(f"out of fold   {metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it")
-    print(f"logs          tensorboard --logdir {quoted(run_dir_of(output))}")
+    print(f"logs          {shell_line('tensorboard', '--logdir', run_dir_of(output))}")
     print(f"wrote {output}; next: {following}")
 
 
@@ -57,8 +59,8 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
         return
     write_student(output, checkpoint)
     drop_states(output)
-    precision = "" if checkpoint.int8 is None else " --precision int8"
-    following = f"mmkd-export {quoted(output)}{precision} -o {quoted(output.with_suffix('.edge'))}"
+    precision = () if checkpoint.int8 is None else ("--precision", "int8")
+    following = shell_line("mmkd-export", output, *precision, "-o", output.with_suffix(".edge"))
     names = [checkpoint.modality.name]
     report_training(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
 
@@ -68,14 +70,21 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def check_output(output: Path, *, teachers: Sequence[Path] = ()) -> None:
-    """Refuses, before anything is trained, an output that could not be written or would replace the teacher."""
+def hold_output(context: typer.Context, output: Path, *, teachers: Sequence[Path] = ()) -> None:
+    """Keeps the output to this command until it ends.
+
+    Refuses, before anything is trained, one that could not be written, is written by another command, or would replace
+    the teacher.
+    """
     if output.is_dir():
         raise UsageError(f"--output {output}: expected the name of a checkpoint, got a directory; name a file in it")
     if any(output.exists() and teacher.exists() and output.samefile(teacher) for teacher in teachers):
         raise UsageError(
             f"--output {output}: expected another file than the teacher's, got the same; choose another name"
         )
+    check_name(output, ".ckpt")
+    if is_first_process():
+        context.with_resource(held(output))
 
 
 @contextmanager
@@ -85,8 +94,8 @@ def training_shown(title: str, output: Path) -> Iterator[OnStep]:
         with training_bar(title) as show:
             yield show
     except KeyboardInterrupt:
-        kept = any(_states(output))
-        sys.stderr.write("interrupted; the same command with --resume continues\n" if kept else "interrupted\n")
+        if any(_states(output)):
+            sys.stderr.write("the same command with --resume continues\n")
         raise
 
 
@@ -120,11 +129,6 @@ def drop_states(output: Path) -> None:
         state.unlink()
 
 
-def quoted(path: Path) -> str:
-    """Gives a path as a shell takes it."""
-    return shlex.quote(str(path))
-
-
 def pretty(document: Any) -> str:
     """Gives a document as people read JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
@@ -142,5 +146,5 @@ def report_training(
     print(f"modalities    {', '.join(modalities)}")
     print(f"parameters    {parameters:,}")
     print(f"validation    {facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}")
-    print(f"logs          tensorboard --logdir {quoted(run_dir_of(output))}")
+    print(f"logs          {shell_line('tensorboard', '--logdir', run_dir_of(output))}")
     print(f"wrote {output}; next: {following}")

@@ -7,14 +7,16 @@ ReportError                    caught by `except ReportError`
 ```
 
 A message has four parts: where, what was expected, what came, how to fix it. The package stands alone, so its tree does
-too; a command gives it an exit code.
+too, with the exit code that commands give for what a user can correct.
 """
 
 from __future__ import annotations
 
 
 class ReportError(Exception):
-    """The root: a page that could not be made."""
+    """The root: a page that could not be made. `exit_code` is what a command returns when it ends with this error."""
+
+    exit_code = 2
 
 
 class DocumentError(ReportError):

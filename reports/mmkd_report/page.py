@@ -7,6 +7,7 @@ anywhere, and there is no script.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,8 @@ def write_page(path: str | os.PathLike[str], html: str) -> None:
             "free the space, or choose another path"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only folder says so even where there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def _environment() -> Environment:

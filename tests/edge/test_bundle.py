@@ -410,7 +410,7 @@ def test_a_folder_that_is_not_there_is_a_usage_error(kit: Any, tmp_path: Path) -
     with pytest.raises(UsageError) as caught:
         kit.parts(kit.modality).write(path)
     assert str(caught.value) == (
-        f"{path}: cannot write it: no such file or directory; an earlier file is left as it was"
+        f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
     )
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.command import require_modules, run_command
+from mmkd_edge.command import require_modules, run_command, shell_line
 from mmkd_edge.errors import GateError, UnavailableError, UsageError
 
 
@@ -81,14 +83,42 @@ def test_a_path_that_is_not_there_is_bad_input(capsys, tmp_path):
     with pytest.raises(SystemExit) as exit_info:
         run_command("mmkd-x", lambda arguments: missing.open(), arguments=[])
     assert _exit_code(exit_info) == 2
-    assert capsys.readouterr().err == f"mmkd-x: {missing}: No such file or directory\n"
+    assert capsys.readouterr().err == f"mmkd-x: {missing}: no such file or directory; check the path\n"
 
 
-def test_a_full_disk_is_not_the_users_mistake(capsys):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EROFS, "read-only file system; choose another folder"),
+        (errno.ENOSPC, "no space left on device; free some space, or choose another folder"),
+        (errno.EDQUOT, "disk quota exceeded; free some space, or choose another folder"),
+        (errno.EFBIG, "file too large; choose another folder, or raise the limit (ulimit -f)"),
+        (errno.EACCES, "permission denied; choose a path that this user may use"),
+        (errno.ENOTDIR, "not a directory; a part of the path is a file; correct it"),
+        (errno.EISDIR, "is a directory; name a file in it"),
+        (errno.ENOTEMPTY, "directory not empty; choose another name"),
+    ],
+)
+def test_a_path_that_cannot_be_used_says_why_and_what_to_do(code, said, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(OSError(28, "No space left on device", "a.edge")), arguments=[])
+        run_command("mmkd-x", _raising(OSError(code, os.strerror(code), "a.edge")), arguments=[])
+    assert _exit_code(exit_info) == 2
+    assert capsys.readouterr().err == f"mmkd-x: a.edge: {said}\n"
+
+
+def test_what_the_system_lacks_otherwise_is_not_the_users_mistake(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", _raising(OSError(errno.EMFILE, "Too many open files", "a.edge")), arguments=[])
     assert _exit_code(exit_info) == 1
-    assert capsys.readouterr().err == "mmkd-x: [Errno 28] No space left on device: 'a.edge'\n"
+    assert capsys.readouterr().err == "mmkd-x: [Errno 24] Too many open files: 'a.edge'\n"
+
+
+def test_a_result_that_goes_to_a_full_disk_is_one_line(tmp_path):
+    script = _script(tmp_path, "run_command('mmkd-x', lambda arguments: print('result'))")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(script, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "mmkd-x: cannot write: no space left on device; free some space, or choose another folder\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
 
 
 def test_missing_modules_name_the_extra_and_the_command_never_starts(capsys):
@@ -106,6 +136,24 @@ def test_modules_that_are_there_pass_and_a_blocked_one_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "json", None)
     with pytest.raises(UnavailableError, match=r"^it needs json, which this Python lacks"):
         require_modules(["json"], by="it", extra="train")
+
+
+def test_a_command_that_is_named_is_one_that_a_shell_takes():
+    named = shell_line("mmkd-export", Path("line 3/a.ckpt"), "--batch", 4)
+    assert named == "mmkd-export 'line 3/a.ckpt' --batch 4"
+
+
+def test_no_next_command_holds_a_path_that_is_not_quoted():
+    root = Path(__file__).parents[2]
+    files = [path for part in ("mmkd_edge", "export", "benchmarks", "models") for path in (root / part).rglob("*.py")]
+    assert len(files) > 100
+    unquoted = [
+        f"{path.name}: {line.strip()}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"next: (mmkd-[a-z]+|python)[^{]*\{", line) or re.search(r'f"mmkd-[a-z]+ [^"]*\{', line)
+    ]
+    assert unquoted == []
 
 
 def test_the_commands_own_exit_code_is_kept():

@@ -33,10 +33,10 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("owner", "call", "code", "reason"),
     [
-        (os, "open", errno.EACCES, "permission denied"),
-        (os, "fsync", errno.ENOSPC, "no space left on device"),
+        (os, "open", errno.EACCES, "permission denied; choose a path that this user may use"),
+        (os, "fsync", errno.ENOSPC, "no space left on device; free some space, or choose another folder"),
         (os, "fsync", errno.EIO, "input/output error"),
-        (Path, "replace", errno.EROFS, "read-only file system"),
+        (Path, "replace", errno.EROFS, "read-only file system; choose another folder"),
     ],
 )
 def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(

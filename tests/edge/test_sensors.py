@@ -115,6 +115,22 @@ def test_durations_that_no_window_shows_are_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("checks", ["flat", ("flat",), True])
+def test_checks_that_are_none_are_refused(checks: Any) -> None:
+    said = f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)"
+    assert refused(lambda: judged(window(), checks=checks)) == said
+
+
+def test_a_check_that_is_no_number_or_no_switch_is_refused() -> None:
+    odd: Any = "yes"
+    assert refused(lambda: judged(window(), checks=SensorChecks(flat=odd))) == (
+        "flat: expected True or False, got 'yes'; write flat=True to look for it"
+    )
+    assert refused(lambda: judged(window(), checks=SensorChecks(dropout_s=odd))) == (
+        "dropout_s: expected more than one sample and at most one window of 'acc', 0.1 to 4 s; got 'yes'"
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(mask=st.lists(st.booleans(), min_size=120, max_size=120), limit=st.integers(2, 12))
 def test_runs_are_found_as_a_plain_loop_finds_them(mask: list[bool], limit: int) -> None:

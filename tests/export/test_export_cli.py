@@ -210,7 +210,7 @@ def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
     )
     assert done.returncode == 2
     assert "a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file" in done.stderr
-    assert f"{tmp_path}: expected the name of a bundle, got a directory" in done.stderr
+    assert f"{tmp_path}: expected the name of a file, got a directory" in done.stderr
 
 
 def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.manifest import BatchRange
+from mmkd_edge.outputs import held
 from mmkd_export.plan import ExportPlan, check_plan, export_plan, tflite_gain, with_tflite
 from mmkd_export.run import export
 
@@ -55,18 +58,25 @@ def test_a_file_that_is_no_bundle_is_never_overwritten(student_file: Path):
 
 def test_a_directory_is_no_output(student_file: Path, tmp_path: Path):
     assert _refusal(export_plan(student_file, output=tmp_path)) == (
-        f"{tmp_path}: expected the name of a bundle, got a directory; name a file in it with -o"
+        f"{tmp_path}: expected the name of a file, got a directory; name a file in it"
     )
 
 
-def test_a_read_only_directory_is_named_before_anything_is_computed(
-    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    # Root may write anywhere, so the system is asked through a stand-in.
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
-    assert _refusal(export_plan(student_file, output=tmp_path / "a.edge")) == (
-        f"{tmp_path}/a.edge: cannot be written: the directory {tmp_path} is read-only; choose another -o"
+def test_a_name_of_another_kind_of_file_is_refused(student_file: Path, tmp_path: Path):
+    assert _refusal(export_plan(student_file, output=tmp_path / "model.onnx")) == (
+        f"{tmp_path}/model.onnx: expected a name that ends in .edge; name it {tmp_path}/model.edge"
     )
+
+
+def test_a_second_export_is_refused_while_the_first_runs(student_file: Path, tmp_path: Path):
+    output = tmp_path / "a.edge"
+    with held(output), pytest.raises(UsageError) as error:
+        export(export_plan(student_file, output=output))
+    assert re.fullmatch(
+        rf"{output}: .+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",
+        str(error.value),
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_earlier_bundle_may_be_replaced(exported, student_file: Path):

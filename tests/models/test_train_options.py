@@ -127,7 +127,7 @@ def test_missing_is_practised_unless_it_is_told_not_to_be(call: Call, machines: 
     teacher = ("mmkd-train", "teacher", machines.path, "--steps", 2, "--no-self-training")
     call(*teacher)
     assert read_teacher(tmp_path / "teacher.ckpt").config.modality_dropout > 0
-    call(*teacher, "--no-practise-missing")
+    call(*teacher, "--no-practise-missing", "--force")
     plain = read_teacher(tmp_path / "teacher.ckpt")
     student = ("mmkd-distill", "teacher.ckpt", machines.path, "--modality", "gyro", "--steps", 2)
     call(*student, "--no-practise-missing")
@@ -305,7 +305,7 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
     arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 2]
     call("mmkd-distill", *arguments)
     assert read_student(tmp_path / "student.ckpt").modality.name == "acc"
-    assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam") == (
+    assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam", "--force") == (
         "recipe: term 'edam' needs a teacher that sees 'acc', and this one sees gyro; "
         "train a teacher with it, or learn from outputs and embedding alone"
     )

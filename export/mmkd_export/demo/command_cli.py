@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +15,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mmkd_edge.command import shell_line
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.outputs import held
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
 from mmkd_models.augment import AugmentConfig
@@ -47,6 +48,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(epilog="An interrupted run continues where it was: give the same --out and options.")
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Folder of everything that is written.")] = Path("demo"),
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="Dataset directory; default the shipped one.")
@@ -91,8 +93,7 @@ def demo(
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
     began = time.monotonic()
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: expected a folder, got a file; choose another name")
+    context.with_resource(held(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
@@ -171,7 +172,7 @@ class _Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close()
         if kind is KeyboardInterrupt:
-            _say("interrupted; the same command continues")
+            _say("the same command continues")
 
     def __call__(self, step: Step) -> None:
         title = f"seed {step.seed} {step.stage} {step.modality or ''}".rstrip()
@@ -239,7 +240,7 @@ def _config(
 def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
     document = comparison_document(data.spec, data.sha256, folds, measured=measured.entries)
     return document | {
-        "command": shlex.join(["mmkd-demo", *sys.argv[1:]]),
+        "command": shell_line("mmkd-demo", *sys.argv[1:]),
         "benchmark": measured.benchmark,
         "versions": library_versions(),
         "machine": measured.machine,
@@ -303,7 +304,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
     console.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
     bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
     if not is_judged(demo):
-        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: mmkd-data check {shlex.quote(str(dataset))}")
+        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")
         return
     reference = measured.reference
     opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
@@ -314,8 +315,8 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
         f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
     )
     print(for_terminal(recommendation(demo)))
-    option = "" if reference is None else f" --reference {shlex.quote(str(reference))}"
-    print(f"{written}; next: mmkd-bench run {shlex.quote(bundle)}{option}")
+    option = () if reference is None else ("--reference", reference)
+    print(f"{written}; next: {shell_line('mmkd-bench', 'run', bundle, *option)}")
 
 
 def _score(entry: dict[str, Any], measure: Measure) -> str:

@@ -5,7 +5,6 @@ Owns arguments and how facts look. Results go to stdout, progress to stderr.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +13,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.command import shell_line
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.outputs import check_file, held
 from mmkd_edge.reference import write_reference
 from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_models.data.check import check_dataset
 from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
 from mmkd_models.data.describe import Description, ModalityFacts, describe_dataset
-from mmkd_models.data.interchange import ImportReport, import_interchange
+from mmkd_models.data.interchange import ImportReport, import_interchange, unpacked_bytes
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.writer import check_absent
 
 app = typer.Typer(
     help="Import, check and describe dataset directories.",
@@ -41,6 +43,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 @app.command("import")
 def import_(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Windows in the interchange form.")],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to make.")],
     per_group: Annotated[
@@ -64,6 +67,8 @@ def import_(
     ] = "",
 ) -> None:
     """Read an interchange file (.npz) and write a dataset directory, checked in full."""
+    check_absent(out)
+    context.with_resource(held(out, needs_bytes=unpacked_bytes(file)))
     _progress(f"reading {file}")
     report = import_interchange(
         file,
@@ -78,7 +83,7 @@ def import_(
     )
     for line in _import_lines(report):
         print(line)
-    print(f"wrote {out}; next: mmkd-data check {_quoted(out)}")
+    print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
 
 
 def _names(text: str) -> list[str]:
@@ -112,7 +117,7 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
         print(fact)
     for warning in report.warnings:
         print(f"warning: {warning}")
-    print(f"{directory} is sound; next: mmkd-train teacher {_quoted(directory)} -o teacher.ckpt")
+    print(f"{directory} is sound; next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
 
 
 @app.command()
@@ -131,7 +136,7 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     console.print(_split_table(description))
     for line in _closing_lines(description):
         console.print(line, soft_wrap=True)
-    print(f"next: mmkd-train teacher {_quoted(directory)} -o teacher.ckpt")
+    print(f"next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
 
 
 def _headline(description: Description) -> str:
@@ -240,8 +245,7 @@ def reference(
     seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
 ) -> None:
     """Measure the reference that a device needs for a modality that is normalised per group."""
-    if out.is_dir():
-        raise UsageError(f"{out}: expected a file to write, got a directory; name the file itself")
+    check_file(out)
     measured = measure_reference(
         open_dataset(directory), modality=modality, group=group, windows=windows, seconds=seconds
     )
@@ -263,17 +267,13 @@ def list_(as_json: _Json = False) -> None:
     for name, path in paths.items():
         print(f"{name}  {path}")
     first = next(iter(paths.values()))
-    print(f"next: mmkd-data describe {_quoted(Path(first))}")
+    print(f"next: {shell_line('mmkd-data', 'describe', first)}")
 
 
 def _percent(share: float) -> str:
     if share == 0:
         return "0"
     return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 def _json(document: Any) -> str:

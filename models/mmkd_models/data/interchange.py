@@ -109,6 +109,15 @@ def import_interchange(
     )
 
 
+def unpacked_bytes(file: Path) -> int:
+    """Gives the size of an interchange file's arrays, about that of the dataset; 0 of a file that is none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return 0
+
+
 def _task(
     file: Path, arrays: Mapping[str, AnyArray], *, target: str | None, unit: str, conditions: Sequence[str]
 ) -> tuple[TaskSpec, AnyArray]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.files import fault_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.check import content_problems
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
@@ -144,11 +145,20 @@ def write_recordings(
     return _write_checked(path, spec, arrays, cut=True)
 
 
-def _check_spec(path: Path, spec: DatasetSpec) -> None:
+def check_absent(path: Path) -> None:
+    """Refuses a directory that exists: a dataset is never replaced.
+
+    Raises:
+        UsageError: there is something at the path.
+    """
     if path.exists():
         raise UsageError(
             f"{path}: expected a path where nothing is yet, got one that exists; remove it or choose another"
         )
+
+
+def _check_spec(path: Path, spec: DatasetSpec) -> None:
+    check_absent(path)
     problems = [*spec_problems(spec), *size_problems(spec)]
     if problems:
         raise DatasetError(problem_message(path, problems))
@@ -255,13 +265,21 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
         problems = list(content_problems(windows, scan_windows(windows), cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
+    try:
+        _write(path, spec, arrays)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write it: {fault_of(error)}; nothing is left of it") from error
+    return open_dataset(path)
+
+
+def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         for name, array in arrays.items():
             file = temporary / name
             file.parent.mkdir(exist_ok=True)
-            np.save(file, array, allow_pickle=False)
+            _save(file, array)
         text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
         (temporary / SPEC_FILE).write_bytes(text + b"\n")
         temporary.chmod(0o755)  # mkdtemp lets nobody else in; a dataset is an ordinary directory
@@ -269,4 +287,12 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return open_dataset(path)
+
+
+def _save(file: Path, array: AnyArray) -> None:
+    """Writes an array as `np.save` does, which takes a file for whole when the disk was full at its very end."""
+    array = np.ascontiguousarray(array)
+    with file.open("wb") as opened:
+        header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]
+        np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
+        opened.write(array.data)

@@ -14,7 +14,7 @@ import pytest
 from mmkd_edge.reference import read_reference
 from mmkd_models.data import open_dataset, shipped_dataset
 
-_RUN = "from mmkd_models.data.cli import main; main()"
+_RUN = "from mmkd_models.cli import data_main; data_main()"
 
 
 def _run(*arguments: object, code: str = _RUN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -194,7 +194,7 @@ def test_reference_into_a_directory_is_refused(rig, tmp_path):
     done = _run("reference", rig.path, "--modality", "temp", "-o", tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        f"mmkd-data: {tmp_path}: expected a file to write, got a directory; name the file itself\n",
+        f"mmkd-data: {tmp_path}: expected the name of a file, got a directory; name a file in it\n",
     )
 
 

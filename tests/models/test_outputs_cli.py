@@ -1,0 +1,208 @@
+"""Outputs of the commands: not overwritten or raced in silence, and refused before the work, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge import example_bundle
+from mmkd_edge.errors import MmkdError
+from mmkd_edge.outputs import held
+from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, write_student, write_teacher
+from mmkd_models.data import Dataset
+from mmkd_models.train_cli import run_train
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+# Runs several commands through their doors in one process, since torch takes seconds to import; says how each ended.
+COMMANDS = """
+import contextlib, io, json, sys
+from mmkd_bench.cli import main as bench
+from mmkd_export.cli import main as export
+from mmkd_export.demo_cli import main as demo
+from mmkd_models.cli import data_main as data, evaluate_main as evaluate, study_main as study, train_main as train
+for name, *arguments in json.loads(sys.argv[1]):
+    sys.argv = ["mmkd-" + name, *arguments]
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            globals()[name]()
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([name, code, said.getvalue()]))
+"""
+# Disks of their own for one process tree, which need no rights where the kernel lets users have namespaces.
+WITH_DISKS = 'mount -t tmpfs -o ro tmpfs "$1" && mount -t tmpfs -o size=1m tmpfs "$2" && shift 2 && exec "$@"'
+
+
+def ends_with_disks(read_only: Path, small: Path, commands: Sequence[Sequence[object]]) -> list[tuple[str, int, str]]:
+    """How commands end where one folder is a read-only file system and another has a megabyte."""
+    calls = json.dumps([[str(word) for word in command] for command in commands])
+    program = ["unshare", "-rm", "bash", "-c", WITH_DISKS, "-", read_only, small, sys.executable, "-c", COMMANDS, calls]
+    ended = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if not ended.stdout and ("unshare" in ended.stderr or "mount" in ended.stderr):
+        pytest.skip("needs user namespaces")
+    return [tuple(json.loads(line)) for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture
+def press(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    file = tmp_path / "press.npz"
+    np.savez(
+        file,
+        x_vib=rng.normal(size=(12, 40, 2)),
+        rate_vib=40.0,
+        channels_vib=["a", "b"],
+        y=np.array([0, 1] * 6),
+        classes=["ok", "worn"],
+        group=np.repeat(np.arange(6), 2),
+        split=np.repeat([0, 1, 2], 4),
+    )
+    return file
+
+
+def every_command(out: Path, press: Path, machines: Dataset, student: Path) -> list[list[object]]:
+    """Each writes in the folder `out`, and would take long."""
+    return [
+        ["data", "import", press, "-o", out / "press"],
+        ["train", "student", machines.path, "--modality", "acc", "-o", out / "runs" / "a.ckpt"],
+        ["demo", "--dataset", machines.path, "--out", out / "demo"],
+        ["study", machines.path, "--modality", "acc", "-o", out / "study"],
+        ["export", student, "-o", out / "a.edge"],
+        ["export", student, "-o", press.parent / "a.edge", "--page", out / "a.html"],
+        ["evaluate", student, machines.path, "--page", out / "a.html"],
+        ["bench", "run", example_bundle(), "-o", out / "a.json"],
+        ["bench", "run", example_bundle(), "--page", out / "a.html"],
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_command(
+    press: Path, machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path
+) -> None:
+    student = tmp_path / "student.ckpt"
+    write_student(student, student_checkpoint)
+    read_only, small = tmp_path / "read-only", tmp_path / "small"
+    faults = {
+        read_only: "cannot write there: read-only file system; choose another folder",
+        small: "expected 16 MB free, got 1 MB; free some space, or choose another folder",
+    }
+    commands, wanted = [], []
+    for out, fault in faults.items():
+        out.mkdir()
+        commands += every_command(out, press, machines, student)
+        places = [out, out / "runs", out / "demo", out / "study", *[out] * 5]
+        names = ["data", "train", "demo", "study", "export", "export", "evaluate", "bench", "bench"]
+        wanted += [(name, 2, f"mmkd-{name}: {place}: {fault}\n") for name, place in zip(names, places, strict=True)]
+    assert ends_with_disks(read_only, small, commands) == wanted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["press.npz", "read-only", "small", "student.ckpt"]
+
+
+def data_command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from mmkd_models.cli import data_main; data_main()", *map(str, arguments)]
+    shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]
+    return subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press: Path, tmp_path: Path) -> None:
+    ended = data_command("import", press, "-o", tmp_path / "press", before="ulimit -f 1;")
+    said = (
+        "cannot write it: file too large; choose another folder, or raise the limit (ulimit -f); nothing is left of it"
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == f"reading {press}\nmmkd-data: {tmp_path / 'press'}: {said}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["press.npz"]
+
+
+def test_an_output_that_a_file_is_in_the_way_of_is_one_line(press: Path, tmp_path: Path) -> None:
+    ended = data_command("import", press, "-o", press / "press")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        f"mmkd-data: {press}: cannot write there: {press} is a file, not a folder; choose another folder\n",
+    )
+
+
+def test_a_second_import_is_refused_while_the_first_runs(press: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "press"):
+        ended = data_command("import", press, "-o", tmp_path / "press")
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        rf"mmkd-data: {tmp_path / 'press'}: \S+ \(process {os.getpid()} of .+\) is writing it; "
+        "wait until it ends, or choose another name\n",
+        ended.stderr,
+    )
+
+
+def message_of(call: Callable[[], object]) -> str:
+    with pytest.raises(MmkdError) as caught:
+        call()
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def trained(dataset: Dataset, output: Path, *options: object) -> None:
+    arguments = ["student", dataset.path, "--modality", "acc", "--steps", 2, "-o", output, *options]
+    with pytest.raises(SystemExit) as ended:
+        run_train([str(word) for word in arguments])
+    assert ended.value.code in (0, None)
+
+
+def test_a_second_training_is_refused_while_the_first_runs(machines: Dataset, tmp_path: Path) -> None:
+    output = tmp_path / "a.ckpt"
+    with held(output):
+        said = message_of(lambda: trained(machines, output))
+    assert re.fullmatch(
+        rf"{output}: \S+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",
+        said,
+    )
+    trained(machines, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.ckpt.run"]
+
+
+def test_a_checkpoint_of_other_settings_or_data_is_replaced_by_force_alone(
+    machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
+) -> None:
+    output = tmp_path / "a.ckpt"
+    trained(machines, output)
+    trained(machines, output)  # the same once more
+    assert message_of(lambda: trained(machines, output, "--seed", 3, "--steps", 3)) == (
+        f"{output}: exists, and was trained otherwise: training.steps 2 is 3 now, training.seed 0 is 3 now; "
+        "choose another name, or add --force to replace it"
+    )
+    other = next(iter(rigs.values()))
+    said = message_of(lambda: trained(other, output))
+    assert said.startswith(
+        f"{output}: exists, and was trained otherwise: dataset {machines.spec.name} ({machines.sha256[:12]}...) is "
+        f"{other.spec.name} ({other.sha256[:12]}...) now"
+    )
+    trained(machines, output, "--seed", 3, "--force")
+    assert read_student(output).facts.training.seed == 3
+
+
+def test_a_file_that_is_something_else_is_replaced_by_force_alone(
+    machines: Dataset, teacher_checkpoint: TeacherCheckpoint, tmp_path: Path
+) -> None:
+    foreign, teacher = tmp_path / "notes.ckpt", tmp_path / "teacher.ckpt"
+    foreign.write_text("notes")
+    write_teacher(teacher, teacher_checkpoint)
+    cure = "choose another name, or add --force to replace it"
+    assert message_of(lambda: trained(machines, foreign)) == (
+        f"{foreign}: exists, and is no checkpoint of mmkd-edge; {cure}"
+    )
+    assert message_of(lambda: trained(machines, teacher)) == (
+        f"{teacher}: exists, and is a teacher checkpoint, not a student one; {cure}"
+    )
+    assert foreign.read_text() == "notes"
+
+
+def test_a_name_of_another_kind_of_file_is_refused(machines: Dataset, tmp_path: Path) -> None:
+    assert message_of(lambda: trained(machines, tmp_path / "model.onnx")) == (
+        f"{tmp_path / 'model.onnx'}: expected a name that ends in .ckpt; name it {tmp_path / 'model.ckpt'}"
+    )
