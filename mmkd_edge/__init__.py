@@ -36,6 +36,8 @@ from mmkd_edge.sensors import SensorChecks
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_edge.stream import Stream, StreamFacts
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ArtifactError",
     "BackendError",

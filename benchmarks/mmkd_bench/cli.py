@@ -8,10 +8,12 @@ from mmkd_edge.command import INTERRUPTED_EXIT_CODE, run_command
 
 _NEEDS = ("typer", "rich", "psutil")
 
+ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
+
 
 def main() -> NoReturn:
     """Runs `mmkd-bench`."""
-    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench")
+    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=ABOUT)
 
 
 def _bench(arguments: list[str]) -> None:

@@ -6,10 +6,12 @@ from typing import NoReturn
 
 from mmkd_edge.command import run_command
 
+_ABOUT = "Export a student to one verified bundle, ready for a device."
+
 
 def main() -> NoReturn:
     """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
-    run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export")
+    run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export", about=_ABOUT)
 
 
 def _run(arguments: list[str]) -> None:

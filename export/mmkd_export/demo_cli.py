@@ -19,10 +19,12 @@ _NEEDS = (
     "rich",
 )
 
+_ABOUT = "Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?"
+
 
 def main() -> NoReturn:
     """Runs `mmkd-demo`."""
-    run_command("mmkd-demo", _run, needs=_NEEDS, extra="export,bench")
+    run_command("mmkd-demo", _run, needs=_NEEDS, extra="export,bench", about=_ABOUT)
 
 
 def _run(arguments: list[str]) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import NoReturn
 
 import msgspec
 
 from mmkd_edge.command import run_command
+from mmkd_edge.command_help import CommandParser
 from mmkd_edge.errors import UnavailableError
 from mmkd_export.doctor import Check, Diagnosis, examine
 
 _SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
+
+_ABOUT = "Show what this machine can run, what is missing, and the command that installs it."
 
 
 def main() -> NoReturn:
@@ -20,15 +22,8 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="mmkd-doctor",
-        usage=argparse.SUPPRESS,  # it stands in the description, as the other commands write it
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Usage: mmkd-doctor [OPTIONS]\n\n  Show what this machine can run, what is missing, and the "
-        "command that installs it.",
-        epilog="  --debug shows the traceback of an error.",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser = CommandParser("mmkd-doctor", usage="[OPTIONS]", about=_ABOUT)
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     from mmkd_bench.power import read_power_mode
 

@@ -19,6 +19,7 @@ from rich.status import Status
 from rich.table import Table
 
 from mmkd_edge.command import check_page
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
@@ -29,17 +30,12 @@ from mmkd_export.report import ArtifactReport, ExportReport, LeftOut
 from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
 from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = command_app()
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-@app.command(epilog="--debug shows the traceback of an error.")
+@app.command(cls=command_class())
 def export_(
     sources: Annotated[
         list[Path] | None,
@@ -51,7 +47,7 @@ def export_(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The bundle; else beside the checkpoint, or in place."),
+        typer.Option("-o", "--out", metavar="FILE", help="The bundle; else beside the checkpoint, or in place."),
     ] = None,
     targets: Annotated[
         list[str] | None,
@@ -96,7 +92,8 @@ def export_(
         typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(metavar="POINTS", help="Points of the task metric that lower precision may lose.")
+        float,
+        typer.Option("--max-drop-points", metavar="POINTS", help="Of the task metric that lower precision may lose."),
     ] = ExportPlan.max_drop_points,
     page: Annotated[
         Path | None,

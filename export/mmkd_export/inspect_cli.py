@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import NoReturn
 
 from mmkd_edge.backends import BackendName, why_absent
 from mmkd_edge.command import run_command
+from mmkd_edge.command_help import CommandParser
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.manifest import Artifact
 from mmkd_export.inspection import differences, inspect_file
+
+_ABOUT = "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ."
 
 
 def main() -> NoReturn:
@@ -21,20 +23,13 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="mmkd-inspect",
-        usage=argparse.SUPPRESS,  # it stands in the description, as the other commands write it
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Usage: mmkd-inspect [OPTIONS] FILE [OTHER]\n\n  Show what is inside a bundle, a checkpoint or an "
-        "engine, verified; or how two of them differ.",
-        epilog="  --debug shows the traceback of an error.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a bundle, a checkpoint, an engine or its sidecar")
-    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second one to compare it with")
+    parser = CommandParser("mmkd-inspect", usage="[OPTIONS] FILE [OTHER]", about=_ABOUT)
+    parser.add_argument("file", type=Path, metavar="FILE", help="A bundle, a checkpoint, an engine or its sidecar.")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second one to compare it with.")
     parser.add_argument(
-        "--selftest", action="store_true", help="also run every artifact of a bundle on its golden windows"
+        "--selftest", action="store_true", help="Also run every artifact of a bundle on its golden windows."
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)

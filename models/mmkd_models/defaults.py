@@ -6,7 +6,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.config import Preset
 from mmkd_models.recipe import Recipe
 from mmkd_models.study_methods import taught_by
-from mmkd_models.train import TrainConfig
+from mmkd_models.train_config import TrainConfig
 
 TEACHER_PRESET: Preset = "small"
 STUDENT_PRESET: Preset = "tiny"

@@ -7,36 +7,36 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 import typer
 
 from mmkd_edge.command import require_modules
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.files import write_file
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text
 from mmkd_models.recipe_text import recipe_from_file
-from mmkd_models.study import StudyOptions, study, write_document
-from mmkd_models.study_document import EntryRow, Latency, StudyDocument
-from mmkd_models.study_executors import Executor
-from mmkd_models.study_markdown import study_section
 from mmkd_models.study_methods import shipped_methods
 from mmkd_models.study_plan import NONE, Conditions, Method, Space
-from mmkd_models.study_progress import study_view
-from mmkd_models.study_rivals import RIVALS
-from mmkd_models.study_sizes import MeasureLatency
 from mmkd_models.study_teacher_text import teachers_from_text
+from mmkd_models.train_config import AugmentConfig
 from mmkd_models.train_options import MetricOption, chosen_metric
+
+if TYPE_CHECKING:
+    from mmkd_models.study import StudyOptions
+    from mmkd_models.study_document import EntryRow, Latency, StudyDocument
+    from mmkd_models.study_executors import Executor
+    from mmkd_models.study_sizes import MeasureLatency
 
 _LAUNCHES = 2
 
-_app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+_app = command_app()
 
 
 def run_study(arguments: Sequence[str]) -> None:
@@ -51,13 +51,14 @@ def _list_methods(wanted: bool) -> None:
 
 
 @_app.command(
+    cls=command_class(),
     epilog="Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
-    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work."
+    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work.",
 )
 def study_command(
     data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
     modality: Annotated[str, typer.Option(help="The one modality that the student sees.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of everything that is written.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path(
         "study"
     ),
     teacher: Annotated[
@@ -150,6 +151,10 @@ def study_command(
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
+    from mmkd_models.study import StudyOptions
+    from mmkd_models.study_markdown import study_section
+    from mmkd_models.study_rivals import RIVALS
+
     dataset = open_dataset(data)
     maximised = chosen_metric(metric, dataset.spec.task.kind)
     if max_latency_ms is not None and not latency:
@@ -198,6 +203,9 @@ def study_command(
 def _run(
     dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
 ) -> StudyDocument:
+    from mmkd_models.study import study, write_document
+    from mmkd_models.study_progress import study_view
+
     try:
         with study_view() as show:
             document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
@@ -210,6 +218,8 @@ def _run(
 
 
 def _executor(name: str) -> Executor:
+    from mmkd_models.study_executors import Executor
+
     known: Executor = choice(name, get_args(Executor), option="--executor")
     return known
 
@@ -252,6 +262,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         from mmkd_export.plan import export_plan
         from mmkd_export.run import export
         from mmkd_models.checkpoint import read_teacher
+        from mmkd_models.study_document import Latency
 
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:

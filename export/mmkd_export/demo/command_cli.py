@@ -9,20 +9,17 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import library_versions
-from mmkd_models.comparison import Step, choose_teacher, compare_fold
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.defaults import (
@@ -36,18 +33,22 @@ from mmkd_models.defaults import (
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text, with_unit
 from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
-from mmkd_models.progress import training_bar
 from mmkd_models.study_methods import taught_by
 from mmkd_models.summary import demo_document as comparison_document
+from mmkd_models.train_config import AugmentConfig
+
+if TYPE_CHECKING:
+    from mmkd_export.demo.chain import Instruments, Measured, PairTimes
+    from mmkd_models.comparison import Step
 
 _LAUNCHES = 2
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
-@app.command(epilog="An interrupted run continues where it was: give the same --out and options.")
+@app.command(cls=command_class(), epilog="An interrupted run continues where it was: give the same --out and options.")
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder of everything that is written.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path("demo"),
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="Dataset directory; default the shipped one.")
     ] = None,
@@ -90,6 +91,8 @@ def demo(
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and two
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
+    from mmkd_export.demo.chain import measure
+
     began = time.monotonic()
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: expected a folder, got a file; choose another name")
@@ -112,6 +115,9 @@ def _compare(
     data: Dataset, presets: tuple[Preset, ...], config: ComparisonConfig, *, seeds: Sequence[int], out: Path
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Chooses the teacher's size and runs every fold, with a bar for each training."""
+    from mmkd_export.demo.chain import fold_folder
+    from mmkd_models.comparison import choose_teacher, compare_fold
+
     with _Watch() as watch:
         tried = choose_teacher(
             data,
@@ -130,11 +136,14 @@ def _compare(
 
 
 def _instruments(duration_s: float) -> Instruments:
+    from mmkd_export.demo.chain import Instruments
+
     return Instruments(pair=partial(_pair, duration_s=duration_s), bundle=partial(_bundle, duration_s=duration_s))
 
 
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
     from mmkd_bench.paired import measure_pair
+    from mmkd_export.demo.chain import PairTimes
 
     pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
     tails = {"p50": (pair.first_p50_us, pair.second_p50_us), "p90": (pair.first_p90_us, pair.second_p90_us)}
@@ -181,6 +190,8 @@ class _Watch:
             if step.progress is None:
                 _say(title)
                 return
+            from mmkd_models.progress import training_bar
+
             self._open = ExitStack()
             self._show = self._open.enter_context(training_bar(title))
         if step.progress is not None:
@@ -237,6 +248,8 @@ def _config(
 
 
 def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
+    from mmkd_models.checkpoint import library_versions
+
     document = comparison_document(data.spec, data.sha256, folds, measured=measured.entries)
     return document | {
         "command": shlex.join(["mmkd-demo", *sys.argv[1:]]),

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.reference import write_reference
 from mmkd_edge.spec import TaskSpec, task_text
@@ -24,14 +25,7 @@ from mmkd_models.data.interchange import ImportReport, import_interchange
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.spec import SPLIT_NAMES
 
-app = typer.Typer(
-    help="Import, check and describe dataset directories.",
-    epilog="--debug, with any command, shows the traceback of an error.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = command_app("Import, check and describe dataset directories.")
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -39,10 +33,10 @@ _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset direc
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-@app.command("import")
+@app.command("import", cls=command_class())
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Windows in the interchange form.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to make.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The directory to make.")],
     per_group: Annotated[
         str, typer.Option(metavar="NAMES", help="Modalities to z-score per group, separated by commas.")
     ] = "",
@@ -95,7 +89,7 @@ def _import_lines(report: ImportReport) -> list[str]:
     return lines
 
 
-@app.command()
+@app.command(cls=command_class())
 def check(directory: _Directory, as_json: _Json = False) -> None:
     """Check every rule of a dataset directory; reads every value once."""
     _progress(f"checking {directory}")
@@ -115,7 +109,7 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
     print(f"{directory} is sound; next: mmkd-train teacher {_quoted(directory)} -o teacher.ckpt")
 
 
-@app.command()
+@app.command(cls=command_class())
 def describe(directory: _Directory, as_json: _Json = False) -> None:
     """Show modalities, rates, windows, classes, missing values, groups and folds."""
     _progress(f"reading {directory}")
@@ -230,11 +224,11 @@ def _closing_lines(description: Description) -> list[str]:
     return [*lines, f"sha256: {description.sha256}"]
 
 
-@app.command()
+@app.command(cls=command_class())
 def reference(
     directory: _Directory,
     modality: Annotated[str, typer.Option(help="A modality that is normalised per group.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The reference file to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The reference file to write.")],
     group: Annotated[int | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
     windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
@@ -253,7 +247,7 @@ def reference(
     print(f"wrote {out}; next: EdgePredictor.open(BUNDLE, reference={str(out)!r})")
 
 
-@app.command("list")
+@app.command("list", cls=command_class())
 def list_(as_json: _Json = False) -> None:
     """Show the datasets that are part of this package, and where they are."""
     paths = {name: str(shipped_dataset(name)) for name in shipped_names()}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.facts import DataFacts, JudgedScores
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
@@ -31,14 +32,6 @@ Checkpoint = StudentCheckpoint | TeacherCheckpoint
 Logits = NDArray[np.float32]
 Key = TypeVar("Key")
 OnPart = Callable[[str], None]
-
-
-class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fractions from 0 to 1, over the classes that occur."""
-
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,26 +86,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     span_dropout: float
     channel_dropout: float
     modality_dropout: float
-
-
-class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What it was judged on.
-
-    Attributes:
-        name: of the dataset.
-        sha256: of its content.
-        part: the split, or the fold whose test windows these are.
-        windows: how many with a label.
-        groups: people, machines or sessions that they come from.
-        labels: of the task.
-    """
-
-    name: str
-    sha256: str
-    part: str
-    windows: int
-    groups: int
-    labels: tuple[str, ...]
 
 
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
