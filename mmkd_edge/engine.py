@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.backends.steps import follow_recording, start_steps, step_artifact
@@ -34,9 +34,6 @@ from mmkd_edge.profile import FoundProfile, find_profile
 from mmkd_edge.reference import Reference, check_reference, read_reference
 from mmkd_edge.setup import Asked, Setup, setups
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 References = Reference | str | os.PathLike[str] | None
 _WARM_UP_RUNS = 5

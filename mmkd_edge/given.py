@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends import RUN_PRECISIONS, RunPrecision
 from mmkd_edge.errors import InputError, UsageError
@@ -18,9 +19,6 @@ from mmkd_edge.preprocess import as_float32, check_window, select
 from mmkd_edge.profile import MAX_THREADS
 from mmkd_edge.reference import Reference
 from mmkd_edge.spec import ModalitySpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 AnyReference = Reference | str | os.PathLike[str]
 

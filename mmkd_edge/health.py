@@ -9,19 +9,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.manifest import ChannelStatistics, InputStatistics
+from mmkd_edge.postprocess import Prediction
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from mmkd_edge.postprocess import Prediction
 
 BINS = 10
 DRIFT_PSI = 0.25

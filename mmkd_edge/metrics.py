@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmkd_edge.errors import UnavailableError
-
-if TYPE_CHECKING:
-    from mmkd_edge.health import Health
-    from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.health import Health
+from mmkd_edge.predictor import EdgePredictor
 
 
 class HealthCollector:

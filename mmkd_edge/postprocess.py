@@ -6,18 +6,15 @@ A prediction never carries NaN, and never an answer that no data stands behind: 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.preprocess import all_present
 from mmkd_edge.sensors import Fault, Status, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
 # below it single samples are lost, above it a stretch of the signal. A station with another limit compares

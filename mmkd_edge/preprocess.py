@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError
 from mmkd_edge.reference import Reference
 from mmkd_edge.spec import ModalitySpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FLOAT32 = np.dtype(np.float32)
 _FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.postprocess import Prediction, no_answer
@@ -21,10 +22,7 @@ from mmkd_edge.sensors import Fault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stepping import Stepping
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Ask = Callable[["NDArray[np.float32]", "Fault | None", "float | None"], Prediction]
+Ask = Callable[[NDArray[np.float32], Fault | None, float | None], Prediction]
 Deliver = Callable[[Sequence[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
