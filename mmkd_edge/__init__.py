@@ -35,6 +35,8 @@ from mmkd_edge.reference import Reference, read_reference, write_reference
 from mmkd_edge.sensors import SensorChecks
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_edge.stream import Stream, StreamFacts
+from mmkd_edge.timing import Timing
+from mmkd_edge.watch import Watched
 
 __version__ = "0.1.0"
 
@@ -65,8 +67,10 @@ __all__ = [
     "StreamFacts",
     "TaskSpec",
     "TensorSpec",
+    "Timing",
     "UnavailableError",
     "UsageError",
+    "Watched",
     "check_window",
     "choose_artifact",
     "decode_manifest",

@@ -18,6 +18,7 @@ from mmkd_edge.manifest import ChannelStatistics, InputStatistics
 from mmkd_edge.postprocess import Prediction
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.timing import Histogram, Timing
 
 BINS = 10
 DRIFT_PSI = 0.25
@@ -84,6 +85,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         swaps: how often another bundle took over.
         rollbacks: how often the earlier bundle took over again.
         models: the students.
+        latency: of the calls of a `Watched` predictor; None elsewhere, and before the first.
+        input_age: from the newest sample of a window to its answer; None where nobody told the ages.
     """
 
     predictions: dict[str, int]
@@ -92,6 +95,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     swaps: int
     rollbacks: int
     models: tuple[ModelHealth, ...]
+    latency: Timing | None = None
+    input_age: Timing | None = None
 
     @property
     def drifting(self) -> tuple[str, ...]:
@@ -297,6 +302,7 @@ class Monitor:
         self.most = every or _SETTLED_TOGETHER
         self._observes = every > 0
         self._lock = threading.Lock()
+        self._ages = Histogram()
         self._predictions: dict[str, int] = {"ok": 0, "warming_up": 0, "degraded": 0, "stale": 0, "invalid": 0}
         self._events = {"backend_failures": 0, "reopens": 0, "swaps": 0, "rollbacks": 0}
 
@@ -310,6 +316,8 @@ class Monitor:
     def _settle(self) -> None:
         for _ in range(len(self.notes)):
             tally, prediction = self.notes.popleft()
+            if prediction.input_age_s is not None:
+                self._ages.add(prediction.input_age_s)
             if prediction.index >= 0:
                 tally.answer(prediction)
             # What the first student answers well is given as it is; all else passes `count` on its way.
@@ -334,4 +342,5 @@ class Monitor:
                 predictions=dict(self._predictions),
                 **self._events,
                 models=tuple(tally.health() for tally in tallies),
+                input_age=self._ages.timing(),
             )

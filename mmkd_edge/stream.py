@@ -126,8 +126,9 @@ class Stream:
         """Take samples in the order in which the sensor gave them; give the predictions that became due.
 
         Args:
-            samples: an array (n, C) of raw values, a single sample (C,), or a mapping from the modality's name to one;
-                NaN = missing. A modality of one channel also takes (n,).
+            samples: an array (n, C) of raw values, a single sample (C,), a frame (pandas, polars) that has the channels
+                as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one channel also
+                takes (n,).
             time_s: when each sample was taken, (n,) seconds on a clock of your choice, or the time of the first of
                 them where the rest follows at the modality's rate. Without it samples come at exactly that rate.
             now_s: this moment on the same clock; then every prediction has its `input_age_s`.
