@@ -6,6 +6,7 @@ Owns arguments and how facts look. Results go to stdout, progress to stderr.
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -275,4 +276,4 @@ def _json(document: Any) -> str:
 
 
 def _progress(text: str) -> None:
-    typer.echo(text, err=True)
+    print(text, file=sys.stderr, flush=True)
