@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
+from mmkd_models.data import shipped_dataset
 
 SCRIPTS = {one.name: one.value for one in entry_points(group="console_scripts") if one.name.startswith("mmkd-")}
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "sklearn", "optuna", "lightning_fabric", "jinja2", "psutil")
@@ -131,10 +132,21 @@ def test_one_idea_has_one_name_in_every_command(pages: dict[str, tuple[int, str]
     ] == []
 
 
-@pytest.mark.parametrize("earlier", ["--output", "--output="])
-def test_the_earlier_name_of_an_option_still_works(earlier: str, tmp_path: Path) -> None:
-    where = str(tmp_path / "data")
-    line = ["mmkd-data", "import", "none.npz", *([f"{earlier}{where}"] if earlier[-1] == "=" else [earlier, where])]
-    (code, text), *_ = answers([" ".join(line)], blocked=HEAVY).values()
+def test_the_earlier_name_of_an_option_still_works(tmp_path: Path) -> None:
+    where = tmp_path / "data"
+    lines = [f"mmkd-data import none.npz --output{mark}{where}" for mark in (" ", "=")]
     refused = "none.npz: expected an interchange file (.npz), found no such file; check the path"
-    assert (code, text) == (2, f"reading none.npz\nmmkd-data: {refused}\n")
+    expected = (2, f"reading none.npz\nmmkd-data: {refused}\n")
+    assert list(answers(lines, blocked=HEAVY).values()) == [expected, expected]
+
+
+def test_a_bundle_is_judged_without_torch() -> None:
+    bundle, data = mmkd_edge.example_bundle(), shipped_dataset()
+    blocked = [name for name in HEAVY if name != "onnxruntime"]
+    ((code, text),) = answers([f"mmkd-evaluate {bundle} {data}"], blocked=blocked).values()
+    assert code == 0, text
+    assert "accuracy " in text
+    assert text.endswith(f"next: mmkd-bench run {bundle}\n")
+    ((code, text),) = answers([f"mmkd-evaluate student.ckpt {data}"], blocked=blocked).values()
+    lacking = "mmkd-evaluate of a checkpoint needs torch and lightning_fabric, which this Python lacks"
+    assert (code, text) == (3, f"mmkd-evaluate: {lacking}; run: pip install 'mmkd-edge[train]'\n")

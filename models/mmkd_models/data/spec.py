@@ -59,6 +59,11 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     licence: str = ""
     recordings: RecordingsSpec | None = None
 
+    @property
+    def shapes_text(self) -> str:
+        """What a window is, in a line: each modality with its (T, C)."""
+        return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
+
     def modality(self, name: str) -> ModalitySpec:
         """Gives the modality of that name.
 
