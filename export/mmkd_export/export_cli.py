@@ -20,6 +20,7 @@ from rich.table import Table
 
 from mmkd_edge.command import check_page
 from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
@@ -196,7 +197,7 @@ def _show_platforms(*, as_json: bool) -> None:
     for row in PLATFORMS:
         targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
         table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
-    _console().print(table)
+    _console().print(WholeWords(table))
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
@@ -238,7 +239,7 @@ def _show(result: ExportResult) -> None:
         f"{result.size_bytes / 1000:.0f} kB",
         soft_wrap=True,
     )
-    console.print(_artifact_table(report.artifacts))
+    console.print(WholeWords(_artifact_table(report.artifacts)))
     for line in _notes(result):
         console.print(line, soft_wrap=True)
     console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
@@ -252,7 +253,7 @@ def _show_confidence(console: Console, report: ExportReport) -> None:
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
     for artifact, facts in known:
         console.print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}", soft_wrap=True)
-        console.print(coverage_table(facts.coverages))
+        console.print(WholeWords(coverage_table(facts.coverages)))
     if known and report.windows.judged_by == report.windows.source:
         console.print(SAME_GROUPS, soft_wrap=True)
 

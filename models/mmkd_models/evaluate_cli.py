@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mmkd_edge.command import check_page, require_modules
 from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_models.config import choice
 from mmkd_models.data.dataset import Dataset, open_dataset
@@ -240,7 +241,7 @@ def _show(report: EvaluationReport) -> None:
         table.add_column(heading, justify="right")
     for name, judgement in _rows(report):
         table.add_row(name, *_cells(judgement, report))
-    console.print(table)
+    console.print(WholeWords(table))
     if report.complete.gain is not None and report.complete.gain.low is None:
         console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
     if model.dataset_sha256 != data.sha256:

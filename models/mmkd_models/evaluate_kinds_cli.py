@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.facts import DataFacts
@@ -66,7 +67,7 @@ def evaluate_kind(
     if gains:
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
     console.print(f"{data.windows} {data.part} of {data.name} ({data.groups} groups)", soft_wrap=True)
-    console.print(table)
+    console.print(WholeWords(table))
     if gains and data.groups < FEWEST_GROUPS:
         console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
 

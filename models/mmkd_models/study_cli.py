@@ -14,6 +14,7 @@ import typer
 
 from mmkd_edge.command import require_modules
 from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.files import write_file
 from mmkd_edge.spec import TaskSpec
@@ -341,7 +342,7 @@ def _show_table(document: StudyDocument) -> None:
         table.add_column(heading, justify="left" if heading in ("student", "method", "teacher") else "right")
     for row in document.entries:
         table.add_row(*_cells(row, told))
-    console.print(table)
+    console.print(WholeWords(table))
     if not document.coverage.complete:
         console.print("The study is not complete; the same command continues it.")
 

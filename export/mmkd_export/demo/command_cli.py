@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
 from mmkd_edge.spec import TaskSpec
@@ -302,7 +303,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec) -> N
             f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
             "-" if gap is None else f"{gap:.0%}",
         )
-    console.print(table)
+    console.print(WholeWords(table))
     teacher = document["teacher"]
     console.print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
     mean = document["mean_gain_points"]

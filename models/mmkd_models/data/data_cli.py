@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.reference import write_reference
 from mmkd_edge.spec import TaskSpec, task_text
@@ -122,8 +123,8 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     if not console.is_terminal:  # a file or a pipe has no width that a table must fit
         console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
     console.print(f"{description.name}: {_headline(description)}")
-    console.print(_modality_table(description))
-    console.print(_split_table(description))
+    console.print(WholeWords(_modality_table(description)))
+    console.print(WholeWords(_split_table(description)))
     for line in _closing_lines(description):
         console.print(line, soft_wrap=True)
     print(f"next: mmkd-train teacher {_quoted(directory)} -o teacher.ckpt")
