@@ -340,7 +340,10 @@ class Monitor:
             self._settle()
             return Health(
                 predictions=dict(self._predictions),
-                **self._events,
+                backend_failures=self._events["backend_failures"],
+                reopens=self._events["reopens"],
+                swaps=self._events["swaps"],
+                rollbacks=self._events["rollbacks"],
                 models=tuple(tally.health() for tally in tallies),
                 input_age=self._ages.timing(),
             )

@@ -58,7 +58,7 @@ def _list_methods(wanted: bool) -> None:
 )
 def study_command(
     data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
-    modality: Annotated[str, typer.Option(help="The one modality that the student sees.")],
+    modality: Annotated[str, typer.Option(metavar="NAME", help="The one modality that the student sees.")],
     output: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path(
         "study"
     ),

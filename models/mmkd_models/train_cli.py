@@ -68,7 +68,9 @@ def teacher(
     output: Output = Path("teacher.ckpt"),
     modality: Annotated[
         list[str] | None,
-        typer.Option(help="Use only these modalities (repeat; one makes a unimodal teacher); default all."),
+        typer.Option(
+            metavar="NAME", help="Use only these modalities (repeat; one makes a unimodal teacher); default all."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = TEACHER_PRESET,
     self_training: Annotated[

@@ -55,7 +55,7 @@ def demo(
     ] = None,
     modality: Annotated[
         list[str] | None,
-        typer.Option("--modality", help="Train a student for this sensor (repeat); default every one."),
+        typer.Option("--modality", metavar="NAME", help="Train a student for this sensor (repeat); default every one."),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another grouped fold.")] = 1,
     label_share: Annotated[

@@ -229,7 +229,7 @@ def _closing_lines(description: Description) -> list[str]:
 @app.command(cls=command_class())
 def reference(
     directory: _Directory,
-    modality: Annotated[str, typer.Option(help="A modality that is normalised per group.")],
+    modality: Annotated[str, typer.Option(metavar="NAME", help="A modality that is normalised per group.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The reference file to write.")],
     group: Annotated[int | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
     windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
