@@ -35,11 +35,10 @@ from mmkd_export.litert import missing_libraries, tflite_from_checkpoint
 from mmkd_export.onnx_from_student import onnx_from_student
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
 from mmkd_models.config import preset_named, student_config
 from mmkd_models.networks.student import Student
-from mmkd_models.train import TrainConfig
+from mmkd_models.train_config import AugmentConfig, TrainConfig
 
 TOKENS, STRIDE, RATE_HZ = 128, 8, 100.0
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=RATE_HZ, samples=TOKENS * STRIDE)

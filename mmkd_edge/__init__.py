@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from mmkd_edge.sensors import SensorChecks
     from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
     from mmkd_edge.stream import Stream, StreamFacts
+    from mmkd_edge.timing import Timing
+    from mmkd_edge.watch import Watched
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
@@ -67,8 +71,10 @@ __all__ = [
     "StreamFacts",
     "TaskSpec",
     "TensorSpec",
+    "Timing",
     "UnavailableError",
     "UsageError",
+    "Watched",
     "check_window",
     "choose_artifact",
     "decode_manifest",
@@ -112,6 +118,8 @@ _HOMES = {
     "mmkd_edge.sensors": ("SensorChecks",),
     "mmkd_edge.spec": ("ModalitySpec", "TaskSpec", "TensorSpec"),
     "mmkd_edge.stream": ("Stream", "StreamFacts"),
+    "mmkd_edge.timing": ("Timing",),
+    "mmkd_edge.watch": ("Watched",),
 }
 
 

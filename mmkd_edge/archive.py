@@ -22,10 +22,11 @@ _NEEDED = 20  # ZIP 2.0: the version that readers expect for stored files in fol
 _MADE_BY = (3 << 8) | _NEEDED  # Unix
 _DATE = (1 << 5) | 1  # 1980-01-01, the first day that a ZIP can name
 _MODE = 0o100644 << 16
+_UTF8 = 1 << 11
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive's headers say of one member; `name` is ASCII."""
+    """What an archive's headers say of one member."""
 
     name: str
     size_bytes: int
@@ -34,14 +35,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stored_bytes(self) -> int:
         """Bytes of the member with its local header."""
-        return LOCAL_HEADER_BYTES + len(self.name) + self.size_bytes
+        return LOCAL_HEADER_BYTES + len(self.name.encode()) + self.size_bytes
 
 
 def local_header(member: Member) -> bytes:
     """What stands before a member's bytes."""
-    name = member.name.encode("ascii")
+    name = member.name.encode()
     size = member.size_bytes
-    fields = (LOCAL_SIGNATURE, _NEEDED, 0, 0, 0, _DATE, member.crc32, size, size, len(name), 0)
+    fields = (LOCAL_SIGNATURE, _NEEDED, _flags(name), 0, 0, _DATE, member.crc32, size, size, len(name), 0)
     return _LOCAL.pack(*fields) + name
 
 
@@ -50,12 +51,17 @@ def central_directory(members: Sequence[Member]) -> bytes:
     parts: list[bytes] = []
     offset = 0
     for member in members:
-        name = member.name.encode("ascii")
+        name = member.name.encode()
         size = member.size_bytes
-        fixed = (b"PK\x01\x02", _MADE_BY, _NEEDED, 0, 0, 0, _DATE, member.crc32, size, size, len(name))
+        fixed = (b"PK\x01\x02", _MADE_BY, _NEEDED, _flags(name), 0, 0, _DATE, member.crc32, size, size, len(name))
         parts.append(_CENTRAL.pack(*fixed, 0, 0, 0, 0, _MODE, offset) + name)
         offset += member.stored_bytes
     return b"".join(parts)
+
+
+def _flags(name: bytes) -> int:
+    """Says where a name is UTF-8 beyond ASCII (APPNOTE 4.4.4, bit 11)."""
+    return 0 if name.isascii() else _UTF8
 
 
 def end_record(members: Sequence[Member], *, comment: bytes) -> bytes:
@@ -75,7 +81,7 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
     """Everything before the end record, and the members for it.
 
     Args:
-        files: name to content, in the order in which they are stored; names are ASCII.
+        files: name to content, in the order in which they are stored.
     """
     members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
     parts: list[bytes] = []

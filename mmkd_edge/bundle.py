@@ -293,7 +293,7 @@ def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequenc
     position = 0
     canonical = True
     for entry in entries:
-        start = position + archive.LOCAL_HEADER_BYTES + len(entry.file)
+        start = position + archive.LOCAL_HEADER_BYTES + len(entry.file.encode())
         data = read_exactly(descriptor, entry.size_bytes, offset=start)
         _check_content(entry, data, where=str(path))
         member = Member(name=entry.file, size_bytes=entry.size_bytes, crc32=zlib.crc32(data))

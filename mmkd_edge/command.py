@@ -1,12 +1,14 @@
-"""What every command does around its work: errors into messages and exit codes, `--debug`, Ctrl-C.
+"""What every command does around its work: errors into messages and exit codes, `--debug`, `--version`, Ctrl-C.
 
-Owns the first and the last lines of a command's life. Parses nothing but `--debug`; imports the standard library alone,
-so that any command of any package may use it.
+Owns the first and the last lines of a command's life. Parses nothing but those two, and whether help is asked for;
+imports the standard library alone, so that any command of any package may use it.
 """
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -15,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mmkd_edge.command_help import bare_help, version_line
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.files import fault_of, is_of_a_path
 from mmkd_edge.interrupts import INTERRUPTED_EXIT_CODE, loading
@@ -24,6 +27,8 @@ INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
 BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
 
+_HELP = {"-h", "--help"}
+
 
 def run_command(
     name: str,
@@ -32,11 +37,13 @@ def run_command(
     arguments: Sequence[str] | None = None,
     needs: Sequence[str] = (),
     extra: str = "",
+    about: str = "",
 ) -> NoReturn:
     """Runs `command` with the command line and ends the process with the exit code that fits.
 
     A `MmkdError` becomes one message on stderr and its own exit code; any other exception becomes one line and exit 1.
-    `--debug`, anywhere before a `--`, is taken out of the arguments and shows the traceback as well.
+    `--debug`, anywhere before a `--`, is taken out of the arguments and shows the traceback as well; `--version` there
+    shows the version instead. Help needs nothing of `needs`, and is short where typer is not installed.
 
     Args:
         name: what the user typed; it starts every message.
@@ -44,15 +51,23 @@ def run_command(
         arguments: the command line without the program; None reads `sys.argv`.
         needs: modules that `command` imports; a missing one ends in exit 3 before `command` is called.
         extra: the extra of `mmkd-edge` that installs them.
+        about: what the command does, for the short help.
 
     Raises:
         SystemExit: always.
     """
-    given, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    given, options = _without_own(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in options
+    _print_any_script()
     try:
-        with loading(name):
-            require_modules(needs, by=name, extra=extra)
-        command(given)
+        if "--version" in options:
+            sys.stdout.write(version_line(name) + "\n")
+        elif _HELP & options and "typer" in needs and not _can_import("typer"):
+            sys.stdout.write(bare_help(name, about, extra=extra) + "\n")
+        else:
+            with loading(name):
+                require_modules(() if _HELP & options else needs, by=name, extra=extra)
+            command(given)
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED_EXIT_CODE:  # typer's, which says nothing
@@ -117,10 +132,26 @@ def _can_import(module: str) -> bool:
     return True
 
 
-def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+def _without_own(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+    """The arguments that are the command's, and everything before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != "--debug"]
-    return kept + list(arguments[end:]), len(kept) < end
+    kept = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
+    return kept + list(arguments[end:]), set(arguments[:end])
+
+
+def _print_any_script() -> None:
+    """Lets stdout and stderr take names in any script: what a terminal cannot show is written as JSON escapes it."""
+    codecs.register_error("mmkd.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmkd.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4)), error.end
 
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:

@@ -7,11 +7,13 @@ predictor that swaps bundles or opens an engine again puts a new line in the pla
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.backends.steps import follow_recording, start_steps, step_artifact
@@ -36,6 +38,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+References = Reference | str | os.PathLike[str] | None
 _WARM_UP_RUNS = 5
 _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
 # Of the largest logit. bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation, and a student

@@ -22,10 +22,8 @@ A message has four parts: where, what was expected, what came, how to fix it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mmkd_edge.postprocess import Prediction
+import mmkd_edge  # the package itself: what predictions are is known once it is there, and their module needs this one
 
 
 class MmkdError(Exception):
@@ -55,7 +53,7 @@ class SensorError(InputError):
         predictions: what was found, the refused ones among them, in the order of the windows.
     """
 
-    def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
+    def __init__(self, message: str, *, predictions: Sequence[mmkd_edge.Prediction] = ()) -> None:
         super().__init__(message)
         self.predictions = tuple(predictions)
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends import RUN_PRECISIONS, RunPrecision
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.preprocess import as_float32, check_window, select
+from mmkd_edge.preprocess import as_float32, check_window, columns_of, select
 from mmkd_edge.profile import MAX_THREADS
 from mmkd_edge.reference import Reference
 from mmkd_edge.spec import ModalitySpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 AnyReference = Reference | str | os.PathLike[str]
 
@@ -69,6 +67,11 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
                 f"got {array.shape}; predict takes a single window"
             )
         return list(array)
+    if columns_of(values) is not None:
+        raise InputError(
+            f"predict_batch: expected windows, got one {type(values).__name__}, whose rows are no windows; pass a list "
+            "with a frame for each window, or push the rows to a stream"
+        )
     if not isinstance(values, Iterable):
         raise InputError(f"expected windows, got {type(values).__name__}; pass an array (N, T, C) or a list of windows")
     return [_check_numbered(index, window, modality) for index, window in enumerate(values)]

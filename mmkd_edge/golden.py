@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.archive import archive_body, end_record
 from mmkd_edge.errors import BundleError
 from mmkd_edge.manifest import ModelEntry
 from mmkd_edge.spec import TaskSpec, label_dtype
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _SAME_NUMBER = 0.1  # standard deviations
 _DTYPES: dict[str, Any] = {

@@ -9,19 +9,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.manifest import ChannelStatistics, InputStatistics
+from mmkd_edge.postprocess import Prediction
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from mmkd_edge.postprocess import Prediction
+from mmkd_edge.timing import Histogram, Timing
 
 BINS = 10
 DRIFT_PSI = 0.25
@@ -88,6 +85,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         swaps: how often another bundle took over.
         rollbacks: how often the earlier bundle took over again.
         models: the students.
+        latency: of the calls of a `Watched` predictor; None elsewhere, and before the first.
+        input_age: from the newest sample of a window to its answer; None where nobody told the ages.
     """
 
     predictions: dict[str, int]
@@ -96,6 +95,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     swaps: int
     rollbacks: int
     models: tuple[ModelHealth, ...]
+    latency: Timing | None = None
+    input_age: Timing | None = None
 
     @property
     def drifting(self) -> tuple[str, ...]:
@@ -301,6 +302,7 @@ class Monitor:
         self.most = every or _SETTLED_TOGETHER
         self._observes = every > 0
         self._lock = threading.Lock()
+        self._ages = Histogram()
         self._predictions: dict[str, int] = {"ok": 0, "warming_up": 0, "degraded": 0, "stale": 0, "invalid": 0}
         self._events = {"backend_failures": 0, "reopens": 0, "swaps": 0, "rollbacks": 0}
 
@@ -314,6 +316,8 @@ class Monitor:
     def _settle(self) -> None:
         for _ in range(len(self.notes)):
             tally, prediction = self.notes.popleft()
+            if prediction.input_age_s is not None:
+                self._ages.add(prediction.input_age_s)
             if prediction.index >= 0:
                 tally.answer(prediction)
             # What the first student answers well is given as it is; all else passes `count` on its way.
@@ -336,6 +340,10 @@ class Monitor:
             self._settle()
             return Health(
                 predictions=dict(self._predictions),
-                **self._events,
+                backend_failures=self._events["backend_failures"],
+                reopens=self._events["reopens"],
+                swaps=self._events["swaps"],
+                rollbacks=self._events["rollbacks"],
                 models=tuple(tally.health() for tally in tallies),
+                input_age=self._ages.timing(),
             )

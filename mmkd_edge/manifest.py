@@ -36,8 +36,7 @@ MOST_CONFIDENCE_WINDOWS = 1024
 ArtifactFormat = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-# A folder in the archive and a tensor's name: no separators, no leading dot, nothing a shell or a file system minds.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+_MOST_IN_NAME = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
@@ -482,8 +481,11 @@ def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
 
 
 def _check_name(name: str, path: str) -> None:
+    """Of a folder in the archive and of a tensor: any script, no separators, nothing a shell or a file system minds."""
     wanted = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
-    _require(_NAME.match(name) is not None, path, f"expected {wanted}, got {name!r}")
+    # What may go on an identifier: letters, the marks that belong to them in many scripts, digits and _.
+    sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)
+    _require(sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {wanted}, got {name!r}")
 
 
 def _check_file(file: str, wanted: str, path: str) -> None:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmkd_edge.errors import UnavailableError
+from mmkd_edge.health import Health
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.timing import EDGES, Timing
+from mmkd_edge.watch import Watched
 
-if TYPE_CHECKING:
-    from mmkd_edge.health import Health
-    from mmkd_edge.predictor import EdgePredictor
+_EDGES_APART = 4
 
 
 class HealthCollector:
@@ -29,13 +31,14 @@ class HealthCollector:
     alone: channels, labels and the five words of the status.
 
     Args:
-        predictors: name to predictor; the name becomes the label `predictor`.
+        predictors: name to predictor, or to what watches it, which knows its latency as well; the name becomes the
+            label `predictor`.
 
     Raises:
         UnavailableError: prometheus-client is not installed.
     """
 
-    def __init__(self, predictors: Mapping[str, EdgePredictor]) -> None:
+    def __init__(self, predictors: Mapping[str, EdgePredictor | Watched]) -> None:
         self._predictors = dict(predictors)
         self._library = _library()
 
@@ -44,13 +47,14 @@ class HealthCollector:
         found = {name: predictor.health() for name, predictor in self._predictors.items()}
         yield from _counters(self._library, found)
         yield from _gauges(self._library, found)
+        yield from _histograms(self._library, found)
 
 
-def metrics_text(predictor: EdgePredictor, *, name: str = "mmkd") -> str:
+def metrics_text(predictor: EdgePredictor | Watched, *, name: str = "mmkd") -> str:
     """The health of one predictor in the text format of Prometheus.
 
     Args:
-        predictor: it.
+        predictor: it, or what watches it.
         name: the value of the label `predictor`.
 
     Raises:
@@ -113,3 +117,20 @@ def _gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
             if model.label_psi is not None:
                 drift.add_metric([name, model.model], model.label_psi)
     yield from (psi, missing, mean, answers, drift)
+
+
+def _histograms(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
+    family = library.core.HistogramMetricFamily
+    latency = family("mmkd_latency_seconds", "Time of a call that gave an answer.", labels=["predictor"])
+    age = family("mmkd_input_age_seconds", "Age of the newest sample of an answer.", labels=["predictor"])
+    for name, health in found.items():
+        for one, timing in ((latency, health.latency), (age, health.input_age)):
+            if timing is not None:
+                one.add_metric([name], buckets=_buckets(timing), sum_value=timing.sum_s)
+    yield from (latency, age)
+
+
+def _buckets(timing: Timing) -> list[tuple[str, float]]:
+    """Three in each decade: all of them would be a hundred series."""
+    shown = list(zip(EDGES, timing.counts, strict=True))[::_EDGES_APART]
+    return [(str(float(f"{edge:.3g}")), float(count)) for edge, count in shown] + [("+Inf", float(timing.count))]

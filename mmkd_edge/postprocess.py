@@ -6,18 +6,16 @@ A prediction never carries NaN, and never an answer that no data stands behind: 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.preprocess import all_present
 from mmkd_edge.sensors import Fault, Status, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
 # below it single samples are lost, above it a stretch of the signal. A station with another limit compares
@@ -63,6 +61,29 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     labels: tuple[str, ...] = ()
     value: float | None = None
     label_set: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as numbers, texts, lists and None alone; the keys are the names of the attributes, in their order.
+
+        >>> from mmkd_edge.testing import fake_predictor
+        >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+        >>> prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
+        >>> prediction.to_dict()["probabilities"]
+        [0.25, 0.75]
+        """
+        plain: dict[str, Any] = msgspec.json.decode(self.to_json())
+        return plain
+
+    def to_json(self) -> bytes:
+        """`to_dict` as one JSON object in UTF-8; a document of your own may hold predictions in the same way.
+
+        >>> from mmkd_edge.testing import fake_predictor
+        >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+        >>> prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
+        >>> msgspec.json.encode({"press": 1, "said": prediction}, enc_hook=np.ndarray.tolist)[:44]
+        b'{"press":1,"said":{"label":"worn","index":1,'
+        """
+        return msgspec.json.encode(self, enc_hook=np.ndarray.tolist)
 
     @property
     def abstained(self) -> bool:

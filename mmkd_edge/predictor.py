@@ -11,9 +11,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends import Backend, BackendName, RunPrecision, check_backend
 from mmkd_edge.bundle import Bundle
@@ -56,9 +57,6 @@ from mmkd_edge.terms import (
     unanswered,
     with_fault,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FLOAT32 = np.dtype(np.float32)
 # The compiled part: what stands before it is for arrays of other libraries, and costs a microsecond between two runs of

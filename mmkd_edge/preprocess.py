@@ -6,18 +6,16 @@ those it learned from. Resampling and windowing are not here (streams do that), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError
 from mmkd_edge.reference import Reference
 from mmkd_edge.spec import ModalitySpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FLOAT32 = np.dtype(np.float32)
 _FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
@@ -32,7 +30,8 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[np.float32]:
 
     Args:
         window: a mapping from the modality's name to an array, or the bare array. Whatever numpy can read as numbers is
-            taken; other number types are converted to float32, masked values become NaN.
+            taken; other number types are converted to float32, masked values become NaN. Of a frame (pandas, polars)
+            the columns with the names of the channels, wherever they stand; others are left out.
         modality: what the model takes.
 
     Returns:
@@ -185,9 +184,11 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
     """Numbers of any kind as a native float32 array of any shape; masked values become NaN.
 
     Raises:
-        InputError: the values are not numbers.
+        InputError: the values are not numbers, or a frame that lacks a channel.
     """
     where = f"modality {modality.name!r}: expected an array of numbers, got"
+    if (columns := columns_of(values)) is not None:
+        values = _columns_by_name(values, columns, modality)
     try:
         array = np.asanyarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that live on another device
@@ -202,6 +203,31 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
     if isinstance(converted, np.ma.MaskedArray):
         return np.asarray(converted.filled(np.float32(np.nan)))
     return converted
+
+
+def columns_of(values: object) -> list[object] | None:
+    """The names of a frame's columns, of any library that has frames; None where this is no frame."""
+    columns = None if isinstance(values, np.ndarray) else getattr(values, "columns", None)
+    return list(columns) if isinstance(columns, Iterable) and hasattr(values, "__getitem__") else None
+
+
+def _columns_by_name(frame: Any, columns: list[object], modality: ModalitySpec) -> NDArray[np.float64]:
+    """The channels of a frame, (n, C) in their order, whatever the order and the number of its columns."""
+    lacking = [name for name in modality.channels if columns.count(name) != 1]
+    if lacking:
+        listed = ", ".join(str(name) for name in columns) or "none"
+        raise InputError(
+            f"modality {modality.name!r}: expected a frame with one column for each channel "
+            f"({', '.join(modality.channels)}), got the columns {listed}; name a column {lacking[0]!r}, or pass an "
+            "array whose columns are in the order of the channels"
+        )
+    try:
+        return np.stack([np.asarray(frame[name], dtype=np.float64) for name in modality.channels], axis=-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"modality {modality.name!r}: expected a frame of numbers, got {type(frame).__name__}: {error}; "
+            "convert its columns, with NaN where a value is missing"
+        ) from error
 
 
 def _advice(array: NDArray[np.float32], modality: ModalitySpec) -> str:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Sample = tuple[float, NDArray[np.float32]]
+Sample = tuple[float, NDArray[np.float32]]
 
 # A grid point that lies this share of a period after a sample is taken from that sample: a clock that counts in the
 # very steps of the grid must not wait for the next sample because of rounding.

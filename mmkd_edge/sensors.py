@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import all_present
 from mmkd_edge.spec import ModalitySpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Status = Literal["ok", "warming_up", "degraded", "stale", "invalid"]
 Policy = Literal["predict", "abstain", "raise"]

@@ -7,9 +7,9 @@ bundle took over, is made again from the last window; until then windows are ans
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends.steps import Steps, start_steps
 from mmkd_edge.engine import Engine
@@ -20,10 +20,7 @@ from mmkd_edge.preprocess import prepare
 from mmkd_edge.sensors import Fault
 from mmkd_edge.terms import Terms
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Answered = Callable[["NDArray[np.float32]", "NDArray[np.float32]", Terms], Prediction]
+Answered = Callable[[NDArray[np.float32], NDArray[np.float32], Terms], Prediction]
 
 
 def check_hop(hop: object, streaming: Streaming) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.postprocess import Prediction, no_answer
@@ -21,10 +22,7 @@ from mmkd_edge.sensors import Fault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stepping import Stepping
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Ask = Callable[["NDArray[np.float32]", "Fault | None", "float | None"], Prediction]
+Ask = Callable[[NDArray[np.float32], Fault | None, float | None], Prediction]
 Deliver = Callable[[Sequence[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
@@ -128,8 +126,9 @@ class Stream:
         """Take samples in the order in which the sensor gave them; give the predictions that became due.
 
         Args:
-            samples: an array (n, C) of raw values, a single sample (C,), or a mapping from the modality's name to one;
-                NaN = missing. A modality of one channel also takes (n,).
+            samples: an array (n, C) of raw values, a single sample (C,), a frame (pandas, polars) that has the channels
+                as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one channel also
+                takes (n,).
             time_s: when each sample was taken, (n,) seconds on a clock of your choice, or the time of the first of
                 them where the rest follows at the modality's rate. Without it samples come at exactly that rate.
             now_s: this moment on the same clock; then every prediction has its `input_age_s`.

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.confidence import label_set
 from mmkd_edge.engine import Engine
 from mmkd_edge.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.sensors import Fault, worse
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 NOT_ASKED = "the deadline passed before the engine was asked"
 

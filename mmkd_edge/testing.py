@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.manifest import Artifact, Confidence, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 from mmkd_edge.predictor import EdgePredictor
@@ -22,10 +22,7 @@ from mmkd_edge.reference import Reference
 from mmkd_edge.sensors import Policy, SensorChecks
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Feeds = Mapping[str, "NDArray[np.float32]"]
+Feeds = Mapping[str, NDArray[np.float32]]
 Answer = Sequence[float] | Callable[[Feeds], Sequence[float]]
 # The logit of a class that the answer rules out: its softmax is 0 in float32.
 _RULED_OUT = 1e-38

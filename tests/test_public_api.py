@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 import types
 
 import pytest
+
+import mmkd_edge
 
 PACKAGES = ["mmkd_edge", "mmkd_export", "mmkd_bench", "mmkd_models", "mmkd_report"]
 
@@ -39,3 +43,32 @@ def test_every_public_name_is_documented(package: str) -> None:
         and not inspect.getdoc(getattr(module, name))
     ]
     assert undocumented == []
+
+
+SHOW_HELP = """
+import contextlib, importlib, inspect, io, pydoc, sys, typing
+module = importlib.import_module(sys.argv[1])
+help(module)
+for name in module.__all__:
+    one = getattr(module, name)
+    help(one)
+    typing.get_type_hints(one)
+    if not (inspect.isclass(one) and issubclass(one, BaseException)):
+        inspect.signature(one, eval_str=True)
+    for member in vars(one).values() if inspect.isclass(one) else ():
+        function = member.fget if isinstance(member, property) else inspect.unwrap(getattr(member, "__func__", member))
+        if inspect.isfunction(function):
+            typing.get_type_hints(function)
+            inspect.signature(function, eval_str=True)
+"""
+
+
+def test_help_and_signatures_of_everything_public_work_in_a_fresh_interpreter() -> None:
+    command = [sys.executable, "-c", SHOW_HELP, "mmkd_edge"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "class Prediction(" in done.stdout
+    assert "probabilities" in done.stdout
+    assert str(inspect.signature(mmkd_edge.EdgePredictor.open)).startswith(
+        "(path: 'str | os.PathLike[str]', *, backend"
+    )

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 
 _NEEDS = ("typer", "rich", "psutil")
 
+ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
+
 
 def main() -> NoReturn:
     """Runs `mmkd-bench`."""
     with loading("mmkd-bench"):
         from mmkd_edge.command import run_command
 
-    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench")
+    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=ABOUT)
 
 
 def _bench(arguments: list[str]) -> None:

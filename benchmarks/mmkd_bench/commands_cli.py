@@ -9,6 +9,7 @@ import typer
 
 from mmkd_bench import compare as comparing
 from mmkd_bench import terminal, text
+from mmkd_bench.cli import ABOUT
 from mmkd_bench.options_cli import (
     ArtifactOption,
     BackendOption,
@@ -39,6 +40,7 @@ from mmkd_bench.teacher_cli import teacher
 from mmkd_bench.tune_cli import tune
 from mmkd_edge.bundle import Bundle
 from mmkd_edge.command import shell_line
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.interrupts import INTERRUPTED_EXIT_CODE
 from mmkd_edge.outputs import check_file
@@ -46,22 +48,17 @@ from mmkd_edge.outputs import check_file
 
 def make_app() -> typer.Typer:
     """The whole command line."""
-    app = typer.Typer(
-        help="Latency, memory and energy of a bundle on the machine that runs it.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    app.command("run")(run)
-    app.command("compare")(compare)
-    app.command("page")(show_page)
-    app.command("pair")(pair)
-    app.command("teacher")(teacher)
-    app.command("overhead")(overhead)
-    app.command("rivals")(rivals)
-    app.command("capacity")(capacity)
-    app.command("plan")(plan)
-    app.command("tune")(tune)
+    app, cls = command_app(ABOUT), command_class()
+    app.command("run", cls=cls)(run)
+    app.command("compare", cls=cls)(compare)
+    app.command("page", cls=cls)(show_page)
+    app.command("pair", cls=cls)(pair)
+    app.command("teacher", cls=cls)(teacher)
+    app.command("overhead", cls=cls)(overhead)
+    app.command("rivals", cls=cls)(rivals)
+    app.command("capacity", cls=cls)(capacity)
+    app.command("plan", cls=cls)(plan)
+    app.command("tune", cls=cls)(tune)
     return app
 
 
@@ -98,7 +95,7 @@ def run(
     energy: Annotated[bool, typer.Option(help="Also read a power sensor, where there is one.")] = True,
     reference: ReferenceOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.", show_default=False)
+        Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="Also write the report.", show_default=False)
     ] = None,
     samples: Annotated[
         Path | None, typer.Option(help="Also write the raw samples, as .npz.", show_default=False)

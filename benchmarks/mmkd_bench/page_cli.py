@@ -23,7 +23,7 @@ def page(
         list[Path], typer.Argument(metavar="REPORT.json...", help="Reports of 'run', the main one first.")
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")],
+    output: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
 ) -> None:
     """Show runs as one self-contained page: distribution, timeline, steps, energy, and devices side by side."""
     require_page(output)

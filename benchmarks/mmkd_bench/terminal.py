@@ -28,6 +28,7 @@ from mmkd_bench.text import (
     stability_lines,
     subject_text,
 )
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.profile import best_trial
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def _bound(upper_us: float | None) -> str:
     return "" if upper_us is None else f"at most {duration_text(upper_us)}"
 
 
-def _stage_table(report: BenchReport) -> Table:
+def _stage_table(report: BenchReport) -> WholeWords:
     stages = report.result.stages
     total_us = sum(stage.p50_us for stage in stages) or 1.0
     rows = [
@@ -307,23 +308,23 @@ def _bar(share: float) -> str:
     return "█" * max(1, round(BAR_CELLS * share)) + f" {share:.0%}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)) -> Table:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)) -> WholeWords:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for number, title in enumerate(header):
         first = number in left
         table.add_column(title, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    return table
+    return WholeWords(table)
 
 
-def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+def _pairs(rows: Iterable[tuple[str, str]]) -> WholeWords:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(Text(name), Text(value))
-    return table
+    return WholeWords(table)
 
 
 def _interruption(report: AnyReport) -> list[RenderableType]:

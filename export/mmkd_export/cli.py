@@ -8,13 +8,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+_ABOUT = "Export a student to one verified bundle, ready for a device."
+
 
 def main() -> NoReturn:
     """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
     with loading("mmkd-export"):
         from mmkd_edge.command import run_command
 
-    run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export")
+    run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export", about=_ABOUT)
 
 
 def _run(arguments: list[str]) -> None:

@@ -21,13 +21,15 @@ _NEEDS = (
     "rich",
 )
 
+_ABOUT = "Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?"
+
 
 def main() -> NoReturn:
     """Runs `mmkd-demo`."""
     with loading("mmkd-demo"):
         from mmkd_edge.command import run_command
 
-    run_command("mmkd-demo", _run, needs=_NEEDS, extra="export,bench")
+    run_command("mmkd-demo", _run, needs=_NEEDS, extra="export,bench", about=_ABOUT)
 
 
 def _run(arguments: list[str]) -> None:

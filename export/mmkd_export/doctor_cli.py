@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, NoReturn
 
+from mmkd_edge.command_help import CommandParser
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.interrupts import loading
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mmkd_export.doctor import Check, Diagnosis
 
 _SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
+
+_ABOUT = "Show what this machine can run, what is missing, and the command that installs it."
 
 
 def main() -> NoReturn:
@@ -22,15 +24,8 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="mmkd-doctor",
-        usage=argparse.SUPPRESS,  # it stands in the description, as the other commands write it
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Usage: mmkd-doctor [OPTIONS]\n\n  Show what this machine can run, what is missing, and the "
-        "command that installs it.",
-        epilog="  --debug shows the traceback of an error.",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser = CommandParser("mmkd-doctor", usage="[OPTIONS]", about=_ABOUT)
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-doctor"):
         import msgspec

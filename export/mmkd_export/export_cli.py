@@ -18,6 +18,8 @@ from rich.status import Status
 from rich.table import Table
 
 from mmkd_edge.command import check_page, shell_line
+from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_export.batch import batch_from_dim
 from mmkd_export.calibration import CalibrationMethod
@@ -29,17 +31,12 @@ from mmkd_export.report import ArtifactReport, ExportReport, LeftOut
 from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
 from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = command_app()
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-@app.command(epilog="--debug shows the traceback of an error.")
+@app.command(cls=command_class())
 def export_(
     sources: Annotated[
         list[Path] | None,
@@ -51,7 +48,7 @@ def export_(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The bundle; else beside the checkpoint, or in place."),
+        typer.Option("-o", "--out", metavar="FILE", help="The bundle; else beside the checkpoint, or in place."),
     ] = None,
     targets: Annotated[
         list[str] | None,
@@ -100,7 +97,8 @@ def export_(
         typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(metavar="POINTS", help="Points of the task metric that lower precision may lose.")
+        float,
+        typer.Option("--max-drop-points", metavar="POINTS", help="Of the task metric that lower precision may lose."),
     ] = ExportPlan.max_drop_points,
     accept_unjudged: Annotated[
         bool,
@@ -217,7 +215,7 @@ def _show_platforms(*, as_json: bool) -> None:
     for row in PLATFORMS:
         targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
         table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
-    _console().print(table)
+    _console().print(WholeWords(table))
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
@@ -259,7 +257,7 @@ def _show(result: ExportResult) -> None:
         f"{result.size_bytes / 1000:.0f} kB",
         soft_wrap=True,
     )
-    console.print(_artifact_table(report.artifacts))
+    console.print(WholeWords(_artifact_table(report.artifacts)))
     for line in _notes(result):
         console.print(line, soft_wrap=True)
     console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
@@ -273,7 +271,7 @@ def _show_confidence(console: Console, report: ExportReport) -> None:
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
     for artifact, facts in known:
         console.print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}", soft_wrap=True)
-        console.print(coverage_table(facts.coverages))
+        console.print(WholeWords(coverage_table(facts.coverages)))
     if known and report.windows.judged_by == report.windows.source:
         console.print(SAME_GROUPS, soft_wrap=True)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from mmkd_edge.command_help import CommandParser
 from mmkd_edge.interrupts import loading
 
 if TYPE_CHECKING:
     from mmkd_edge.backends import BackendName
     from mmkd_edge.manifest import Artifact
+
+_ABOUT = "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ."
 
 
 def main() -> NoReturn:
@@ -22,20 +24,13 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="mmkd-inspect",
-        usage=argparse.SUPPRESS,  # it stands in the description, as the other commands write it
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Usage: mmkd-inspect [OPTIONS] FILE [OTHER]\n\n  Show what is inside a bundle, a checkpoint or an "
-        "engine, verified; or how two of them differ.",
-        epilog="  --debug shows the traceback of an error.",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a bundle, a checkpoint, an engine or its sidecar")
-    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second one to compare it with")
+    parser = CommandParser("mmkd-inspect", usage="[OPTIONS] FILE [OTHER]", about=_ABOUT)
+    parser.add_argument("file", type=Path, metavar="FILE", help="A bundle, a checkpoint, an engine or its sidecar.")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second one to compare it with.")
     parser.add_argument(
-        "--selftest", action="store_true", help="also run every artifact of a bundle on its golden windows"
+        "--selftest", action="store_true", help="Also run every artifact of a bundle on its golden windows."
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
         from mmkd_export.inspection import inspect_file

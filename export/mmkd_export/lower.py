@@ -161,7 +161,9 @@ def _make_fp16(subject: Subject, gate: TaskGate) -> JudgedArtifact:
     report = msgspec.structs.replace(judged.report, float_layers=kept)
     assert report.gate is not None
     try:
-        require_gate(report.gate, what="fp16 graph", advice="Export without --precision fp16, or raise --max-drop")
+        require_gate(
+            report.gate, what="fp16 graph", advice="Export without --precision fp16, or raise --max-drop-points"
+        )
     except GateError as error:
         raise RejectedError(str(error), report=report) from error
     return replace(judged, report=report)
@@ -238,7 +240,7 @@ def _require_passed(found: Int8Graph, report: ArtifactReport, *, modality: str) 
         tried = "\n".join(f"  - {attempt.remedy}: {attempt.gate.summary}" for attempt in found.attempts)
         raise RejectedError(
             f"int8 graph: no remedy passed the gate{NOTHING_WRITTEN}. {_last_remedy(found, modality)}, "
-            "calibrate with more windows (--calib), allow a larger --max-drop, or export without --precision int8. "
+            "calibrate with more windows (--calib), allow more --max-drop-points, or export without --precision int8. "
             f"Tried in this order:\n{tried}",
             report=report,
         )

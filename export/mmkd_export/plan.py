@@ -146,7 +146,7 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
     except UsageError as error:
         yield error
     if not 0 <= plan.max_drop_points <= 100:
-        yield UsageError(f"--max-drop {plan.max_drop_points:g}: expected percentage points from 0 to 100")
+        yield UsageError(f"--max-drop-points {plan.max_drop_points:g}: expected percentage points from 0 to 100")
     if plan.from_bundle and "litert" in plan.targets:
         yield UsageError(
             f"{plan.source}: --target litert: expected a checkpoint, because the .tflite is made from the network "

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.manifest import Precision
 from mmkd_edge.spec import TensorSpec
 from mmkd_edge.trt.needs import installed_library, why_no_engines
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 BackendName = Literal["ort", "openvino", "litert", "trt"]
 # Of the arithmetic: that of an artifact, or bf16, in which OpenVINO can run the fp32 artifact.

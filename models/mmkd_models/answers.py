@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train import TrainConfig
+from mmkd_models.train_config import AugmentConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
-from mmkd_models.augment import AugmentConfig, channel_statistics
+from mmkd_models.augment import channel_statistics
 from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
@@ -36,7 +36,7 @@ from mmkd_models.networks.encoder import Encoder, FrontEnd
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
-from mmkd_models.train import CurvePoint, TrainConfig
+from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256

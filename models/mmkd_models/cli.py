@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-_NEEDS = ("torch", "safetensors", "lightning_fabric", "tensorboard", "typer", "rich")
+_READS = ("typer", "rich")
+_NEEDS = (*_READS, "torch", "safetensors", "lightning_fabric", "tensorboard")
 
 
 def train_main() -> NoReturn:
@@ -23,7 +24,8 @@ def train_main() -> NoReturn:
 
         run_train(arguments)
 
-    run_command("mmkd-train", command, needs=_NEEDS, extra="train")
+    about = "Train a multimodal teacher, or a single-sensor student on labels alone (the baseline)."
+    run_command("mmkd-train", command, needs=_NEEDS, extra="train", about=about)
 
 
 def distill_main() -> NoReturn:
@@ -37,7 +39,8 @@ def distill_main() -> NoReturn:
 
         run_distill(arguments)
 
-    run_command("mmkd-distill", command, needs=_NEEDS, extra="train")
+    about = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
+    run_command("mmkd-distill", command, needs=_NEEDS, extra="train", about=about)
 
 
 def study_main() -> NoReturn:
@@ -51,7 +54,8 @@ def study_main() -> NoReturn:
 
         run_study(arguments)
 
-    run_command("mmkd-study", command, needs=(*_NEEDS, "optuna", "sklearn", "jinja2"), extra="train")
+    about = "Find the best student of one sensor within limits, and show what distillation buys."
+    run_command("mmkd-study", command, needs=(*_NEEDS, "optuna", "sklearn", "jinja2"), extra="train", about=about)
 
 
 def evaluate_main() -> NoReturn:
@@ -65,7 +69,8 @@ def evaluate_main() -> NoReturn:
 
         run_evaluate(arguments)
 
-    run_command("mmkd-evaluate", command, needs=(*_NEEDS, "jinja2"), extra="train")
+    about = "Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."
+    run_command("mmkd-evaluate", command, needs=_READS, extra="train", about=about)
 
 
 def data_main() -> NoReturn:
@@ -79,4 +84,5 @@ def data_main() -> NoReturn:
 
         app(args=arguments, prog_name="mmkd-data")
 
-    run_command("mmkd-data", command, needs=("typer", "rich"), extra="train")
+    about = "Import, check and describe dataset directories."
+    run_command("mmkd-data", command, needs=_READS, extra="train", about=about)

@@ -62,7 +62,8 @@ from mmkd_models.jobs import (
 )
 from mmkd_models.predict import logits_of
 from mmkd_models.resume import FILE_NAME
-from mmkd_models.train import Progress, TrainConfig
+from mmkd_models.train import Progress
+from mmkd_models.train_config import TrainConfig
 
 RESULT_FILE = "fold.json"
 CLAIM_FILE = "comparison.json"

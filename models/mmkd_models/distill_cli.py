@@ -8,16 +8,11 @@ from typing import Annotated
 
 import typer
 
-from mmkd_models.checkpoint import file_sha256
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_models.config import preset_named, student_config, student_like
-from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN, default_recipe
+from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
 from mmkd_models.fits import check_teacher
 from mmkd_models.int8_cli import start_of
-from mmkd_models.jobs import distil, distil_int8, planned_facts
-from mmkd_models.recipe_text import chosen_recipe, terms_text
-from mmkd_models.replaced import check_replaced
-from mmkd_models.study_methods import taught_by
-from mmkd_models.teacher_set import TaughtBy, read_teachers
 from mmkd_models.train_options import (
     Batch,
     Causal,
@@ -43,9 +38,7 @@ from mmkd_models.train_options import (
 )
 from mmkd_models.train_output_cli import chosen_run, hold_output, pretty, training_shown, write_student_and_report
 
-_distill = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+_distill = command_app()
 
 
 def run_distill(arguments: Sequence[str]) -> None:
@@ -55,28 +48,34 @@ def run_distill(arguments: Sequence[str]) -> None:
 
 def _print_recipe(wanted: bool) -> None:
     if wanted:
+        from mmkd_models.study_methods import taught_by
+
         print(pretty(taught_by(METHOD)))
         raise typer.Exit
 
 
 def _list_terms(wanted: bool) -> None:
     if wanted:
+        from mmkd_models.recipe_text import terms_text
+
         print(terms_text())
         raise typer.Exit
 
 
 @_distill.command(
+    cls=command_class(),
     epilog="Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt. Several teachers as one: "
     "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1. For INT8: "
-    "mmkd-distill teacher.ckpt mydata --modality acc --qat student.ckpt -o student-qat.ckpt"
+    "mmkd-distill teacher.ckpt mydata --modality acc --qat student.ckpt -o student-qat.ckpt",
 )
 def distill(
     context: typer.Context,
     teacher: Annotated[
         list[Path],
         typer.Argument(
+            metavar="TEACHER...",
             help="Teacher checkpoint, from mmkd-train teacher, or several: their answers are averaged, and terms that "
-            "look inside name one of them, member=0 for the first."
+            "look inside name one of them, member=0 for the first.",
         ),
     ],
     data: Data,
@@ -169,6 +168,13 @@ def distill(
     json: Json = False,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
+    from mmkd_models.checkpoint import file_sha256
+    from mmkd_models.jobs import distil, distil_int8, planned_facts
+    from mmkd_models.recipe_text import chosen_recipe
+    from mmkd_models.replaced import check_replaced
+    from mmkd_models.study_methods import default_recipe
+    from mmkd_models.teacher_set import TaughtBy, read_teachers
+
     usual = STUDENT_TRAIN if qat is None else INT8_TRAIN
     train = train_config(
         usual.steps if steps is None else steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from mmkd_edge.command_tables import WholeWords
 from mmkd_models.evaluate.bundle import BundleEvaluation
 from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
 from mmkd_models.evaluate.guessing import guessing_line
@@ -31,6 +32,6 @@ def show_bundle(report: BundleEvaluation, console: Console) -> None:
             console.print(f"calibration error {error:.3f}; not calibrated: it has no label sets", soft_wrap=True)
             continue
         console.print(reliability_text(facts), soft_wrap=True)
-        console.print(coverage_table(facts.coverages))
+        console.print(WholeWords(coverage_table(facts.coverages)))
         for line in groups_text(facts.coverages):
             console.print(line, soft_wrap=True)

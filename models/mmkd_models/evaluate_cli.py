@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 import numpy as np
@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mmkd_edge.command import check_page, shell_line
+from mmkd_edge.command import check_page, require_modules, shell_line
+from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
-from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_models.config import choice
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_indices
@@ -23,20 +24,22 @@ from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.bundle import evaluate_bundle
 from mmkd_models.evaluate.confidence import ERROR_LEVELS
+from mmkd_models.evaluate.facts import DataFacts
 from mmkd_models.evaluate.guessing import guessing_line
 from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
 from mmkd_models.evaluate_bundle_cli import show_bundle
 from mmkd_models.evaluate_kinds_cli import evaluate_kind, refuse_options
-from mmkd_models.tensors import kind_of
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.evaluate.report import Contestant, EvaluationReport, Judgement
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
-_evaluate = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+_NEEDS = ("torch", "safetensors", "lightning_fabric")
+
+_evaluate = command_app()
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
@@ -45,11 +48,12 @@ def run_evaluate(arguments: Sequence[str]) -> None:
 
 
 @_evaluate.command(
-    epilog="Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
+    cls=command_class(),
+    epilog="Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html",
 )
 def evaluate_(
-    model: Annotated[Path, typer.Argument(help="Checkpoint of a teacher or a student, or a bundle.")],
-    data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint of a teacher or a student, or a bundle.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset directory; see mmkd-data.")],
     missing: Annotated[
         bool,
         typer.Option(
@@ -61,13 +65,17 @@ def evaluate_(
         Path | None,
         typer.Option(metavar="OTHER.ckpt", help="Another checkpoint, judged on the same windows with the same gaps."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Windows to judge with: train, valid or test.")] = "test",
+    split: Annotated[str, typer.Option(metavar="NAME", help="Windows to judge with: train, valid or test.")] = "test",
     fold: Annotated[
-        int | None, typer.Option(help="Judge with the test windows of grouped fold N, not with a split.", min=0)
+        int | None,
+        typer.Option(help="Judge with the test windows of grouped fold N, not with a split.", min=0),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="What gains are of: accuracy, balanced_accuracy or macro_f1; default the model's own."),
+        typer.Option(
+            metavar="NAME",
+            help="What gains are of: accuracy, balanced_accuracy or macro_f1; default the model's own.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which samples go missing; seed of the intervals.", min=0)] = 0,
     error_levels: Annotated[
@@ -89,6 +97,9 @@ def evaluate_(
         _check_bundle_options({"--missing": missing, "--against": against, "--metric": metric, "--page": page})
         _evaluate_bundle(model, data, split=split, fold=fold, error_levels=error_levels, as_json=as_json)
         return
+    require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
+    from mmkd_models.evaluate.report import evaluate
+
     if error_levels:
         raise UsageError(f"{model}: --error-level: expected a bundle, whose label sets it checks; export one first")
     if page is not None:
@@ -168,6 +179,10 @@ def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows
 
 
 def _contestant(path: Path) -> Contestant:
+    from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
+    from mmkd_models.evaluate.report import Contestant
+    from mmkd_models.tensors import kind_of
+
     kind = kind_of(path)
     if kind == "teacher-set":
         raise UsageError(
@@ -228,7 +243,7 @@ def _show(report: EvaluationReport) -> None:
         table.add_column(heading, justify="right")
     for name, judgement in _rows(report):
         table.add_row(name, *_cells(judgement, report))
-    console.print(table)
+    console.print(WholeWords(table))
     measure = measure_named(report.metric)
     console.print(guessing_line(report.complete.guessing, measure), soft_wrap=True)
     if report.complete.gain is not None and report.complete.gain.low is None:

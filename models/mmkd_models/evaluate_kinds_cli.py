@@ -6,19 +6,23 @@ Owns what is said of these kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.facts import DataFacts
 from mmkd_models.evaluate.guessing import guessing, guessing_line
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, significant_text
 from mmkd_models.evaluate.paired import FEWEST_GROUPS, paired_gain
-from mmkd_models.evaluate.report import Contestant, DataFacts, check_contestants, logits_from
+
+if TYPE_CHECKING:
+    from mmkd_models.evaluate.report import Contestant
 
 
 def refuse_options(given: Mapping[str, object], *, kind: str) -> None:
@@ -38,6 +42,8 @@ def evaluate_kind(
 
     A gain has an interval, by resampling whole groups, where there are `FEWEST_GROUPS` or more.
     """
+    from mmkd_models.evaluate.report import check_contestants, logits_from
+
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
     judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
@@ -64,7 +70,7 @@ def evaluate_kind(
     if gains:
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
     console.print(f"{data.windows} {data.part} of {data.name} ({data.groups} groups)", soft_wrap=True)
-    console.print(table)
+    console.print(WholeWords(table))
     for path, found in beside.items():
         console.print(f"{path}: {guessing_line(found, measures[0])}", soft_wrap=True)
     if gains and data.groups < FEWEST_GROUPS:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
-from mmkd_models.checkpoint import TeacherCheckpoint
 from mmkd_models.data.windows import Windows
-from mmkd_models.teacher_set import OutOfFoldCheckpoint
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.checkpoint import TeacherCheckpoint
+    from mmkd_models.teacher_set import OutOfFoldCheckpoint
 
 
 def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:

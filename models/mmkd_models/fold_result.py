@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import Preset
-from mmkd_models.distill import Recipe
 from mmkd_models.evaluate.judged import GroupConfusion, Judged
 from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.scores import AnyScores
-from mmkd_models.train import CurvePoint, TrainConfig
+from mmkd_models.recipe import Recipe
+from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

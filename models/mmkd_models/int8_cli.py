@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student
+
+if TYPE_CHECKING:
+    from mmkd_models.checkpoint import StudentCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ def start_of(path: Path, modality: str, *, preset: str | None, causal: bool, out
         CheckpointError: the file is no student's checkpoint.
         UnavailableError: the export's libraries are missing.
     """
+    from mmkd_models.checkpoint import file_sha256, read_student
+
     if preset is not None:
         raise UsageError(f"--preset {preset}: expected no size beside --qat, which takes the student's; leave it out")
     checkpoint = read_student(path)
@@ -48,7 +53,7 @@ def start_of(path: Path, modality: str, *, preset: str | None, causal: bool, out
             f"use --modality {checkpoint.modality.name}"
         )
     if output.exists() and output.samefile(path):
-        raise UsageError(f"--output {output}: expected another file than the student's, got the same; choose another")
+        raise UsageError(f"--out {output}: expected another file than the student's, got the same; choose another")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise UnavailableError(
             f"--qat asks the export which layers compute in INT8, and needs {' and '.join(missing)}, which this "

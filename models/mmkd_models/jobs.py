@@ -21,7 +21,7 @@ from torch import nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_models.answers import memory_of
-from mmkd_models.augment import AugmentConfig, BatchSource
+from mmkd_models.augment import BatchSource
 from mmkd_models.checkpoint import (
     MOST_WINDOWS,
     Facts,
@@ -46,7 +46,8 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import scores_of
 from mmkd_models.teacher_set import OutOfFoldCheckpoint, TaughtBy
-from mmkd_models.train import Fit, Progress, TrainConfig, fit
+from mmkd_models.train import Fit, Progress, fit
+from mmkd_models.train_config import AugmentConfig, TrainConfig
 
 _LABELLED_SHARE = 0.25
 """Share of a batch that is drawn from labelled windows where labels and a teacher teach together."""

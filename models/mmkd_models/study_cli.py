@@ -6,37 +6,34 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 import typer
 
 from mmkd_edge.command import require_modules, shell_line
+from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.files import write_file
 from mmkd_edge.outputs import check_file, check_folder
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text
-from mmkd_models.recipe_text import recipe_from_file
-from mmkd_models.study import StudyOptions, study, write_document
-from mmkd_models.study_document import EntryRow, Latency, StudyDocument
-from mmkd_models.study_executors import Executor
-from mmkd_models.study_markdown import study_section
-from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_plan import NONE, Conditions, Method, Space
-from mmkd_models.study_progress import study_view
-from mmkd_models.study_rivals import RIVALS
-from mmkd_models.study_sizes import MeasureLatency
-from mmkd_models.study_teacher_text import teachers_from_text
+from mmkd_models.train_config import AugmentConfig
 from mmkd_models.train_options import MetricOption, chosen_metric
+
+if TYPE_CHECKING:
+    from mmkd_models.study import StudyOptions
+    from mmkd_models.study_document import EntryRow, Latency, StudyDocument
+    from mmkd_models.study_executors import Executor
+    from mmkd_models.study_sizes import MeasureLatency
 
 _LAUNCHES = 2
 
-_app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+_app = command_app()
 
 
 def run_study(arguments: Sequence[str]) -> None:
@@ -46,18 +43,21 @@ def run_study(arguments: Sequence[str]) -> None:
 
 def _list_methods(wanted: bool) -> None:
     if wanted:
+        from mmkd_models.study_methods import shipped_methods
+
         print(_pretty({method.name: method.recipe for method in shipped_methods()}))
         raise typer.Exit
 
 
 @_app.command(
+    cls=command_class(),
     epilog="Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
-    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work."
+    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work.",
 )
 def study_command(
     data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
-    modality: Annotated[str, typer.Option(help="The one modality that the student sees.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of everything that is written.")] = Path(
+    modality: Annotated[str, typer.Option(metavar="NAME", help="The one modality that the student sees.")],
+    output: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path(
         "study"
     ),
     teacher: Annotated[
@@ -150,6 +150,13 @@ def study_command(
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
+    from mmkd_models.study import StudyOptions
+    from mmkd_models.study_markdown import study_section
+    from mmkd_models.study_methods import chosen_methods
+    from mmkd_models.study_plan import NONE, Conditions, Space
+    from mmkd_models.study_rivals import RIVALS
+    from mmkd_models.study_teacher_text import teachers_from_text
+
     check_folder(output)
     if table is not None:
         check_file(table)
@@ -171,7 +178,7 @@ def study_command(
         space=Space(
             teachers=teachers_from_text(teacher or [TEACHER_PRESET], dataset),
             students=tuple(preset_named(name, option="--student") for name in student or ["tiny", "small"]),
-            methods=_methods(method, recipe or []),
+            methods=chosen_methods(method, recipe or []),
             learning_rates=tuple(learning_rate or BASELINE_LEARNING_RATES),
             baseline_learning_rates=tuple(baseline_learning_rate or ()),
         ),
@@ -201,6 +208,9 @@ def study_command(
 def _run(
     dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
 ) -> StudyDocument:
+    from mmkd_models.study import study, write_document
+    from mmkd_models.study_progress import study_view
+
     try:
         with study_view() as show:
             document = study(dataset, options, out=output, measure_latency=meter, on_progress=show, results=results)
@@ -213,26 +223,10 @@ def _run(
 
 
 def _executor(name: str) -> Executor:
+    from mmkd_models.study_executors import Executor
+
     known: Executor = choice(name, get_args(Executor), option="--executor")
     return known
-
-
-def _methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
-    own = [_own_method(text) for text in recipes]
-    known = {method.name: method for method in (*shipped_methods(), *own)}
-    if names is None:
-        return tuple(known.values())
-    for name in names:
-        if name not in known:
-            raise UsageError(f"--method: expected one of {', '.join(known)}, got {name!r}; choose one of them")
-    return tuple(known[name] for name in dict.fromkeys([NONE, *names, *(method.name for method in own)]))
-
-
-def _own_method(text: str) -> Method:
-    name, mark, file = text.partition("=")
-    if not (name and mark and file):
-        raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
-    return Method(name=name, recipe=recipe_from_file(Path(file)))
 
 
 def _own_names(recipes: Sequence[str]) -> list[str]:
@@ -255,6 +249,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         from mmkd_export.plan import export_plan
         from mmkd_export.run import export
         from mmkd_models.checkpoint import read_teacher
+        from mmkd_models.study_document import Latency
 
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
@@ -337,7 +332,7 @@ def _show_table(document: StudyDocument) -> None:
         table.add_column(heading, justify="left" if heading in ("student", "method", "teacher") else "right")
     for row in document.entries:
         table.add_row(*_cells(row, told))
-    console.print(table)
+    console.print(WholeWords(table))
     if not document.coverage.complete:
         console.print("The study is not complete; the same command continues it.")
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.measures import measure_named
-from mmkd_models.gains import gain_draws, gain_per_seed, interval_of
 
 
 class PairedGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,13 @@ networks cannot have is left out by the study, with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.config import choice
+from mmkd_models.defaults import METHOD, METHOD_OF_OTHERS
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.correlation import DistTerm
@@ -18,6 +24,7 @@ from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant
 from mmkd_models.recipe import Recipe, Term
+from mmkd_models.recipe_text import recipe_from_file
 from mmkd_models.study_plan import NONE, Method
 
 _TASK = TaskTerm(weight=constant(1.0))
@@ -42,6 +49,43 @@ def taught_by(name: str) -> Recipe:
     """
     taught = {method.name: method.recipe for method in shipped_methods() if method.recipe is not None}
     return taught[choice(name, tuple(taught), option="--method")]
+
+
+def default_recipe(task: TaskSpec) -> Recipe:
+    """Gives the recipe of `mmkd-distill` where nobody names one.
+
+    DIST correlates probabilities over the classes; of two classes that says nothing but which is larger, and labels
+    that do not exclude each other and numbers have no such probabilities.
+    """
+    several = task.kind == "classification" and len(task.labels) > 2
+    return taught_by(METHOD if several else METHOD_OF_OTHERS)
+
+
+def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
+    """Gives labels alone and the methods of a study: those that are named, else all, and recipes of the user's own.
+
+    Args:
+        names: of methods; None for all.
+        recipes: `NAME=FILE.json` each.
+
+    Raises:
+        UsageError: no such method, or no recipe in a file.
+    """
+    own = [_own_method(text) for text in recipes]
+    known = {method.name: method for method in (*shipped_methods(), *own)}
+    if names is None:
+        return tuple(known.values())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--method: expected one of {', '.join(known)}, got {name!r}; choose one of them")
+    return tuple(known[name] for name in dict.fromkeys([NONE, *names, *(method.name for method in own)]))
+
+
+def _own_method(text: str) -> Method:
+    name, mark, file = text.partition("=")
+    if not (name and mark and file):
+        raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
+    return Method(name=name, recipe=recipe_from_file(Path(file)))
 
 
 def _outputs() -> tuple[Method, ...]:

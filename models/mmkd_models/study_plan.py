@@ -17,10 +17,9 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.recipe import Recipe
-from mmkd_models.train import TrainConfig
+from mmkd_models.train_config import AugmentConfig, TrainConfig
 
 NONE = "none"
 """The method that learns from labels alone: what every other one is measured against."""

@@ -17,11 +17,12 @@ import numpy as np
 from mmkd_edge.errors import UsageError
 from mmkd_models.comparison import NEAR_BEST
 from mmkd_models.config import Preset
+from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
 from mmkd_models.fold_result import Spread
-from mmkd_models.gains import gain_draws, gain_per_seed, gap_recovered, interval_of, spread
+from mmkd_models.gains import gap_recovered, spread
 from mmkd_models.study_document import ScoreTable
 from mmkd_models.study_gains import PairedGain, paired_gain
 from mmkd_models.study_plan import NONE, Entry, Method

@@ -17,7 +17,6 @@ from typing import get_args
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.comparison import ANSWERS_FOLDER
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
@@ -32,6 +31,7 @@ from mmkd_models.study_results import SeedResults, SizeResults, read_seeds, size
 from mmkd_models.study_rivals import RIVALS
 from mmkd_models.study_sizes import MeasureLatency
 from mmkd_models.study_teacher_text import teachers_from_text
+from mmkd_models.train_config import AugmentConfig
 
 LEARNING_RATES = (2e-3,)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)

@@ -14,13 +14,14 @@ import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.intervals import gain_of_pairs
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.evaluate.label_metrics import LabelScores
 from mmkd_models.evaluate.measures import Measure, measures_of
 from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.scores import AnyScores
 from mmkd_models.fold_result import FoldResult, ModalityResult, NetworkResult, RivalResult
-from mmkd_models.gains import gain_of_folds, gain_of_pairs, gap_recovered, spread
+from mmkd_models.gains import gain_of_folds, gap_recovered, spread
 
 FORMAT_VERSION = 1
 _INTERVAL = (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import torch
@@ -20,64 +20,15 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import Batch, BatchSource
-from mmkd_models.evaluate.scores import AnyMetric, AnyScores, scores_from_document
+from mmkd_models.evaluate.scores import AnyScores, scores_from_document
 from mmkd_models.resume import FILE_NAME, ResumeState, read_resume, write_resume
 from mmkd_models.tensors import same_tensors
+from mmkd_models.train_config import CurvePoint, TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # pragma: no cover
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
-class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a network is trained.
-
-    Attributes:
-        steps: optimisation steps.
-        batch: windows per step, over all devices.
-        learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
-        weight_decay: of AdamW, on matrices only.
-        warmup_share: share of the steps that warm up.
-        clip_norm: largest gradient norm.
-        ema_decay: of the averaged weights that are validated and kept; 0 keeps the raw weights.
-        eval_every: steps between validations.
-        patience: validations without a better score than any before, after which training stops; 0 never stops early.
-        metric: what validation maximises.
-        near_best: of the weights that validate within this many standard errors of the best, the latest are kept; 0
-            keeps the best. Validation sets are small, and the best of many noisy scores often is an early, lucky one.
-            The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3),
-            with the end of the schedule, where learning rate and moving average are calmest, as the simple choice.
-        seed: of everything random.
-        precision: Lightning Fabric's name of the arithmetic.
-        devices: how many devices (or CPU processes) share a batch.
-    """
-
-    steps: int = 400
-    batch: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup_share: float = 0.1
-    clip_norm: float = 1.0
-    ema_decay: float = 0.99
-    eval_every: int = 50
-    patience: int = 0
-    metric: AnyMetric = "balanced_accuracy"
-    near_best: float = 1.0
-    seed: int = 0
-    precision: Precision = "32-true"
-    devices: int = 1
-
-
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One validation: mean training loss since the last one, and the score."""
-
-    step: int
-    train_loss: float
-    valid_score: float
-    terms: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

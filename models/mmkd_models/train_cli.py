@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from mmkd_edge.command import shell_line
-from mmkd_models.checkpoint import write_teacher
+from mmkd_edge.command_help import command_app, command_class
 from mmkd_models.config import preset_named, student_config, teacher_config
-from mmkd_models.cross_fit import cross_fit
 from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.jobs import Run, TrainingData, planned_facts, self_train, train_baseline, train_teacher
-from mmkd_models.replaced import check_replaced
 from mmkd_models.train_options import (
     Batch,
     Causal,
@@ -55,13 +52,10 @@ from mmkd_models.train_output_cli import (
     write_teachers_and_report,
 )
 
-_train = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Train a multimodal teacher, or a single-sensor student on labels alone (the baseline).",
-)
+if TYPE_CHECKING:
+    from mmkd_models.jobs import TrainingData
+
+_train = command_app("Train a multimodal teacher, or a single-sensor student on labels alone (the baseline).")
 
 
 def run_train(arguments: Sequence[str]) -> None:
@@ -69,14 +63,16 @@ def run_train(arguments: Sequence[str]) -> None:
     _train(args=list(arguments), prog_name="mmkd-train")
 
 
-@_train.command(epilog="Example: mmkd-train teacher mydata -o teacher.ckpt")
+@_train.command(cls=command_class(), epilog="Example: mmkd-train teacher mydata -o teacher.ckpt")
 def teacher(
     context: typer.Context,
     data: Data,
     output: Output = Path("teacher.ckpt"),
     modality: Annotated[
         list[str] | None,
-        typer.Option(help="Use only these modalities (repeat; one makes a unimodal teacher); default all."),
+        typer.Option(
+            metavar="NAME", help="Use only these modalities (repeat; one makes a unimodal teacher); default all."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size: tiny, small, medium or base.")] = TEACHER_PRESET,
     self_training: Annotated[
@@ -110,6 +106,11 @@ def teacher(
     json: Json = False,
 ) -> None:
     """Train a teacher on all modalities of a dataset, or on those that are named."""
+    from mmkd_models.checkpoint import write_teacher
+    from mmkd_models.cross_fit import cross_fit
+    from mmkd_models.jobs import Run, planned_facts, self_train, train_teacher
+    from mmkd_models.replaced import check_replaced
+
     train = train_config(steps, batch, learning_rate, patience, seed, precision, devices)
     size = teacher_config(preset_named(preset, option="--preset"))
     if not practise_missing:
@@ -154,7 +155,7 @@ def teacher(
     report_training(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
 
 
-@_train.command(epilog="Example: mmkd-train student mydata --modality acc -o baseline.ckpt")
+@_train.command(cls=command_class(), epilog="Example: mmkd-train student mydata --modality acc -o baseline.ckpt")
 def student(
     context: typer.Context,
     data: Data,
@@ -179,6 +180,9 @@ def student(
     json: Json = False,
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
+    from mmkd_models.jobs import planned_facts, train_baseline
+    from mmkd_models.replaced import check_replaced
+
     train = train_config(steps, batch, learning_rate, patience, seed, precision, devices)
     size = student_config(preset_named(preset, option="--preset"), causal=causal)
     hold_output(context, output)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 import typer
 
 from mmkd_edge.spec import TaskKind
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import choice
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.evaluate.scores import AnyMetric, default_metric, metrics_of
-from mmkd_models.jobs import TrainingData, visible_labels
-from mmkd_models.train import Precision, TrainConfig
+from mmkd_models.train_config import AugmentConfig, Precision, TrainConfig
 
-Data = Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")]
-Modality = Annotated[str, typer.Option(help="The one modality that the student sees.")]
+if TYPE_CHECKING:
+    from mmkd_models.jobs import TrainingData
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Dataset directory; see mmkd-data.")]
+Output = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Checkpoint to write.")]
+Modality = Annotated[str, typer.Option(metavar="NAME", help="The one modality that the student sees.")]
 Share = Annotated[float, typer.Option(help="Share of the training labels to use; 0.1 is a tenth.")]
 Fold = Annotated[int | None, typer.Option(help="Use grouped fold N of all windows, not the dataset's split.", min=0)]
 Steps = Annotated[int, typer.Option(help="Optimisation steps.", min=1)]
@@ -30,6 +31,7 @@ Patience = Annotated[int, typer.Option(help="Validations without progress before
 MetricOption = Annotated[
     str | None,
     typer.Option(
+        metavar="NAME",
         help="What validation maximises. Classes: accuracy, balanced_accuracy, macro_f1; several labels: macro_f1, "
         "mean_average_precision, subset_accuracy; a number: r2, pearson.",
         show_default=", ".join(default_metric(kind) for kind in get_args(TaskKind)),
@@ -90,6 +92,8 @@ def training_data(
     path: Path, *, label_share: float, fold: int | None, seed: int, modalities: Sequence[str] | None
 ) -> TrainingData:
     """Gives the windows of the dataset's split, or of one grouped fold, with the labels that training may see."""
+    from mmkd_models.jobs import TrainingData, visible_labels
+
     dataset = open_dataset(path)
     if fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")

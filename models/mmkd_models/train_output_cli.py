@@ -7,26 +7,28 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import typer
-from torch import nn
 
 from mmkd_edge.command import shell_line
 from mmkd_edge.errors import UsageError
 from mmkd_edge.outputs import check_name, held
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import Facts, StudentCheckpoint, write_student
-from mmkd_models.jobs import OnStep, Run
-from mmkd_models.progress import training_bar
-from mmkd_models.resume import FILE_NAME
-from mmkd_models.teacher_set import OutOfFoldCheckpoint, write_teacher_set
-from mmkd_models.train import TrainConfig
+from mmkd_models.train_config import AugmentConfig, TrainConfig
+
+if TYPE_CHECKING:  # --help needs no torch
+    import typer
+    from torch import nn
+
+    from mmkd_models.checkpoint import Facts, StudentCheckpoint
+    from mmkd_models.jobs import OnStep, Run
+    from mmkd_models.teacher_set import OutOfFoldCheckpoint
 
 
 def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:
     """Writes out-of-fold teachers and says what they are, in the first process."""
+    from mmkd_models.teacher_set import write_teacher_set
+
     if not is_first_process():
         return
     write_teacher_set(output, teachers)
@@ -55,6 +57,8 @@ def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, fo
 
 def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
     """Writes a student and says what it is, in the first process."""
+    from mmkd_models.checkpoint import write_student
+
     if not is_first_process():
         return
     write_student(output, checkpoint)
@@ -77,11 +81,9 @@ def hold_output(context: typer.Context, output: Path, *, teachers: Sequence[Path
     the teacher.
     """
     if output.is_dir():
-        raise UsageError(f"--output {output}: expected the name of a checkpoint, got a directory; name a file in it")
+        raise UsageError(f"--out {output}: expected the name of a checkpoint, got a directory; name a file in it")
     if any(output.exists() and teacher.exists() and output.samefile(teacher) for teacher in teachers):
-        raise UsageError(
-            f"--output {output}: expected another file than the teacher's, got the same; choose another name"
-        )
+        raise UsageError(f"--out {output}: expected another file than the teacher's, got the same; choose another name")
     check_name(output, ".ckpt")
     if is_first_process():
         context.with_resource(held(output))
@@ -90,6 +92,8 @@ def hold_output(context: typer.Context, output: Path, *, teachers: Sequence[Path
 @contextmanager
 def training_shown(title: str, output: Path) -> Iterator[OnStep]:
     """Gives an observer for a progress bar; says how to go on where Ctrl-C ends a training that can."""
+    from mmkd_models.progress import training_bar
+
     try:
         with training_bar(title) as show:
             yield show
@@ -103,6 +107,8 @@ def chosen_run(
     train: TrainConfig, augment: AugmentConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep
 ) -> Run:
     """Gives a run with its logs and resume state beside the checkpoint."""
+    from mmkd_models.jobs import Run
+
     return Run(
         train=train,
         augment=augment,
@@ -120,6 +126,8 @@ def run_dir_of(output: Path) -> Path:
 
 def _states(output: Path) -> Iterator[Path]:
     """Gives the resume states of all the trainings that make this checkpoint."""
+    from mmkd_models.resume import FILE_NAME
+
     return run_dir_of(output).rglob(FILE_NAME)
 
 

@@ -226,7 +226,13 @@ def test_what_breaks_the_contract_is_named_with_its_path(
     assert message(changed(document, path, value)) == f"manifest.json: {says}{AGAIN}"
 
 
-@pytest.mark.parametrize("name", ["", "..", ".acc", "-acc", "a/b", "a\\b", "a b", "é", "a" * 65, "acc\n", "a\0"])
+@pytest.mark.parametrize("name", ["振動", "é", "धारा", "press_1"])
+def test_a_name_may_be_of_any_script(document: dict[str, Any], name: str) -> None:
+    changed_name = changed(document, "models.0.modality.name", name)
+    assert f"got {name!r}" not in message(changed_name)  # what is refused next are the tensors, which have the old name
+
+
+@pytest.mark.parametrize("name", ["", "..", ".acc", "-acc", "a/b", "a\\b", "a b", "a€", "a" * 65, "acc\n", "a\0"])
 def test_a_name_that_an_archive_must_not_hold_is_refused(document: dict[str, Any], name: str) -> None:
     wanted = "expected 1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
     assert message(changed(document, "models.0.name", name)) == (

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,3 +143,33 @@ def test_predictions_cannot_be_changed_and_differ_by_identity() -> None:
     assert first != second
     with pytest.raises(AttributeError):
         first.label = "turn"  # type: ignore[misc]
+
+
+def test_a_prediction_is_kept_as_plain_json() -> None:
+    prediction = interpret(shares(0.25, 0.125, 0.625), presence(5), modality=ACC, task=TASK, input_age_s=0.5)
+    expected = {
+        "label": "turn",
+        "index": 2,
+        "probability": 0.625,
+        "probabilities": [0.25, 0.125, 0.625],
+        "status": "degraded",
+        "reason": "25.0% of the values are missing",
+        "missing_share": 0.25,
+        "modality": "acc",
+        "input_age_s": 0.5,
+        "labels": [],
+        "value": None,
+        "label_set": [],
+    }
+    assert prediction.to_dict() == expected
+    assert list(prediction.to_dict()) == list(Prediction.__struct_fields__)
+    assert json.loads(prediction.to_json()) == expected
+    # Whoever writes a document with predictions in it gives the same hook to msgspec.
+    assert msgspec.json.encode([prediction], enc_hook=np.ndarray.tolist) == b"[" + prediction.to_json() + b"]"
+
+
+def test_a_prediction_of_any_script_is_kept() -> None:
+    vibration = ModalitySpec(name="振動", channels=("x", "y"), rate_hz=10.0, samples=10)
+    prediction = interpret(shares(0.25, 0.75), None, modality=vibration, task=TaskSpec(labels=("正常", "摩耗")))
+    kept = json.loads(prediction.to_json())
+    assert (kept["label"], kept["modality"]) == ("摩耗", "振動")

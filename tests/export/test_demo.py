@@ -25,8 +25,8 @@ from mmkd_export.demo.command_cli import app, show_demo
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.comparison import compare_fold
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import default_recipe
 from mmkd_models.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.study_methods import default_recipe
 from mmkd_models.summary import demo_document
 from mmkd_models.train import TrainConfig
 from mmkd_report import render_demo

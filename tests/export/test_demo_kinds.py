@@ -23,10 +23,10 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import read_student, read_teacher
 from mmkd_models.comparison import compare_fold, fold_data
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import default_recipe
 from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.predict import logits_of
+from mmkd_models.study_methods import default_recipe
 from mmkd_models.summary import demo_document
 from mmkd_models.train import TrainConfig
 from mmkd_report import render_demo

@@ -29,11 +29,11 @@ from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
 from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.defaults import default_recipe
 from mmkd_models.distill_cli import run_distill
 from mmkd_models.jobs import Run, TrainingData, distil_int8, train_baseline, train_teacher
 from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
+from mmkd_models.study_methods import default_recipe
 from mmkd_models.teacher_set import TaughtBy
 from mmkd_models.train import Progress, TrainConfig
 
@@ -279,7 +279,7 @@ CAUSAL = (
         ),
         (["--causal"], CAUSAL),
         (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
-        (["-o", "{start}"], "--output {start}: expected another file than the student's, got the same; choose another"),
+        (["-o", "{start}"], "--out {start}: expected another file than the student's, got the same; choose another"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(case: Case, tmp_path: Path, options: list[str], message: str):

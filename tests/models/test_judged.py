@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
+from mmkd_models.evaluate.intervals import gain_draws
 from mmkd_models.evaluate.judged import Judged, drawn_figures, judged_on
 from mmkd_models.evaluate.measures import Measure, measures_of, told_by
 from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.scores import metrics_of, scores_from_logits
-from mmkd_models.gains import gain_draws
 from mmkd_models.study_gains import paired_gain
 from mmkd_report.measures import OF_CLASSES
 

@@ -352,7 +352,7 @@ def test_a_student_is_no_teacher_and_a_teacher_is_not_overwritten(
     before = file_sha256(folder / "teacher.ckpt")
     twice = folder / "." / "teacher.ckpt"
     assert message_of("mmkd-distill", folder / "teacher.ckpt", *arguments, "-o", twice) == (
-        f"--output {twice}: expected another file than the teacher's, got the same; choose another name"
+        f"--out {twice}: expected another file than the teacher's, got the same; choose another name"
     )
     assert file_sha256(folder / "teacher.ckpt") == before
 
@@ -361,7 +361,7 @@ def test_an_output_that_is_a_directory_is_refused_before_training(
     machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message_of("mmkd-train", "teacher", machines.path, "-o", tmp_path) == (
-        f"--output {tmp_path}: expected the name of a checkpoint, got a directory; name a file in it"
+        f"--out {tmp_path}: expected the name of a checkpoint, got a directory; name a file in it"
     )
     assert "step" not in capsys.readouterr().err
 

@@ -130,7 +130,7 @@ def test_what_several_teachers_cannot_do_is_said(machines: Dataset, dataset: Dat
         "recipe: mix 'logits' needs several teachers, got one; name more teachers, or leave it out"
     )
     assert message_of(run_distill, every, gyro, *acc, "-o", gyro) == (
-        f"--output {gyro}: expected another file than the teacher's, got the same; choose another name"
+        f"--out {gyro}: expected another file than the teacher's, got the same; choose another name"
     )
     assert message_of(run_distill, oof, *acc, "--fold", 1).startswith(
         "out-of-fold teachers: expected the training windows of the 6 groups they were cross-fitted on, got "

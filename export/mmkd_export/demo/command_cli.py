@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -16,46 +16,39 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd_edge.command import shell_line
+from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
 from mmkd_edge.outputs import held
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import library_versions
-from mmkd_models.comparison import Step, choose_teacher, compare_fold
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-from mmkd_models.defaults import (
-    BASELINE_LEARNING_RATES,
-    STUDENT_PRESET,
-    STUDENT_TRAIN,
-    TEACHER_PRESET,
-    TEACHER_TRAIN,
-    default_recipe,
-)
+from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text, with_unit
 from mmkd_models.evaluate.scores import default_metric
-from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
-from mmkd_models.progress import training_bar
-from mmkd_models.study_methods import taught_by
-from mmkd_models.summary import demo_document as comparison_document
+from mmkd_models.train_config import AugmentConfig
+
+if TYPE_CHECKING:
+    from mmkd_export.demo.chain import Instruments, Measured, PairTimes
+    from mmkd_models.comparison import Step
+    from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 
 _LAUNCHES = 2
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_app()
 
 
-@app.command(epilog="An interrupted run continues where it was: give the same --out and options.")
+@app.command(cls=command_class(), epilog="An interrupted run continues where it was: give the same --out and options.")
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="Folder of everything that is written.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path("demo"),
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="Dataset directory; default the shipped one.")
     ] = None,
     modality: Annotated[
         list[str] | None,
-        typer.Option("--modality", help="Train a student for this sensor (repeat); default every one."),
+        typer.Option("--modality", metavar="NAME", help="Train a student for this sensor (repeat); default every one."),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another grouped fold.")] = 1,
     label_share: Annotated[
@@ -92,6 +85,8 @@ def demo(
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and two
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
+    from mmkd_export.demo.chain import measure
+
     began = time.monotonic()
     context.with_resource(held(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
@@ -113,6 +108,9 @@ def _compare(
     data: Dataset, presets: tuple[Preset, ...], config: ComparisonConfig, *, seeds: Sequence[int], out: Path
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Chooses the teacher's size and runs every fold, with a bar for each training."""
+    from mmkd_export.demo.chain import fold_folder
+    from mmkd_models.comparison import choose_teacher, compare_fold
+
     with _Watch() as watch:
         tried = choose_teacher(
             data,
@@ -131,11 +129,14 @@ def _compare(
 
 
 def _instruments(duration_s: float) -> Instruments:
+    from mmkd_export.demo.chain import Instruments
+
     return Instruments(pair=partial(_pair, duration_s=duration_s), bundle=partial(_bundle, duration_s=duration_s))
 
 
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
     from mmkd_bench.paired import measure_pair
+    from mmkd_export.demo.chain import PairTimes
 
     pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
     tails = {"p50": (pair.first_p50_us, pair.second_p50_us), "p90": (pair.first_p90_us, pair.second_p90_us)}
@@ -182,6 +183,8 @@ class _Watch:
             if step.progress is None:
                 _say(title)
                 return
+            from mmkd_models.progress import training_bar
+
             self._open = ExitStack()
             self._show = self._open.enter_context(training_bar(title))
         if step.progress is not None:
@@ -215,6 +218,9 @@ def _config(
     self_training: bool,
     steps: int | None,
 ) -> ComparisonConfig:
+    from mmkd_models.fold_result import ComparisonConfig
+    from mmkd_models.study_methods import default_recipe, taught_by
+
     size = preset_named(student, option="--student")
     names = modalities or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
@@ -238,6 +244,9 @@ def _config(
 
 
 def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
+    from mmkd_models.checkpoint import library_versions
+    from mmkd_models.summary import demo_document as comparison_document
+
     document = comparison_document(data.spec, data.sha256, folds, measured=measured.entries)
     return document | {
         "command": shell_line("mmkd-demo", *sys.argv[1:]),
@@ -296,7 +305,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
             f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
             for_terminal(gap_text(demo.students[name])),
         )
-    console.print(table)
+    console.print(WholeWords(table))
     teacher = document["teacher"]
     console.print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
     mean = document["mean_gain_points"]

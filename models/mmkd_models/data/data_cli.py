@@ -5,6 +5,7 @@ Owns arguments and how facts look. Results go to stdout, progress to stderr.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd_edge.command import shell_line
+from mmkd_edge.command_help import command_app, command_class
+from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.outputs import check_file, held
 from mmkd_edge.reference import write_reference
@@ -26,14 +29,7 @@ from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.writer import check_absent
 
-app = typer.Typer(
-    help="Import, check and describe dataset directories.",
-    epilog="--debug, with any command, shows the traceback of an error.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = command_app("Import, check and describe dataset directories.")
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -41,11 +37,11 @@ _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset direc
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-@app.command("import")
+@app.command("import", cls=command_class())
 def import_(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Windows in the interchange form.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to make.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The directory to make.")],
     per_group: Annotated[
         str, typer.Option(metavar="NAMES", help="Modalities to z-score per group, separated by commas.")
     ] = "",
@@ -100,7 +96,7 @@ def _import_lines(report: ImportReport) -> list[str]:
     return lines
 
 
-@app.command()
+@app.command(cls=command_class())
 def check(directory: _Directory, as_json: _Json = False) -> None:
     """Check every rule of a dataset directory; reads every value once."""
     _progress(f"checking {directory}")
@@ -120,7 +116,7 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
     print(f"{directory} is sound; next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
 
 
-@app.command()
+@app.command(cls=command_class())
 def describe(directory: _Directory, as_json: _Json = False) -> None:
     """Show modalities, rates, windows, classes, missing values, groups and folds."""
     _progress(f"reading {directory}")
@@ -132,8 +128,8 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     if not console.is_terminal:  # a file or a pipe has no width that a table must fit
         console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
     console.print(f"{description.name}: {_headline(description)}")
-    console.print(_modality_table(description))
-    console.print(_split_table(description))
+    console.print(WholeWords(_modality_table(description)))
+    console.print(WholeWords(_split_table(description)))
     for line in _closing_lines(description):
         console.print(line, soft_wrap=True)
     print(f"next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
@@ -235,11 +231,11 @@ def _closing_lines(description: Description) -> list[str]:
     return [*lines, f"sha256: {description.sha256}"]
 
 
-@app.command()
+@app.command(cls=command_class())
 def reference(
     directory: _Directory,
-    modality: Annotated[str, typer.Option(help="A modality that is normalised per group.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The reference file to write.")],
+    modality: Annotated[str, typer.Option(metavar="NAME", help="A modality that is normalised per group.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The reference file to write.")],
     group: Annotated[int | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
     windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
@@ -257,7 +253,7 @@ def reference(
     print(f"wrote {out}; next: EdgePredictor.open(BUNDLE, reference={str(out)!r})")
 
 
-@app.command("list")
+@app.command("list", cls=command_class())
 def list_(as_json: _Json = False) -> None:
     """Show the datasets that are part of this package, and where they are."""
     paths = {name: str(shipped_dataset(name)) for name in shipped_names()}
@@ -281,4 +277,4 @@ def _json(document: Any) -> str:
 
 
 def _progress(text: str) -> None:
-    typer.echo(text, err=True)
+    print(text, file=sys.stderr, flush=True)

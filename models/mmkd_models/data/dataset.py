@@ -53,6 +53,10 @@ class Dataset:
     spec: DatasetSpec
     arrays: Arrays
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{split} {self.spec.splits[split]}" for split in SPLIT_NAMES)
+        return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
+
     @cached_property
     def sha256(self) -> str:
         """Hash over the content of `dataset.json` and of every array file; where the directory lies is not in it."""

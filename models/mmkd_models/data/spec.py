@@ -5,7 +5,7 @@ Owns the words of `dataset.json` and their checks. Reads no arrays.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,8 +24,6 @@ MOST_WINDOW_VALUES = 1 << 20
 """Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window
 (`examples/high_rate.py`)."""
 
-# The name is a file's stem and, with `_present` behind it, a tensor's name in every engine.
-_MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
 _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")
 
@@ -64,6 +62,11 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     source: str = ""
     licence: str = ""
     recordings: RecordingsSpec | None = None
+
+    @property
+    def shapes_text(self) -> str:
+        """What a window is, in a line: each modality with its (T, C)."""
+        return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
         """Gives the modality of that name.
@@ -155,10 +158,19 @@ def _task_problems(task: TaskSpec) -> Iterator[str]:
         yield f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
 
 
+def _can_be_named(name: str) -> bool:
+    """Whether a modality can have this name, a file's stem and, with `_present` behind it, a tensor's name in engines.
+
+    Any script will do. The same letters written in two ways (NFC, NFD) would be two names to all but the reader.
+    """
+    is_word = name.isidentifier() and name[0] != "_" and unicodedata.is_normalized("NFC", name)
+    return is_word and name not in _RESERVED_NAMES
+
+
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
     if modality.kind != "series":
         yield f"kind {modality.kind!r} is not supported yet; only 'series' is, so turn it into a series of features"
-    if not _MODALITY_NAME.fullmatch(modality.name) or modality.name in _RESERVED_NAMES:
+    if not _can_be_named(modality.name):
         yield (
             f"expected a name of letters, digits and _ that starts with a letter and is none of"
             f" {', '.join(_RESERVED_NAMES)}; rename it"

@@ -61,6 +61,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Windows({len(self)} of {self.spec.name!r}: {self.spec.shapes_text})"
+
     @property
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(N,) whether each window has a label."""

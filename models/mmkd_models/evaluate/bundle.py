@@ -19,9 +19,9 @@ from mmkd_edge.manifest import Artifact, ModelEntry
 from mmkd_edge.setup import Setup
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
+from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
 from mmkd_models.evaluate.judged import judged_on
-from mmkd_models.evaluate.report import DataFacts, JudgedScores, judged_scores
 from mmkd_models.fits import check_fits
 
 FORMAT_VERSION = 1

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_models.evaluate.intervals import DRAWS, ROUNDING, figure_draws, interval_of
 from mmkd_models.evaluate.judged import GroupAnswers, Judged, metric_of_confusions
 from mmkd_models.evaluate.measures import Measure, figure_text, measure_named, with_unit
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.gains import DRAWS, ROUNDING, figure_draws, interval_of
 
 _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.judged import Judged
-from mmkd_models.gains import gain_draws, gain_per_seed, interval_of
 
 FEWEST_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""

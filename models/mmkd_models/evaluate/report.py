@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
-from mmkd_models.evaluate.judged import Judged, judged_on
+from mmkd_models.evaluate.judged import judged_on
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
 from mmkd_models.evaluate.paired import PairedGain, paired_gain
@@ -32,14 +33,6 @@ Checkpoint = StudentCheckpoint | TeacherCheckpoint
 Logits = NDArray[np.float32]
 Key = TypeVar("Key")
 OnPart = Callable[[str], None]
-
-
-class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fractions from 0 to 1, over the classes that occur."""
-
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,26 +89,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     span_dropout: float
     channel_dropout: float
     modality_dropout: float
-
-
-class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What it was judged on.
-
-    Attributes:
-        name: of the dataset.
-        sha256: of its content.
-        part: the split, or the fold whose test windows these are.
-        windows: how many with a label.
-        groups: people, machines or sessions that they come from.
-        labels: of the task.
-    """
-
-    name: str
-    sha256: str
-    part: str
-    windows: int
-    groups: int
-    labels: tuple[str, ...]
 
 
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -298,16 +271,6 @@ class _Judge:
         other = judged_on(self.windows, theirs)
         gain = paired_gain(judged, other, self.metric, seed=self.seed)
         return Judgement(scores=judged_scores(judged), against=judged_scores(other), gain=gain, guessing=beside)
-
-
-def judged_scores(judged: Judged) -> JudgedScores:
-    """Gives what a report tells of answers to classes."""
-    found = judged.scores
-    return JudgedScores(
-        accuracy=found.metric("accuracy"),
-        balanced_accuracy=found.metric("balanced_accuracy"),
-        macro_f1=found.metric("macro_f1"),
-    )
 
 
 def _facts(one: Contestant) -> ModelFacts:

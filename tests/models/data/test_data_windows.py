@@ -174,3 +174,10 @@ def test_a_modality_that_is_named_twice_is_refused(rig):
     with pytest.raises(UsageError) as error:
         rig.split("train").with_modalities(["temp", "vib", "temp"])
     assert str(error.value) == "modalities: expected each name once, got temp, vib, temp; name each once"
+
+
+def test_a_dataset_and_its_windows_show_themselves_in_a_line(rig):
+    shapes = "vib (20, 3), temp (5, 1)"
+    assert repr(rig) == f"Dataset({str(rig.path)!r}, 'rig', train 24, valid 12, test 12: {shapes})"
+    assert repr(rig.split("valid")) == f"Windows(12 of 'rig': {shapes})"
+    assert repr(rig.everything().with_modalities(["temp"])) == "Windows(48 of 'rig': temp (5, 1))"

@@ -1,0 +1,91 @@
+"""How long things take: a histogram of seconds whose size never grows, and what is told of it."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+import msgspec
+
+# Edges in seconds: 12 in each decade, so that a figure is within a tenth of the truth.
+_PER_DECADE = 12
+_FROM, _TO = -5, 4
+EDGES = tuple(10 ** (_FROM + step / _PER_DECADE) for step in range((_TO - _FROM) * _PER_DECADE + 1))
+# Then the recent counts are halved: what is long past fades.
+_MOST_RECENT = 65536
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, measured many times.
+
+    Attributes:
+        count: how many times, since the beginning.
+        p50_s: half of the recent ones took longer; within a tenth of the truth, and so are the next two.
+        p90_s: a tenth of them took longer.
+        p99_s: one in a hundred took longer.
+        max_s: the longest since the beginning.
+        sum_s: of all since the beginning.
+        counts: how many since the beginning took at most as long as each of `EDGES`.
+    """
+
+    count: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    max_s: float
+    sum_s: float
+    counts: tuple[int, ...]
+
+
+class Histogram:
+    """Counts seconds. Not for several threads at once: whoever shares it holds a lock."""
+
+    def __init__(self) -> None:
+        self._all = [0] * (len(EDGES) + 1)
+        self._recent = [0.0] * (len(EDGES) + 1)
+        self._weight = 0.0
+        self._sum_s = 0.0
+        self._max_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one measurement; one below 0, of clocks that disagree, counts as 0."""
+        seconds = max(seconds, 0.0)
+        place = bisect_left(EDGES, seconds)
+        self._all[place] += 1
+        self._recent[place] += 1
+        self._weight += 1
+        self._sum_s += seconds
+        self._max_s = max(self._max_s, seconds)
+        if self._weight >= _MOST_RECENT:
+            self._recent = [count / 2 for count in self._recent]
+            self._weight /= 2
+
+    def timing(self) -> Timing | None:
+        """What was counted; None where nothing was."""
+        count = sum(self._all)
+        if count == 0:
+            return None
+        below, counts = 0, []
+        for one in self._all[:-1]:
+            below += one
+            counts.append(below)
+        return Timing(
+            count=count,
+            p50_s=self._quantile(0.5),
+            p90_s=self._quantile(0.9),
+            p99_s=self._quantile(0.99),
+            max_s=self._max_s,
+            sum_s=self._sum_s,
+            counts=tuple(counts),
+        )
+
+    def _quantile(self, share: float) -> float:
+        """The middle, on a logarithmic scale, of the bin that holds it; never above the longest."""
+        wanted, seen, place = share * self._weight, 0.0, 0
+        for place, count in enumerate(self._recent):  # noqa: B007 # the last one where rounding leaves none
+            seen += count
+            if count and seen >= wanted:
+                break
+        if place == 0:
+            return min(EDGES[0], self._max_s)
+        return self._max_s if place == len(EDGES) else min(math.sqrt(EDGES[place - 1] * EDGES[place]), self._max_s)

@@ -1,0 +1,152 @@
+"""What all commands have in common: help, version and names of options, without what their work needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import mmkd_edge
+from mmkd_models.data import shipped_dataset
+
+SCRIPTS = {one.name: one.value for one in entry_points(group="console_scripts") if one.name.startswith("mmkd-")}
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "sklearn", "optuna", "lightning_fabric", "jinja2", "psutil")
+CALL_ALL = """
+import contextlib, importlib, io, json, sys
+scripts, blocked = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for name in blocked:
+    sys.modules[name] = None
+
+def answer(*line):
+    sys.argv, said = list(line), io.StringIO()
+    module, function = scripts[line[0]].split(":")
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            getattr(importlib.import_module(module), function)()
+        except SystemExit as ended:
+            return ended.code, said.getvalue()
+
+found = {}
+for line in map(str.split, json.loads(sys.argv[3])):
+    found[" ".join(line)] = answer(*line)
+    commands = found[" ".join(line)][1].partition("Commands:\\n")[2]
+    for row in commands.splitlines():
+        if row[2:3].strip():
+            found[" ".join([*line[:-1], row.split()[0], line[-1]])] = answer(*line[:-1], row.split()[0], line[-1])
+print(json.dumps(found))
+"""
+
+
+def answers(lines: Sequence[str], *, blocked: Sequence[str], columns: int = 80) -> dict[str, tuple[int, str]]:
+    """Exit code and output of each command line, and of each subcommand, in a fresh interpreter without libraries."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALL_ALL, json.dumps(SCRIPTS), json.dumps(blocked), json.dumps(lines)],
+        env=os.environ | {"COLUMNS": str(columns), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {line: (code, text) for line, (code, text) in json.loads(done.stdout).items()}
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, tuple[int, str]]:
+    return answers([f"{name} --help" for name in SCRIPTS], blocked=HEAVY)
+
+
+def test_help_of_every_command_needs_no_heavy_library(pages: dict[str, tuple[int, str]]) -> None:
+    assert {"mmkd-bench capacity --help", "mmkd-data import --help", "mmkd-train student --help"} <= set(pages)
+    assert {line: text for line, (code, text) in pages.items() if code != 0} == {}
+    assert [
+        line for line, (_, text) in pages.items() if not text.startswith(f"Usage: {line.removesuffix(' --help')} ")
+    ] == []
+
+
+def test_every_help_looks_alike(pages: dict[str, tuple[int, str]]) -> None:
+    for line, (_, text) in pages.items():
+        assert not re.search(r"list\[|<[a-z]+|INTEGER|\bRANGE\b|╭", text), line
+        for option in ("--version ", "--debug ", "-h, --help "):
+            assert f"\n  {option}" in text, line
+        assert [row for row in text.splitlines() if len(row) > 80] == [], line
+
+
+def test_a_narrow_terminal_breaks_no_word(pages: dict[str, tuple[int, str]]) -> None:
+    narrow = answers([f"{name} --help" for name in SCRIPTS], blocked=HEAVY, columns=40)
+    for line, (_, text) in narrow.items():
+        assert set(text.split()) <= set(pages[line][1].split()), line
+        assert all(len(row) <= 40 or len(row.split()) == 1 for row in text.splitlines()), line
+
+
+def test_short_help_and_version_are_everywhere(pages: dict[str, tuple[int, str]]) -> None:
+    lines = [line.removesuffix(" --help") for line in pages]
+    short = answers([f"{line} -h" for line in lines], blocked=HEAVY)
+    assert {line: short[f"{line} -h"] for line in lines} == {line: pages[f"{line} --help"] for line in lines}
+    versions = answers([f"{line} --version" for line in lines], blocked=("typer", "rich", *HEAVY))
+    expected = {f"{line} --version": (0, f"{line.split()[0]} {mmkd_edge.__version__}\n") for line in lines}
+    assert versions == expected
+
+
+def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(
+    pages: dict[str, tuple[int, str]],
+) -> None:
+    found = answers([f"{name} --help" for name in SCRIPTS], blocked=("typer", "rich", *HEAVY))
+    expected = (
+        "Usage: mmkd-bench [OPTIONS] ...\n\n"
+        "  Latency, memory and energy of a bundle on the machine that runs it.\n\n"
+        "  The options are read by typer, which this Python lacks; run: pip install\n"
+        "  'mmkd-edge[bench]'\n\n"
+        "Options:\n"
+        "  --version   Show the version and exit.\n"
+        "  --debug     Show the traceback of an error.\n"
+        "  -h, --help  Show this message and exit.\n"
+    )
+    assert found["mmkd-bench --help"] == (0, expected)
+    for line, (code, text) in found.items():
+        # The same words as where typer is there.
+        about = text.split("\n\n")[1]
+        assert (code, " ".join(about.split()) in " ".join(pages[line][1].split())) == (0, True), line
+
+
+def test_the_version_is_one() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mmkd_edge.__version__)
+    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in pyproject
+    assert 'path = "mmkd_edge/__init__.py"' in pyproject
+
+
+def test_one_idea_has_one_name_in_every_command(pages: dict[str, tuple[int, str]]) -> None:
+    # What is written is -o, --out; the earlier --output still works and is not shown.
+    shown = {line: text for line, (_, text) in pages.items() if re.search(r"--out(put)?\b", text)}
+    assert "mmkd-demo --help" in shown
+    assert [line for line, text in shown.items() if not re.search(r"\n  -o, --out [A-Z]", text)] == []
+    assert [
+        line for line, (_, text) in pages.items() if "--output" in text or re.search(r"--max-drop\b(?!-p)", text)
+    ] == []
+
+
+def test_the_earlier_name_of_an_option_still_works(tmp_path: Path) -> None:
+    where = tmp_path / "data"
+    lines = [f"mmkd-data import none.npz --output{mark}{where}" for mark in (" ", "=")]
+    refused = "none.npz: expected an interchange file (.npz), found no such file; check the path"
+    expected = (2, f"reading none.npz\nmmkd-data: {refused}\n")
+    assert list(answers(lines, blocked=HEAVY).values()) == [expected, expected]
+
+
+def test_a_bundle_is_judged_without_torch() -> None:
+    bundle, data = mmkd_edge.example_bundle(), shipped_dataset()
+    blocked = [name for name in HEAVY if name != "onnxruntime"]
+    ((code, text),) = answers([f"mmkd-evaluate {bundle} {data}"], blocked=blocked).values()
+    assert code == 0, text
+    assert "accuracy " in text
+    assert text.endswith(f"next: mmkd-bench run {bundle}\n")
+    ((code, text),) = answers([f"mmkd-evaluate student.ckpt {data}"], blocked=blocked).values()
+    lacking = "mmkd-evaluate of a checkpoint needs torch and lightning_fabric, which this Python lacks"
+    assert (code, text) == (3, f"mmkd-evaluate: {lacking}; run: pip install 'mmkd-edge[train]'\n")
