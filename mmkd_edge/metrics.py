@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from mmkd_edge.drift_watch import Verdict
 from mmkd_edge.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class HealthCollector:
         found = {name: predictor.health() for name, predictor in self._predictors.items()}
         yield from _counters(self._library, found)
         yield from _gauges(self._library, found)
+        yield from _drift_gauges(self._library, found)
 
 
 def metrics_text(predictor: EdgePredictor, *, name: str = "mmkd") -> str:
@@ -113,3 +115,17 @@ def _gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
             if model.label_psi is not None:
                 drift.add_metric([name, model.model], model.label_psi)
     yield from (psi, missing, mean, answers, drift)
+
+
+def _drift_gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
+    family = library.core.GaugeMetricFamily
+    labels = ["predictor", "model"]
+    verdict = family("mmkd_input_drift", "1 for the verdict on the last inputs, else 0.", labels=[*labels, "verdict"])
+    distance = family("mmkd_input_drift_distance", "From 1 on inputs are not as in the training.", labels=labels)
+    for name, health in found.items():
+        for model in health.models:
+            for one in get_args(Verdict):
+                verdict.add_metric([name, model.model, one], float(one == model.drift.verdict))
+            if model.drift.distance is not None:
+                distance.add_metric([name, model.model], model.drift.distance)
+    yield from (verdict, distance)

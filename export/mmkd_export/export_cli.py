@@ -95,6 +95,14 @@ def export_(
         Path | None,
         typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
     ] = None,
+    drift_reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Measure on this dataset how people or machines differ, which a device judges drifts by; else taken "
+            "from the training.",
+        ),
+    ] = None,
     max_drop: Annotated[
         float, typer.Option(metavar="POINTS", help="Points of the task metric that lower precision may lose.")
     ] = ExportPlan.max_drop_points,
@@ -126,6 +134,7 @@ def export_(
         evaluation=evaluation,
         max_drop_points=max_drop,
         batch=None if dim is None else batch_from_dim(dim),
+        drift_reference=drift_reference,
     )
     if len(sources) > 1:
         if output is None or page is not None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_edge.drift import GroupReference
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
@@ -58,6 +59,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         augment: how windows were varied.
         recipe: of the distillation; None where labels alone taught.
         curve: the validations.
+        group_reference: how the groups of the training differ from each other in a student's modality; unset where it
+            was not measured.
         versions: of Python and the libraries.
     """
 
@@ -73,6 +76,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     augment: AugmentConfig
     recipe: Recipe | None = None
     curve: tuple[CurvePoint, ...] = ()
+    group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property
