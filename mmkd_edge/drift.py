@@ -1,8 +1,10 @@
-"""What of windows is compared with the training: their features, and their distance from the training's groups.
+"""What of windows is compared with the training: their features, kinds of windows, and how well windows fit them.
 
-Owns what a bundle says of the spread between the people or machines of the training. A new person differs from the mean
-of the training; what counts is whether he differs by more than those of the training differ from each other. Training
-and runtime measure by the same code. The verdict is in `drift_watch.py`.
+Owns what a bundle says of the windows of the training and of the spread between its people or machines. A new person
+differs from the training; what counts is whether he differs by more than those of the training differ from each other.
+And a device sees other shares of states and activities than the training had: so each window is held against the kind
+of windows that it is most like, and no share counts. Training and runtime measure by the same code. The verdict is in
+`drift_watch.py`.
 """
 
 from __future__ import annotations
@@ -18,15 +20,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_CORRELATED = 16
-"""Up to so many channels their correlations count, and their exchange is looked for: both grow with the square."""
+"""Up to so many channels their correlations count: they grow with the square."""
+
+MOST_REARRANGED = 6
+"""Up to so many channels other orders and signs are tried, and offsets and gains of each; of more those of all."""
 
 ROWS = 64
 """About so many rows of a window are looked at: neighbours say nearly the same, and the cost stays bounded."""
 
-# A single feature can say no more than this many spreads, lest one extreme channel makes any exchange look good.
-_MOST_SAID = 4.0
-# A logarithm is not followed further down than this below the centre: e^-4 of the training's scale is silence.
-_QUIETEST = 4.0
+QUIETEST = 0.02
+"""Share of a channel's scale in the training below which it counts as silent, and which no logarithm goes below."""
+
+# A feature can say no more than this many spreads, lest one extreme channel makes any exchange look good.
+_MOST_SAID = 5.0
+# Offsets in standard deviations, and factors, that are tried as explanations; both ways.
+_OFFSETS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_GAINS = (1.25, 1.5, 2.0, 3.0, 10.0)
 _SMALLEST_STD = 1e-30
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -89,7 +98,7 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the groups of the training differ from each other, in the features of `Moments.features`.
+    """The windows of the training, and how its groups differ from each other.
 
     Attributes:
         between: what was held against each other; blocks of windows where the dataset knows no groups.
@@ -97,10 +106,12 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         windows: how many windows of them were looked at.
         fewest_windows: fewer observed windows than this are not judged.
         false_alarm_rate: share of groups never seen that are expected outside of the limits, 0 to 1.
-        centre: of each feature, the mean of the groups.
-        spread: of each feature, between groups.
-        largest_distance: limit of the largest distance of a feature from its centre, in spreads.
-        largest_improvement: limit of how much better another order or sign of the channels may fit.
+        scales: of each channel, its usual standard deviation inside a window.
+        centres: of each kind of windows, the mean of each feature: see `window_features`.
+        spreads: of each kind of windows, the standard deviation of each feature.
+        largest_misfit: limit of how badly windows may fit the kinds, in nats a window.
+        largest_axes: limit of how much better other orders and signs of the channels may fit, in nats a window.
+        largest_levels: limit of how much better windows may fit without an offset or a gain, in nats a window.
         tolerance: what the student bears; None where it was not measured.
     """
 
@@ -109,70 +120,43 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     windows: Annotated[int, msgspec.Meta(ge=2)]
     fewest_windows: Annotated[int, msgspec.Meta(ge=2)]
     false_alarm_rate: Annotated[float, msgspec.Meta(gt=0, lt=1)]
-    centre: tuple[float, ...]
-    spread: tuple[_Positive, ...]
-    largest_distance: _Positive
-    largest_improvement: _Positive
+    scales: tuple[_Positive, ...]
+    centres: Annotated[tuple[tuple[float, ...], ...], msgspec.Meta(min_length=1, max_length=64)]
+    spreads: Annotated[tuple[tuple[_Positive, ...], ...], msgspec.Meta(min_length=1, max_length=64)]
+    largest_misfit: float
+    largest_axes: _Positive
+    largest_levels: _Positive
     tolerance: Tolerance | None = None
 
 
-class Moments:
-    """Running sums over windows: bounded, and aware of missing values.
+def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The mean and the logarithm of the standard deviation of each channel, and Fisher's z of each correlation.
 
-    Attributes:
-        windows: how many were added.
+    Args:
+        rows: (R, C), some rows of a window.
+        there: (R, C), which of their values are there.
+
+    Returns:
+        (F,) in this order; NaN where nothing was there.
     """
-
-    def __init__(self, channels: int) -> None:
-        self.windows = 0
-        pairs = channels if channels <= MOST_CORRELATED else 0
-        self._levels = np.zeros((3, channels))  # rows: windows with values, sum of their means, of their variances
-        self._products = np.zeros((2, pairs, pairs))  # windows with values in both channels, sum of their covariances
-
-    def add(self, rows: NDArray[np.float32], there: NDArray[np.bool_]) -> None:
-        """Add a window: some of its rows, and which of their values are there, both (R, C)."""
-        counts = there.sum(axis=0)
-        known = np.maximum(counts, 1)
-        values = np.where(there, rows, 0.0).astype(np.float64)
-        means = values.sum(axis=0) / known
-        centred = np.where(there, values - means, 0.0)
-        self._levels[0] += counts > 0
-        self._levels[1] += means
-        self._levels[2] += np.square(centred).sum(axis=0) / known
-        if self._products.size:
-            both = np.einsum("rc,rd->cd", there, there, dtype=np.float64)
-            self._products[0] += both > 0
-            # Not a matrix product: that may wake the threads of a BLAS.
-            self._products[1] += np.einsum("rc,rd->cd", centred, centred) / np.maximum(both, 1)
-        self.windows += 1
-
-    def joined(self, other: Moments) -> Moments:
-        """The sums of both."""
-        both = Moments(self._levels.shape[1])
-        both.windows = self.windows + other.windows
-        both._levels = self._levels + other._levels
-        both._products = self._products + other._products
-        return both
-
-    def features(self) -> NDArray[np.float64]:
-        """The mean, the logarithm of the spread and Fisher's z of the correlations of the channels.
-
-        Spread and correlation are those inside a window: they do not depend on which windows came.
-
-        Returns:
-            (F,); NaN where nothing was there.
-        """
-        with np.errstate(invalid="ignore", divide="ignore"):
-            count, means, variances = self._levels
-            std = np.sqrt(np.where(count > 0, variances / count, np.nan))
-            first, second = pairs_of(len(count))
-            levels = [np.where(count > 0, means / count, np.nan), np.log(np.maximum(std, _SMALLEST_STD))]
-            if len(first):
-                covariance = self._products[1] / self._products[0]
-                correlation = covariance[first, second] / (std[first] * std[second])
-                # 0.98: identical channels shall not be infinitely far from all others.
-                levels.append(np.arctanh(0.98 * np.clip(correlation, -1, 1)))
-        return np.concatenate(levels)
+    counts = there.sum(axis=0)
+    known = np.maximum(counts, 1)
+    values = np.where(there, rows, 0.0).astype(np.float64)
+    means = values.sum(axis=0) / known
+    centred = np.where(there, values - means, 0.0)
+    std = np.sqrt(np.square(centred).sum(axis=0) / known)
+    logs = np.log(np.maximum(std, _SMALLEST_STD))
+    if counts.min() == 0:
+        means[counts == 0] = logs[counts == 0] = np.nan
+    first, second = pairs_of(len(counts))
+    if not len(first):
+        return np.concatenate([means, logs])
+    # Not a matrix product: that may wake the threads of a BLAS.
+    products = np.einsum("rc,rd->cd", centred, centred)[first, second]
+    both = known[0] if counts.min() == len(rows) else np.maximum((there[:, first] & there[:, second]).sum(axis=0), 1)
+    scale = np.maximum(std[first] * std[second], _SMALLEST_STD**2)
+    # 0.95: identical channels shall not be infinitely far from all others.
+    return np.concatenate([means, logs, np.arctanh(0.95 * np.clip(products / both / scale, -1, 1))])
 
 
 @lru_cache(maxsize=16)
@@ -191,9 +175,9 @@ def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]
     """
     whole, found = tuple(range(channels)), set[tuple[tuple[int, ...], tuple[int, ...]]]()
     blocks = [whole] if channels <= 3 else []
-    if 3 < channels <= MOST_CORRELATED:
+    if 3 < channels <= MOST_REARRANGED:
         blocks = [*itertools.combinations(whole, 2), *((one,) for one in whole)]
-    if channels % 3 == 0 and channels <= MOST_CORRELATED:
+    if channels % 3 == 0 and channels <= MOST_REARRANGED:
         blocks += [whole[start : start + 3] for start in range(0, channels, 3)]
     for block in blocks:
         for order in itertools.permutations(block):
@@ -211,66 +195,145 @@ def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]
     return orders, np.array([sign for _, sign in ordered], dtype=np.float64).reshape(shape)
 
 
-def rearranged(features: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
-    """(P, F): the features with the channels as each of `rearrangements` has them."""
-    orders, signs = rearrangements(channels)
+def rearranged(
+    features: NDArray[np.float64], order: NDArray[np.intp], sign: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, F): features of windows whose channels come from others, with signs, each (C,)."""
+    channels = len(order)
     first, second = pairs_of(channels)
-    square = np.zeros((channels, channels))
-    square[first, second] = square[second, first] = features[2 * channels :]
-    pairs = square[orders[:, first], orders[:, second]] * signs[:, first] * signs[:, second]
-    return np.concatenate(
-        [features[:channels][orders] * signs, features[channels : 2 * channels][orders], pairs], axis=1
+    places = np.zeros((channels, channels), dtype=np.intp)
+    places[first, second] = places[second, first] = 2 * channels + np.arange(len(first))
+    source = np.concatenate([order, channels + order, places[order[first], order[second]]])
+    signs = np.concatenate([sign, np.ones(channels), sign[first] * sign[second]])
+    return features[:, source] * signs
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Offsets and gains that may have come into the windows.
+
+    Attributes:
+        offsets: (L, C) in standard deviations of the channels.
+        gains: (L, C) logarithms of factors.
+    """
+
+    offsets: NDArray[np.float64]
+    gains: NDArray[np.float64]
+
+
+@lru_cache(maxsize=16)
+def level_changes(channels: int) -> Changes:
+    """The offsets and gains that are tried: of each channel alone, and of all."""
+    alone = [*np.eye(channels)] if 1 < channels <= MOST_REARRANGED else []
+    patterns = np.array([*alone, np.ones(channels)])
+    sizes = [size for one in _OFFSETS for size in (one, -one)]
+    factors = [factor for one in np.log(_GAINS) for factor in (one, -one)]
+    offsets = np.concatenate([size * patterns for size in sizes])
+    gains = np.concatenate([factor * patterns for factor in factors])
+    return Changes(
+        offsets=np.concatenate([offsets, np.zeros_like(gains)]), gains=np.concatenate([np.zeros_like(offsets), gains])
     )
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """What features are measured by.
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """How some windows fit the kinds, in nats a window.
 
     Attributes:
-        centre: (F,) of each feature.
-        spread: (F,) of each feature, between groups; all above 0.
-        channels: how many there are.
+        misfit: how badly; it may be negative.
+        axes: (P,) how much better with the channels as each of `rearrangements` has them.
+        levels: (L,) how much better without each of `level_changes`.
     """
 
-    centre: NDArray[np.float64]
-    spread: NDArray[np.float64]
-    channels: int
+    misfit: float
+    axes: NDArray[np.float64]
+    levels: NDArray[np.float64]
 
-    def scaled(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(..., F): distances from the centre in spreads; 0 where nothing was there."""
-        bounded = features.copy()
-        logs = slice(self.channels, 2 * self.channels)
-        bounded[..., logs] = np.maximum(features[..., logs], self.centre[logs] - _QUIETEST)
-        distances: NDArray[np.float64] = np.nan_to_num((bounded - self.centre) / self.spread)
-        return distances
-
-    def rearranged(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(P, F): the same with the channels as each of `rearrangements` has them."""
-        return self.scaled(rearranged(features, self.channels))
-
-    def scores(self, features: NDArray[np.float64]) -> tuple[float, float]:
-        """How far features are from the centre, at most, and how much better other axes fit; both from 0 on."""
-        plain = self.scaled(features)
-        others = misfits(self.rearranged(features))
-        improvement = float(misfits(plain) - others.min()) if len(others) else 0.0
-        return float(np.abs(plain).max()), max(improvement, 0.0)
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """(3,): misfit, largest improvement by other axes, largest improvement without an offset or a gain."""
+        return np.array([self.misfit, self.axes.max(initial=0.0), self.levels.max(initial=0.0)])
 
 
-def misfits(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(...,) how badly features fit: the squares of their distances (..., F), each bounded, summed."""
-    said: NDArray[np.float64] = np.minimum(np.square(distances), _MOST_SAID**2).sum(axis=-1)
-    return said
+class Kinds(msgspec.Struct, frozen=True, kw_only=True):
+    """Kinds of windows: normal distributions of independent features.
+
+    Attributes:
+        centres: (K, F).
+        spreads: (K, F), above 0.
+        scales: (C,) as `GroupReference.scales`.
+    """
+
+    centres: NDArray[np.float64]
+    spreads: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """(C,) standard deviation of each channel, inside windows and between the kinds."""
+        between = self.centres[:, : len(self.scales)].var(axis=0)
+        deviations: NDArray[np.float64] = np.sqrt(np.square(self.scales) + between)
+        return deviations
+
+    def measure(self, features: NDArray[np.float64]) -> Measured:
+        """Hold the features (N, F) of windows against the kinds."""
+        plain, changes = self._fit(features), level_changes(len(self.scales))
+        orders = zip(*rearrangements(len(self.scales)), strict=True)
+        axes = [self._fit(rearranged(features, order, sign)) - plain for order, sign in orders]
+        tried = zip(changes.offsets * self.deviations, changes.gains, strict=True)
+        levels = [self._fit(without(features, offset, gain)) - plain for offset, gain in tried]
+        return Measured(misfit=-plain, axes=np.array(axes), levels=np.array(levels))
+
+    def left(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(F,) by how much features differ from the centres of their kinds, on average."""
+        features = self._bounded(features)
+        differs = features - self.centres[self._fits(features).argmax(axis=1)]
+        known = np.isfinite(differs)
+        means: NDArray[np.float64] = np.where(known, differs, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        return means
+
+    def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        logs, bounded = slice(len(self.scales), 2 * len(self.scales)), features.copy()
+        bounded[:, logs] = np.maximum(features[:, logs], np.log(QUIETEST * self.scales))
+        return bounded
+
+    def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, K) logarithms of likelihoods, each feature's bounded."""
+        distances = np.nan_to_num((features[:, None] - self.centres) / self.spreads)
+        squares = np.minimum(np.square(distances), _MOST_SAID**2).sum(axis=2)
+        fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)
+        return fits
+
+    def _fit(self, features: NDArray[np.float64]) -> float:
+        return float(self._fits(self._bounded(features)).max(axis=1).mean())
+
+
+def without(
+    features: NDArray[np.float64], offset: NDArray[np.float64], gain: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, F): features of windows without an offset, and then without the gain exp(gain), each (C,)."""
+    channels, changed = len(offset), features.copy()
+    changed[:, :channels] = (features[:, :channels] - offset) / np.exp(gain)
+    changed[:, channels : 2 * channels] -= gain
+    return changed
+
+
+def kinds_of(reference: GroupReference) -> Kinds:
+    """The kinds of windows of a reference, as arrays."""
+    return Kinds(
+        centres=np.array(reference.centres), spreads=np.array(reference.spreads), scales=np.array(reference.scales)
+    )
 
 
 def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str] | None:
     """What contradicts itself in a reference for so many channels: field and message; None where all fits."""
-    features = 2 * channels + len(pairs_of(channels)[0])
-    for name in ("centre", "spread"):
-        got = len(getattr(reference, name))
-        if got != features:
-            return name, f"expected one number per feature, {features}, got {got}"
-    for name in ("offsets", "offsets_together", "gains") if reference.tolerance else ():
-        got = len(getattr(reference.tolerance, name))
-        if got != channels:
-            return f"tolerance.{name}", f"expected one number per channel, {channels}, got {got}"
+    features, kinds = 2 * channels + len(pairs_of(channels)[0]), len(reference.centres)
+    lists = {"scales": (reference.scales, channels), "spreads": (reference.spreads, kinds)}
+    for name in ("centres", "spreads"):
+        rows = getattr(reference, name)
+        lists |= {f"{name}[{number}]": (row, features) for number, row in enumerate(rows)}
+    if reference.tolerance is not None:
+        for name in ("offsets", "offsets_together", "gains"):
+            lists[f"tolerance.{name}"] = (getattr(reference.tolerance, name), channels)
+    for name, (numbers, wanted) in lists.items():
+        if len(numbers) != wanted:
+            return name, f"expected {wanted}, got {len(numbers)}"
     return None

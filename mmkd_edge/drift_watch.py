@@ -1,18 +1,30 @@
 """The verdict on a student's last windows: as those of the training, shifted, or drifting, and by what.
 
-Owns the last windows' sums and the explanation of a difference. The limits come from the bundle: see `drift.py`.
+Owns the features of the last windows and the explanation of a difference. The limits come from the bundle: see
+`drift.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.drift import Frame, GroupReference, Moments, Tolerance, misfits, pairs_of, rearrangements
+from mmkd_edge.drift import (
+    QUIETEST,
+    GroupReference,
+    Kinds,
+    Measured,
+    Tolerance,
+    kinds_of,
+    level_changes,
+    pairs_of,
+    rearrangements,
+    window_features,
+    without,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,12 +32,8 @@ if TYPE_CHECKING:
 Verdict = Literal["no_reference", "too_few_windows", "as_trained", "shifted", "drifting"]
 Cause = Literal["dead", "axes", "offset", "gain", "pattern"]
 
-# A channel this much quieter than in the training is dead.
-_DEAD_RATIO = 0.02
-# What a channel's level, or its scale, may cost when it is explained by an offset or a gain of its own.
-_FREED = 2.0
-# Rearrangements whose fit differs by less are equally likely explanations.
-_ALIKE = 2.0
+# Rearrangements whose fit differs by less, in nats a window, are equally likely explanations.
+_ALIKE = 0.25
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +62,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftWatch:
-    """The last windows of one student against the groups of its training; holds two blocks of sums and no window.
+    """The last windows of one student against its training; holds a few features of each, and no window.
 
     Args:
         reference: what they are compared with; None gives no verdict.
@@ -66,18 +74,22 @@ class DriftWatch:
         self._reference = reference
         self._names = tuple(names)
         self._unit = f" {unit}" if unit else ""
-        self._earlier, self._current = Moments(len(self._names)), Moments(len(self._names))
+        self._added = 0
+        most = 2 * reference.fewest_windows if reference else 0
+        self._features = np.zeros((most, 2 * len(self._names) + len(pairs_of(len(self._names))[0])))
 
     def add(self, rows: NDArray[np.float32], there: NDArray[np.bool_]) -> None:
         """Look at a window: some of its rows, and which of their values are there, both (R, C)."""
-        if self._reference is None:
-            return
-        if self._current.windows >= self._reference.fewest_windows:
-            self._earlier, self._current = self._current, Moments(len(self._names))
-        self._current.add(rows, there)
+        if len(self._features):
+            self._features[self._added % len(self._features)] = window_features(rows, there)
+            self._added += 1
 
-    def verdict(self) -> Drift:
-        """Judge the last windows."""
+    def last(self) -> NDArray[np.float64]:
+        """(N, F) copies of the features of the last windows, in no order."""
+        return self._features[: self._added].copy()
+
+    def judge(self, features: NDArray[np.float64]) -> Drift:
+        """Judge the features (N, F) of windows. Reads nothing that `add` changes."""
         reference = self._reference
         if reference is None:
             return Drift(
@@ -85,48 +97,48 @@ class DriftWatch:
                 reason="the bundle says nothing of the spread between people or machines; train and export the "
                 "student again, or export the bundle with --drift-reference",
             )
-        found = self._earlier.joined(self._current)
-        if found.windows < reference.fewest_windows:
-            reason = f"{found.windows} of at least {reference.fewest_windows} windows observed"
+        if len(features) < reference.fewest_windows:
+            reason = f"{len(features)} of at least {reference.fewest_windows} windows observed"
             judged = Drift(verdict="too_few_windows", reason=reason)
         else:
-            judged = self._judged(found.features(), reference)
+            judged = self._judged(features, reference)
         rate = reference.false_alarm_rate
-        return msgspec.structs.replace(judged, windows=found.windows, false_alarm_rate=rate)
+        return msgspec.structs.replace(judged, windows=len(features), false_alarm_rate=rate)
 
     def _judged(self, features: NDArray[np.float64], reference: GroupReference) -> Drift:
-        frame = Frame(centre=np.array(reference.centre), spread=np.array(reference.spread), channels=len(self._names))
-        far, improvement = frame.scores(features)
-        distance = max(far / reference.largest_distance, improvement / reference.largest_improvement)
-        if distance <= 1:
+        kinds = kinds_of(reference)
+        measured = kinds.measure(features)
+        distance = distance_of(measured, reference)
+        channels = slice(len(self._names), 2 * len(self._names))
+        silent = (features[:, channels] < np.log(QUIETEST * kinds.scales)).mean(axis=0) > 0.5
+        if silent.any():
+            reason = f"{' and '.join(self._names[c] for c in np.flatnonzero(silent))}: no signal, or next to none"
+            explained = self._drifting(("dead",), np.flatnonzero(silent), reason)
+        elif distance <= 1:
             reason = f"inside the spread between the training's {reference.groups} {reference.between}"
-            return Drift(verdict="as_trained", reason=reason, distance=distance)
-        return msgspec.structs.replace(self._explained(features, frame, reference), distance=distance)
+            explained = Drift(verdict="as_trained", reason=reason)
+        else:
+            explained = self._explained(features, kinds, measured, reference)
+        return msgspec.structs.replace(explained, distance=distance)
 
-    def _explained(self, features: NDArray[np.float64], frame: Frame, reference: GroupReference) -> Drift:
-        """What explains best that the features are outside: what leaves the least misfit."""
-        channels, limit = len(self._names), reference.largest_distance
-        levels, logs, pairs = slice(channels), slice(channels, 2 * channels), slice(2 * channels, None)
-        plain = frame.scaled(features)
-        dead = np.flatnonzero((features[logs] - frame.centre[logs] < math.log(_DEAD_RATIO)) & (plain[logs] < -limit))
-        if len(dead):
-            return self._drifting(("dead",), dead, f"{self._listed(dead)}: no signal, or next to none")
-        gains = np.where(np.abs(plain[logs]) > _FREED, np.exp(np.nan_to_num(features[logs] - frame.centre[logs])), 1.0)
-        moved = _moved(features[levels], frame.centre[levels], gains)
-        moved_scaled = moved / frame.spread[levels]
-        freed = np.minimum(np.square([moved_scaled, plain[logs]]), _FREED**2).sum() + misfits(plain[pairs])
-        orders = misfits(frame.rearranged(features))
-        if len(orders) and orders.min() < min(freed, misfits(plain) - reference.largest_improvement):
-            return self._axes(_simplest(orders, channels))
-        if len(plain[pairs]) and np.abs(plain[pairs]).max() > limit:
-            worst = np.abs(plain[pairs]).argmax()
-            pair = np.array([one[worst] for one in pairs_of(channels)])
-            return self._drifting(("pattern",), pair, f"{self._listed(pair)} no longer move together as they did")
-        offsets = np.abs(moved_scaled) > _FREED
-        if not offsets.any() and (gains == 1).all():
-            # Only together are they outside; the farthest level stands for all.
-            offsets = np.arange(channels) == np.abs(moved_scaled).argmax()
-        return self._levels(np.where(offsets, moved, 0.0), gains, reference.tolerance)
+    def _explained(
+        self, features: NDArray[np.float64], kinds: Kinds, measured: Measured, reference: GroupReference
+    ) -> Drift:
+        """What explains best that the windows are outside: what they fit best without."""
+        misfit, axes, levels = measured.scores
+        excess = axes / reference.largest_axes, levels / reference.largest_levels
+        if excess[0] > 1 and axes >= levels:
+            return self._axes(_simplest(measured.axes, len(self._names)))
+        if excess[1] <= 1 or misfit - levels > reference.largest_misfit:
+            reason = "windows unlike any of the training, and no offset, gain or order of the channels explains it"
+            return self._drifting(("pattern",), np.arange(len(self._names)), reason)
+        best, tried = int(measured.levels.argmax()), level_changes(len(self._names))
+        offset, gain = tried.offsets[best] * kinds.deviations, tried.gains[best]
+        left = kinds.left(without(features, offset, gain))
+        # What is tried is coarse: what is left of it belongs to it.
+        moved = np.where(offset == 0, 0.0, offset + left[: len(offset)])
+        grown = np.where(gain == 0, 0.0, gain + left[len(gain) : 2 * len(gain)])
+        return self._levels(moved, np.exp(grown), reference.tolerance)
 
     def _levels(self, moved: NDArray[np.float64], gains: NDArray[np.float64], tolerance: Tolerance | None) -> Drift:
         """Offsets and gains: harmless where the student was measured to bear them."""
@@ -153,21 +165,20 @@ class DriftWatch:
         names = tuple(self._names[c] for c in concerned)
         return Drift(verdict="drifting", causes=tuple(causes), channels=names, reason=reason)
 
-    def _listed(self, channels: NDArray[np.intp]) -> str:
-        return " and ".join(self._names[c] for c in channels)
+
+def distance_of(measured: Measured, reference: GroupReference) -> float:
+    """From 1 on some measure is beyond its limit."""
+    misfit, axes, levels = measured.scores
+    # A misfit has no zero: nats beyond the limit count.
+    beyond = 1.0 + (misfit - reference.largest_misfit)
+    return float(max(beyond, axes / reference.largest_axes, levels / reference.largest_levels, 0.0))
 
 
-def _simplest(orders_misfits: NDArray[np.float64], channels: int) -> int:
+def _simplest(improvements: NDArray[np.float64], channels: int) -> int:
     """The rearrangement that changes least among those that fit about as well as the best."""
     orders, signs = rearrangements(channels)
     changes = ((orders != np.arange(channels)) | (signs < 0)).sum(axis=1)
-    return int(np.where(orders_misfits <= orders_misfits.min() + _ALIKE, changes, channels + 1).argmin())
-
-
-def _moved(levels: NDArray[np.float64], centre: NDArray[np.float64], gains: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,) by what each level differs; without its channel's gain where that brings it nearer."""
-    plain, undone = np.nan_to_num(levels - centre), np.nan_to_num(levels / gains - centre)
-    return np.where(np.abs(undone) < np.abs(plain), undone, plain)
+    return int(np.where(improvements >= improvements.max() - _ALIKE, changes, channels + 1).argmin())
 
 
 def _used(

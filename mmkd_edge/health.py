@@ -180,6 +180,7 @@ class Tally:
 
     Attributes:
         first: whether it is the student that is asked first.
+        watch: holds the last windows against the training.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class Tally:
         self._offsets = np.arange(channels) * BINS
         self._step = max(1, modality.samples // ROWS)
         unit = modality.unit if modality.normalise == "none" else ""
-        self._watch = DriftWatch(group_reference, names=modality.channels, unit=unit)
+        self.watch = DriftWatch(group_reference, names=modality.channels, unit=unit)
         self._windows = 0.0
         self._bins = np.zeros((channels, BINS))
         self._moments = np.zeros((4, channels))  # rows: seen, there, sum, sum of squares, the last two about the shift
@@ -234,21 +235,21 @@ class Tally:
         self._moments[1] += there.sum(axis=0)
         self._moments[2] += shifted.sum(axis=0)
         self._moments[3] += np.square(shifted).sum(axis=0)
-        self._watch.add(rows, there)
+        self.watch.add(rows, there)
         self._windows += 1
         if self._windows >= _MOST_WINDOWS:
             self._windows /= 2
             self._bins /= 2
             self._moments /= 2
 
-    def health(self) -> ModelHealth:
-        """What was counted so far."""
+    def health(self, drift: Drift) -> ModelHealth:
+        """What was counted so far, beside the verdict on the last windows."""
         shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
             model=self._model,
             windows_observed=self._windows,
             channels=tuple(self._channel(c, name) for c, name in enumerate(self._modality.channels)),
-            drift=self._watch.verdict(),
+            drift=drift,
             label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
         )
@@ -335,8 +336,12 @@ class Monitor:
         """Everything that was counted so far, at one moment."""
         with self._lock:
             self._settle()
+            seen = [tally.watch.last() for tally in tallies]
+        # Some milliseconds: no prediction waits for them.
+        drifts = [tally.watch.judge(features) for tally, features in zip(tallies, seen, strict=True)]
+        with self._lock:
             return Health(
                 predictions=dict(self._predictions),
                 **self._events,
-                models=tuple(tally.health() for tally in tallies),
+                models=tuple(tally.health(drift) for tally, drift in zip(tallies, drifts, strict=True)),
             )

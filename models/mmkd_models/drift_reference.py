@@ -1,23 +1,21 @@
-"""How the groups of a training differ from each other: what a device later holds its inputs against.
+"""The windows of a training and how its groups differ: what a device later holds its inputs against.
 
-Owns the limits: a group never seen shall be outside of them with a stated probability. They are the larger of two. One
-is distribution-free: every group in turn is held against the others, and of G groups the largest such score is exceeded
-by one more group with probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; here
-with one group left out at a time, so approximately). The other supposes that groups are normally distributed: where
-they are few, it is the wider one. Spreads of single features from a few groups are shrunk towards the mean of their
-kind (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004, eq. 3, with a prior of fixed weight).
+Owns the limits: a group never seen shall be outside of them with a stated probability. They are distribution-free:
+groups are held against kinds of windows that do not know them, and of G groups the largest such score is exceeded by
+one more group with probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; the kinds
+and the scales of the scores are fitted to the other groups, so approximately). A group is judged in blocks of
+neighbouring windows and by its worst: a device, too, may see one activity for long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.drift import ROWS, Frame, GroupReference, Moments
+from mmkd_edge.drift import QUIETEST, ROWS, GroupReference, Kinds, window_features
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
@@ -27,19 +25,24 @@ FALSE_ALARM_RATE = 0.05
 
 FEWEST_GROUPS = 5
 MOST_GROUPS = 256
-MOST_WINDOWS_OF_GROUP = 256
+MOST_WINDOWS = 2048
 FEWEST_WINDOWS_OF_GROUP = 5
 FEWEST_WINDOWS = 100
 """A device's verdict rests on at least so many windows, so that what differs is the person and not the moment."""
 
+_BLOCK = 50  # half of that: groups of the training have few windows, and a limit from fewer is on the safe side
 _BLOCKS = 10
-_PRIOR_GROUPS = 4.0
-_DRAWS = 200
+_KINDS = 8
+_WINDOWS_OF_KIND = 10
+_ROUNDS = 20
+_PARTS = 20
 _SEED = 20211116
-# One group whose channel was dead shall not make the device blind for it.
-_MOST_LOG = 3.0
-# What no group has is never outside.
+# What no window has is never far.
 _BOUNDLESS = 1e30
+# Nats a window below which nothing is called different, however alike the groups are.
+_LEAST = 0.5
+
+Features = NDArray[np.float64]
 
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
@@ -70,30 +73,44 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
             if len(rows)
         ]
     kept = [groups[number] for number in _spaced(len(groups), MOST_GROUPS)]
-    measured = [_moments(group, modality) for group in kept]
+    measured = [_features(group, modality) for group in kept]
     channels = len(train.spec.modality(modality).channels)
     return fit_reference(measured, channels=channels, between=between)
 
 
 def fit_reference(
-    measured: list[Moments], *, channels: int, between: Literal["groups", "recordings", "blocks"]
+    groups: Sequence[Features], *, channels: int, between: Literal["groups", "recordings", "blocks"]
 ) -> GroupReference:
-    """Centre, spread and limits from the sums of each group."""
-    features = np.array([one.features() for one in measured])  # (G, F)
-    kinds = _kinds(features, channels)
-    frame = _fitted(features, kinds)
-    wider, far, improvement = _limits(features, kinds)
+    """Kinds of windows, what is usual and limits from the features (N, F) of the windows of each group."""
+    most = max(FEWEST_WINDOWS_OF_GROUP, MOST_WINDOWS // len(groups))
+    groups = [one[_spaced(len(one), max(most, _BLOCK))] for one in groups]
+    kinds = _kinds(np.concatenate(groups), channels)
+    misfit, axes, levels = _limits(_of_strangers(groups, channels)).tolist()
     return GroupReference(
         between=between,
-        groups=len(features),
-        windows=sum(one.windows for one in measured),
+        groups=len(groups),
+        windows=sum(len(one) for one in groups),
         fewest_windows=FEWEST_WINDOWS,
-        false_alarm_rate=max(FALSE_ALARM_RATE, 1 / (len(features) + 1)),
-        centre=tuple(frame.centre.tolist()),
-        spread=tuple((frame.spread * wider).tolist()),
-        largest_distance=far,
-        largest_improvement=improvement,
+        false_alarm_rate=max(FALSE_ALARM_RATE, 1 / (len(groups) + 1)),
+        scales=tuple(kinds.scales.tolist()),
+        centres=tuple(tuple(row) for row in kinds.centres.tolist()),
+        spreads=tuple(tuple(row) for row in kinds.spreads.tolist()),
+        largest_misfit=misfit,
+        largest_axes=axes,
+        largest_levels=levels,
     )
+
+
+def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
+    """(G, 3) the worst scores of each group's blocks by kinds that do not know it."""
+    scores = np.zeros((len(groups), 3))
+    part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
+    for part in range(int(part_of.max()) + 1):
+        kinds = _kinds(np.concatenate([groups[number] for number in np.flatnonzero(part_of != part)]), channels)
+        for number in np.flatnonzero(part_of == part):
+            blocks = np.array_split(groups[number], max(1, len(groups[number]) // _BLOCK))
+            scores[number] = np.max([kinds.measure(rows).scores for rows in blocks], axis=0)
+    return scores
 
 
 def _rows_of_groups(windows: Windows) -> Iterator[NDArray[np.intp]]:
@@ -112,77 +129,68 @@ def _spaced(count: int, most: int) -> list[int]:
     return sorted({int(number) for number in np.linspace(0, count - 1, min(count, most))})
 
 
-def _moments(windows: Windows, modality: str) -> Moments:
+def _features(windows: Windows, modality: str) -> Features:
+    """(N, F) features of the windows of one group."""
     spec = windows.spec.modality(modality)
-    step, found = max(1, spec.samples // ROWS), Moments(len(spec.channels))
-    rows = _spaced(len(windows), MOST_WINDOWS_OF_GROUP)
-    for start in range(0, len(rows), 32):  # a few at a time: a window may be long
-        values, present = prepare_batch(windows.take(rows[start : start + 32])[modality], spec)
-        for one, there in zip(values[:, ::step], present[:, ::step] > 0, strict=True):
-            found.add(one, there)
-    return found
+    step, found = max(1, spec.samples // ROWS), []
+    for start in range(0, len(windows), 32):  # a few at a time: a window may be long
+        taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
+        values, present = prepare_batch(taken, spec)
+        pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
+        found += [window_features(one, there) for one, there in pairs]
+    return np.array(found)
 
 
-def _kinds(features: NDArray[np.float64], channels: int) -> NDArray[np.intp]:
-    """(F,) what a feature is: 0 a level, 1 a scale, 2 a correlation."""
-    kinds: NDArray[np.intp] = np.minimum(np.arange(features.shape[1]) // channels, 2)
-    return kinds
+def _kinds(features: Features, channels: int) -> Kinds:
+    """Kinds of windows: k-means of the standardised features, begun at windows that are far apart."""
+    logs = features[:, channels : 2 * channels]
+    known = [one[np.isfinite(one)] for one in logs.T]
+    scales = np.array([np.exp(np.median(one)) if len(one) else 1.0 for one in known])
+    floors = np.full(features.shape[1], -np.inf)
+    floors[channels : 2 * channels] = np.log(QUIETEST * scales)
+    features = np.maximum(features, floors)  # NaN stays
+    there = np.isfinite(features)
+    means = np.where(there, features, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    filled = np.where(there, features, means)
+    least = 1e-3 * np.concatenate([scales, np.ones(len(means) - channels)])
+    std = np.maximum(filled.std(axis=0), least)
+    kind_of = _clustered(np.clip((filled - means) / std, -5, 5))
+    of_kind = [filled[kind_of == kind] for kind in np.unique(kind_of)]
+    centres = np.array([rows.mean(axis=0) for rows in of_kind])
+    squares = np.array([np.square(rows - centre).sum(axis=0) for rows, centre in zip(of_kind, centres, strict=True)])
+    counts = np.array([[len(rows)] for rows in of_kind])
+    pooled = squares.sum(axis=0) / len(filled)
+    variances = (squares + _WINDOWS_OF_KIND * pooled) / (counts + _WINDOWS_OF_KIND)
+    spreads = np.where(there.any(axis=0), np.maximum(np.sqrt(variances), least), _BOUNDLESS)
+    return Kinds(centres=centres, spreads=spreads, scales=scales)
 
 
-def _fitted(features: NDArray[np.float64], kinds: NDArray[np.intp]) -> Frame:
-    """Mean and shrunk standard deviation between groups; NaN in a group is left out."""
-    features = _without_extremes(features, kinds == 1)
-    known = np.isfinite(features)
-    counts = known.sum(axis=0)
-    centre = np.where(known, features, 0.0).sum(axis=0) / np.maximum(counts, 1)
-    squares = np.square(np.where(known, features - centre, 0.0)).sum(axis=0)
-    # Levels have units: they are compared in the scales of their channels.
-    unit = np.where(kinds == 0, np.exp(np.resize(centre[kinds == 1], len(centre))), 1.0)
-    relative = squares / np.maximum(counts - 1, 1) / np.square(unit)
-    pooled = np.zeros(len(centre))
-    for kind in range(3):
-        of_kind = (kinds == kind) & (counts > 1)
-        if of_kind.any():
-            pooled[kinds == kind] = relative[of_kind].mean()
-    shrunk = (_PRIOR_GROUPS * pooled * np.square(unit) + squares) / (_PRIOR_GROUPS + np.maximum(counts - 1, 0))
-    spread = np.maximum(np.sqrt(shrunk), 1e-3 * unit)
-    boundless = np.where(counts > 1, spread, _BOUNDLESS)
-    return Frame(centre=centre, spread=boundless, channels=int((kinds == 1).sum()))
+def _clustered(points: Features) -> NDArray[np.intp]:
+    """(N,) the number of the cluster of each point (N, F)."""
+    centres = [points[np.square(points).sum(axis=1).argmin()]]
+    nearest = np.square(points - centres[0]).sum(axis=1)
+    rng = np.random.default_rng(_SEED)
+    for _ in range(min(_KINDS, len(points) // _WINDOWS_OF_KIND) - 1):
+        if not nearest.any():
+            break
+        centres.append(points[rng.choice(len(points), p=nearest / nearest.sum())])
+        nearest = np.minimum(nearest, np.square(points - centres[-1]).sum(axis=1))
+    middle = np.array(centres)
+    kind_of = np.zeros(len(points), dtype=np.intp)
+    for _ in range(_ROUNDS):
+        kind_of = (np.square(middle).sum(axis=1) - 2 * points @ middle.T).argmin(axis=1)
+        middle = np.array(
+            [points[kind_of == k].mean(axis=0) if (kind_of == k).any() else m for k, m in enumerate(middle)]
+        )
+    return kind_of
 
 
-def _without_extremes(features: NDArray[np.float64], scales: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The logarithms of the scales within a factor of their median."""
-    logs = features[:, scales]
-    middle = np.array([np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else 0.0 for one in logs.T])
-    kept: NDArray[np.float64] = features.copy()
-    kept[:, scales] = np.clip(logs, middle - _MOST_LOG, middle + _MOST_LOG)
-    return kept
-
-
-def _limits(features: NDArray[np.float64], kinds: NDArray[np.intp]) -> tuple[NDArray[np.float64], float, float]:
-    """(F,) by what each spread is widened, and the limits of distance and improvement."""
-    normal = _normal_limits(features, kinds)
-    frames = [_fitted(np.delete(features, number, axis=0), kinds) for number in range(len(features))]
-    far = np.abs([frame.scaled(one) for frame, one in zip(frames, features, strict=True)])  # (G, F)
-    # A feature by which many groups are far from the others is no normal one: it counts less, not all features.
-    but_few = np.sort(far, axis=0)[-1 - max(1, round(FALSE_ALARM_RATE * len(far)))]
-    wider = np.maximum(1.0, but_few / normal[0])
-    frames = [msgspec.structs.replace(frame, spread=frame.spread * wider) for frame in frames]
-    found = [frame.scores(one) for frame, one in zip(frames, features, strict=True)]
-    # Both limits are widened by one factor, so that together they hold the rate.
-    ratios = np.sort((np.array(found) / normal).max(axis=1))
+def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) limits from the scores (G, 3) of strangers: by how much all are widened, the worst of each group says."""
+    usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
+    above = np.sort(scores - usual, axis=0)
+    second = np.maximum(above[-2], _LEAST)
+    ratios = np.sort(((scores - usual) / second).max(axis=1))
     place = min(len(ratios), int(np.ceil((len(ratios) + 1) * (1 - FALSE_ALARM_RATE))))
-    distance, improvement = (max(1.0, float(ratios[place - 1])) * normal).tolist()
-    return wider, distance, improvement
-
-
-def _normal_limits(features: NDArray[np.float64], kinds: NDArray[np.intp]) -> NDArray[np.float64]:
-    """(2,) limits that a normally distributed new group passes in half of the rate each, beside as many groups."""
-    rng, frame = np.random.default_rng(_SEED), _fitted(features, kinds)
-    scale = np.where(frame.spread < _BOUNDLESS, frame.spread, 0.0)
-    found = []
-    for _ in range(_DRAWS):
-        drawn = frame.centre + scale * rng.standard_normal((min(len(features), 64) + 1, len(scale)))
-        found.append(_fitted(drawn[1:], kinds).scores(drawn[0]))
-    limits: NDArray[np.float64] = np.maximum(np.quantile(found, 1 - FALSE_ALARM_RATE / 2, axis=0), 1.0)
+    limits: NDArray[np.float64] = usual + max(1.0, float(ratios[place - 1])) * second
     return limits
