@@ -153,10 +153,14 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
         return np.concatenate([means, logs])
     # Not a matrix product: that may wake the threads of a BLAS.
     products = np.einsum("rc,rd->cd", centred, centred)[first, second]
-    both = known[0] if counts.min() == len(rows) else np.maximum((there[:, first] & there[:, second]).sum(axis=0), 1)
+    complete = counts.min() == len(rows)
+    both = known[first] if complete else (there[:, first] & there[:, second]).sum(axis=0)
     scale = np.maximum(std[first] * std[second], _SMALLEST_STD**2)
     # 0.95: identical channels shall not be infinitely far from all others.
-    return np.concatenate([means, logs, np.arctanh(0.95 * np.clip(products / both / scale, -1, 1))])
+    correlations = np.arctanh(0.95 * np.clip(products / np.maximum(both, 1) / scale, -1, 1))
+    if not complete:
+        correlations[both == 0] = np.nan
+    return np.concatenate([means, logs, correlations])
 
 
 @lru_cache(maxsize=16)

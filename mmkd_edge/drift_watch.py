@@ -138,22 +138,27 @@ class DriftWatch:
         # What is tried is coarse: what is left of it belongs to it.
         moved = np.where(offset == 0, 0.0, offset + left[: len(offset)])
         grown = np.where(gain == 0, 0.0, gain + left[len(gain) : 2 * len(gain)])
-        return self._levels(moved, np.exp(grown), reference.tolerance)
+        drift = self._levels(moved, np.exp(grown), reference.tolerance)
+        if excess[0] <= 1:
+            return drift
+        turned = self._axes(_simplest(measured.axes, len(self._names)))
+        return msgspec.structs.replace(drift, verdict="drifting", reason=f"{drift.reason}; or {turned.reason}")
 
-    def _levels(self, moved: NDArray[np.float64], gains: NDArray[np.float64], tolerance: Tolerance | None) -> Drift:
-        """Offsets and gains: harmless where the student was measured to bear them."""
-        kinds: tuple[tuple[Cause, bool], ...] = (("offset", bool(moved.any())), ("gain", bool((gains != 1).any())))
-        causes = [cause for cause, there in kinds if there]
-        concerned = np.flatnonzero((moved != 0) | (gains != 1))
-        said = [f"{self._names[c]} {moved[c]:+.2g}{self._unit}" for c in np.flatnonzero(moved)]
-        said += [f"{self._names[c]} times {gains[c]:.2g}" for c in np.flatnonzero(gains != 1)]
+    def _levels(self, moved: NDArray[np.float64], grown: NDArray[np.float64], tolerance: Tolerance | None) -> Drift:
+        """An offset or a gain: harmless where the student was measured to bear it."""
+        concerned = np.flatnonzero((moved != 0) | (grown != 1))
+        cause: Cause = "offset" if moved.any() else "gain"
+        said = [
+            f"{self._names[c]} {moved[c]:+.2g}{self._unit}" if moved[c] else f"{self._names[c]} times {grown[c]:.2g}"
+            for c in concerned
+        ]
         text = ", ".join(said)
         if tolerance is None:
-            return self._drifting(causes, concerned, f"{text}; what the student bears was not measured")
-        if _used(moved, gains, tolerance, concerned) > 1:
-            return self._drifting(causes, concerned, f"{text}; more than the student was measured to bear")
+            return self._drifting((cause,), concerned, f"{text}; what the student bears was not measured")
+        if not _borne(moved, grown, tolerance, alone=len(concerned) == 1):
+            return self._drifting((cause,), concerned, f"{text}; more than the student was measured to bear")
         reason = f"{text}; the student was measured to bear this with at most {100 * tolerance.loss:g} points less"
-        return msgspec.structs.replace(self._drifting(causes, concerned, reason), verdict="shifted")
+        return msgspec.structs.replace(self._drifting((cause,), concerned, reason), verdict="shifted")
 
     def _axes(self, number: int) -> Drift:
         orders, signs = (array[number] for array in rearrangements(len(self._names)))
@@ -181,14 +186,8 @@ def _simplest(improvements: NDArray[np.float64], channels: int) -> int:
     return int(np.where(improvements >= improvements.max() - _ALIKE, changes, channels + 1).argmin())
 
 
-def _used(
-    moved: NDArray[np.float64], gains: NDArray[np.float64], tolerance: Tolerance, concerned: NDArray[np.intp]
-) -> float:
-    """Share of the tolerance that is used up: of the offsets and of the gains, added."""
-    alone = len(concerned) == 1
+def _borne(moved: NDArray[np.float64], grown: NDArray[np.float64], tolerance: Tolerance, *, alone: bool) -> bool:
+    """Whether no offset and no factor is larger than what the student bears."""
     offsets = np.array(tolerance.offsets if alone else tolerance.offsets_together)
-    factors = np.array(tolerance.gains if alone else [tolerance.gain_together] * len(gains))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.nan_to_num(np.abs(moved) / offsets, posinf=np.inf)
-        shares_of_gains = np.nan_to_num(np.abs(np.log(gains)) / np.log(factors), posinf=np.inf)
-    return float(shares.max() + shares_of_gains.max())
+    factors = np.array(tolerance.gains if alone else [tolerance.gain_together] * len(grown))
+    return bool((np.abs(moved) <= offsets).all() and (np.abs(np.log(grown)) <= np.log(factors)).all())

@@ -10,25 +10,29 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, decode_manifest, encode_manifest
-from mmkd_edge.drift import GroupReference, Moments, Tolerance, rearrangements, reference_fault
+from mmkd_edge.drift import GroupReference, Tolerance, level_changes, rearrangements, reference_fault, window_features
 from mmkd_edge.drift_watch import Drift, DriftWatch
 from mmkd_edge.metrics import metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
 
 NAMES = ("ax", "ay", "az")
+UNEXPLAINED = "windows unlike any of the training, and no offset, gain or order of the channels explains it"
 LEVELS, SCALES = np.array([0.0, 1.0, -0.5]), np.array([1.0, 0.5, 0.25])
 
-# Groups like a wrist: levels of 0, 1 and -0.5, scales of 1, 0.5 and 0.25, ax and ay correlated by one half.
+# One kind of windows, as of a wrist: levels of 0, 1 and -0.5, scales of 1, 0.5 and 0.25, ax and ay correlated by one
+# half, and everything with a spread of 0.1. A perfect fit is 9 ln 10 nats; 8 nats less are still inside.
 REFERENCE = GroupReference(
     between="groups",
     groups=8,
     windows=800,
     fewest_windows=4,
     false_alarm_rate=1 / 9,
-    centre=(*LEVELS.tolist(), *np.log(SCALES).tolist(), float(np.arctanh(0.49)), 0.0, 0.0),
-    spread=(0.1,) * 9,
-    largest_distance=4.0,
-    largest_improvement=5.0,
+    scales=tuple(SCALES.tolist()),
+    centres=((*LEVELS.tolist(), *np.log(SCALES).tolist(), float(np.arctanh(0.475)), 0.0, 0.0),),
+    spreads=((0.1,) * 9,),
+    largest_misfit=8.0 - 9 * float(np.log(10)),
+    largest_axes=5.0,
+    largest_levels=5.0,
     tolerance=Tolerance(
         loss=0.03,
         windows=128,
@@ -41,7 +45,7 @@ REFERENCE = GroupReference(
 
 
 def window(*, coupled: float = 0.0) -> NDArray[np.float32]:
-    """(24, 3) with exactly the features of the reference's centre, but for the correlation of ay and az."""
+    """(24, 3) with exactly the features of the centre, but for the correlation of ay and az."""
     turn = 2 * np.pi * np.arange(24) / 24
     first, second, third = (np.sqrt(2) * np.cos(n * turn) for n in (1, 2, 3))  # orthogonal, of mean 0 and variance 1
     mixed = 0.5 * first + np.sqrt(0.75) * second
@@ -53,25 +57,20 @@ def judged(one: NDArray[np.float32], *, reference: GroupReference | None = REFER
     watch = DriftWatch(reference, names=NAMES, unit="g")
     for _ in range(count):
         watch.add(np.nan_to_num(one), np.isfinite(one))
-    return watch.verdict()
+    return watch.judge(watch.last())
 
 
 # Features.
 
 
 def test_features_are_level_scale_and_correlation_inside_a_window() -> None:
-    moments = Moments(2)
-    # Levels 1 and 2, then 3 and 6: between the windows both rise, inside they oppose each other.
-    moments.add(np.array([[0, 4], [2, 0]], np.float32), np.ones((2, 2), dtype=bool))
-    moments.add(np.array([[2, 8], [4, 4]], np.float32), np.ones((2, 2), dtype=bool))
-    assert moments.features() == pytest.approx([2.0, 4.0, np.log(1.0), np.log(2.0), np.arctanh(-0.98)])
+    found = window_features(np.array([[0, 4], [2, 0]], np.float32), np.ones((2, 2), dtype=bool))
+    assert found == pytest.approx([1.0, 2.0, np.log(1.0), np.log(2.0), np.arctanh(-0.95)])
 
 
 def test_features_rest_on_the_values_that_are_there() -> None:
-    moments = Moments(2)
     there = np.array([[True, True], [True, False], [True, True]])
-    moments.add(np.array([[0, 10], [6, 999], [3, 30]], np.float32), there)
-    level, other, scale, other_scale, _ = moments.features()
+    level, other, scale, other_scale, _ = window_features(np.array([[0, 10], [6, 999], [3, 30]], np.float32), there)
     assert (level, other, other_scale) == pytest.approx((3.0, 20.0, np.log(10.0)))
     assert scale == pytest.approx(np.log(np.sqrt(6.0)))
 
@@ -82,11 +81,18 @@ def test_a_channel_without_values_says_nothing_and_is_no_alarm() -> None:
     assert judged(one).verdict == "as_trained"
 
 
-@pytest.mark.parametrize(("channels", "count"), [(1, 1), (2, 7), (3, 47), (4, 10), (17, 0)])
+@pytest.mark.parametrize(("channels", "count"), [(1, 1), (2, 7), (3, 47), (4, 10), (7, 0)])
 def test_axes_may_be_exchanged_and_turned(channels: int, count: int) -> None:
     orders, signs = rearrangements(channels)
     assert orders.shape == signs.shape == (count, channels)
     assert not ((orders == np.arange(channels)) & (signs > 0)).all(axis=1).any()
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 20), (3, 80), (7, 20)])
+def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels: int, count: int) -> None:
+    tried = level_changes(channels)
+    assert tried.offsets.shape == tried.gains.shape == (count, channels)
+    assert not ((tried.offsets != 0) & (tried.gains != 0)).any()
 
 
 # Verdicts.
@@ -97,11 +103,16 @@ def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person() -> Non
         verdict="as_trained",
         reason="inside the spread between the training's 8 groups",
         windows=4,
-        distance=pytest.approx(0.0, abs=1e-3),
+        distance=0.0,
         false_alarm_rate=1 / 9,
     )
-    # 0.2 from the centre are 2 spreads, half of the limit.
-    assert judged(window() + np.array([0.2, 0, 0], np.float32)).distance == pytest.approx(0.5, abs=1e-3)
+    assert judged(window() + np.array([0.2, 0, 0], np.float32)).verdict == "as_trained"
+
+
+def test_the_distance_says_by_how_much_the_worst_limit_is_passed() -> None:
+    # 0.45 from the centre are 4.5 spreads: 10.125 nats, where 8 are inside; without an offset of 0.5 it is 0.125.
+    drift = judged(window() + np.array([0.45, 0, 0], np.float32))
+    assert drift.distance == pytest.approx(1 + 10.125 - 8, abs=1e-3)
 
 
 def test_before_enough_windows_there_is_no_verdict() -> None:
@@ -112,10 +123,10 @@ def test_before_enough_windows_there_is_no_verdict() -> None:
 
 def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
     drift = judged(100 * window(), reference=None)
-    assert (drift.verdict, drift.reason) == (
-        "no_reference",
+    assert drift.verdict == "no_reference"
+    assert drift.reason == (
         "the bundle says nothing of the spread between people or machines; train and export the student again, or "
-        "export the bundle with --drift-reference",
+        "export the bundle with --drift-reference"
     )
 
 
@@ -126,7 +137,7 @@ def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
         (window()[:, [1, 2, 0]], "axes look swapped or turned: ax = az, ay = ax, az = ay would fit", NAMES),
         (window() * np.array([1, -1, 1]), "axes look swapped or turned: ay = -ay would fit", ("ay",)),
         (window() * np.array([1, 1, 0]), "az: no signal, or next to none", ("az",)),
-        (window(coupled=0.8), "ay and az no longer move together as they did", ("ay", "az")),
+        (window(coupled=0.8), UNEXPLAINED, NAMES),
         (window() + np.array([0, 0.8, 0]), "ay +0.8 g; more than the student was measured to bear", ("ay",)),
         (
             window() * np.array([9.81, 9.81, 9.81]),
@@ -158,13 +169,6 @@ def test_what_the_student_bears_is_shifted_and_no_alarm(changed: Any, reason: st
     assert drift.distance > 1
 
 
-def test_half_of_two_tolerances_is_borne_and_three_quarters_are_not() -> None:
-    # ax bears 2 g or a factor of 2; a factor of 1.6 is two thirds of that.
-    grown = (window() - LEVELS) * np.array([1.6, 1, 1]) + LEVELS
-    assert judged((grown + [0.5, 0, 0]).astype(np.float32)).verdict == "shifted"
-    assert judged((grown + [1.5, 0, 0]).astype(np.float32)).verdict == "drifting"
-
-
 def test_without_a_measured_tolerance_every_shift_drifts() -> None:
     untold = msgspec.structs.replace(REFERENCE, tolerance=None)
     drift = judged(window() + np.float32(0.45) * np.array([1, 0, 0], np.float32), reference=untold)
@@ -179,8 +183,8 @@ def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
     for swapped in (True, False):
         for _ in range(8):
             watch.add(window()[:, [0, 2, 1]] if swapped else window(), there)
-        assert watch.verdict().verdict == ("drifting" if swapped else "as_trained")
-        assert watch.verdict().windows == 8
+        drift = watch.judge(watch.last())
+        assert (drift.verdict, drift.windows) == ("drifting" if swapped else "as_trained", 8)
 
 
 # In a predictor, its metrics and the manifest.
@@ -217,14 +221,13 @@ def test_a_shift_that_is_borne_is_not_named_as_drifting() -> None:
 def test_the_reference_survives_the_manifest_and_contradictions_do_not(kit: Any) -> None:
     parts = kit.parts(kit.modality).with_model(group_reference=REFERENCE)
     assert decode_manifest(encode_manifest(parts.manifest)).models[0].group_reference == REFERENCE
-    short = msgspec.structs.replace(REFERENCE, spread=(0.1,) * 8)
+    short = msgspec.structs.replace(REFERENCE, spreads=((0.1,) * 8,))
     with pytest.raises(ManifestError) as caught:
         encode_manifest(kit.parts(kit.modality).with_model(group_reference=short).manifest)
     assert str(caught.value) == (
-        "manifest.json: models[0].group_reference.spread: expected one number per feature, 9, got 8; "
-        "export the bundle again"
+        "manifest.json: models[0].group_reference.spreads[0]: expected 9, got 8; export the bundle again"
     )
     assert REFERENCE.tolerance is not None
     tolerance = msgspec.structs.replace(REFERENCE.tolerance, gains=(1.0,))
     fault = reference_fault(msgspec.structs.replace(REFERENCE, tolerance=tolerance), 3)
-    assert fault == ("tolerance.gains", "expected one number per channel, 3, got 1")
+    assert fault == ("tolerance.gains", "expected 3, got 1")
