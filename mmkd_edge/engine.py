@@ -19,12 +19,12 @@ from mmkd_edge.backends import Backend, open_backend
 from mmkd_edge.backends.steps import follow_recording, start_steps, step_artifact
 from mmkd_edge.bundle import Bundle, choose_artifact
 from mmkd_edge.confidence import threshold_of
+from mmkd_edge.drift import InputStatistics
 from mmkd_edge.errors import BackendError, BundleError, GateError
 from mmkd_edge.golden import Golden, answer_scale, same_answers
 from mmkd_edge.health import Tally, measure_statistics
 from mmkd_edge.manifest import (
     Artifact,
-    InputStatistics,
     ModelEntry,
     describe_tensors,
     step_inputs,
@@ -210,7 +210,14 @@ def engine_of(
         setup=setup,
         reopen=reopen,
         least=least,
-        tally=Tally(model=entry.name, modality=entry.modality, task=entry.task, statistics=statistics, first=first),
+        tally=Tally(
+            model=entry.name,
+            modality=entry.modality,
+            task=entry.task,
+            statistics=statistics,
+            group_reference=entry.group_reference,
+            first=first,
+        ),
         refusal=refusal,
         values_name=entry.modality.name,
         present_name=f"{entry.modality.name}_present",

@@ -14,16 +14,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.manifest import ChannelStatistics, InputStatistics
+from mmkd_edge.drift import ROWS, ChannelStatistics, GroupReference, InputStatistics
+from mmkd_edge.drift_watch import Drift, DriftWatch
 from mmkd_edge.postprocess import Prediction
 from mmkd_edge.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.timing import Histogram, Timing
 
 BINS = 10
-DRIFT_PSI = 0.25
-"""From this population stability index on a distribution counts as another one: the usual convention of credit scoring,
-N. Siddiqi, Credit Risk Scorecards (2006), ch. 9; below 0.1 it counts as unchanged."""
 
 # An empty bin would make the index infinite.
 _SMALLEST_SHARE = 1e-4
@@ -33,8 +31,6 @@ _FEWEST_ANSWERS = 200
 # Then all counts are halved: what is long past fades, and the counters stay small.
 _MOST_WINDOWS = 4096
 _MOST_ANSWERS = 65536
-# Rows of a window that are looked at: neighbours say nearly the same, and the cost stays bounded.
-_ROWS = 64
 _SETTLED_TOGETHER = 16
 
 
@@ -46,7 +42,8 @@ class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
         mean: of the values that were there, in the unit that the student takes; NaN where there were none.
         std: of the same values.
         missing_share: 0 to 1; NaN where no window was observed.
-        psi: population stability index against the reference; None without a reference or with too few windows.
+        psi: population stability index against the golden windows; None without them or with too few windows. A figure,
+            not a verdict: those of a person never seen, and even of the training's own, are often large.
     """
 
     channel: str
@@ -63,6 +60,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
         model: the student.
         windows_observed: how many windows the statistics of the channels rest on; older ones weigh less.
         channels: one for each.
+        drift: the verdict on the last windows.
         label_shares: share of each label among the answers, 0 to 1; zeros where there were none. Of several labels the
             share of answers in which it is on; of a regression empty.
         label_psi: population stability index of the answers against the reference; None where it says nothing yet.
@@ -71,6 +69,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     windows_observed: float
     channels: tuple[ChannelHealth, ...]
+    drift: Drift
     label_shares: dict[str, float]
     label_psi: float | None
 
@@ -100,13 +99,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def drifting(self) -> tuple[str, ...]:
-        """What no longer looks like the training data: `model/channel`, and `model/labels` for the answers."""
-        found: list[str] = []
-        for model in self.models:
-            found += [f"{model.model}/{c.channel}" for c in model.channels if c.psi is not None and c.psi >= DRIFT_PSI]
-            if model.label_psi is not None and model.label_psi >= DRIFT_PSI:
-                found.append(f"{model.model}/labels")
-        return tuple(found)
+        """The channels, as `model/channel`, that a verdict of `drifting` concerns; nothing that the student bears."""
+        drifting = [model for model in self.models if model.drift.verdict == "drifting"]
+        return tuple(f"{model.model}/{channel}" for model in drifting for channel in model.drift.channels)
 
 
 def measure_statistics(
@@ -180,11 +175,13 @@ class Tally:
         model: the student's name.
         modality: what it takes.
         task: what it answers.
-        statistics: what to compare with; None compares nothing.
+        statistics: what the stability indices compare with; None compares nothing.
+        group_reference: what the verdict compares with; None gives none.
         first: whether it is the student that is asked first.
 
     Attributes:
         first: whether it is the student that is asked first.
+        watch: holds the last windows against the training.
     """
 
     def __init__(
@@ -194,6 +191,7 @@ class Tally:
         modality: ModalitySpec,
         task: TaskSpec,
         statistics: InputStatistics | None,
+        group_reference: GroupReference | None = None,
         first: bool = True,
     ) -> None:
         self.first = first
@@ -208,7 +206,9 @@ class Tally:
             self._edges[c, : len(channel.edges)] = channel.edges
             self._shift[c] = channel.mean
         self._offsets = np.arange(channels) * BINS
-        self._step = max(1, modality.samples // _ROWS)
+        self._step = max(1, modality.samples // ROWS)
+        unit = modality.unit if modality.normalise == "none" else ""
+        self.watch = DriftWatch(group_reference, names=modality.channels, unit=unit)
         self._windows = 0.0
         self._bins = np.zeros((channels, BINS))
         self._moments = np.zeros((4, channels))  # rows: seen, there, sum, sum of squares, the last two about the shift
@@ -236,19 +236,21 @@ class Tally:
         self._moments[1] += there.sum(axis=0)
         self._moments[2] += shifted.sum(axis=0)
         self._moments[3] += np.square(shifted).sum(axis=0)
+        self.watch.add(rows, there)
         self._windows += 1
         if self._windows >= _MOST_WINDOWS:
             self._windows /= 2
             self._bins /= 2
             self._moments /= 2
 
-    def health(self) -> ModelHealth:
-        """What was counted so far."""
+    def health(self, drift: Drift) -> ModelHealth:
+        """What was counted so far, beside the verdict on the last windows."""
         shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
             model=self._model,
             windows_observed=self._windows,
             channels=tuple(self._channel(c, name) for c, name in enumerate(self._modality.channels)),
+            drift=drift,
             label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
         )
@@ -338,12 +340,16 @@ class Monitor:
         """Everything that was counted so far, at one moment."""
         with self._lock:
             self._settle()
+            seen = [tally.watch.last() for tally in tallies]
+        # Some milliseconds: no prediction waits for them.
+        drifts = [tally.watch.judge(features) for tally, features in zip(tallies, seen, strict=True)]
+        with self._lock:
             return Health(
                 predictions=dict(self._predictions),
                 backend_failures=self._events["backend_failures"],
                 reopens=self._events["reopens"],
                 swaps=self._events["swaps"],
                 rollbacks=self._events["rollbacks"],
-                models=tuple(tally.health() for tally in tallies),
+                models=tuple(tally.health(drift) for tally, drift in zip(tallies, drifts, strict=True)),
                 input_age=self._ages.timing(),
             )

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
+from mmkd_edge.drift import GroupReference, InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
@@ -117,39 +118,6 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unjudged: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the values of one channel are distributed in windows like those of the training.
-
-    Attributes:
-        mean: of the values that are there, as the student takes them.
-        std: of the same values.
-        missing_share: share of the values that are missing, 0 to 1.
-        edges: float32 borders between the bins, rising; the deciles, where they differ.
-        shares: share of the values in each bin, one more than edges: bin i holds edges[i - 1] <= value < edges[i].
-    """
-
-    mean: float
-    std: _Error
-    missing_share: _Share
-    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=9)]
-    shares: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=10)]
-
-
-class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a device compares its inputs and answers with, to see a drift.
-
-    Attributes:
-        windows: how many were measured.
-        channels: in the modality's order.
-        label_shares: share of each label among the checkpoint's answers, in the task's order; of several labels the
-            share of windows in which it is on; empty of a regression.
-    """
-
-    windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
-    channels: tuple[ChannelStatistics, ...]
-    label_shares: tuple[_Share, ...]
-
-
 class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a step graph keeps from one step to the next: input `name`, output `next_<name>`, float32.
 
@@ -205,6 +173,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         artifacts: the model files.
         golden: `<model>/golden.npz`: windows with the answers that the checkpoint gave.
         statistics: of the golden windows; None in a bundle of an earlier version.
+        group_reference: how the groups of the training differ from each other; None where it was not measured.
         streaming: the steps of a causal student; None of a windowed one.
     """
 
@@ -224,6 +193,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=16)]
     golden: FileEntry
     statistics: InputStatistics | None = None
+    group_reference: GroupReference | None = None
     streaming: Streaming | None = None
 
 
@@ -388,6 +358,10 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_hash(model.golden.sha256, f"{path}.golden.sha256")
     if model.statistics is not None:
         _check_statistics(model.statistics, model, f"{path}.statistics")
+    if model.group_reference is not None:
+        fault = reference_fault(model.group_reference, len(model.modality.channels))
+        if fault is not None:
+            _fail(f"{path}.group_reference.{fault[0]}", fault[1])
     if model.streaming is not None:
         _check_streaming(model.streaming, model, f"{path}.streaming")
 

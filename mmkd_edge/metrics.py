@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
+from mmkd_edge.drift_watch import Verdict
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.health import Health
 from mmkd_edge.predictor import EdgePredictor
@@ -48,6 +49,7 @@ class HealthCollector:
         yield from _counters(self._library, found)
         yield from _gauges(self._library, found)
         yield from _histograms(self._library, found)
+        yield from _drift_gauges(self._library, found)
 
 
 def metrics_text(predictor: EdgePredictor | Watched, *, name: str = "mmkd") -> str:
@@ -134,3 +136,17 @@ def _buckets(timing: Timing) -> list[tuple[str, float]]:
     """Three in each decade: all of them would be a hundred series."""
     shown = list(zip(EDGES, timing.counts, strict=True))[::_EDGES_APART]
     return [(str(float(f"{edge:.3g}")), float(count)) for edge, count in shown] + [("+Inf", float(timing.count))]
+
+
+def _drift_gauges(library: Any, found: Mapping[str, Health]) -> Iterator[Any]:
+    family = library.core.GaugeMetricFamily
+    labels = ["predictor", "model"]
+    verdict = family("mmkd_input_drift", "1 for the verdict on the last inputs, else 0.", labels=[*labels, "verdict"])
+    distance = family("mmkd_input_drift_distance", "From 1 on inputs are not as in the training.", labels=labels)
+    for name, health in found.items():
+        for model in health.models:
+            for one in get_args(Verdict):
+                verdict.add_metric([name, model.model, one], float(one == model.drift.verdict))
+            if model.drift.distance is not None:
+                distance.add_metric([name, model.model], model.drift.distance)
+    yield from (verdict, distance)

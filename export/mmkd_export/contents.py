@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from mmkd_edge.drift import InputStatistics
 from mmkd_edge.golden import Golden, golden_bytes
 from mmkd_edge.health import measure_statistics
 from mmkd_edge.manifest import (
     README_FILE,
     REPORT_FILE,
     FileEntry,
-    InputStatistics,
     Manifest,
     ModelEntry,
     Streaming,
@@ -119,6 +119,7 @@ def _entry(subject: Subject, artifacts: Sequence[JudgedArtifact], *, golden: byt
         artifacts=tuple(judged.artifact for judged in artifacts),
         golden=_file_entry(f"{modality.name}/golden.npz", golden),
         statistics=_statistics(evidence),
+        group_reference=subject.group_reference,
         streaming=_streaming(subject),
     )
 

@@ -96,6 +96,14 @@ def export_(
         Path | None,
         typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
     ] = None,
+    drift_reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Measure on this dataset how people or machines differ, which a device judges drifts by; else taken "
+            "from the training.",
+        ),
+    ] = None,
     max_drop: Annotated[
         float,
         typer.Option("--max-drop-points", metavar="POINTS", help="Of the task metric that lower precision may lose."),
@@ -136,6 +144,7 @@ def export_(
         max_drop_points=max_drop,
         accept_unjudged=accept_unjudged,
         batch=None if dim is None else batch_from_dim(dim),
+        drift_reference=drift_reference,
     )
     if onnx_only and "litert" in plan.targets:
         raise UsageError("expected --target litert or --onnx-only, got both; see --help")

@@ -48,6 +48,7 @@ class ExportPlan:
         max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
         accept_unjudged: whether lower precision is taken, and marked, though too few windows judge it.
         batch: how many windows the graphs take at once; None for one.
+        drift_reference: a dataset directory, to measure how its groups differ from each other.
     """
 
     source: Path
@@ -63,6 +64,7 @@ class ExportPlan:
     max_drop_points: float = 0.5
     accept_unjudged: bool = False
     batch: BatchRange | None = None
+    drift_reference: Path | None = None
 
     @property
     def from_bundle(self) -> bool:
@@ -73,7 +75,8 @@ class ExportPlan:
     def engines_only(self) -> bool:
         """Whether nothing is asked but engines for what an earlier bundle holds, so that it stays as it is."""
         makes = set(self.precisions) - {"fp32"}
-        return self.from_bundle and not makes and "openvino" not in self.targets and self.output == self.source
+        makes_nothing = not makes and "openvino" not in self.targets and self.drift_reference is None
+        return self.from_bundle and makes_nothing and self.output == self.source
 
     @property
     def resolved_platform(self) -> Platform:
@@ -141,6 +144,10 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
             yield UsageError(
                 f"{path}: expected a dataset directory or an .npz file of windows, found nothing there; check the path"
             )
+    if plan.drift_reference is not None and not plan.drift_reference.is_dir():
+        yield UsageError(
+            f"{plan.drift_reference}: --drift-reference: expected a dataset directory, found none there; check the path"
+        )
     try:
         choose_platform(plan.platform, plan.targets)
     except UsageError as error:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle import Bundle
+from mmkd_edge.drift import GroupReference
 from mmkd_edge.errors import BundleError, CheckpointError, UsageError
 from mmkd_edge.golden import Golden
 from mmkd_edge.manifest import REPORT_FILE, Artifact, BatchRange, ModelEntry, Precision, Streaming
@@ -37,8 +38,10 @@ from mmkd_export.parity import (
 from mmkd_export.plan import ExportPlan, only_student
 from mmkd_export.report import ExportReport, StepReport, StudentFacts, WindowFacts, decode_report
 from mmkd_export.step import StepGraph, step_from_checkpoint, stored_step
+from mmkd_export.tolerance import with_tolerance
 from mmkd_export.windows import (
     RealWindows,
+    check_fit,
     others_than,
     windows_from_checkpoint,
     windows_from_path,
@@ -72,6 +75,7 @@ class Subject:
         others: artifacts of other precisions that an earlier bundle had.
         streaming: how a causal student steps, but for the artifacts; None of a windowed one.
         steps: its step graphs.
+        group_reference: how the groups of its training differ from each other; None where nobody measured it.
     """
 
     modality: ModalitySpec
@@ -84,6 +88,7 @@ class Subject:
     others: tuple[JudgedArtifact, ...] = ()
     streaming: Streaming | None = None
     steps: tuple[StepGraph, ...] = ()
+    group_reference: GroupReference | None = None
 
     @property
     def batch(self) -> BatchRange | None:
@@ -149,6 +154,12 @@ def subject_from_checkpoint(
         fp32=judge_fp32(graph, evidence, batch=plan.batch),
         streaming=steps_of(checkpoint) if checkpoint.config.causal else None,
         steps=(step_from_checkpoint(checkpoint, evidence),) if checkpoint.config.causal else (),
+        group_reference=with_tolerance(
+            _named_reference(plan, checkpoint.modality) or checkpoint.facts.group_reference or None,
+            real,
+            task=checkpoint.task,
+            answer=answer,
+        ),
     )
 
 
@@ -204,7 +215,39 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
             for model, artifact in zip(step_models, step_files, strict=True)
             if entry.streaming is not None
         ),
+        group_reference=_reference_of_bundle(plan, entry, evidence, graph=fp32.model),
     )
+
+
+def _reference_of_bundle(
+    plan: ExportPlan, entry: ModelEntry, evidence: Evidence, *, graph: bytes
+) -> GroupReference | None:
+    """The spread between groups that the plan names, else that of the earlier bundle as it is."""
+    named = _named_reference(plan, entry.modality)
+    if named is None:
+        return entry.group_reference
+    backend = OrtBackend(graph)
+    try:
+        return with_tolerance(
+            named,
+            evidence.real,
+            task=entry.task,
+            answer=lambda windows: answers_from_backend(backend, windows, entry.modality),
+        )
+    finally:
+        backend.close()
+
+
+def _named_reference(plan: ExportPlan, modality: ModalitySpec) -> GroupReference | None:
+    """The spread between the groups of the dataset that the plan names; None where it names none."""
+    if plan.drift_reference is None:
+        return None
+    from mmkd_models.data.dataset import open_dataset
+    from mmkd_models.drift_reference import group_reference
+
+    dataset = open_dataset(plan.drift_reference)
+    check_fit(dataset.spec.modality(modality.name), modality, where=str(plan.drift_reference))
+    return group_reference(dataset.split("train"), dataset.split("valid"), modality.name)
 
 
 def _step_report(report: ExportReport, artifact: Artifact) -> StepReport:

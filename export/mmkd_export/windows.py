@@ -140,7 +140,7 @@ def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: i
     from mmkd_models.data.dataset import open_dataset
 
     dataset = open_dataset(path)
-    _check_fit(dataset.spec.modality(modality.name), modality, where=str(path))
+    check_fit(dataset.spec.modality(modality.name), modality, where=str(path))
     if dataset.spec.task.kind != task.kind:
         raise UsageError(
             f"{path}: expected the {task_text(task)}, got {task_text(dataset.spec.task)}; use windows of the same task"
@@ -161,8 +161,12 @@ def _draw(count: int, most: int | None) -> NDArray[np.int64]:
     return np.sort(rows)
 
 
-def _check_fit(found: ModalitySpec, wanted: ModalitySpec, *, where: str) -> None:
-    """What the student was trained for must be what the windows are; a range may differ."""
+def check_fit(found: ModalitySpec, wanted: ModalitySpec, *, where: str) -> None:
+    """Check that windows are what the student was trained for; a range may differ.
+
+    Raises:
+        UsageError: they are not.
+    """
     for name in ("channels", "unit", "rate_hz", "samples", "normalise"):
         got, expected = getattr(found, name), getattr(wanted, name)
         if got != expected:

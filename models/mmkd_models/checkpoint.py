@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_edge.drift import GroupReference
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_edge.strict_json import JsonError, parse_object
@@ -33,6 +34,7 @@ from mmkd_models.int8 import LearntInt8
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.causal_front import CausalFront
 from mmkd_models.networks.encoder import Encoder, FrontEnd
+from mmkd_models.networks.long_front import LongFrontEnd
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
@@ -58,6 +60,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         augment: how windows were varied.
         recipe: of the distillation; None where labels alone taught.
         curve: the validations.
+        group_reference: how the groups of the training differ from each other in a student's modality; unset where it
+            was not measured.
         versions: of Python and the libraries.
     """
 
@@ -73,6 +77,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     augment: AugmentConfig
     recipe: Recipe | None = None
     curve: tuple[CurvePoint, ...] = ()
+    group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property
@@ -258,7 +263,7 @@ def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
     if network.answer.kind == "regression":
         for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
             buffer.fill_(value)
-    fronts: dict[str, FrontEnd | CausalFront]
+    fronts: dict[str, FrontEnd | LongFrontEnd | CausalFront]
     if isinstance(network, Teacher):
         fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
     else:

@@ -36,6 +36,7 @@ from mmkd_models.data.folds import label_subset
 from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distill import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
+from mmkd_models.drift_reference import group_reference
 from mmkd_models.evaluate.scores import check_metric
 from mmkd_models.fits import check_fits
 from mmkd_models.int8 import LearntInt8
@@ -472,11 +473,13 @@ def _student_checkpoint(
     teachers: Sequence[TaughtBy] = (),
 ) -> StudentCheckpoint:
     carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
+    facts = _facts(data, run, result, recipe=recipe, teachers=teachers)
+    reference = group_reference(data.train, data.valid, modality)
     return StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=config,
-        facts=_facts(data, run, result, recipe=recipe, teachers=teachers),
+        facts=msgspec.structs.replace(facts, group_reference=reference or msgspec.UNSET),
         state=result.state,
         carried=carried,
     )

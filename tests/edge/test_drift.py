@@ -1,0 +1,233 @@
+"""The verdict on inputs: against the spread between the training's groups, and by what the student bears."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, decode_manifest, encode_manifest
+from mmkd_edge.drift import GroupReference, Tolerance, level_changes, rearrangements, reference_fault, window_features
+from mmkd_edge.drift_watch import Drift, DriftWatch
+from mmkd_edge.metrics import metrics_text
+from mmkd_edge.testing import FakeBackend, fake_entry
+
+NAMES = ("ax", "ay", "az")
+UNEXPLAINED = "windows unlike any of the training, and no offset, gain or order of the channels explains it"
+LEVELS, SCALES = np.array([0.0, 1.0, -0.5]), np.array([1.0, 0.5, 0.25])
+
+# One kind of windows, as of a wrist: levels of 0, 1 and -0.5, scales of 1, 0.5 and 0.25, ax and ay correlated by one
+# half, and everything with a spread of 0.1. A perfect fit is 9 ln 10 nats; 8 nats less are still inside.
+REFERENCE = GroupReference(
+    between="groups",
+    groups=8,
+    windows=800,
+    fewest_windows=4,
+    false_alarm_rate=1 / 9,
+    scales=tuple(SCALES.tolist()),
+    centres=((*LEVELS.tolist(), *np.log(SCALES).tolist(), float(np.arctanh(0.475)), 0.0, 0.0),),
+    spreads=((0.1,) * 9,),
+    largest_misfit=8.0 - 9 * float(np.log(10)),
+    largest_axes=5.0,
+    largest_levels=5.0,
+    tolerance=Tolerance(
+        loss=0.03,
+        windows=128,
+        offsets=(2.0, 0.5, 0.0),
+        offsets_together=(0.5, 0.5, 0.5),
+        gains=(2.0, 1.5, 1.0),
+        gain_together=1.25,
+    ),
+)
+
+
+def window(*, coupled: float = 0.0) -> NDArray[np.float32]:
+    """(24, 3) with exactly the features of the centre, but for the correlation of ay and az."""
+    turn = 2 * np.pi * np.arange(24) / 24
+    first, second, third = (np.sqrt(2) * np.cos(n * turn) for n in (1, 2, 3))  # orthogonal, of mean 0 and variance 1
+    mixed = 0.5 * first + np.sqrt(0.75) * second
+    third = coupled * mixed + np.sqrt(1 - coupled**2) * third
+    return (LEVELS + SCALES * np.stack([first, mixed, third], axis=1)).astype(np.float32)
+
+
+def judged(one: NDArray[np.float32], *, reference: GroupReference | None = REFERENCE, count: int = 4) -> Drift:
+    watch = DriftWatch(reference, names=NAMES, unit="g")
+    for _ in range(count):
+        watch.add(np.nan_to_num(one), np.isfinite(one))
+    return watch.judge(watch.last())
+
+
+# Features.
+
+
+def test_features_are_level_scale_and_correlation_inside_a_window() -> None:
+    found = window_features(np.array([[0, 4], [2, 0]], np.float32), np.ones((2, 2), dtype=bool))
+    assert found == pytest.approx([1.0, 2.0, np.log(1.0), np.log(2.0), np.arctanh(-0.95)])
+
+
+def test_features_rest_on_the_values_that_are_there() -> None:
+    there = np.array([[True, True], [True, False], [True, True]])
+    level, other, scale, other_scale, _ = window_features(np.array([[0, 10], [6, 999], [3, 30]], np.float32), there)
+    assert (level, other, other_scale) == pytest.approx((3.0, 20.0, np.log(10.0)))
+    assert scale == pytest.approx(np.log(np.sqrt(6.0)))
+
+
+def test_a_channel_without_values_says_nothing_and_is_no_alarm() -> None:
+    one = window()
+    one[:, 1] = np.nan
+    assert judged(one).verdict == "as_trained"
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 1), (2, 7), (3, 47), (4, 10), (7, 0)])
+def test_axes_may_be_exchanged_and_turned(channels: int, count: int) -> None:
+    orders, signs = rearrangements(channels)
+    assert orders.shape == signs.shape == (count, channels)
+    assert not ((orders == np.arange(channels)) & (signs > 0)).all(axis=1).any()
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 20), (3, 80), (7, 20)])
+def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels: int, count: int) -> None:
+    tried = level_changes(channels)
+    assert tried.offsets.shape == tried.gains.shape == (count, channels)
+    assert not ((tried.offsets != 0) & (tried.gains != 0)).any()
+
+
+# Verdicts.
+
+
+def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person() -> None:
+    assert judged(window()) == Drift(
+        verdict="as_trained",
+        reason="inside the spread between the training's 8 groups",
+        windows=4,
+        distance=0.0,
+        false_alarm_rate=1 / 9,
+    )
+    assert judged(window() + np.array([0.2, 0, 0], np.float32)).verdict == "as_trained"
+
+
+def test_the_distance_says_by_how_much_the_worst_limit_is_passed() -> None:
+    # 0.45 from the centre are 4.5 spreads: 10.125 nats, where 8 are inside; without an offset of 0.5 it is 0.125.
+    drift = judged(window() + np.array([0.45, 0, 0], np.float32))
+    assert drift.distance == pytest.approx(1 + 10.125 - 8, abs=1e-3)
+
+
+def test_before_enough_windows_there_is_no_verdict() -> None:
+    drift = judged(100 * window(), count=3)
+    assert (drift.verdict, drift.reason) == ("too_few_windows", "3 of at least 4 windows observed")
+    assert drift.distance is None
+
+
+def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
+    drift = judged(100 * window(), reference=None)
+    assert drift.verdict == "no_reference"
+    assert drift.reason == (
+        "the bundle says nothing of the spread between people or machines; train and export the student again, or "
+        "export the bundle with --drift-reference"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "channels"),
+    [
+        (window()[:, [0, 2, 1]], "axes look swapped or turned: ay = az, az = ay would fit", ("ay", "az")),
+        (window()[:, [1, 2, 0]], "axes look swapped or turned: ax = az, ay = ax, az = ay would fit", NAMES),
+        (window() * np.array([1, -1, 1]), "axes look swapped or turned: ay = -ay would fit", ("ay",)),
+        (window() * np.array([1, 1, 0]), "az: no signal, or next to none", ("az",)),
+        (window(coupled=0.8), UNEXPLAINED, NAMES),
+        (window() + np.array([0, 0.8, 0]), "ay +0.8 g; more than the student was measured to bear", ("ay",)),
+        (
+            window() * np.array([9.81, 9.81, 9.81]),
+            "ax times 9.8, ay times 9.8, az times 9.8; more than the student was measured to bear",
+            NAMES,
+        ),
+    ],
+    ids=["swapped", "in a ring", "turned", "dead", "other motion", "offset", "unit"],
+)
+def test_what_does_harm_drifts_and_is_named(changed: Any, reason: str, channels: tuple[str, ...]) -> None:
+    drift = judged(changed.astype(np.float32))
+    assert (drift.verdict, drift.reason, drift.channels) == ("drifting", reason, channels)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (window() + np.array([1, 0, 0]), "ax +1 g"),
+        (window() + np.array([0.45, 0.45, 0.45]), "ax +0.45 g, ay +0.45 g, az +0.45 g"),
+        ((window() - LEVELS) * np.array([1.8, 1, 1]) + LEVELS, "ax times 1.8"),
+    ],
+    ids=["offset", "offset of all", "gain"],
+)
+def test_what_the_student_bears_is_shifted_and_no_alarm(changed: Any, reason: str) -> None:
+    drift = judged(changed.astype(np.float32))
+    said = f"{reason}; the student was measured to bear this with at most 3 points less"
+    assert (drift.verdict, drift.reason) == ("shifted", said)
+    assert drift.distance is not None
+    assert drift.distance > 1
+
+
+def test_without_a_measured_tolerance_every_shift_drifts() -> None:
+    untold = msgspec.structs.replace(REFERENCE, tolerance=None)
+    drift = judged(window() + np.float32(0.45) * np.array([1, 0, 0], np.float32), reference=untold)
+    assert (drift.verdict, drift.reason) == ("drifting", "ax +0.45 g; what the student bears was not measured")
+
+
+def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
+    watch = DriftWatch(REFERENCE, names=NAMES, unit="g")
+    there = np.ones((24, 3), dtype=bool)
+    for _ in range(1000):
+        watch.add(window(), there)
+    for swapped in (True, False):
+        for _ in range(8):
+            watch.add(window()[:, [0, 2, 1]] if swapped else window(), there)
+        drift = watch.judge(watch.last())
+        assert (drift.verdict, drift.windows) == ("drifting" if swapped else "as_trained", 8)
+
+
+# In a predictor, its metrics and the manifest.
+
+
+def predictor(reference: GroupReference | None) -> EdgePredictor:
+    modality = ModalitySpec(name="acc", channels=NAMES, rate_hz=10.0, samples=24, unit="g")
+    entry = fake_entry(modality=modality, labels=("low", "high"))
+    entry = msgspec.structs.replace(entry, group_reference=reference)
+    return EdgePredictor(entry=entry, backend=FakeBackend([0.25, 0.75]), observe_every=1)
+
+
+def test_health_and_prometheus_name_the_drift() -> None:
+    model = predictor(REFERENCE)
+    for _ in range(8):
+        model.predict(window()[:, [0, 2, 1]])
+    health = model.health()
+    assert health.drifting == ("acc/ay", "acc/az")
+    lines = dict(line.rsplit(" ", 1) for line in metrics_text(model).splitlines() if not line.startswith("#"))
+    series = 'mmkd_input_drift{model="acc",predictor="mmkd",verdict="%s"}'
+    assert (lines[series % "drifting"], lines[series % "as_trained"]) == ("1.0", "0.0")
+    distance = lines['mmkd_input_drift_distance{model="acc",predictor="mmkd"}']
+    assert float(distance) == health.models[0].drift.distance
+
+
+def test_a_shift_that_is_borne_is_not_named_as_drifting() -> None:
+    model = predictor(REFERENCE)
+    for _ in range(8):
+        model.predict(window() + np.array([1, 0, 0], np.float32))
+    assert model.health().drifting == ()
+    assert model.health().models[0].drift.verdict == "shifted"
+
+
+def test_the_reference_survives_the_manifest_and_contradictions_do_not(kit: Any) -> None:
+    parts = kit.parts(kit.modality).with_model(group_reference=REFERENCE)
+    assert decode_manifest(encode_manifest(parts.manifest)).models[0].group_reference == REFERENCE
+    short = msgspec.structs.replace(REFERENCE, spreads=((0.1,) * 8,))
+    with pytest.raises(ManifestError) as caught:
+        encode_manifest(kit.parts(kit.modality).with_model(group_reference=short).manifest)
+    assert str(caught.value) == (
+        "manifest.json: models[0].group_reference.spreads[0]: expected 9, got 8; export the bundle again"
+    )
+    assert REFERENCE.tolerance is not None
+    tolerance = msgspec.structs.replace(REFERENCE.tolerance, gains=(1.0,))
+    fault = reference_fault(msgspec.structs.replace(REFERENCE, tolerance=tolerance), 3)
+    assert fault == ("tolerance.gains", "expected 3, got 1")

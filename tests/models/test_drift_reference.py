@@ -1,0 +1,111 @@
+"""Limits from the training's groups: what they find, and how rarely they are wrong on people never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mmkd_edge.drift import ROWS, GroupReference, window_features
+from mmkd_edge.drift_watch import Drift, DriftWatch
+from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.data.windows import Windows
+from mmkd_models.drift_reference import fit_reference, group_reference
+
+NAMES = ("ax", "ay", "az")
+
+
+@pytest.fixture(scope="module")
+def people() -> dict[int, NDArray[np.float32]]:
+    """The accelerometer's windows of each of ten people."""
+    everything = open_dataset(shipped_dataset()).everything()
+    return {
+        int(p): everything.subset(everything.groups == p).take(_all(everything, int(p)))["acc"] for p in range(1, 11)
+    }
+
+
+def _all(windows: Windows, group: int) -> NDArray[np.intp]:
+    return np.arange(int((windows.groups == group).sum()))
+
+
+@pytest.fixture(scope="module")
+def references(people: dict[int, NDArray[np.float32]]) -> list[tuple[GroupReference, tuple[int, int]]]:
+    """Each from eight people, and the two whom it does not know."""
+    features = {person: features_of(windows) for person, windows in people.items()}
+    found = []
+    for out in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10)):
+        known = [features[person] for person in people if person not in out]
+        found.append((fit_reference(known, channels=3, between="groups"), out))
+    return found
+
+
+def features_of(windows: NDArray[np.float32]) -> NDArray[np.float64]:
+    step = max(1, windows.shape[1] // ROWS)
+    rows, there = windows[:, ::step], np.isfinite(windows[:, ::step])
+    return np.array([window_features(one, present) for one, present in zip(rows, there, strict=True)])
+
+
+def judged(reference: GroupReference, windows: NDArray[np.float32]) -> Drift:
+    return DriftWatch(reference, names=NAMES, unit="g").judge(features_of(windows))
+
+
+def test_the_attainable_rate_is_said(references: list[tuple[GroupReference, tuple[int, int]]]) -> None:
+    reference, _ = references[0]
+    assert (reference.between, reference.groups, reference.false_alarm_rate) == ("groups", 8, pytest.approx(1 / 9))
+
+
+def test_people_never_seen_are_as_trained_whatever_they_do(
+    people: dict[int, NDArray[np.float32]], references: list[tuple[GroupReference, tuple[int, int]]]
+) -> None:
+    verdicts = [judged(reference, people[person]).verdict for reference, out in references for person in out]
+    assert verdicts.count("as_trained") >= 9  # of ten, at a rate of one in nine
+    # A hundred windows in a row are three of the seven exercises.
+    rows = [judged(reference, people[person][:100]).verdict for reference, out in references for person in out]
+    assert rows.count("as_trained") >= 9
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (lambda x: x[:, :, [1, 0, 2]], "axes"),
+        (lambda x: x[:, :, [2, 1, 0]], "axes"),
+        (lambda x: x[:, :, [0, 2, 1]], "axes"),
+        (lambda x: x * np.array([1, 0, 1], np.float32), "dead"),
+        (lambda x: x + np.array([0, 0, 1], np.float32), "offset"),
+        (lambda x: x * np.float32(9.81), "gain"),
+    ],
+    ids=["x and y swapped", "x and z swapped", "y and z swapped", "y dead", "offset of z", "another unit"],
+)
+def test_what_is_wrong_is_found_and_named(
+    people: dict[int, NDArray[np.float32]],
+    references: list[tuple[GroupReference, tuple[int, int]]],
+    fault: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    cause: str,
+) -> None:
+    found = [judged(reference, fault(people[person])) for reference, out in references for person in out]
+    assert [drift.verdict for drift in found] == ["drifting"] * 10
+    assert sum(cause in drift.causes for drift in found) >= 8
+
+
+def test_without_groups_blocks_take_their_place_and_the_reference_says_so() -> None:
+    everything = open_dataset(shipped_dataset()).everything()
+    lonely = everything.subset(everything.groups <= 2)
+    reference = group_reference(lonely, lonely.subset(np.arange(0)), "acc")
+    assert reference is not None
+    assert (reference.between, reference.groups) == ("blocks", 10)
+
+
+def test_too_few_windows_give_no_reference() -> None:
+    few = open_dataset(shipped_dataset()).everything().subset(np.arange(30))
+    assert group_reference(few, few.subset(np.arange(0)), "acc") is None
+
+
+def test_a_channel_that_is_never_there_is_never_far() -> None:
+    rng = np.random.default_rng(0)
+    groups = [np.concatenate([rng.normal(size=(20, 1)), np.full((20, 1), np.nan)], axis=1) for _ in range(6)]
+    features = [np.concatenate([one, one, np.full((20, 1), np.nan)], axis=1) for one in groups]
+    reference = fit_reference(features, channels=2, between="groups")
+    watch = DriftWatch(reference, names=("a", "b"), unit="")
+    assert watch.judge(np.concatenate(features)).verdict == "as_trained"
