@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError
+from mmkd_edge.outputs import held
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
 from mmkd_export.demo.command_cli import app, show_demo
@@ -338,13 +340,23 @@ def test_a_bad_option_is_refused_before_anything_is_trained(
 
 
 def test_an_out_that_is_a_file_and_a_dataset_that_is_none_are_refused(tiny: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    assert message_of("--dataset", tiny.path, "--out", tmp_path / "out") == (
-        f"--out {tmp_path / 'out'}: expected a folder, got a file; choose another name"
+    out = tmp_path / "out"
+    out.write_text("")
+    assert message_of("--dataset", tiny.path, "--out", out) == (
+        f"{out}: cannot write there: {out} is a file, not a folder; choose another folder"
     )
     nowhere = tmp_path / "nowhere"
     assert (
         message_of("--dataset", nowhere) == f"{nowhere}: expected a dataset directory, found none there; check the path"
+    )
+
+
+def test_a_second_demo_is_refused_while_the_first_runs(tiny: Dataset, tmp_path: Path) -> None:
+    with held(tmp_path, is_folder=True):
+        said = message_of("--dataset", tiny.path, "--out", tmp_path)
+    assert re.fullmatch(
+        rf"{tmp_path}: .+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",
+        said,
     )
 
 
