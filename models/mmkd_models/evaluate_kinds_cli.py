@@ -16,7 +16,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, significant_text
-from mmkd_models.evaluate.paired import FEWEST_GROUPS, paired_gain
+from mmkd_models.evaluate.paired import interval_needs, paired_gain
 from mmkd_models.evaluate.report import Contestant, DataFacts, check_contestants, logits_from
 
 
@@ -35,15 +35,18 @@ def evaluate_kind(
 ) -> None:
     """Prints the scores of one model, or of two on the same labelled windows and what the first is better by.
 
-    A gain has an interval, by resampling whole groups, where there are `FEWEST_GROUPS` or more.
+    A gain has an interval, by resampling whole groups or blocks, where there are `FEWEST_GROUPS` or more.
     """
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
     judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
     gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
+    cautions = [text for one in contestants for text in one.cautions(data)]
     if as_json:
         document = {
             "data": data,
+            "seen": {one.path: one.seen for one in contestants},
+            "cautions": cautions,
             "kind": windows.spec.task.kind,
             "scores": {path: one.scores for path, one in judged.items()},
             **({"gains": gains} if gains else {}),
@@ -60,10 +63,12 @@ def evaluate_kind(
         table.add_row(path, *(significant_text(one.scores.metric(measure.name), digits=4) for measure in measures))
     if gains:
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
-    console.print(f"{data.windows} {data.part} of {data.name} ({data.groups} groups)", soft_wrap=True)
+    console.print(f"{data.windows} {data.part} of {data.name} ({data.apart})", soft_wrap=True)
     console.print(table)
-    if gains and data.groups < FEWEST_GROUPS:
-        console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
+    if any(gain["low"] is None for gain in gains.values()):
+        console.print(interval_needs(data.split))
+    for caution in cautions:
+        console.print(f"caution: {caution}", soft_wrap=True)
 
 
 def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import msgspec
 
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.config import Preset
+from mmkd_models.data.split import SplitFacts
 from mmkd_models.distill import Recipe
 from mmkd_models.evaluate.judged import GroupConfusion, Judged
 from mmkd_models.evaluate.metrics import Scores
@@ -47,7 +48,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True):
     """Right answers and windows of one group in the test split."""
 
-    group: int
+    group: int | str
     right: int
     windows: int
 
@@ -135,13 +136,14 @@ class SubsetScore(msgspec.Struct, frozen=True, kw_only=True, rename={"figure": "
 
 
 class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a comparison, as it stands in `fold.json`."""
+    """One fold of a comparison, as it stands in `fold.json`; `split` says how it was made, unset in early files."""
 
     config: ComparisonConfig
     dataset_sha256: str
     seed: int
     windows: dict[str, int]
     groups: int
+    split: SplitFacts | msgspec.UnsetType = msgspec.UNSET
     teacher: NetworkResult
     teacher_subsets: tuple[SubsetScore, ...]
     students: dict[str, ModalityResult]

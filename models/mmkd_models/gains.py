@@ -43,7 +43,8 @@ def gain_draws(
 
     A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
     seeds and both networks: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapters 8 and 13). With as many groups the same seed draws the same groups.
+    Bootstrap", 1993, chapters 8 and 13). With as many groups the same seed draws the same groups. Of a dataset without
+    groups it takes recordings, or blocks of consecutive windows (`block_length`).
 
     Args:
         ours: one result per seed.
