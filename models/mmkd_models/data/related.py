@@ -149,11 +149,11 @@ def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> It
 def _prints(values: Floats, compared: int) -> Hashes:
     """(B, T - compared + 1) a hash of so many samples from each on; 0 where they do not move."""
     bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)  # (B, T, C)
-    hashes = np.zeros(bits.shape[:2], dtype=np.uint64)
-    for channel in range(bits.shape[2]):
+    hashes: Hashes = np.zeros(bits.shape[:2], dtype=np.uint64)
+    for channel in range(bits.shape[-1]):
         hashes = (hashes ^ bits[:, :, channel]) * _FACTOR
         hashes ^= hashes >> np.uint64(29)
-    count = hashes.shape[1] - compared + 1
+    count = values.shape[1] - compared + 1
     prints = np.zeros((len(bits), count), dtype=np.uint64)
     moves = np.zeros((len(bits), count), dtype=bool)
     for offset in range(compared):

@@ -78,7 +78,7 @@ def block_length(count: int) -> int:
         >>> block_length(1000), block_length(1)
         (28, 1)
     """
-    wanted = (2 * _CORRELATION / (1 - _CORRELATION**2)) ** (2 / 3) * count ** (1 / 3)
+    wanted: float = (2 * _CORRELATION / (1 - _CORRELATION**2)) ** (2 / 3) * count ** (1 / 3)
     return min(count, math.ceil(wanted))
 
 

@@ -276,8 +276,8 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
         problems = list(content_problems(windows, scan_windows(windows), overlaps, cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
-    for text in group_warnings(windows, overlaps):
-        _LOG.warning("dataset %s: %s", path, text)
+    for warning in group_warnings(windows, overlaps):
+        _LOG.warning("dataset %s: %s", path, warning)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
