@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from mmkd_models.checkpoint import file_sha256
+from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint, file_sha256
 from mmkd_models.config import preset_named, student_config, student_like
 from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN, default_recipe
-from mmkd_models.fits import check_teacher
+from mmkd_models.fits import check_same_fold, check_teacher
 from mmkd_models.int8_cli import start_of
 from mmkd_models.jobs import distil, distil_int8
 from mmkd_models.recipe_text import chosen_recipe, terms_text
 from mmkd_models.study_methods import taught_by
-from mmkd_models.teacher_set import TaughtBy, read_teachers
+from mmkd_models.teacher_set import OutOfFoldCheckpoint, TaughtBy, read_teachers
 from mmkd_models.train_options import (
     Batch,
     Causal,
@@ -49,6 +49,16 @@ _distill = typer.Typer(
 def run_distill(arguments: Sequence[str]) -> None:
     """Runs `mmkd-distill` with these arguments."""
     _distill(args=list(arguments), prog_name="mmkd-distill")
+
+
+def _check_folds(
+    known: Sequence[tuple[str, TeacherCheckpoint | OutOfFoldCheckpoint | StudentCheckpoint]],
+    sha256: str,
+    fold: int | None,
+) -> None:
+    for who, checkpoint in known:
+        facts = checkpoint.facts[0] if isinstance(checkpoint, OutOfFoldCheckpoint) else checkpoint.facts
+        check_same_fold(who, facts, dataset_sha256=sha256, fold=fold)
 
 
 def _print_recipe(wanted: bool) -> None:
@@ -175,16 +185,18 @@ def distill(
         precision,
         devices,
     )
-    start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
     size = preset or STUDENT_PRESET
     named = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=causal)
     check_output(output, teachers=teacher)
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
+    start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
     usual_recipe = default_recipe(training.train.spec.task)
     chosen = chosen_recipe(usual_recipe, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
     first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
     for one in (first, *further):
         check_teacher(one.checkpoint, training.train)
+    known = [(f"teacher {path}", one.checkpoint) for path, one in zip(teacher, (first, *further), strict=True)]
+    _check_folds(known if start is None else [*known, (f"--qat {qat}", start.checkpoint)], training.sha256, fold)
     seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
     training = training.for_pair(seen, modality)
     train = with_metric(train, metric, training)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.labels import Labels, strata_of
+from mmkd_models.data.related import overlaps_of
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
@@ -118,7 +119,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
         int64 (N,): the part of each window, from 0.
 
     Raises:
-        UsageError: there are fewer groups than parts.
+        UsageError: there are fewer groups than parts, or windows without groups that share samples.
     """
     groups = len(np.unique(windows.groups))
     if not 2 <= parts <= groups:
@@ -126,7 +127,16 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
             f"dataset {windows.spec.name!r}: expected 2 to {groups} parts of its {groups} groups of training windows,"
             f" got {parts}; choose another number"
         )
-    return _dealt(windows, seed=seed, folds=parts)
+    dealt = _dealt(windows, seed=seed, folds=parts)
+    if not windows.has_groups:
+        overlaps = overlaps_of(windows)
+        torn = int((dealt[overlaps.first] != dealt[overlaps.second]).sum())
+        if torn:
+            raise UsageError(
+                f"dataset {windows.spec.name!r}: expected training windows that parts do not tear apart, got {torn} "
+                f"pairs that share samples in two of them; {WRITE_GROUPS}"
+            )
+    return dealt
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:

@@ -133,8 +133,8 @@ def test_an_existing_leak_is_found_by_the_check_and_before_a_comparison(rig: Dat
     np.save(rig.path / "test" / "vib.npy", vib)
     said = (
         "the last 10 samples of train window 5 are the first of test window 3 in 'vib' (1 such in all); "
-        "expected splits that share nothing: write groups.npy (the person, machine or session of each window) and put whole groups "
-        "into one of the splits"
+        "expected splits that share nothing: write groups.npy (the person, machine or session of each window) and put "
+        "whole groups into one of the splits"
     )
     assert message_of(lambda: check_dataset(rig.path), DatasetError) == f"dataset {rig.path}: {said}"
     assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
