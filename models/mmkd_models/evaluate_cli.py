@@ -21,14 +21,13 @@ from mmkd_models.config import choice
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import SplitName
-from mmkd_models.data.split import SplitFacts
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.bundle import evaluate_bundle
 from mmkd_models.evaluate.confidence import ERROR_LEVELS
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.paired import interval_needs
 from mmkd_models.evaluate.report import Contestant, DataFacts, EvaluationReport, Judgement, evaluate
-from mmkd_models.evaluate.seen import refuse_seen, split_judged, windows_seen
+from mmkd_models.evaluate.seen import Seen, refuse_seen, split_judged, windows_seen
 from mmkd_models.evaluate_bundle_cli import show_bundle
 from mmkd_models.evaluate_kinds_cli import evaluate_kind, refuse_options
 from mmkd_models.tensors import kind_of
@@ -114,8 +113,8 @@ def evaluate_(
         if path is not None
     ]
     subject, other = judged[0], judged[1] if len(judged) > 1 else None
-    apart = split_judged(dataset, [one.seen for one in judged], split="test" if fold is not None else split, part=part)
-    facts = _data_facts(dataset, windows, part, apart)
+    seen = [one.seen for one in judged]
+    facts = _data_facts(dataset, windows, part, seen, split="test" if fold is not None else split)
     kind = dataset.spec.task.kind
     if kind != "classification":
         refuse_options({"--missing": missing, "--metric": metric, "--page": page}, kind=kind)
@@ -163,8 +162,7 @@ def _evaluate_bundle(
     if kind != "classification":
         raise UsageError(f"{path}: expected a dataset of classes, got one of {kind}; judge the bundle's checkpoint")
     windows, part = _windows(dataset, split=split, fold=fold)
-    apart = split_judged(dataset, [None], split="test" if fold is not None else split, part=part)
-    facts = _data_facts(dataset, windows, part, apart)
+    facts = _data_facts(dataset, windows, part, [None], split="test" if fold is not None else split)
     report = evaluate_bundle(path, windows, data=facts, error_levels=levels, on_part=_say)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
@@ -202,14 +200,15 @@ def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None
     return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint, seen=seen)
 
 
-def _data_facts(dataset: Dataset, windows: Windows, part: str, apart: SplitFacts) -> DataFacts:
+def _data_facts(dataset: Dataset, windows: Windows, part: str, seen: Sequence[Seen | None], *, split: str) -> DataFacts:
+    """What is told of the windows, which the models know this much of."""
     return DataFacts(
         name=dataset.spec.name,
         sha256=dataset.sha256,
         part=part,
         windows=len(windows),
         groups=windows.group_count,
-        split=apart,
+        split=split_judged(dataset, seen, split=split, part=part),
         labels=dataset.spec.task.labels,
     )
 

@@ -217,7 +217,7 @@ def _figure(value: float | None) -> str:
 
 
 def _closing_lines(description: Description) -> list[str]:
-    lines = [] if description.groups is not None else [f"{description.split.judged_on}; {WRITE_GROUPS}"]
+    lines = [] if description.groups is not None else [f"figures are of {description.split.judged_on}; {WRITE_GROUPS}"]
     if description.folds is not None:
         counts = ", ".join(f"{name}: {count}" for name, count in description.folds.items())
         lines.append(f"windows by fold: {counts}")
