@@ -202,7 +202,7 @@ def test_a_study_of_splits_that_share_samples_is_refused(dataset: Dataset, tmp_p
     )
 
 
-def test_windows_without_groups_that_share_samples_are_not_dealt_into_parts(dataset: Dataset) -> None:
+def test_windows_without_groups_are_dealt_into_parts_by_blocks(dataset: Dataset) -> None:
     train = dataset.split("train")
     assert sorted(set(part_of_windows(train, parts=2, seed=0).tolist())) == [0, 1]  # blocks of 9 windows
 

@@ -133,8 +133,8 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
         torn = int((dealt[overlaps.first] != dealt[overlaps.second]).sum())
         if torn:
             raise UsageError(
-                f"dataset {windows.spec.name!r}: expected training windows that parts do not tear apart, got {torn} "
-                f"pairs that share samples in two of them; {WRITE_GROUPS}"
+                f"dataset {windows.spec.name!r}: expected training windows that parts do not tear apart, got windows "
+                f"of two parts that share samples ({torn} such in all); {WRITE_GROUPS}"
             )
     return dealt
 

@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import Dataset, Recording, check_dataset, fold_indices, label_subset, write_dataset
-from mmkd_models.data.folds import check_seeds, fold_count
+from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.related import overlaps_of, refuse_shared_samples
 from mmkd_models.data.split import block_length, split_facts
@@ -169,6 +169,18 @@ def test_related_windows_without_groups_are_asked_for_them(
     assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
     assert said in check_dataset(rig.path).warnings
     refuse_shared_samples(rig.everything())  # no split and no fold tears them apart
+
+
+def test_out_of_fold_parts_never_tear_windows_apart_that_share_samples(
+    write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {split: cut(9, hop=10, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
+    with caplog.at_level(logging.WARNING):
+        train = write(parts).split("train")  # blocks of 6 and 3 windows, the sixth and the seventh share samples
+    assert message_of(lambda: part_of_windows(train, parts=2, seed=0), UsageError) == (
+        "dataset 'rig': expected training windows that parts do not tear apart, got windows of two parts that share "
+        "samples (1 such in all); write groups.npy (the person, machine or session of each window)"
+    )
 
 
 def test_equal_slopes_and_silence_are_no_overlap(write: Callable[..., Dataset]) -> None:
