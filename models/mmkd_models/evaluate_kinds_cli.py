@@ -41,7 +41,7 @@ def evaluate_kind(
     judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
     gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
-    cautions = [text for one in contestants for text in one.cautions(data)]
+    cautions = list(dict.fromkeys(text for one in contestants for text in one.cautions(data)))
     if as_json:
         document = {
             "data": data,

@@ -214,7 +214,7 @@ def evaluate(
         metric=metric,
         seed=seed,
         complete=complete,
-        cautions=tuple(text for one in pair for text in one.cautions(data)),
+        cautions=tuple(dict.fromkeys(text for one in pair for text in one.cautions(data))),
     )
     if not missing:
         return report
