@@ -209,7 +209,7 @@ def rearranged(
     places[first, second] = places[second, first] = 2 * channels + np.arange(len(first))
     source = np.concatenate([order, channels + order, places[order[first], order[second]]])
     signs = np.concatenate([sign, np.ones(channels), sign[first] * sign[second]])
-    return features[:, source] * signs
+    return np.asarray(features[:, source] * signs)
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,7 +297,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
     def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         logs, bounded = slice(len(self.scales), 2 * len(self.scales)), features.copy()
         bounded[:, logs] = np.maximum(features[:, logs], np.log(QUIETEST * self.scales))
-        return bounded
+        return np.asarray(bounded)
 
     def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N, K) logarithms of likelihoods, each feature's bounded."""
@@ -317,7 +317,7 @@ def without(
     channels, changed = len(offset), features.copy()
     changed[:, :channels] = (features[:, :channels] - offset) / np.exp(gain)
     changed[:, channels : 2 * channels] -= gain
-    return changed
+    return np.asarray(changed)
 
 
 def kinds_of(reference: GroupReference) -> Kinds:

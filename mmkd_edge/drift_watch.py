@@ -86,7 +86,7 @@ class DriftWatch:
 
     def last(self) -> NDArray[np.float64]:
         """(N, F) copies of the features of the last windows, in no order."""
-        return self._features[: self._added].copy()
+        return np.array(self._features[: self._added])
 
     def judge(self, features: NDArray[np.float64]) -> Drift:
         """Judge the features (N, F) of windows. Reads nothing that `add` changes."""

@@ -163,6 +163,8 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
         yield "best_step", ", ".join(str(member["best_step"]) for member in members)
         yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
+        fold = facts.get("fold", "not stated")
+        yield "trained_on", f"fold {fold}" if isinstance(fold, int) else fold or "the dataset's own split"
         yield "licence", facts["licence"] or "not stated"
         if kind == "student":
             hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]

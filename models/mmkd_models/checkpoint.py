@@ -50,6 +50,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         dataset: name of the dataset.
         dataset_sha256: of its content.
+        fold: number of the fold whose windows trained; None for the dataset's own split, unset where nobody knows.
         licence: of the data.
         metric: what validation maximised.
         score: of the kept weights on validation.
@@ -67,6 +68,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     dataset: str
     dataset_sha256: str
+    fold: int | msgspec.UnsetType | None = msgspec.UNSET
     licence: str
     metric: str
     score: float

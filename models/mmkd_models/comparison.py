@@ -33,6 +33,7 @@ from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.data.split import OF_GROUPS, SplitBy, SplitFacts, split_facts
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.judged import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.measures import measures_of
@@ -99,12 +100,16 @@ class FoldData:
 
 
 def fold_data(dataset: Dataset, *, seed: int, label_share: float) -> FoldData:
-    """Gives fold number `seed`; its training windows keep a share of their labels, chosen by the seed."""
+    """Gives fold number `seed`; its training windows keep a share of their labels, chosen by the seed.
+
+    Raises:
+        UsageError: the dataset has no such fold; without groups its own split is fold 0, the only one.
+    """
     windows = dataset.everything()
     fold = fold_indices(windows, fold=seed, seed=0)
     train = windows.subset(fold.train)
     train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
-    training = TrainingData(train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256)
+    training = TrainingData(train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=seed)
     return FoldData(training=training, test=windows.subset(fold.test))
 
 
@@ -125,10 +130,11 @@ def compare_fold(
         UsageError: the folder belongs to another comparison.
         CheckpointError: a file in it is damaged.
     """
-    finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config)
+    split = split_facts(dataset.everything())
+    finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config, split)
     if finished is not None:
         return finished
-    _claim(out / CLAIM_FILE, dataset.sha256, seed, config)
+    _claim(out / CLAIM_FILE, dataset, seed, config)
     data = fold_data(dataset, seed=seed, label_share=config.label_share)
     say = on_step if on_step is not None else _silent
     teacher = _teacher(data, seed, config, out, say)
@@ -143,7 +149,8 @@ def compare_fold(
             "valid": len(data.training.valid),
             "test": len(data.test),
         },
-        groups=len(np.unique(dataset.everything().groups)),
+        groups=dataset.everything().group_count,
+        split=split,
         teacher=_network_result(teacher, judged_on(data.test, logits_of(network, data.test, modality=None))),
         teacher_subsets=tuple(
             SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
@@ -160,14 +167,17 @@ def _silent(step: Step) -> None:
     return None
 
 
-def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> FoldResult | None:
+def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: SplitFacts) -> FoldResult | None:
     if not path.exists():
         return None
     try:
         result = msgspec.json.decode(path.read_bytes(), type=FoldResult)
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: expected a finished fold, got a damaged file ({error}); delete it") from error
-    if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed):
+    # Early files do not say how they were split, and windows without groups were dealt anew: that is no fold of today.
+    if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed) or (
+        (result.split or OF_GROUPS) != split
+    ):
         raise _another_comparison(path)
     return result
 
@@ -178,11 +188,13 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     config: ComparisonConfig
     dataset_sha256: str
     seed: int
+    split: SplitBy = OF_GROUPS.by
 
 
-def _claim(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> None:
+def _claim(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
     """Writes down whose folder it is before anything is trained into it."""
-    ours = _Claim(config=config, dataset_sha256=sha256, seed=seed)
+    split = split_facts(dataset.everything()).by
+    ours = _Claim(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
     found = claimed(path, ours, what="the options of a comparison", cure="delete the folder")
     same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
     if msgspec.structs.replace(found, config=same_teacher) != ours:
@@ -259,7 +271,7 @@ def choose_teacher(
         return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
     say = on_step if on_step is not None else _silent
     for seed in seeds:
-        _claim(folder(seed) / CLAIM_FILE, dataset.sha256, seed, config)
+        _claim(folder(seed) / CLAIM_FILE, dataset, seed, config)
     tried = []
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)

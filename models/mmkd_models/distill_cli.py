@@ -11,7 +11,7 @@ import typer
 from mmkd_edge.command_help import command_app, command_class
 from mmkd_models.config import preset_named, student_config, student_like
 from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
-from mmkd_models.fits import check_teacher
+from mmkd_models.fits import check_same_fold, check_teacher
 from mmkd_models.int8_cli import start_of
 from mmkd_models.train_options import (
     Batch,
@@ -173,7 +173,7 @@ def distill(
     from mmkd_models.recipe_text import chosen_recipe
     from mmkd_models.replaced import check_replaced
     from mmkd_models.study_methods import default_recipe
-    from mmkd_models.teacher_set import TaughtBy, read_teachers
+    from mmkd_models.teacher_set import TaughtBy, check_folds, read_teachers
 
     usual = STUDENT_TRAIN if qat is None else INT8_TRAIN
     train = train_config(
@@ -185,16 +185,20 @@ def distill(
         precision,
         devices,
     )
-    start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
     size = preset or STUDENT_PRESET
     named = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=causal)
     hold_output(context, output, teachers=teacher)
     training = training_data(data, label_share=label_share, fold=fold, seed=seed, modalities=None)
+    start = None if qat is None else start_of(qat, modality, preset=preset, causal=causal, output=output)
     usual_recipe = default_recipe(training.train.spec.task)
     chosen = chosen_recipe(usual_recipe, file=recipe, terms=term or (), trust=trust, init=init, mix=mix)
     first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
     for one in (first, *further):
         check_teacher(one.checkpoint, training.train)
+    known = [(f"teacher {path}", one.checkpoint) for path, one in zip(teacher, (first, *further), strict=True)]
+    check_folds(known, dataset_sha256=training.sha256, fold=fold)
+    if start is not None:
+        check_same_fold(f"--qat {qat}", start.checkpoint.facts, dataset_sha256=training.sha256, fold=fold)
     seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
     training = training.for_pair(seen, modality)
     train = with_metric(train, metric, training)

@@ -15,9 +15,11 @@ def show_bundle(report: BundleEvaluation, console: Console) -> None:
     """Prints what was measured."""
     data = report.data
     console.print(
-        f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.groups} groups)",
+        f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.apart})",
         soft_wrap=True,
     )
+    for caution in report.cautions:
+        console.print(f"caution: {caution}", soft_wrap=True)
     for artifact in report.artifacts:
         scores = artifact.scores
         console.print(

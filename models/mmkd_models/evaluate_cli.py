@@ -28,7 +28,8 @@ from mmkd_models.evaluate.facts import DataFacts
 from mmkd_models.evaluate.guessing import guessing_line
 from mmkd_models.evaluate.measures import measure_named
 from mmkd_models.evaluate.metrics import Metric
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
+from mmkd_models.evaluate.paired import interval_needs
+from mmkd_models.evaluate.seen import Seen, refuse_seen, split_judged, windows_seen
 from mmkd_models.evaluate_bundle_cli import show_bundle
 from mmkd_models.evaluate_kinds_cli import evaluate_kind, refuse_options
 
@@ -68,8 +69,12 @@ def evaluate_(
     split: Annotated[str, typer.Option(metavar="NAME", help="Windows to judge with: train, valid or test.")] = "test",
     fold: Annotated[
         int | None,
-        typer.Option(help="Judge with the test windows of grouped fold N, not with a split.", min=0),
+        typer.Option(help="Judge with the test windows of fold N, not with a split.", min=0),
     ] = None,
+    training_windows: Annotated[
+        bool,
+        typer.Option("--training-windows", help="Score windows that trained the model all the same, and say so."),
+    ] = False,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +99,15 @@ def evaluate_(
     from mmkd_export.plan import is_bundle
 
     if is_bundle(model):
-        _check_bundle_options({"--missing": missing, "--against": against, "--metric": metric, "--page": page})
+        _check_bundle_options(
+            {
+                "--missing": missing,
+                "--against": against,
+                "--training-windows": training_windows,
+                "--metric": metric,
+                "--page": page,
+            }
+        )
         _evaluate_bundle(model, data, split=split, fold=fold, error_levels=error_levels, as_json=as_json)
         return
     require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
@@ -106,12 +119,17 @@ def evaluate_(
         check_page(page, extra="train")
     dataset = open_dataset(data)
     windows, part = _windows(dataset, split=split, fold=fold)
-    subject = _contestant(model)
+    judged = [
+        _contestant(path, dataset, windows, None if training_windows else part)
+        for path in (model, against)
+        if path is not None
+    ]
+    subject, other = judged[0], judged[1] if len(judged) > 1 else None
+    seen = [one.seen for one in judged]
+    facts = _data_facts(dataset, windows, part, seen, split="test" if fold is not None else split)
     kind = dataset.spec.task.kind
     if kind != "classification":
         refuse_options({"--missing": missing, "--metric": metric, "--page": page}, kind=kind)
-        judged = [subject] if against is None else [subject, _contestant(against)]
-        facts = _data_facts(dataset, windows, part)
         evaluate_kind(judged, windows, data=facts, as_json=as_json, console=_console(), seed=seed)
         return
     wanted = subject.checkpoint.facts.metric if metric is None else metric
@@ -119,8 +137,8 @@ def evaluate_(
     report = evaluate(
         subject,
         windows,
-        against=None if against is None else _contestant(against),
-        data=_data_facts(dataset, windows, part),
+        against=other,
+        data=facts,
         metric=chosen,
         missing=missing,
         seed=seed,
@@ -156,7 +174,7 @@ def _evaluate_bundle(
     if kind != "classification":
         raise UsageError(f"{path}: expected a dataset of classes, got one of {kind}; judge the bundle's checkpoint")
     windows, part = _windows(dataset, split=split, fold=fold)
-    facts = _data_facts(dataset, windows, part)
+    facts = _data_facts(dataset, windows, part, [None], split="test" if fold is not None else split)
     report = evaluate_bundle(path, windows, data=facts, error_levels=levels, on_part=_say)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
@@ -178,7 +196,8 @@ def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows
     return known, f"{name} windows"
 
 
-def _contestant(path: Path) -> Contestant:
+def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None) -> Contestant:
+    """Reads a checkpoint; refuses one that was trained on these windows, unless there is no `part` to name them by."""
     from mmkd_models.checkpoint import file_sha256, read_student, read_teacher
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.tensors import kind_of
@@ -191,16 +210,21 @@ def _contestant(path: Path) -> Contestant:
             "judge"
         )
     checkpoint = read_teacher(path) if kind == "teacher" else read_student(path)
-    return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint)
+    seen = windows_seen(checkpoint.facts, dataset, windows)
+    if part is not None:
+        refuse_seen(str(path), seen, len(windows), part=part)
+    return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint, seen=seen)
 
 
-def _data_facts(dataset: Dataset, windows: Windows, part: str) -> DataFacts:
+def _data_facts(dataset: Dataset, windows: Windows, part: str, seen: Sequence[Seen | None], *, split: str) -> DataFacts:
+    """What is told of the windows, which the models know this much of."""
     return DataFacts(
         name=dataset.spec.name,
         sha256=dataset.sha256,
         part=part,
         windows=len(windows),
-        groups=len(np.unique(windows.groups)),
+        groups=windows.group_count,
+        split=split_judged(dataset, seen, split=split, part=part),
         labels=dataset.spec.task.labels,
     )
 
@@ -228,7 +252,7 @@ def _show(report: EvaluationReport) -> None:
     model, data = report.model, report.data
     console.print(
         f"{model.path}: {model.kind} of {', '.join(model.modalities)}, {model.parameters:,} parameters, on "
-        f"{data.windows} {data.part} of {data.name} ({data.groups} groups)",
+        f"{data.windows} {data.part} of {data.name} ({data.apart})",
         soft_wrap=True,
     )
     if report.against is not None:
@@ -247,9 +271,9 @@ def _show(report: EvaluationReport) -> None:
     measure = measure_named(report.metric)
     console.print(guessing_line(report.complete.guessing, measure), soft_wrap=True)
     if report.complete.gain is not None and report.complete.gain.low is None:
-        console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
-    if model.dataset_sha256 != data.sha256:
-        console.print(f"the model was trained on another dataset (SHA-256 {model.dataset_sha256[:12]}...)")
+        console.print(interval_needs(data.split))
+    for caution in report.cautions:
+        console.print(f"caution: {caution}", soft_wrap=True)
 
 
 def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:

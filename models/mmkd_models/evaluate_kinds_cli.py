@@ -19,7 +19,7 @@ from mmkd_models.evaluate.facts import DataFacts
 from mmkd_models.evaluate.guessing import guessing, guessing_line
 from mmkd_models.evaluate.judged import Judged, judged_on
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, significant_text
-from mmkd_models.evaluate.paired import FEWEST_GROUPS, paired_gain
+from mmkd_models.evaluate.paired import interval_needs, paired_gain
 
 if TYPE_CHECKING:
     from mmkd_models.evaluate.report import Contestant
@@ -40,7 +40,7 @@ def evaluate_kind(
 ) -> None:
     """Prints the scores of one model, or of two on the same labelled windows and what the first is better by.
 
-    A gain has an interval, by resampling whole groups, where there are `FEWEST_GROUPS` or more.
+    A gain has an interval, by resampling whole groups or blocks, where there are `FEWEST_GROUPS` or more.
     """
     from mmkd_models.evaluate.report import check_contestants, logits_from
 
@@ -49,9 +49,12 @@ def evaluate_kind(
     measures = measures_of(windows.spec.task)
     gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
     beside = {path: guessing([one], measures[0].name, seed=seed) for path, one in judged.items()}
+    cautions = list(dict.fromkeys(text for one in contestants for text in one.cautions(data)))
     if as_json:
         document = {
             "data": data,
+            "seen": {one.path: one.seen for one in contestants},
+            "cautions": cautions,
             "kind": windows.spec.task.kind,
             "scores": {path: one.scores for path, one in judged.items()},
             "guessing": {path: {measures[0].name: one} for path, one in beside.items()},
@@ -69,12 +72,14 @@ def evaluate_kind(
         table.add_row(path, *(significant_text(one.scores.metric(measure.name), digits=4) for measure in measures))
     if gains:
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
-    console.print(f"{data.windows} {data.part} of {data.name} ({data.groups} groups)", soft_wrap=True)
+    console.print(f"{data.windows} {data.part} of {data.name} ({data.apart})", soft_wrap=True)
     console.print(WholeWords(table))
     for path, found in beside.items():
         console.print(f"{path}: {guessing_line(found, measures[0])}", soft_wrap=True)
-    if gains and data.groups < FEWEST_GROUPS:
-        console.print(f"an interval needs {FEWEST_GROUPS} groups or more")
+    if any(gain["low"] is None for gain in gains.values()):
+        console.print(interval_needs(data.split))
+    for caution in cautions:
+        console.print(f"caution: {caution}", soft_wrap=True)
 
 
 def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:

@@ -5,18 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.windows import Windows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.checkpoint import TeacherCheckpoint
+    from mmkd_models.checkpoint import Facts, TeacherCheckpoint
     from mmkd_models.teacher_set import OutOfFoldCheckpoint
 
 
 def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
     """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
     check_fits("teacher", teacher.task, teacher.modalities, windows)
+
+
+def check_same_fold(who: str, facts: Facts, *, dataset_sha256: str, fold: int | None) -> None:
+    """Raises UsageError where what a student learns from was trained on another fold of the same dataset.
+
+    It would know windows that are to judge the student. What does not say its fold is let pass.
+
+    Args:
+        who: it, for the message.
+        facts: where it comes from.
+        dataset_sha256: of the student's dataset.
+        fold: that the student is trained on; None for the dataset's own split.
+    """
+    if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
+        return
+    ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))
+    fix = "leave --fold out" if facts.fold is None else f"give --fold {facts.fold}"
+    raise UsageError(
+        f"{who}: expected one that was trained on {ours}, as the student is, got one of {theirs}, which may know "
+        f"windows that judge the student; {fix}, or train it anew"
+    )
 
 
 def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:

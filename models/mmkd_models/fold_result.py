@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.config import Preset
+from mmkd_models.data.split import SplitFacts
 from mmkd_models.evaluate.judged import GroupConfusion, Judged
 from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.scores import AnyScores
@@ -46,7 +47,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True):
     """Right answers and windows of one group in the test split."""
 
-    group: int
+    group: int | str
     right: int
     windows: int
 
@@ -136,13 +137,14 @@ class SubsetScore(msgspec.Struct, frozen=True, kw_only=True, rename={"figure": "
 
 
 class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a comparison, as it stands in `fold.json`."""
+    """One fold of a comparison, as it stands in `fold.json`; `split` says how it was made, unset in early files."""
 
     config: ComparisonConfig
     dataset_sha256: str
     seed: int
     windows: dict[str, int]
     groups: int
+    split: SplitFacts | msgspec.UnsetType = msgspec.UNSET
     teacher: NetworkResult
     teacher_subsets: tuple[SubsetScore, ...]
     students: dict[str, ModalityResult]

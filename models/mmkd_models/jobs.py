@@ -64,12 +64,14 @@ class TrainingData:
         train: to learn from.
         valid: to choose by.
         sha256: of the dataset.
+        fold: number of the fold that the windows are of; None for the dataset's own split, unset where nobody knows.
         held_back: of cross-fitted teachers, the number of the part that `train` is without, and how many there are.
     """
 
     train: Windows
     valid: Windows
     sha256: str
+    fold: int | msgspec.UnsetType | None = msgspec.UNSET
     held_back: tuple[int, int] | None = None
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
@@ -449,6 +451,7 @@ def planned_facts(
     return Facts(
         dataset=spec.name,
         dataset_sha256=data.sha256,
+        fold=data.fold,
         licence=spec.licence,
         metric=train.metric,
         score=math.nan,

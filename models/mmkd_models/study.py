@@ -21,7 +21,9 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.checkpoint import file_sha256, library_versions, write_student
 from mmkd_models.claim import claimed
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
+from mmkd_models.data.related import refuse_shared_samples
+from mmkd_models.data.split import OF_GROUPS, SplitBy, split_facts
 from mmkd_models.evaluate.measures import told_by, written_measures
 from mmkd_models.evaluate.scores import check_metric
 from mmkd_models.study_choice import best_seed, finalist_candidates
@@ -150,7 +152,7 @@ def prepare_study(
 ) -> PreparedStudy:
     """Checks options and folder, and finds which sizes and methods are possible; arguments and errors as `study`."""
     _check(dataset, options, measure_latency)
-    _claim(out, options.conditions)
+    _claim(out, options.conditions, split_facts(dataset.everything()).by)
     return _prepare(dataset, options, out, measure_latency)
 
 
@@ -208,7 +210,10 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
             "study: expected seeds, workers, trials and finalists of 1 or more, got "
             f"{options.seeds}, {options.workers}, {options.trials} and {options.finalists}; correct them"
         )
-    if not options.grid and not 1 <= options.search_seeds < options.seeds:
+    windows = dataset.everything()
+    check_seeds(windows, options.seeds)
+    refuse_shared_samples(windows)
+    if not options.grid and not 1 <= options.search_seeds < options.seeds and fold_count(windows) > 1:
         raise UsageError(
             f"study: expected search seeds from 1 to {options.seeds - 1} of {options.seeds} seeds, got "
             f"{options.search_seeds}; the others are for the table, raise --seeds or lower --search-seeds"
@@ -221,16 +226,20 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dataset_sha256: str
     modality: str
     label_share: float
+    split: SplitBy = OF_GROUPS.by
 
 
-def _claim(out: Path, conditions: Conditions) -> None:
+def _claim(out: Path, conditions: Conditions, split: SplitBy) -> None:
     check_folder(out)
     ours = _Claim(
-        dataset_sha256=conditions.dataset_sha256, modality=conditions.modality, label_share=conditions.label_share
+        dataset_sha256=conditions.dataset_sha256,
+        modality=conditions.modality,
+        label_share=conditions.label_share,
+        split=split,
     )
     path = out / CLAIM_FILE
     found = claimed(path, ours, what="whose folder it is", cure="choose another folder")
-    for key in ("dataset_sha256", "modality", "label_share"):
+    for key in _Claim.__struct_fields__:
         wanted, got = getattr(ours, key), getattr(found, key)
         if wanted != got:
             raise UsageError(f"{path}: expected a study with {key} {wanted!r}, got {got!r}; choose another folder")
@@ -239,10 +248,14 @@ def _claim(out: Path, conditions: Conditions) -> None:
 def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
     """Gives the seeds whose test windows a search has not seen: it neither ran on their fold nor validated on them.
 
+    Of a dataset without groups, whose own split is the only fold, it is that fold: a search looks at validation alone.
+
     Raises:
         UsageError: there is none.
     """
     windows = dataset.everything()
+    if fold_count(windows) == 1:
+        return (0,)
     searched = [fold_indices(windows, fold=seed, seed=0) for seed in range(search_seeds)]
     seen = np.concatenate([part for fold in searched for part in (fold.valid, fold.test)])
     clean = [
@@ -398,8 +411,9 @@ def _dataset(dataset: Dataset) -> DatasetFacts:
         labels=tuple(spec.task.labels),
         modalities=tuple(modality.name for modality in spec.modalities),
         windows=len(windows),
-        groups=len(np.unique(windows.groups)),
+        groups=windows.group_count,
         kind=msgspec.UNSET if spec.task.kind == "classification" else spec.task.kind,
+        split=split_facts(windows),
     )
 
 

@@ -20,6 +20,7 @@ from mmkd_edge.outputs import check_file, check_folder
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.config import choice, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.folds import FOLDS, fold_count
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text
 from mmkd_models.train_config import AugmentConfig
@@ -92,7 +93,12 @@ def study_command(
         int, typer.Option(help="Candidates that the search tries, labels alone not counted.", min=1)
     ] = 40,
     finalists: Annotated[int, typer.Option(help="Best candidates that are trained on all seeds.", min=1)] = 3,
-    seeds: Annotated[int, typer.Option(help="Seeds; each judges on another grouped fold.", min=1)] = 5,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Seeds; each judges on another fold of groups.", min=1, show_default=f"{FOLDS}, or as many as folds"
+        ),
+    ] = None,
     search_seeds: Annotated[
         int, typer.Option(help="How many of them the search learns from; they do not count in the table.", min=1)
     ] = 1,
@@ -185,7 +191,7 @@ def study_command(
         grid=grid,
         trials=trials,
         finalists=finalists,
-        seeds=seeds,
+        seeds=min(FOLDS, fold_count(dataset.everything())) if seeds is None else seeds,
         search_seeds=search_seeds,
         max_latency_ms=max_latency_ms,
         max_parameters=max_parameters,
@@ -317,6 +323,8 @@ def _show_table(document: StudyDocument) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mmkd_models.study_markdown import judged_on
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
@@ -324,10 +332,7 @@ def _show_table(document: StudyDocument) -> None:
     measures = document.measures or measures_of(TaskSpec(labels=document.dataset.labels))
     told = next(one for one in measures if one.name == (facts.told_by or facts.metric))
     counted = f" in {told.unit}" if told.unit and not told.is_share else ""
-    table = Table(
-        title=f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on the test windows of "
-        f"{len(facts.seeds)} folds, {facts.label_share:.0%} labelled"
-    )
+    table = Table(title=f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}")
     for heading in ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms"):
         table.add_column(heading, justify="left" if heading in ("student", "method", "teacher") else "right")
     for row in document.entries:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_edge.spec import TaskKind
+from mmkd_models.data.split import SplitFacts
 from mmkd_models.evaluate.guessing import Guessing
 from mmkd_models.evaluate.measures import Measure
 from mmkd_models.fold_result import Spread
@@ -27,7 +28,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         metric: what validation maximised, and what the study chose by.
         told_by: the measure that gains are told in, where it is another one.
         search_seeds: seeds (and folds) of the search; empty for a grid.
-        seeds: seeds (and folds) that the table is made of; none of their test windows was looked at by the search.
+        seeds: seeds (and folds) that the table is made of; the search looked at none of their test windows.
         threads: of every training.
         student_steps: optimisation steps of every student and baseline.
         teacher_steps: of every teacher.
@@ -68,7 +69,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the study trained on; the kind of its task, where it is not of classes."""
+    """What the study trained on; the kind of its task, where it is not of classes; `split`, which early files lack."""
 
     name: str
     sha256: str
@@ -79,6 +80,7 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     windows: int
     groups: int
     kind: TaskKind | msgspec.UnsetType = msgspec.UNSET
+    split: SplitFacts | msgspec.UnsetType = msgspec.UNSET
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.evaluate.measures import Measure, figure_text, gain_text, measures_of, with_unit
 from mmkd_models.fold_result import Spread
 from mmkd_models.study_document import EntryRow, ScoreTable, StudyDocument
@@ -38,6 +39,13 @@ def study_section(document: StudyDocument) -> str:
     return "\n".join(lines) + "\n"
 
 
+def judged_on(document: StudyDocument) -> str:
+    """Gives what a study is judged on, behind the name of a measure: what the windows are, and of how many folds."""
+    folds, split = len(document.facts.seeds), document.dataset.split or OF_GROUPS
+    of_folds = "" if split.by == "own split" else f" ({folds} {'fold' if folds == 1 else 'folds'})"
+    return f"{split.judged_on}{of_folds}, {document.facts.label_share:.0%} labelled"
+
+
 def _heading(words: str, unit: str) -> str:
     return f"{words}, {unit}" if unit else words
 
@@ -52,7 +60,7 @@ def _notes(document: StudyDocument, told: Measure) -> list[str]:
         f"Coverage: {how}; seeds {_listed(facts.seeds)}; {coverage.finished}{expected} trainings finished, "
         f"{coverage.pruned} given up as hopeless, {coverage.failed} failed{end}"
     )
-    notes = [covered]
+    notes = [f"Judged on {judged_on(document)}; intervals by resampling {_resampled(document)}.", covered]
     notes.append(
         f"Students had {facts.student_steps} steps, teachers {facts.teacher_steps}; every method chose its learning "
         f"rate by validation among {rates}."
@@ -64,6 +72,10 @@ def _notes(document: StudyDocument, told: Measure) -> list[str]:
         written = with_unit(gain_text(told, gain.mean), told.gain_unit)
         notes.append(f"Chosen anew inside every fold, the gain is {written} ({_interval(gain, told)}).")
     return notes
+
+
+def _resampled(document: StudyDocument) -> str:
+    return (document.dataset.split or OF_GROUPS).resampled
 
 
 def _listed(seeds: Sequence[int]) -> str:

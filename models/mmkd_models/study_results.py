@@ -16,6 +16,7 @@ import msgspec
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
 from mmkd_models.checkpoint import library_versions
+from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.evaluate.judged import Judged
 from mmkd_models.study_choice import chosen_trials
 from mmkd_models.study_document import DatasetFacts, StudentSize
@@ -24,6 +25,8 @@ from mmkd_models.study_plan import TEACHERS_FOLDER, Conditions, Entry, Method, T
 from mmkd_models.study_rivals import RivalName, RivalResult, rival_file, rivals_on
 from mmkd_models.study_teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results
 from mmkd_models.study_trials import TRIAL_FILE, TrialResult, judged_trial, trial_result
+
+_CONDITIONS = Conditions.__struct_fields__
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +106,7 @@ def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
         found = _read(path, SeedResults)
         if found is None:
             continue
-        _check_same(found.conditions, folder.conditions, path)
+        _check_same(found, folder, path)
         for trial in found.trials:
             _put(folder.out / "trials" / trial.name, (TEST_FILE, trial.test), (TRIAL_FILE, trial.result))
         for teacher in found.teachers:
@@ -120,9 +123,12 @@ def _put(path: Path, *files: tuple[str, msgspec.Struct | None]) -> None:
             write_result(path / name, value)
 
 
-def _check_same(found: Conditions, ours: Conditions, path: Path) -> None:
-    for name in Conditions.__struct_fields__:
-        theirs, wanted = getattr(found, name), getattr(ours, name)
+def _check_same(found: SeedResults, folder: StudyFolder, path: Path) -> None:
+    pairs = {name: (getattr(found.conditions, name), getattr(folder.conditions, name)) for name in _CONDITIONS}
+    split = split_facts(folder.dataset.everything())
+    # Early results do not say how they were split, and windows without groups were dealt anew.
+    pairs["split"] = ((found.dataset.split or OF_GROUPS).by, split.by)
+    for name, (theirs, wanted) in pairs.items():
         if theirs != wanted:
             raise UsageError(
                 f"{path}: expected results with {name} {_words(wanted)}, got {_words(theirs)}; name another folder of "
@@ -165,7 +171,7 @@ def collect(
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
         before = _read(path, SeedResults)
         if before is not None:
-            _check_same(before.conditions, folder.conditions, path)
+            _check_same(before, folder, path)
         trials = list(_trial_records(folder, impossible, seed))
         teachers = list(_teacher_records(folder, compared, seed))
         if not trials and not teachers:

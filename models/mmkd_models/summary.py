@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.data.split import OF_GROUPS, SplitFacts
 from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.intervals import gain_of_pairs
 from mmkd_models.evaluate.judged import Judged
@@ -24,10 +25,8 @@ from mmkd_models.fold_result import FoldResult, ModalityResult, NetworkResult, R
 from mmkd_models.gains import gain_of_folds, gap_recovered, spread
 
 FORMAT_VERSION = 1
-_INTERVAL = (
-    "95 % interval by resampling whole groups (people, machines, sessions) with replacement, the same draw for every "
-    "sensor"
-)
+_PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
+_INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
 
 
 def demo_document(
@@ -47,6 +46,7 @@ def demo_document(
     return {
         "format_version": FORMAT_VERSION,
         "dataset": _dataset(spec, sha256, folds),
+        "split": msgspec.to_builtins(_split(folds)),
         "label_share": folds[0].config.label_share,
         "seeds": [fold.seed for fold in folds],
         **_told(spec, folds, measures),
@@ -60,6 +60,10 @@ def demo_document(
         "students": {name: _student(name, folds, measures, measured.get(name, {})) for name in modalities},
         "mean_gain_points": _gain(folds, modalities, measures[0]),
     }
+
+
+def _split(folds: Sequence[FoldResult]) -> SplitFacts:
+    return folds[0].split or OF_GROUPS  # a fold that does not say it is of groups, or refused where it is read
 
 
 def _told(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> dict[str, Any]:
@@ -166,7 +170,9 @@ def _guessing(tests: Sequence[Judged], measure: Measure) -> dict[str, Any]:
 def _gain(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> dict[str, Any]:
     mean, low, high = gain_of_folds(folds, modalities, measure)
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
-    return {"mean": mean, "low": low, "high": high, "method": f"mean over seeds of {gained}; {_INTERVAL}"}
+    resampled = _split(folds).resampled
+    interval = _INTERVAL.format(_PEOPLE if resampled == OF_GROUPS.resampled else resampled)
+    return {"mean": mean, "low": low, "high": high, "method": f"mean over seeds of {gained}; {interval}"}
 
 
 def _difference(ours: Sequence[Judged], theirs: Sequence[Judged], measure: Measure) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Owns that file, and telling which teacher answers for a training window. Trains 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from mmkd_models.checkpoint import (
     read_teacher,
 )
 from mmkd_models.config import TeacherConfig
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Groups, Windows
+from mmkd_models.fits import check_same_fold
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import kind_of, read_tensors, same_tensors, write_tensors
@@ -43,6 +44,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     config: TeacherConfig
     facts: tuple[Facts, ...]
     score: float
+    group_names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class OutOfFoldCheckpoint:
         config: their size.
         facts: where each comes from.
         states: the weights of each.
-        groups: int64 (G,), ascending: the groups of their training windows.
+        groups: int64 or text (G,), ascending: the groups of their training windows.
         parts: int64 (G,), the part of each group, from 0 to K - 1.
         score: of their answers for the labelled training windows, each by the teacher that has not seen it.
     """
@@ -65,7 +67,7 @@ class OutOfFoldCheckpoint:
     config: TeacherConfig
     facts: tuple[Facts, ...]
     states: tuple[Mapping[str, Tensor], ...]
-    groups: NDArray[np.int64]
+    groups: Groups
     parts: NDArray[np.int64]
     score: float
 
@@ -110,7 +112,8 @@ class TaughtBy:
 
 
 def write_teacher_set(path: Path, checkpoint: OutOfFoldCheckpoint) -> None:
-    """Replaces the file, all or nothing."""
+    """Replaces the file, all or nothing. Groups with names are numbered, and the names stand in the metadata."""
+    is_named = checkpoint.groups.dtype.kind == "U"
     document = _Document(
         format_version=FORMAT_VERSION,
         modalities=checkpoint.modalities,
@@ -118,13 +121,14 @@ def write_teacher_set(path: Path, checkpoint: OutOfFoldCheckpoint) -> None:
         config=checkpoint.config,
         facts=checkpoint.facts,
         score=checkpoint.score,
+        group_names=tuple(checkpoint.groups.tolist()) if is_named else msgspec.UNSET,
     )
     tensors = {
         f"{_prefix(number)}{name}": tensor
         for number, state in enumerate(checkpoint.states)
         for name, tensor in state.items()
     }
-    tensors["groups/number"] = torch.from_numpy(checkpoint.groups)
+    tensors["groups/number"] = torch.from_numpy(np.arange(len(checkpoint.groups)) if is_named else checkpoint.groups)
     tensors["groups/part"] = torch.from_numpy(checkpoint.parts)
     write_tensors(path, tensors, kind=_KIND, document=msgspec.json.encode(document))
 
@@ -140,7 +144,7 @@ def read_teacher_set(path: Path) -> OutOfFoldCheckpoint:
     document = decoded(raw, _Document, path)
     check_sizes(document.modalities, document.task, path)
     check_parts(tensors, ("groups/", *(_prefix(number) for number in range(len(document.facts)))), path)
-    groups, parts = _groups(part_named(tensors, "groups/"), len(document.facts), path)
+    groups, parts = _groups(part_named(tensors, "groups/"), document, path)
     checkpoint = OutOfFoldCheckpoint(
         modalities=document.modalities,
         task=document.task,
@@ -174,12 +178,31 @@ def _network(checkpoint: OutOfFoldCheckpoint, state: Mapping[str, Tensor]) -> Te
     return teacher.eval()
 
 
-def _groups(tensors: Mapping[str, Tensor], teachers: int, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _groups(tensors: Mapping[str, Tensor], document: _Document, path: Path) -> tuple[Groups, NDArray[np.int64]]:
     number, part = (tensors.get(name, torch.empty(0)) for name in ("number", "part"))
+    teachers, names = len(document.facts), document.group_names
     whole = number.dtype == part.dtype == torch.int64 and number.ndim == 1 and number.shape == part.shape
     if not whole or set(part.tolist()) != set(range(teachers)) or bool((number.diff() <= 0).any()):
         raise CheckpointError(
             f"{path}: groups: expected int64 (G,) ascending numbers with a part from 0 to {teachers - 1} each, "
             f"got {number.dtype} {tuple(number.shape)} and {part.dtype} {tuple(part.shape)}; the file was altered"
         )
-    return number.numpy(), part.numpy()
+    if names is msgspec.UNSET:
+        return number.numpy(), part.numpy()
+    if len(names) != len(number) or list(names) != sorted(set(names)):
+        raise CheckpointError(
+            f"{path}: groups: expected {len(number)} different names in order, got {len(names)}; the file was altered"
+        )
+    return np.array(names), part.numpy()
+
+
+def check_folds(
+    known: Sequence[tuple[str, TeacherCheckpoint | OutOfFoldCheckpoint]],
+    *,
+    dataset_sha256: str,
+    fold: int | None,
+) -> None:
+    """Raises UsageError where a teacher, given with its name, was trained on another fold, as `check_same_fold`."""
+    for who, checkpoint in known:
+        facts = checkpoint.facts[0] if isinstance(checkpoint, OutOfFoldCheckpoint) else checkpoint.facts
+        check_same_fold(who, facts, dataset_sha256=dataset_sha256, fold=fold)

@@ -102,7 +102,7 @@ def training_data(
         rows = fold_indices(windows, fold=fold, seed=0)
         train, valid = windows.subset(rows.train), windows.subset(rows.valid)
     train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
-    training = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
+    training = TrainingData(train=train, valid=valid, sha256=dataset.sha256, fold=fold)
     return training.with_modalities(modalities) if modalities else training
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents import typed
+from mmkd_report.documents import Split, typed
 from mmkd_report.errors import DocumentError
 from mmkd_report.guessing import Guessing
 from mmkd_report.measures import OF_CLASSES, Measure
@@ -229,6 +229,7 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True):
     students: dict[str, Contest]
     command: str | None = None
     label_share: float | None = None
+    split: Split | None = None
     seeds: tuple[int, ...] = ()
     mean_gain_points: Gain | None = None
     benchmark: BenchmarkFacts | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents import typed
+from mmkd_report.documents import Split, typed
 from mmkd_report.errors import DocumentError
 from mmkd_report.formats import (
     NOTHING,
@@ -86,6 +86,13 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     groups: int
     labels: tuple[str, ...]
+    split: Split | None = None
+
+    @property
+    def apart(self) -> str:
+        """Their groups, or that they have none."""
+        has_none = self.split is not None and self.split.by != "groups"
+        return self.split.judged_on if self.split is not None and has_none else things(self.groups, "group")
 
 
 class EvaluationDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +108,7 @@ class EvaluationDocument(msgspec.Struct, frozen=True, kw_only=True):
     subsets: tuple[Judgement, ...] = ()
     samples: tuple[Judgement, ...] = ()
     bursts: tuple[Judgement, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def has_failures(self) -> bool:
@@ -292,7 +300,7 @@ def _facts(found: EvaluationDocument) -> list[tuple[str, list[tuple[str, str]]]]
     data = found.data
     of_data = [
         ("name", data.name),
-        ("windows", f"{count(data.windows)} {data.part}, {things(data.groups, 'group')}"),
+        ("windows", f"{count(data.windows)} {data.part}, {data.apart}"),
         ("SHA-256", data.sha256),
     ]
     name, other = _names(found)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents import typed
+from mmkd_report.documents import Split, typed
 from mmkd_report.errors import DocumentError
 from mmkd_report.guessing import Guessing
 from mmkd_report.measures import OF_CLASSES, Measure
@@ -85,6 +85,7 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     groups: int
     kind: str = "classification"
+    split: Split | None = None
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,30 @@ def run(dataset: Dataset, *options: str, cwd: Path) -> subprocess.CompletedProce
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trained(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    splits: dict[str, dict[str, Any]] = {}
+    for split in ("train", "valid", "test"):
+        windows = tiny.split(split)
+        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}
+    bare = write_dataset(tmp_path / "bare", name="bare", labels=LABELS, modalities=tiny.spec.modalities, splits=splits)
+    acc = np.load(bare.path / "test" / "acc.npy")
+    acc[2, :25] = splits["train"]["acc"][7, 15:]
+    np.save(bare.path / "test" / "acc.npy", acc)
+    ask = "write groups.npy (the person, machine or session of each window)"
+    for options, message in {
+        ("--seeds", "2"): "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'bare' has no "
+        f"groups, so that its own split is its only fold; to have more, {ask}",
+        (): "dataset 'bare': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
+        f"all); expected splits that share nothing: {ask} and put whole groups into one of the splits",
+    }.items():
+        with pytest.raises(MmkdError) as caught:
+            app(["--dataset", str(bare.path), "--out", str(tmp_path / "demo"), *options], standalone_mode=False)
+        assert str(caught.value) == message
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.fixture(scope="module")
 def killed(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[Path, bytes]]:
     """A folder in which `kill -9` ended a run after the first student; what it had said, and its files."""

@@ -199,6 +199,16 @@ def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str
         assert any(line.startswith("mean gain ") and " points (" in line for line in lines)
 
 
+def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Shown]) -> None:
+    one, said = shown["regression"], io.StringIO()
+    judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
+    split = {"by": "own split", "judged_on": judged_on, "resampled": "blocks of 9 consecutive windows"}
+    with redirect_stdout(said):
+        show_demo(one.document | {"split": split}, one.measured, TASKS["regression"])
+    title = " ".join(said.getvalue().partition("┏")[0].split())
+    assert title == f"rig: mean absolute error in rpm on {judged_on}, 50% labelled"
+
+
 @KINDS
 def test_the_bundle_is_of_the_student_that_validates_best(shown: dict[str, Shown], kind: str) -> None:
     students = shown[kind].document["students"]

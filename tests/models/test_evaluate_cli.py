@@ -55,11 +55,17 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def make_student(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Callable[..., Path]:
     """Writes a student of `acc` with random weights."""
 
-    def make(name: str, *, seed: int, modality: ModalitySpec | None = None) -> Path:
+    def make(
+        name: str,
+        *,
+        seed: int,
+        modality: ModalitySpec | None = None,
+        fold: int | msgspec.UnsetType | None = None,
+    ) -> Path:
         spec = machines.spec.modality("acc") if modality is None else modality
         torch.manual_seed(seed)
         state = Student(spec, 3, student_checkpoint.config).state_dict()
-        facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=machines.sha256)
+        facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=machines.sha256, fold=fold)
         path = tmp_path / name
         made = replace(student_checkpoint, modality=spec, task=TASK, facts=facts, state=state, carried=None)
         write_student(path, made)
@@ -114,6 +120,7 @@ def test_a_student_is_judged_under_missing_samples_and_bursts(
         "part": "test windows",
         "windows": 12,
         "groups": 2,
+        "split": {"by": "groups", "judged_on": "people and machines never seen", "resampled": "whole groups"},
         "labels": ["idle", "ok", "worn"],
     }
 
@@ -164,9 +171,10 @@ def test_the_table_has_a_row_for_every_condition_and_the_last_line_the_page(
     starts = ["everything there", "only acc", "only gyro", "10% of the samples missing", "a burst of 90% missing"]
     assert all(any(line.startswith(start) for line in lines) for start in starts)
     assert sum("missing" in line for line in lines) == 12
-    assert lines[-3:-1] == [
+    assert lines[-4:-1] == [
         "an interval needs 5 groups or more",
-        "the model was trained on another dataset (SHA-256 abababababab...)",
+        f"caution: {path} was trained on another dataset (SHA-256 abababababab...): this one is a new domain",
+        f"caution: {other} was trained on another dataset (SHA-256 abababababab...): this one is a new domain",
     ]
     assert lines[-1] == (f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality acc -o student.ckpt")
     document = json.loads(run(path, machines.path, "--missing", "--against", other, "--json")[1])
@@ -187,17 +195,18 @@ def test_without_missing_the_plain_scores_are_told_and_what_comes_next(
     assert (code, err) == (0, "everything there\n")
     lines = out.splitlines()
     assert "on 12 valid windows of machines (2 groups)" in lines[0]
-    assert lines[-3].startswith("everything there")
-    assert lines[-2] == (
+    assert lines[-4].startswith("everything there")
+    assert lines[-3] == (
         "not better than guessing, so nothing is concluded: balanced accuracy 33.3 to 33.3 %, guessing 33.3 %"
     )
+    assert lines[-2] == f"caution: {path} was chosen by 12 of these 12 windows: its scores flatter it"
     assert lines[-1] == f"next: mmkd-evaluate {path} {machines.path} --missing"
 
 
 def test_a_fold_is_judged_with_its_own_test_windows(
     run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
 ) -> None:
-    found = json.loads(run(make_student("s.ckpt", seed=0), machines.path, "--fold", "2", "--json")[1])
+    found = json.loads(run(make_student("s.ckpt", seed=0, fold=2), machines.path, "--fold", "2", "--json")[1])
     assert found["data"]["part"] == "test windows of fold 2"
     assert found["data"]["windows"] == 12
 
@@ -205,8 +214,108 @@ def test_a_fold_is_judged_with_its_own_test_windows(
 def test_a_dataset_that_the_model_was_not_trained_on_is_said_to_be_another(
     run: Callable[..., Ran], make_teacher: Callable[..., Path], machines: Dataset
 ) -> None:
-    out = run(make_teacher("t.ckpt", seed=0), machines.path)[1]
-    assert "the model was trained on another dataset (SHA-256 abababababab...)" in out
+    path = make_teacher("t.ckpt", seed=0)
+    out = run(path, machines.path)[1]
+    said = f"{path} was trained on another dataset (SHA-256 abababababab...): this one is a new domain"
+    assert f"caution: {said}" in out.splitlines()
+    found = json.loads(run(path, machines.path, "--json")[1])
+    assert (found["cautions"], found["model"]["seen"]) == ([said], None)
+
+
+@pytest.mark.parametrize(
+    ("fold", "asked", "part", "known", "right", "trained"),
+    [
+        (0, ("--fold", "3"), "test windows of fold 3", "fold 0", "--fold 0", 12),
+        (1, (), "test windows", "fold 1", "--fold 1", 6),  # machine 8 judges fold 1, machine 9 trains
+        (None, ("--fold", "3"), "test windows of fold 3", "the dataset's own split", "--split test", 6),
+        (None, ("--split", "train"), "train windows", "the dataset's own split", "--split test", 36),
+    ],
+)
+def test_windows_that_trained_the_model_are_refused_and_the_right_ones_named(
+    run: Callable[..., Ran],
+    make_student: Callable[..., Path],
+    machines: Dataset,
+    *,
+    fold: int | None,
+    asked: tuple[str, ...],
+    part: str,
+    known: str,
+    right: str,
+    trained: int,
+) -> None:
+    path = make_student("s.ckpt", seed=0, fold=fold)
+    of = 36 if "train" in asked else 12
+    refused = (
+        f"mmkd-evaluate: {path}: expected windows that did not train it, got {part}, of which {trained} of {of} did: "
+        f"it was trained on {known}; use {right}, or --training-windows to score them all the same\n"
+    )
+    assert run(path, machines.path, *asked) == (2, "", refused)
+    assert run(path, machines.path, *right.split())[0] == 0
+
+
+def test_scores_of_training_windows_say_so_in_table_document_and_page(
+    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset, tmp_path: Path
+) -> None:
+    path, page = make_student("s.ckpt", seed=0, fold=0), tmp_path / "page.html"
+    options = ("--fold", "3", "--training-windows")
+    said = f"{path} was trained on 12 of these 12 windows: its scores say nothing about new ones"
+    code, out, _ = run(path, machines.path, *options, "--page", page)
+    assert code == 0
+    assert f"caution: {said}" in out.splitlines()
+    assert f'<p class="caution">{said}.</p>' in page.read_text(encoding="utf-8")
+    found = json.loads(run(path, machines.path, *options, "--json")[1])
+    assert found["cautions"] == [said]
+    assert found["model"]["seen"] == {"trained": 12, "chosen": 0, "fold": 0}
+    assert found["data"]["split"]["judged_on"] == "test windows of fold 3, which trained the model"
+
+
+def test_a_checkpoint_that_does_not_say_its_fold_opens_and_that_is_said(
+    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
+) -> None:
+    path = make_student("old.ckpt", seed=0, fold=msgspec.UNSET)
+    code, out, _ = run(path, machines.path, "--fold", "3")
+    assert code == 0
+    assert f"caution: {path} does not say which windows trained it: some of these may have" in out.splitlines()
+
+
+def test_a_fold_that_there_is_not_is_an_error(
+    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
+) -> None:
+    path = make_student("s.ckpt", seed=0)
+    assert run(path, machines.path, "--fold", "9") == (
+        2,
+        "",
+        "mmkd-evaluate: fold 9: expected 0 to 4, since dataset 'machines' has 5 folds; choose among them\n",
+    )
+
+
+def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks(
+    run: Callable[..., Ran], student_checkpoint: StudentCheckpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=dataset.sha256, fold=None)
+    path, spec = tmp_path / "s.ckpt", dataset.spec.modality("acc")
+    write_student(path, replace(student_checkpoint, modality=spec, facts=facts, carried=None))
+    code, out, _ = run(path, dataset.path, "--against", path)
+    assert code == 0
+    assert out.splitlines()[0].endswith(
+        "on 8 test windows of two (windows of the dataset's own test split; no groups: may share people and machines "
+        "with training)"
+    )
+    assert "an interval needs 5 blocks or more" in out.splitlines()
+    found = json.loads(run(path, dataset.path, "--json")[1])["data"]
+    assert (found["groups"], found["split"]) == (
+        0,
+        {
+            "by": "own split",
+            "judged_on": "windows of the dataset's own test split; no groups: may share people and machines with "
+            "training",
+            "resampled": "blocks of 6 consecutive windows",
+        },
+    )
+    assert run(path, dataset.path, "--fold", "1")[2] == (
+        "mmkd-evaluate: fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
+        "to have more, write groups.npy (the person, machine or session of each window)\n"
+    )
 
 
 def test_what_does_not_fit_is_refused(

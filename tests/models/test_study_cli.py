@@ -66,7 +66,9 @@ def finished(machines: Dataset, folder: Path) -> subprocess.CompletedProcess[str
 def test_a_study_ends_with_a_table_and_what_to_do_next(finished: subprocess.CompletedProcess[str]) -> None:
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
-    assert lines[0].strip() == "machines, acc: balanced accuracy on the test windows of 2 folds, 100% labelled"
+    assert lines[0].strip() == (
+        "machines, acc: balanced accuracy on people and machines never seen (2 folds), 100% labelled"
+    )
     assert lines[-2].startswith("chosen by validation: tiny student, ")
     assert lines[-1] == (
         "wrote study/report.html and study/student.ckpt; next: mmkd-export study/student.ckpt -o study/student.edge"

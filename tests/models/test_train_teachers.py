@@ -132,8 +132,9 @@ def test_what_several_teachers_cannot_do_is_said(machines: Dataset, dataset: Dat
     assert message_of(run_distill, every, gyro, *acc, "-o", gyro) == (
         f"--out {gyro}: expected another file than the teacher's, got the same; choose another name"
     )
-    assert message_of(run_distill, oof, *acc, "--fold", 1).startswith(
-        "out-of-fold teachers: expected the training windows of the 6 groups they were cross-fitted on, got "
+    assert message_of(run_distill, oof, *acc, "--fold", 1) == (
+        f"teacher {oof}: expected one that was trained on fold 1, as the student is, got one of the dataset's own "
+        "split, which may know windows that judge the student; leave --fold out, or train it anew"
     )
     assert message_of(run_train, "teacher", machines.path, "--out-of-fold", 7) == (
         "dataset 'machines': expected 2 to 6 parts of its 6 groups of training windows, got 7; choose another number"

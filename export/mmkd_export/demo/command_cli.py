@@ -24,6 +24,8 @@ from mmkd_edge.outputs import held
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
+from mmkd_models.data.folds import check_seeds
+from mmkd_models.data.related import refuse_shared_samples
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text, with_unit
 from mmkd_models.evaluate.scores import default_metric
@@ -50,7 +52,7 @@ def demo(
         list[str] | None,
         typer.Option("--modality", metavar="NAME", help="Train a student for this sensor (repeat); default every one."),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another grouped fold.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another fold of groups.")] = 1,
     label_share: Annotated[
         float, typer.Option("--label-share", help="Share of the training windows whose labels are seen; 1 is all.")
     ] = 0.1,
@@ -90,6 +92,8 @@ def demo(
     began = time.monotonic()
     context.with_resource(held(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
+    check_seeds(data.everything(), seeds)
+    refuse_shared_samples(data.everything())
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
     tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
@@ -281,7 +285,7 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
     share, measure = document["label_share"], measures_of(task)[0]
     counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
     table = Table(
-        title=f"{document['dataset']['name']}: {measure.words}{counted} on people and machines never seen, "
+        title=f"{document['dataset']['name']}: {measure.words}{counted} on {document['split']['judged_on']}, "
         f"{share:.0%} labelled"
     )
     for heading in (

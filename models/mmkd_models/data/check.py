@@ -16,11 +16,14 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.dataset import count_problems, windows_of
 from mmkd_models.data.files import RECORDINGS, Arrays, is_cut_from_recordings, load_arrays, structure_problems
 from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message, read_dataset_spec
+from mmkd_models.data.split import split_facts
 from mmkd_models.data.windows import Windows
 
+_UNKNOWN = "may share people and machines with training; with groups they cannot"
 _LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
 # A channel whose farthest value lies this many times beyond where 99.9 % of its values lie has a glitch, not a signal.
 _GLITCH_RATIO = 10.0
@@ -57,15 +60,15 @@ def check_dataset(path: str | Path) -> CheckReport:
     if problems:  # the windows can only be read when dtypes and shapes are right
         raise DatasetError(problem_message(path, problems))
     windows = windows_of(spec, arrays, cut=cut)
-    scan = scan_windows(windows)
-    problems += content_problems(windows, scan, cut=cut)
+    scan, overlaps = scan_windows(windows), overlaps_of(windows)
+    problems += content_problems(windows, scan, overlaps, cut=cut)
     if problems:
         raise DatasetError(problem_message(path, problems))
-    warnings = [*_unused_files(path, arrays), *_warnings(windows, scan)]
-    return CheckReport(facts=tuple(_facts(windows, scan, arrays)), warnings=tuple(warnings))
+    warnings = [*_unused_files(path, arrays), *group_warnings(windows, overlaps), *_warnings(windows, scan)]
+    return CheckReport(facts=tuple(_facts(windows, scan)), warnings=tuple(warnings))
 
 
-def content_problems(windows: Windows, scan: Scan, *, cut: bool) -> Iterator[str]:
+def content_problems(windows: Windows, scan: Scan, overlaps: Overlaps, *, cut: bool) -> Iterator[str]:
     """Gives one text for every rule that the windows of a dataset of sound structure break."""
     spec = windows.spec
     split_of = split_numbers(spec)
@@ -73,6 +76,7 @@ def content_problems(windows: Windows, scan: Scan, *, cut: bool) -> Iterator[str
     for name, found in scan.modalities.items():
         yield from _value_problems(name, found, split_of, cut=cut)
     yield from _copy_problems(windows, scan, split_of)
+    yield from split_problems(windows, overlaps)
     folds = [] if windows.folds is None else np.unique(windows.folds).tolist()
     if windows.folds is not None and len(folds) < _LEAST_FOLDS:
         yield f"folds: expected {_LEAST_FOLDS} or more, got {len(folds)}; deal the groups into more, or leave them out"
@@ -131,28 +135,19 @@ def _copy_problems(windows: Windows, scan: Scan, split_of: Rows) -> Iterator[str
     if copies:
         first, row = copies[0]
         yield (
-            f"{_place(windows.spec, first)} and {_place(windows.spec, row)} are the same window ({len(copies)} in all);"
+            f"{place(windows.spec, first)} and {place(windows.spec, row)} are the same window ({len(copies)} in all);"
             " expected splits that share nothing: remove the copies or give both one group"
         )
 
 
-def _place(spec: DatasetSpec, row: int) -> str:
-    for split in SPLIT_NAMES:
-        if row < spec.splits[split]:
-            return f"{split} window {row}"
-        row -= spec.splits[split]
-    raise AssertionError("a row beyond the last split")
-
-
-def _facts(windows: Windows, scan: Scan, arrays: Arrays) -> Iterator[str]:
+def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
     spec = windows.spec
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
     yield f"{len(windows)} windows: {counts}"
-    has_groups = any(name.endswith("/groups.npy") for name in arrays)
-    if has_groups:
-        yield f"{len(np.unique(windows.groups))} groups, none in two splits"
+    if windows.has_groups:
+        yield f"{windows.group_count} groups, none in two splits"
     else:
-        yield "no groups: windows of different splits are taken to be independent"
+        yield f"no groups: scores are of {split_facts(windows).judged_on.partition(';')[0]}, which {_UNKNOWN}"
     if windows.folds is not None:
         yield f"{len(np.unique(windows.folds))} folds of whole groups"
     unlabelled = _counted((~windows.labelled).sum(), "unlabelled window")

@@ -27,6 +27,7 @@ from mmkd_models.data.describe import Description, ModalityFacts, describe_datas
 from mmkd_models.data.interchange import ImportReport, import_interchange, unpacked_bytes
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.writer import check_absent
 
 app = command_app("Import, check and describe dataset directories.")
@@ -217,7 +218,7 @@ def _figure(value: float | None) -> str:
 
 
 def _closing_lines(description: Description) -> list[str]:
-    lines = []
+    lines = [] if description.groups is not None else [f"figures are of {description.split.judged_on}; {WRITE_GROUPS}"]
     if description.folds is not None:
         counts = ", ".join(f"{name}: {count}" for name, count in description.folds.items())
         lines.append(f"windows by fold: {counts}")
@@ -236,7 +237,7 @@ def reference(
     directory: _Directory,
     modality: Annotated[str, typer.Option(metavar="NAME", help="A modality that is normalised per group.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The reference file to write.")],
-    group: Annotated[int | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
+    group: Annotated[str | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
     windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
 ) -> None:

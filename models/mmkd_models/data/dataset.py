@@ -23,6 +23,7 @@ from mmkd_models.data.files import (
 )
 from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSource, latest_start_s, window_starts_s
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, problem_message, read_dataset_spec
+from mmkd_models.data.split import blocks_of
 from mmkd_models.data.windows import Windows, group_statistics
 
 __all__ = [
@@ -130,15 +131,17 @@ def shipped_names() -> list[str]:
 def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
     """Gives all windows of checked arrays, train, valid and test in this order, without group statistics."""
     columns = columns_of(arrays, cut=cut)
+    has_groups = "groups" in columns
     if not cut:
-        rows = np.arange(len(columns["labels"]))
         return Windows(
             spec=spec,
             labels=columns["labels"],
-            groups=columns.get("groups", rows),
+            groups=columns["groups"] if has_groups else blocks_of(columns["splits"]),
+            has_groups=has_groups,
+            splits=columns["splits"],
             folds=columns.get("folds"),
             source=_stored_windows(spec, arrays),
-            rows=rows,
+            rows=np.arange(len(columns["labels"])),
         )
     source = _cut_windows(spec, arrays)
     rows = np.argsort(columns["splits"][source.recording], kind="stable")
@@ -146,7 +149,9 @@ def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
     return Windows(
         spec=spec,
         labels=columns["labels"][recording],
-        groups=columns["groups"][recording] if "groups" in columns else recording,
+        groups=columns["groups"][recording] if has_groups else recording,
+        has_groups=has_groups,
+        splits=columns["splits"][recording],
         folds=columns["folds"][recording] if "folds" in columns else None,
         source=source,
         rows=rows,

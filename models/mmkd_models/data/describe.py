@@ -17,6 +17,7 @@ from mmkd_models.data.files import RECORDINGS, is_cut_from_recordings
 from mmkd_models.data.scan import ModalityScan, scan_windows
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
+from mmkd_models.data.split import SplitFacts, split_facts
 from mmkd_models.data.windows import Windows
 
 
@@ -52,7 +53,7 @@ class TargetFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitFacts:
+class PartFacts:
     """One split.
 
     Attributes:
@@ -93,6 +94,7 @@ class Description:
         splits: by name.
         modalities: in the order of `dataset.json`.
         groups: number of groups, None without groups.
+        split: how windows that judge are set apart from those that train.
         folds: number of windows of each fold, None without folds.
         recordings: None where windows are stored ready.
     """
@@ -103,9 +105,10 @@ class Description:
     task: TaskSpec
     source: str
     licence: str
-    splits: dict[SplitName, SplitFacts]
+    splits: dict[SplitName, PartFacts]
     modalities: tuple[ModalityFacts, ...]
     groups: int | None
+    split: SplitFacts
     folds: dict[str, int] | None
     recordings: RecordingFacts | None
 
@@ -114,7 +117,6 @@ def describe_dataset(dataset: Dataset) -> Description:
     """Counts what the dataset holds; reads every value once."""
     windows = dataset.everything()
     split_of = split_numbers(dataset.spec)
-    has_groups = any(name.endswith("/groups.npy") for name in dataset.arrays)
     scan = scan_windows(windows)
     folds = None if windows.folds is None else np.unique(windows.folds, return_counts=True)
     return Description(
@@ -124,23 +126,21 @@ def describe_dataset(dataset: Dataset) -> Description:
         task=dataset.spec.task,
         source=dataset.spec.source,
         licence=dataset.spec.licence,
-        splits={
-            split: _split_facts(windows.subset(split_of == number), has_groups=has_groups)
-            for number, split in enumerate(SPLIT_NAMES)
-        },
+        splits={split: _split_facts(windows.subset(split_of == number)) for number, split in enumerate(SPLIT_NAMES)},
         modalities=tuple(
             _modality_facts(modality, scan.modalities[modality.name], split_of) for modality in dataset.spec.modalities
         ),
-        groups=len(np.unique(windows.groups)) if has_groups else None,
+        groups=windows.group_count if windows.has_groups else None,
+        split=split_facts(windows),
         folds=None if folds is None else {str(name): int(count) for name, count in zip(*folds, strict=True)},
         recordings=_recording_facts(dataset),
     )
 
 
-def _split_facts(windows: Windows, *, has_groups: bool) -> SplitFacts:
-    return SplitFacts(
+def _split_facts(windows: Windows) -> PartFacts:
+    return PartFacts(
         windows=len(windows),
-        groups=len(np.unique(windows.groups)) if has_groups else None,
+        groups=windows.group_count if windows.has_groups else None,
         unlabelled=int((~windows.labelled).sum()),
         classes=_class_counts(windows),
         target=_target_facts(windows) if windows.spec.task.kind == "regression" else msgspec.UNSET,

@@ -20,6 +20,7 @@ AnyArray = npt.NDArray[Any]
 Arrays = Mapping[str, AnyArray]  # by the file's name inside the dataset directory
 
 RECORDINGS = "recordings"
+_DTYPES = {"groups": ("int64", "text"), "folds": ("int64",), "splits": ("int8",)}
 
 
 def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:
@@ -90,21 +91,24 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
         yield from _label_problems(spec, arrays, f"{split}/labels.npy", letter="N", count=count)
         for column in ("groups", "folds"):
             name = f"{split}/{column}.npy"
-            yield from _dtype_and_shape_problems(arrays, name, dtypes=("int64",), letters="(N,)", shape=(count,))
+            yield from _dtype_and_shape_problems(arrays, name, dtypes=_DTYPES[column], letters="(N,)", shape=(count,))
     for column in ("groups", "folds"):
         names = [f"{split}/{column}.npy" for split in SPLIT_NAMES]
         missing = [name for name in names if name not in arrays]
         if 0 < len(missing) < len(names):
             yield f"{', '.join(missing)}: missing while another split has {column}.npy; write it for all splits or none"
+    kinds = {arrays[name].dtype.kind for split in SPLIT_NAMES if (name := f"{split}/groups.npy") in arrays}
+    if kinds == {"i", "U"}:
+        yield "groups: expected numbers in all splits or names in all, got both; write names in all"
 
 
 def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     labels = arrays.get(f"{RECORDINGS}/labels.npy")
     count = 0 if labels is None or labels.ndim == 0 else len(labels)
     yield from _label_problems(spec, arrays, f"{RECORDINGS}/labels.npy", letter="R", count=count)
-    for column, dtype in (("groups", "int64"), ("folds", "int64"), ("splits", "int8")):
+    for column in ("groups", "folds", "splits"):
         name = f"{RECORDINGS}/{column}.npy"
-        yield from _dtype_and_shape_problems(arrays, name, dtypes=(dtype,), letters="(R,)", shape=(count,))
+        yield from _dtype_and_shape_problems(arrays, name, dtypes=_DTYPES[column], letters="(R,)", shape=(count,))
     lengths_name = f"{RECORDINGS}/lengths.npy"
     shape = (count, len(spec.modalities))
     lengths_found = list(
@@ -147,7 +151,7 @@ def _dtype_and_shape_problems(
     array = arrays.get(name)
     if array is None:
         return
-    if not any(array.dtype == np.dtype(dtype) for dtype in dtypes):
+    if not any(array.dtype.kind == "U" if dtype == "text" else array.dtype == np.dtype(dtype) for dtype in dtypes):
         yield f"{name}: expected {' or '.join(dtypes)}, got {array.dtype}; save it with .astype({dtypes[0]!r})"
     if array.shape == shape:
         return
@@ -209,12 +213,14 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
             if modality.normalise == "per_group":
                 yield f"modality {modality.name!r} is normalised per group, which needs groups.npy; write the groups"
         return
+    if columns["groups"].dtype.kind == "U" and (columns["groups"] == "").any():
+        yield "groups: expected a name for every window, got an empty one; name the person, machine or session"
     shared = _groups_with_several(columns["groups"], columns["splits"])
     if shared:
         group, numbers = shared[0]
         names = " and ".join(SPLIT_NAMES[number] for number in numbers)
         yield (
-            f"group {group} is in {names} ({len(shared)} in all); splits never share a group:"
+            f"group {group!r} is in {names} ({len(shared)} in all); splits never share a group:"
             " move all its windows into one split"
         )
     torn = _groups_with_several(columns["groups"], columns["folds"]) if "folds" in columns else []
@@ -222,7 +228,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator
         group, numbers = torn[0]
         names = " and ".join(str(number) for number in numbers)
         yield (
-            f"group {group} is in folds {names} ({len(torn)} in all); folds hold whole groups:"
+            f"group {group!r} is in folds {names} ({len(torn)} in all); folds hold whole groups:"
             " give all its windows one fold"
         )
 
@@ -242,7 +248,8 @@ def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, AnyArray]:
     return {**columns, "splits": np.repeat(np.arange(len(SPLIT_NAMES)), counts)}
 
 
-def _groups_with_several(groups: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> list[tuple[int, list[int]]]:
-    pairs = np.unique(np.stack([groups, numbers], axis=1), axis=0)
-    names, counts = np.unique(pairs[:, 0], return_counts=True)
-    return [(int(group), pairs[pairs[:, 0] == group, 1].tolist()) for group in names[counts > 1]]
+def _groups_with_several(groups: AnyArray, numbers: npt.NDArray[np.int64]) -> list[tuple[int | str, list[int]]]:
+    names, group = np.unique(groups, return_inverse=True)
+    pairs = np.unique(np.stack([group, numbers], axis=1), axis=0)
+    found, counts = np.unique(pairs[:, 0], return_counts=True)
+    return [(names[one].item(), pairs[pairs[:, 0] == one, 1].tolist()) for one in found[counts > 1]]

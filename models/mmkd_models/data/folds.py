@@ -12,9 +12,12 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.labels import Labels, strata_of
+from mmkd_models.data.related import overlaps_of
 from mmkd_models.data.sources import Rows
+from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
+FOLDS = 5
 _LEAST_FOLDS = 3  # one to judge, one to choose by, one to train on
 
 
@@ -27,30 +30,50 @@ class Fold:
     test: Rows
 
 
-def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> Fold:
+def fold_count(windows: Windows, *, folds: int = FOLDS) -> int:
+    """Gives how many folds `fold_indices` can give; 1 where the dataset's own split is all there is."""
+    if windows.folds is not None:
+        return len(np.unique(windows.folds))
+    return min(folds, windows.group_count) if windows.has_groups else 1
+
+
+def check_seeds(windows: Windows, seeds: int) -> None:
+    """Raises UsageError where a comparison is asked for more seeds than there are folds to judge on."""
+    count = fold_count(windows)
+    if seeds > count:
+        raise UsageError(
+            f"--seeds {seeds}: expected {count} at most, since each judges on another fold and dataset "
+            f"{windows.spec.name!r} has {_folds_in_words(windows, count)}"
+        )
+
+
+def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
     """Splits the windows: test is one fold, valid the next one, train all others.
 
     Where the dataset has folds they are used, whatever `seed` and `folds` say. Elsewhere whole groups are dealt into
-    `folds` folds by `seed`, classes balanced as far as the groups allow. Unlabelled windows are trained on only.
+    `folds` folds by `seed`, classes balanced as far as the groups allow. Without groups nothing is dealt: windows that
+    were recorded together would be torn apart, so that the dataset's own split is fold 0, the only one. Unlabelled
+    windows are trained on only.
 
     Args:
         windows: usually `Dataset.everything()`.
-        fold: any number from 0; it counts round: `fold % k` of k folds is the test.
+        fold: which, from 0 to `fold_count` - 1.
         seed: deals groups into folds.
         folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
 
     Raises:
-        UsageError: there are fewer than three folds or groups, or no labelled window to choose by or to judge with.
+        UsageError: there is no such fold, there are fewer than three folds or groups, or no labelled window to choose
+            by or to judge with.
     """
-    numbers = _dealt(windows, seed=seed, folds=folds) if windows.folds is None else windows.folds
-    names = np.unique(numbers)
-    if len(names) < _LEAST_FOLDS:
-        raise UsageError(
-            f"dataset {windows.spec.name!r}: expected {_LEAST_FOLDS} folds or more (train, valid, test), got"
-            f" {len(names)}; record more groups or choose more folds"
-        )
-    is_test = numbers == names[fold % len(names)]
-    is_valid = numbers == names[(fold + 1) % len(names)]
+    count = fold_count(windows, folds=folds)
+    is_own_split = windows.folds is None and not windows.has_groups
+    _check_fold(windows, fold, count, is_own_split=is_own_split)
+    if is_own_split:
+        is_test, is_valid = windows.splits == 2, windows.splits == 1
+    else:
+        numbers = _dealt(windows, seed=seed, folds=folds) if windows.folds is None else windows.folds
+        names = np.unique(numbers)
+        is_test, is_valid = numbers == names[fold], numbers == names[(fold + 1) % count]
     found = Fold(
         train=np.flatnonzero(~is_test & ~is_valid),
         valid=np.flatnonzero(is_valid & windows.labelled),
@@ -62,6 +85,26 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = 5) -> F
             f" {len(found.valid)} and {len(found.test)}; label some in every group, or deal the folds otherwise"
         )
     return found
+
+
+def _check_fold(windows: Windows, fold: int, count: int, *, is_own_split: bool) -> None:
+    name = windows.spec.name
+    if count < _LEAST_FOLDS and not is_own_split:
+        raise UsageError(
+            f"dataset {name!r}: expected {_LEAST_FOLDS} folds or more (train, valid, test), got {count}; "
+            "record more groups or choose more folds"
+        )
+    if not 0 <= fold < count:
+        wanted = "0" if count == 1 else f"0 to {count - 1}"
+        raise UsageError(
+            f"fold {fold}: expected {wanted}, since dataset {name!r} has {_folds_in_words(windows, count)}"
+        )
+
+
+def _folds_in_words(windows: Windows, count: int) -> str:
+    if windows.has_groups or windows.folds is not None:
+        return f"{count} folds; choose among them"
+    return f"no groups, so that its own split is its only fold; to have more, {WRITE_GROUPS}"
 
 
 def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
@@ -76,7 +119,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
         int64 (N,): the part of each window, from 0.
 
     Raises:
-        UsageError: there are fewer groups than parts.
+        UsageError: there are fewer groups than parts, or windows without groups that share samples.
     """
     groups = len(np.unique(windows.groups))
     if not 2 <= parts <= groups:
@@ -84,7 +127,16 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
             f"dataset {windows.spec.name!r}: expected 2 to {groups} parts of its {groups} groups of training windows,"
             f" got {parts}; choose another number"
         )
-    return _dealt(windows, seed=seed, folds=parts)
+    dealt = _dealt(windows, seed=seed, folds=parts)
+    if not windows.has_groups:
+        overlaps = overlaps_of(windows)
+        torn = int((dealt[overlaps.first] != dealt[overlaps.second]).sum())
+        if torn:
+            raise UsageError(
+                f"dataset {windows.spec.name!r}: expected training windows that parts do not tear apart, got windows "
+                f"of two parts that share samples ({torn} such in all); {WRITE_GROUPS}"
+            )
+    return dealt
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:

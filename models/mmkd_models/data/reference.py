@@ -28,7 +28,7 @@ class MeasuredReference:
     """
 
     reference: Reference
-    group: int
+    group: int | str
     windows: int
     windows_in_group: int
 
@@ -37,7 +37,7 @@ def measure_reference(
     dataset: Dataset,
     *,
     modality: str,
-    group: int | None = None,
+    group: int | str | None = None,
     windows: int | None = None,
     seconds: float | None = None,
 ) -> MeasuredReference:
@@ -46,7 +46,7 @@ def measure_reference(
     Args:
         dataset: with the modality in raw units.
         modality: its name; it must be normalised per group.
-        group: whose windows; None where the dataset has one group only.
+        group: whose windows, a number also as text; None where the dataset has one group only.
         windows: how many of them; None for all.
         seconds: instead of `windows`: as many as cover this time. Ready windows are counted as if they did not overlap.
 
@@ -74,16 +74,17 @@ def measure_reference(
     return MeasuredReference(reference=reference, group=chosen, windows=count, windows_in_group=len(rows))
 
 
-def _group(dataset: Dataset, group: int | None) -> int:
-    names = np.unique(dataset.everything().groups).tolist()
+def _group(dataset: Dataset, group: int | str | None) -> int | str:
+    names: list[int | str] = np.unique(dataset.everything().groups).tolist()
     shown = ", ".join(str(name) for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     if group is None and len(names) == 1:
-        return int(names[0])
+        return names[0]
     if group is None:
         raise UsageError(f"group: expected one, got none and the dataset has {len(names)}; choose one of {shown}")
-    if group not in names:
-        raise UsageError(f"group {group}: the dataset has no such group; choose one of {shown}")
-    return group
+    for name in names:
+        if str(name) == str(group):
+            return name
+    raise UsageError(f"group {group}: the dataset has no such group; choose one of {shown}")
 
 
 def _count(dataset: Dataset, *, modality: str, windows: int | None, seconds: float | None, available: int) -> int:

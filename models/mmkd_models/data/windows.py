@@ -20,18 +20,21 @@ from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.data.spec import DatasetSpec
 
+Groups = npt.NDArray[Any]
+"""int64 or text (N,): whom each window is of."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupStatistics:
     """Mean and spread of the raw values of each group, for modalities that are normalised per group.
 
     Attributes:
-        groups: int64 (G,), ascending.
+        groups: int64 or text (G,), ascending.
         mean: for each such modality (G, C).
         std: for each such modality (G, C), all above 0.
     """
 
-    groups: Rows
+    groups: Groups
     mean: dict[str, npt.NDArray[np.float64]]
     std: dict[str, npt.NDArray[np.float64]]
 
@@ -43,7 +46,10 @@ class Windows:
     Attributes:
         spec: of the dataset; its modalities are those that `take` gives.
         labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
-        groups: int64 (N,); where the dataset has no groups, the number of the window, or of its recording.
+        groups: int64 or text (N,); where the dataset has no groups, the number of the window's recording, or of its
+            block of consecutive windows: what intervals resample.
+        has_groups: whether the dataset has groups.
+        splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
         folds: int64 (N,), or None where the dataset has no folds.
         source: gives the raw values.
         rows: int64 (N,), the row of each window in `source`.
@@ -52,7 +58,9 @@ class Windows:
 
     spec: DatasetSpec
     labels: Labels
-    groups: Rows
+    groups: Groups
+    has_groups: bool
+    splits: Rows
     folds: Rows | None
     source: WindowSource
     rows: Rows
@@ -68,6 +76,11 @@ class Windows:
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(N,) whether each window has a label."""
         return is_labelled(self.labels)
+
+    @property
+    def group_count(self) -> int:
+        """How many groups the windows are of; 0 where the dataset has none."""
+        return len(np.unique(self.groups)) if self.has_groups else 0
 
     @property
     def max_shift_s(self) -> float:
@@ -110,6 +123,7 @@ class Windows:
             self,
             labels=self.labels[index],
             groups=self.groups[index],
+            splits=self.splits[index],
             folds=None if self.folds is None else self.folds[index],
             rows=self.rows[index],
         )

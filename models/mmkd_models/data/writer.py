@@ -5,6 +5,7 @@ Owns the way from arrays to files. Never replaces a directory that exists.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from mmkd_models.data.check import content_problems
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
 from mmkd_models.data.files import RECORDINGS, AnyArray, structure_problems
 from mmkd_models.data.labels import UNKNOWN
+from mmkd_models.data.related import group_warnings, overlaps_of
 from mmkd_models.data.scan import scan_windows
 from mmkd_models.data.spec import (
     SPEC_FILE,
@@ -35,6 +37,7 @@ from mmkd_models.data.spec import (
     spec_problems,
 )
 
+_LOG = logging.getLogger(__name__)
 _COLUMNS = ("labels", "groups", "folds")
 
 
@@ -45,14 +48,14 @@ class Recording:
     Attributes:
         samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled.
         label: class number, or -1 for unlabelled; of other tasks a row of labels or a number, see docs/datasets.md.
-        group: the person, machine or session; it never straddles splits.
+        group: the person, machine or session, a number or a name; it never straddles splits.
         split: where its windows belong.
         fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
     """
 
     samples: Mapping[str, npt.NDArray[Any]]
     label: int | float | Sequence[int]
-    group: int
+    group: int | str
     split: SplitName
     fold: int | None = None
 
@@ -75,8 +78,10 @@ def write_dataset(
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
         modalities: describes every modality.
         splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing, `labels`
-            (N,) with class numbers (of other tasks as in docs/datasets.md) and, if there are any, `groups` (N,) and
-            `folds` (N,). Numbers are converted to the dtypes of the contract.
+            (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers or names of the
+            person, machine or session of each window, and, if there are any, `folds` (N,). Numbers are converted to
+            the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows whether scores are
+            of people and machines never seen; windows that overlap and have none are told of in the log.
         source: where the measurements come from.
         licence: what may be done with them.
 
@@ -185,7 +190,8 @@ def _arrays_of_splits(
                 )
                 continue
             dtype = _dtype(spec, key)
-            converted = _converted(np.asarray(values), dtype=dtype)
+            converted = _names(np.asarray(values)) if key == "groups" else None
+            converted = _converted(np.asarray(values), dtype=dtype) if converted is None else converted
             if converted is None:
                 got = np.asarray(values).dtype
                 problems.append(f"splits[{split!r}][{key!r}]: expected numbers that fit {dtype}, got {got}; convert it")
@@ -200,6 +206,13 @@ def _dtype(spec: DatasetSpec, key: str) -> str:
     if key == "labels":
         return label_dtype(spec.task.kind)
     return "int64" if key in _COLUMNS else "float32"
+
+
+def _names(values: AnyArray) -> AnyArray | None:
+    """Gives text as text, also where it comes as objects, as pandas has it; None where it is no text."""
+    if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
+        return values.astype(np.str_)
+    return values if values.dtype.kind == "U" else None
 
 
 def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
@@ -234,12 +247,20 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
     lengths = [[len(recording.samples[name]) for name in names] for recording in recordings]
     arrays[f"{RECORDINGS}/lengths.npy"] = np.array(lengths, dtype=np.int64)
     arrays[f"{RECORDINGS}/labels.npy"] = _labels(path, spec, recordings)
-    arrays[f"{RECORDINGS}/groups.npy"] = np.array([recording.group for recording in recordings], dtype=np.int64)
+    arrays[f"{RECORDINGS}/groups.npy"] = _groups(path, [recording.group for recording in recordings])
     numbers = [SPLIT_NAMES.index(recording.split) for recording in recordings]
     arrays[f"{RECORDINGS}/splits.npy"] = np.array(numbers, dtype=np.int8)
     if with_fold:
         arrays[f"{RECORDINGS}/folds.npy"] = np.array(with_fold, dtype=np.int64)
     return arrays
+
+
+def _groups(path: Path, groups: Sequence[int | str]) -> AnyArray:
+    named = {isinstance(group, str) for group in groups}
+    if len(named) > 1:
+        problem = "recordings: expected groups that are all numbers or all names, got both; write names for all"
+        raise DatasetError(problem_message(path, [problem]))
+    return np.array(groups, dtype=np.str_ if named == {True} else np.int64)
 
 
 def _labels(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> AnyArray:
@@ -262,9 +283,12 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     problems = list(structure_problems(spec, arrays, cut=cut))
     if not problems:
         windows = windows_of(spec, arrays, cut=cut)
-        problems = list(content_problems(windows, scan_windows(windows), cut=cut))
+        overlaps = overlaps_of(windows)
+        problems = list(content_problems(windows, scan_windows(windows), overlaps, cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
+    for warning in group_warnings(windows, overlaps):
+        _LOG.warning("dataset %s: %s", path, warning)
     try:
         _write(path, spec, arrays)
     except OSError as error:

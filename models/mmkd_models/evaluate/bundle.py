@@ -22,6 +22,7 @@ from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Relia
 from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
 from mmkd_models.evaluate.judged import judged_on
+from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.fits import check_fits
 
 FORMAT_VERSION = 1
@@ -57,6 +58,7 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         model_id: what people call it.
         data: what it was judged on.
         artifacts: of all students, in the bundle's order.
+        cautions: what has to be said of the scores, a sentence each; a bundle does not say which fold trained it.
     """
 
     format_version: int = FORMAT_VERSION
@@ -65,6 +67,7 @@ class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     model_id: str
     data: DataFacts
     artifacts: tuple[ArtifactEvaluation, ...]
+    cautions: tuple[str, ...] = ()
 
 
 def evaluate_bundle(
@@ -108,6 +111,11 @@ def evaluate_bundle(
             model_id=bundle.manifest.model_id,
             data=data,
             artifacts=tuple(found),
+            cautions=tuple(
+                text
+                for trained_on in dict.fromkeys(entry.dataset_sha256 for entry in bundle.manifest.models)
+                for text in cautions_of(str(path), trained_on, None, data.sha256, data.windows)
+            ),
         )
 
 
@@ -125,13 +133,12 @@ def _evaluation(
     judged = judged_on(windows, probabilities)
     confidence = None
     if artifact.confidence is not None:
-        grouped = len(np.unique(windows.groups)) < len(windows)  # else every window counts as its own group
         confidence = confidence_facts(
             artifact.confidence,
             logits,
             probabilities,
             labels,
-            groups=windows.groups if grouped else None,
+            groups=windows.groups if windows.has_groups else None,
             error_levels=error_levels,
         )
     return ArtifactEvaluation(

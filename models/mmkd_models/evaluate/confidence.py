@@ -90,7 +90,7 @@ def confidence_facts(
     probabilities: NDArray[np.float32],
     labels: NDArray[np.int64],
     *,
-    groups: NDArray[np.int64] | None = None,
+    groups: NDArray[Any] | None = None,
     error_levels: tuple[float, ...] = ERROR_LEVELS,
 ) -> ConfidenceFacts | None:
     """Measures an artifact's probabilities and label sets.
@@ -163,7 +163,7 @@ def _coverage(
     least: float,
     probabilities: NDArray[np.float32],
     labels: NDArray[np.int64],
-    groups: NDArray[np.int64] | None,
+    groups: NDArray[Any] | None,
 ) -> Coverage:
     rows = np.arange(len(labels))
     sets = probabilities.astype(np.float64) >= least  # (N, K)

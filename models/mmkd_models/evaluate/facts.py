@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mmkd_models.data.split import SplitFacts
 from mmkd_models.evaluate.judged import Judged
 
 
@@ -23,7 +24,8 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         sha256: of its content.
         part: the split, or the fold whose test windows these are.
         windows: how many with a label.
-        groups: people, machines or sessions that they come from.
+        groups: people, machines or sessions that they come from; 0 where nobody says.
+        split: how they were set apart from those that trained.
         labels: of the task.
     """
 
@@ -32,7 +34,13 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     part: str
     windows: int
     groups: int
+    split: SplitFacts
     labels: tuple[str, ...]
+
+    @property
+    def apart(self) -> str:
+        """What is said of them in brackets: their groups, or that they have none."""
+        return f"{self.groups} groups" if self.split.by == "groups" else self.split.judged_on
 
 
 def judged_scores(judged: Judged) -> JudgedScores:

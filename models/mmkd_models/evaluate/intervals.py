@@ -33,7 +33,8 @@ def figure_draws(tests: Sequence[Judged], metric: str, *, seed: int = 0, draws: 
 
     A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
     seeds: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    chapters 8 and 13). With as many groups the same seed draws the same groups.
+    chapters 8 and 13). With as many groups the same seed draws the same groups. Of a dataset without groups it takes
+    recordings, or blocks of consecutive windows (`block_length`).
 
     Args:
         tests: one result per seed.

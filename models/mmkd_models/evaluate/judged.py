@@ -27,14 +27,14 @@ FORMAT_VERSION = 1
 class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The answers on the test windows of one group: K rows (truth) of K counts (answers)."""
 
-    group: int
+    group: int | str
     confusion: tuple[tuple[int, ...], ...]
 
 
 class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Truth and answers of the test windows of one group, a row of K each: labels and logits, or numbers (K = 1)."""
 
-    group: int
+    group: int | str
     truth: tuple[tuple[float, ...], ...]
     answers: tuple[tuple[float, ...], ...]
 
@@ -77,7 +77,7 @@ class Judged(
         return self.confusions or self.answers or ()
 
     @property
-    def windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    def windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
         """Truth (N, K), answers (N, K) and group (N,) of the windows, group by group; of several labels and numbers."""
         parts = self.answers or ()
         return (
@@ -104,22 +104,22 @@ def judged_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Judged:
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
     if task.kind != "classification":
-        return Judged(task=task, answers=tuple(_group_answers(test, logits, int(group)) for group in names))
+        return Judged(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
     answers, classes = logits.argmax(1), len(task.labels)
     return Judged(
         class_scores=scores_from_answers(test.labels, answers, classes),
         confusions=tuple(
             GroupConfusion(
-                group=int(group),
+                group=group,
                 confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion,
             )
-            for group in names
+            for group in names.tolist()
             for rows in [test.groups == group]
         ),
     )
 
 
-def _group_answers(test: Windows, logits: NDArray[np.floating[Any]], group: int) -> GroupAnswers:
+def _group_answers(test: Windows, logits: NDArray[np.floating[Any]], group: int | str) -> GroupAnswers:
     rows = test.groups == group
     truth = test.labels[rows].reshape(int(rows.sum()), -1)
     return GroupAnswers(group=group, truth=_rows(truth), answers=_rows(logits[rows]))
@@ -130,7 +130,7 @@ def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
 
 
 def drawn_figures(
-    judged: Judged, groups: Sequence[int], weights: NDArray[np.int64], metric: str
+    judged: Judged, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
     """Gives a metric when each of the groups counts as often as drawn.
 
@@ -151,7 +151,7 @@ def drawn_figures(
         return metric_of_confusions(np.tensordot(weights, counts, axes=1), metric)
     truth, answers, group = judged.windows
     place = {name: number for number, name in enumerate(groups)}
-    owner = np.array([place[int(one)] for one in group])
+    owner = np.array([place[one] for one in group.tolist()])
     drawn = weights.astype(np.float64)
     task = judged.task
     assert task is not msgspec.UNSET  # there are answers

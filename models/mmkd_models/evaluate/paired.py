@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from mmkd_models.data.split import SplitBy, SplitFacts
 from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
 from mmkd_models.evaluate.judged import Judged
 
 FEWEST_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
+
+_NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
 
 
 class PairedGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,13 +19,18 @@ class PairedGain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         points: ours minus theirs, in the metric's `gain_unit`: percentage points of a share.
-        low: lower end of the 95 % interval; None below `FEWEST_GROUPS` groups.
+        low: lower end of the 95 % interval; None below `FEWEST_GROUPS` groups, or blocks where there are no groups.
         high: upper end.
     """
 
     points: float
     low: float | None
     high: float | None
+
+
+def interval_needs(split: SplitFacts) -> str:
+    """Gives why there is no interval."""
+    return f"an interval needs {FEWEST_GROUPS} {_NOUNS[split.by]} or more"
 
 
 def paired_gain(ours: Judged, theirs: Judged, metric: str, *, seed: int) -> PairedGain:

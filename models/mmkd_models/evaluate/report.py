@@ -23,6 +23,7 @@ from mmkd_models.evaluate.judged import judged_on
 from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
 from mmkd_models.evaluate.paired import PairedGain, paired_gain
+from mmkd_models.evaluate.seen import Seen, cautions_of
 from mmkd_models.fits import check_fits
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import logits_of
@@ -77,6 +78,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         span_dropout: share of its training windows that lost a span.
         channel_dropout: share of its training windows' channels that were hidden.
         modality_dropout: share of its training windows that lost a modality; 0 for a student.
+        seen: what it knows of the windows that judge it; None where it is of another dataset or nobody knows.
     """
 
     path: str
@@ -89,6 +91,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     span_dropout: float
     channel_dropout: float
     modality_dropout: float
+    seen: Seen | None
 
 
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +108,7 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         subsets: of a teacher's modalities, the largest first.
         samples: while each sample is missing with a probability.
         bursts: while one span of every window is missing.
+        cautions: what has to be said of the scores, a sentence each.
     """
 
     format_version: int = FORMAT_VERSION
@@ -117,15 +121,22 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     subsets: tuple[SubsetJudgement, ...] = ()
     samples: tuple[ShareJudgement, ...] = ()
     bursts: tuple[ShareJudgement, ...] = ()
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """A checkpoint with what is told of its file."""
+    """A checkpoint with what is told of its file, and what it knows of the windows that judge it."""
 
     path: str
     sha256: str
     checkpoint: Checkpoint
+    seen: Seen | None = None
+
+    def cautions(self, data: DataFacts) -> tuple[str, ...]:
+        """Gives what has to be said of its scores on these windows."""
+        trained_on = self.checkpoint.facts.dataset_sha256
+        return tuple(cautions_of(self.path, trained_on, self.seen, data.sha256, data.windows))
 
     @property
     def modality(self) -> str | None:
@@ -171,6 +182,7 @@ def evaluate(
         metric=metric,
         seed=seed,
         complete=complete,
+        cautions=tuple(dict.fromkeys(text for one in pair for text in one.cautions(data))),
     )
     if not missing:
         return report
@@ -289,4 +301,5 @@ def _facts(one: Contestant) -> ModelFacts:
         span_dropout=facts.augment.span_dropout,
         channel_dropout=facts.augment.channel_dropout,
         modality_dropout=0.0 if isinstance(checkpoint, StudentCheckpoint) else checkpoint.config.modality_dropout,
+        seen=one.seen,
     )

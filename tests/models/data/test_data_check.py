@@ -53,7 +53,10 @@ def test_without_groups_the_check_says_what_is_assumed(write, splits):
     for arrays in splits.values():
         del arrays["groups"]
     facts = check_dataset(write(splits).path).facts
-    assert facts[1] == "no groups: windows of different splits are taken to be independent"
+    assert facts[1] == (
+        "no groups: scores are of windows of the dataset's own test split, which may share people and machines with "
+        "training; with groups they cannot"
+    )
 
 
 def test_infinite_values(rig, splits):

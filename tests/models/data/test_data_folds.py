@@ -20,17 +20,16 @@ def watch():
     return open_dataset(shipped_dataset()).everything()
 
 
-def test_the_datasets_folds_are_used_and_count_round(watch):
+def test_the_datasets_folds_are_used(watch):
     fold = fold_indices(watch, fold=4, seed=9)
     assert watch.folds is not None
     assert set(watch.folds[fold.test]) == {4}
     assert set(watch.folds[fold.valid]) == {0}
     assert set(watch.folds[fold.train]) == {1, 2, 3}
-    np.testing.assert_array_equal(fold_indices(watch, fold=9, seed=0).test, fold.test)
 
 
 @settings(max_examples=15, deadline=None)
-@given(fold=st.integers(0, 7), seed=st.integers(0, 1000))
+@given(fold=st.integers(0, 4), seed=st.integers(0, 1000))
 def test_dealt_folds_are_disjoint_whole_and_share_no_group(watch, fold, seed):
     windows = replace(watch, folds=None)
     found = fold_indices(windows, fold=fold, seed=seed)

@@ -80,8 +80,7 @@ def test_infinite_values_become_missing_and_are_counted(tmp_path, arrays):
 def test_groups_and_folds_are_optional(tmp_path, arrays):
     del arrays["group"], arrays["fold"]
     train = _import(tmp_path, arrays, name="mine").dataset.split("train")
-    assert (train.folds, train.spec.name) == (None, "mine")
-    np.testing.assert_array_equal(train.groups, np.arange(4))
+    assert (train.folds, train.has_groups, train.group_count, train.spec.name) == (None, False, 0, "mine")
 
 
 def test_missing_arrays_are_all_named(tmp_path, arrays):

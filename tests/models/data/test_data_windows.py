@@ -45,11 +45,14 @@ def test_labels_and_groups_belong_to_the_split(rig, splits):
     assert (len(test), test.labels.dtype, test.folds) == (12, np.int64, None)
 
 
-def test_without_groups_every_window_of_all_splits_is_its_own_group(write, splits):
+def test_without_groups_consecutive_windows_of_a_split_make_blocks(write, splits):
     for arrays in splits.values():
         del arrays["groups"]
     rig = write(splits)
-    np.testing.assert_array_equal(rig.split("valid").groups, np.arange(24, 36))
+    # (2 * 0.8 / (1 - 0.64))^(2/3) = 2.70; times 24^(1/3) = 2.88 that is 7.8, times 12^(1/3) = 2.29 it is 6.2
+    assert np.bincount(rig.everything().groups).tolist() == [8, 8, 8, 7, 5, 7, 5]
+    np.testing.assert_array_equal(rig.split("valid").groups, np.repeat([3, 4], [7, 5]))
+    assert rig.everything().group_count == 0
 
 
 def test_shift_is_ignored_where_windows_are_stored(rig):

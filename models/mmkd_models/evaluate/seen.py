@@ -1,0 +1,94 @@
+"""What a model knows of the windows that judge it: a score of windows that trained it says nothing about new ones.
+
+Owns the counting, the refusal and the words of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.split import SplitFacts, split_facts
+from mmkd_models.data.windows import Windows
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.checkpoint import Facts
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which of the windows that judge a model it knows.
+
+    Attributes:
+        trained: how many trained it.
+        chosen: how many chose its weights, as validation windows.
+        fold: whose windows it was trained on; None for the dataset's own split.
+    """
+
+    trained: int
+    chosen: int
+    fold: int | None
+
+
+def windows_seen(facts: Facts, dataset: Dataset, windows: Windows) -> Seen | None:
+    """Gives how many of these windows a model knows; None where it is of another dataset or does not say its fold."""
+    if facts.dataset_sha256 != dataset.sha256 or facts.fold is msgspec.UNSET:
+        return None
+    if facts.fold is None:
+        train, valid = dataset.split("train"), dataset.split("valid")
+    else:
+        everything = dataset.everything()
+        fold = fold_indices(everything, fold=facts.fold, seed=0)
+        train, valid = everything.subset(fold.train), everything.subset(fold.valid)
+    return Seen(
+        trained=int(np.isin(windows.rows, train.rows).sum()),
+        chosen=int(np.isin(windows.rows, valid.rows).sum()),
+        fold=facts.fold,
+    )
+
+
+def refuse_seen(path: str, seen: Seen | None, windows: int, *, part: str) -> None:
+    """Raises UsageError where some of the windows that are to judge a model trained it; it names the right ones."""
+    if seen is None or seen.trained == 0:
+        return
+    known = "the dataset's own split" if seen.fold is None else f"fold {seen.fold}"
+    right = "--split test" if seen.fold is None else f"--fold {seen.fold}"
+    raise UsageError(
+        f"{path}: expected windows that did not train it, got {part}, of which {seen.trained} of {windows} did: it was "
+        f"trained on {known}; use {right}, or --training-windows to score them all the same"
+    )
+
+
+def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: str, windows: int) -> Iterator[str]:
+    """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages.
+
+    Args:
+        path: of the model.
+        dataset_sha256: of what it was trained on.
+        seen: what it knows of the windows.
+        data_sha256: of what it is judged on.
+        windows: how many.
+    """
+    if dataset_sha256 != data_sha256:
+        yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
+    elif seen is None:
+        yield f"{path} does not say which windows trained it: some of these may have"
+    elif seen.trained:
+        yield f"{path} was trained on {seen.trained} of these {windows} windows: its scores say nothing about new ones"
+    elif seen.chosen:
+        yield f"{path} was chosen by {seen.chosen} of these {windows} windows: its scores flatter it"
+
+
+def split_judged(dataset: Dataset, seen: Sequence[Seen | None], *, split: str, part: str) -> SplitFacts:
+    """Gives what may be said of windows that judge models which know this much of them; `part` is what they are."""
+    found = split_facts(dataset.everything(), part=split)
+    if any(one is not None and one.trained for one in seen):
+        return msgspec.structs.replace(found, judged_on=f"{part}, which trained the model")
+    if found.by == "groups" and any(one is None or one.chosen for one in seen):
+        return msgspec.structs.replace(found, judged_on=part)
+    return found

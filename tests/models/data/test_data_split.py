@@ -1,0 +1,251 @@
+"""What is judged apart from what: own splits without groups, windows that share samples, groups with names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data import Dataset, Recording, check_dataset, fold_indices, label_subset, write_dataset
+from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
+from mmkd_models.data.reference import measure_reference
+from mmkd_models.data.related import overlaps_of, refuse_shared_samples
+from mmkd_models.data.split import block_length, split_facts
+
+NAMES = np.array(["", "高橋", "Ana", "press 3", "Łucja", "d", "e", "f"])
+
+
+@pytest.fixture
+def bare(splits: dict[str, dict[str, Any]], write: Callable[..., Dataset]) -> Dataset:
+    """24, 12 and 12 windows of noise, without groups."""
+    return write(
+        {split: {name: a for name, a in arrays.items() if name != "groups"} for split, arrays in splits.items()}
+    )
+
+
+def cut(count: int, *, hop: int, seed: int) -> dict[str, Any]:
+    """Windows of 20 samples cut from one recording of noise, one every `hop` samples, without groups."""
+    recording = np.random.default_rng(seed).normal(size=(20 + hop * (count - 1), 3)).astype(np.float32)
+    vib = np.stack([recording[start : start + 20] for start in range(0, hop * count, hop)])
+    return {"vib": vib, "temp": np.zeros((count, 5, 1), np.float32), "labels": np.arange(count) % 3}
+
+
+def message_of(call: Callable[[], object], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as error:
+        call()
+    return str(error.value)
+
+
+def test_without_groups_the_own_split_is_the_only_fold(bare: Dataset) -> None:
+    windows = bare.everything()
+    fold = fold_indices(windows, fold=0, seed=7)
+    np.testing.assert_array_equal(fold.train, np.arange(24))
+    np.testing.assert_array_equal(fold.valid, np.arange(24, 36))
+    np.testing.assert_array_equal(fold.test, np.arange(36, 48))
+    assert fold_count(windows) == 1
+    ask = "to have more, write groups.npy (the person, machine or session of each window)"
+    why = f"dataset 'rig' has no groups, so that its own split is its only fold; {ask}"
+    assert message_of(lambda: fold_indices(windows, fold=1, seed=0), UsageError) == f"fold 1: expected 0, since {why}"
+    assert message_of(lambda: check_seeds(windows, 2), UsageError) == (
+        f"--seeds 2: expected 1 at most, since each judges on another fold and {why}"
+    )
+
+
+def test_a_fold_that_there_is_not_is_refused_and_never_counts_round(rig: Dataset) -> None:
+    windows = rig.everything()
+    assert message_of(lambda: fold_indices(windows, fold=9, seed=0), UsageError) == (
+        "fold 9: expected 0 to 4, since dataset 'rig' has 5 folds; choose among them"
+    )
+    assert message_of(lambda: fold_indices(windows, fold=-1, seed=0), UsageError).startswith("fold -1: expected 0 to 4")
+    assert message_of(lambda: check_seeds(windows, 6), UsageError) == (
+        "--seeds 6: expected 5 at most, since each judges on another fold and dataset 'rig' has 5 folds; "
+        "choose among them"
+    )
+    few = windows.subset(windows.groups < 4)
+    assert fold_count(few) == 4
+    assert message_of(lambda: fold_indices(few, fold=4, seed=0), UsageError).startswith("fold 4: expected 0 to 3, ")
+
+
+def test_people_never_seen_are_said_of_groups_alone(rig: Dataset, splits: dict[str, Any], tmp_path: Path) -> None:
+    assert split_facts(rig.everything()).judged_on == "people and machines never seen"
+    spec = rig.spec
+    for arrays in splits.values():
+        del arrays["groups"]
+        arrays["folds"] = np.arange(len(arrays["labels"])) % 3
+    own = write_dataset(tmp_path / "own", name="own", labels=spec.task, modalities=spec.modalities, splits=splits)
+    found = split_facts(own.everything())
+    assert (found.by, found.judged_on, found.resampled) == (
+        "own folds",
+        "the dataset's own folds; no groups: may share people and machines with training",
+        "blocks of consecutive windows",
+    )
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 1), (2, 2), (8, 6), (64, 11), (1000, 28)])
+def test_blocks_are_as_long_as_carlstein_says(count: int, length: int) -> None:
+    assert block_length(count) == length  # 2.703 times 1, 1.26, 2, 4 and 10, rounded up; never more than there are
+
+
+@pytest.mark.parametrize(("hop", "shifts"), [(10, [10]), (15, [15]), (4, [4, 8, 12]), (20, [])])
+def test_windows_cut_with_overlap_are_found_by_their_samples(
+    write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture, hop: int, shifts: list[int]
+) -> None:
+    parts = {split: cut(9, hop=hop, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
+    with caplog.at_level(logging.WARNING):
+        found = overlaps_of(write(parts).everything())
+    assert sorted(set(found.shift.tolist())) == shifts
+    assert (found.second - found.first == found.shift // hop).all()
+    assert len(found.first) == 3 * sum(9 - shift // hop for shift in shifts)
+
+
+def test_overlap_across_splits_is_a_leak(write: Callable[..., Dataset], tmp_path: Path) -> None:
+    whole = cut(27, hop=10, seed=0)
+    order = np.random.default_rng(0).permutation(27)
+    dealt = {
+        split: {name: array[rows] for name, array in whole.items()}
+        for split, rows in zip(("train", "valid", "test"), np.split(order, [15, 21]), strict=True)
+    }
+    found = message_of(lambda: write(dealt), DatasetError)
+    place = {
+        int(row): f"{split} window {n}"
+        for split, rows in zip(dealt, np.split(order, [15, 21]), strict=True)
+        for n, row in enumerate(rows)
+    }
+    pairs = [(row, row + 1) for row in order.tolist() if row < 26]
+    leaks = [(a, b) for a, b in pairs if place[a].split()[0] != place[b].split()[0]]
+    assert found == (
+        f"dataset {tmp_path / 'rig'}: the last 10 samples of {place[leaks[0][0]]} are the first of "
+        f"{place[leaks[0][1]]} in 'vib' ({len(leaks)} such in all); expected splits that share nothing: write "
+        "groups.npy (the person, machine or session of each window) and put whole groups into one of the splits"
+    )
+
+
+def test_an_existing_leak_is_found_by_the_check_and_before_a_comparison(rig: Dataset) -> None:
+    vib = np.load(rig.path / "test" / "vib.npy")
+    vib[3, :10] = np.load(rig.path / "train" / "vib.npy")[5, 10:]
+    np.save(rig.path / "test" / "vib.npy", vib)
+    said = (
+        "the last 10 samples of train window 5 are the first of test window 3 in 'vib' (1 such in all); "
+        "expected splits that share nothing: write groups.npy (the person, machine or session of each window) and put "
+        "whole groups into one of the splits"
+    )
+    assert message_of(lambda: check_dataset(rig.path), DatasetError) == f"dataset {rig.path}: {said}"
+    assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
+
+
+def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(
+    splits: dict[str, Any], write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    splits["train"]["vib"][6, :10] = splits["train"]["vib"][5, 10:]  # groups 1 and 0
+    with caplog.at_level(logging.WARNING):
+        rig = write(splits)
+    said = (
+        "groups 0 and 1 share samples: the last 10 samples of train window 5 are the first of train window 6 in 'vib' "
+        "(1 such in all); give such windows one group"
+    )
+    assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
+    assert check_dataset(rig.path).warnings == (said,)
+    assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
+
+
+def test_related_windows_without_groups_are_asked_for_them(
+    write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {split: cut(9, hop=10, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
+    with caplog.at_level(logging.WARNING):
+        rig = write(parts)
+    said = (
+        "no groups, but 100% of the windows share samples with others: they were recorded together; write groups.npy "
+        "(the person, machine or session of each window), else nobody knows how much of the score is of people and "
+        "machines never seen"
+    )
+    assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
+    assert said in check_dataset(rig.path).warnings
+    refuse_shared_samples(rig.everything())  # no split and no fold tears them apart
+
+
+def test_out_of_fold_parts_never_tear_windows_apart_that_share_samples(
+    write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {split: cut(9, hop=10, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
+    with caplog.at_level(logging.WARNING):
+        train = write(parts).split("train")  # blocks of 6 and 3 windows, the sixth and the seventh share samples
+    assert message_of(lambda: part_of_windows(train, parts=2, seed=0), UsageError) == (
+        "dataset 'rig': expected training windows that parts do not tear apart, got windows of two parts that share "
+        "samples (1 such in all); write groups.npy (the person, machine or session of each window)"
+    )
+
+
+def test_equal_slopes_and_silence_are_no_overlap(write: Callable[..., Dataset]) -> None:
+    parts = {}
+    for number, split in enumerate(("train", "valid", "test")):
+        ramps = (np.arange(9)[:, None, None] + np.arange(20)[None, :, None] + np.zeros(3)).astype(np.float32)
+        ramps[:3] = 0.5
+        parts[split] = {
+            "vib": ramps + 0.25 * number * (ramps != 0.5),
+            "temp": np.zeros((9, 5, 1)),
+            "labels": np.arange(9) % 3,
+        }
+    parts["train"]["vib"][:, :, 0] += np.arange(9)[:, None]  # no window is a copy of another
+    assert len(overlaps_of(write(parts).everything()).first) == 0
+
+
+def test_groups_may_be_names_in_any_script(splits: dict[str, Any], write: Callable[..., Dataset]) -> None:
+    numbers = {split: np.array(arrays["groups"]) for split, arrays in splits.items()}
+    named = {
+        split: {**arrays, "groups": [f"{NAMES[group]}#" for group in numbers[split]]}
+        for split, arrays in splits.items()
+    }
+    named["valid"]["groups"] = np.array(named["valid"]["groups"], dtype=object)  # as pandas has it
+    windows = write(named).everything()
+    assert windows.groups[24] == "Łucja#"
+    assert windows.group_count == 8
+    fold = fold_indices(windows, fold=2, seed=0)
+    parts = [set(windows.groups[part].tolist()) for part in (fold.train, fold.valid, fold.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 8
+    assert label_subset(windows.labels, share=0.5, seed=0).sum() == 24
+
+
+def test_names_and_numbers_do_not_mix_and_none_is_empty(
+    splits: dict[str, Any], write: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    names = [f"m{group}" for group in splits["test"]["groups"]]
+    mixed = {**splits, "test": {**splits["test"], "groups": names}}
+    assert message_of(lambda: write(mixed), DatasetError) == (
+        f"dataset {tmp_path / 'rig'}: groups: expected numbers in all splits or names in all, got both; "
+        "write names in all"
+    )
+    empty = {
+        split: {**arrays, "groups": [f"{NAMES[group]}" for group in arrays["groups"]]}
+        for split, arrays in splits.items()
+    }
+    assert message_of(lambda: write(empty), DatasetError) == (
+        f"dataset {tmp_path / 'rig'}: groups: expected a name for every window, got an empty one; name the person, "
+        "machine or session"
+    )
+
+
+def test_recordings_have_groups_with_names_too(recordings: list[Recording], write_line: Callable[..., Dataset]) -> None:
+    windows = write_line([replace(one, group=f"人{one.group}") for one in recordings]).everything()
+    assert windows.groups[0] == "人0"
+    assert windows.group_count == 8
+
+
+def test_a_reference_is_of_a_group_by_its_name(rig: Dataset, splits: dict[str, Any], tmp_path: Path) -> None:
+    vib, temp = rig.spec.modalities
+    named = {
+        split: {**arrays, "groups": [f"m{group}" for group in arrays["groups"]]} for split, arrays in splits.items()
+    }
+    modalities = [vib, msgspec.structs.replace(temp, normalise="per_group")]
+    dataset = write_dataset(tmp_path / "named", name="named", labels=rig.spec.task, modalities=modalities, splits=named)
+    assert measure_reference(dataset, modality="temp", group="m5").group == "m5"
+    assert message_of(lambda: measure_reference(dataset, modality="temp", group="m9"), UsageError) == (
+        "group m9: the dataset has no such group; choose one of m0, m1, m2, m3, m4, m5, m6, m7"
+    )
