@@ -209,7 +209,8 @@ def rearranged(
     places[first, second] = places[second, first] = 2 * channels + np.arange(len(first))
     source = np.concatenate([order, channels + order, places[order[first], order[second]]])
     signs = np.concatenate([sign, np.ones(channels), sign[first] * sign[second]])
-    return np.asarray(features[:, source] * signs)
+    found: NDArray[np.float64] = features[:, source] * signs
+    return found
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,9 +296,10 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return means
 
     def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        logs, bounded = slice(len(self.scales), 2 * len(self.scales)), features.copy()
+        bounded: NDArray[np.float64] = features.copy()
+        logs = slice(len(self.scales), 2 * len(self.scales))
         bounded[:, logs] = np.maximum(features[:, logs], np.log(QUIETEST * self.scales))
-        return np.asarray(bounded)
+        return bounded
 
     def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N, K) logarithms of likelihoods, each feature's bounded."""
@@ -314,10 +316,11 @@ def without(
     features: NDArray[np.float64], offset: NDArray[np.float64], gain: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(N, F): features of windows without an offset, and then without the gain exp(gain), each (C,)."""
-    channels, changed = len(offset), features.copy()
+    changed: NDArray[np.float64] = features.copy()
+    channels = len(offset)
     changed[:, :channels] = (features[:, :channels] - offset) / np.exp(gain)
     changed[:, channels : 2 * channels] -= gain
-    return np.asarray(changed)
+    return changed
 
 
 def kinds_of(reference: GroupReference) -> Kinds:

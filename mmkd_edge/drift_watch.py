@@ -74,7 +74,8 @@ class DriftWatch:
         self._reference = reference
         self._names = tuple(names)
         self._unit = f" {unit}" if unit else ""
-        self._added = 0
+        self._added = self._judged_at = 0
+        self._verdict: Drift | None = None
         most = 2 * reference.fewest_windows if reference else 0
         self._features = np.zeros((most, 2 * len(self._names) + len(pairs_of(len(self._names))[0])))
 
@@ -84,9 +85,25 @@ class DriftWatch:
             self._features[self._added % len(self._features)] = window_features(rows, there)
             self._added += 1
 
+    def due(self) -> NDArray[np.float64] | None:
+        """What `last` gives where enough is new for another verdict, else None: one takes some milliseconds."""
+        fewest = self._reference.fewest_windows if self._reference else 0
+        soon = self._judged_at + (fewest // 10 if self._added > fewest else 1)
+        if self._verdict is not None and self._added < soon:
+            return None
+        self._judged_at = self._added
+        return self.last()
+
+    def verdict(self, due: NDArray[np.float64] | None) -> Drift:
+        """Judge what `due` gave, which may happen beside `add`; None gives the last verdict again."""
+        if due is not None or self._verdict is None:
+            self._verdict = self.judge(self.last() if due is None else due)
+        return self._verdict
+
     def last(self) -> NDArray[np.float64]:
         """(N, F) copies of the features of the last windows, in no order."""
-        return np.array(self._features[: self._added])
+        features: NDArray[np.float64] = self._features[: self._added].copy()
+        return features
 
     def judge(self, features: NDArray[np.float64]) -> Drift:
         """Judge the features (N, F) of windows. Reads nothing that `add` changes."""

@@ -340,9 +340,9 @@ class Monitor:
         """Everything that was counted so far, at one moment."""
         with self._lock:
             self._settle()
-            seen = [tally.watch.last() for tally in tallies]
+            due = [tally.watch.due() for tally in tallies]
         # Some milliseconds: no prediction waits for them.
-        drifts = [tally.watch.judge(features) for tally, features in zip(tallies, seen, strict=True)]
+        drifts = [tally.watch.verdict(features) for tally, features in zip(tallies, due, strict=True)]
         with self._lock:
             return Health(
                 predictions=dict(self._predictions),

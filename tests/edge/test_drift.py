@@ -187,6 +187,15 @@ def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
         assert (drift.verdict, drift.windows) == ("drifting" if swapped else "as_trained", 8)
 
 
+def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new() -> None:
+    watch = DriftWatch(msgspec.structs.replace(REFERENCE, fewest_windows=20), names=NAMES, unit="g")
+    there, found = np.ones((24, 3), dtype=bool), []
+    for _ in range(24):
+        watch.add(window(), there)
+        found.append(watch.verdict(watch.due()).windows)
+    assert found == [*range(1, 21), 20, 22, 22, 24]
+
+
 # In a predictor, its metrics and the manifest.
 
 

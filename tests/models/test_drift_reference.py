@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from mmkd_edge.drift import ROWS, GroupReference, window_features
 from mmkd_edge.drift_watch import Drift, DriftWatch
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.data.windows import Windows
 from mmkd_models.drift_reference import fit_reference, group_reference
 
 NAMES = ("ax", "ay", "az")
@@ -21,13 +20,8 @@ NAMES = ("ax", "ay", "az")
 def people() -> dict[int, NDArray[np.float32]]:
     """The accelerometer's windows of each of ten people."""
     everything = open_dataset(shipped_dataset()).everything()
-    return {
-        int(p): everything.subset(everything.groups == p).take(_all(everything, int(p)))["acc"] for p in range(1, 11)
-    }
-
-
-def _all(windows: Windows, group: int) -> NDArray[np.intp]:
-    return np.arange(int((windows.groups == group).sum()))
+    rows = {int(person): np.flatnonzero(everything.groups == person) for person in np.unique(everything.groups)}
+    return {person: everything.take(found)["acc"] for person, found in rows.items()}
 
 
 @pytest.fixture(scope="module")
