@@ -33,6 +33,7 @@ from mmkd_models.goal import target_scale
 from mmkd_models.int8 import LearntInt8
 from mmkd_models.networks.causal_front import CausalFront
 from mmkd_models.networks.encoder import Encoder, FrontEnd
+from mmkd_models.networks.long_front import LongFrontEnd
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
@@ -258,7 +259,7 @@ def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
     if network.answer.kind == "regression":
         for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
             buffer.fill_(value)
-    fronts: dict[str, FrontEnd | CausalFront]
+    fronts: dict[str, FrontEnd | LongFrontEnd | CausalFront]
     if isinstance(network, Teacher):
         fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
     else:

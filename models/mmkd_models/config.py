@@ -47,8 +47,8 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         """Refuses sizes that describe no network, wherever they come from."""
-        sizes = (self.width, self.heads, self.depth, self.feedforward_ratio, self.spectrum_bands, self.most_tokens)
-        sizes += () if self.frame is None else (self.frame,)
+        sizes = [self.width, self.heads, self.depth, self.feedforward_ratio, self.spectrum_bands, self.most_tokens]
+        sizes += [] if self.frame is None else [self.frame]
         if min(sizes) < 1 or self.width % self.heads or not 0 <= self.dropout < 1:
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
