@@ -5,7 +5,7 @@
 
 Exports students with random weights, three channels each: weights do not change size or time. Every artifact is opened
 in a process of its own by each backend that is installed, one thread; the median of its calls and the time to open it
-are printed as Markdown. It wants a quiet machine. Needs `mmkd-edge[export]`; `.tflite` files where litert-torch is.
+are printed as Markdown. It wants a quiet machine. Needs `mmkd-edge[export]`; `.tflite` files need litert-torch as well.
 """
 
 from __future__ import annotations

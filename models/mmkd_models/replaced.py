@@ -14,7 +14,7 @@ from mmkd_models.config import StudentConfig, TeacherConfig
 from mmkd_models.tensors import documents_of
 
 _CURE = "choose another name, or add --force to replace it"
-_OUTCOMES = {"dataset", "dataset_sha256", "licence", "score", "best_step", "curve", "versions"}
+_OUTCOMES = {"group_reference", "dataset", "dataset_sha256", "licence", "score", "best_step", "curve", "versions"}
 _MOST_TOLD = 3
 _LONGEST = 80
 

@@ -182,7 +182,7 @@ def test_a_device_gives_label_sets_at_any_level(result: ExportResult) -> None:
 
 
 def test_a_bundle_that_is_exported_again_keeps_its_temperature(result: ExportResult, tmp_path: Path) -> None:
-    again = export(ExportPlan(source=result.path, output=tmp_path / "again.edge"))
+    again = export(ExportPlan(source=result.path, output=tmp_path / "again.edge", accept_unjudged=True))
     before = [artifact.confidence for artifact in result.manifest.models[0].artifacts]
     assert [artifact.confidence for artifact in again.manifest.models[0].artifacts] == before
 
@@ -204,7 +204,7 @@ def test_what_calibrates_never_judges(result: ExportResult, wide: StudentCheckpo
     assert carried is not None
     np.savez(tmp_path / "same.npz", x_acc=carried.windows, y=carried.labels)
     np.savez(tmp_path / "half.npz", x_acc=golden.windows[~golden.judge], y=golden.labels[~golden.judge])
-    plan = ExportPlan(source=result.path, output=tmp_path / "again.edge")
+    plan = ExportPlan(source=result.path, output=tmp_path / "again.edge", accept_unjudged=True)
     made = export(replace(plan, evaluation=tmp_path / "same.npz"))
     assert made.report.windows.judging == 48  # of 96, those that calibrate left out
     with pytest.raises(UsageError) as caught:

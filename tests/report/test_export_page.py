@@ -252,6 +252,19 @@ def test_the_fastest_is_that_of_what_was_timed(three, parse, latencies, expected
     assert not any("timed" in text or "fastest" in text for text in texts[len(expected) :])
 
 
+def test_what_too_few_windows_judged_is_called_unjudged(three, parse) -> None:
+    artifact = next(one for one in three["report"]["artifacts"] if one["precision"] == "fp16")
+    artifact["gate"]["unjudged"] = True
+    page = parse(render_export(three))
+    assert section(page, "answer").all("p")[1].text == (
+        "fp16 is unjudged, its windows are too few: no balanced accuracy lost, the checkpoint's label on 100\u202f% of "
+        "400 windows."
+    )
+    assert "in the bundle, unjudged" in [
+        text for row in cells(section(page, "artifacts").all("table")[0]) for text in row
+    ]
+
+
 def test_key_figures_are_those_of_the_document(three, parse) -> None:
     items = parse(render_export(three)).all("ul", "key-figures")[0].all("li")
     assert [item.text for item in items] == [

@@ -30,7 +30,7 @@ EXTRA_TOKENS = 2
 _CLIP = 8.0  # standard deviations; keeps one glitch of a sensor from owning the window (rosa_rotor's strain: 81,288)
 _CDF_LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)  # standard deviations of the training data
 _STATISTICS = 7 + len(_CDF_LEVELS)
-_WIDE = 3  # halvings that the first convolution of a long window's stem makes at once, a price that a wide kernel pays
+_WIDE = 4  # halvings that the first convolution of a long window's stem makes at once, a price that a wide kernel pays
 
 
 @dataclass(frozen=True, kw_only=True)
