@@ -3,10 +3,11 @@
     python examples/drift_alarm.py
     python examples/drift_alarm.py DATASET --modality acc
 
-Leaves every pair of groups out in turn (of more than twelve groups a fifth at a time), measures the spread between the
-others, and judges the windows of those left out: as they are, and with a fault put in. `before` is the rule of earlier
-versions: some channel's population stability index against 256 validation windows is 0.25 or more. Without DATASET
-it also exports the shipped student anew and asks it for the two people of the test split, with what it bears.
+Leaves each third pair of groups out in turn (of more than twelve groups a fifth at a time), measures the spread between
+the others, and judges the windows of those left out: as they are, and with a fault put in. `before` is the rule of
+earlier versions: some channel's population stability index against 256 windows of two known groups is 0.25 or more.
+Without DATASET it also exports the shipped student anew and asks it for the two people of the test split, with what it
+bears.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def before(statistics: InputStatistics, windows: Floats) -> bool:
 def splits(groups: list[int]) -> list[tuple[int, ...]]:
     """Which groups are left out together."""
     if len(groups) <= 12:
-        return list(itertools.combinations(groups, 2))
+        return list(itertools.combinations(groups, 2))[::3]
     shuffled = np.random.default_rng(0).permutation(groups)
     return [tuple(part.tolist()) for part in np.array_split(shuffled, 5)]
 

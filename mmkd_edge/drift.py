@@ -280,12 +280,12 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
 
     def measure(self, features: NDArray[np.float64]) -> Measured:
         """Hold the features (N, F) of windows against the kinds."""
-        plain, changes = self._fit(features), level_changes(len(self.scales))
+        plain, changes = self.misfit(features), level_changes(len(self.scales))
         orders = zip(*rearrangements(len(self.scales)), strict=True)
-        axes = [self._fit(rearranged(features, order, sign)) - plain for order, sign in orders]
+        axes = [plain - self.misfit(rearranged(features, order, sign)) for order, sign in orders]
         tried = zip(changes.offsets * self.deviations, changes.gains, strict=True)
-        levels = [self._fit(without(features, offset, gain)) - plain for offset, gain in tried]
-        return Measured(misfit=-plain, axes=np.array(axes), levels=np.array(levels))
+        levels = [plain - self.misfit(without(features, offset, gain)) for offset, gain in tried]
+        return Measured(misfit=plain, axes=np.array(axes), levels=np.array(levels))
 
     def left(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(F,) by how much features differ from the centres of their kinds, on average."""
@@ -294,6 +294,10 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         known = np.isfinite(differs)
         means: NDArray[np.float64] = np.where(known, differs, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         return means
+
+    def misfit(self, features: NDArray[np.float64]) -> float:
+        """How badly features (N, F) fit, in nats a window."""
+        return -float(self._fits(self._bounded(features)).max(axis=1).mean())
 
     def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         bounded: NDArray[np.float64] = features.copy()
@@ -307,9 +311,6 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         squares = np.minimum(np.square(distances), _MOST_SAID**2).sum(axis=2)
         fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)
         return fits
-
-    def _fit(self, features: NDArray[np.float64]) -> float:
-        return float(self._fits(self._bounded(features)).max(axis=1).mean())
 
 
 def without(

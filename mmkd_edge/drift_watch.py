@@ -146,15 +146,16 @@ class DriftWatch:
         excess = axes / reference.largest_axes, levels / reference.largest_levels
         if excess[0] > 1 and axes >= levels:
             return self._axes(_simplest(measured.axes, len(self._names)))
-        if excess[1] <= 1 or misfit - levels > reference.largest_misfit:
-            reason = "windows unlike any of the training, and no offset, gain or order of the channels explains it"
-            return self._drifting(("pattern",), np.arange(len(self._names)), reason)
         best, tried = int(measured.levels.argmax()), level_changes(len(self._names))
         offset, gain = tried.offsets[best] * kinds.deviations, tried.gains[best]
         left = kinds.left(without(features, offset, gain))
         # What is tried is coarse: what is left of it belongs to it.
         moved = np.where(offset == 0, 0.0, offset + left[: len(offset)])
         grown = np.where(gain == 0, 0.0, gain + left[len(gain) : 2 * len(gain)])
+        rest = min(misfit - levels, kinds.misfit(without(features, moved, grown)))
+        if excess[1] <= 1 or rest > reference.largest_misfit:
+            reason = "windows unlike any of the training, and no offset, gain or order of the channels explains it"
+            return self._drifting(("pattern",), np.arange(len(self._names)), reason)
         drift = self._levels(moved, np.exp(grown), reference.tolerance)
         if excess[0] <= 1:
             return drift
