@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.augment import AugmentConfig
+from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.data.windows import Windows
 from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.teachers import answers_of
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train import TrainConfig
+from mmkd_models.train import OnStep, Progress, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,25 @@ _KIND = "answers"
 _DIGITS = 16
 
 
+@dataclass(frozen=True)
+class Block:
+    """One of several runs of steps that follow one another: its number from 0, and how many there are."""
+
+    number: int
+    of: int
+
+    def of_steps(self, steps: int) -> range:
+        """Gives its part of so many steps.
+
+        Example:
+            >>> [Block(number, 3).of_steps(10) for number in range(3)]
+            [range(0, 3), range(3, 6), range(6, 10)]
+        """
+        return range(steps * self.number // self.of, steps * (self.number + 1) // self.of)
+
+
 class AnswerMemory:
-    """The answers to every step of one training, in one file that is complete or not there.
+    """The answers to every step of one training, in one file or in one of each block of steps; of use once complete.
 
     Args:
         folder: where memories are kept.
@@ -75,23 +94,45 @@ class AnswerMemory:
         """Writes the file where every step of the training was asked for; a training that was resumed has a part."""
         if self._known is not None or len(self._new) < self._steps:
             return
-        each = list(zip(*(self._new[step] for step in range(self._steps)), strict=True))  # teachers x steps
+        self._write(self.path, range(self._steps))
+
+    def write_block(
+        self, block: Block, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
+    ) -> None:
+        """Asks the teachers about the block's steps and writes what they say, so that blocks can be made side by side.
+
+        A block that is there, or a whole file, is left alone.
+        """
+        path = self.path.with_name(f"{self.path.stem}.{block.number:03d}-of-{block.of:03d}{self.path.suffix}")
+        if self.path.exists() or path.exists():
+            return
+        steps = block.of_steps(self._steps)
+        for step in steps:
+            self.keep(step, answers_of(teachers, source.at(step), taps=False))
+            if on_step is not None:
+                on_step(Progress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
+        self._write(path, steps)
+
+    def _write(self, path: Path, steps: range) -> None:
+        each = list(zip(*(self._new[step] for step in steps), strict=True))  # teachers x steps
         tensors = {
             f"{number}/{what}": torch.stack([getattr(answer, what) for answer in answers])
             for number, answers in enumerate(each)
             for what in ("logits", "embedding")
         }
-        write_tensors(self.path, tensors, kind=_KIND, document=self._document)
+        write_tensors(path, tensors, kind=_KIND, document=self._document)
 
     def _read(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        if not self.path.exists():
-            return None
+        blocks = sorted(self.path.parent.glob(f"{self.path.stem}.*-of-*{self.path.suffix}"))
         try:
-            tensors, document = read_tensors(self.path, kind=_KIND)
+            read = [read_tensors(path, kind=_KIND) for path in ([self.path] if self.path.exists() else blocks)]
         except CheckpointError as error:
             logger.warning("%s; the teachers are asked anew", error)
             return None
-        if document != self._document:
+        if not read or any(document != self._document for _, document in read):
+            return None
+        tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
+        if any(len(tensor) != self._steps for tensor in tensors.values()):  # a block is missing
             return None
         return tuple((tensors[f"{one}/logits"], tensors[f"{one}/embedding"]) for one in range(len(tensors) // 2))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
+from mmkd_models.answers import Block
 from mmkd_models.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -37,7 +39,6 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.judged import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.measures import measures_of
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
-from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
 from mmkd_models.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -45,15 +46,16 @@ from mmkd_models.fold_result import (
     MissingCurve,
     ModalityResult,
     NetworkResult,
-    RivalResult,
     SubsetScore,
     TriedSize,
 )
+from mmkd_models.fold_rivals import Rivals, rivals_on
 from mmkd_models.gains import spread
 from mmkd_models.jobs import (
     Run,
     TrainingData,
     distil,
+    keep_answers,
     self_train,
     train_baseline,
     train_teacher,
@@ -61,10 +63,13 @@ from mmkd_models.jobs import (
     with_learning_rate,
 )
 from mmkd_models.predict import logits_of
+from mmkd_models.recipe import has_layers
 from mmkd_models.resume import FILE_NAME
+from mmkd_models.teacher_set import TaughtBy
 from mmkd_models.train import Progress, TrainConfig
 
 RESULT_FILE = "fold.json"
+RIVALS_FILE = "rivals.json"
 CLAIM_FILE = "comparison.json"
 ANSWERS_FOLDER = "answers"
 """What the teacher said to the batches of one fold: its students see the same ones, so it is asked once."""
@@ -73,7 +78,7 @@ NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
 
 
-Stage = Literal["teacher", "baseline", "student", "rivals"]
+Stage = Literal["teacher", "baseline", "answers", "student", "rivals"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +160,89 @@ def compare_fold(
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One file of a fold, that needs no other part of its phase; it can be pickled.
+
+    Attributes:
+        seed: number of the fold.
+        stage: what it is.
+        modality: whose it is; None where it is of all.
+        config: of the comparison.
+        out: the fold's folder.
+        block: of the steps to which a teacher answers; None of everything else.
+    """
+
+    seed: int
+    stage: Stage
+    modality: str | None
+    config: ComparisonConfig
+    out: Path
+    block: Block | None = None
+
+
+def parts_of(
+    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, blocks: int
+) -> tuple[tuple[Part, ...], ...]:
+    """Gives what a fold lacks, in phases: the parts of each can be made side by side, those of later ones after it.
+
+    `make_part` makes one, and `compare_fold` finds what was made. The answers of the teacher come in so many blocks.
+
+    Raises:
+        UsageError: the folder belongs to another comparison.
+    """
+    if (out / RESULT_FILE).exists():
+        return ()
+    _claim(out / CLAIM_FILE, dataset.sha256, seed, config)
+    part = partial(Part, seed=seed, config=config, out=out)
+    names = config.modalities
+    teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
+    baselines = [part(stage="baseline", modality=one) for one in names if not (out / one / "baseline.ckpt").exists()]
+    rivals = [part(stage="rivals", modality=one) for one in names if not (out / one / RIVALS_FILE).exists()]
+    students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
+    looks_inside = any(has_layers(term) for term in config.recipe.terms)
+    answers = [
+        part(stage="answers", modality=None, block=Block(number, blocks))
+        for number in range(0 if looks_inside or not students else blocks)
+    ]
+    return (*teacher, *baselines, *rivals), tuple(answers), tuple(students)
+
+
+def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
+    """Makes a part, where it is not there yet."""
+    seed, config, out = part.seed, part.config, part.out
+    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    if part.stage == "teacher":
+        _teacher(data, seed, config, out, on_step)
+        return
+    if part.stage == "answers":
+        _answers(data, part, on_step)
+        return
+    assert part.modality is not None  # of the others
+    if part.stage == "baseline":
+        _baseline(data, part.modality, seed, config, out, on_step)
+    elif part.stage == "rivals":
+        _rivals(data, part.modality, seed, out, on_step)
+    else:
+        teacher = read_teacher(teacher_path(out, config.teacher))
+        _student(data, part.modality, seed, config, out, teacher, on_step)
+
+
+def _answers(data: FoldData, part: Part, say: OnStep) -> None:
+    assert part.block is not None  # of answers
+    path = teacher_path(part.out, part.config.teacher)
+    on_step = _telling(say, part.seed, "answers", None)
+    run = _run(part.config, part.config.student_train, part.seed, part.out, "answers", on_step)
+    teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
+    keep_answers(data.training, run, part.block, teachers=teachers, recipe=part.config.recipe)
+
+
 def _silent(step: Step) -> None:
     return None
+
+
+def _telling(say: OnStep, seed: int, stage: Stage, modality: str | None) -> Callable[[Progress], None]:
+    return lambda progress: say(Step(seed=seed, stage=stage, modality=modality, progress=progress))
 
 
 def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig) -> FoldResult | None:
@@ -218,10 +304,7 @@ def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say
     path = teacher_path(out, config.teacher)
     if path.exists():
         return read_teacher(path)
-
-    def on_step(progress: Progress) -> None:
-        say(Step(seed=seed, stage="teacher", modality=None, progress=progress))
-
+    on_step = _telling(say, seed, "teacher", None)
     first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
     run = _run(config, config.teacher_train, seed, out, first, on_step)
     teacher = train_teacher(data.training, teacher_config(config.teacher), run)
@@ -285,16 +368,10 @@ def _modality(
     teacher: TeacherCheckpoint,
     say: OnStep,
 ) -> ModalityResult:
-    def on_baseline(progress: Progress) -> None:
-        say(Step(seed=seed, stage="baseline", modality=name, progress=progress))
-
-    def on_student(progress: Progress) -> None:
-        say(Step(seed=seed, stage="student", modality=name, progress=progress))
-
-    baseline = _baseline(data, name, seed, config, out, on_baseline)
-    student = _student(data, name, seed, config, out, teacher, on_student)
-    say(Step(seed=seed, stage="rivals", modality=name, progress=None))
-    train, test, first = data.training.train, data.test, _first_measure(data.test.spec)
+    baseline = _baseline(data, name, seed, config, out, say)
+    student = _student(data, name, seed, config, out, teacher, say)
+    rivals = _rivals(data, name, seed, out, say)
+    test, first = data.test, _first_measure(data.test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
     judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
     missing = {
@@ -303,8 +380,8 @@ def _modality(
     return ModalityResult(
         baseline=_network_result(baseline, judged["baseline"]),
         student=_network_result(student, judged["student"]),
-        extra_trees=_rival_result(extra_trees_judged(train, test, modality=name, seed=seed)),
-        mini_rocket=_mini_rocket(train, test, modality=name, seed=seed),
+        extra_trees=rivals.extra_trees,
+        mini_rocket=rivals.mini_rocket,
         missing=MissingCurve(
             shares=tuple(missing["student"]),
             student=tuple(scores.metric(first) for scores in missing["student"].values()),
@@ -318,11 +395,12 @@ def _first_measure(spec: DatasetSpec) -> str:
 
 
 def _baseline(
-    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, on_step: Callable[[Progress], None]
+    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep
 ) -> StudentCheckpoint:
     path = out / name / "baseline.ckpt"
     if path.exists():
         return read_student(path)
+    on_step = _telling(say, seed, "baseline", name)
     runs = {rate: f"{name}-baseline-{rate:g}" for rate in config.baseline_learning_rates}
     best: StudentCheckpoint | None = None
     for rate, run_name in runs.items():
@@ -344,7 +422,7 @@ def _student(
     config: ComparisonConfig,
     out: Path,
     teacher: TeacherCheckpoint,
-    on_step: Callable[[Progress], None],
+    say: OnStep,
 ) -> StudentCheckpoint:
     path, run_name = out / name / "student.ckpt", f"{name}-student"
     teacher_sha256 = file_sha256(teacher_path(out, config.teacher))
@@ -357,7 +435,7 @@ def _student(
         data.training,
         name,
         student_config(config.student),
-        _run(config, config.student_train, seed, out, run_name, on_step),
+        _run(config, config.student_train, seed, out, run_name, _telling(say, seed, "student", name)),
         teacher=teacher,
         teacher_sha256=teacher_sha256,
         recipe=config.recipe,
@@ -367,19 +445,11 @@ def _student(
     return student
 
 
-def _mini_rocket(train: Windows, test: Windows, *, modality: str, seed: int) -> RivalResult:
-    try:
-        return _rival_result(mini_rocket_judged(train, test, modality=modality, seed=seed))
-    except ImportError:
-        return RivalResult(class_scores=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
-    except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(class_scores=None, reason=f"MiniRocket refused these windows: {error}")
-
-
-def _rival_result(judged: Judged) -> RivalResult:
-    if judged.class_scores is msgspec.UNSET:
-        return RivalResult(class_scores=None, judged=judged)
-    return RivalResult(class_scores=judged.class_scores)
+def _rivals(data: FoldData, name: str, seed: int, out: Path, say: OnStep) -> Rivals:
+    path = out / name / RIVALS_FILE
+    if not path.exists():
+        say(Step(seed=seed, stage="rivals", modality=name, progress=None))
+    return rivals_on(data.training.train, data.test, modality=name, seed=seed, path=path)
 
 
 def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:
