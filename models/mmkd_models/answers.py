@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +34,18 @@ _KIND = "answers"
 _DIGITS = 16
 
 
-@dataclass(frozen=True)
-class Block:
-    """One of several runs of steps that follow one another: its number from 0, and how many there are."""
+BLOCKS = 4
+"""In how many files of steps that follow one another answers may be kept, so that they can be made side by side."""
 
-    number: int
-    of: int
 
-    def of_steps(self, steps: int) -> range:
-        """Gives its part of so many steps.
+def steps_of_block(block: int, steps: int) -> range:
+    """Gives the steps of a block, by its number from 0.
 
-        Example:
-            >>> [Block(number, 3).of_steps(10) for number in range(3)]
-            [range(0, 3), range(3, 6), range(6, 10)]
-        """
-        return range(steps * self.number // self.of, steps * (self.number + 1) // self.of)
+    Example:
+        >>> [steps_of_block(block, 10) for block in range(BLOCKS)]
+        [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
+    """
+    return range(steps * block // BLOCKS, steps * (block + 1) // BLOCKS)
 
 
 class AnswerMemory:
@@ -97,21 +93,24 @@ class AnswerMemory:
         self._write(self.path, range(self._steps))
 
     def write_block(
-        self, block: Block, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
+        self, block: int, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
     ) -> None:
         """Asks the teachers about the block's steps and writes what they say, so that blocks can be made side by side.
 
         A block that is there, or a whole file, is left alone.
         """
-        path = self.path.with_name(f"{self.path.stem}.{block.number:03d}-of-{block.of:03d}{self.path.suffix}")
+        path = self._block_path(block)
         if self.path.exists() or path.exists():
             return
-        steps = block.of_steps(self._steps)
+        steps = steps_of_block(block, self._steps)
         for step in steps:
             self.keep(step, answers_of(teachers, source.at(step), taps=False))
             if on_step is not None:
                 on_step(Progress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
         self._write(path, steps)
+
+    def _block_path(self, block: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{block}{self.path.suffix}")
 
     def _write(self, path: Path, steps: range) -> None:
         each = list(zip(*(self._new[step] for step in steps), strict=True))  # teachers x steps
@@ -123,17 +122,17 @@ class AnswerMemory:
         write_tensors(path, tensors, kind=_KIND, document=self._document)
 
     def _read(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        blocks = sorted(self.path.parent.glob(f"{self.path.stem}.*-of-*{self.path.suffix}"))
+        paths = [self.path] if self.path.exists() else [self._block_path(block) for block in range(BLOCKS)]
+        if not all(path.exists() for path in paths):
+            return None
         try:
-            read = [read_tensors(path, kind=_KIND) for path in ([self.path] if self.path.exists() else blocks)]
+            read = [read_tensors(path, kind=_KIND) for path in paths]
         except CheckpointError as error:
             logger.warning("%s; the teachers are asked anew", error)
             return None
-        if not read or any(document != self._document for _, document in read):
+        if any(document != self._document for _, document in read):
             return None
         tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
-        if any(len(tensor) != self._steps for tensor in tensors.values()):  # a block is missing
-            return None
         return tuple((tensors[f"{one}/logits"], tensors[f"{one}/embedding"]) for one in range(len(tensors) // 2))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
-from mmkd_models.answers import Block
+from mmkd_models.answers import BLOCKS
 from mmkd_models.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -170,7 +170,7 @@ class Part:
         modality: whose it is; None where it is of all.
         config: of the comparison.
         out: the fold's folder.
-        block: of the steps to which a teacher answers; None of everything else.
+        block: of `BLOCKS`, to whose steps the teacher answers; None of everything else.
     """
 
     seed: int
@@ -178,21 +178,21 @@ class Part:
     modality: str | None
     config: ComparisonConfig
     out: Path
-    block: Block | None = None
+    block: int | None = None
 
 
 def parts_of(
-    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, blocks: int
-) -> tuple[tuple[Part, ...], ...]:
+    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path
+) -> tuple[tuple[Part, ...], tuple[Part, ...], tuple[Part, ...]]:
     """Gives what a fold lacks, in phases: the parts of each can be made side by side, those of later ones after it.
 
-    `make_part` makes one, and `compare_fold` finds what was made. The answers of the teacher come in so many blocks.
+    `make_part` makes one, and `compare_fold` finds what was made.
 
     Raises:
         UsageError: the folder belongs to another comparison.
     """
     if (out / RESULT_FILE).exists():
-        return ()
+        return (), (), ()
     _claim(out / CLAIM_FILE, dataset.sha256, seed, config)
     part = partial(Part, seed=seed, config=config, out=out)
     names = config.modalities
@@ -202,8 +202,8 @@ def parts_of(
     students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
     looks_inside = any(has_layers(term) for term in config.recipe.terms)
     answers = [
-        part(stage="answers", modality=None, block=Block(number, blocks))
-        for number in range(0 if looks_inside or not students else blocks)
+        part(stage="answers", modality=None, block=block)
+        for block in range(0 if looks_inside or not students else BLOCKS)
     ]
     return (*teacher, *baselines, *rivals), tuple(answers), tuple(students)
 

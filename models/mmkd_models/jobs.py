@@ -19,7 +19,7 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
-from mmkd_models.answers import AnswerMemory, Block, memory_of
+from mmkd_models.answers import AnswerMemory, memory_of
 from mmkd_models.augment import AugmentConfig, BatchSource
 from mmkd_models.checkpoint import (
     MOST_WINDOWS,
@@ -301,7 +301,7 @@ def _learn(
     return result
 
 
-def keep_answers(data: TrainingData, run: Run, block: Block, *, teachers: Sequence[TaughtBy], recipe: Recipe) -> None:
+def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence[TaughtBy], recipe: Recipe) -> None:
     """Asks the teachers about a block of the steps of a distillation, and keeps it for `distil` where `run` says.
 
     Nothing is done where the run keeps no answers, or the recipe looks inside the teachers, which nobody can keep.

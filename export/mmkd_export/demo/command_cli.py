@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +18,15 @@ from rich.table import Table
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.machine import usable_cores
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
+from mmkd_export.demo.pool import Pool, one_thread
+from mmkd_export.demo.time_left import STAGE_COSTS
+from mmkd_export.demo.watch import Watch, shown
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import library_versions
-from mmkd_models.comparison import Step, choose_teacher, compare_fold
+from mmkd_models.comparison import Part, choose_teacher, compare_fold, parts_of
 from mmkd_models.config import Preset, preset_named
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.defaults import (
@@ -36,11 +40,15 @@ from mmkd_models.defaults import (
 from mmkd_models.evaluate.measures import Measure, gain_text, measures_of, spread_text, with_unit
 from mmkd_models.evaluate.scores import default_metric
 from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
-from mmkd_models.progress import training_bar
 from mmkd_models.study_methods import taught_by
 from mmkd_models.summary import demo_document as comparison_document
 
 _LAUNCHES = 2
+_MOST_WORKERS = 8
+"""By default; each takes some hundred megabytes of memory."""
+
+_AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
+"""Seconds of judging a fold and of exporting a sensor's student, and the latencies in `--duration-s`, for the guess."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -80,6 +88,9 @@ def demo(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Trainings at a time, one thread each; default one a core.", min=1)
+    ] = None,
     duration_s: Annotated[
         float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
     ] = 4.0,
@@ -96,7 +107,16 @@ def demo(
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
-    tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
+    afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
+    tried, folds = _compare(
+        data,
+        presets,
+        config,
+        seeds=range(seeds),
+        out=out,
+        workers=workers or min(usable_cores(), _MOST_WORKERS),
+        afterwards_s=afterwards_s,
+    )
     measured = measure(data, folds, _instruments(duration_s), out=out, say=_say)
     document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
     if len(tried) > 1:
@@ -109,24 +129,43 @@ def demo(
 
 
 def _compare(
-    data: Dataset, presets: tuple[Preset, ...], config: ComparisonConfig, *, seeds: Sequence[int], out: Path
+    data: Dataset,
+    presets: tuple[Preset, ...],
+    config: ComparisonConfig,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    workers: int,
+    afterwards_s: float,
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
-    """Chooses the teacher's size and runs every fold, with a bar for each training."""
-    with _Watch() as watch:
-        tried = choose_teacher(
-            data,
-            seeds=seeds,
-            presets=presets,
-            config=config,
-            folder=lambda number: fold_folder(out, number),
-            on_step=watch,
-        )
-        config = msgspec.structs.replace(config, teacher=next(size.preset for size in tried if size.chosen))
-        folds = [
-            compare_fold(data, seed=number, config=config, out=fold_folder(out, number), on_step=watch)
-            for number in seeds
-        ]
+    """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
+    sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
+    folder = partial(fold_folder, out)
+    phases = _phases(data, sized, seeds, folder)
+    with shown() as tell, Pool(data, workers) as pool:
+        watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
+        pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
+        tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
+        config = sized[[size.chosen for size in tried].index(True)] if len(sized) > 1 else config
+        for number, parts in enumerate(phases[1:], start=1):
+            chosen = [replace(part, config=config) for part in parts]
+            pool.make(chosen, on_step=partial(watch.on_step, number), on_end=partial(watch.on_end, number))
+    with one_thread():
+        folds = [compare_fold(data, seed=seed, config=config, out=folder(seed)) for seed in seeds]
     return tried, folds
+
+
+def _phases(
+    data: Dataset, sized: Sequence[ComparisonConfig], seeds: Sequence[int], folder: Callable[[int], Path]
+) -> tuple[tuple[Part, ...], ...]:
+    """Gives what all folds lack; teachers of every size in the first phase, and the longest parts first."""
+    first, answers, students = [], [], []
+    for seed in seeds:
+        own, *later = (parts_of(data, seed=seed, config=one, out=folder(seed)) for one in sized)
+        first += [*own[0], *(part for other in later for part in other[0] if part.stage == "teacher")]
+        answers += own[1]
+        students += own[2]
+    return tuple(sorted(first, key=lambda part: -STAGE_COSTS[part.stage])), tuple(answers), tuple(students)
 
 
 def _instruments(duration_s: float) -> Instruments:
@@ -155,42 +194,6 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
     return demo_document(report), msgspec.to_builtins(report.machine)
-
-
-class _Watch:
-    """Shows each training of the comparison as a bar of its own; leaving the `with` ends the bar that is open."""
-
-    def __init__(self) -> None:
-        self._open: ExitStack | None = None
-        self._title = ""
-        self._show: Callable[..., None] = lambda progress: None
-
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.close()
-        if kind is KeyboardInterrupt:
-            _say("interrupted; the same command continues")
-
-    def __call__(self, step: Step) -> None:
-        title = f"seed {step.seed} {step.stage} {step.modality or ''}".rstrip()
-        if title != self._title:
-            self.close()
-            self._title = title
-            if step.progress is None:
-                _say(title)
-                return
-            self._open = ExitStack()
-            self._show = self._open.enter_context(training_bar(title))
-        if step.progress is not None:
-            self._show(step.progress)
-
-    def close(self) -> None:
-        """Ends the bar that is open."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
 
 
 def _say(line: str) -> None:
