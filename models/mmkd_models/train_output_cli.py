@@ -16,11 +16,11 @@ from torch import nn
 from mmkd_edge.errors import UsageError
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import Facts, StudentCheckpoint, write_student
-from mmkd_models.jobs import OnStep, Run
+from mmkd_models.jobs import Run
 from mmkd_models.progress import training_bar
 from mmkd_models.resume import FILE_NAME
 from mmkd_models.teacher_set import OutOfFoldCheckpoint, write_teacher_set
-from mmkd_models.train import TrainConfig
+from mmkd_models.train import OnStep, TrainConfig
 
 
 def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:

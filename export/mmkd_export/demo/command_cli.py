@@ -159,7 +159,7 @@ def _phases(
     data: Dataset, sized: Sequence[ComparisonConfig], seeds: Sequence[int], folder: Callable[[int], Path]
 ) -> tuple[tuple[Part, ...], ...]:
     """Gives what all folds lack; teachers of every size in the first phase, and the longest parts first."""
-    first, answers, students = [], [], []
+    first, answers, students = list[Part](), list[Part](), list[Part]()
     for seed in seeds:
         own, *later = (parts_of(data, seed=seed, config=one, out=folder(seed)) for one in sized)
         first += [*own[0], *(part for other in later for part in other[0] if part.stage == "teacher")]

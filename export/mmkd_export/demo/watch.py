@@ -40,8 +40,8 @@ class Follower:
         over = sum(self._shares[: self._over])
         now = self._shares[min(self._over, len(self._shares) - 1)]
         done = min(1.0, over + now * progress.step / progress.steps)
-        if self._first is None:
-            self._first = over + now * (progress.step - 1) / progress.steps
+        if self._first is None:  # it was begun a step ago or goes on from an earlier run: the pace counts from here
+            self._first = done
         self._done = max(self._done, done)
         if progress.step == progress.steps:
             self._over += 1
