@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -142,7 +143,7 @@ def _compare(
     sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
     folder = partial(fold_folder, out)
     phases = _phases(data, sized, seeds, folder)
-    with shown() as tell, Pool(data, workers) as pool:
+    with _saying_how_to_go_on(), shown() as tell, Pool(data, workers) as pool:
         watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
         pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
         tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
@@ -153,6 +154,15 @@ def _compare(
     with one_thread():
         folds = [compare_fold(data, seed=seed, config=config, out=folder(seed)) for seed in seeds]
     return tried, folds
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted; the same command continues")
+        raise
 
 
 def _phases(
