@@ -18,12 +18,15 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
+from mmkd_models.augment import BatchSource
 from mmkd_models.data.windows import Windows
 from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.teachers import answers_of
 from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train import OnStep, Progress
 from mmkd_models.train_config import AugmentConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -32,8 +35,22 @@ _KIND = "answers"
 _DIGITS = 16
 
 
+BLOCKS = 4
+"""In how many files of steps that follow one another answers may be kept, so that they can be made side by side."""
+
+
+def steps_of_block(block: int, steps: int) -> range:
+    """Gives the steps of a block, by its number from 0.
+
+    Example:
+        >>> [steps_of_block(block, 10) for block in range(BLOCKS)]
+        [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
+    """
+    return range(steps * block // BLOCKS, steps * (block + 1) // BLOCKS)
+
+
 class AnswerMemory:
-    """The answers to every step of one training, in one file that is complete or not there.
+    """The answers to every step of one training, in one file or in one of each block of steps; of use once complete.
 
     Args:
         folder: where memories are kept.
@@ -74,24 +91,49 @@ class AnswerMemory:
         """Writes the file where every step of the training was asked for; a training that was resumed has a part."""
         if self._known is not None or len(self._new) < self._steps:
             return
-        each = list(zip(*(self._new[step] for step in range(self._steps)), strict=True))  # teachers x steps
+        self._write(self.path, range(self._steps))
+
+    def write_block(
+        self, block: int, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
+    ) -> None:
+        """Asks the teachers about the block's steps and writes what they say, so that blocks can be made side by side.
+
+        A block that is there, or a whole file, is left alone.
+        """
+        path = self._block_path(block)
+        if self.path.exists() or path.exists():
+            return
+        steps = steps_of_block(block, self._steps)
+        for step in steps:
+            self.keep(step, answers_of(teachers, source.at(step), taps=False))
+            if on_step is not None:
+                on_step(Progress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
+        self._write(path, steps)
+
+    def _block_path(self, block: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{block}{self.path.suffix}")
+
+    def _write(self, path: Path, steps: range) -> None:
+        each = list(zip(*(self._new[step] for step in steps), strict=True))  # teachers x steps
         tensors = {
             f"{number}/{what}": torch.stack([getattr(answer, what) for answer in answers])
             for number, answers in enumerate(each)
             for what in ("logits", "embedding")
         }
-        write_tensors(self.path, tensors, kind=_KIND, document=self._document)
+        write_tensors(path, tensors, kind=_KIND, document=self._document)
 
     def _read(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        if not self.path.exists():
+        paths = [self.path] if self.path.exists() else [self._block_path(block) for block in range(BLOCKS)]
+        if not all(path.exists() for path in paths):
             return None
         try:
-            tensors, document = read_tensors(self.path, kind=_KIND)
+            read = [read_tensors(path, kind=_KIND) for path in paths]
         except CheckpointError as error:
             logger.warning("%s; the teachers are asked anew", error)
             return None
-        if document != self._document:
+        if any(document != self._document for _, document in read):
             return None
+        tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
         return tuple((tensors[f"{one}/logits"], tensors[f"{one}/embedding"]) for one in range(len(tensors) // 2))
 
 

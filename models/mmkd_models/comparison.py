@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.files import write_file
+from mmkd_models.answers import BLOCKS
 from mmkd_models.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -38,7 +40,6 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.judged import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.measures import measures_of
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
-from mmkd_models.evaluate.rivals import JudgeRival, extra_trees_judged, mini_rocket_judged
 from mmkd_models.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -46,15 +47,16 @@ from mmkd_models.fold_result import (
     MissingCurve,
     ModalityResult,
     NetworkResult,
-    RivalResult,
     SubsetScore,
     TriedSize,
 )
+from mmkd_models.fold_rivals import Rivals, rivals_on
 from mmkd_models.gains import spread
 from mmkd_models.jobs import (
     Run,
     TrainingData,
     distil,
+    keep_answers,
     self_train,
     train_baseline,
     train_teacher,
@@ -63,10 +65,12 @@ from mmkd_models.jobs import (
 )
 from mmkd_models.predict import logits_of
 from mmkd_models.resume import FILE_NAME
+from mmkd_models.teacher_set import TaughtBy
 from mmkd_models.train import Progress
 from mmkd_models.train_config import TrainConfig
 
 RESULT_FILE = "fold.json"
+RIVALS_FILE = "rivals.json"
 CLAIM_FILE = "comparison.json"
 ANSWERS_FOLDER = "answers"
 """What the teacher said to the batches of one fold: its students see the same ones, so it is asked once."""
@@ -75,7 +79,7 @@ NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
 
 
-Stage = Literal["teacher", "baseline", "student", "rivals"]
+Stage = Literal["teacher", "baseline", "answers", "student", "rivals"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +167,89 @@ def compare_fold(
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One file of a fold, that needs no other part of its phase; it can be pickled.
+
+    Attributes:
+        seed: number of the fold.
+        stage: what it is.
+        modality: whose it is; None where it is of all.
+        config: of the comparison.
+        out: the fold's folder.
+        block: of `BLOCKS`, to whose steps the teacher answers; None of everything else.
+    """
+
+    seed: int
+    stage: Stage
+    modality: str | None
+    config: ComparisonConfig
+    out: Path
+    block: int | None = None
+
+
+def parts_of(
+    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path
+) -> tuple[tuple[Part, ...], tuple[Part, ...], tuple[Part, ...]]:
+    """Gives what a fold lacks, in phases: the parts of each can be made side by side, those of later ones after it.
+
+    `make_part` makes one, and `compare_fold` finds what was made.
+
+    Raises:
+        UsageError: the folder belongs to another comparison.
+    """
+    if (out / RESULT_FILE).exists():
+        return (), (), ()
+    _claim(out / CLAIM_FILE, dataset, seed, config)
+    part = partial(Part, seed=seed, config=config, out=out)
+    names = config.modalities
+    teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
+    baselines = [part(stage="baseline", modality=one) for one in names if not (out / one / "baseline.ckpt").exists()]
+    rivals = [part(stage="rivals", modality=one) for one in names if not (out / one / RIVALS_FILE).exists()]
+    students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
+    looks_inside = any(term.ties_layers() for term in config.recipe.terms)
+    answers = [
+        part(stage="answers", modality=None, block=block)
+        for block in range(0 if looks_inside or not students else BLOCKS)
+    ]
+    return (*teacher, *baselines, *rivals), tuple(answers), tuple(students)
+
+
+def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
+    """Makes a part, where it is not there yet."""
+    seed, config, out = part.seed, part.config, part.out
+    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    if part.stage == "teacher":
+        _teacher(data, seed, config, out, on_step)
+        return
+    if part.stage == "answers":
+        _answers(data, part, on_step)
+        return
+    assert part.modality is not None  # of the others
+    if part.stage == "baseline":
+        _baseline(data, part.modality, seed, config, out, on_step)
+    elif part.stage == "rivals":
+        _rivals(data, part.modality, seed, config, out, on_step)
+    else:
+        teacher = read_teacher(teacher_path(out, config.teacher))
+        _student(data, part.modality, seed, config, out, teacher, on_step)
+
+
+def _answers(data: FoldData, part: Part, say: OnStep) -> None:
+    assert part.block is not None  # of answers
+    path = teacher_path(part.out, part.config.teacher)
+    on_step = _telling(say, part.seed, "answers", None)
+    run = _run(part.config, part.config.student_train, part.seed, part.out, "answers", on_step)
+    teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
+    keep_answers(data.training, run, part.block, teachers=teachers, recipe=part.config.recipe)
+
+
 def _silent(step: Step) -> None:
     return None
+
+
+def _telling(say: OnStep, seed: int, stage: Stage, modality: str | None) -> Callable[[Progress], None]:
+    return lambda progress: say(Step(seed=seed, stage=stage, modality=modality, progress=progress))
 
 
 def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: SplitFacts) -> FoldResult | None:
@@ -231,10 +316,7 @@ def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say
     path = teacher_path(out, config.teacher)
     if path.exists():
         return read_teacher(path)
-
-    def on_step(progress: Progress) -> None:
-        say(Step(seed=seed, stage="teacher", modality=None, progress=progress))
-
+    on_step = _telling(say, seed, "teacher", None)
     first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
     run = _run(config, config.teacher_train, seed, out, first, on_step)
     teacher = train_teacher(data.training, teacher_config(config.teacher), run)
@@ -298,15 +380,9 @@ def _modality(
     teacher: TeacherCheckpoint,
     say: OnStep,
 ) -> ModalityResult:
-    def on_baseline(progress: Progress) -> None:
-        say(Step(seed=seed, stage="baseline", modality=name, progress=progress))
-
-    def on_student(progress: Progress) -> None:
-        say(Step(seed=seed, stage="student", modality=name, progress=progress))
-
-    baseline = _baseline(data, name, seed, config, out, on_baseline)
-    student = _student(data, name, seed, config, out, teacher, on_student)
-    say(Step(seed=seed, stage="rivals", modality=name, progress=None))
+    baseline = _baseline(data, name, seed, config, out, say)
+    student = _student(data, name, seed, config, out, teacher, say)
+    rivals = _rivals(data, name, seed, config, out, say)
     test, first = data.test, _first_measure(data.test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
     judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
@@ -316,8 +392,8 @@ def _modality(
     return ModalityResult(
         baseline=_network_result(baseline, judged["baseline"]),
         student=_network_result(student, judged["student"]),
-        extra_trees=_rival_result(extra_trees_judged, data, name, config, seed),
-        mini_rocket=_mini_rocket(data, name, config, seed),
+        extra_trees=rivals.extra_trees,
+        mini_rocket=rivals.mini_rocket,
         missing=MissingCurve(
             shares=tuple(missing["student"]),
             student=tuple(scores.metric(first) for scores in missing["student"].values()),
@@ -331,11 +407,12 @@ def _first_measure(spec: DatasetSpec) -> str:
 
 
 def _baseline(
-    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, on_step: Callable[[Progress], None]
+    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep
 ) -> StudentCheckpoint:
     path = out / name / "baseline.ckpt"
     if path.exists():
         return read_student(path)
+    on_step = _telling(say, seed, "baseline", name)
     runs = {rate: f"{name}-baseline-{rate:g}" for rate in config.baseline_learning_rates}
     best: StudentCheckpoint | None = None
     for rate, run_name in runs.items():
@@ -357,7 +434,7 @@ def _student(
     config: ComparisonConfig,
     out: Path,
     teacher: TeacherCheckpoint,
-    on_step: Callable[[Progress], None],
+    say: OnStep,
 ) -> StudentCheckpoint:
     path, run_name = out / name / "student.ckpt", f"{name}-student"
     teacher_sha256 = file_sha256(teacher_path(out, config.teacher))
@@ -370,7 +447,7 @@ def _student(
         data.training,
         name,
         student_config(config.student),
-        _run(config, config.student_train, seed, out, run_name, on_step),
+        _run(config, config.student_train, seed, out, run_name, _telling(say, seed, "student", name)),
         teacher=teacher,
         teacher_sha256=teacher_sha256,
         recipe=config.recipe,
@@ -380,18 +457,13 @@ def _student(
     return student
 
 
-def _mini_rocket(data: FoldData, name: str, config: ComparisonConfig, seed: int) -> RivalResult:
-    try:
-        return _rival_result(mini_rocket_judged, data, name, config, seed)
-    except ImportError:
-        return RivalResult(reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
-    except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(reason=f"MiniRocket refused these windows: {error}")
-
-
-def _rival_result(judge: JudgeRival, data: FoldData, name: str, config: ComparisonConfig, seed: int) -> RivalResult:
-    valid, test = judge(data.training.train, (data.training.valid, data.test), modality=name, seed=seed)
-    return RivalResult(judged=test, valid_score=valid.scores.metric(config.student_train.metric))
+def _rivals(data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> Rivals:
+    path = out / name / RIVALS_FILE
+    if not path.exists():
+        say(Step(seed=seed, stage="rivals", modality=name, progress=None))
+    parts = (data.training.valid, data.test)
+    metric = config.student_train.metric
+    return rivals_on(data.training.train, *parts, metric=metric, modality=name, seed=seed, path=path)
 
 
 def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:

@@ -21,9 +21,10 @@ from mmkd_models.checkpoint import TeacherCheckpoint
 from mmkd_models.config import TeacherConfig
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.evaluate.scores import AnyScores, scores_from_logits
-from mmkd_models.jobs import OnStep, Run, TrainingData, self_train, train_teacher
+from mmkd_models.jobs import Run, TrainingData, self_train, train_teacher
 from mmkd_models.predict import logits_of
 from mmkd_models.teacher_set import OutOfFoldCheckpoint
+from mmkd_models.train import OnStep
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to what is called after each of its steps."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.preprocess import prepare_batch
-from mmkd_models.answers import memory_of
+from mmkd_models.answers import AnswerMemory, memory_of
 from mmkd_models.augment import BatchSource
 from mmkd_models.checkpoint import (
     MOST_WINDOWS,
@@ -47,13 +47,11 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.predict import scores_of
 from mmkd_models.teacher_set import OutOfFoldCheckpoint, TaughtBy
-from mmkd_models.train import Fit, Progress, fit
+from mmkd_models.train import Fit, OnStep, fit
 from mmkd_models.train_config import AugmentConfig, TrainConfig
 
 _LABELLED_SHARE = 0.25
 """Share of a batch that is drawn from labelled windows where labels and a teacher teach together."""
-
-OnStep = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,16 +274,7 @@ def _learn(
     }
     first, *further = teachers
     part, labelled_share = _common_part(teachers, data), _labelled_share(recipe)
-    memory = memory_of(
-        run.answers,
-        data.train,
-        dataset_sha256=data.sha256,
-        teachers=[one.sha256 for one in teachers],
-        train=run.train,
-        augment=run.augment,
-        labelled_share=labelled_share,
-        part=part,
-    )
+    memory = _memory(data, run, teachers, recipe)
     learner = DistillLearner(
         student,
         networks,
@@ -314,6 +303,38 @@ def _learn(
     if memory is not None:
         memory.write()
     return result
+
+
+def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence[TaughtBy], recipe: Recipe) -> None:
+    """Asks the teachers about a block of the steps of a distillation, and keeps it for `distil` where `run` says.
+
+    Nothing is done where the run keeps no answers, or the recipe looks inside the teachers, which nobody can keep.
+    """
+    memory = _memory(data, run, teachers, recipe)
+    if memory is None or any(term.ties_layers() for term in recipe.terms):
+        return
+    networks = [_network(one.checkpoint, data).eval() for one in teachers]
+    source = _source(data.train, run, labelled_share=_labelled_share(recipe), part=_common_part(teachers, data))
+    memory.write_block(block, networks, source, run.on_step)
+
+
+def _memory(data: TrainingData, run: Run, teachers: Sequence[TaughtBy], recipe: Recipe) -> AnswerMemory | None:
+    return memory_of(
+        run.answers,
+        data.train,
+        dataset_sha256=data.sha256,
+        teachers=[one.sha256 for one in teachers],
+        train=run.train,
+        augment=run.augment,
+        labelled_share=_labelled_share(recipe),
+        part=_common_part(teachers, data),
+    )
+
+
+def _source(windows: Windows, run: Run, *, labelled_share: float, part: NDArray[np.int64] | None) -> BatchSource:
+    return BatchSource(
+        windows, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed, part=part
+    )
 
 
 def _some_windows(data: TrainingData, modality: str, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -382,14 +403,7 @@ def _fit(
         if modality is not None:
             train = train.with_modalities((modality,))
     valid = data.valid if modality is None else data.valid.with_modalities((modality,))
-    source = BatchSource(
-        train,
-        run.augment,
-        batch=run.train.batch,
-        labelled_share=labelled_share,
-        seed=run.train.seed,
-        part=part,
-    )
+    source = _source(train, run, labelled_share=labelled_share, part=part)
     settings = {
         "dataset": data.sha256,
         "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),

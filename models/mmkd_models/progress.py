@@ -39,7 +39,7 @@ def _live_bar(title: str) -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task(title, total=None, terms="")
 
         def show(progress: Progress) -> None:
-            bar.update(task, completed=progress.step, total=progress.steps, terms=_terms(progress))
+            bar.update(task, completed=progress.step, total=progress.steps, terms=terms_in_words(progress))
 
         yield show
 
@@ -52,13 +52,14 @@ def _plain_lines(title: str) -> Callable[[Progress], None]:
         now = time.monotonic()
         if now - last >= _PLAIN_EVERY_S or progress.step == progress.steps:
             last = now
-            sys.stderr.write(f"{title}: step {progress.step}/{progress.steps} {_terms(progress)}\n")
+            sys.stderr.write(f"{title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}\n")
             sys.stderr.flush()
 
     return show
 
 
-def _terms(progress: Progress) -> str:
+def terms_in_words(progress: Progress) -> str:
+    """Gives the loss terms of a step, and the best score so far where there is one."""
     parts = [f"{name} {value:.3f}" for name, value in progress.terms.items()]
     if progress.best_score is not None:
         parts.append(f"best valid {progress.best_score:.3f}")

@@ -15,8 +15,9 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_edge.files import write_file
 from mmkd_models.comparison import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.jobs import OnStep, Run
+from mmkd_models.jobs import Run
 from mmkd_models.study_plan import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
+from mmkd_models.train import OnStep
 from mmkd_models.train_config import TrainConfig
 
 TEST_FILE = "test.json"

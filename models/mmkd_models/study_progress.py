@@ -187,11 +187,12 @@ def state_in_words(snapshot: Snapshot) -> str:
     """
     parts = [] if snapshot.best_score is None else [f"best valid {snapshot.best_score:.3f} ({snapshot.best})"]
     if snapshot.seconds_left is not None and not _is_done(snapshot):
-        parts.append(f"about {_duration(snapshot.seconds_left)} left")
+        parts.append(f"about {duration_in_words(snapshot.seconds_left)} left")
     return ", ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
+    """Gives a time as people say it: 42 s, 3 min, 2.5 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

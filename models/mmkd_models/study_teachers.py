@@ -18,7 +18,7 @@ from mmkd_models.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.config import teacher_config
 from mmkd_models.cross_fit import cross_fit
 from mmkd_models.evaluate.judged import Judged, judged_on
-from mmkd_models.jobs import OnStep, self_train, train_teacher
+from mmkd_models.jobs import self_train, train_teacher
 from mmkd_models.losses.goal import Goal
 from mmkd_models.mixing import together
 from mmkd_models.networks.teacher import Teacher
@@ -34,6 +34,7 @@ from mmkd_models.study_folder import (
 )
 from mmkd_models.study_plan import TeacherChoice
 from mmkd_models.teacher_set import OutOfFoldCheckpoint, TaughtBy, read_teachers, write_teacher_set
+from mmkd_models.train import OnStep
 
 TEACHER_FILE, TEACHER_CHECKPOINT = "teacher.json", "teacher.ckpt"
 _SEEDS_APART = 1000  # members of an ensemble start where no fold's seed does

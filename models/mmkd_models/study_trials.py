@@ -16,7 +16,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.checkpoint import StudentCheckpoint, carried_windows, file_sha256, read_student, write_student
 from mmkd_models.config import student_config
 from mmkd_models.evaluate.judged import Judged, judged_on
-from mmkd_models.jobs import OnStep, distil, train_baseline
+from mmkd_models.jobs import distil, train_baseline
 from mmkd_models.predict import logits_of
 from mmkd_models.resume import FILE_NAME
 from mmkd_models.study_folder import (
@@ -29,6 +29,7 @@ from mmkd_models.study_folder import (
 )
 from mmkd_models.study_plan import Trial
 from mmkd_models.study_teachers import is_here, taught_by
+from mmkd_models.train import OnStep
 
 TRIAL_FILE, STUDENT_CHECKPOINT = "trial.json", "student.ckpt"
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:  # --help needs no torch
     from torch import nn
 
     from mmkd_models.checkpoint import Facts, StudentCheckpoint
-    from mmkd_models.jobs import OnStep, Run
+    from mmkd_models.jobs import Run
     from mmkd_models.teacher_set import OutOfFoldCheckpoint
+    from mmkd_models.train import OnStep
 
 
 def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:

@@ -18,7 +18,9 @@ from mmkd_export.windows import windows_from_checkpoint
 from mmkd_models.augment import AugmentConfig
 from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
 from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_models.distill import LogitTerm, Recipe, constant
 from mmkd_models.evaluate.scores import default_metric
+from mmkd_models.fold_result import ComparisonConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train import TrainConfig
 
@@ -134,3 +136,21 @@ def student_file(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFa
 def exported(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     output = tmp_path_factory.mktemp("bundle") / "student.edge"
     return export(export_plan(student_file, output=output))
+
+
+@pytest.fixture(scope="session")
+def demo_config() -> ComparisonConfig:
+    """A comparison of the shipped dataset's accelerometer that trains for two steps."""
+    train = TrainConfig(steps=2, batch=8)
+    return ComparisonConfig(
+        label_share=0.5,
+        modalities=("acc",),
+        teacher="tiny",
+        student="tiny",
+        self_training=True,
+        teacher_train=train,
+        student_train=train,
+        baseline_learning_rates=(1e-3,),
+        augment=AugmentConfig(),
+        recipe=Recipe(terms=(LogitTerm(weight=constant(1.0)),)),
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
-from mmkd_models.comparison import Step, choose_teacher, compare_fold, fold_data, teacher_path
+from mmkd_models.comparison import Step, choose_teacher, compare_fold, fold_data, make_part, parts_of, teacher_path
 from mmkd_models.config import Preset, student_config, teacher_config
 from mmkd_models.data import Dataset
 from mmkd_models.fold_result import ComparisonConfig, FoldResult
@@ -179,6 +179,56 @@ def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
 
     assert compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=note) == finished[1]
     assert seen[0] == (stage, 4)  # the last validation was at 3
+
+
+def test_a_fold_that_is_made_in_parts_is_the_same_fold(
+    machines: Dataset, config: ComparisonConfig, finished: tuple[Path, FoldResult], tmp_path: Path
+) -> None:
+    phases = parts_of(machines, seed=1, config=config, out=tmp_path)
+    assert [[(part.stage, part.modality, part.block) for part in phase] for phase in phases] == [
+        [("teacher", None, None), ("baseline", "acc", None), ("rivals", "acc", None)],
+        [("answers", None, 0), ("answers", None, 1), ("answers", None, 2), ("answers", None, 3)],
+        [("student", "acc", None)],
+    ]
+    for phase in phases:
+        for part in reversed(phase):  # none needs another of its phase
+            make_part(machines, part, lambda step: None)
+    left = [[part.stage for part in phase] for phase in parts_of(machines, seed=1, config=config, out=tmp_path)]
+    assert left in ([[], [], []], [["rivals"], [], []])  # MiniRocket may not be installed
+    assert compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=no_training) == finished[1]
+    assert parts_of(machines, seed=1, config=config, out=tmp_path) == ((), (), ())
+
+
+def test_a_student_learns_from_answers_that_were_kept_in_blocks(
+    machines: Dataset, config: ComparisonConfig, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "acc" / "student.ckpt").unlink()
+    (copy / "fold.json").unlink()
+    _, answers, (student,) = parts_of(machines, seed=1, config=config, out=copy)
+    for part in answers:
+        make_part(machines, part, lambda step: None)
+    asked = 0
+
+    def count(self: Teacher, *arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += len(next(iter(arguments[0].values()))[0]) > 1  # one window shows what a teacher gives
+        return forward(self, *arguments, **options)
+
+    forward = Teacher.forward
+    monkeypatch.setattr(Teacher, "forward", count)
+    make_part(machines, student, lambda step: None)
+    assert asked == 0
+
+
+def test_damaged_scores_of_rivals_are_told(machines: Dataset, config: ComparisonConfig, copy: Path) -> None:
+    (copy / "fold.json").unlink()
+    path = copy / "acc" / "rivals.json"
+    path.write_text("{")
+    with pytest.raises(CheckpointError) as caught:
+        compare_fold(machines, seed=1, config=config, out=copy)
+    assert str(caught.value) == (
+        f"{path}: expected scores of rivals, got a damaged file (Input data was truncated); delete it"
+    )
 
 
 def test_the_teacher_answers_the_batches_of_a_fold_once_for_all_its_students(

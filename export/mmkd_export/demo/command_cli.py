@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from mmkd_edge.command_help import command_app, command_class
 from mmkd_edge.command_tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_edge.files import write_file
+from mmkd_edge.machine import usable_cores
 from mmkd_edge.outputs import held
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.config import Preset, preset_named
@@ -33,10 +35,15 @@ from mmkd_models.train_config import AugmentConfig
 
 if TYPE_CHECKING:
     from mmkd_export.demo.chain import Instruments, Measured, PairTimes
-    from mmkd_models.comparison import Step
+    from mmkd_models.comparison import Part
     from mmkd_models.fold_result import ComparisonConfig, FoldResult, TriedSize
 
 _LAUNCHES = 2
+_MOST_WORKERS = 8
+"""By default; each takes some hundred megabytes of memory."""
+
+_AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
+"""Seconds of judging a fold and of exporting a sensor's student, and the latencies in `--duration-s`, for the guess."""
 
 app = command_app()
 
@@ -77,6 +84,9 @@ def demo(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Trainings at a time, one thread each; default one a core.", min=1)
+    ] = None,
     duration_s: Annotated[
         float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
     ] = 4.0,
@@ -96,7 +106,16 @@ def demo(
     refuse_shared_samples(data.everything())
     presets = _presets(teacher)
     config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
-    tried, folds = _compare(data, presets, config, seeds=range(seeds), out=out)
+    afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
+    tried, folds = _compare(
+        data,
+        presets,
+        config,
+        seeds=range(seeds),
+        out=out,
+        workers=workers or min(usable_cores(), _MOST_WORKERS),
+        afterwards_s=afterwards_s,
+    )
     measured = measure(data, folds, _instruments(duration_s), out=out, say=_say)
     document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
     if len(tried) > 1:
@@ -109,27 +128,60 @@ def demo(
 
 
 def _compare(
-    data: Dataset, presets: tuple[Preset, ...], config: ComparisonConfig, *, seeds: Sequence[int], out: Path
+    data: Dataset,
+    presets: tuple[Preset, ...],
+    config: ComparisonConfig,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    workers: int,
+    afterwards_s: float,
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
-    """Chooses the teacher's size and runs every fold, with a bar for each training."""
+    """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
     from mmkd_export.demo.chain import fold_folder
+    from mmkd_export.demo.pool import Pool, one_thread
+    from mmkd_export.demo.watch import Watch, shown
     from mmkd_models.comparison import choose_teacher, compare_fold
 
-    with _Watch() as watch:
-        tried = choose_teacher(
-            data,
-            seeds=seeds,
-            presets=presets,
-            config=config,
-            folder=lambda number: fold_folder(out, number),
-            on_step=watch,
-        )
-        config = msgspec.structs.replace(config, teacher=next(size.preset for size in tried if size.chosen))
-        folds = [
-            compare_fold(data, seed=number, config=config, out=fold_folder(out, number), on_step=watch)
-            for number in seeds
-        ]
+    sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
+    folder = partial(fold_folder, out)
+    phases = _phases(data, sized, seeds, folder)
+    with _saying_how_to_go_on(), shown() as tell, Pool(data, workers) as pool:
+        watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
+        pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
+        tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
+        config = sized[[size.chosen for size in tried].index(True)] if len(sized) > 1 else config
+        for number, parts in enumerate(phases[1:], start=1):
+            chosen = [replace(part, config=config) for part in parts]
+            pool.make(chosen, on_step=partial(watch.on_step, number), on_end=partial(watch.on_end, number))
+    with one_thread():
+        folds = [compare_fold(data, seed=seed, config=config, out=folder(seed)) for seed in seeds]
     return tried, folds
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("the same command continues")
+        raise
+
+
+def _phases(
+    data: Dataset, sized: Sequence[ComparisonConfig], seeds: Sequence[int], folder: Callable[[int], Path]
+) -> tuple[tuple[Part, ...], ...]:
+    """Gives what all folds lack; teachers of every size in the first phase, and the longest parts first."""
+    from mmkd_export.demo.time_left import STAGE_COSTS
+    from mmkd_models.comparison import parts_of
+
+    first, answers, students = list[Part](), list[Part](), list[Part]()
+    for seed in seeds:
+        own, *later = (parts_of(data, seed=seed, config=one, out=folder(seed)) for one in sized)
+        first += [*own[0], *(part for other in later for part in other[0] if part.stage == "teacher")]
+        answers += own[1]
+        students += own[2]
+    return tuple(sorted(first, key=lambda part: -STAGE_COSTS[part.stage])), tuple(answers), tuple(students)
 
 
 def _instruments(duration_s: float) -> Instruments:
@@ -161,44 +213,6 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
     return demo_document(report), msgspec.to_builtins(report.machine)
-
-
-class _Watch:
-    """Shows each training of the comparison as a bar of its own; leaving the `with` ends the bar that is open."""
-
-    def __init__(self) -> None:
-        self._open: ExitStack | None = None
-        self._title = ""
-        self._show: Callable[..., None] = lambda progress: None
-
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.close()
-        if kind is KeyboardInterrupt:
-            _say("the same command continues")
-
-    def __call__(self, step: Step) -> None:
-        title = f"seed {step.seed} {step.stage} {step.modality or ''}".rstrip()
-        if title != self._title:
-            self.close()
-            self._title = title
-            if step.progress is None:
-                _say(title)
-                return
-            from mmkd_models.progress import training_bar
-
-            self._open = ExitStack()
-            self._show = self._open.enter_context(training_bar(title))
-        if step.progress is not None:
-            self._show(step.progress)
-
-    def close(self) -> None:
-        """Ends the bar that is open."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
 
 
 def _say(line: str) -> None:
