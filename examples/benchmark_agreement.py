@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from mmkd_bench.alternate import open_session
-from mmkd_bench.timing import closed_loop
-from mmkd_edge.bundle import Bundle
-from mmkd_edge.preprocess import prepare_batch
+from mmkd_bench.measuring.timing import closed_loop
+from mmkd_bench.turns.alternate import open_session
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.predict.preprocess import prepare_batch
 
 STRETCHES = 10
 RUNS = 3000

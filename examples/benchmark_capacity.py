@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
-from mmkd_bench.subject import Choice
+from mmkd_bench.measuring.subject import Choice
 
 
 def line(report: CapacityReport, *, share: float, streams: int) -> str:

@@ -22,10 +22,10 @@ import msgspec
 import numpy as np
 
 from mmkd_bench.compare import DEFAULT_CONDITIONS, Comparison, compare, parse_conditions
+from mmkd_bench.measuring.subject import Choice
 from mmkd_bench.report import BenchReport, decode_report, encode_report
 from mmkd_bench.run import Settings, measure_bundle
-from mmkd_bench.subject import Choice
-from mmkd_edge.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.bundle import Bundle, write_bundle
 
 SLOWER_BY = 0.15
 FITTED_WITHIN = 0.01

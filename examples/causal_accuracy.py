@@ -14,17 +14,17 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
-from mmkd_models.comparison import RESULT_FILE, FoldData, fold_data, teacher_path
-from mmkd_models.config import student_config
+from mmkd_models.compare.comparison import RESULT_FILE, FoldData, fold_data, teacher_path
+from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.evaluate.judged import Judged, judged_on
-from mmkd_models.evaluate.metrics import Metric
+from mmkd_models.evaluate.by_group import Judged, judged_on
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.fold_result import FoldResult
-from mmkd_models.jobs import Run, distil
-from mmkd_models.predict import logits_of
-from mmkd_models.study_gains import paired_gain
+from mmkd_models.metrics.classes import Metric
+from mmkd_models.networks.config import student_config
+from mmkd_models.study.gains import paired_gain
+from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
+from mmkd_models.training.predict import logits_of
+from mmkd_models.training.trainings import Run, distil
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.files import write_file
-from mmkd_models.study_cli import latency_meter
-from mmkd_models.study_page import results_page
-from mmkd_models.study_pool import pooled_results
-from mmkd_models.study_progress import study_view
-from mmkd_models.study_results import read_seeds, read_sizes
-from mmkd_models.study_stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text
+from mmkd_edge.bundle.files import write_file
+from mmkd_models.commands.study import latency_meter
+from mmkd_models.study.page import results_page
+from mmkd_models.study.pool import pooled_results
+from mmkd_models.study.progress import study_view
+from mmkd_models.study.results import read_seeds, read_sizes
+from mmkd_models.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text
 
 LATENCY_S = 4.0
 

@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, example_bundle
-from mmkd_edge.drift import ROWS, InputStatistics, window_features
-from mmkd_edge.drift_watch import Drift, DriftWatch
-from mmkd_edge.health import measure_statistics, stability_index
-from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.drift.features import ROWS, InputStatistics, window_features
+from mmkd_edge.drift.verdict import Drift, DriftWatch
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.watch.health import measure_statistics, stability_index
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.drift_reference import fit_reference
+from mmkd_models.training.drift_reference import fit_reference
 
 Floats = NDArray[np.float32]
 Fault = Callable[[Floats], Floats]

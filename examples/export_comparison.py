@@ -29,24 +29,24 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends import Backend, BackendName, open_backend
+from mmkd_edge.backends.base import Backend, BackendName, open_backend
 from mmkd_edge.backends.ort import import_onnxruntime
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.backends.trt.build import engine_from_onnx
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_edge.trt.build import engine_from_onnx
-from mmkd_export.calibration import Feeds
-from mmkd_export.evidence import feeds_of
-from mmkd_export.latency import paired_latency_us, processor_name
-from mmkd_export.litert import missing_libraries
-from mmkd_export.parity import answers_from_backend
+from mmkd_export.graph.calibration import Feeds
+from mmkd_export.judge.latency import paired_latency_us, processor_name
+from mmkd_export.judge.parity import answers_from_backend
+from mmkd_export.judge.reference_answers import feeds_of
 from mmkd_export.plan import ExportPlan
-from mmkd_export.platforms import Target
 from mmkd_export.report import ExportReport
 from mmkd_export.run import export
-from mmkd_models.checkpoint import StudentCheckpoint, read_student
-from mmkd_models.comparison import fold_data
+from mmkd_export.targets.litert import missing_libraries
+from mmkd_export.targets.platforms import Target
+from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 
 WORKSPACE_BYTES = 1 << 30
 REPEATS = 5
@@ -119,7 +119,7 @@ def theirs(checkpoint: StudentCheckpoint, folder: Path) -> dict[str, bytes]:
     import torch
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    from mmkd_export.windows import judging_half
+    from mmkd_export.judge.windows import judging_half
     from mmkd_models.networks.student import ExportStudent
 
     assert checkpoint.carried is not None

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from mmkd_edge.backends import open_backend
+from mmkd_edge.backends.base import open_backend
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.config import Preset, student_config
+from mmkd_models.networks.config import Preset, student_config
 
 if TYPE_CHECKING:
-    from mmkd_models.checkpoint import StudentCheckpoint
+    from mmkd_models.training.checkpoint import StudentCheckpoint
 
 CHANNELS = ("x", "y", "z")
 LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
@@ -58,9 +58,9 @@ def main() -> None:
 def exported(folder: Path, preset: Preset, samples: int) -> tuple[Path, Path]:
     """The student's graph, and its `.tflite`, which is only there where it can be converted."""
     # Here, so that the processes that time start without torch.
-    from mmkd_export.litert import missing_libraries, tflite_from_checkpoint
-    from mmkd_export.onnx_from_student import onnx_from_student
-    from mmkd_models.checkpoint import write_student
+    from mmkd_export.graph.onnx_from_student import onnx_from_student
+    from mmkd_export.targets.litert import missing_libraries, tflite_from_checkpoint
+    from mmkd_models.training.checkpoint import write_student
 
     stem = folder / f"{preset}-{samples}"
     onnx, tflite = stem.with_suffix(".onnx"), stem.with_suffix(".tflite")
@@ -75,10 +75,10 @@ def exported(folder: Path, preset: Preset, samples: int) -> tuple[Path, Path]:
 
 def untrained(preset: Preset, samples: int) -> StudentCheckpoint:
     """A student of a sensor that gives 10,000 samples in a second."""
-    from mmkd_models.augment import AugmentConfig
-    from mmkd_models.checkpoint import Facts, StudentCheckpoint
+    from mmkd_models.data.batches import AugmentConfig
     from mmkd_models.networks.student import Student
-    from mmkd_models.train import TrainConfig
+    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
+    from mmkd_models.training.loop import TrainConfig
 
     modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=10_000.0, samples=samples)
     task, config = TaskSpec(labels=("sound", "worn")), student_config(preset)

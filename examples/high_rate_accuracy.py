@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import student_config
+from mmkd_models.networks.config import student_config
 from mmkd_models.networks.student import Student
 
 SAMPLES, RATE_HZ, WINDOWS, STEPS = 4096, 10_000.0, 400, 120

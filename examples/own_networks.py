@@ -10,14 +10,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mmkd_models.augment import BatchSource
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.distill import CrdTerm, DistillLearner, LogitTerm, Recipe, SupervisedLearner, constant
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.distil.learner import CrdTerm, DistillLearner, LogitTerm, Recipe, SupervisedLearner, constant
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
-from mmkd_models.predict import scores_of
-from mmkd_models.train import fit
 from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.training.loop import fit
+from mmkd_models.training.predict import scores_of
 
 
 class _Student(nn.Module):

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, InputError, MmkdError, UsageError
-from mmkd_edge.backends import BACKENDS, RUN_PRECISIONS, library_of
+from mmkd_edge.backends.base import BACKENDS, RUN_PRECISIONS, library_of
 
 THREADS = 8
 WINDOWS = 16

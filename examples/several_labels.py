@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.checkpoint import file_sha256, write_student, write_teacher
-from mmkd_models.config import student_config, teacher_config
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
 from mmkd_models.defaults import STUDENT_TRAIN
-from mmkd_models.jobs import Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
-from mmkd_models.study_methods import default_recipe
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import AugmentConfig
+from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
+from mmkd_models.training.trainings import Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
 
 MOVES = {  # internal and external rotation bend the elbow as well, an upright row lifts it
     "rotates": ("IR", "ER"),

@@ -27,18 +27,18 @@ import numpy as np
 import torch
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.backends import BackendName, library_of, open_backend
-from mmkd_edge.backends.steps import STEP_BACKENDS, start_steps, step_artifact
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.backends.base import BackendName, library_of, open_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.predict.steps import STEP_BACKENDS, start_steps, step_artifact
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.litert import missing_libraries, tflite_from_checkpoint
-from mmkd_export.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
-from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
-from mmkd_models.config import preset_named, student_config
+from mmkd_export.targets.litert import missing_libraries, tflite_from_checkpoint
+from mmkd_models.networks.config import preset_named, student_config
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
 
 TOKENS, STRIDE, RATE_HZ = 128, 8, 100.0
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=RATE_HZ, samples=TOKENS * STRIDE)

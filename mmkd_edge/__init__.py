@@ -12,8 +12,9 @@ its help at once; the library behind a backend is imported when a bundle is open
 TYPE_CHECKING = False  # as type checkers know it, without the time that importing typing takes
 
 if TYPE_CHECKING:
-    from mmkd_edge.bundle import Bundle, Golden, choose_artifact, example_bundle, golden_bytes, write_bundle
-    from mmkd_edge.engine import SelfTest
+    from mmkd_edge.bundle.bundle import Bundle, Golden, choose_artifact, example_bundle, golden_bytes, write_bundle
+    from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest
+    from mmkd_edge.bundle.reference import Reference, read_reference, write_reference
     from mmkd_edge.errors import (
         ArtifactError,
         BackendError,
@@ -29,18 +30,17 @@ if TYPE_CHECKING:
         UnavailableError,
         UsageError,
     )
-    from mmkd_edge.health import Health
-    from mmkd_edge.info import PredictorInfo
-    from mmkd_edge.manifest import Manifest, decode_manifest, encode_manifest
-    from mmkd_edge.postprocess import Prediction, interpret
+    from mmkd_edge.predict.engine import SelfTest
+    from mmkd_edge.predict.info import PredictorInfo
+    from mmkd_edge.predict.postprocess import Prediction, interpret
+    from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
+    from mmkd_edge.predict.sensors import SensorChecks
     from mmkd_edge.predictor import EdgePredictor
-    from mmkd_edge.preprocess import check_window, prepare, prepare_batch
-    from mmkd_edge.reference import Reference, read_reference, write_reference
-    from mmkd_edge.sensors import SensorChecks
     from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-    from mmkd_edge.stream import Stream, StreamFacts
-    from mmkd_edge.timing import Timing
-    from mmkd_edge.watch import Watched
+    from mmkd_edge.stream.stream import Stream, StreamFacts
+    from mmkd_edge.watch.health import Health
+    from mmkd_edge.watch.timing import Timing
+    from mmkd_edge.watch.watched import Watched
 
 __version__ = "0.1.0"
 
@@ -91,8 +91,15 @@ __all__ = [
 
 # Where each name of `__all__` lives, as the imports above tell it to type checkers.
 _HOMES = {
-    "mmkd_edge.bundle": ("Bundle", "Golden", "choose_artifact", "example_bundle", "golden_bytes", "write_bundle"),
-    "mmkd_edge.engine": ("SelfTest",),
+    "mmkd_edge.bundle.bundle": (
+        "Bundle",
+        "Golden",
+        "choose_artifact",
+        "example_bundle",
+        "golden_bytes",
+        "write_bundle",
+    ),
+    "mmkd_edge.predict.engine": ("SelfTest",),
     "mmkd_edge.errors": (
         "ArtifactError",
         "BackendError",
@@ -108,18 +115,18 @@ _HOMES = {
         "UnavailableError",
         "UsageError",
     ),
-    "mmkd_edge.health": ("Health",),
-    "mmkd_edge.info": ("PredictorInfo",),
-    "mmkd_edge.manifest": ("Manifest", "decode_manifest", "encode_manifest"),
-    "mmkd_edge.postprocess": ("Prediction", "interpret"),
+    "mmkd_edge.watch.health": ("Health",),
+    "mmkd_edge.predict.info": ("PredictorInfo",),
+    "mmkd_edge.bundle.manifest": ("Manifest", "decode_manifest", "encode_manifest"),
+    "mmkd_edge.predict.postprocess": ("Prediction", "interpret"),
     "mmkd_edge.predictor": ("EdgePredictor",),
-    "mmkd_edge.preprocess": ("check_window", "prepare", "prepare_batch"),
-    "mmkd_edge.reference": ("Reference", "read_reference", "write_reference"),
-    "mmkd_edge.sensors": ("SensorChecks",),
+    "mmkd_edge.predict.preprocess": ("check_window", "prepare", "prepare_batch"),
+    "mmkd_edge.bundle.reference": ("Reference", "read_reference", "write_reference"),
+    "mmkd_edge.predict.sensors": ("SensorChecks",),
     "mmkd_edge.spec": ("ModalitySpec", "TaskSpec", "TensorSpec"),
-    "mmkd_edge.stream": ("Stream", "StreamFacts"),
-    "mmkd_edge.timing": ("Timing",),
-    "mmkd_edge.watch": ("Watched",),
+    "mmkd_edge.stream.stream": ("Stream", "StreamFacts"),
+    "mmkd_edge.watch.timing": ("Timing",),
+    "mmkd_edge.watch.watched": ("Watched",),
 }
 
 

@@ -16,14 +16,16 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends import Backend, BackendName, RunPrecision, check_backend
-from mmkd_edge.bundle import Bundle
-from mmkd_edge.confidence import check_error_level, threshold_of
-from mmkd_edge.control import Control
-from mmkd_edge.delivery import Delivery
-from mmkd_edge.engine import Line, SelfTest, engine_of, run_line_selftest
+from mmkd_edge.backends.base import Backend, BackendName, RunPrecision, check_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.given import (
+from mmkd_edge.predict.confidence import check_error_level, threshold_of
+from mmkd_edge.predict.engine import Line, SelfTest, engine_of, run_line_selftest
+from mmkd_edge.predict.info import PredictorInfo, info_of
+from mmkd_edge.predict.opening import Choice, open_line
+from mmkd_edge.predict.options import (
     AnyReference,
     check_batch,
     check_every,
@@ -33,19 +35,11 @@ from mmkd_edge.given import (
     check_threads,
     several,
 )
-from mmkd_edge.health import Health, Monitor
-from mmkd_edge.info import PredictorInfo, info_of
-from mmkd_edge.manifest import Artifact, ModelEntry
-from mmkd_edge.opening import Choice, open_line
-from mmkd_edge.postprocess import SUM_TOLERANCE, Prediction, interpret
-from mmkd_edge.preprocess import check_window, prepare
-from mmkd_edge.reference import Reference
-from mmkd_edge.sensors import Fault, Policy, SensorChecks, check_checks, check_policy, find_fault
-from mmkd_edge.setup import Asked
-from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_edge.stepping import Stepping, check_hop
-from mmkd_edge.stream import Stream
-from mmkd_edge.terms import (
+from mmkd_edge.predict.postprocess import SUM_TOLERANCE, Prediction, interpret
+from mmkd_edge.predict.preprocess import check_window, prepare
+from mmkd_edge.predict.sensors import Fault, Policy, SensorChecks, check_checks, check_policy, find_fault
+from mmkd_edge.predict.setup import Asked
+from mmkd_edge.predict.verdict import (
     NO_TERMS,
     NOT_ASKED,
     Terms,
@@ -57,6 +51,12 @@ from mmkd_edge.terms import (
     unanswered,
     with_fault,
 )
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.stream.causal import Stepping, check_hop
+from mmkd_edge.stream.stream import Stream
+from mmkd_edge.watch.health import Health, Monitor
+from mmkd_edge.watch.policy import Delivery
+from mmkd_edge.watch.swap import Control
 
 _FLOAT32 = np.dtype(np.float32)
 # The compiled part: what stands before it is for arrays of other libraries, and costs a microsecond between two runs of

@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.manifest import Artifact, Confidence, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.bundle.manifest import Artifact, Confidence, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.predict.sensors import Policy, SensorChecks
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.reference import Reference
-from mmkd_edge.sensors import Policy, SensorChecks
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
 Feeds = Mapping[str, NDArray[np.float32]]

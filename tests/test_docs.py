@@ -28,9 +28,10 @@ import msgspec
 import pytest
 
 import mmkd_edge
-from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle, manifest
+from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
+from mmkd_edge.bundle import manifest
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.distill import Recipe, Term, check_recipe
+from mmkd_models.distil.learner import Recipe, Term, check_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mmkd_bench.interference import suspicions, worst
-from mmkd_bench.jobs import LoadJob, LoadOutcome
-from mmkd_bench.judge import LAUNCHES, Offered, Verdict, judge_load, settle, verdict_of
-from mmkd_bench.load import MAX_STREAMS, Level
-from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.percentiles import sample_floor
-from mmkd_bench.power import read_power_mode
-from mmkd_bench.process import Interrupted, Progress, run_job, unheard
+from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.machine.interference import suspicions, worst
+from mmkd_bench.machine.power import read_power_mode
+from mmkd_bench.measuring.jobs import LoadJob, LoadOutcome
+from mmkd_bench.measuring.judge import LAUNCHES, Offered, Verdict, judge_load, settle, verdict_of
+from mmkd_bench.measuring.load import MAX_STREAMS, Level
+from mmkd_bench.measuring.percentiles import sample_floor
+from mmkd_bench.measuring.process import Interrupted, Progress, run_job, unheard
+from mmkd_bench.measuring.subject import Choice, settle_backend
 from mmkd_bench.report import Subject
 from mmkd_bench.run import START_LIMIT_S
-from mmkd_bench.subject import Choice, settle_backend
-from mmkd_bench.text import plural
-from mmkd_edge.bundle import Bundle
+from mmkd_bench.show.text import plural
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 

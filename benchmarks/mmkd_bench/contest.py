@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_bench.jobs import RivalsJob, RivalsOutcome, RivalTimes
-from mmkd_bench.machine import MachineFacts, read_machine
+from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.machine.peak import sgemm_peak_gflops
+from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome, RivalTimes
+from mmkd_bench.measuring.process import Progress, run_launches, unheard
 from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
-from mmkd_bench.peak import sgemm_peak_gflops
-from mmkd_bench.process import Progress, run_launches, unheard
 from mmkd_bench.report import Subject
-from mmkd_bench.rival_files import KINDS, make_rival_files
-from mmkd_edge.bundle import Bundle
+from mmkd_bench.turns.rival_files import KINDS, make_rival_files
+from mmkd_edge.bundle.bundle import Bundle
 
 FORMAT_VERSION = 1
 START_LIMIT_S = 900.0

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mmkd_bench.jobs import OverheadJob, PairJob, PairOutcome
-from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.process import Launched, Progress, run_launches, unheard
+from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.measuring.jobs import OverheadJob, PairJob, PairOutcome
+from mmkd_bench.measuring.process import Launched, Progress, run_launches, unheard
 from mmkd_bench.run import START_LIMIT_S
 from mmkd_edge.errors import UsageError
 

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from mmkd_bench.machine import MachineFacts
-from mmkd_bench.process import Interrupted, Progress, unheard
+from mmkd_bench.machine.facts import MachineFacts
+from mmkd_bench.measuring.process import Interrupted, Progress, unheard
+from mmkd_bench.measuring.subject import Choice
 from mmkd_bench.report import BenchReport, Subject
 from mmkd_bench.run import Settings, measure_bundle
-from mmkd_bench.subject import Choice
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 

@@ -11,12 +11,12 @@ from typing import Literal
 
 import msgspec
 
-from mmkd_bench.interference import Interference
-from mmkd_bench.machine import MachineFacts
-from mmkd_bench.percentiles import LatencySummary
-from mmkd_bench.timing import TimeWindow, WarmUp
+from mmkd_bench.machine.facts import MachineFacts
+from mmkd_bench.machine.interference import Interference
+from mmkd_bench.measuring.percentiles import LatencySummary
+from mmkd_bench.measuring.timing import TimeWindow, WarmUp
+from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
-from mmkd_edge.files import write_file
 
 FORMAT_VERSION = 1
 STAGES = ("check_window", "prepare", "run", "interpret")

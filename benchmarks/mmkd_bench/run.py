@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mmkd_bench.clocks import read_clocks
-from mmkd_bench.drive import MAX_HOP
-from mmkd_bench.energy import IDLE_S, PowerLog, Span, Spent, energy_of, nothing_spent, watch_idle
-from mmkd_bench.gather import joined, judge_stability, result_of
-from mmkd_bench.gpu import gpu_names
-from mmkd_bench.jobs import RunJob, RunOutcome
-from mmkd_bench.launch import STAGE_SHARE
-from mmkd_bench.machine import MachineFacts, read_machine
-from mmkd_bench.power import power_sensor, read_power_mode
-from mmkd_bench.process import Launched, Progress, run_launches, unheard
+from mmkd_bench.machine.clocks import read_clocks
+from mmkd_bench.machine.energy import IDLE_S, PowerLog, Span, Spent, energy_of, nothing_spent, watch_idle
+from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.machine.gpu import gpu_names
+from mmkd_bench.machine.power import power_sensor, read_power_mode
+from mmkd_bench.measuring.calls import MAX_HOP
+from mmkd_bench.measuring.jobs import RunJob, RunOutcome
+from mmkd_bench.measuring.launch import STAGE_SHARE
+from mmkd_bench.measuring.process import Launched, Progress, run_launches, unheard
+from mmkd_bench.measuring.run_figures import joined, judge_stability, result_of
+from mmkd_bench.measuring.subject import Choice, settle_backend
 from mmkd_bench.report import BenchReport, Configuration
-from mmkd_bench.subject import Choice, settle_backend
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.files import write_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

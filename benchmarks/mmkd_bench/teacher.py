@@ -12,21 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_bench.end_to_end import (
-    STUDENT,
-    STUDENT_ENGINE,
-    TEACHER,
-    TEACHER_ENGINE,
-    front_end,
-    gathering,
-)
-from mmkd_bench.jobs import TeacherJob, TeacherOutcome
-from mmkd_bench.machine import MachineFacts, read_machine
+from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.measuring.jobs import TeacherJob, TeacherOutcome
+from mmkd_bench.measuring.process import Progress, run_launches, unheard
 from mmkd_bench.paired import REPEATS, Spread, check_pairing, spread_of
-from mmkd_bench.process import Progress, run_launches, unheard
 from mmkd_bench.report import Subject
 from mmkd_bench.run import START_LIMIT_S
-from mmkd_edge.bundle import Bundle
+from mmkd_bench.turns.end_to_end import STUDENT, STUDENT_ENGINE, TEACHER, TEACHER_ENGINE, front_end, gathering
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 
 FORMAT_VERSION = 1

@@ -1,7 +1,7 @@
 """Which way to run a bundle is best on this machine: what `mmkd-bench tune` does.
 
 Owns which ways are tried. How they are measured is in `trials`; what is kept, and what `EdgePredictor.open` takes from
-it, is in `mmkd_edge.profile`.
+it, is in `mmkd_edge.predict.profile`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mmkd_bench.jobs import TuneJob, TuneOutcome, Way
-from mmkd_bench.process import Interrupted, Progress, run_job, unheard
+from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
+from mmkd_bench.measuring.process import Interrupted, Progress, run_job, unheard
 from mmkd_bench.run import START_LIMIT_S
-from mmkd_edge.backends import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, why_absent
-from mmkd_edge.bundle import Bundle, choose_artifact
+from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, why_absent
+from mmkd_edge.bundle.bundle import Bundle, choose_artifact
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_edge.manifest import ModelEntry
-from mmkd_edge.profile import MAX_THREADS, ExecutionProfile, LeftOut, library_versions
-from mmkd_edge.setup import Setup
+from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, LeftOut, library_versions
+from mmkd_edge.predict.setup import Setup
 
 MOST_THREADS = 8
 OPEN_LIMIT_S = 10.0

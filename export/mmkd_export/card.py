@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mmkd_edge.manifest import ModelEntry
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.spec import TaskSpec, task_text
-from mmkd_export.gate import LEAST_JUDGING
+from mmkd_export.judge.gate import LEAST_JUDGING
 from mmkd_export.report import ArtifactReport, ExportReport
 from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
 

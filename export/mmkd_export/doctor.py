@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends import why_absent
+from mmkd_edge.backends.base import why_absent
 from mmkd_edge.backends.ort import import_onnxruntime
+from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
+from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.errors import UnavailableError
-from mmkd_edge.trt.cuda import device_facts, load_runtime
-from mmkd_edge.trt.needs import installed_library, load_library
-from mmkd_export.latency import processor_name
+from mmkd_export.judge.latency import processor_name
 
 Status = Literal["ok", "missing", "problem"]
 

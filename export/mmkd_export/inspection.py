@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import open_file, read_exactly
+from mmkd_edge.bundle.manifest import REPORT_FILE, ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
-from mmkd_edge.files import open_file, read_exactly
-from mmkd_edge.manifest import REPORT_FILE, ModelEntry
 from mmkd_edge.spec import TaskSpec, labels_text
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import ExportReport, decode_report
-from mmkd_export.sidecar import read_sidecar
+from mmkd_export.targets.sidecar import read_sidecar
 from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
 
 Facts = dict[str, str]

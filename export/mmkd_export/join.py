@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
+from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import UsageError
-from mmkd_edge.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
-from mmkd_edge.outputs import held
 from mmkd_edge.spec import labels_text
 from mmkd_export.inspection import inspect_file
 from mmkd_export.plan import ExportPlan, check_plan

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mmkd_edge.archive import LOCAL_SIGNATURE
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import open_file, read_exactly
+from mmkd_edge.bundle.manifest import MANIFEST_FILE, BatchRange, ModelEntry
+from mmkd_edge.command.outputs import check_file, check_name
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
-from mmkd_edge.files import open_file, read_exactly
-from mmkd_edge.manifest import MANIFEST_FILE, BatchRange, ModelEntry
-from mmkd_edge.outputs import check_file, check_name
-from mmkd_export.calibration import CalibrationMethod
-from mmkd_export.litert import EXTRA, missing_libraries
-from mmkd_export.platforms import Platform, PlatformName, Target, choose_platform, platform_named
+from mmkd_export.graph.calibration import CalibrationMethod
+from mmkd_export.targets.litert import EXTRA, missing_libraries
+from mmkd_export.targets.platforms import Platform, PlatformName, Target, choose_platform, platform_named
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 

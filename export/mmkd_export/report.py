@@ -9,18 +9,18 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from mmkd_edge.bundle.manifest import ArtifactFormat, Precision
 from mmkd_edge.errors import BundleError
-from mmkd_edge.manifest import ArtifactFormat, Precision
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.activations import ActivationHistogram
-from mmkd_export.gate import GateFacts, Judging, answer_scores, caution
-from mmkd_export.int8 import Attempt, LayerSensitivity
-from mmkd_export.parity import Answers, ArtifactParity
-from mmkd_export.windows import RealWindows
+from mmkd_export.graph.activations import ActivationHistogram
+from mmkd_export.judge.gate import GateFacts, Judging, answer_scores, caution
+from mmkd_export.judge.parity import Answers, ArtifactParity
+from mmkd_export.judge.windows import RealWindows
+from mmkd_export.precision.int8 import Attempt, LayerSensitivity
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluate.confidence import ConfidenceFacts
-from mmkd_models.evaluate.measures import Measure, measures_of
-from mmkd_models.evaluate.scores import AnyMetric, of_classes
+from mmkd_models.metrics.measures import Measure, measures_of
+from mmkd_models.metrics.scores import AnyMetric, of_classes
 
 FORMAT_VERSION = 1
 

@@ -13,32 +13,26 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.backends import Backend
+from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.backends.openvino import OpenVinoBackend
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.manifest import REPORT_FILE, Manifest, Precision
+from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
-from mmkd_edge.manifest import REPORT_FILE, Manifest, Precision
-from mmkd_edge.outputs import held
-from mmkd_export.artifacts import JudgedArtifact, RejectedError, judge_fp32, task_gate, with_backend
-from mmkd_export.contents import bundle_contents
-from mmkd_export.evidence import feeds_of
-from mmkd_export.gate import left_out_reason
-from mmkd_export.latency import paired_latency_us, processor_name
-from mmkd_export.litert import tflite_from_checkpoint, tflite_step_from_checkpoint
-from mmkd_export.lower import LowerPrecisions, make_lower, wanted_formats, wanted_precisions, without_slow
+from mmkd_export.judge.artifacts import JudgedArtifact, RejectedError, judge_fp32, task_gate, with_backend
+from mmkd_export.judge.gate import left_out_reason
+from mmkd_export.judge.latency import paired_latency_us, processor_name
+from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.lower_precision import LowerPrecisions, make_lower, wanted_formats, wanted_precisions, without_slow
+from mmkd_export.members import bundle_contents
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.report import ArtifactReport, ExportReport, LeftOut, decode_report
 from mmkd_export.step import judge_step
-from mmkd_export.subject import (
-    Subject,
-    require_windows,
-    subject_from_bundle,
-    subject_from_checkpoint,
-    temperature_of,
-)
-from mmkd_export.trt import EngineFile, build_engines
+from mmkd_export.student import Subject, require_windows, subject_from_bundle, subject_from_checkpoint, temperature_of
+from mmkd_export.targets.litert import tflite_from_checkpoint, tflite_step_from_checkpoint
+from mmkd_export.targets.trt import EngineFile, build_engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +159,8 @@ def _subject(plan: ExportPlan, begin: Callable[[str], None]) -> Subject:
         return subject_from_bundle(plan, remade=remade)
     begin("read the checkpoint")
     # torch takes seconds to import: not before the plan has been checked.
-    from mmkd_export.onnx_from_student import onnx_from_student
-    from mmkd_models.checkpoint import read_student
+    from mmkd_export.graph.onnx_from_student import onnx_from_student
+    from mmkd_models.training.checkpoint import read_student
 
     checkpoint = read_student(plan.source)
     require_windows(plan, checkpoint)
@@ -195,7 +189,7 @@ def _with_litert(subject: Subject, plan: ExportPlan, begin: Callable[[str], None
     if "litert" not in plan.targets:
         return subject
     begin("convert it to LiteRT")
-    from mmkd_models.checkpoint import read_student
+    from mmkd_models.training.checkpoint import read_student
 
     evidence = subject.evidence
     model = tflite_from_checkpoint(plan.source, temperature=evidence.temperature)

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends import Backend
-from mmkd_edge.backends.steps import follow_recording
-from mmkd_edge.manifest import Artifact, ArtifactFormat, Parity, Streaming
-from mmkd_export.artifacts import open_format
-from mmkd_export.evidence import Evidence
-from mmkd_export.graph import OPSET
-from mmkd_export.litert import SCHEMA_VERSION
-from mmkd_export.parity import FP32_TOLERANCE, Answers, ArtifactParity, compare, require_parity
+from mmkd_edge.backends.base import Backend
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Streaming
+from mmkd_edge.predict.steps import follow_recording
+from mmkd_export.graph.onnx_graph import OPSET
+from mmkd_export.judge.artifacts import open_format
+from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, ArtifactParity, compare, require_parity
+from mmkd_export.judge.reference_answers import Evidence
 from mmkd_export.report import StepReport
+from mmkd_export.targets.litert import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mmkd_models.checkpoint import StudentCheckpoint
+    from mmkd_models.training.checkpoint import StudentCheckpoint
 
 _FEWEST_STEPS = 256
 _FEWEST_WINDOWS = 4  # of time tokens: the memory of the first blocks is full then
@@ -56,7 +56,7 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, evidence: Evidence) -> S
         MmkdError: the exporter failed.
         GateError: the graph does not answer as the network does.
     """
-    from mmkd_export.onnx_from_student import onnx_step_from_student
+    from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 
     model = onnx_step_from_student(checkpoint, temperature=evidence.temperature)
     return judge_step(model, checkpoint, evidence, format="onnx", mflops=_mflops(model))
@@ -77,7 +77,7 @@ def judge_step(
         UnavailableError: the backend's library is not installed.
         BackendError: the backend does not run it.
     """
-    from mmkd_export.onnx_from_student import answers_along_recording, steps_of
+    from mmkd_export.graph.onnx_from_student import answers_along_recording, steps_of
 
     facts = steps_of(checkpoint)
     recording = _recording(evidence, stride=facts.stride)
@@ -195,6 +195,6 @@ def _artifact(
 def _mflops(model: bytes) -> float:
     import onnx
 
-    from mmkd_export.graph import multiply_adds
+    from mmkd_export.graph.onnx_graph import multiply_adds
 
     return round(2 * multiply_adds(onnx.load_from_string(model)) / 1e6, 3)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmkd_edge.backends.steps import StepMemory
+    from mmkd_edge.predict.steps import StepMemory
 
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
     "float32": "float32",

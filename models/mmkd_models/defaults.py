@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd_models.config import Preset
+from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
 
 TEACHER_PRESET: Preset = "small"

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmkd_edge.bundle.files import open_file, read_exactly, write_file
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.files import open_file, read_exactly, write_file
 from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes

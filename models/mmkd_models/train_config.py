@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mmkd_models.evaluate.scores import AnyMetric
+from mmkd_models.metrics.scores import AnyMetric
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 

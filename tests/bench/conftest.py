@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mmkd_bench.gather import judge_stability, result_of
-from mmkd_bench.interference import Interference
-from mmkd_bench.machine import MachineFacts
-from mmkd_bench.percentiles import summarise
+from mmkd_bench.machine.facts import MachineFacts
+from mmkd_bench.machine.interference import Interference
+from mmkd_bench.measuring.percentiles import summarise
+from mmkd_bench.measuring.run_figures import judge_stability, result_of
+from mmkd_bench.measuring.timing import TimeWindow, WarmUp
 from mmkd_bench.report import STAGES, BenchReport, Configuration, Launch, Stage, Subject
-from mmkd_bench.timing import TimeWindow, WarmUp
-from mmkd_edge.bundle import Golden, golden_bytes, write_bundle
-from mmkd_edge.manifest import (
+from mmkd_edge.bundle.bundle import Golden, golden_bytes, write_bundle
+from mmkd_edge.bundle.manifest import (
     Artifact,
     BatchRange,
     FileEntry,

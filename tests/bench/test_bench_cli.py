@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from mmkd_bench import capacity, plan
-from mmkd_bench.cli import main
+from mmkd_bench.commands.cli import main
 from mmkd_bench.report import BenchReport, Launch, decode_report, write_report
 
 LaunchOf = Callable[..., Launch]
 ReportOf = Callable[[Sequence[Launch]], BenchReport]
 
-PROGRAM = "from mmkd_bench.cli import main; main()"
+PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
 
 @dataclass(frozen=True, kw_only=True)

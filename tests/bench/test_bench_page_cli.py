@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmkd_bench.commands_cli import make_app
+from mmkd_bench.commands.bench import make_app
 from mmkd_bench.compare import compare
 from mmkd_bench.report import BenchReport, Launch, write_report
 from mmkd_edge.errors import UsageError

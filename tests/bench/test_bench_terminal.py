@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from mmkd_bench.report import BenchReport
-from mmkd_bench.terminal import report_view
+from mmkd_bench.show.terminal import report_view
 
 
 def words(report: BenchReport, *, width: int) -> set[str]:

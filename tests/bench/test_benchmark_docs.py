@@ -7,14 +7,15 @@ import msgspec
 import pytest
 
 from mmkd_bench.capacity import CapacityReport
-from mmkd_bench.commands_cli import make_app
+from mmkd_bench.commands.bench import make_app
 from mmkd_bench.compare import Change, Comparison
 from mmkd_bench.contest import Rival, RivalsReport
-from mmkd_bench.interference import Interference
-from mmkd_bench.load import Level
-from mmkd_bench.machine import Clocks, MachineFacts, Temperature
+from mmkd_bench.machine.facts import Clocks, MachineFacts, Temperature
+from mmkd_bench.machine.interference import Interference
+from mmkd_bench.measuring.load import Level
+from mmkd_bench.measuring.percentiles import LatencySummary, Percentile
+from mmkd_bench.measuring.timing import TimeWindow, WarmUp
 from mmkd_bench.paired import OverheadReport, PairReport, Spread
-from mmkd_bench.percentiles import LatencySummary, Percentile
 from mmkd_bench.plan import Forecast, Measured, PlanReport
 from mmkd_bench.report import (
     BenchReport,
@@ -29,7 +30,6 @@ from mmkd_bench.report import (
     Subject,
 )
 from mmkd_bench.teacher import SensorCost, TeacherReport
-from mmkd_bench.timing import TimeWindow, WarmUp
 
 DOCS = Path(__file__).parents[2] / "docs"
 METHOD = (DOCS / "benchmark-method.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 
 from mmkd_bench import capacity
 from mmkd_bench.capacity import CapacityReport, Question, measure_load
-from mmkd_bench.subject import Choice
+from mmkd_bench.measuring.subject import Choice
 from mmkd_edge.predictor import EdgePredictor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

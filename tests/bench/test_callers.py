@@ -6,7 +6,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from mmkd_bench.callers import beside_each_other, call_back_to_back, call_on_schedule, intervals_ns
+from mmkd_bench.measuring.callers import beside_each_other, call_back_to_back, call_on_schedule, intervals_ns
 
 
 def test_calls_of_all_clients_are_in_the_order_of_their_begins() -> None:

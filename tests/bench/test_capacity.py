@@ -13,11 +13,11 @@ from rich.console import Console
 
 from mmkd_bench import capacity
 from mmkd_bench.capacity import CapacityReport, Question, confirm_s, measure_capacity, measure_load
-from mmkd_bench.cli import main
-from mmkd_bench.subject import Choice
-from mmkd_bench.tables import markdown_of
-from mmkd_bench.terminal import capacity_view
-from mmkd_bench.text import carried_text
+from mmkd_bench.commands.cli import main
+from mmkd_bench.measuring.subject import Choice
+from mmkd_bench.show.tables import markdown_of
+from mmkd_bench.show.terminal import capacity_view
+from mmkd_bench.show.text import carried_text
 from mmkd_edge.errors import BundleError, UsageError
 
 

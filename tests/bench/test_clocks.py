@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.clocks import parse_jetson_clocks, read_clocks
-from mmkd_bench.machine import Clocks
+from mmkd_bench.machine.clocks import parse_jetson_clocks, read_clocks
+from mmkd_bench.machine.facts import Clocks
 
 RECORDED = Path(__file__).parent / "recorded"
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_bench.alternate import alternate_predict
-from mmkd_bench.drive import Driver, batch_driver, stream_driver, window_driver
-from mmkd_bench.jobs import LoadJob, OverheadJob
+from mmkd_bench.measuring.calls import Driver, batch_driver, stream_driver, window_driver
+from mmkd_bench.measuring.jobs import LoadJob, OverheadJob
+from mmkd_bench.measuring.offer_load import serve_load
+from mmkd_bench.measuring.subject import Choice, open_predictor, raw_windows
 from mmkd_bench.report import STAGES, BenchReport, Launch
 from mmkd_bench.run import Settings, check_settings, measure_bundle
-from mmkd_bench.serve import serve_load
-from mmkd_bench.subject import Choice, open_predictor, raw_windows
-from mmkd_bench.text import csv_from_report, fact_rows, subject_text
+from mmkd_bench.show.text import csv_from_report, fact_rows, subject_text
+from mmkd_bench.turns.alternate import alternate_predict
 from mmkd_edge.errors import UsageError
-from mmkd_edge.postprocess import Prediction
+from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.energy import PowerLog, Span, Spent, energy_of, watch_idle
-from mmkd_bench.power import RailSensor
+from mmkd_bench.machine.energy import PowerLog, Span, Spent, energy_of, watch_idle
+from mmkd_bench.machine.power import RailSensor
 from mmkd_edge.errors import UnavailableError
 
 

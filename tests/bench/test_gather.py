@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.callers import intervals_ns
-from mmkd_bench.gather import joined, judge_stability, result_of
-from mmkd_bench.launch import pace
-from mmkd_bench.machine import MachineFacts, read_machine
+from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.measuring.callers import intervals_ns
+from mmkd_bench.measuring.launch import pace
+from mmkd_bench.measuring.run_figures import joined, judge_stability, result_of
+from mmkd_bench.measuring.timing import PacedSamples, Samples, WarmUp
 from mmkd_bench.report import Launch
-from mmkd_bench.timing import PacedSamples, Samples, WarmUp
 
 LaunchOf = Callable[..., Launch]
 

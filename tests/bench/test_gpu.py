@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.gpu import (
+from mmkd_bench.machine.gpu import (
     Gpu,
     GpuSensor,
     gpu_names,

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mmkd_bench.interference import Counters, Interference, interference, read_counters, suspicions
-from mmkd_bench.machine import read_machine
+from mmkd_bench.machine.facts import read_machine
+from mmkd_bench.machine.interference import Counters, Interference, interference, read_counters, suspicions
 
 QUIET = Counters(
     time_s=100.0,

@@ -16,21 +16,22 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from mmkd_bench import capacity, load, plan
+from mmkd_bench import capacity, plan
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
 from mmkd_bench.contest import measure_rivals
-from mmkd_bench.jobs import LoadJob
-from mmkd_bench.load import Demand, search_load
+from mmkd_bench.measuring import load
+from mmkd_bench.measuring.jobs import LoadJob
+from mmkd_bench.measuring.load import Demand, search_load
+from mmkd_bench.measuring.process import Interrupted
+from mmkd_bench.measuring.subject import Choice
 from mmkd_bench.paired import measure_overhead, measure_pair
 from mmkd_bench.plan import measure_plan
-from mmkd_bench.process import Interrupted
 from mmkd_bench.report import BenchReport, Launch
 from mmkd_bench.run import Settings, measure_bundle
-from mmkd_bench.subject import Choice
-from mmkd_bench.tables import markdown_of
-from mmkd_bench.text import carried_text, model_text
+from mmkd_bench.show.tables import markdown_of
+from mmkd_bench.show.text import carried_text, model_text
 
-PROGRAM = "from mmkd_bench.cli import main; main()"
+PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
 
 def ctrl_c_at(start: str) -> Callable[[str], object]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_bench.capacity import confirm_s
-from mmkd_bench.judge import STEP, Offered, Verdict, judge_load, settle
-from mmkd_bench.load import Demand, Level, judged_level, schedule_ns, search_load, trial_s
+from mmkd_bench.measuring.judge import STEP, Offered, Verdict, judge_load, settle
+from mmkd_bench.measuring.load import Demand, Level, judged_level, schedule_ns, search_load, trial_s
 
 RATE_HZ, DEADLINE_MS = 50.0, 10.0
 DEMAND = Demand(rate_hz=RATE_HZ, deadline_ms=DEADLINE_MS, servers=1)

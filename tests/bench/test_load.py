@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_bench import load
-from mmkd_bench.load import (
+from mmkd_bench.measuring import load
+from mmkd_bench.measuring.load import (
     RESOLUTION,
     Demand,
     backlog_growth_ns,

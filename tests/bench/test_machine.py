@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.machine import (
+from mmkd_bench.machine.facts import (
     MachineFacts,
     Temperature,
     cpu_quota,

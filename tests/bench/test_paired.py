@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_bench.alternate import alternate, take_turns
 from mmkd_bench.paired import measure_overhead, measure_pair
+from mmkd_bench.turns.alternate import alternate, take_turns
 from mmkd_edge.errors import BackendError, UsageError
 
 

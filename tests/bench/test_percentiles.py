@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_bench.percentiles import (
+from mmkd_bench.measuring.percentiles import (
     CONFIDENCE,
     QUANTILES,
     percentile,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench import power
-from mmkd_bench.power import (
+from mmkd_bench.machine import power
+from mmkd_bench.machine.power import (
     RailSensor,
     RaplSensor,
     TegrastatsSensor,

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmkd_bench import process
-from mmkd_bench.jobs import RunJob, RunOutcome
-from mmkd_bench.launch import measure_launch
-from mmkd_bench.process import run_job
+from mmkd_bench.measuring import process
+from mmkd_bench.measuring.jobs import RunJob, RunOutcome
+from mmkd_bench.measuring.launch import measure_launch
+from mmkd_bench.measuring.process import run_job
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 
 
@@ -108,7 +108,7 @@ def test_a_launch_that_is_stopped_before_its_measured_time_has_no_outcome(bundle
 
 
 def test_a_measuring_process_does_not_outlive_the_command(bundle: Path) -> None:
-    code = "from mmkd_bench.cli import main; main()"
+    code = "from mmkd_bench.commands.cli import main; main()"
     command = [sys.executable, "-c", code, "run", str(bundle), "--backend", "ort", "--launches", "1"]
     with subprocess.Popen([*command, "--duration-s", "300"], stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stderr is not None

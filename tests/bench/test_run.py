@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from mmkd_bench.demo import demo_document
-from mmkd_bench.power import power_sensor
+from mmkd_bench.machine.power import power_sensor
+from mmkd_bench.measuring.subject import Choice
 from mmkd_bench.report import STAGES
 from mmkd_bench.run import Run, Settings, check_settings, measure_bundle, write_samples
-from mmkd_bench.subject import Choice
-from mmkd_bench.text import subject_text
+from mmkd_bench.show.text import subject_text
 from mmkd_edge.errors import BundleError, UsageError
 
 

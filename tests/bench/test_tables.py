@@ -9,13 +9,13 @@ import pytest
 
 from mmkd_bench.capacity import CapacityReport, Question, measure_load
 from mmkd_bench.contest import Rival, RivalsReport
+from mmkd_bench.measuring.subject import Choice
 from mmkd_bench.paired import OverheadReport, PairReport, Spread, spread_of
 from mmkd_bench.plan import Forecast, Measured, PlanReport
 from mmkd_bench.report import BenchReport, Launch
-from mmkd_bench.subject import Choice
-from mmkd_bench.tables import csv_of, markdown_of
+from mmkd_bench.show.tables import csv_of, markdown_of
+from mmkd_bench.show.text import ratio_text
 from mmkd_bench.teacher import SensorCost, TeacherReport
-from mmkd_bench.text import ratio_text
 
 ONE: Spread = spread_of([100.0, 110.0, 120.0])
 

@@ -6,14 +6,14 @@ import msgspec
 import pytest
 import torch
 
+from mmkd_bench.commands.teacher import sensor_powers
+from mmkd_bench.show.terminal import teacher_view
+from mmkd_bench.show.text import spared_lines
 from mmkd_bench.teacher import TeacherReport, measure_teacher
-from mmkd_bench.teacher_cli import sensor_powers
-from mmkd_bench.terminal import teacher_view
-from mmkd_bench.text import spared_lines
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.onnx_from_student import onnx_from_teacher
-from mmkd_models.config import EncoderConfig, TeacherConfig
+from mmkd_export.graph.onnx_from_student import onnx_from_teacher
+from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_bench.compare import compare, parse_conditions
-from mmkd_bench.percentiles import summarise
+from mmkd_bench.measuring.percentiles import summarise
 from mmkd_bench.report import BenchReport, Launch
-from mmkd_bench.text import (
+from mmkd_bench.show.text import (
     csv_from_comparison,
     csv_from_report,
     duration_text,

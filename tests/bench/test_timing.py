@@ -6,7 +6,7 @@ from threading import Event, Timer
 import numpy as np
 import pytest
 
-from mmkd_bench.timing import Samples, closed_loop, is_steady, paced_loop, time_windows, warm_up
+from mmkd_bench.measuring.timing import Samples, closed_loop, is_steady, paced_loop, time_windows, warm_up
 
 
 def _sleep(seconds: float) -> None:

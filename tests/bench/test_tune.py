@@ -17,21 +17,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.jobs import TuneJob, Way
-from mmkd_bench.trials import measure_trials, require_score, score, take_bursts
+from mmkd_bench.commands.tune import thread_counts
+from mmkd_bench.measuring.jobs import TuneJob, Way
 from mmkd_bench.tune import TuneSettings, tune_bundle, ways_to_try
-from mmkd_bench.tune_cli import thread_counts
+from mmkd_bench.turns.trials import measure_trials, require_score, score, take_bursts
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
-from mmkd_edge.backends import SessionOptions
-from mmkd_edge.engine import engine_of
+from mmkd_edge.backends.base import SessionOptions
+from mmkd_edge.bundle.golden import Golden
+from mmkd_edge.bundle.manifest import Artifact
 from mmkd_edge.errors import BackendError
-from mmkd_edge.golden import Golden
-from mmkd_edge.manifest import Artifact
-from mmkd_edge.profile import decode_profile, find_profile
-from mmkd_edge.setup import Setup
+from mmkd_edge.predict.engine import engine_of
+from mmkd_edge.predict.profile import decode_profile, find_profile
+from mmkd_edge.predict.setup import Setup
 from mmkd_edge.testing import FakeBackend
 
-PROGRAM = "from mmkd_bench.cli import main; main()"
+PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 PLAIN = Setup(backend="ort", precision="fp32", threads=1, reason="tried")
 
 
@@ -201,7 +201,7 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     import hashlib
 
     from mmkd_edge import golden_bytes
-    from mmkd_edge.manifest import FileEntry
+    from mmkd_edge.bundle.manifest import FileEntry
 
     members["acc/golden.npz"] = golden_bytes(msgspec.structs.replace(golden, logits=golden.logits + np.float32(1)))
     stored = members["acc/golden.npz"]
@@ -289,7 +289,7 @@ def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
 def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    from mmkd_edge.files import cache_folder
+    from mmkd_edge.bundle.files import cache_folder
 
     with pytest.raises(UsageError) as caught:
         cache_folder("profiles")

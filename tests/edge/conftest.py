@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import Golden, Manifest, ModalitySpec, TaskSpec, golden_bytes, write_bundle
-from mmkd_edge.backends import Backend
-from mmkd_edge.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge.backends.base import Backend
+from mmkd_edge.bundle.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 
 LABELS = ("rest", "raise", "turn")
 WEIGHTS = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=np.float32)  # (C, K)

@@ -322,5 +322,5 @@ def install(monkeypatch: Any) -> Tensorrt:
     for name, module in (("cuda", top), ("cuda.bindings", bindings), ("cuda.bindings.runtime", cuda)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
-    monkeypatch.setattr("mmkd_edge.trt.needs._DRIVER", "libc.so.6")  # a library that loads
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libc.so.6")  # a library that loads
     return tensorrt

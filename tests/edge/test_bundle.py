@@ -26,7 +26,7 @@ from mmkd_edge import (
     example_bundle,
     write_bundle,
 )
-from mmkd_edge.archive import archive_body, end_record
+from mmkd_edge.bundle.archive import archive_body, end_record
 
 ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")
 AGAIN = "copy or export it again"

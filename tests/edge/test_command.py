@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.command import require_modules, run_command, shell_line
+from mmkd_edge.command.run import require_modules, run_command, shell_line
 from mmkd_edge.errors import GateError, UnavailableError, UsageError
 
 
@@ -28,7 +28,7 @@ def _raising(error: BaseException):
 
 def _script(tmp_path: Path, body: str) -> list[str]:
     path = tmp_path / "script.py"
-    path.write_text("import sys, time\nfrom mmkd_edge.command import run_command\n" + textwrap.dedent(body))
+    path.write_text("import sys, time\nfrom mmkd_edge.command.run import run_command\n" + textwrap.dedent(body))
     return [sys.executable, str(path)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from mmkd_edge.command_tables import WholeWords, shared_widths
+from mmkd_edge.command.tables import WholeWords, shared_widths
 
 ROWS = (
     ("throughput", "2492 predictions per second", "95 % of all windows"),

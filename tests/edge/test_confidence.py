@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError
-from mmkd_edge.confidence import label_set, least_probability
-from mmkd_edge.manifest import Confidence
+from mmkd_edge.bundle.manifest import Confidence
+from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)

@@ -10,10 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, decode_manifest, encode_manifest
-from mmkd_edge.drift import GroupReference, Tolerance, level_changes, rearrangements, reference_fault, window_features
-from mmkd_edge.drift_watch import Drift, DriftWatch
-from mmkd_edge.metrics import metrics_text
+from mmkd_edge.drift.features import (
+    GroupReference,
+    Tolerance,
+    level_changes,
+    rearrangements,
+    reference_fault,
+    window_features,
+)
+from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_edge.testing import FakeBackend, fake_entry
+from mmkd_edge.watch.prometheus import metrics_text
 
 NAMES = ("ax", "ay", "az")
 UNEXPLAINED = "windows unlike any of the training, and no offset, gain or order of the channels explains it"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mmkd_edge import Bundle, UsageError
-from mmkd_edge.files import write_file
+from mmkd_edge.bundle.files import write_file
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -85,7 +85,7 @@ def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, m
 WRITER = """
 import sys
 from pathlib import Path
-from mmkd_edge.files import write_file
+from mmkd_edge.bundle.files import write_file
 versions = [Path(name).read_bytes() for name in sys.argv[2:]]
 print("ready", flush=True)
 while True:

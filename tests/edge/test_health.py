@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, TaskSpec, UsageError, decode_manifest, encode_manifest
-from mmkd_edge.health import measure_statistics, stability_index
-from mmkd_edge.metrics import HealthCollector, metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
+from mmkd_edge.watch.health import measure_statistics, stability_index
+from mmkd_edge.watch.prometheus import HealthCollector, metrics_text
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
 LABELS = ("low", "high")
@@ -149,7 +149,7 @@ def test_a_stability_index_is_a_figure_and_no_alarm() -> None:
 
 
 def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.health._MOST_WINDOWS", 200)
+    monkeypatch.setattr("mmkd_edge.watch.health._MOST_WINDOWS", 200)
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(1000, seed=1))
     ask(model, recorded(200, seed=2) + np.float32(2))
@@ -249,7 +249,7 @@ def test_a_collector_serves_several_predictors() -> None:
 def test_without_the_library_the_extra_is_named() -> None:
     script = (
         "import sys; sys.modules['prometheus_client'] = None\n"
-        "from mmkd_edge.metrics import HealthCollector\n"
+        "from mmkd_edge.watch.prometheus import HealthCollector\n"
         "try:\n    HealthCollector({})\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -40,7 +40,7 @@ def interrupted(command: str, *arguments: str, when: str, after_s: float = 0.0) 
 @pytest.mark.parametrize(
     "module",
     [
-        "mmkd_edge.files",  # the door's own
+        "mmkd_edge.bundle.files",  # the door's own
         "numpy._core._exceptions",  # imported by C code, which turns an interrupt into an ImportError
         "numpy.linalg._umath_linalg",
     ],

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mmkd_edge import UnavailableError
-from mmkd_edge.backends import artifact_formats, check_backend, open_backend
+from mmkd_edge.backends.base import artifact_formats, check_backend, open_backend
 
 
 def test_it_is_asked_for_by_name_and_runs_tflite_alone() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import Manifest, ManifestError, ModalitySpec, TaskSpec, decode_manifest, encode_manifest
-from mmkd_edge.manifest import MAX_MANIFEST_BYTES, FileEntry, graph_inputs, graph_outputs, member_files
+from mmkd_edge.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, graph_inputs, graph_outputs, member_files
 
 AGAIN = "; export the bundle again"
 

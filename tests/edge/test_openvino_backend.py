@@ -15,9 +15,9 @@ import onnx
 import pytest
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError, example_bundle
-from mmkd_edge.backends import open_backend
+from mmkd_edge.backends.base import open_backend
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")

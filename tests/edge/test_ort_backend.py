@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import BackendError, UnavailableError, UsageError
-from mmkd_edge.backends import SessionOptions, check_backend, open_backend
+from mmkd_edge.backends.base import SessionOptions, check_backend, open_backend
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.manifest import graph_inputs
+from mmkd_edge.bundle.manifest import graph_inputs
 
 
 def test_answers_are_those_of_the_graph(kit: Any) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_edge.command.outputs import check_file, check_folder, check_name, held
 from mmkd_edge.errors import UsageError
-from mmkd_edge.outputs import check_file, check_folder, check_name, held
 
 # Holds an output until it is killed.
 HOLDER = """
 import sys
 from pathlib import Path
-from mmkd_edge.outputs import held
+from mmkd_edge.command.outputs import held
 sys.argv[0] = "/usr/bin/mmkd-train"
 with held(Path(sys.argv[1])):
     print("held", flush=True)
@@ -73,7 +73,7 @@ def test_of_many_that_begin_at_once_one_has_the_output_at_a_time(tmp_path: Path)
     # Each that has it makes a file of its own that must not be there yet, and removes it.
     code = (
         "import sys\nfrom pathlib import Path\nfrom mmkd_edge.errors import UsageError\n"
-        "from mmkd_edge.outputs import held\nmark = Path(sys.argv[1] + '.mark')\n"
+        "from mmkd_edge.command.outputs import held\nmark = Path(sys.argv[1] + '.mark')\n"
         "for _ in range(300):\n"
         "    try:\n        with held(Path(sys.argv[1])):\n"
         "            mark.touch(exist_ok=False)\n            mark.unlink()\n"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import BackendError, ModalitySpec, Prediction, TaskSpec, interpret
-from mmkd_edge.postprocess import DEGRADED_SHARE
+from mmkd_edge.predict.postprocess import DEGRADED_SHARE
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)

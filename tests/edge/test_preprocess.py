@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmkd_edge import InputError, ModalitySpec, Reference, check_window, prepare, prepare_batch
-from mmkd_edge.preprocess import all_present, standardise, sure_below
+from mmkd_edge.predict.preprocess import all_present, standardise, sure_below
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
 SMALL = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3)

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, UnavailableError, UsageError
-from mmkd_edge.backends import SessionOptions
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.backends.base import SessionOptions
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.machine import Machine, this_machine
-from mmkd_edge.profile import (
+from mmkd_edge.predict.profile import (
     ExecutionProfile,
     Trial,
     best_trial,

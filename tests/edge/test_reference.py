@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import ModalitySpec, Reference, UsageError, read_reference, write_reference
-from mmkd_edge.reference import check_reference
+from mmkd_edge.bundle.reference import check_reference
 
 TEMP = ModalitySpec(name="temp", channels=("wrist", "room"), rate_hz=4.0, samples=8, normalise="per_group")
 AGAIN = "; make it again with mmkd-data reference"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec, Prediction, SensorChecks, SensorError, UsageError
-from mmkd_edge.preprocess import prepare
-from mmkd_edge.sensors import Fault, find_fault, worse
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.predict.sensors import Fault, find_fault, worse
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=40, range=(-16.0, 16.0))

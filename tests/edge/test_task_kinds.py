@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_edge.bundle.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
+from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest, graph_outputs
 from mmkd_edge.errors import ManifestError
-from mmkd_edge.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
-from mmkd_edge.health import measure_statistics
-from mmkd_edge.manifest import Manifest, decode_manifest, encode_manifest, graph_outputs
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_edge.testing import fake_entry, fake_predictor
+from mmkd_edge.watch.health import measure_statistics
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.4)

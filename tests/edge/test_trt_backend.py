@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError
-from mmkd_edge.backends import artifact_formats, open_backend, why_absent
-from mmkd_edge.backends.trt import TrtBackend
-from mmkd_edge.manifest import graph_inputs, graph_outputs
+from mmkd_edge.backends.base import artifact_formats, open_backend, why_absent
+from mmkd_edge.backends.trt.backend import TrtBackend
+from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
 
 
@@ -316,7 +316,7 @@ def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(
 def test_everything_that_is_missing_is_named_with_its_command(bundle_path: Path, monkeypatch: Any) -> None:
     for name in ("tensorrt", "tensorrt_rtx", "cuda"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("mmkd_edge.trt.needs._DRIVER", "libnone.so.1")
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libnone.so.1")
     lacks = (
         "this machine lacks TensorRT (on a Jetson: sudo apt-get install python3-libnvinfer, in an environment made "
         "with --system-site-packages; for GeForce RTX: pip install 'mmkd-edge[trt-rtx]'), "
@@ -362,8 +362,8 @@ def test_auto_goes_on_where_no_gpu_answers_and_says_why(bundle_path: Path, tenso
 def test_auto_says_why_not_tensorrt_where_it_is_installed_and_else_nothing(
     bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd_edge.trt.needs._DRIVER", "libnone.so.1")
-    monkeypatch.setattr("mmkd_edge.trt.needs._SIGNS", ("no/such/file",))
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libnone.so.1")
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._SIGNS", ("no/such/file",))
     with EdgePredictor.open(bundle_path) as predictor:
         assert predictor.info().reason.endswith(
             "; 'trt' is left out: this machine lacks an NVIDIA GPU with its driver (libnone.so.1 does not load)"
@@ -372,7 +372,7 @@ def test_auto_says_why_not_tensorrt_where_it_is_installed_and_else_nothing(
         monkeypatch.setitem(sys.modules, name, None)
     with EdgePredictor.open(bundle_path) as predictor:
         assert "trt" not in predictor.info().reason
-    monkeypatch.setattr("mmkd_edge.trt.needs._SIGNS", (str(bundle_path)[1:],))  # a driver shows
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._SIGNS", (str(bundle_path)[1:],))  # a driver shows
     with EdgePredictor.open(bundle_path) as predictor:
         assert "; 'trt' is left out: this machine lacks TensorRT (on a Jetson: " in predictor.info().reason
 

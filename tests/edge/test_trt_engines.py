@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 from mmkd_edge import BackendError, Bundle, example_bundle
-from mmkd_edge.trt.build import BuiltEngine, engine_from_onnx
-from mmkd_edge.trt.cache import MOST_ENGINES, load_engine
-from mmkd_edge.trt.key import DeviceFacts, EngineFacts
+from mmkd_edge.backends.trt.build import BuiltEngine, engine_from_onnx
+from mmkd_edge.backends.trt.cache import MOST_ENGINES, load_engine
+from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
 
 MIB = 1 << 20
 ORIN = DeviceFacts(
@@ -294,8 +294,8 @@ def test_engines_of_the_shipped_student_are_built_kept_and_verified(tmp_path: Pa
 
 def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers() -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
-    from mmkd_edge.backends import library_of, why_absent
-    from mmkd_edge.trt.needs import installed_library
+    from mmkd_edge.backends.base import library_of, why_absent
+    from mmkd_edge.backends.trt.needs import installed_library
 
     if installed_library() == "tensorrt" or not why_absent("trt"):
         pytest.skip("this machine has TensorRT or a GPU")

@@ -9,20 +9,20 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.evidence import Evidence, judging_of
-from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student
-from mmkd_export.parity import with_missing_samples
+from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.judge.parity import with_missing_samples
+from mmkd_export.judge.reference_answers import Evidence, judging_of
+from mmkd_export.judge.windows import windows_from_checkpoint
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
-from mmkd_export.windows import windows_from_checkpoint
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
-from mmkd_models.config import EncoderConfig, StudentConfig
-from mmkd_models.distill import LogitTerm, Recipe, constant
-from mmkd_models.evaluate.scores import default_metric
-from mmkd_models.fold_result import ComparisonConfig
+from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.learner import LogitTerm, Recipe, constant
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.train import TrainConfig
+from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
+from mmkd_models.training.loop import TrainConfig
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.train import run_train
 from mmkd_models.data import write_dataset
-from mmkd_models.distill_cli import run_distill
-from mmkd_models.train_cli import run_train
 
 VIBRATION = ModalitySpec(name="振動", channels=("x軸", "y軸"), unit="g", rate_hz=20.0, samples=40)
 CURRENT = ModalitySpec(name="धारा", channels=("ए",), unit="A", rate_hz=20.0, samples=40)  # with vowel signs

@@ -19,18 +19,18 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
+from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
-from mmkd_edge.outputs import held
 from mmkd_edge.spec import ModalitySpec
+from mmkd_export.commands.demo import app, show_demo
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
-from mmkd_export.demo.command_cli import app, show_demo
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.comparison import compare_fold
+from mmkd_models.compare.comparison import compare_fold
+from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.study_methods import default_recipe
-from mmkd_models.summary import demo_document
-from mmkd_models.train import TrainConfig
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.training.loop import TrainConfig
 from mmkd_report import render_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

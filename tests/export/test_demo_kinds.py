@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.commands.demo import show_demo
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
-from mmkd_export.demo.command_cli import show_demo
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import read_student, read_teacher
-from mmkd_models.comparison import compare_fold, fold_data
+from mmkd_models.compare.comparison import compare_fold, fold_data
+from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.evaluate.scores import default_metric
-from mmkd_models.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.predict import logits_of
-from mmkd_models.study_methods import default_recipe
-from mmkd_models.summary import demo_document
-from mmkd_models.train import TrainConfig
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.training.checkpoint import read_student, read_teacher
+from mmkd_models.training.loop import TrainConfig
+from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
 
 TASKS = {

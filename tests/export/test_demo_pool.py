@@ -10,9 +10,9 @@ import pytest
 
 from mmkd_edge.errors import CheckpointError, MmkdError
 from mmkd_export.demo.pool import Pool
-from mmkd_models.comparison import Part, parts_of, teacher_path
+from mmkd_models.compare.comparison import Part, parts_of, teacher_path
+from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset
-from mmkd_models.fold_result import ComparisonConfig
 
 
 @pytest.fixture(scope="module")

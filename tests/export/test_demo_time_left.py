@@ -8,10 +8,10 @@ import pytest
 
 from mmkd_export.demo.time_left import PartTime, seconds_left
 from mmkd_export.demo.watch import Watch
-from mmkd_models.answers import BLOCKS
-from mmkd_models.comparison import Part, Stage, Step
-from mmkd_models.fold_result import ComparisonConfig
-from mmkd_models.train import Progress
+from mmkd_models.compare.comparison import Part, Stage, Step
+from mmkd_models.compare.fold_result import ComparisonConfig
+from mmkd_models.distil.answers import BLOCKS
+from mmkd_models.training.loop import Progress
 
 
 def test_nothing_is_guessed_before_anything_was_measured() -> None:

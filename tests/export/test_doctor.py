@@ -86,7 +86,7 @@ def test_a_driver_is_found_by_its_version(tmp_path: Path):
 
 
 def _run(script: str) -> subprocess.CompletedProcess[str]:
-    script += "\nfrom mmkd_export.doctor_cli import main\nmain()\n"
+    script += "\nfrom mmkd_export.commands.doctor import main\nmain()\n"
     return subprocess.run([sys.executable, "-c", script, "--json"], capture_output=True, text=True, check=False)
 
 

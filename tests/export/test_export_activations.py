@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_export.activations import REPORTED_BINS, activation_histograms
-from mmkd_export.calibration import Magnitudes, add_values, clipping_range, tensor_magnitudes
-from mmkd_export.evidence import Evidence, feeds_of
-from mmkd_export.layers import Layer, learnt_layers
-from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_export.graph.activations import REPORTED_BINS, activation_histograms
+from mmkd_export.graph.calibration import Magnitudes, add_values, clipping_range, tensor_magnitudes
+from mmkd_export.graph.layers import Layer, learnt_layers
+from mmkd_export.graph.onnx_from_student import answers_from_student
+from mmkd_export.judge.reference_answers import Evidence, feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.report import decode_report, encode_report
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 EMPTY = Magnitudes(counts=np.zeros(2048, dtype=np.int64), top=0.0, largest=0.0)
 
@@ -144,7 +144,7 @@ def test_what_auto_left_out_is_reported_with_all_that_was_tried(
 def test_what_was_too_slow_is_reported_with_its_latency(
     exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mmkd_export.lower.LEAST_SPEEDUP", 1000.0)
+    monkeypatch.setattr("mmkd_export.lower_precision.LEAST_SPEEDUP", 1000.0)
     result = export(
         ExportPlan(
             source=exported.path,

@@ -12,17 +12,17 @@ from onnx import helper, numpy_helper
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.bundle.manifest import BatchRange, graph_inputs
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_edge.manifest import BatchRange, graph_inputs
-from mmkd_export.artifacts import judge_fp32
-from mmkd_export.batch import batch_from_dim, require_batches
-from mmkd_export.evidence import Evidence
-from mmkd_export.graph import multiply_adds
-from mmkd_export.layers import learnt_layers
-from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.graph.layers import learnt_layers
+from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.graph.onnx_graph import multiply_adds
+from mmkd_export.judge.artifacts import judge_fp32
+from mmkd_export.judge.batch import batch_from_dim, require_batches
+from mmkd_export.judge.reference_answers import Evidence
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 RANGE = BatchRange(minimum=1, optimum=2, maximum=8)
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmkd_edge.preprocess import prepare
-from mmkd_export.calibration import (
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_export.graph.calibration import (
     BINS,
     Magnitudes,
     add_values,
@@ -16,7 +16,7 @@ from mmkd_export.calibration import (
     clipping_range,
     tensor_magnitudes,
 )
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 EMPTY = Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0)
 

@@ -12,14 +12,14 @@ import onnxruntime
 import pytest
 
 from mmkd_edge import Bundle, EdgePredictor, UsageError
-from mmkd_edge.confidence import least_probability
-from mmkd_edge.golden import Golden
-from mmkd_edge.manifest import README_FILE, ModelEntry
-from mmkd_export.confidence import FEWEST_WINDOWS, confidence_of, fit_temperature
-from mmkd_export.onnx_from_student import answers_from_student
+from mmkd_edge.bundle.golden import Golden
+from mmkd_edge.bundle.manifest import README_FILE, ModelEntry
+from mmkd_edge.predict.confidence import least_probability
+from mmkd_export.graph.onnx_from_student import answers_from_student
+from mmkd_export.judge.confidence import FEWEST_WINDOWS, confidence_of, fit_temperature
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 
 def shares_of(logits: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from mmkd_export.evidence import feeds_of
-from mmkd_export.fp16 import FP16_LIMIT, HalfGraph, half_graph
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 

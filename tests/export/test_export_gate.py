@@ -7,11 +7,11 @@ import pytest
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.evidence import check_calibration, judging_of
-from mmkd_export.gate import GateFacts, Judging, caution, gate_facts, require_gate, require_judging
-from mmkd_export.parity import Answers
-from mmkd_export.windows import RealWindows
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_export.judge.gate import GateFacts, Judging, caution, gate_facts, require_gate, require_judging
+from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.reference_answers import check_calibration, judging_of
+from mmkd_export.judge.windows import RealWindows
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 

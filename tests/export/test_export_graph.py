@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TensorSpec
-from mmkd_export.graph import check_graph, clean_graph, graph_bytes, multiply_adds
+from mmkd_export.graph.onnx_graph import check_graph, clean_graph, graph_bytes, multiply_adds
 
 X = TensorSpec(name="x", dtype="float32", shape=(1, 8, 3))
 ADVICE = "please report it with the checkpoint"

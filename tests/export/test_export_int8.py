@@ -7,13 +7,13 @@ import onnx
 import pytest
 
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_export.evidence import feeds_of
-from mmkd_export.gate import GateFacts
-from mmkd_export.int8 import Int8Graph, Int8Options, int8_graph
-from mmkd_export.onnx_from_student import onnx_from_student
-from mmkd_export.parity import Answers, answers_from_backend
-from mmkd_models.checkpoint import StudentCheckpoint
-from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.judge.gate import GateFacts
+from mmkd_export.judge.parity import Answers, answers_from_backend
+from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 BLOCK = "encoder.blocks.0."
 

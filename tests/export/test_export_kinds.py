@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_bench.jobs import RivalsJob
-from mmkd_bench.rivals import largest_difference, time_rivals
+from mmkd_bench.measuring.jobs import RivalsJob
+from mmkd_bench.turns.rivals import largest_difference, time_rivals
 from mmkd_edge import EdgePredictor
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.gate import Judging, gate_facts
+from mmkd_export.graph.onnx_from_student import answers_from_student
 from mmkd_export.inspection import inspect_file
-from mmkd_export.onnx_from_student import answers_from_student
-from mmkd_export.parity import Answers, compare
+from mmkd_export.judge.gate import Judging, gate_facts
+from mmkd_export.judge.parity import Answers, compare
+from mmkd_export.judge.windows import windows_from_path
 from mmkd_export.plan import ExportPlan
 from mmkd_export.report import decode_report
 from mmkd_export.run import export
-from mmkd_export.windows import windows_from_path
-from mmkd_models.checkpoint import write_student
-from mmkd_models.config import EncoderConfig, StudentConfig
-from mmkd_models.evaluate.label_metrics import label_scores
-from mmkd_models.evaluate.value_metrics import value_scores
+from mmkd_models.metrics.labels import label_scores
+from mmkd_models.metrics.values import value_scores
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.training.checkpoint import write_student
 from mmkd_report import render_export
-from mmkd_report.formats import percent, significant, with_unit
+from mmkd_report.words.formats import percent, significant, with_unit
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")

@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
-from mmkd_edge.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.artifacts import judge_fp32
-from mmkd_export.evidence import Evidence, feeds_of
-from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.judge.artifacts import judge_fp32
+from mmkd_export.judge.reference_answers import Evidence, feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
-from mmkd_models.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
 from mmkd_edge.backends.litert import LitertBackend
-from mmkd_export.litert import model_metadata, tflite_from_checkpoint
-from mmkd_export.litert_int8 import int8_tflite
+from mmkd_export.targets.litert import model_metadata, tflite_from_checkpoint
+from mmkd_export.targets.litert_int8 import int8_tflite
 
 # litert-torch and its jax announce their own deprecations when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -244,7 +244,7 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
     student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        "mmkd_export.lower.int8_tflite",
+        "mmkd_export.lower_precision.int8_tflite",
         lambda model, graph, exclude: _with_its_head_turned(int8_tflite(model, graph, exclude=exclude)),
     )
     plan = ExportPlan(

@@ -11,12 +11,12 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.graph import tensor_shapes
-from mmkd_export.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_graph import tensor_shapes
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.config import EncoderConfig, StudentConfig, student_config
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 
 SECOND = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=10_000.0, samples=10_000)
 SHORT = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=200.0, samples=203)

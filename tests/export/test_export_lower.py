@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Precision
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_edge.manifest import Artifact, ArtifactFormat, Parity, Precision
-from mmkd_export.artifacts import JudgedArtifact
-from mmkd_export.lower import too_slow, wanted_formats, wanted_precisions, without_slow
-from mmkd_export.onnx_from_student import answers_from_student
-from mmkd_export.parity import ArtifactParity, TensorParity
+from mmkd_export.graph.onnx_from_student import answers_from_student
+from mmkd_export.judge.artifacts import JudgedArtifact
+from mmkd_export.judge.parity import ArtifactParity, TensorParity
+from mmkd_export.lower_precision import too_slow, wanted_formats, wanted_precisions, without_slow
 from mmkd_export.plan import ExportPlan
 from mmkd_export.report import ArtifactReport, BackendRun, LeftOut
 from mmkd_export.run import ExportResult, export, export_steps
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 
 @pytest.fixture(scope="module")

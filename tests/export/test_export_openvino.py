@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
-from mmkd_export.artifacts import JudgedArtifact, TaskGate, judge_fp32, with_backend
-from mmkd_export.evidence import feeds_of
+from mmkd_export.judge.artifacts import JudgedArtifact, TaskGate, judge_fp32, with_backend
+from mmkd_export.judge.reference_answers import feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
 
@@ -112,7 +112,7 @@ def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from mmkd_edge.command import run_command\n"
+        "from mmkd_edge.command.run import run_command\n"
         "from mmkd_export.plan import ExportPlan\n"
         "from mmkd_export.run import export\n"
         "def work(arguments):\n"

@@ -9,19 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
-from mmkd_edge.manifest import Parity
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.artifacts import judge_fp32
-from mmkd_export.parity import (
-    Answers,
-    answers_from_backend,
-    compare,
-    require_parity,
-    with_missing_samples,
-)
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_export.judge.artifacts import judge_fp32
+from mmkd_export.judge.parity import Answers, answers_from_backend, compare, require_parity, with_missing_samples
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 TASK = TaskSpec(labels=("ok", "worn"))
 

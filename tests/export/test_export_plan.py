@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_edge.bundle.manifest import BatchRange
+from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.manifest import BatchRange
-from mmkd_edge.outputs import held
 from mmkd_export.plan import ExportPlan, check_plan, export_plan, tflite_gain, with_tflite
 from mmkd_export.run import export
 

@@ -6,8 +6,8 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.latency import paired_latency_us, processor_name
-from mmkd_export.platforms import PLATFORMS, choose_platform, platform_named
+from mmkd_export.judge.latency import paired_latency_us, processor_name
+from mmkd_export.targets.platforms import PLATFORMS, choose_platform, platform_named
 
 
 def test_every_platform_has_the_same_opset_and_ir():

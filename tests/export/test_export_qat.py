@@ -15,27 +15,27 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, GateError, UnavailableError, UsageError
-from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.layers import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
-from mmkd_export.onnx_from_student import onnx_from_student, practised_layers
-from mmkd_export.parity import answers_from_backend
+from mmkd_export.graph.layers import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
+from mmkd_export.graph.onnx_from_student import onnx_from_student, practised_layers
+from mmkd_export.judge.parity import answers_from_backend
 from mmkd_export.plan import ExportPlan
-from mmkd_export.qdq import quantised_graph
+from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.run import export
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.commands.distill import run_distill
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.distill_cli import run_distill
-from mmkd_models.jobs import Run, TrainingData, distil_int8, train_baseline, train_teacher
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
-from mmkd_models.study_methods import default_recipe
-from mmkd_models.teacher_set import TaughtBy
-from mmkd_models.train import Progress, TrainConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
+from mmkd_models.training.loop import Progress, TrainConfig
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData, distil_int8, train_baseline, train_teacher
 
 WIDTH = 16
 ENCODER = EncoderConfig(width=WIDTH, heads=2, depth=1, spectrum_bands=8, dropout=0.0)

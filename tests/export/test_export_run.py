@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
 from mmkd_export.report import decode_report
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -224,7 +224,7 @@ def test_a_failed_gate_leaves_the_earlier_bundle(
 ):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
-    monkeypatch.setattr("mmkd_export.artifacts.FP32_TOLERANCE", 1e-12)  # a gate that no float32 passes
+    monkeypatch.setattr("mmkd_export.judge.artifacts.FP32_TOLERANCE", 1e-12)  # a gate that no float32 passes
     with pytest.raises(GateError, match="no bundle was written"):
         export(export_plan(student_file, output=output))
     assert output.read_bytes() == exported.path.read_bytes()

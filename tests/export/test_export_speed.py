@@ -13,20 +13,20 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge.backends import Backend
+from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.openvino import OpenVinoBackend
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.bundle import Bundle
-from mmkd_edge.manifest import Precision
-from mmkd_export.calibration import Feeds
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import Precision
 from mmkd_export.doctor import examine
-from mmkd_export.evidence import feeds_of
-from mmkd_export.latency import paired_latency_us
+from mmkd_export.graph.calibration import Feeds
+from mmkd_export.judge.latency import paired_latency_us
+from mmkd_export.judge.reference_answers import feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.report import ExportReport
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
-from mmkd_models.config import student_config
+from mmkd_models.networks.config import student_config
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 pytestmark = [
     pytest.mark.slow,

@@ -23,15 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recording, said, shares_of
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
-from mmkd_edge.backends import BackendName, open_backend
-from mmkd_edge.backends import steps as step_module
-from mmkd_edge.backends.steps import follow_recording, start_steps
-from mmkd_edge.bundle import write_bundle
+from mmkd_edge.backends.base import BackendName, open_backend
+from mmkd_edge.bundle.bundle import write_bundle
+from mmkd_edge.bundle.manifest import decode_manifest, member_files, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, ManifestError, UsageError
-from mmkd_edge.manifest import decode_manifest, member_files, step_inputs, step_outputs
+from mmkd_edge.predict import steps as step_module
+from mmkd_edge.predict.steps import follow_recording, start_steps
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 
 @pytest.fixture(scope="module")

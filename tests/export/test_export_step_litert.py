@@ -19,12 +19,12 @@ from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recordi
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends.litert import LitertBackend, _Instance
-from mmkd_edge.backends.steps import start_steps
 from mmkd_edge.errors import BackendError, UsageError
-from mmkd_export.litert import missing_libraries
+from mmkd_edge.predict.steps import start_steps
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_export.targets.litert import missing_libraries
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 pytestmark = pytest.mark.skipif(bool(missing_libraries()), reason="needs pip install 'mmkd-edge[litert-export]'")
 

@@ -12,20 +12,20 @@ from types import ModuleType, SimpleNamespace
 import msgspec
 import pytest
 
-from mmkd_edge.bundle import Bundle, example_bundle
+from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
+from mmkd_edge.backends.trt.cuda import load_runtime
+from mmkd_edge.backends.trt.key import DeviceFacts, engine_profiles
+from mmkd_edge.bundle.bundle import Bundle, example_bundle
+from mmkd_edge.bundle.manifest import BatchRange, graph_inputs
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
-from mmkd_edge.manifest import BatchRange, graph_inputs
 from mmkd_edge.spec import TaskSpec
-from mmkd_edge.trt.build import engine_from_onnx, workspace_bytes
-from mmkd_edge.trt.cuda import load_runtime
-from mmkd_edge.trt.key import DeviceFacts, engine_profiles
-from mmkd_export.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.plan import ExportPlan
-from mmkd_export.platforms import platform_named
 from mmkd_export.run import ExportResult, export
-from mmkd_export.sidecar import engine_key, read_sidecar
-from mmkd_export.trt import build_engines
-from mmkd_models.checkpoint import StudentCheckpoint, write_student
+from mmkd_export.targets.platforms import platform_named
+from mmkd_export.targets.sidecar import engine_key, read_sidecar
+from mmkd_export.targets.trt import build_engines
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 MIB = 1 << 20
 
@@ -175,9 +175,9 @@ def test_a_profile_that_is_refused_is_an_error():
 def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: pytest.MonkeyPatch):
     library = Tensorrt()
     monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setattr("mmkd_export.trt.load_runtime", lambda: None)
-    monkeypatch.setattr("mmkd_export.trt.device_facts", lambda runtime: ORIN)
-    monkeypatch.setattr("mmkd_export.trt.free_bytes", lambda runtime: 400 * MIB)
+    monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
+    monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
+    monkeypatch.setattr("mmkd_export.targets.trt.free_bytes", lambda runtime: 400 * MIB)
     build_engines(bundle, platform_named("jp6.2"))
     (engine,) = build_engines(bundle, platform_named("jp6.2"))
     timings = bundle.with_name("tensorrt-10.3.0-orin-nvgpu-cuda12060.timing")
@@ -211,9 +211,9 @@ def test_the_key_is_another_where_another_engine_is_needed(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ):
     monkeypatch.setitem(sys.modules, "tensorrt", Tensorrt())
-    monkeypatch.setattr("mmkd_export.trt.load_runtime", lambda: None)
-    monkeypatch.setattr("mmkd_export.trt.device_facts", lambda runtime: ORIN)
-    monkeypatch.setattr("mmkd_export.trt.free_bytes", lambda runtime: 400 * MIB)
+    monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
+    monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
+    monkeypatch.setattr("mmkd_export.targets.trt.free_bytes", lambda runtime: 400 * MIB)
     (engine,) = build_engines(bundle, platform_named("jp6.2"))
     assert engine_key(msgspec.structs.replace(engine.sidecar, **change)) != engine.sidecar.key
     same = msgspec.structs.replace(engine.sidecar, workspace_bytes=1, platform="jp7", bundle_sha256="0" * 64)
@@ -339,7 +339,7 @@ def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx: ModuleType, 
     script = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'): sys.modules[name] = None\n"
-        "from mmkd_export.cli import main\n"
+        "from mmkd_export.commands.cli import main\n"
         "main()\n"
     )
     command = [sys.executable, "-c", script, str(bundle), "--target", "trt", "--platform", "trt-rtx"]
@@ -356,7 +356,7 @@ def test_a_graph_that_the_parser_refuses_gives_its_own_words(trt_rtx: ModuleType
 
 
 def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx: ModuleType, bundle: Path, monkeypatch):
-    monkeypatch.setattr("mmkd_export.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
+    monkeypatch.setattr("mmkd_export.targets.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
     monkeypatch.setattr(trt_rtx.Builder, "build_serialized_network", lambda *_: None)
     with pytest.raises(BackendError) as error:
         build_engines(bundle, platform_named("trt-rtx"))

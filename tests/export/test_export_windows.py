@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.windows import judging_half, windows_from_checkpoint, windows_from_path
-from mmkd_models.checkpoint import StudentCheckpoint
+from mmkd_export.judge.windows import judging_half, windows_from_checkpoint, windows_from_path
 from mmkd_models.data.writer import write_dataset
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
 def _dataset(path: Path, student: StudentCheckpoint, *, modality: ModalitySpec | None = None, labels=None) -> Path:

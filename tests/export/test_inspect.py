@@ -12,15 +12,15 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from mmkd_edge.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
-from mmkd_edge.files import write_file
-from mmkd_edge.manifest import member_files
-from mmkd_export.inspect_cli import main
+from mmkd_export.commands.inspect import main
 from mmkd_export.inspection import differences, inspect_file
 from mmkd_export.run import ExportResult
-from mmkd_export.sidecar import EngineSidecar
-from mmkd_models.checkpoint import StudentCheckpoint, read_student
+from mmkd_export.targets.sidecar import EngineSidecar
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_nothing_but_the_runtime_is_needed(exported: ExportResult, student_file:
         "import sys\n"
         "blocked = ('torch', 'safetensors', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich', 'sklearn', 'psutil')\n"
         "for name in blocked: sys.modules[name] = None\n"
-        "from mmkd_export.inspect_cli import main\n"
+        "from mmkd_export.commands.inspect import main\n"
         "main()\n"
     )
     for path in (exported.path, student_file):

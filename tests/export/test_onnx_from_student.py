@@ -14,12 +14,12 @@ import torch
 
 import mmkd_models
 from mmkd_edge.errors import UsageError
-from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.onnx_from_student import answers_from_student, onnx_from_student, onnx_from_teacher
-from mmkd_models.checkpoint import StudentCheckpoint
-from mmkd_models.config import EncoderConfig, TeacherConfig
+from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student, onnx_from_teacher
+from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
 def test_the_graph_has_the_promised_signature(student_graph: bytes):

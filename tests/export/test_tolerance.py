@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, example_bundle
-from mmkd_edge.drift import GroupReference, Tolerance
+from mmkd_edge.drift.features import GroupReference, Tolerance
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.parity import Answers
+from mmkd_export.judge.parity import Answers
+from mmkd_export.judge.tolerance import with_tolerance
+from mmkd_export.judge.windows import RealWindows
 from mmkd_export.plan import ExportPlan, check_plan
 from mmkd_export.run import export
-from mmkd_export.tolerance import with_tolerance
-from mmkd_export.windows import RealWindows
 from mmkd_models.data import shipped_dataset
 
 REFERENCE = GroupReference(

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor, example_bundle
-from mmkd_edge.backends import why_absent
-from mmkd_edge.backends.trt import MOST_EXECUTIONS, TrtBackend
-from mmkd_edge.manifest import Precision
-from mmkd_edge.preprocess import prepare
-from mmkd_edge.trt.cuda import free_bytes, load_runtime
-from mmkd_edge.trt.execution import Execution
+from mmkd_edge.backends.base import why_absent
+from mmkd_edge.backends.trt.backend import MOST_EXECUTIONS, TrtBackend
+from mmkd_edge.backends.trt.cuda import free_bytes, load_runtime
+from mmkd_edge.backends.trt.execution import Execution
+from mmkd_edge.bundle.manifest import Precision
+from mmkd_edge.predict.preprocess import prepare
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
 

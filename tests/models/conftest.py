@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.augment import AugmentConfig, BatchSource
-from mmkd_models.checkpoint import CarriedWindows, Facts, StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.distill import CrdTerm, DistillLearner, EdamTerm, LogitTerm, Recipe, TaskTerm, constant
-from mmkd_models.evaluate.metrics import Scores
-from mmkd_models.fold_result import (
+from mmkd_models.compare.fold_result import (
     ComparisonConfig,
     FoldResult,
     GroupCount,
@@ -30,10 +24,16 @@ from mmkd_models.fold_result import (
     RivalResult,
     SubsetScore,
 )
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.batches import AugmentConfig, BatchSource
+from mmkd_models.distil.learner import CrdTerm, DistillLearner, EdamTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import scores_of
-from mmkd_models.train import CurvePoint, Fit, TrainConfig, fit
+from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.loop import CurvePoint, Fit, TrainConfig, fit
+from mmkd_models.training.predict import scores_of
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

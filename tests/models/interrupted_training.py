@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmkd_models.augment import AugmentConfig, BatchSource
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, open_dataset
-from mmkd_models.distill import (
+from mmkd_models.data.batches import AugmentConfig, BatchSource
+from mmkd_models.distil.learner import (
     CrdTerm,
     DistillLearner,
     EdamTerm,
@@ -30,10 +29,11 @@ from mmkd_models.distill import (
     Weight,
     constant,
 )
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import scores_of
-from mmkd_models.train import Progress, TrainConfig, fit
+from mmkd_models.training.loop import Progress, TrainConfig, fit
+from mmkd_models.training.predict import scores_of
 
 RECIPE = Recipe(
     terms=(

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from mmkd_models.augment import AugmentConfig
 from mmkd_models.data import Dataset
-from mmkd_models.study import StudyOptions
-from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_plan import Conditions, Method, Space, TeacherChoice
-from mmkd_models.study_work import WorkOrder
-from mmkd_models.train import TrainConfig
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.study.study import StudyOptions
+from mmkd_models.training.loop import TrainConfig
+from mmkd_models.trials.plan import Conditions, Method, Space, TeacherChoice
+from mmkd_models.trials.workers import WorkOrder
 
 TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
 TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.attention_view import AttentionView, attention_view
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.compare.attention_view import AttentionView, attention_view
 from mmkd_models.data import Dataset, Windows
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import logits_of
+from mmkd_models.training.predict import logits_of
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.preprocess import prepare_batch
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.augment import AugmentConfig, Batch, BatchSource, channel_statistics
 from mmkd_models.data import Dataset, Recording, Windows, write_dataset, write_recordings
+from mmkd_models.data.batches import AugmentConfig, Batch, BatchSource, channel_statistics
 
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
 COUNT = 12

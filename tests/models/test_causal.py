@@ -17,19 +17,25 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.augment import Batch
-from mmkd_models.checkpoint import StudentCheckpoint, file_sha256, read_student, set_normalisation, write_student
-from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
-from mmkd_models.distill import DistillLearner, EdamTerm, FeatureTerm, LogitTerm, Recipe, RelationTerm, constant
-from mmkd_models.distill_cli import run_distill
+from mmkd_models.data.batches import Batch
+from mmkd_models.distil.learner import DistillLearner, EdamTerm, FeatureTerm, LogitTerm, Recipe, RelationTerm, constant
 from mmkd_models.networks.causal import CausalEncoder, band_of
-from mmkd_models.networks.causal_front import CausalFront
+from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
+from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.step import StepStudent, answers_along, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_cli import run_train
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    file_sha256,
+    read_student,
+    set_normalisation,
+    write_student,
+)
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)

@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from mmkd_models.augment import channel_statistics
-from mmkd_models.checkpoint import (
+from mmkd_models.data import Dataset
+from mmkd_models.data.batches import channel_statistics
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import (
     Facts,
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -28,9 +31,6 @@ from mmkd_models.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.data import Dataset
-from mmkd_models.networks.student import Student
-from mmkd_models.networks.teacher import Teacher
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.checkpoint import (
+from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
     read_student,
@@ -29,7 +30,6 @@ from mmkd_models.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture

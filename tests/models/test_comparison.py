@@ -15,14 +15,22 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
-from mmkd_models.comparison import Step, choose_teacher, compare_fold, fold_data, make_part, parts_of, teacher_path
-from mmkd_models.config import Preset, student_config, teacher_config
+from mmkd_models.compare.comparison import (
+    Step,
+    choose_teacher,
+    compare_fold,
+    fold_data,
+    make_part,
+    parts_of,
+    teacher_path,
+)
+from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.data import Dataset
-from mmkd_models.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.jobs import Run, distil, self_train, train_baseline, train_teacher
+from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import scores_of
+from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.predict import scores_of
+from mmkd_models.training.trainings import Run, distil, self_train, train_baseline, train_teacher
 
 Make = Callable[..., ComparisonConfig]
 OTHER = (

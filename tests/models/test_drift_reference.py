@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge.drift import ROWS, GroupReference, window_features
-from mmkd_edge.drift_watch import Drift, DriftWatch
+from mmkd_edge.drift.features import ROWS, GroupReference, window_features
+from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.drift_reference import fit_reference, group_reference
+from mmkd_models.training.drift_reference import fit_reference, group_reference
 
 NAMES = ("ax", "ay", "az")
 

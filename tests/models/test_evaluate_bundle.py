@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from mmkd_edge import Bundle, EdgePredictor
-from mmkd_edge.confidence import least_probability
-from mmkd_edge.manifest import Confidence
+from mmkd_edge.bundle.manifest import Confidence
+from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
-from mmkd_models.checkpoint import StudentCheckpoint, carried_windows, write_student
-from mmkd_models.cli import evaluate_main
+from mmkd_models.commands.cli import evaluate_main
 from mmkd_models.data import Dataset
 from mmkd_models.networks.student import Student
+from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows, write_student
 
 Ran = tuple[object, str, str]
 

@@ -13,14 +13,7 @@ import pytest
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.checkpoint import (
-    StudentCheckpoint,
-    TeacherCheckpoint,
-    file_sha256,
-    write_student,
-    write_teacher,
-)
-from mmkd_models.cli import evaluate_main
+from mmkd_models.commands.cli import evaluate_main
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.missing import (
     MISSING_SHARES,
@@ -30,7 +23,14 @@ from mmkd_models.evaluate.missing import (
 )
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import scores_of
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    file_sha256,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.training.predict import scores_of
 from mmkd_report import render_evaluation
 
 Ran = tuple[object, str, str]
@@ -96,7 +96,7 @@ def plain(scores: object) -> dict[str, float]:
 def test_a_student_is_judged_under_missing_samples_and_bursts(
     run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
 ) -> None:
-    from mmkd_models.checkpoint import read_student
+    from mmkd_models.training.checkpoint import read_student
 
     path = make_student("s.ckpt", seed=0)
     code, out, err = run(path, machines.path, "--missing", "--seed", "4", "--json")
@@ -128,7 +128,7 @@ def test_a_student_is_judged_under_missing_samples_and_bursts(
 def test_a_teacher_is_judged_under_every_subset_too(
     run: Callable[..., Ran], make_teacher: Callable[..., Path], machines: Dataset
 ) -> None:
-    from mmkd_models.checkpoint import read_teacher
+    from mmkd_models.training.checkpoint import read_teacher
 
     path = make_teacher("t.ckpt", seed=0)
     found = json.loads(run(path, machines.path, "--missing", "--json")[1])
@@ -182,7 +182,7 @@ def test_the_table_has_a_row_for_every_condition_and_the_last_line_the_page(
 
 
 def _network(path: Path) -> torch.nn.Module:
-    from mmkd_models.checkpoint import read_teacher
+    from mmkd_models.training.checkpoint import read_teacher
 
     return read_teacher(path).network()
 

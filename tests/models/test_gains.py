@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.evaluate.measures import measure_named
-from mmkd_models.fold_result import FoldResult, Spread
-from mmkd_models.gains import gain_of_folds, spread
+from mmkd_models.compare.fold_result import FoldResult, Spread
+from mmkd_models.compare.gains import gain_of_folds, spread
+from mmkd_models.metrics.measures import measure_named
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {10: 8, 11: 4, 12: 20}

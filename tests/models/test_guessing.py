@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.compare.gains import gap_recovered
+from mmkd_models.evaluate.by_group import GroupAnswers, GroupConfusion, Judged
 from mmkd_models.evaluate.guessing import guessed_figure, guessing
-from mmkd_models.evaluate.judged import GroupAnswers, GroupConfusion, Judged
-from mmkd_models.evaluate.metrics import scores_from_answers
-from mmkd_models.gains import gap_recovered
+from mmkd_models.metrics.classes import scores_from_answers
 
 
 def classes(truth: Sequence[int], answers: Sequence[int], groups: Sequence[int], count: int = 2) -> Judged:

@@ -11,8 +11,8 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.distill import DistillLearner, LogitTerm, Recipe, constant
+from mmkd_models.distil.learner import DistillLearner, LogitTerm, Recipe, constant
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher

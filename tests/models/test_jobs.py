@@ -15,14 +15,16 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, Windows
+from mmkd_models.data.batches import AugmentConfig
 from mmkd_models.data.sources import Floats, Rows, WindowSource
-from mmkd_models.distill import LogitTerm, Recipe, TaskTerm, constant
-from mmkd_models.fits import check_teacher
-from mmkd_models.jobs import (
+from mmkd_models.distil.learner import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.fits import check_teacher
+from mmkd_models.training.loop import TrainConfig
+from mmkd_models.training.predict import scores_of
+from mmkd_models.training.trainings import (
     Run,
     TrainingData,
     distil,
@@ -32,8 +34,6 @@ from mmkd_models.jobs import (
     visible_labels,
     with_learning_rate,
 )
-from mmkd_models.predict import scores_of
-from mmkd_models.train import TrainConfig
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
+from mmkd_models.evaluate.by_group import Judged, drawn_figures, judged_on
 from mmkd_models.evaluate.intervals import gain_draws
-from mmkd_models.evaluate.judged import Judged, drawn_figures, judged_on
-from mmkd_models.evaluate.measures import Measure, measures_of, told_by
-from mmkd_models.evaluate.metrics import Scores
-from mmkd_models.evaluate.scores import metrics_of, scores_from_logits
-from mmkd_models.study_gains import paired_gain
-from mmkd_report.measures import OF_CLASSES
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.measures import Measure, measures_of, told_by
+from mmkd_models.metrics.scores import metrics_of, scores_from_logits
+from mmkd_models.study.gains import paired_gain
+from mmkd_report.words.measures import OF_CLASSES
 
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
 

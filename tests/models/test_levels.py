@@ -13,9 +13,8 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.augment import Batch
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.distill import (
+from mmkd_models.data.batches import Batch
+from mmkd_models.distil.learner import (
     CrdTerm,
     DistillLearner,
     DistTerm,
@@ -33,6 +32,7 @@ from mmkd_models.losses.correlation import dist_loss
 from mmkd_models.losses.decoupled import dkd_loss
 from mmkd_models.losses.features import feature_loss, low_pass_matrix
 from mmkd_models.losses.relation import relation_loss
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
 

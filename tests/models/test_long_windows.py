@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import EncoderConfig, StudentConfig, student_config, teacher_config
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config, teacher_config
 from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd
-from mmkd_models.networks.long_front import LongFrontEnd
+from mmkd_models.networks.fronts.long import LongFrontEnd
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 

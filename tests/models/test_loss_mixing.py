@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkd_models.distil.mixing import mixed_logits
 from mmkd_models.losses.logits import kl_loss
-from mmkd_models.mixing import mixed_logits
 
 
 def logits(count: int, classes: int, seed: int = 0) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.trust import trust_in_teacher
+from mmkd_models.distil.trust import trust_in_teacher
 
 LOGITS = torch.tensor([[math.log(7.0), math.log(2.0), 0.0]] * 3)  # probabilities 0.7, 0.2, 0.1
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.data import Dataset, Windows, write_dataset
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.evaluate.missing import MISSING_SHARES, MOST_SUBSETS, scores_by_missing_share, scores_by_subset
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import scores_of
+from mmkd_models.training.predict import scores_of
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 

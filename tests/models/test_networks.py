@@ -15,8 +15,15 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config, teacher_config
 from mmkd_models.losses.attention import aligned_map
+from mmkd_models.networks.config import (
+    EncoderConfig,
+    Preset,
+    StudentConfig,
+    TeacherConfig,
+    student_config,
+    teacher_config,
+)
 from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Encoder, FrontEnd, Projections
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.networks.teacher import Teacher, hide_modalities

@@ -14,21 +14,27 @@ import numpy as np
 import pytest
 
 from mmkd_edge import example_bundle
+from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import MmkdError
-from mmkd_edge.outputs import held
-from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, write_student, write_teacher
+from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
-from mmkd_models.train_cli import run_train
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    read_student,
+    write_student,
+    write_teacher,
+)
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 # Runs several commands through their doors in one process, since torch takes seconds to import; says how each ended.
 COMMANDS = """
 import contextlib, io, json, sys
-from mmkd_bench.cli import main as bench
-from mmkd_export.cli import main as export
-from mmkd_export.demo_cli import main as demo
-from mmkd_models.cli import data_main as data, evaluate_main as evaluate, study_main as study, train_main as train
+from mmkd_bench.commands.cli import main as bench
+from mmkd_export.commands.cli import main as export
+from mmkd_export.commands.demo_door import main as demo
+from mmkd_models.commands.cli import data_main as data, evaluate_main as evaluate, study_main as study, train_main as train
 for name, *arguments in json.loads(sys.argv[1]):
     sys.argv = ["mmkd-" + name, *arguments]
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
@@ -106,7 +112,12 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_co
 
 
 def data_command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from mmkd_models.cli import data_main; data_main()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from mmkd_models.commands.cli import data_main; data_main()",
+        *map(str, arguments),
+    ]
     shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]
     return subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 

@@ -18,22 +18,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 import study_cases as cases
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.comparison import RESULT_FILE, compare_fold, fold_data
-from mmkd_models.config import teacher_config
-from mmkd_models.cross_fit import cross_fit
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.study import run_study
+from mmkd_models.commands.train import run_train
+from mmkd_models.compare.comparison import RESULT_FILE, compare_fold, fold_data
+from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data.batches import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
-from mmkd_models.distill_cli import run_distill
-from mmkd_models.fold_result import ComparisonConfig, FoldResult
-from mmkd_models.jobs import Run, TrainingData
-from mmkd_models.study import prepare_study
-from mmkd_models.study_cli import run_study
-from mmkd_models.summary import demo_document
-from mmkd_models.teacher_set import read_teacher_set, write_teacher_set
-from mmkd_models.train import TrainConfig
-from mmkd_models.train_cli import run_train
+from mmkd_models.networks.config import teacher_config
+from mmkd_models.study.study import prepare_study
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.cross_fit import cross_fit
+from mmkd_models.training.loop import TrainConfig
+from mmkd_models.training.teacher_set import read_teacher_set, write_teacher_set
+from mmkd_models.training.trainings import Run, TrainingData
 from mmkd_report import render_demo, render_study
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.judged import GroupConfusion, Judged
-from mmkd_models.evaluate.metrics import Metric, scores_from_answers
+from mmkd_models.evaluate.by_group import GroupConfusion, Judged
 from mmkd_models.evaluate.paired import FEWEST_GROUPS, PairedGain, paired_gain
+from mmkd_models.metrics.classes import Metric, scores_from_answers
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.preprocess import check_window, prepare
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_models.data import Dataset
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import logits_of, scores_of
+from mmkd_models.training.predict import logits_of, scores_of
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 

@@ -9,8 +9,8 @@ from contextlib import redirect_stderr, suppress
 
 import pytest
 
-from mmkd_models.progress import training_bar
-from mmkd_models.train import Progress
+from mmkd_models.training.loop import Progress
+from mmkd_models.training.progress import training_bar
 
 
 def at(step: int, *, best: float | None = None, steps: int = 3) -> Progress:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.augment import Batch
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.distill import (
+from mmkd_models.data.batches import Batch
+from mmkd_models.distil.learner import (
     CrdTerm,
     DistillLearner,
     EdamTerm,
@@ -33,6 +32,7 @@ from mmkd_models.distill import (
 )
 from mmkd_models.losses.logits import kl_loss
 from mmkd_models.losses.task import soft_cross_entropy
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 

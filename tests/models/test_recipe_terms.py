@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.distil.recipe import Recipe, Term, check_recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.correlation import DistTerm
@@ -20,7 +21,6 @@ from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.recipe import Recipe, Term, check_recipe
 
 ONE = constant(1.0)
 

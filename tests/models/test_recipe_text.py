@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.distil.recipe import Recipe, Term
+from mmkd_models.distil.recipe_text import chosen_recipe, term_from_text, terms_text
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm
@@ -18,8 +20,6 @@ from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant
-from mmkd_models.recipe import Recipe, Term
-from mmkd_models.recipe_text import chosen_recipe, term_from_text, terms_text
 
 DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
-from mmkd_models.evaluate.metrics import Scores
 from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged, window_statistics
+from mmkd_models.metrics.classes import Scores
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MakeWindows = Callable[..., tuple[Windows, Windows]]

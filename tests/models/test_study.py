@@ -22,24 +22,24 @@ sys.path.insert(0, str(Path(__file__).parent))
 import study_cases as cases
 
 from mmkd_edge.errors import MmkdError, PerformanceError, UsageError
-from mmkd_models.checkpoint import file_sha256, read_student
-from mmkd_models.comparison import fold_data
+from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
-from mmkd_models.predict import scores_of
-from mmkd_models.study import seeds_that_count, study
-from mmkd_models.study_document import Latency, StudyDocument
-from mmkd_models.study_executors import run_workers
-from mmkd_models.study_folder import StudyFolder
-from mmkd_models.study_plan import Candidate, Entry, TeacherChoice, Trial, trial_name
-from mmkd_models.study_progress import Snapshot, state_in_words, study_view
-from mmkd_models.study_search import distributions, open_study, search
-from mmkd_models.study_trials import run_trial, trial_result
-from mmkd_models.study_work import WorkOrder, open_bench, work
+from mmkd_models.study.document import Latency, StudyDocument
+from mmkd_models.study.progress import Snapshot, state_in_words, study_view
+from mmkd_models.study.study import seeds_that_count, study
+from mmkd_models.training.checkpoint import file_sha256, read_student
+from mmkd_models.training.predict import scores_of
+from mmkd_models.trials.executors import run_workers
+from mmkd_models.trials.folder import StudyFolder
+from mmkd_models.trials.plan import Candidate, Entry, TeacherChoice, Trial, trial_name
+from mmkd_models.trials.search import distributions, open_study, search
+from mmkd_models.trials.trials import run_trial, trial_result
+from mmkd_models.trials.workers import WorkOrder, open_bench, work
 
 WORK = """
 import sys, torch
 import msgspec
-from mmkd_models.study_work import WorkOrder, open_bench, work
+from mmkd_models.trials.workers import WorkOrder, open_bench, work
 torch.set_num_threads(1)
 work(msgspec.json.decode(sys.stdin.read(), type=WorkOrder), 0)
 """

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.study_claims import Claims, open_storage
+from mmkd_models.trials.claims import Claims, open_storage
 
 KEYS = 12
 RACE = f"""
 import sys
-from mmkd_models.study_claims import Claims, open_storage
+from mmkd_models.trials.claims import Claims, open_storage
 import optuna
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 claims = Claims(open_storage(sys.argv[1]), "race")
@@ -26,7 +26,7 @@ print(*(number for number in range({KEYS}) if claims.once(str(number))))
 """
 HOLD = """
 import sys, time
-from mmkd_models.study_claims import Claims, open_storage
+from mmkd_models.trials.claims import Claims, open_storage
 with Claims(open_storage(sys.argv[1]), "study").hold("trial") as mine:
     print(mine, flush=True)
     time.sleep(60)

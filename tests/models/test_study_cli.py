@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_models.checkpoint import read_student
+from mmkd_models.commands.study import run_study
 from mmkd_models.data import Dataset
-from mmkd_models.study_cli import run_study
+from mmkd_models.training.checkpoint import read_student
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SHORT = (

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.evaluate.judged import GroupConfusion, Judged, metric_of_confusions
-from mmkd_models.evaluate.metrics import Metric, scores_from_answers
-from mmkd_models.study_gains import effects, paired_gain
+from mmkd_models.evaluate.by_group import GroupConfusion, Judged, metric_of_confusions
+from mmkd_models.metrics.classes import Metric, scores_from_answers
+from mmkd_models.study.gains import effects, paired_gain
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.checkpoint import StudentCheckpoint, read_student
-from mmkd_models.comparison import fold_data
+from mmkd_models.commands.study import run_study
+from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.rivals import extra_trees_judged
-from mmkd_models.predict import logits_of
-from mmkd_models.study_cli import run_study
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from mmkd_models.training.predict import logits_of
 
 SHORT = "--modality acc --grid --seeds 1 --steps 6 --teacher-steps 6 --teacher tiny --student tiny --no-latency"
 OPTIONS = [*SHORT.split(), "--learning-rate", "0.01", "--rival", "extra_trees"]

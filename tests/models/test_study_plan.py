@@ -13,11 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import study_cases as cases
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.config import Preset
 from mmkd_models.data import Dataset
-from mmkd_models.distill import LogitTerm, Recipe, constant
-from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_plan import (
+from mmkd_models.distil.learner import LogitTerm, Recipe, constant
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.networks.config import Preset
+from mmkd_models.training.loop import TrainConfig
+from mmkd_models.trials.plan import (
     Candidate,
     Entry,
     Method,
@@ -30,7 +31,6 @@ from mmkd_models.study_plan import (
     teacher_name,
     trial_name,
 )
-from mmkd_models.train import TrainConfig
 
 ALONE = TeacherChoice(modalities=("acc",), preset="small")
 

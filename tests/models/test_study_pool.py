@@ -13,19 +13,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.augment import AugmentConfig
-from mmkd_models.evaluate.judged import GroupConfusion, Judged
-from mmkd_models.evaluate.metrics import scores_from_answers
-from mmkd_models.study_document import DatasetFacts, Latency, StudentSize
-from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_page import results_page
-from mmkd_models.study_plan import Candidate, Conditions, Entry, TeacherChoice, Trial
-from mmkd_models.study_pool import DistillationResults, pooled_results
-from mmkd_models.study_results import SeedResults, SizeResults, TeacherRecord, TrialRecord
-from mmkd_models.study_rivals import RivalResult
-from mmkd_models.study_teachers import TeacherResult
-from mmkd_models.study_trials import TrialResult
-from mmkd_models.train import TrainConfig
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.evaluate.by_group import GroupConfusion, Judged
+from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.study.document import DatasetFacts, Latency, StudentSize
+from mmkd_models.study.page import results_page
+from mmkd_models.study.pool import DistillationResults, pooled_results
+from mmkd_models.study.results import SeedResults, SizeResults, TeacherRecord, TrialRecord
+from mmkd_models.training.loop import TrainConfig
+from mmkd_models.trials.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
+from mmkd_models.trials.rivals import RivalResult
+from mmkd_models.trials.teachers import TeacherResult
+from mmkd_models.trials.trials import TrialResult
 
 EACH = 10  # windows of a class in a group
 

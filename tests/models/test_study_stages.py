@@ -16,9 +16,9 @@ from test_study_pool import seed_results
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
-from mmkd_models.study_methods import shipped_methods
-from mmkd_models.study_results import read_seeds, seed_file, write_lines
-from mmkd_models.study_stages import (
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.study.results import read_seeds, seed_file, write_lines
+from mmkd_models.study.stages import (
     Plan,
     Portion,
     Sensor,

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.compare.fold_result import FoldResult, GroupCount, NetworkResult, RivalResult
+from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
-from mmkd_models.evaluate.metrics import Scores
-from mmkd_models.fold_result import FoldResult, GroupCount, NetworkResult, RivalResult
-from mmkd_models.summary import demo_document
-from mmkd_report.demo_answer import answer
-from mmkd_report.demo_document import read_demo
+from mmkd_models.metrics.classes import Scores
+from mmkd_report.documents.demo import read_demo
+from mmkd_report.pages.demo.answer import answer
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {1: 10, 2: 10}

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.augment import Batch
-from mmkd_models.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.distill import (
+from mmkd_models.data.batches import Batch
+from mmkd_models.distil.learner import (
     CrdTerm,
     DistillLearner,
     DistTerm,
@@ -27,14 +26,15 @@ from mmkd_models.distill import (
     Term,
     constant,
 )
+from mmkd_models.distil.trust import trust_in_teacher
 from mmkd_models.losses.correlation import dist_loss
 from mmkd_models.losses.decoupled import dkd_loss
 from mmkd_models.losses.logits import kl_loss
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import Projections
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
-from mmkd_models.trust import trust_in_teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)

@@ -18,16 +18,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.augment import Batch
-from mmkd_models.config import EncoderConfig, StudentConfig
 from mmkd_models.data import Dataset
-from mmkd_models.distill import (
-    DistillLearner,
-    SupervisedLearner,
-)
-from mmkd_models.evaluate.metrics import Scores, scores_from_answers
+from mmkd_models.data.batches import Batch
+from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
+from mmkd_models.metrics.classes import Scores, scores_from_answers
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.train import Fit, Progress, TrainConfig, schedule
+from mmkd_models.training.loop import Fit, Progress, TrainConfig, schedule
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 Trained = Callable[..., Fit]

@@ -11,12 +11,12 @@ import pytest
 
 from mmkd_edge.errors import MmkdError
 from mmkd_export.inspection import inspect_file
-from mmkd_models.checkpoint import file_sha256, read_student
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.evaluate import run_evaluate
+from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
-from mmkd_models.distill_cli import run_distill
-from mmkd_models.evaluate_cli import run_evaluate
-from mmkd_models.teacher_set import read_teacher_set
-from mmkd_models.train_cli import run_train
+from mmkd_models.training.checkpoint import file_sha256, read_student
+from mmkd_models.training.teacher_set import read_teacher_set
 
 Command = Callable[..., str]
 

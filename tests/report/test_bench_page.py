@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_bench
-from mmkd_report.bench import Lead, manner_text, run_names
-from mmkd_report.bench_charts import distribution, label_ends, timeline
-from mmkd_report.bench_document import read_bench
+from mmkd_report.documents.bench import read_bench
+from mmkd_report.pages.bench.charts import distribution, label_ends, timeline
+from mmkd_report.pages.bench.view import Lead, manner_text, run_names
 
 Document = dict[str, Any]
 

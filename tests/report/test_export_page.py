@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_export
-from mmkd_report.plots import Axis
-from mmkd_report.scatter import Point, pareto_front, scatter
+from mmkd_report.charts.plots import Axis
+from mmkd_report.charts.scatter import Point, pareto_front, scatter
 
 Document = dict[str, Any]
 OPTIONAL = "Expected `str`, got `int` - at `{place}`; correct the value, or leave it out where it is optional"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmkd_report.demo_answer import answer, is_judged, question, recommendation
-from mmkd_report.demo_document import read_demo
+from mmkd_report.documents.demo import read_demo
+from mmkd_report.pages.demo.answer import answer, is_judged, question, recommendation
 
 S = "\u202f"
 M = "\u2212"

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mmkd_report import DocumentError, render_demo
-from mmkd_report.demo_document import Spread, read_demo, spread_of
+from mmkd_report.documents.demo import Spread, read_demo, spread_of
 
 
 def refusal(document) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_report import formats
+from mmkd_report.words import formats
 
 FINITE = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
 WRITERS = [

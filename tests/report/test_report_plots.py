@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_report import plots
+from mmkd_report.charts import plots
 
 FIGURES = st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=1, max_size=8)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_study
-from mmkd_report.study_answer import answer, key_figures
-from mmkd_report.study_document import read_study
+from mmkd_report.documents.study import read_study
+from mmkd_report.pages.study.answer import answer, key_figures
 
 Document = dict[str, Any]
 

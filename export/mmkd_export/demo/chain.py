@@ -12,21 +12,21 @@ import msgspec
 import numpy as np
 
 from mmkd_edge import EdgePredictor, Prediction
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.errors import GateError
-from mmkd_edge.files import write_file
-from mmkd_edge.reference import write_reference
-from mmkd_export.onnx_from_student import onnx_from_teacher
+from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
-from mmkd_models.attention_view import attention_view
-from mmkd_models.checkpoint import read_student, read_teacher
-from mmkd_models.comparison import fold_data, teacher_path
+from mmkd_models.compare.attention_view import attention_view
+from mmkd_models.compare.comparison import fold_data, teacher_path
+from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.judged import Judged
-from mmkd_models.fold_result import FoldResult
+from mmkd_models.evaluate.by_group import Judged
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import read_student, read_teacher
 
 Say = Callable[[str], None]
 

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mmkd_edge.errors import MmkdError
-from mmkd_models.comparison import Part, Step, make_part
+from mmkd_models.compare.comparison import Part, Step, make_part
 from mmkd_models.data.dataset import Dataset, open_dataset
 
 # Read by glibc when a process begins (mallopt(3)): it keeps the memory of a training step for the next one, where it

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mmkd_export.demo.time_left import PartTime, seconds_left
-from mmkd_models.answers import BLOCKS
-from mmkd_models.comparison import Part, Step
-from mmkd_models.progress import terms_in_words
-from mmkd_models.study_progress import duration_in_words
+from mmkd_models.compare.comparison import Part, Step
+from mmkd_models.distil.answers import BLOCKS
+from mmkd_models.study.progress import duration_in_words
+from mmkd_models.training.progress import terms_in_words
 
 _PLAIN_EVERY_S = 10.0
 _GENERATIONS = (0.43, 0.57)

@@ -3,7 +3,7 @@
 Owns everything between files and windows. Trains nothing, imports no torch.
 """
 
-from mmkd_models.data.check import CheckReport, check_dataset
+from mmkd_models.data.checking.check import CheckReport, check_dataset
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset, shipped_names
 from mmkd_models.data.folds import Fold, fold_indices, label_subset
 from mmkd_models.data.spec import DatasetSpec, RecordingsSpec

@@ -1,6 +1,6 @@
 """The reference of a per-group modality, measured on the first windows of one group.
 
-Owns the measuring; `mmkd_edge.reference` owns the file and its use. Uses no labels.
+Owns the measuring; `mmkd_edge.bundle.reference` owns the file and its use. Uses no labels.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.reference import Reference
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import mean_and_std, raw_values
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.preprocess import standardise
+from mmkd_edge.predict.preprocess import standardise
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Floats, Rows, WindowSource

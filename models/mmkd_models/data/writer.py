@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.files import fault_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.check import content_problems
+from mmkd_models.data.checking.check import content_problems
+from mmkd_models.data.checking.related import group_warnings, overlaps_of
+from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
 from mmkd_models.data.files import RECORDINGS, AnyArray, structure_problems
 from mmkd_models.data.labels import UNKNOWN
-from mmkd_models.data.related import group_warnings, overlaps_of
-from mmkd_models.data.scan import scan_windows
 from mmkd_models.data.spec import (
     SPEC_FILE,
     SPLIT_NAMES,

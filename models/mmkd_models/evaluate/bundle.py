@@ -12,18 +12,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends import BackendName
-from mmkd_edge.bundle import Bundle
-from mmkd_edge.engine import Engine, answers_of, open_engine
-from mmkd_edge.manifest import Artifact, ModelEntry
-from mmkd_edge.setup import Setup
+from mmkd_edge.backends.base import BackendName
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.predict.engine import Engine, answers_of, open_engine
+from mmkd_edge.predict.setup import Setup
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.by_group import judged_on
 from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
 from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
-from mmkd_models.evaluate.judged import judged_on
 from mmkd_models.evaluate.seen import cautions_of
-from mmkd_models.fits import check_fits
+from mmkd_models.training.fits import check_fits
 
 FORMAT_VERSION = 1
 

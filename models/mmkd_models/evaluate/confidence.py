@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.confidence import least_probability
-from mmkd_edge.manifest import Confidence
+from mmkd_edge.bundle.manifest import Confidence
+from mmkd_edge.predict.confidence import least_probability
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.data.split import SplitFacts
-from mmkd_models.evaluate.judged import Judged
+from mmkd_models.evaluate.by_group import Judged
 
 
 class JudgedScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

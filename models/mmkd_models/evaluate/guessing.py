@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_models.evaluate.by_group import GroupAnswers, Judged, metric_of_confusions
 from mmkd_models.evaluate.intervals import DRAWS, ROUNDING, figure_draws, interval_of
-from mmkd_models.evaluate.judged import GroupAnswers, Judged, metric_of_confusions
-from mmkd_models.evaluate.measures import Measure, figure_text, measure_named, with_unit
 from mmkd_models.evaluate.paired import FEWEST_GROUPS
+from mmkd_models.metrics.measures import Measure, figure_text, measure_named, with_unit
 
 _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
@@ -73,7 +73,7 @@ def guessed_figure(judged: Judged, metric: str) -> float:
     """Gives the best figure of a guess on these windows.
 
     Example:
-        >>> from mmkd_models.evaluate.metrics import scores_from_answers
+        >>> from mmkd_models.metrics.classes import scores_from_answers
         >>> truth = np.array([0, 0, 0, 1])
         >>> judged = Judged(class_scores=scores_from_answers(truth, truth, 2))
         >>> guessed_figure(judged, "accuracy"), guessed_figure(judged, "balanced_accuracy")

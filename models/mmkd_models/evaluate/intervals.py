@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.judged import Judged, drawn_figures
-from mmkd_models.evaluate.measures import measure_named
+from mmkd_models.evaluate.by_group import Judged, drawn_figures
+from mmkd_models.metrics.measures import measure_named
 
 DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.scores import AnyScores, scores_from_logits
+from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import Change, logits_of
+from mmkd_models.training.predict import Change, logits_of
 
 Loss = Literal["samples", "burst"]
 """How samples go missing: each by itself, or all in one span of the window."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.data.split import SplitBy, SplitFacts
+from mmkd_models.evaluate.by_group import Judged
 from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
-from mmkd_models.evaluate.judged import Judged
 
 FEWEST_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""

@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.by_group import judged_on
 from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
-from mmkd_models.evaluate.judged import judged_on
-from mmkd_models.evaluate.metrics import Metric
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
 from mmkd_models.evaluate.paired import PairedGain, paired_gain
 from mmkd_models.evaluate.seen import Seen, cautions_of
-from mmkd_models.fits import check_fits
+from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.predict import logits_of
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.fits import check_fits
+from mmkd_models.training.predict import logits_of
 
 FORMAT_VERSION = 1
 

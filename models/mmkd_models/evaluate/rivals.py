@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.judged import Judged, judged_on
+from mmkd_models.evaluate.by_group import Judged, judged_on
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32

@@ -18,7 +18,7 @@ from mmkd_models.data.split import SplitFacts, split_facts
 from mmkd_models.data.windows import Windows
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.checkpoint import Facts
+    from mmkd_models.training.checkpoint import Facts
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

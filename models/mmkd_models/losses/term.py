@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.augment import Batch
+from mmkd_models.data.batches import Batch
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput

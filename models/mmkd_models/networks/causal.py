@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import EncoderConfig
-from mmkd_models.networks.causal_front import Blocks, CausalFront, Running
+from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.encoder import MASKED, AttentionTap, Block, Projections, Tokens, stem_strides
+from mmkd_models.networks.fronts.causal import Blocks, CausalFront, Running
 
 FORBIDDEN = 3 * MASKED
 """Additive attention score of a key that a query must not see: far below a missing one, and still finite in FP16."""

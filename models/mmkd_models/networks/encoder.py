@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.config import EncoderConfig
-from mmkd_models.networks.long_front import LongFrontEnd, blocks_of
-from mmkd_models.networks.spectrum import is_long, spectrum_matrices
+from mmkd_models.networks.config import EncoderConfig
+from mmkd_models.networks.fronts.long import LongFrontEnd, blocks_of
+from mmkd_models.networks.fronts.spectrum import is_long, spectrum_matrices
 
 MASKED = -1e4
 """Additive attention score of a missing key: finite, so FP16 holds it and an all-missing row stays finite."""

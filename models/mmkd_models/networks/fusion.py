@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmkd_models.config import EncoderConfig
+from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.encoder import Attention, AttentionTap, Block, Tokens
 
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_models.networks.causal import FORBIDDEN, CausalEncoder
-from mmkd_models.networks.causal_front import Blocks
 from mmkd_models.networks.encoder import EXTRA_TOKENS, MASKED, Block, Pool
+from mmkd_models.networks.fronts.causal import Blocks
 from mmkd_models.networks.student import Student
 
 

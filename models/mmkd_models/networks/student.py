@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.config import StudentConfig
 from mmkd_models.networks.answer import Answer
 from mmkd_models.networks.causal import CausalEncoder
+from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.encoder import Encoder, Pool, Projections
 
 

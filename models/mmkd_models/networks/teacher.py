@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.config import TeacherConfig
 from mmkd_models.networks.answer import Answer
+from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.encoder import Encoder, Pool, Projections, Tokens
 from mmkd_models.networks.fusion import CrossTap, FusionLayer
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
-from mmkd_models.data.check import check_dataset
+from mmkd_models.data.checking.check import check_dataset
 
 
 def _refusal(path) -> str:

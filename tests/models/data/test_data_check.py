@@ -6,7 +6,7 @@ import pytest
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.data.check import check_dataset
+from mmkd_models.data.checking.check import check_dataset
 
 
 def _refusal(path) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmkd_edge.reference import read_reference
+from mmkd_edge.bundle.reference import read_reference
 from mmkd_models.data import open_dataset, shipped_dataset
 
-_RUN = "from mmkd_models.cli import data_main; data_main()"
+_RUN = "from mmkd_models.commands.cli import data_main; data_main()"
 
 
 def _run(*arguments: object, code: str = _RUN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

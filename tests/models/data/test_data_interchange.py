@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.interchange import import_interchange
+from mmkd_models.data.importing.interchange import import_interchange
 
 
 @pytest.fixture

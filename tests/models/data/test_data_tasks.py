@@ -11,6 +11,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.commands.data import app
 from mmkd_models.data import (
     Recording,
     check_dataset,
@@ -20,8 +21,7 @@ from mmkd_models.data import (
     shipped_dataset,
     write_recordings,
 )
-from mmkd_models.data.data_cli import app
-from mmkd_models.data.interchange import import_interchange
+from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.labels import hide_labels, is_labelled, strata_of
 from mmkd_models.data.spec import require_classification
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.preprocess import prepare
-from mmkd_edge.reference import Reference
+from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset
 

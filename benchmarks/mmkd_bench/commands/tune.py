@@ -1,0 +1,106 @@
+"""`mmkd-bench tune`: measures, writes the profile, shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from mmkd_bench.commands.options import BundleArgument, JsonOption, json_text, say, write
+from mmkd_bench.measuring.process import Interrupted
+from mmkd_bench.show import terminal
+from mmkd_bench.tune import TuneSettings, tune_bundle
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import cache_folder
+from mmkd_edge.command.run import shell_line
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_profile
+
+
+class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--show --json` prints.
+
+    Attributes:
+        path: where the profile lies, or would lie.
+        reason: why none applies here; empty where one does.
+        profile: the one that applies.
+    """
+
+    path: str
+    reason: str
+    profile: ExecutionProfile | None
+
+
+def tune(
+    bundle: BundleArgument,
+    *,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="Measured seconds over all ways.")] = 40.0,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="Numbers of threads to try, separated by commas.", show_default="1,2,4,8 up to the cores"),
+    ] = None,
+    max_drop_points: Annotated[
+        float, typer.Option(help="Points of the task's metric that a lower precision may lose.")
+    ] = 0.5,
+    owns_cores: Annotated[
+        bool, typer.Option("--owns-cores", help="Nothing else runs here: also try threads that spin or are pinned.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the profile that applies here; measure nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Find the fastest backend, precision and threads on this machine; EdgePredictor.open then takes them."""
+    if show:
+        _show(bundle, json=json)
+        return
+    settings = TuneSettings(
+        duration_s=duration_s,
+        threads=None if threads is None else thread_counts(threads),
+        max_drop_points=max_drop_points,
+        owns_cores=owns_cores,
+    )
+    cache_folder("profiles")  # for its error, before the minute that measuring takes
+    try:
+        profile = tune_bundle(bundle, settings, progress=say)
+    except Interrupted as interrupted:
+        _print(interrupted.report, json=json)
+        say("this is what was measured until then; no profile was written")
+        raise
+    path = write_profile(profile)
+    _print(profile, json=json)
+    say(f"wrote {path}; next: {shell_line('mmkd-bench', 'run', bundle)}")
+
+
+def _print(profile: ExecutionProfile, *, json: bool) -> None:
+    if json:
+        write(json_text(profile))
+    else:
+        terminal.show(terminal.profile_view(profile))
+
+
+def _show(bundle: Path, *, json: bool) -> None:
+    with Bundle.open(bundle) as opened:
+        found = find_profile(opened.sha256)
+    path = "" if found.path is None else str(found.path)
+    if json:
+        write(json_text(ShownProfile(path=path, reason=found.reason, profile=found.profile)))
+    elif found.profile is None:
+        write(f"{found.reason}\n")
+    else:
+        terminal.show(terminal.profile_view(found.profile))
+        say(f"from {path}")
+    if found.profile is None:
+        say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")
+
+
+def thread_counts(text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"threads: expected whole numbers separated by commas, like 1,2,4; got {text!r}")
+    return tuple(int(part) for part in parts)

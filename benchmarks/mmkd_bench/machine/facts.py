@@ -1,0 +1,230 @@
+"""What this machine is: the facts that decide a latency and that a reader needs to repeat it.
+
+Reads files below `/proc` and `/sys` and asks the interpreter. Needs no rights, starts no process, changes nothing, and
+takes no name that identifies the machine (no host name, no user, no serial number). What cannot be read is None or
+empty: containers and virtual machines hide much. Every reader takes the root of the tree: it reads recorded trees too.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
+
+VERSIONS_OF = ("mmkd-edge", "numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt", "torch")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "GOMP_CPU_AFFINITY",
+)
+
+
+class Temperature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thermal zone: its name in the kernel and its reading in degrees Celsius."""
+
+    zone: str
+    celsius: float
+
+
+class Clocks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which clocks may move.
+
+    Attributes:
+        source: who told: `jetson_clocks` or the kernel.
+        moving: clocks that may move, with their limits; empty where all are held.
+    """
+
+    source: str
+    moving: tuple[str, ...]
+
+
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One machine as it was when the run began.
+
+    Attributes:
+        cpu: model name.
+        board: board name from the device tree (Jetson, Raspberry Pi); None on a PC.
+        architecture: `x86_64`, `aarch64`...
+        cores: logical cores of the machine.
+        usable_cores: cores that this process may run on.
+        cpu_quota: cores' worth of time that the control group allows; None without a limit.
+        memory_mb: main memory.
+        memory_limit_mb: what the control group allows; None without a limit.
+        governors: frequency governors in use; empty where the kernel shows none.
+        frequency_mhz: highest current frequency over the cores.
+        frequency_max_mhz: highest frequency that the cores may reach.
+        virtual: runs under a hypervisor.
+        container: runs in a container.
+        power_mode: what `nvpmodel` reports on a Jetson.
+        load_1min: processes that wanted to run in the last minute, when the run began.
+        temperatures: thermal zones.
+        os: system and kernel.
+        python: version.
+        versions: installed versions of the libraries that matter.
+        thread_variables: environment variables that change thread pools, where set.
+        clocks: which clocks may move; None where nothing tells.
+        gpus: names of the GPUs that `nvidia-smi` shows, with driver and memory.
+    """
+
+    cpu: str
+    board: str | None
+    architecture: str
+    cores: int
+    usable_cores: int
+    cpu_quota: float | None
+    memory_mb: float
+    memory_limit_mb: float | None
+    governors: tuple[str, ...]
+    frequency_mhz: float | None
+    frequency_max_mhz: float | None
+    virtual: bool
+    container: bool
+    power_mode: str | None
+    load_1min: float | None
+    temperatures: tuple[Temperature, ...]
+    os: str
+    python: str
+    versions: dict[str, str]
+    thread_variables: dict[str, str]
+    clocks: Clocks | None = None
+    gpus: tuple[str, ...] = ()
+
+
+def read_machine(
+    root: Path = ROOT, *, power_mode: str | None = None, clocks: Clocks | None = None, gpus: tuple[str, ...] = ()
+) -> MachineFacts:
+    """Facts of the machine whose file system begins at `root`.
+
+    Args:
+        root: `/`, or the root of a recorded tree.
+        power_mode: from `mmkd_bench.machine.power`, which asks the vendor's tool.
+        clocks: from `mmkd_bench.machine.clocks`, which does so too.
+        gpus: from `mmkd_bench.machine.gpu`, which does so too.
+    """
+    import psutil
+
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
+    load = (read_text(root / "proc/loadavg") or "").split()
+    return MachineFacts(
+        cpu=cpu_name(cpuinfo),
+        board=board_name(root),
+        architecture=platform.machine(),
+        cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+        cpu_quota=cpu_quota(root),
+        memory_mb=psutil.virtual_memory().total / 2**20,
+        memory_limit_mb=_memory_limit_mb(root),
+        governors=_governors(root / "sys/devices/system/cpu"),
+        frequency_mhz=highest_mhz(root, "scaling_cur_freq"),
+        frequency_max_mhz=highest_mhz(root, "cpuinfo_max_freq"),
+        virtual="hypervisor" in cpuinfo,
+        container=_in_container(root),
+        power_mode=power_mode,
+        load_1min=float(load[0]) if load else None,
+        temperatures=read_temperatures(root),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions=_versions(),
+        thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        clocks=clocks,
+        gpus=gpus,
+    )
+
+
+def read_number(path: Path) -> float | None:
+    """The number in a one-value file of the kernel; None where it is absent, may not be read or is no number."""
+    text = read_text(path)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """Cores' worth of time that the control group allows (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`)."""
+    unified = (read_text(root / "sys/fs/cgroup/cpu.max") or "").split()
+    if len(unified) == 2:
+        return None if unified[0] == "max" else float(unified[0]) / float(unified[1])
+    quota = read_number(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    period = read_number(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    return quota / period if quota is not None and period and quota > 0 else None
+
+
+def read_temperatures(root: Path = ROOT) -> tuple[Temperature, ...]:
+    """Every thermal zone that answers (kernel documentation, `sysfs-class-thermal`: millidegrees Celsius)."""
+    zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"), key=lambda path: (len(path.name), path.name))
+    read = ((read_text(zone / "type") or zone.name, read_number(zone / "temp")) for zone in zones)
+    return tuple(Temperature(zone=name, celsius=value / 1e3) for name, value in read if value is not None)
+
+
+def highest_mhz(root: Path, name: str) -> float | None:
+    """The highest of all cores' frequencies; `name` is a file of the kernel's cpufreq folder, which counts in kHz."""
+    paths = (root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}")
+    values = [value for path in paths if (value := read_number(path)) is not None]
+    return max(values) / 1e3 if values else None
+
+
+def resident_mb(root: Path = ROOT) -> float:
+    """Resident memory of this process."""
+    import psutil
+
+    return _status_mb(root, "VmRSS") or psutil.Process().memory_info().rss / 2**20
+
+
+def resident_peak_mb(root: Path = ROOT) -> float:
+    """Largest resident memory of this process so far.
+
+    From `VmHWM` where there is one: `getrusage` starts from the size of the process that started this one.
+    """
+    recorded = _status_mb(root, "VmHWM")
+    if recorded is not None:
+        return recorded
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def _status_mb(root: Path, name: str) -> float | None:
+    """A field of `/proc/self/status` that counts in kB (proc(5)), in MB."""
+    lines = (read_text(root / "proc/self/status") or "").splitlines()
+    found = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else int(found[1]) / 2**10
+
+
+def _memory_limit_mb(root: Path) -> float | None:
+    text = read_text(root / "sys/fs/cgroup/memory.max")
+    if text is None:
+        text = read_text(root / "sys/fs/cgroup/memory/memory.limit_in_bytes")
+    # cgroup v1 writes "no limit" as a page-rounded 2^63.
+    unlimited = text is None or not text.isdigit() or int(text) >= 2**62
+    return None if unlimited else int(text or 0) / 2**20
+
+
+def _governors(cpus: Path) -> tuple[str, ...]:
+    found = {read_text(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    return tuple(sorted(name for name in found if name))
+
+
+def _in_container(root: Path) -> bool:
+    if (root / ".dockerenv").exists() or (root / "run/.containerenv").exists():
+        return True
+    groups = read_text(root / "proc/1/cgroup") or ""
+    return any(word in groups for word in ("docker", "kubepods", "containerd", "lxc"))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

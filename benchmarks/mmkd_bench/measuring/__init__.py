@@ -1,0 +1,1 @@
+"""Inside the measuring process, and how it is started."""

@@ -1,0 +1,1 @@
+"""The commands of the export side, one file each."""

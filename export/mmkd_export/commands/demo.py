@@ -1,0 +1,351 @@
+"""The command `mmkd-demo`: its arguments, its progress and its last words."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.command.help import command_app, command_class
+from mmkd_edge.command.outputs import held
+from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.tables import WholeWords
+from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import usable_cores
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.checking.related import refuse_shared_samples
+from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
+from mmkd_models.data.folds import check_seeds
+from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text, with_unit
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.networks.config import Preset, preset_named
+from mmkd_models.train_config import AugmentConfig
+
+if TYPE_CHECKING:
+    from mmkd_export.demo.chain import Instruments, Measured, PairTimes
+    from mmkd_models.compare.comparison import Part
+    from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult, TriedSize
+
+_LAUNCHES = 2
+_MOST_WORKERS = 8
+"""By default; each takes some hundred megabytes of memory."""
+
+_AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
+"""Seconds of judging a fold and of exporting a sensor's student, and the latencies in `--duration-s`, for the guess."""
+
+app = command_app()
+
+
+@app.command(cls=command_class(), epilog="An interrupted run continues where it was: give the same --out and options.")
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path("demo"),
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="Dataset directory; default the shipped one.")
+    ] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option("--modality", metavar="NAME", help="Train a student for this sensor (repeat); default every one."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another fold of groups.")] = 1,
+    label_share: Annotated[
+        float, typer.Option("--label-share", help="Share of the training windows whose labels are seen; 1 is all.")
+    ] = 0.1,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", help="Teacher size (repeat): the smallest within 0.5 points of the best is taken."),
+    ] = None,
+    student: Annotated[
+        str, typer.Option("--student", help="Student size: tiny, small, medium or base.")
+    ] = STUDENT_PRESET,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill.",
+        ),
+    ] = None,
+    self_training: Annotated[
+        bool,
+        typer.Option("--self-training/--no-self-training", help="Let the teacher learn from unlabelled windows too."),
+    ] = True,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Trainings at a time, one thread each; default one a core.", min=1)
+    ] = None,
+    duration_s: Annotated[
+        float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
+    ] = 4.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?
+
+    Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and two
+    classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
+    """
+    from mmkd_export.demo.chain import measure
+
+    began = time.monotonic()
+    context.with_resource(held(out, is_folder=True))
+    data = open_dataset(shipped_dataset() if dataset is None else dataset)
+    check_seeds(data.everything(), seeds)
+    refuse_shared_samples(data.everything())
+    presets = _presets(teacher)
+    config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
+    afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
+    tried, folds = _compare(
+        data,
+        presets,
+        config,
+        seeds=range(seeds),
+        out=out,
+        workers=workers or min(usable_cores(), _MOST_WORKERS),
+        afterwards_s=afterwards_s,
+    )
+    measured = measure(data, folds, _instruments(duration_s), out=out, say=_say)
+    document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
+    if len(tried) > 1:
+        document["teacher"]["sizes_tried"] = [msgspec.to_builtins(size) for size in tried]
+    _write(out, document)
+    if as_json:
+        print(_pretty(document))
+    else:
+        show_demo(document, measured, data.spec.task, dataset=data.path)
+
+
+def _compare(
+    data: Dataset,
+    presets: tuple[Preset, ...],
+    config: ComparisonConfig,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    workers: int,
+    afterwards_s: float,
+) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
+    """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
+    from mmkd_export.demo.chain import fold_folder
+    from mmkd_export.demo.pool import Pool, one_thread
+    from mmkd_export.demo.watch import Watch, shown
+    from mmkd_models.compare.comparison import choose_teacher, compare_fold
+
+    sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
+    folder = partial(fold_folder, out)
+    phases = _phases(data, sized, seeds, folder)
+    with _saying_how_to_go_on(), shown() as tell, Pool(data, workers) as pool:
+        watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
+        pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
+        tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)
+        config = sized[[size.chosen for size in tried].index(True)] if len(sized) > 1 else config
+        for number, parts in enumerate(phases[1:], start=1):
+            chosen = [replace(part, config=config) for part in parts]
+            pool.make(chosen, on_step=partial(watch.on_step, number), on_end=partial(watch.on_end, number))
+    with one_thread():
+        folds = [compare_fold(data, seed=seed, config=config, out=folder(seed)) for seed in seeds]
+    return tried, folds
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("the same command continues")
+        raise
+
+
+def _phases(
+    data: Dataset, sized: Sequence[ComparisonConfig], seeds: Sequence[int], folder: Callable[[int], Path]
+) -> tuple[tuple[Part, ...], ...]:
+    """Gives what all folds lack; teachers of every size in the first phase, and the longest parts first."""
+    from mmkd_export.demo.time_left import STAGE_COSTS
+    from mmkd_models.compare.comparison import parts_of
+
+    first, answers, students = list[Part](), list[Part](), list[Part]()
+    for seed in seeds:
+        own, *later = (parts_of(data, seed=seed, config=one, out=folder(seed)) for one in sized)
+        first += [*own[0], *(part for other in later for part in other[0] if part.stage == "teacher")]
+        answers += own[1]
+        students += own[2]
+    return tuple(sorted(first, key=lambda part: -STAGE_COSTS[part.stage])), tuple(answers), tuple(students)
+
+
+def _instruments(duration_s: float) -> Instruments:
+    from mmkd_export.demo.chain import Instruments
+
+    return Instruments(pair=partial(_pair, duration_s=duration_s), bundle=partial(_bundle, duration_s=duration_s))
+
+
+def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
+    from mmkd_bench.paired import measure_pair
+    from mmkd_export.demo.chain import PairTimes
+
+    pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
+    tails = {"p50": (pair.first_p50_us, pair.second_p50_us), "p90": (pair.first_p90_us, pair.second_p90_us)}
+    tails["p99"] = (pair.first_p99_us, pair.second_p99_us)
+    return PairTimes(
+        first_ms={name: both[0].median / 1000 for name, both in tails.items()},
+        second_ms={name: both[1].median / 1000 for name, both in tails.items()},
+        ratio=pair.ratio.median,
+        ratios=msgspec.to_builtins(pair.ratio),
+    )
+
+
+def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mmkd_bench.demo import demo_document
+    from mmkd_bench.measuring.subject import Choice
+    from mmkd_bench.run import Settings, measure_bundle
+
+    choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
+    report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
+    return demo_document(report), msgspec.to_builtins(report.machine)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _presets(names: list[str] | None) -> tuple[Preset, ...]:
+    chosen = tuple(preset_named(name, option="--teacher") for name in names or [TEACHER_PRESET])
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"--teacher: expected each size once, got {', '.join(chosen)}; name each once")
+    return chosen
+
+
+def _config(
+    data: Dataset,
+    modalities: list[str] | None,
+    label_share: float,
+    teacher: Preset,
+    student: str,
+    method: str | None,
+    self_training: bool,
+    steps: int | None,
+) -> ComparisonConfig:
+    from mmkd_models.compare.fold_result import ComparisonConfig
+    from mmkd_models.distil.methods import default_recipe, taught_by
+
+    size = preset_named(student, option="--student")
+    names = modalities or [spec.name for spec in data.spec.modalities]
+    data.everything().with_modalities(names)  # refuses names that are unknown or there twice
+    metric = default_metric(data.spec.task.kind)
+    teacher_train, student_train = (
+        msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)
+        for train in (TEACHER_TRAIN, STUDENT_TRAIN)
+    )
+    return ComparisonConfig(
+        label_share=label_share,
+        modalities=tuple(names),
+        teacher=teacher,
+        student=size,
+        self_training=self_training,
+        teacher_train=teacher_train,
+        student_train=student_train,
+        baseline_learning_rates=BASELINE_LEARNING_RATES,
+        augment=AugmentConfig(),
+        recipe=default_recipe(data.spec.task) if method is None else taught_by(method),
+    )
+
+
+def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
+    from mmkd_models.compare.summary import demo_document as comparison_document
+    from mmkd_models.training.checkpoint import library_versions
+
+    document = comparison_document(data.spec, data.sha256, folds, measured=measured.entries)
+    return document | {
+        "command": shell_line("mmkd-demo", *sys.argv[1:]),
+        "benchmark": measured.benchmark,
+        "versions": library_versions(),
+        "machine": measured.machine,
+        "report": str(out / "report.html"),
+    }
+
+
+def _write(out: Path, document: dict[str, Any]) -> None:
+    from mmkd_report import render_demo, write_page
+
+    write_file(out / "demo.json", _pretty(document).encode())
+    write_page(out / "report.html", render_demo(document))
+
+
+def _pretty(document: dict[str, Any]) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
+
+
+def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, dataset: Path) -> None:
+    """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
+    from mmkd_report.documents.demo import read_demo
+    from mmkd_report.pages.demo.answer import is_judged, recommendation
+    from mmkd_report.pages.demo.tables import gap_text
+    from mmkd_report.words.formats import for_terminal
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=120)
+    share, measure = document["label_share"], measures_of(task)[0]
+    counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
+    table = Table(
+        title=f"{document['dataset']['name']}: {measure.words}{counted} on {document['split']['judged_on']}, "
+        f"{share:.0%} labelled"
+    )
+    for heading in (
+        "sensor",
+        "extra-trees",
+        "MiniRocket",
+        "baseline",
+        "student",
+        "gain",
+        "95 % interval",
+        "gap recovered",
+    ):
+        table.add_column(heading, justify="left" if heading == "sensor" else "right")
+    demo = read_demo(document)
+    for name, entry in document["students"].items():
+        gain = entry["gain_points"]
+        table.add_row(
+            name,
+            *(_score(entry[who], measure) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
+            gain_text(measure, gain["mean"]),
+            f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
+            for_terminal(gap_text(demo.students[name])),
+        )
+    console.print(WholeWords(table))
+    teacher = document["teacher"]
+    console.print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
+    mean = document["mean_gain_points"]
+    ends = f"{gain_text(measure, mean['low'])} to {gain_text(measure, mean['high'])}"
+    console.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
+    bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
+    if not is_judged(demo):
+        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")
+        return
+    reference = measured.reference
+    opened = repr(bundle) if reference is None else f"{bundle!r}, reference={str(reference)!r}"
+    print(
+        "\nTo run the student:\n"
+        "    from mmkd_edge import EdgePredictor\n"
+        f"    with EdgePredictor.open({opened}) as predictor:\n"
+        f"        print(predictor.predict(window))  # {measured.best}: (T, C)={measured.window_shape}, raw units\n"
+    )
+    print(for_terminal(recommendation(demo)))
+    option = () if reference is None else ("--reference", reference)
+    print(f"{written}; next: {shell_line('mmkd-bench', 'run', bundle, *option)}")
+
+
+def _score(entry: dict[str, Any], measure: Measure) -> str:
+    score = entry.get(measure.name)
+    return "-" if score is None else spread_text(measure, score["mean"], score["std"])

@@ -1,0 +1,114 @@
+"""`mmkd-inspect`: what is inside a file, verified; or how two files differ. Needs nothing but the runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mmkd_edge.command.help import CommandParser
+from mmkd_edge.command.interrupts import loading
+
+if TYPE_CHECKING:
+    from mmkd_edge.backends.base import BackendName
+    from mmkd_edge.bundle.manifest import Artifact
+
+_ABOUT = "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ."
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-inspect`."""
+    with loading("mmkd-inspect"):
+        from mmkd_edge.command.run import run_command
+    run_command("mmkd-inspect", _run)
+
+
+def _run(arguments: list[str]) -> None:
+    parser = CommandParser("mmkd-inspect", usage="[OPTIONS] FILE [OTHER]", about=_ABOUT)
+    parser.add_argument("file", type=Path, metavar="FILE", help="A bundle, a checkpoint, an engine or its sidecar.")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second one to compare it with.")
+    parser.add_argument(
+        "--selftest", action="store_true", help="Also run every artifact of a bundle on its golden windows."
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    options = parser.parse_args(arguments)
+    with loading("mmkd-inspect"):
+        from mmkd_export.inspection import inspect_file
+    if options.other is not None:
+        _show_differences(options.file, options.other, as_json=options.json)
+        return
+    facts = inspect_file(options.file)
+    if options.selftest:
+        facts |= _selftest_facts(options.file)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    _show(facts)
+    print(_next_line(options.file, facts))
+
+
+def _show(facts: dict[str, str]) -> None:
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
+    from mmkd_export.inspection import differences, inspect_file
+
+    found = differences(inspect_file(one), inspect_file(other))
+    if as_json:
+        print(json.dumps({name: list(values) for name, values in found.items()}, indent=2))
+        return
+    for name, (mine, theirs) in found.items():
+        print(name)
+        print(f"  {one}: {'-' if mine is None else mine}")
+        print(f"  {other}: {'-' if theirs is None else theirs}")
+    print(f"{len(found)} facts differ" if found else "the same")
+
+
+def _selftest_facts(path: Path) -> dict[str, str]:
+    """Answers of every artifact for the golden windows on this machine; raises GateError where one differs."""
+    from mmkd_edge import EdgePredictor, UnavailableError
+    from mmkd_edge.bundle.bundle import Bundle
+
+    with Bundle.open(path) as bundle:
+        artifacts = bundle.manifest.models[0].artifacts
+    facts = {}
+    for artifact, backend in ((found, backend) for found in artifacts for backend in _backends_for(found)):
+        suffix = {"ort": "", "litert": f".{artifact.format}"}.get(backend, f".{backend}")
+        name = f"selftest.{artifact.precision}{suffix}"
+        try:
+            predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
+        except UnavailableError as error:
+            facts[name] = f"not run: {error}"
+            continue
+        with predictor:
+            result = predictor.selftest()
+            facts[name] = (
+                f"{result.windows} windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g}) "
+                f"in {predictor.info().backend_version}"
+            )
+    return facts
+
+
+def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
+    from mmkd_edge.backends.base import why_absent
+
+    if artifact.format != "onnx":
+        return ("litert",)
+    return ("ort",) if why_absent("trt") else ("ort", "trt")
+
+
+def _next_line(path: Path, facts: dict[str, str]) -> str:
+    from mmkd_edge.command.run import shell_line
+
+    kind = facts["kind"]
+    if kind.startswith("bundle"):
+        return f"next: {shell_line('mmkd-bench', 'run', path)}"
+    if kind.startswith("student"):
+        return f"next: {shell_line('mmkd-export', path)}"
+    if kind.startswith("teacher"):
+        return f"next: {shell_line('mmkd-distill', path, 'DATA', '--modality', 'NAME', '-o', 'student.ckpt')}"
+    program = "tensorrt_rtx" if facts["library"].startswith("tensorrt_rtx") else "trtexec"
+    return f"next: {program} --loadEngine={shell_line(path.with_name(facts['engine'].partition(',')[0]))}"

@@ -1,0 +1,267 @@
+"""torch -> ONNX: the fp32 graph of a student, and of a teacher for comparison.
+
+The only module of the package that imports torch. Owns the exporter's settings and keeps its chatter off the user's
+terminal; what the graph must look like is `graph.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.bundle.manifest import (
+    BatchRange,
+    StateTensor,
+    Streaming,
+    graph_inputs,
+    graph_outputs,
+    step_inputs,
+    step_outputs,
+)
+from mmkd_edge.errors import MmkdError, UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+from mmkd_export.graph.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
+from mmkd_export.graph.onnx_graph import (
+    BATCH_AXIS,
+    INT8_KEY,
+    OPSET,
+    STATISTICS_KEY,
+    any_batch,
+    check_graph,
+    clean_graph,
+    graph_bytes,
+)
+from mmkd_export.judge.parity import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from mmkd_models.networks.teacher import Teacher
+    from mmkd_models.training.checkpoint import StudentCheckpoint
+
+
+_BATCH = 64
+_STATISTICS = ("mean", "std")
+
+
+def onnx_from_student(
+    checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None, temperature: float = 1.0
+) -> bytes:
+    """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
+
+    Inputs `<modality>` and `<modality>_present` (1, T, C), outputs as `graph_outputs` of the task, all float32.
+    With `batch` the first axis is named `batch` and may vary within it; whether it really does is not proven here.
+    The probabilities are the softmax of the logits divided by `temperature`.
+
+    Raises:
+        MmkdError: the exporter failed.
+        GateError: its graph is not what the bundle promises.
+    """
+    from mmkd_models.networks.student import ExportStudent
+
+    return _onnx_from_module(
+        ExportStudent(checkpoint.network(), temperature=temperature),
+        inputs=graph_inputs(checkpoint.modality),
+        outputs=graph_outputs(checkpoint.task),
+        metadata=[
+            *_metadata((checkpoint.modality,)),
+            ("mmkd_edge.labels", _json(checkpoint.task.labels)),
+            (STATISTICS_KEY, _json({name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in _STATISTICS})),
+            *([(INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
+            *([("mmkd_edge.batch", _json(batch))] if batch is not None else []),
+        ],
+        batch=batch,
+    )
+
+
+def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
+    """Gives what the manifest will say of a causal student's steps, but for the artifacts."""
+    from mmkd_models.networks.step import StepStudent
+
+    step = StepStudent(checkpoint.network())
+    return Streaming(
+        stride=step.encoder.stride,
+        memory=step.encoder.memory,
+        slots=step.encoder.length,
+        states=tuple(
+            StateTensor(name=name, shape=shape, axis=axis) for name, (shape, axis) in step.state_shapes().items()
+        ),
+        artifacts=(),
+    )
+
+
+def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
+    """Gives a causal student's step graph: the same checkpoint and library versions give the same bytes.
+
+    Inputs are `step_inputs`, outputs `step_outputs`, all float32; `temperature` and errors as of `onnx_from_student`.
+    """
+    from mmkd_models.networks.step import StepStudent
+
+    streaming = steps_of(checkpoint)
+    return _onnx_from_module(
+        StepStudent(checkpoint.network(), temperature=temperature),
+        inputs=step_inputs(checkpoint.modality, streaming),
+        outputs=step_outputs(checkpoint.task, streaming),
+        metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
+    )
+
+
+def answers_along_recording(
+    checkpoint: StudentCheckpoint, recording: NDArray[np.float32], *, temperature: float = 1.0
+) -> Answers:
+    """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
+    import torch
+
+    from mmkd_models.networks.step import answers_along
+
+    values, present = prepare_batch(recording[None], checkpoint.modality)
+    network = checkpoint.network()
+    logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
+    return Answers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())
+
+
+def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
+    """Gives the layers that INT8 computes in where every operator gains by it: what a training for INT8 practises.
+
+    Layers that read one tensor stand together. Errors as `onnx_from_student`.
+    """
+    import onnx
+
+    layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
+    return layers_by_source(select_layers(layers, exclude=None, ops=LEARNT_OPS))
+
+
+def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
+    """Gives a teacher's fp32 graph, to compare its latency with a student's; it is never part of a bundle.
+
+    Inputs are `<modality>` and `<modality>_present` (1, T, C) of every modality in the order of `modalities`, which is
+    the teacher's own; outputs as a student's.
+
+    Raises:
+        UsageError: the modalities are not the teacher's.
+        MmkdError: the exporter failed.
+        GateError: its graph has another signature.
+    """
+    names = tuple(modality.name for modality in modalities)
+    if names != teacher.names:
+        raise UsageError(f"teacher: expected the modalities {', '.join(teacher.names)}, got {', '.join(names)}")
+    labels = tuple(str(number) for number in range(teacher.head.out_features))
+    return _onnx_from_module(
+        _export_teacher(teacher),
+        inputs=tuple(tensor for modality in modalities for tensor in graph_inputs(modality)),
+        outputs=graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
+        metadata=_metadata(modalities),
+    )
+
+
+def answers_from_student(
+    checkpoint: StudentCheckpoint, windows: NDArray[np.float32], *, temperature: float = 1.0
+) -> Answers:
+    """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
+    import torch
+
+    from mmkd_models.networks.student import ExportStudent
+
+    student = ExportStudent(checkpoint.network(), temperature=temperature).eval()
+    logits, probabilities = [], []
+    with torch.no_grad():
+        for start in range(0, len(windows), _BATCH):
+            values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
+            answer = student(torch.from_numpy(values), torch.from_numpy(present))
+            logits.append(answer[0].numpy())
+            probabilities.append(answer[1].numpy())
+    return Answers(logits=np.concatenate(logits), probabilities=np.concatenate(probabilities))
+
+
+def _export_teacher(teacher: Teacher) -> nn.Module:
+    import torch
+
+    class ExportTeacher(torch.nn.Module):
+        """The teacher with its inputs side by side, as a graph takes them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = teacher
+
+        def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            pairs = zip(tensors[::2], tensors[1::2], strict=True)
+            answer, output = self.teacher.answer, self.teacher(dict(zip(self.teacher.names, pairs, strict=True)))
+            raw = self.teacher.head(output.embedding) if answer.kind == "regression" else output.logits
+            return raw, answer(raw)
+
+    return ExportTeacher()
+
+
+def _metadata(modalities: Sequence[ModalitySpec]) -> list[tuple[str, str]]:
+    return [(f"mmkd_edge.modality.{modality.name}", _json(modality)) for modality in modalities]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _onnx_from_module(
+    module: nn.Module,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    metadata: Sequence[tuple[str, str]],
+    batch: BatchRange | None = None,
+) -> bytes:
+    import torch
+
+    module = module.eval().cpu()
+    traced, axes = (1, None) if batch is None else (2, _axes(batch, count=len(inputs)))  # 1 would be taken for fixed
+    # Values are examples for the tracer; the graph does not depend on them.
+    examples = tuple(torch.full((traced, *tensor.shape[1:]), float(number % 2)) for number, tensor in enumerate(inputs))
+    try:
+        with torch.no_grad(), _quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                examples,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[tensor.name for tensor in inputs],
+                output_names=[tensor.name for tensor in outputs],
+                dynamic_shapes=axes,
+                external_data=False,  # one file
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps what it meets in types of its own private modules
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MmkdError(f"torch could not export the network: {first}; add --debug and report it") from error
+    assert program is not None
+    model = clean_graph(program.model_proto, metadata=metadata)
+    if batch is not None:
+        inputs, outputs = any_batch(inputs), any_batch(outputs)
+    check_graph(model, inputs=inputs, outputs=outputs)
+    return graph_bytes(model)
+
+
+def _axes(batch: BatchRange, *, count: int) -> tuple[dict[int, Any], ...]:
+    import torch
+
+    axis = torch.export.Dim(BATCH_AXIS, min=batch.minimum, max=batch.maximum)
+    return tuple({0: axis} for _ in range(count))
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Drops the exporter's warnings and log lines: they speak of its internals; what matters is checked after."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,164 @@
+"""ONNX graphs: cleaned of where they were made, checked against what the bundle promises, counted.
+
+Owns what is the same for every artifact, whatever made it. Needs onnx; knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmkd_edge.bundle.manifest import describe_tensors
+from mmkd_edge.errors import GateError
+from mmkd_edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+"""The newest opset that TensorRT 10.3 (JetPack 6.2) reads, and the first with Gelu as one operator."""
+
+IR_VERSION = 10
+"""What onnxruntime 1.17 and later reads; the onnx package itself would write newer ones."""
+
+BATCH_AXIS = "batch"
+"""The name of a first axis whose size may vary."""
+
+STATISTICS_KEY = "mmkd_edge.statistics"
+"""Metadata of a student's graph: mean and standard deviation of every channel of the training data, as JSON."""
+
+INT8_KEY = "mmkd_edge.int8"
+"""Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent where there was none."""
+
+_REPORT = "please report it with the checkpoint"
+_DTYPES = {1: "float32", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
+
+
+def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
+    """Gives a copy without source paths, stack traces and notes of the exporter, and with our own metadata.
+
+    Args:
+        model: as an exporter or a quantiser wrote it; not changed.
+        metadata: key and value of every entry that the copy carries, so that a lone .onnx file says what it is.
+    """
+    import onnx
+
+    cleaned = onnx.ModelProto()
+    cleaned.CopyFrom(model)
+    cleaned.doc_string = ""
+    cleaned.producer_name = "mmkd-edge"
+    cleaned.producer_version = ""
+    cleaned.domain = ""
+    cleaned.model_version = 0
+    del cleaned.metadata_props[:]
+    for key, value in metadata:
+        cleaned.metadata_props.add(key=key, value=value)
+    for part in (cleaned.graph, *_parts(cleaned.graph)):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    cleaned.graph.name = "student"
+    return cleaned
+
+
+def _parts(graph: onnx.GraphProto) -> Iterable[Any]:
+    yield from graph.node
+    yield from graph.initializer
+    for values in (graph.input, graph.output, graph.value_info):
+        yield from values
+
+
+def check_graph(
+    model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int = OPSET
+) -> None:
+    """Checks a graph with onnx's full checker, and that it is what the manifest will say.
+
+    Raises:
+        GateError: the graph breaks the ONNX standard, has another opset, IR or signature, or keeps tensors elsewhere.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise GateError(f"the exported graph is not valid ONNX: {first}; {_REPORT}") from error
+    found = {entry.domain: entry.version for entry in model.opset_import}
+    if found.get("") != opset or set(found) != {""}:
+        raise GateError(f"the exported graph: expected opset {opset} and no other operators, got {found}; {_REPORT}")
+    if model.ir_version != IR_VERSION:
+        raise GateError(f"the exported graph: expected IR version {IR_VERSION}, got {model.ir_version}; {_REPORT}")
+    for wanted, values in ((inputs, model.graph.input), (outputs, model.graph.output)):
+        got = tuple(_tensor_spec(value) for value in values)
+        if got != tuple(wanted):
+            raise GateError(
+                f"the exported graph: expected {describe_tensors(wanted)}, got {describe_tensors(got)}; {_REPORT}"
+            )
+
+
+def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Gives the tensors with a first axis of any size."""
+    return tuple(TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=(-1, *tensor.shape[1:])) for tensor in tensors)
+
+
+def has_any_batch(model: onnx.ModelProto) -> bool:
+    """Whether the first axis of a graph's inputs may vary."""
+    return any(value.type.tensor_type.shape.dim[0].dim_param == BATCH_AXIS for value in model.graph.input)
+
+
+def one_window(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Gives a graph whose batch may vary as one for a single window, else the graph itself."""
+    import onnx
+
+    if not has_any_batch(model):
+        return model
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    for value in (*single.graph.input, *single.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del single.graph.value_info[:]  # shapes of the graph for many
+    return single
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(int(axis.dim_value) if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
+    dtype: Any = _DTYPES.get(tensor.elem_type, f"type {tensor.elem_type}")
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
+
+
+def graph_bytes(model: onnx.ModelProto) -> bytes:
+    """Gives the file: the same graph gives the same bytes."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def multiply_adds(model: onnx.ModelProto) -> int:
+    """Counts the multiplications of convolutions and matrix products for one window; everything else is left out.
+
+    A convolution costs its output values times the weights of one filter; a product (..., m, k) @ (..., k, n) costs
+    m n k times the outer axes. Shapes come from onnx's shape inference, so they must be static.
+    """
+    shapes = tensor_shapes(model)
+    total = 0
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            total += math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+        elif node.op_type == "MatMul":
+            total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+        elif node.op_type == "Gemm":
+            flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+            total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if flipped else -1]
+    return total
+
+
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Gives the shape of every tensor of a graph with static shapes; of one whose batch may vary, for one window."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(one_window(model), data_prop=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for values in (graph.input, graph.output, graph.value_info):
+        for value in values:
+            shapes[value.name] = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+    return shapes

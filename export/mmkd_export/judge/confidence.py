@@ -1,0 +1,69 @@
+"""Confidence that means something: the temperature of a student, and the scores that label sets are made from.
+
+Owns how both are fitted, on windows that never judge. The temperature goes into the graphs, so that every engine gives
+calibrated probabilities at no cost; the scores go into the manifest, so that a device may choose any error level.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmkd_edge.bundle.manifest import MOST_CONFIDENCE_WINDOWS, Confidence
+from mmkd_models.evaluate.confidence import softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEWEST_WINDOWS = 20
+"""Fewer labelled windows fit no temperature: it would be the chance of a few, and they support no level of 5 %."""
+
+_COLDEST, _HOTTEST = 0.05, 20.0
+_HALVINGS = 60  # of the interval between them, to float64's last bits
+_DIGITS = 1e7
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The temperature T for which softmax(logits / T) fits the labels best: the least log loss.
+
+    Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+    section 4.2. The loss is convex in 1 / T, so its slope is halved to zero. One step beyond the paper: n windows do
+    not prove that the student never errs, so the target of a window's label is 1 - 1 / (n + 2) and not 1, the rest
+    shared by the other labels, as in J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
+    Where every answer is right, the paper's loss would ask for T = 0, and probabilities of 1.
+
+    Args:
+        logits: (N, K) of a network without temperature.
+        labels: (N,), -1 where unknown.
+
+    Returns:
+        1 where fewer than `FEWEST_WINDOWS` have a label.
+    """
+    known = np.flatnonzero(labels >= 0)
+    if len(known) < FEWEST_WINDOWS:
+        return 1.0
+    values = logits[known].astype(np.float64)  # (N, K)
+    unsure = 1 / (len(known) + 2)
+    targets = np.full(values.shape, unsure / (values.shape[1] - 1))
+    targets[np.arange(len(known)), labels[known]] = 1 - unsure
+    low, high = 1 / _HOTTEST, 1 / _COLDEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        slope = ((softmax(middle * values) - targets) * values).sum()
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return round(2 / (low + high), 4)
+
+
+def confidence_of(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
+    """What the manifest keeps of an artifact: its probabilities of the true labels of the calibration windows.
+
+    Args:
+        probabilities: (N, K), the artifact's; N > 0.
+        labels: (N,), all known.
+        temperature: in its graph.
+    """
+    rows = np.arange(min(len(labels), MOST_CONFIDENCE_WINDOWS))
+    true = np.sort(probabilities[rows, labels[rows]].astype(np.float64))
+    rounded = np.floor(np.clip(true, 0.0, 1.0) * _DIGITS) / _DIGITS  # downwards: a set may only become larger
+    return Confidence(temperature=temperature, true_probabilities=tuple(rounded.tolist()))

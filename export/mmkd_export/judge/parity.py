@@ -1,0 +1,157 @@
+"""Parity: does an artifact answer as the checkpoint does, on real windows and with samples missing?
+
+Owns the comparison and its gate. Runs artifacts the way a device does: through `prepare` and a backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.backends.base import Backend
+from mmkd_edge.bundle.golden import answer_scale, same_answers
+from mmkd_edge.bundle.manifest import Parity
+from mmkd_edge.errors import GateError
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FP32_TOLERANCE = 1e-4
+"""Largest difference of a logit or a probability between torch and the fp32 graph. Both sum in float32, in another
+order: a relative 1e-6 or so on logits of about 10, and ten times that for a wide margin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a network answers for N windows: the graph's two outputs, each float32 (N, K)."""
+
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+class TensorParity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one output compares over all windows.
+
+    Attributes:
+        max_abs_error: largest difference.
+        mean_abs_error: mean difference.
+        cosine: smallest cosine between the two answers for one window; 1 where both are zero.
+    """
+
+    max_abs_error: float
+    mean_abs_error: float
+    cosine: float
+
+
+class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an artifact compares with the checkpoint.
+
+    Attributes:
+        windows: how many were compared.
+        logits: of the logits.
+        probabilities: of the probabilities; of a regression of the values, as shares of the largest one.
+        label_agreement: share of windows with the same label, 0 to 1; see `same_answers` for other tasks.
+    """
+
+    windows: int
+    logits: TensorParity
+    probabilities: TensorParity
+    label_agreement: float
+
+    @property
+    def max_abs_error(self) -> float:
+        """The largest difference of any output; NaN where an answer was not a number."""
+        return float(np.maximum(self.logits.max_abs_error, self.probabilities.max_abs_error))
+
+
+def answers_from_backend(backend: Backend, windows: NDArray[np.float32], modality: ModalitySpec) -> Answers:
+    """Runs an opened artifact over (N, T, C) windows, one at a time as a device does.
+
+    Raises:
+        BackendError: the engine failed.
+    """
+    name = modality.name
+    logits, probabilities = [], []
+    for window in windows:
+        values, present = prepare(window, modality)
+        answer = backend.run({name: values, f"{name}_present": present})
+        logits.append(answer[0][0])
+        probabilities.append(answer[1][0])
+    return Answers(logits=np.stack(logits), probabilities=np.stack(probabilities))
+
+
+def compare(expected: Answers, got: Answers, *, task: TaskSpec) -> ArtifactParity:
+    """Compares two sets of answers for the same windows."""
+    scale = np.float32(answer_scale(task, expected.probabilities))
+    return ArtifactParity(
+        windows=len(expected.logits),
+        logits=_compare_tensor(expected.logits, got.logits),
+        probabilities=_compare_tensor(expected.probabilities / scale, got.probabilities / scale),
+        label_agreement=float(same_answers(task, expected.logits, got.logits).mean()),
+    )
+
+
+def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> TensorParity:
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    error = np.abs(a - b)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.where(norms > 0, (a * b).sum(1) / np.where(norms > 0, norms, 1.0), 1.0)
+    return TensorParity(
+        max_abs_error=float(error.max()), mean_abs_error=float(error.mean()), cosine=float(cosine.min())
+    )
+
+
+def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> Parity:
+    """Gives what the manifest says of a comparison that passed.
+
+    Args:
+        parity: the comparison.
+        tolerance: largest difference of a logit or a probability.
+        what: the artifact, for the error message.
+
+    Raises:
+        GateError: an answer differs by more, or is not a number.
+    """
+    # NaN compares false, so an answer that is not a number fails here too.
+    if not parity.max_abs_error <= tolerance:
+        raise GateError(
+            f"{what}: expected the checkpoint's answers within {tolerance:g} on {parity.windows} windows, got a "
+            f"difference of {parity.max_abs_error:.3g} (labels agree on {parity.label_agreement:.1%}); no bundle was "
+            "written. Please report it with the versions of torch and onnxruntime"
+        )
+    return Parity(
+        windows=parity.windows,
+        max_abs_error=parity.logits.max_abs_error,
+        mean_abs_error=parity.logits.mean_abs_error,
+        label_agreement=parity.label_agreement,
+        tolerance=tolerance,
+    )
+
+
+def with_missing_samples(windows: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+    """Gives copies of windows with gaps, so that the comparison also covers what dropouts do.
+
+    One copy is missing altogether, one in four loses a channel, the others lose a span of a quarter of the window.
+
+    Args:
+        windows: (N, T, C), not changed.
+        seed: of where the gaps are.
+    """
+    rng = np.random.default_rng(seed)
+    gaps: NDArray[np.float32] = windows.copy()
+    samples, channels = windows.shape[1:]
+    span = max(1, samples // 4)
+    for number, window in enumerate(gaps):
+        if number == 0:
+            window[:] = np.nan
+        elif number % 4 == 0:
+            window[:, rng.integers(channels)] = np.nan
+        else:
+            start = rng.integers(samples - span + 1)
+            window[start : start + span] = np.nan
+    return gaps

@@ -1,0 +1,257 @@
+"""The windows an export is judged by: those a checkpoint carries, or those the user names.
+
+Owns where they come from and which half calibrates and which half judges. Where there are none, fp32 alone may be
+compared on windows drawn from the statistics of the training data: they show whether the graph computes what the
+network computes, and are called synthetic everywhere. Nothing is ever calibrated on them.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_edge.bundle.files import open_file
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_text
+from mmkd_models.data.labels import UNKNOWN, Labels, hide_labels, strata_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmkd_models.training.checkpoint import CarriedWindows
+
+MOST_WINDOWS = 256
+"""As many as a checkpoint carries; more make a bundle larger and prove little more."""
+
+SYNTHETIC_WINDOWS = 64
+"""How many are drawn where there are no recorded ones."""
+
+_SEED = 20211116  # of every draw here, so that the same export gives the same bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealWindows:
+    """Recorded windows with their labels; or, where `synthetic` says so, drawn ones without.
+
+    Attributes:
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0.
+        labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
+        judge: (N,) bool: False windows may calibrate, True windows only judge.
+        source: where they come from, for people.
+        synthetic: whether they were drawn and not recorded.
+    """
+
+    windows: NDArray[np.float32]
+    labels: Labels
+    judge: NDArray[np.bool_]
+    source: str
+    synthetic: bool = False
+
+
+def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
+    """Gives the validation windows that the checkpoint carries.
+
+    Raises:
+        UsageError: it carries none.
+    """
+    if carried is None or len(carried.windows) == 0:
+        raise UsageError(
+            f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
+            "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+        )
+    return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
+
+
+def windows_from_statistics(
+    modality: ModalitySpec, task: TaskSpec, *, mean: Sequence[float], std: Sequence[float]
+) -> RealWindows:
+    """Draws windows of independent normal values with the mean and standard deviation of every channel.
+
+    Args:
+        modality: what the student takes; values are clipped to its range.
+        task: what it answers.
+        mean: of each channel in the training data.
+        std: of each channel in the training data.
+    """
+    rng = np.random.default_rng(_SEED)
+    values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((SYNTHETIC_WINDOWS, *modality.shape))
+    if modality.range is not None and modality.normalise == "none":
+        values = np.clip(values, *modality.range)
+    labels = _no_labels(task, SYNTHETIC_WINDOWS)
+    source = "synthetic windows drawn from the channel statistics of the training data"
+    return replace(_real(values.astype(np.float32), labels, source=source), synthetic=True)
+
+
+def windows_from_path(
+    path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MOST_WINDOWS
+) -> RealWindows:
+    """Gives windows of the validation split of a dataset directory, or those in an .npz file.
+
+    An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing) and may hold `y` (N,), class numbers with
+    -1 for unknown, and `classes` (K,), their names; of other tasks `y` is as in a dataset.
+
+    Args:
+        path: the directory or the file.
+        modality: what the student takes.
+        task: what it answers.
+        most: how many are drawn where there are more; None takes all.
+
+    Raises:
+        UsageError: there is no such file, or it holds no windows of this modality.
+        DatasetError: the directory breaks its contract.
+    """
+    if path.is_dir():
+        return _from_dataset(path, modality=modality, task=task, most=most)
+    return _from_npz(path, modality=modality, task=task, most=most)
+
+
+def judging_half(labels: Labels) -> NDArray[np.bool_]:
+    """Draws the half that judges, by a fixed seed, with every class halved as evenly as it goes.
+
+    Args:
+        labels: (N,) class numbers, -1 where unknown; of other tasks as in a dataset.
+
+    Returns:
+        (N,) bool; a single window judges.
+    """
+    shuffled = np.random.default_rng(_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(strata_of(labels)[shuffled], kind="stable")]
+    judge = np.zeros(len(labels), dtype=bool)
+    judge[by_class[::2]] = True
+    return judge
+
+
+def others_than(windows: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Gives the rows of (N, T, C) windows that are none of the known ones: what calibrates must not judge."""
+    seen = {window.tobytes() for window in known}
+    return np.flatnonzero([window.tobytes() not in seen for window in windows])
+
+
+def _real(windows: NDArray[np.float32], labels: Labels, *, source: str) -> RealWindows:
+    return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
+
+
+def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None) -> RealWindows:
+    from mmkd_models.data.dataset import open_dataset
+
+    dataset = open_dataset(path)
+    check_fit(dataset.spec.modality(modality.name), modality, where=str(path))
+    if dataset.spec.task.kind != task.kind:
+        raise UsageError(
+            f"{path}: expected the {task_text(task)}, got {task_text(dataset.spec.task)}; use windows of the same task"
+        )
+    _check_labels(dataset.spec.task.labels, task, where=str(path))
+    valid = dataset.split("valid")
+    rows = _draw(len(valid), most)
+    windows = np.ascontiguousarray(valid.take(rows)[modality.name], dtype=np.float32)
+    return _real(
+        windows,
+        np.ascontiguousarray(valid.labels[rows]),
+        source=f"windows of the validation split of dataset {dataset.spec.name!r}",
+    )
+
+
+def _draw(count: int, most: int | None) -> NDArray[np.int64]:
+    rows = np.random.default_rng(_SEED).permutation(count)[:most]
+    return np.sort(rows)
+
+
+def check_fit(found: ModalitySpec, wanted: ModalitySpec, *, where: str) -> None:
+    """Check that windows are what the student was trained for; a range may differ.
+
+    Raises:
+        UsageError: they are not.
+    """
+    for name in ("channels", "unit", "rate_hz", "samples", "normalise"):
+        got, expected = getattr(found, name), getattr(wanted, name)
+        if got != expected:
+            raise UsageError(
+                f"{where}: modality {wanted.name!r}: expected {name} {expected!r} as in the checkpoint, got {got!r}; "
+                "use the dataset the student was trained on, or one recorded alike"
+            )
+
+
+def _check_labels(found: tuple[str, ...], task: TaskSpec, *, where: str) -> None:
+    if found != task.labels:
+        raise UsageError(
+            f"{where}: expected the classes {', '.join(task.labels)} in this order, got {', '.join(found)}; "
+            "use windows of the same task"
+        )
+
+
+def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None) -> RealWindows:
+    if modality.normalise == "per_group":
+        raise UsageError(
+            f"{path}: modality {modality.name!r} is normalised per group, which a file of windows does not tell; "
+            "import the recordings with mmkd-data import --per-group and give that directory to --calib"
+        )
+    arrays = _read_npz(path)
+    windows = _windows_of(arrays, modality, path=path)
+    labels = _labels_of(arrays, task, count=len(windows), path=path)
+    rows = _draw(len(windows), most)
+    return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {_digest(path)[:16]})")
+
+
+def _no_labels(task: TaskSpec, count: int) -> Labels:
+    shape = (count, len(task.labels)) if task.kind == "multi_label" else (count,)
+    blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
+    return hide_labels(blank, np.zeros(count, dtype=bool))
+
+
+def _digest(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
+    import os
+
+    os.close(open_file(path, expected="a dataset directory or an .npz file of windows"))
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path}: expected an .npz file of windows, got a single array; save it with np.savez")
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
+
+
+def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[np.float32]:
+    key = f"x_{modality.name}"
+    if key not in arrays:
+        raise UsageError(f"{path}: expected an array {key!r}, got {', '.join(sorted(arrays)) or 'nothing'}")
+    found = arrays[key]
+    if found.dtype.kind not in "iuf" or found.shape[1:] != modality.shape or len(found) == 0:
+        samples, channels = modality.shape
+        raise UsageError(
+            f"{path}: {key!r}: expected numbers of shape (N, {samples}, {channels}) with N > 0, "
+            f"got {found.dtype} of shape {found.shape}"
+        )
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:
+    if "classes" in arrays:
+        _check_labels(tuple(str(name) for name in arrays["classes"].tolist()), task, where=str(path))
+    if "y" not in arrays:
+        return _no_labels(task, count)
+    labels, classes = arrays["y"], len(task.labels)
+    if task.kind == "regression":
+        if labels.dtype.kind not in "iuf" or labels.shape != (count,) or np.isinf(labels).any():
+            raise UsageError(f"{path}: 'y': expected {count} numbers, NaN for unknown, one per window")
+        return labels.astype(np.float32)
+    if task.kind == "multi_label":
+        if labels.shape != (count, classes) or not np.isin(labels, (0, 1, UNKNOWN)).all():
+            raise UsageError(f"{path}: 'y': expected {count} rows of {classes} numbers, 0, 1 or {UNKNOWN} for unknown")
+        return labels.astype(np.uint8)
+    whole = labels.dtype.kind in "iu" and labels.shape == (count,)
+    if not whole or labels.min() < -1 or labels.max() >= classes:
+        raise UsageError(f"{path}: 'y': expected {count} whole numbers from -1 to {classes - 1}, one per window")
+    return labels.astype(np.int64)

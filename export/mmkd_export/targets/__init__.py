@@ -1,0 +1,1 @@
+"""What an export is for: platforms, engines and files of other formats."""

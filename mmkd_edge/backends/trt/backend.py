@@ -1,0 +1,225 @@
+"""TensorRT on an NVIDIA GPU: TensorRT 10.3 to 11, or TensorRT-RTX where that is what is installed.
+
+Builds an engine from the ONNX artifact and keeps it in the user's cache folder (`mmkd_edge.backends.trt.cache`). Calls in
+parallel run side by side, each with an execution context, a stream and memory of its own, from a pool: TensorRT allows
+one call at a time in a context. A call is one CUDA graph, where that gives the same answers as the plain call.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkd_edge.backends.external_weights import refuse_external_weights
+from mmkd_edge.backends.trt.build import BuiltEngine, engine_from_onnx, engine_logger, workspace_bytes
+from mmkd_edge.backends.trt.cache import load_engine
+from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
+from mmkd_edge.backends.trt.execution import Execution
+from mmkd_edge.backends.trt.key import EngineFacts
+from mmkd_edge.backends.trt.needs import installed_library, load_library, why_no_engines
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_EXECUTIONS = 8
+"""Of one backend: so many calls run side by side, a further one waits for the first of them to end."""
+_LOG_LINES = 100
+_OUTPUTS = (("logits", "probabilities"), ("logits", "value"))
+
+
+class TrtBackend:
+    """One engine, with a pool of execution contexts.
+
+    Attributes:
+        engine_origin: where the engine comes from: the cache, or built at this start and why.
+        plain_reason: why calls are not CUDA graphs; empty where they are.
+
+    Args:
+        model: an ONNX model.
+        cache: the folder for engines; None is `mmkd-edge/engines` in the user's cache folder.
+    """
+
+    name = "trt"
+    threads = 1  # of the processor: the one that calls
+
+    def __init__(self, model: bytes, *, cache: Path | None = None) -> None:
+        lacks = why_no_engines()
+        library = installed_library()
+        if lacks or library is None:
+            raise UnavailableError(f"backend 'trt' cannot run here: {lacks}")
+        try:
+            module, runtime = load_library(library), load_runtime()
+            device = device_facts(runtime)
+        except UnavailableError as error:
+            raise UnavailableError(f"backend 'trt' cannot run here: {error}") from error
+        self.version = f"{library} {module.__version__} on {device.name}"
+        self.plain_reason = ""
+        self._module, self._runtime = module, runtime
+        self._logger = engine_logger(module, most_lines=_LOG_LINES)
+        self._pool = threading.Condition()  # whoever reads or changes one of these holds it
+        self._idle: list[Execution] = []
+        self._count, self._most = 1, MOST_EXECUTIONS
+        self._ended = ""
+        facts = EngineFacts(
+            onnx_sha256=new_sha256(model).hexdigest(),
+            library=library,
+            library_version=str(module.__version__),
+            architecture=platform.machine(),
+            device=device,
+        )
+        try:
+            refuse_external_weights(model)
+            self._on_gpu = first_gpu(runtime)
+            with self._on_gpu():
+                loaded = load_engine(facts, load=self._load, build=lambda: self._build(model), folder=cache)
+                self._engine: Any = loaded.engine
+                self.engine_origin = loaded.origin
+                self.inputs, self.outputs = _tensors(module, loaded.engine)
+                self._idle.append(self._execution(loaded.engine))
+        except Exception as error:  # TensorRT raises more types than its own
+            raise BackendError(
+                f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
+            ) from error
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Answer for one window; see `Backend.run`."""
+        execution = self._taken()
+        try:
+            execution.take(feeds)
+        except BaseException as error:  # the GPU was asked nothing
+            self._give_back(execution)
+            if isinstance(error, Exception):
+                raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
+            raise
+        try:
+            with self._on_gpu():
+                answer = execution.compute()
+        except BaseException as error:
+            lost = self._drop(execution)
+            if isinstance(error, Exception):
+                raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{lost}") from error
+            raise
+        self._give_back(execution)
+        return answer
+
+    def close(self) -> None:
+        """Give everything back; a `run` in another thread ends undisturbed."""
+        with self._pool:
+            self._ended = self._ended or "is closed; open it again"
+            idle, self._idle = self._idle, []
+            self._engine = None
+            self._pool.notify_all()
+        for execution in idle:
+            execution.close()
+
+    def __repr__(self) -> str:
+        return f"TrtBackend({self.version}, {'plain calls' if self.plain_reason else 'CUDA graph'})"
+
+    def _load(self, plan: bytes) -> Any:
+        loader = self._module.Runtime(self._logger)
+        engine = loader.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BackendError(f"TensorRT does not load the engine: {self._logger.faults()}")
+        return engine
+
+    def _build(self, model: bytes) -> BuiltEngine:
+        limit = workspace_bytes(gpu_free_bytes=free_bytes(self._runtime))
+        return engine_from_onnx(model, self._module, workspace_bytes=limit)
+
+    def _execution(self, engine: Any) -> Execution:
+        """One more context, with its graph where graphs work."""
+        made = Execution(engine, self._runtime, inputs=self.inputs, outputs=self.outputs, logger=self._logger)
+        try:
+            if not self.plain_reason:
+                self.plain_reason = made.record()
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def _taken(self) -> Execution:
+        """An execution for this call: an idle one, else a new one, else the next that another call gives back."""
+        with self._pool:
+            while not self._ended:
+                if self._idle:
+                    return self._idle.pop()
+                if self._count < self._most:
+                    self._count += 1
+                    engine = self._engine
+                    break
+                self._pool.wait()
+            else:
+                raise BackendError(f"backend 'trt' {self._ended}")
+        try:
+            with self._on_gpu():
+                return self._execution(engine)
+        except BaseException as error:
+            others = self._make_do_without()
+            if not isinstance(error, Exception):
+                raise
+            if others:
+                return self._taken()
+            raise BackendError(
+                f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{self._if_lost()}"
+            ) from error
+
+    def _make_do_without(self) -> bool:
+        """After one more could not be made, for want of memory most likely: whether there are others to wait for."""
+        with self._pool:
+            self._count -= 1
+            self._most = max(1, self._count)
+            self._pool.notify()
+            return self._count > 0
+
+    def _give_back(self, execution: Execution) -> None:
+        with self._pool:
+            ended = bool(self._ended)
+            if not ended:
+                self._idle.append(execution)
+                self._pool.notify()
+        if ended:
+            execution.close()
+
+    def _drop(self, execution: Execution) -> str:
+        """Put away an execution that failed: what that leaves in it is not known. Gives what else there is to say."""
+        lost = self._if_lost()
+        with self._pool:
+            self._count -= 1
+            if lost:
+                self._ended = f"({self.version}) failed before{lost}"
+                self._pool.notify_all()
+            self._pool.notify()
+        execution.close()
+        return lost
+
+    def _if_lost(self) -> str:
+        return "; CUDA is lost to this process: start it again" if is_lost(self._runtime) else ""
+
+
+def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs, each in the order of the names, which is that of the manifest."""
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
+        found = engine.get_tensor_dtype(name).name
+        if found != "FLOAT":
+            raise BackendError(f"tensor {name!r} has the type {found}, expected FLOAT")
+        shape = tuple(int(size) for size in engine.get_tensor_shape(name))
+        shape = (1, *shape[1:]) if shape[:1] == (-1,) else shape  # one window at a time, as the runtime asks
+        is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
+        (inputs if is_input else outputs).append(TensorSpec(name=name, dtype="float32", shape=shape))
+    names = tuple(tensor.name for tensor in outputs)
+    if names not in _OUTPUTS:
+        raise BackendError(f"expected the outputs {', '.join(_OUTPUTS[0])}, got {', '.join(names) or 'nothing'}")
+    return tuple(inputs), tuple(outputs)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,160 @@
+"""Engines from ONNX graphs: one builder path for TensorRT 10.3 to 11 and for TensorRT-RTX.
+
+The graph decides every precision: networks are strongly typed, no builder flag or calibrator changes a type, and
+float32 products keep their 24 bits. The engine is the plain plan, so that trtexec, Polygraphy, DeepStream and Triton
+load it; nothing is put in front of it.
+
+An engine is a program for one GPU, driver and library: a cache of an artifact, never what is shipped. Load only engines
+that were built on the machine, or that come from someone who may run programs on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmkd_edge.backends.trt.key import Profiles
+from mmkd_edge.errors import BackendError
+
+_LARGEST_WORKSPACE_BYTES = 1 << 30
+_WORKSPACE_SHARE = 4  # of the free memory: a Jetson's GPU and CPU share theirs
+_TOLD_ERRORS = 4
+_LAYER_LIST = "Engine Layer Information:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """What a builder gave.
+
+    Attributes:
+        plan: the engine itself, plain.
+        layers: the builder's own list of layers.
+        log: its messages, one a line.
+        timing_cache: what it measured, for the next build on this device; empty where none was asked for.
+    """
+
+    plan: bytes
+    layers: str
+    log: str
+    timing_cache: bytes
+
+
+def engine_from_onnx(
+    model: bytes,
+    module: Any,
+    *,
+    workspace_bytes: int,
+    profiles: Profiles | None = None,
+    timing_cache: bytes | None = None,
+) -> BuiltEngine:
+    """Build a strongly typed engine from an ONNX graph.
+
+    Args:
+        model: the graph.
+        module: `tensorrt` or `tensorrt_rtx`.
+        workspace_bytes: what the builder may use.
+        profiles: shapes of the inputs whose batch may vary; without them the engine takes one window.
+        timing_cache: what an earlier build on this device measured, empty where there was none; None attaches none.
+
+    Raises:
+        BackendError: the parser or the builder refuses the graph; the message has the library's own words.
+    """
+    logger = engine_logger(module)
+    builder = module.Builder(logger)
+    network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = module.OnnxParser(network, logger)
+    if not parser.parse(model):
+        faults = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise BackendError(f"{module.__name__} {module.__version__} cannot read the graph: {faults}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
+    # It is on by default, and rounds the factors of float32 products to ten bits: three digits instead of seven.
+    config.clear_flag(module.BuilderFlag.TF32)
+    profiles = profiles or _profiles_of_one_window(network)
+    if profiles:
+        _add_profile(builder, config, profiles)
+    if timing_cache is not None:
+        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BackendError(
+            f"{module.__name__} {module.__version__} cannot build the graph with {workspace_bytes >> 20} MiB of "
+            f"workspace: {logger.faults()}; where it found no implementation, memory is the "
+            "usual cause: close other programs"
+        )
+    cache = None if timing_cache is None else config.get_timing_cache()
+    return BuiltEngine(
+        plan=bytes(plan),
+        layers=logger.layers,
+        log="\n".join(logger.lines) + "\n",
+        timing_cache=b"" if cache is None else bytes(cache.serialize()),
+    )
+
+
+def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: int | None = None) -> int:
+    """What a builder may use: a quarter of the free memory, at most 1 GiB, which is plenty for a student.
+
+    Args:
+        meminfo: the kernel's account of the memory.
+        gpu_free_bytes: free memory of the GPU, on a Jetson the same memory; None where the build uses none.
+    """
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    if gpu_free_bytes is not None:
+        free = min(free, gpu_free_bytes)
+    return min(_LARGEST_WORKSPACE_BYTES, free // _WORKSPACE_SHARE)
+
+
+def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
+    """A logger that keeps what people read and the list of layers; TensorRT writes to the terminal otherwise.
+
+    Args:
+        module: `tensorrt` or `tensorrt_rtx`.
+        most_lines: how many it keeps, the newest; None keeps all.
+    """
+    severity = module.ILogger.Severity
+
+    class Logger(module.ILogger):  # type: ignore[misc] # the library's class, without types
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.lines: deque[str] = deque(maxlen=most_lines)
+            self.errors: deque[str] = deque(maxlen=_TOLD_ERRORS)
+            self.layers = ""
+
+        def log(self, level: Any, message: str) -> None:
+            """Keeps one message."""
+            if message.startswith(_LAYER_LIST):
+                self.layers = message.removeprefix(_LAYER_LIST).strip()
+            if level != severity.VERBOSE:
+                self.lines.append(f"{level.name}: {message}")
+            if level in (severity.ERROR, severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+        def faults(self) -> str:
+            """What went wrong since it was last asked."""
+            told = "; ".join(self.errors) or "it gives no reason"
+            self.errors.clear()
+            return told
+
+    return Logger()
+
+
+def _profiles_of_one_window(network: Any) -> Profiles:
+    profiles: Profiles = {}
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if shape[0] < 0:  # the batch may vary
+            one = (1, *shape[1:])
+            profiles[tensor.name] = (one, one, one)
+    return profiles
+
+
+def _add_profile(builder: Any, config: Any, profiles: Profiles) -> None:
+    profile = builder.create_optimization_profile()
+    for name, (smallest, optimal, largest) in profiles.items():
+        profile.set_shape(name, smallest, optimal, largest)
+    if config.add_optimization_profile(profile) < 0:
+        raise BackendError(f"TensorRT refuses the optimisation profile {profiles}; export without --dim")

@@ -1,0 +1,209 @@
+"""Engines that this machine built for itself: two files each in the user's cache folder, `mmkd-edge/engines`.
+
+An engine is a program. Its bytes reach TensorRT only where its sidecar has the facts that are asked for and the SHA-256
+of exactly these bytes, in a folder that nobody else can write to. Whatever fits less is built again from the verified
+artifact, and the reason is told. Nothing here fails for want of a cache: then the engine is built at every start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from mmkd_edge.backends.trt.build import BuiltEngine
+from mmkd_edge.backends.trt.key import EngineFacts
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import cache_folder, open_file, read_exactly, write_file
+from mmkd_edge.errors import BackendError, UsageError
+
+MOST_ENGINES = 32
+"""Kept, those that were used last: a station that gets a bundle a month keeps two years of them."""
+_MAX_SIDECAR_BYTES = 1 << 20
+_MAX_ENGINE_BYTES = 1 << 30
+
+T = TypeVar("T")
+
+
+class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`<name>.json`: the engine beside it, `<name>.engine`.
+
+    Attributes:
+        facts: what it was built from, with and for.
+        engine_sha256: of the engine.
+        size_bytes: of the engine.
+    """
+
+    facts: EngineFacts
+    engine_sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Generic[T]):
+    """A loaded engine.
+
+    Attributes:
+        engine: what `load` gave.
+        origin: where it comes from, in words.
+    """
+
+    engine: T
+    origin: str
+
+
+def load_engine(
+    facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltEngine], folder: Path | None = None
+) -> Loaded[T]:
+    """The engine for these facts: the cached one, or else a new one, which is kept if it loads.
+
+    Processes that want the same engine at the same time wait for the first of them.
+
+    Args:
+        facts: what it must be built from, with and for.
+        load: makes of its bytes whatever runs; raises `BackendError` where TensorRT refuses them.
+        build: builds it.
+        folder: where engines are kept; None is `mmkd-edge/engines` in the user's cache folder.
+
+    Raises:
+        BackendError: it cannot be built, or TensorRT refuses what it has just built.
+    """
+    try:
+        folder = _own_folder(cache_folder("engines") if folder is None else folder)
+    except UsageError as error:
+        return Loaded(engine=load(build().plan), origin=f"built at this start and not kept: {error}")
+    name = _name(facts)
+    with _alone(folder / f"{name}.lock"):
+        plan, why = _read(folder, name, facts)
+        if plan is not None:
+            try:
+                engine = load(plan)
+            except BackendError as error:
+                why = f"the one in the cache does not load: {error}"
+            else:
+                _mark_used(folder / f"{name}.engine")
+                return Loaded(engine=engine, origin=f"from the cache: {folder / name}.engine")
+        built = build()
+        engine = load(built.plan)
+        try:
+            _write(folder, name, facts, built)
+        except UsageError as error:
+            return Loaded(engine=engine, origin=f"built at this start and not kept: {error}")
+    return Loaded(engine=engine, origin=f"built at this start: {why}")
+
+
+def _own_folder(folder: Path) -> Path:
+    """The folder, made where it is absent.
+
+    Raises:
+        UsageError: it cannot be made, or others could put engines there.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{folder}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            f"{folder}: expected a folder of this user's that nobody else can write to, since engines are programs; "
+            f"remove it, or run chmod go-w {folder}"
+        )
+    return folder
+
+
+def _name(facts: EngineFacts) -> str:
+    """Begins with the graph's hash, so that engines of one graph are found together."""
+    return f"{facts.onnx_sha256[:16]}-{facts.key[:32]}"
+
+
+def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:
+    """The verified engine, or None and why there is none."""
+    try:
+        sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=CachedEngine)
+        plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
+    except (UsageError, OSError):
+        return None, _why_absent(folder, name, facts)
+    except msgspec.MsgspecError as error:
+        return None, f"the sidecar of the one in the cache is damaged: {error}"
+    if sidecar.facts != facts:
+        return None, f"the one in the cache was built for something else: {_difference(sidecar.facts, facts)}"
+    if len(plan) != sidecar.size_bytes or new_sha256(plan).hexdigest() != sidecar.engine_sha256:
+        return None, "the one in the cache is damaged: its SHA-256 is not that of its sidecar"
+    return plan, ""
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    """The file's bytes, at most so many.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+    """
+    descriptor = open_file(path, expected="a file of the engine cache")
+    try:
+        return read_exactly(descriptor, min(os.fstat(descriptor).st_size, most_bytes), offset=0)
+    finally:
+        os.close(descriptor)
+
+
+def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltEngine) -> None:
+    sidecar = CachedEngine(facts=facts, engine_sha256=new_sha256(built.plan).hexdigest(), size_bytes=len(built.plan))
+    write_file(folder / f"{name}.log", built.log.encode())
+    write_file(folder / f"{name}.engine", built.plan)
+    # Last: a sidecar whose hash fits its engine means that the engine is whole.
+    write_file(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n")
+    _forget_oldest(folder, keep=name)
+
+
+def _why_absent(folder: Path, name: str, facts: EngineFacts) -> str:
+    for other in sorted(folder.glob(f"{facts.onnx_sha256[:16]}-*.json")):
+        with contextlib.suppress(UsageError, OSError, msgspec.MsgspecError):
+            known = msgspec.json.decode(_content(other, _MAX_SIDECAR_BYTES), type=CachedEngine).facts
+            if other.stem != name and known.onnx_sha256 == facts.onnx_sha256:
+                return f"the one in the cache was built for something else: {_difference(known, facts)}"
+    return "none was in the cache"
+
+
+def _difference(before: EngineFacts, now: EngineFacts) -> str:
+    """What is another now, the first of it: `library_version '10.3.0' is '10.4.0' now`."""
+    old, new = (_flat(facts) for facts in (before, now))
+    changed = [f"{name} {value!r} is {new.get(name)!r} now" for name, value in old.items() if new.get(name) != value]
+    return changed[0] if changed else "its facts are not readable"
+
+
+def _flat(facts: EngineFacts) -> dict[str, object]:
+    device = {} if facts.device is None else msgspec.structs.asdict(facts.device)
+    return {**msgspec.structs.asdict(facts), "device": None, **device}
+
+
+def _forget_oldest(folder: Path, *, keep: str) -> None:
+    """Leave the engines that were used last, and the one that was just written."""
+    with contextlib.suppress(OSError):  # another process may be at it too
+        by_age = sorted(folder.glob("*.engine"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for engine in by_age[MOST_ENGINES:]:
+            if engine.stem != keep:
+                for suffix in (".json", ".engine", ".log", ".lock"):
+                    engine.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _mark_used(engine: Path) -> None:
+    with contextlib.suppress(OSError):  # a folder that can only be read keeps its order
+        os.utime(engine)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process or thread at a time; all at once in a folder that takes no locks, where each then builds its own."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield

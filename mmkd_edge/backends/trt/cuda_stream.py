@@ -1,0 +1,149 @@
+"""A lane: one CUDA stream, with the memory that the tensors of one call live in, and the graph of that call.
+
+Inputs lie behind each other in one block and outputs in another, each once in pinned memory of the host and once on the
+GPU, so that one copy takes each way. A lane belongs to one call at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_edge.backends.trt.cuda import checked
+from mmkd_edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Held = list[tuple[Callable[[Any], object], Any]]
+
+_ALIGNMENT_BYTES = 256  # what TensorRT wants of a tensor's address
+_FLOAT_BYTES = 4
+
+
+class Lane:
+    """A stream with its memory; use `close()`, or leave it to the garbage collector.
+
+    Attributes:
+        stream: CUDA's handle of the stream.
+        values: the pinned memory of every tensor, float32, by name.
+        addresses: where the same tensor lies on the GPU.
+        has_graph: whether `replay` has something to replay.
+
+    Args:
+        runtime: see `load_runtime`.
+        inputs: what a call takes.
+        outputs: what it gives.
+
+    Raises:
+        BackendError: CUDA refuses; the message begins with its name for that.
+    """
+
+    def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self._runtime = runtime
+        self._held: Held = []
+        # At the end of the process too, where nobody closed it; not in a child, whose CUDA is gone with the fork.
+        self._release = weakref.finalize(self, _release, self._held, os.getpid())
+        self.values: dict[str, NDArray[np.float32]] = {}
+        self.addresses: dict[str, int] = {}
+        self._graph: Any = None
+        self._stream: Any = None
+        try:
+            self._stream = checked(runtime, runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+            self._held.append((runtime.cudaStreamDestroy, self._stream))
+            self._up = self._block(inputs)
+            self._down = self._block(outputs)
+        except BaseException:
+            self.close()
+            raise
+        self.stream = int(self._stream)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is a graph to replay."""
+        return self._graph is not None
+
+    def copy_in(self) -> None:
+        """Enqueue the copy of all inputs to the GPU."""
+        host, device, size = self._up
+        runtime = self._runtime
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        checked(runtime, runtime.cudaMemcpyAsync(device, host, size, kind, self._stream))
+
+    def copy_out(self) -> None:
+        """Enqueue the copy of all outputs to the host."""
+        host, device, size = self._down
+        runtime = self._runtime
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        checked(runtime, runtime.cudaMemcpyAsync(host, device, size, kind, self._stream))
+
+    def wait(self) -> None:
+        """Wait until everything that was enqueued is done."""
+        checked(self._runtime, self._runtime.cudaStreamSynchronize(self._stream))
+
+    def record(self, work: Callable[[], None]) -> None:
+        """Make a graph of what `work` enqueues on this stream; nothing of it runs."""
+        runtime = self._runtime
+        # Of this thread alone: others may go on with what a capture does not allow.
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        checked(runtime, runtime.cudaStreamBeginCapture(self._stream, mode))
+        try:
+            work()
+        except BaseException:
+            error, broken = runtime.cudaStreamEndCapture(self._stream)
+            if int(error) == 0:
+                runtime.cudaGraphDestroy(broken)
+            raise
+        graph = checked(runtime, runtime.cudaStreamEndCapture(self._stream))
+        try:
+            self._graph = checked(runtime, runtime.cudaGraphInstantiate(graph, 0))
+        finally:
+            checked(runtime, runtime.cudaGraphDestroy(graph))
+        self._held.append((runtime.cudaGraphExecDestroy, self._graph))
+
+    def replay(self) -> None:
+        """Enqueue the graph."""
+        checked(self._runtime, self._runtime.cudaGraphLaunch(self._graph, self._stream))
+
+    def drop_graph(self) -> None:
+        """Have no graph any more."""
+        self._graph = None
+
+    def close(self) -> None:
+        """Wait for what still runs, and give everything back; more than once is fine."""
+        self.values, self.addresses = {}, {}
+        if self._release.alive and self._stream is not None:
+            self._runtime.cudaStreamSynchronize(self._stream)
+        self._release()
+
+    def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
+        """Memory for all of them, on the host and on the GPU: both addresses, and the size in bytes."""
+        runtime = self._runtime
+        starts, size = [], 0
+        for tensor in tensors:
+            starts.append(size)
+            taken = _FLOAT_BYTES * int(np.prod(tensor.shape))
+            size += -(-taken // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        host = checked(runtime, runtime.cudaMallocHost(size))
+        self._held.append((runtime.cudaFreeHost, host))
+        device = checked(runtime, runtime.cudaMalloc(size))
+        self._held.append((runtime.cudaFree, device))
+        memory = np.ctypeslib.as_array((ctypes.c_float * (size // _FLOAT_BYTES)).from_address(host))
+        for tensor, start in zip(tensors, starts, strict=True):
+            first, count = start // _FLOAT_BYTES, int(np.prod(tensor.shape))
+            self.values[tensor.name] = memory[first : first + count].reshape(tensor.shape)
+            self.addresses[tensor.name] = device + start
+        return host, device, size
+
+
+def _release(held: Held, process: int) -> None:
+    """In the opposite order: graphs, memory, the stream. Errors have nobody left to hear them."""
+    while held:
+        give_back, what = held.pop()
+        if os.getpid() == process:
+            give_back(what)

@@ -1,0 +1,151 @@
+"""One execution context of an engine on a lane of its own, and the CUDA graph of its call.
+
+A graph is only used where it gives the same answers as the call that it was recorded from: a call that TensorRT refuses
+while it is recorded leaves a graph that does nothing, and whose replay finds old answers in the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_edge.backends.feeds import fill
+from mmkd_edge.backends.trt.cuda_stream import Lane
+from mmkd_edge.errors import BackendError
+from mmkd_edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class Execution:
+    """A context with a stream and memory; answers one call at a time.
+
+    Args:
+        engine: what TensorRT loaded.
+        runtime: CUDA's; see `load_runtime`.
+        inputs: what the engine takes, the values first.
+        outputs: what it gives: logits, probabilities.
+        logger: what TensorRT tells its reasons to.
+
+    Raises:
+        BackendError: TensorRT or CUDA refuses.
+    """
+
+    def __init__(
+        self, engine: Any, runtime: Any, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], logger: Any
+    ) -> None:
+        self._logger = logger
+        self._lane = Lane(runtime, inputs, outputs)
+        try:
+            self._context = self._bound(engine, inputs)
+        except BaseException:
+            self._lane.close()
+            raise
+        self._places = {tensor.name: self._lane.values[tensor.name] for tensor in inputs}
+        self._answers = tuple(self._lane.values[tensor.name] for tensor in outputs)
+
+    def answer(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
+        """`take` and `compute` in one."""
+        self.take(feeds)
+        return self.compute()
+
+    def take(self, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+        """Put a window where `compute` finds it; the GPU is asked nothing.
+
+        Raises:
+            ValueError: the feeds do not fit.
+        """
+        fill(self._places, feeds)
+
+    def compute(self) -> Answer:
+        """Logits and probabilities for the window that was taken; the arrays belong to the caller.
+
+        Raises:
+            BackendError: TensorRT or CUDA failed.
+        """
+        lane = self._lane
+        if lane.has_graph:
+            lane.replay()
+        else:
+            self._enqueue()
+        lane.wait()
+        logits, probabilities = self._answers
+        return logits.copy(), probabilities.copy()
+
+    def record(self) -> str:
+        """Record the call as a CUDA graph, if it then gives the same answers.
+
+        Returns:
+            Why there is no graph; empty where there is one.
+
+        Raises:
+            BackendError: the call fails without a graph too.
+        """
+        probes = self._probes()
+        plain = [self.answer(feeds) for feeds in probes]
+        try:
+            self._lane.record(self._enqueue)
+            # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.
+            replayed = [self._answer_into_nothing(feeds) for feeds in probes]
+        except BackendError as error:
+            reason = f"CUDA records no graph of the call: {error}"
+        else:
+            if _same(replayed, plain):
+                return ""
+            reason = "the CUDA graph gives other answers than the call that it was recorded from"
+        self._lane.drop_graph()
+        if not _same([self.answer(feeds) for feeds in probes], plain):
+            raise BackendError(f"{reason}, and the call itself gives other answers since")
+        return reason
+
+    def close(self) -> None:
+        """Wait for what still runs, and give everything back; more than once is fine."""
+        self._places, self._answers = {}, ()
+        self._lane.close()
+        self._context = None
+
+    def _bound(self, engine: Any, inputs: Sequence[TensorSpec]) -> Any:
+        context = engine.create_execution_context()
+        if context is None:
+            raise BackendError(f"TensorRT makes no execution context: {self._logger.faults()}")
+        for tensor in inputs:  # a batch that may vary is one here
+            if not context.set_input_shape(tensor.name, tensor.shape):
+                raise BackendError(f"TensorRT refuses the shape {tensor.shape} of {tensor.name!r}")
+        for name, address in self._lane.addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise BackendError(f"TensorRT refuses the memory of {name!r}: {self._logger.faults()}")
+        return context
+
+    def _enqueue(self) -> None:
+        lane, context = self._lane, self._context
+        lane.copy_in()
+        if not context.execute_async_v3(lane.stream):
+            raise BackendError(f"TensorRT refuses the call: {self._logger.faults()}")
+        lane.copy_out()
+
+    def _answer_into_nothing(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
+        for answer in self._answers:
+            answer[:] = np.nan
+        return self.answer(feeds)
+
+    def _probes(self) -> tuple[dict[str, NDArray[np.float32]], ...]:
+        """Two windows that a student tells apart: nothing but zeros, and waves."""
+        (values, *_), shapes = self._places, {name: place.shape for name, place in self._places.items()}
+        still = {name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()}
+        still[values] = np.zeros(shapes[values], dtype=np.float32)
+        waves = np.sin(np.arange(still[values].size, dtype=np.float32)).reshape(shapes[values])
+        return still, {**still, values: waves}
+
+
+def _same(answers: Sequence[Answer], others: Sequence[Answer]) -> bool:
+    """To the last bit: an engine computes the same from the same (TensorRT's documentation, "Determinism")."""
+    return all(
+        np.array_equal(one, other, equal_nan=True)
+        for answer, wanted in zip(answers, others, strict=True)
+        for one, other in zip(answer, wanted, strict=True)
+    )

@@ -1,0 +1,73 @@
+"""What engines need of a machine: TensorRT, cuda-python, a driver. Asked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from mmkd_edge.backends.trt.key import EngineLibrary
+from mmkd_edge.errors import UnavailableError
+
+LIBRARIES: tuple[EngineLibrary, ...] = ("tensorrt", "tensorrt_rtx")
+_DRIVER = "libcuda.so.1"
+# What the kernel's driver shows without being asked anything: of a GPU on PCIe, and of a Jetson's.
+_SIGNS = ("proc/driver/nvidia/version", "dev/nvhost-gpu", "dev/nvidiactl")
+_INSTALL_LIBRARY = (
+    "TensorRT (on a Jetson: sudo apt-get install python3-libnvinfer, in an environment made with "
+    "--system-site-packages; for GeForce RTX: pip install 'mmkd-edge[trt-rtx]')"
+)
+
+
+def installed_library() -> EngineLibrary | None:
+    """Which TensorRT this Python finds, TensorRT itself first; None where it finds none. Imports nothing."""
+    for library in LIBRARIES:
+        if importlib.util.find_spec(library) is not None:
+            return library
+    return None
+
+
+def why_no_engines() -> str:
+    """Everything that is missing here for running engines, with the commands for it; empty where nothing is."""
+    missing = []
+    if installed_library() is None:
+        missing.append(_INSTALL_LIBRARY)
+    if importlib.util.find_spec("cuda") is None:
+        missing.append("cuda-python (pip install 'mmkd-edge[trt]')")
+    if not _has_driver():
+        missing.append(f"an NVIDIA GPU with its driver ({_DRIVER} does not load)")
+    return f"this machine lacks {', '.join(missing)}" if missing else ""
+
+
+def shows_gpu(root: Path = Path("/")) -> bool:
+    """Whether the kernel shows an NVIDIA driver; nothing is loaded or asked for that."""
+    return any((root / sign).exists() for sign in _SIGNS)
+
+
+def load_library(library: EngineLibrary) -> Any:
+    """The module of a TensorRT.
+
+    Raises:
+        UnavailableError: it is not installed, or does not load; the message says why.
+    """
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise UnavailableError(f"{library} does not load: {error}") from error
+        source = (
+            "it comes with JetPack" if library == "tensorrt" else "install it with pip install 'mmkd-edge[trt-rtx]'"
+        )
+        raise UnavailableError(f"{library} is not installed on this machine ({source})") from error
+    except ImportError as error:
+        raise UnavailableError(f"{library} does not load: {error}; mmkd-doctor has advice") from error
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
+        return False
+    return True

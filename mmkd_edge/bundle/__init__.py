@@ -1,0 +1,1 @@
+"""One verified file: written, opened, and everything that is read from it."""

@@ -1,0 +1,326 @@
+"""The bundle: the one verified file that is shipped to devices.
+
+`Bundle.open` gives nothing before every byte has been checked: the archive's own SHA-256, the exact set of members,
+their sizes and hashes, and that the archive is the canonical one for them. `write_bundle` writes all or nothing.
+Integrity is not authenticity: whoever can write the file can also write its hashes.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from mmkd_edge.backends.base import BackendName, RunPrecision, artifact_formats, artifact_precision
+from mmkd_edge.bundle import archive
+from mmkd_edge.bundle.archive import Member
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import open_file, read_exactly, write_file
+from mmkd_edge.bundle.golden import Golden, golden_bytes, golden_from_bytes
+from mmkd_edge.bundle.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    Artifact,
+    FileEntry,
+    Manifest,
+    ModelEntry,
+    decode_manifest,
+    encode_manifest,
+    member_files,
+)
+from mmkd_edge.errors import BundleError, ManifestError, UsageError
+
+__all__ = [
+    "Bundle",
+    "Golden",
+    "choose_artifact",
+    "example_bundle",
+    "golden_bytes",
+    "write_bundle",
+]
+
+MAX_BUNDLE_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
+_COMMENT = b"mmkd-edge sha256 "
+_END_BYTES = archive.end_record_bytes(comment_bytes=len(_COMMENT) + 64)
+_AGAIN = "copy or export it again"
+
+
+class Bundle:
+    """An open, verified bundle. Use it in `with`, or call `close()`.
+
+    Holds one file descriptor and no content: `read` checks what it reads again, so a file that is overwritten in place
+    under an open bundle gives an error, never other bytes.
+
+    Attributes:
+        path: where it was opened.
+        manifest: what is in it.
+        sha256: of the whole file, as `sha256sum` prints it.
+    """
+
+    def __init__(
+        self, *, path: Path, manifest: Manifest, sha256: str, descriptor: int, offsets: Mapping[str, int]
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.sha256 = sha256
+        self._descriptor = descriptor
+        # Also gives the file back where a bundle is dropped without close().
+        self._closing = weakref.finalize(self, os.close, descriptor)
+        self._offsets = offsets
+        self._entries = {entry.file: entry for entry in member_files(manifest)}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle and verify everything in it.
+
+        Raises:
+            UsageError: there is no such file, or it cannot be read.
+            BundleError: it is not a bundle, is truncated, or any byte of it was changed.
+            ManifestError: its manifest breaks its contract or was written for a newer version.
+        """
+        path = Path(path)
+        descriptor = open_file(path, expected="a bundle written by mmkd-export")
+        try:
+            manifest, sha256, offsets = _verify(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path=path, manifest=manifest, sha256=sha256, descriptor=descriptor, offsets=offsets)
+
+    def model(self, name: str) -> ModelEntry:
+        """The manifest's entry of one student.
+
+        Raises:
+            UsageError: the bundle has no student of that name; the message lists those it has.
+        """
+        for entry in self.manifest.models:
+            if entry.name == name:
+                return entry
+        names = ", ".join(repr(entry.name) for entry in self.manifest.models)
+        raise UsageError(f"{self.path}: model {name!r} is unknown; expected one of {names}")
+
+    def read(self, member: str) -> bytes:
+        """The verified bytes of one member.
+
+        Raises:
+            UsageError: the bundle is closed, or has no such member.
+            BundleError: the file was changed after it was opened.
+        """
+        if not self._closing.alive:
+            raise UsageError(f"{self.path}: the bundle is closed; open it again")
+        entry = self._entries.get(member)
+        if entry is None:
+            names = ", ".join(repr(name) for name in self._entries)
+            raise UsageError(f"{self.path}: member {member!r} is unknown; expected one of {names}")
+        data = read_exactly(self._descriptor, entry.size_bytes, offset=self._offsets[member])
+        if new_sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(f"{self.path}: {member!r} was changed while the bundle was open; open it again")
+        return data
+
+    def golden(self, model: str) -> Golden:
+        """The golden windows of one student.
+
+        Raises:
+            UsageError: the bundle is closed, or has no student of that name.
+            BundleError: they do not fit the student.
+        """
+        entry = self.model(model)
+        try:
+            return golden_from_bytes(self.read(entry.golden.file), entry)
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {error}") from error
+
+    def close(self) -> None:
+        """Give the file back; more than once is fine."""
+        self._closing()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
+    """The artifact that a backend should run; precision `auto` is fp32, and bf16 is the fp32 artifact in OpenVINO.
+
+    Raises:
+        UsageError: no artifact fits; the message says for each why not.
+    """
+    if precision == "bf16" and backend != "openvino":
+        raise UsageError(f"backend {backend!r} does not compute in 'bf16'; only 'openvino' does")
+    wanted = "fp32" if precision == "auto" else artifact_precision(precision)
+    formats = artifact_formats(backend)
+    reasons: list[str] = []
+    for artifact in entry.artifacts:
+        if artifact.format not in formats:
+            reasons.append(f"{artifact.file!r} has the format {artifact.format}, the backend runs {', '.join(formats)}")
+        elif artifact.precision != wanted:
+            reasons.append(f"{artifact.file!r} has the precision {artifact.precision}")
+        else:
+            return artifact
+    raise UsageError(
+        f"model {entry.name!r} has no artifact of precision {wanted!r} for backend {backend!r}: {'; '.join(reasons)}; "
+        "ask for a precision that is there, or export the student with this one"
+    )
+
+
+def write_bundle(path: str | os.PathLike[str], *, manifest: Manifest, members: Mapping[str, bytes]) -> None:
+    """Write a bundle, all or nothing; the same inputs give the same bytes.
+
+    Args:
+        path: the file; an earlier one is replaced only when the new one is complete and on the disk.
+        manifest: says what every member is.
+        members: name to content for everything but the manifest.
+
+    Raises:
+        ManifestError: the manifest breaks its contract.
+        BundleError: a member is missing, is not in the manifest, or is not what the manifest says.
+        UsageError: the file cannot be written.
+    """
+    path = Path(path)
+    files = {MANIFEST_FILE: encode_manifest(manifest)}
+    entries = member_files(manifest)
+    _check_names({entry.file for entry in entries}, set(members), where=str(path))
+    for entry in entries:
+        _check_content(entry, members[entry.file], where=str(path))
+        files[entry.file] = members[entry.file]
+    body, headers = archive.archive_body(files)
+    comment = _COMMENT + new_sha256(body).hexdigest().encode("ascii")
+    data = body + archive.end_record(headers, comment=comment)
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {len(data)}; leave an artifact out")
+    write_file(path, data)
+
+
+def example_bundle(name: str = "watch_acc") -> Path:
+    """The path of a trained bundle that is shipped with mmkd-edge.
+
+    Raises:
+        UsageError: there is none of that name; the message lists those there are.
+    """
+    folder = Path(__file__).parents[1] / "bundles"
+    names = sorted(file.stem for file in folder.glob("*.edge"))
+    if name not in names:
+        listed = ", ".join(repr(other) for other in names) or "none in this installation"
+        raise UsageError(f"example bundle {name!r} is unknown; expected one of: {listed}")
+    return folder / f"{name}.edge"
+
+
+def _verify(path: Path, descriptor: int) -> tuple[Manifest, str, dict[str, int]]:
+    size = os.fstat(descriptor).st_size
+    if size > MAX_BUNDLE_BYTES:
+        raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {size}; this is not a bundle")
+    tail = _end_record(path, descriptor, size)
+    sha256 = _check_digest(path, descriptor, size, tail)
+    content = _manifest_bytes(path, descriptor)
+    try:
+        manifest = decode_manifest(content)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from error
+    digest = new_sha256(content).hexdigest()
+    entries = (FileEntry(file=MANIFEST_FILE, sha256=digest, size_bytes=len(content)), *member_files(manifest))
+    _check_directory(path, descriptor, size=size, tail=tail, entries=entries)
+    return manifest, sha256, _check_members(path, descriptor, tail=tail, entries=entries)
+
+
+def _end_record(path: Path, descriptor: int, size: int) -> bytes:
+    start = read_exactly(descriptor, len(archive.LOCAL_SIGNATURE), offset=0)
+    if start != archive.LOCAL_SIGNATURE:
+        got = "an empty file" if size == 0 else "something else"
+        raise BundleError(f"{path}: expected a bundle written by mmkd-export, got {got}")
+    tail = read_exactly(descriptor, _END_BYTES, offset=max(0, size - _END_BYTES))
+    if len(tail) < _END_BYTES or tail[-64 - len(_COMMENT) : -64] != _COMMENT:
+        raise BundleError(f"{path}: the bundle is truncated or changed: its end record is missing; {_AGAIN}")
+    return tail
+
+
+def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
+    digest = new_sha256()
+    offset = 0
+    while offset < size - _END_BYTES:
+        chunk = read_exactly(descriptor, min(_CHUNK_BYTES, size - _END_BYTES - offset), offset=offset)
+        if not chunk:
+            raise BundleError(f"{path}: the bundle became shorter while it was read; {_AGAIN}")
+        digest.update(chunk)
+        offset += len(chunk)
+    expected = tail[-64:].decode("ascii", "replace")
+    if digest.hexdigest() != expected:
+        raise BundleError(
+            f"{path}: the bundle is damaged or changed: expected SHA-256 {expected}, got {digest.hexdigest()}; {_AGAIN}"
+        )
+    digest.update(tail)
+    return digest.hexdigest()
+
+
+def _manifest_bytes(path: Path, descriptor: int) -> bytes:
+    header = archive.local_header(Member(name=MANIFEST_FILE, size_bytes=0, crc32=0))
+    found = read_exactly(descriptor, len(header), offset=0)
+    size = archive.member_size(found)
+    if found[archive.LOCAL_HEADER_BYTES :] != MANIFEST_FILE.encode("ascii") or size > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path}: expected {MANIFEST_FILE} of at most {MAX_MANIFEST_BYTES} bytes as the first member; "
+            "the file was not written by mmkd-export"
+        )
+    return read_exactly(descriptor, size, offset=len(header))
+
+
+def _check_directory(path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]) -> None:
+    length = min(archive.directory_bytes(tail), size)
+    directory = read_exactly(descriptor, length, offset=max(0, size - _END_BYTES - length))
+    sizes = archive.stored_sizes(tail, directory)
+    if sizes is None:
+        raise BundleError(f"{path}: the archive's directory is not readable; the file was not written by mmkd-export")
+    _check_names({entry.file for entry in entries}, set(sizes), where=str(path))
+    for entry in entries:
+        if sizes[entry.file] != entry.size_bytes:
+            raise BundleError(
+                f"{path}: {entry.file!r}: expected {entry.size_bytes} bytes, got {sizes[entry.file]}; {_AGAIN}"
+            )
+
+
+def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequence[FileEntry]) -> dict[str, int]:
+    """Check content and headers against what the canonical archive has there; gives where each member's bytes begin."""
+    offsets: dict[str, int] = {}
+    members: list[Member] = []
+    position = 0
+    canonical = True
+    for entry in entries:
+        start = position + archive.LOCAL_HEADER_BYTES + len(entry.file.encode())
+        data = read_exactly(descriptor, entry.size_bytes, offset=start)
+        _check_content(entry, data, where=str(path))
+        member = Member(name=entry.file, size_bytes=entry.size_bytes, crc32=zlib.crc32(data))
+        canonical &= read_exactly(descriptor, start - position, offset=position) == archive.local_header(member)
+        members.append(member)
+        offsets[entry.file] = start
+        position += member.stored_bytes
+    directory = archive.central_directory(members)
+    end = directory + archive.end_record(members, comment=tail[-64 - len(_COMMENT) :])
+    # One byte more than expected: nothing may follow.
+    if not canonical or read_exactly(descriptor, len(end) + 1, offset=position) != end:
+        raise BundleError(f"{path}: the archive was repacked: its headers are not those of mmkd-export; {_AGAIN}")
+    return offsets
+
+
+def _check_names(expected: set[str], found: set[str], *, where: str) -> None:
+    for name in sorted(found - expected):
+        raise BundleError(f"{where}: {name!r} is not in the manifest; a bundle holds exactly what its manifest lists")
+    for name in sorted(expected - found):
+        raise BundleError(
+            f"{where}: {name!r} is in the manifest and missing; a bundle holds all that its manifest lists"
+        )
+
+
+def _check_content(entry: FileEntry, data: bytes, *, where: str) -> None:
+    if len(data) != entry.size_bytes:
+        raise BundleError(f"{where}: {entry.file!r}: expected {entry.size_bytes} bytes, got {len(data)}; {_AGAIN}")
+    digest = new_sha256(data).hexdigest()
+    if digest != entry.sha256:
+        raise BundleError(f"{where}: {entry.file!r}: expected SHA-256 {entry.sha256}, got {digest}; {_AGAIN}")

@@ -1,0 +1,151 @@
+"""Golden windows: what a student was asked at export and what it answered, carried in the bundle.
+
+A device tests itself with them; half of them (`judge`) decides whether an artifact of lower precision is good enough,
+the other half calibrates it. Owns `<model>/golden.npz`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.archive import archive_body, end_record
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import BundleError
+from mmkd_edge.spec import TaskSpec, label_dtype
+
+_SAME_NUMBER = 0.1  # standard deviations
+_DTYPES: dict[str, Any] = {
+    "windows": np.float32,
+    "logits": np.float32,
+    "probabilities": np.float32,
+    "judge": np.bool_,
+    "tolerance": np.float64,
+}
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """Windows with their answers.
+
+    Attributes:
+        windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
+            that is normalised per group. NaN = missing.
+        labels: (N,) int64, -1 where unknown; of several labels (N, K) uint8, 255 where unknown; of a regression (N,)
+            float32, NaN where unknown.
+        logits: (N, K) float32, from the checkpoint: the graph's first output.
+        probabilities: (N, K) float32, from the checkpoint: its second output, of a regression the value.
+        judge: (N,) bool: False windows may calibrate, True windows only judge.
+        tolerance: largest difference of a logit or a probability that counts as the same answer.
+    """
+
+    windows: NDArray[np.float32]
+    labels: NDArray[Any]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    judge: NDArray[np.bool_]
+    tolerance: float
+
+
+def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
+    """What differences of second outputs are counted in: of a regression the largest value of (N, 1), else 1."""
+    largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
+    return largest or 1.0
+
+
+def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N,) whether two first outputs (N, K) say the same.
+
+    The same class; the same labels on; or numbers a tenth of the training targets' standard deviation apart at most.
+    """
+    match task.kind:
+        case "classification":
+            return np.asarray(ours.argmax(axis=1) == theirs.argmax(axis=1))
+        case "multi_label":
+            limit = math.log(task.on_from / (1 - task.on_from))
+            return np.asarray(((ours >= limit) == (theirs >= limit)).all(axis=1))
+        case "regression":
+            return np.asarray((np.abs(ours - theirs) <= _SAME_NUMBER).all(axis=1))
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """The golden windows as an uncompressed .npz; the same windows give the same bytes."""
+    files: dict[str, bytes] = {}
+    for name, dtype in {"windows": _DTYPES["windows"], "labels": golden.labels.dtype, **_DTYPES}.items():
+        buffer = io.BytesIO()
+        # C order: numpy would else record how the array happened to lie in memory.
+        np.save(buffer, np.asarray(getattr(golden, name), dtype=dtype, order="C"), allow_pickle=False)
+        files[f"{name}.npy"] = buffer.getvalue()
+    body, members = archive_body(files)
+    return body + end_record(members, comment=b"")
+
+
+def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
+    """Read golden windows and check them against the student they belong to.
+
+    Raises:
+        BundleError: the bytes are no golden windows of this student.
+    """
+    arrays = _arrays(data, entry.golden.file)
+    fault = _fault(arrays, entry)
+    if fault:
+        raise BundleError(f"{entry.golden.file}: {fault}; export the bundle again")
+    return Golden(
+        windows=arrays["windows"],
+        labels=arrays["labels"],
+        logits=arrays["logits"],
+        probabilities=arrays["probabilities"],
+        judge=arrays["judge"],
+        tolerance=float(arrays["tolerance"]),
+    )
+
+
+def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    import zipfile  # 10 ms that opening a bundle does not need
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            # A compressed archive may unpack to more than the device has.
+            arrays = {name: np.asarray(loaded[name]) for name in loaded.files} if stored else {}
+    # A damaged archive or header gives a dozen types, from BadZipFile and MemoryError to tokenize.TokenError.
+    except Exception as error:
+        raise BundleError(f"{where}: not readable as arrays: {error}; export the bundle again") from error
+    if not stored:
+        raise BundleError(f"{where}: expected stored arrays, got compressed ones; export the bundle again")
+    return arrays
+
+
+def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
+    dtypes: dict[str, Any] = {"labels": np.dtype(label_dtype(entry.task.kind)), **_DTYPES}
+    if set(arrays) != set(dtypes):
+        return f"expected the arrays {', '.join(sorted(dtypes))}, got {', '.join(sorted(arrays))}"
+    several = entry.task.kind == "multi_label"
+    count = arrays["labels"].shape[0] if arrays["labels"].ndim == 1 + several else -1
+    classes = len(entry.task.labels)
+    shapes = {
+        "windows": (count, *entry.modality.shape),
+        "labels": (count, classes) if several else (count,),
+        "logits": (count, classes),
+        "probabilities": (count, classes),
+        "judge": (count,),
+        "tolerance": (),
+    }
+    for name, dtype in dtypes.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != shapes[name]:
+            wanted = f"{np.dtype(dtype)} {shapes[name]}"
+            return f"{name}: expected {wanted}, got {array.dtype} {array.shape}"
+    if count < 1:
+        return "expected at least one window, got none"
+    if not (np.isfinite(arrays["logits"]).all() and np.isfinite(arrays["probabilities"]).all()):
+        return "expected finite logits and probabilities, got others"
+    tolerance = float(arrays["tolerance"])
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        return f"tolerance: expected a finite number above 0, got {tolerance}"
+    return ""

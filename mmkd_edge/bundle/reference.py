@@ -1,0 +1,104 @@
+"""The reference of a per-group modality: mean and standard deviation of one person, machine or session.
+
+A modality with `normalise: per_group` is only comparable between groups after a z-score with the group's statistics.
+`mmkd-data reference` measures them; `EdgePredictor.open(..., reference=FILE)` applies them. Owns the JSON file:
+`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`, one number per channel, in the raw unit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.bundle.files import open_file, read_exactly, write_file
+from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+
+FORMAT_VERSION = 1
+MAX_BYTES = 1 << 20
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Statistics of one group's raw values, missing and invalid ones left out.
+
+    Attributes:
+        format_version: of the file.
+        modality: the name of the modality that was measured.
+        mean: per channel, in the modality's unit.
+        std: per channel, in the modality's unit, above 0: a channel that does not move is written as 1.
+    """
+
+    format_version: int = FORMAT_VERSION
+    modality: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def read_reference(path: str | os.PathLike[str]) -> Reference:
+    """Read and check a reference file.
+
+    Raises:
+        UsageError: the file is absent, is not a reference, or holds numbers that cannot normalise anything.
+    """
+    path = Path(path)
+    descriptor = open_file(path, expected="a reference written by mmkd-data reference")
+    try:
+        data = read_exactly(descriptor, MAX_BYTES + 1, offset=0)
+    finally:
+        os.close(descriptor)
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{path}: expected a reference of at most {MAX_BYTES} bytes, got more")
+    try:
+        reference = msgspec.convert(parse_object(data), type=Reference, strict=True)
+    except (JsonError, msgspec.ValidationError) as error:
+        raise UsageError(f"{path}: not a reference: {error}; make it again with mmkd-data reference") from error
+    fault = _fault(reference)
+    if fault:
+        raise UsageError(f"{path}: {fault}; make it again with mmkd-data reference")
+    return reference
+
+
+def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
+    """Write a reference file, all or nothing.
+
+    Raises:
+        UsageError: the reference is not usable, or the file cannot be written.
+    """
+    fault = _fault(reference)
+    if fault:
+        raise UsageError(f"reference of modality {reference.modality!r}: {fault}")
+    write_file(Path(path), msgspec.json.format(msgspec.json.encode(reference), indent=2) + b"\n")
+
+
+def check_reference(reference: Reference, modality: ModalitySpec) -> None:
+    """Refuse a reference that was not made for this modality.
+
+    Raises:
+        UsageError: the modality needs no reference, has another name or another number of channels.
+    """
+    if modality.normalise != "per_group":
+        raise UsageError(f"modality {modality.name!r} takes raw values and no reference; open the bundle without one")
+    if reference.modality != modality.name:
+        raise UsageError(f"expected a reference of modality {modality.name!r}, got one of {reference.modality!r}")
+    if len(reference.mean) != len(modality.channels):
+        raise UsageError(
+            f"reference of modality {modality.name!r}: expected {len(modality.channels)} channels "
+            f"({', '.join(modality.channels)}), got {len(reference.mean)}"
+        )
+
+
+def _fault(reference: Reference) -> str:
+    if reference.format_version != FORMAT_VERSION:
+        return f"format_version: expected {FORMAT_VERSION}, got {reference.format_version}"
+    if not reference.mean or len(reference.mean) != len(reference.std):
+        return f"mean and std: expected one number each per channel, got {len(reference.mean)} and {len(reference.std)}"
+    for index, (mean, std) in enumerate(zip(reference.mean, reference.std, strict=True)):
+        if not math.isfinite(mean):
+            return f"mean[{index}]: expected a finite number, got {mean}"
+        if not (math.isfinite(std) and std > 0):
+            return f"std[{index}]: expected a finite number above 0, got {std}"
+    return ""

@@ -1,0 +1,160 @@
+"""Where a command writes: refused before the work if nothing could be written there, and one command's at a time.
+
+Owns the checks and the lock, not the writing, which is `files`'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import pwd
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmkd_edge.bundle.files import fault_of
+from mmkd_edge.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+_LEAST_FREE_BYTES = 16_000_000
+"""What a run leaves beside its result, generously: logs, resume states, pages."""
+_OWNER_BYTES = 512
+
+
+def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
+    """Refuses a folder in which nothing could be written, by writing a file without a name; makes no folder.
+
+    Args:
+        folder: where something will be written; it may be made later.
+        needs_bytes: of the result, where it can be told before.
+
+    Raises:
+        UsageError: the folder is not there and cannot be made, cannot be written, or has too little space.
+    """
+    there = _nearest(folder)
+    if not there.is_dir():
+        raise UsageError(f"{folder}: cannot write there: {there} is a file, not a folder; choose another folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free_bytes = shutil.disk_usage(there).free
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write there: {fault_of(error)}") from error
+    wanted_bytes = max(needs_bytes, _LEAST_FREE_BYTES)
+    if free_bytes < wanted_bytes:
+        raise UsageError(
+            f"{folder}: expected {_megabytes(wanted_bytes)} free, got {_megabytes(free_bytes)}; "
+            "free some space, or choose another folder"
+        )
+
+
+def check_file(file: Path) -> None:
+    """Refuses a file that could not be written, in a folder that is there; errors as `check_folder`."""
+    if file.is_dir():
+        raise UsageError(f"{file}: expected the name of a file, got a directory; name a file in it")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file}: cannot be written: there is no directory {file.parent}; make it first")
+    check_folder(file.parent)
+
+
+def check_name(output: Path, suffix: str) -> None:
+    """Refuses a name that says that the file is something else.
+
+    Raises:
+        UsageError: it ends otherwise.
+    """
+    if output.suffix != suffix:
+        raise UsageError(f"{output}: expected a name that ends in {suffix}; name it {output.with_suffix(suffix)}")
+
+
+@contextlib.contextmanager
+def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
+    """Keeps an output to this command until the block ends; its folder is made where it is absent.
+
+    The kernel holds the lock (flock), so that a process that is killed leaves nothing that blocks.
+
+    Args:
+        output: the file or folder that the command writes.
+        is_folder: whether it is a folder that may be there already; the lock then lies in it, else beside it.
+        needs_bytes: as of `check_folder`.
+
+    Raises:
+        UsageError: another command is writing it; or see `check_folder`.
+    """
+    absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
+    folder = absolute if is_folder else absolute.parent
+    check_folder(output if is_folder else output.parent, needs_bytes=needs_bytes)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / (".lock" if is_folder else f".{absolute.name}.lock")
+    descriptor = _locked(lock, output)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
+        if is_new:
+            with contextlib.suppress(OSError):  # something was written in it
+                folder.rmdir()
+
+
+def _locked(lock: Path, output: Path) -> int:
+    while True:
+        descriptor = _opened(lock)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, _OWNER_BYTES, 0).decode(errors="replace") or "another command"
+            os.close(descriptor)
+            raise UsageError(f"{output}: {owner} is writing it; wait until it ends, or choose another name") from None
+        except OSError as error:
+            logger.warning("%s: nothing keeps another command from writing it too: %s", output, fault_of(error))
+            return descriptor
+        if _is_still(descriptor, lock):
+            with contextlib.suppress(OSError):  # of another user, who may only be read
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _owner().encode(), 0)
+            return descriptor
+        os.close(descriptor)  # its owner has ended and removed it meanwhile
+
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_still(descriptor: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _owner() -> str:
+    """Who this is, for the next one: `mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user may have no name
+        user = f"user {os.getuid()}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user} on {socket.gethostname()}, since {since})"
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or what there is of the way to it."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"

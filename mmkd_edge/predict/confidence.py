@@ -1,0 +1,111 @@
+"""Label sets: which classes remain possible for a window at an error level that the application chose.
+
+Split conformal prediction with the threshold score, the probability of the true label (least ambiguous sets: Sadinle,
+Lei and Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). Of n calibration
+windows let the j-th smallest probability of the true label be the threshold, j = floor((n + 1) * error_level); a set
+holds every label that reaches it. That is the ceil((n + 1) * (1 - error_level))-th smallest of the scores
+1 - probability (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos and Bates,
+"A Gentle Introduction to Conformal Prediction", arXiv:2107.07511, section 1): where a window is exchangeable with the
+calibration windows, its true label is outside the set with a probability of at most `error_level`, over windows and
+calibrations together. Another person, machine or place is not exchangeable with them.
+
+Owns the rule. What the probabilities were at export is in the manifest; nothing in here runs an engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mmkd_edge.bundle.manifest import Artifact, Confidence, ModelEntry
+from mmkd_edge.errors import UsageError
+
+# (n + 1) * error_level is a whole number in decimal that float64 may miss by its last bits.
+_ROUNDING = 1e-9
+
+
+def check_error_level(error_level: Any) -> float | None:
+    """An error level as it can be asked for.
+
+    Raises:
+        UsageError: it is no number between 0 and 1.
+    """
+    if error_level is None:
+        return None
+    number = isinstance(error_level, int | float) and not isinstance(error_level, bool)
+    if not (number and 0 < error_level < 1):
+        raise UsageError(f"error_level: expected a share above 0 and below 1, or None; got {error_level!r}")
+    return float(error_level)
+
+
+def smallest_error_level(windows: int) -> float:
+    """The smallest error level that so many calibration windows support, 1 / (n + 1), rounded up to four digits."""
+    return math.ceil(10_000 / (windows + 1)) / 10_000
+
+
+def least_probability(confidence: Confidence, error_level: float) -> float | None:
+    """The probability that a label needs to be in the set; None where there are too few calibration windows.
+
+    Example:
+        >>> confidence = Confidence(temperature=1.0, true_probabilities=(0.2, 0.5, 0.7, 0.9))
+        >>> least_probability(confidence, 0.4), least_probability(confidence, 0.1)
+        (0.5, None)
+    """
+    windows = len(confidence.true_probabilities)
+    rank = math.floor((windows + 1) * error_level + _ROUNDING)
+    return confidence.true_probabilities[rank - 1] if rank >= 1 else None
+
+
+def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -> tuple[str, ...]:
+    """The labels whose probability is `least` or more, the most probable first; never empty.
+
+    Where none reaches it, the most probable one stands alone: that can only make a set right more often.
+
+    Args:
+        shares: probabilities (K,).
+        labels: their names (K,).
+        least: what `least_probability` gives.
+    """
+    reached = [index for index, share in enumerate(shares) if share >= least]
+    if len(reached) < 2:
+        return (labels[shares.index(max(shares))],)
+    reached.sort(key=lambda index: -shares[index])
+    return tuple(labels[index] for index in reached)
+
+
+def threshold_of(
+    entry: ModelEntry, artifact: Artifact | None, error_level: float | None, *, where: str = ""
+) -> float | None:
+    """The threshold of an artifact's label sets; None where no error level is asked for.
+
+    Args:
+        entry: the student.
+        artifact: what executes it; None without a bundle.
+        error_level: of the sets.
+        where: the bundle, for the error message.
+
+    Raises:
+        UsageError: the task has no label sets; the artifact was not calibrated, or with too few windows for this level.
+    """
+    if error_level is None:
+        return None
+    if entry.task.kind != "classification":
+        raise UsageError(f"error_level={error_level:g}: expected a classifier, got {entry.task.kind}; open without it")
+    what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
+    what = f"{where}: {what}" if where else what
+    confidence = None if artifact is None else artifact.confidence
+    if confidence is None:
+        raise UsageError(
+            f"{what}: error_level={error_level:g}: expected an artifact that was calibrated, got one that was "
+            "exported without labelled windows or by an earlier version; export the checkpoint again (with --calib "
+            "DATA where it carries no windows), or open without error_level"
+        )
+    least = least_probability(confidence, error_level)
+    if least is None:
+        windows = len(confidence.true_probabilities)
+        raise UsageError(
+            f"{what}: error_level={error_level:g}: expected {smallest_error_level(windows):g} or more, because "
+            f"{windows} windows calibrated it; choose a higher level, or export with more windows (--calib DATA)"
+        )
+    return least

@@ -1,0 +1,212 @@
+"""A bundle becomes a line: its students opened, each in the best way that opens here.
+
+Owns what `EdgePredictor.open` was told, the order in which ways are tried, and when a contest settles the backend.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import msgspec
+
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.reference import Reference, check_reference, read_reference
+from mmkd_edge.errors import BackendError, UnavailableError, UsageError
+from mmkd_edge.machine import this_machine
+from mmkd_edge.predict.contest import CONTEST_S, Outcome, hold_contest
+from mmkd_edge.predict.engine import Engine, Line, open_engine
+from mmkd_edge.predict.profile import (
+    ExecutionProfile,
+    FoundProfile,
+    Trial,
+    find_profile,
+    library_versions,
+    write_profile,
+)
+from mmkd_edge.predict.setup import Asked, Setup, setups, unsettled
+from mmkd_edge.spec import ModalitySpec
+
+_KEEPING_S = 0.05  # of a contest, kept for remembering it
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bundle is opened: what `EdgePredictor.open` was told.
+
+    Attributes:
+        asked: backend, precision and threads, as far as they were named.
+        references: for modalities that are normalised per group.
+        error_level: of label sets; None for none.
+    """
+
+    asked: Asked
+    references: tuple[Reference | str | os.PathLike[str], ...]
+    error_level: float | None = None
+
+
+def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
+    """Verify a bundle, open its students, and run them until they are warm.
+
+    Raises:
+        UsageError: a file is absent, or the choice does not fit this bundle.
+        UnavailableError: the backend's library is not installed.
+        BackendError: the backend cannot open or run a student.
+        ArtifactError: the bundle is damaged, or was made for a newer version.
+    """
+    bundle = Bundle.open(path)
+    opened: list[Engine] = []
+    outcomes: list[Outcome | None] = []
+    try:
+        references = _references(choice.references, [entry.modality for entry in bundle.manifest.models])
+        found = find_profile(bundle.sha256) if choice.asked.leaves_a_choice else None
+        left_s = CONTEST_S - _KEEPING_S
+        for entry in bundle.manifest.models:
+            reference = references.get(entry.modality.name)
+            student = _Student(bundle=bundle, entry=entry, choice=choice, reference=reference, first=not opened)
+            engine, outcome = _open_student(student, found=found, limit_s=left_s)
+            opened.append(engine)
+            outcomes.append(outcome)
+            left_s -= outcome.spent_s if outcome else 0.0
+        engines = _told(opened, outcomes, kept=_remember(bundle, found, outcomes))
+    except BaseException:
+        for engine in opened:
+            engine.close()
+        bundle.close()
+        raise
+    return Line(engines=engines, bundle=bundle)
+
+
+class _Student(msgspec.Struct, frozen=True, kw_only=True):
+    """One student of a bundle, and what it is opened with."""
+
+    bundle: Bundle
+    entry: ModelEntry
+    choice: Choice
+    reference: Reference | None
+    first: bool
+
+    def opened(self, setup: Setup) -> Engine:
+        """Its engine, opened in one way."""
+        level = self.choice.error_level
+        return open_engine(
+            self.bundle, self.entry, setup, reference=self.reference, error_level=level, first=self.first
+        )
+
+
+def _open_student(student: _Student, *, found: FoundProfile | None, limit_s: float) -> tuple[Engine, Outcome | None]:
+    """The engine of one student in the best way that opens here, and the contest that settled it, where one did."""
+    failures: list[str] = []
+    ways = setups(student.entry, student.choice.asked, found)
+    for number, setup in enumerate(ways):
+        begun = time.perf_counter()
+        try:
+            engine = student.opened(setup)
+        except (UnavailableError, BackendError) as error:
+            if setup is ways[-1]:
+                raise
+            failures.append(str(error))
+            continue
+        engine = _with_reason(engine, *failures)
+        rivals = unsettled(student.entry, setup, ways[number + 1 :], student.choice.asked, found)
+        if not rivals:
+            return engine, None
+        known = _known_trial(setup, student.entry, found)
+        try:
+            outcome = hold_contest(
+                student.bundle,
+                engine,
+                rivals,
+                opened=student.opened,
+                first_s=time.perf_counter() - begun,
+                limit_s=limit_s,
+                ratio=known.ratio if known else 1.0,
+            )
+        except BaseException:
+            engine.close()
+            raise
+        return outcome.engine, outcome
+    raise AssertionError("setups gives at least one way")
+
+
+def _known_trial(setup: Setup, entry: ModelEntry, found: FoundProfile | None) -> Trial | None:
+    """The stored trial of a way."""
+    trials = found.profile.trials if found is not None and found.profile is not None else ()
+    way = (entry.name, setup.backend, setup.precision, setup.threads)
+    same = (trial for trial in trials if way == (trial.model, trial.backend, trial.precision, trial.threads))
+    return next(same, None)
+
+
+def _remember(bundle: Bundle, found: FoundProfile | None, outcomes: Sequence[Outcome | None]) -> tuple[str, str]:
+    """Keep what contests found beside what earlier ones did: the file, or why there is none; else two empty texts."""
+    trials = [trial for outcome in outcomes if outcome for trial in outcome.trials]
+    if not trials:
+        return "", ""
+    earlier = found.profile if found is not None else None
+    ways = {(trial.model, trial.backend, trial.precision, trial.threads) for trial in trials}
+    kept = [
+        trial
+        for trial in (earlier.trials if earlier else ())
+        if (trial.model, trial.backend, trial.precision, trial.threads) not in ways
+    ]
+    left_out = [*(earlier.left_out if earlier else ()), *(one for each in outcomes if each for one in each.left_out)]
+    backends = {trial.backend for trial in (*kept, *trials)} | {one.backend for one in left_out}
+    profile = ExecutionProfile(
+        origin="contest",
+        bundle_sha256=bundle.sha256,
+        machine=this_machine(),
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        libraries=library_versions(sorted(backends)),
+        trials=(*kept, *trials),
+        left_out=tuple(left_out),
+    )
+    try:
+        return str(write_profile(profile)), ""
+    except UsageError as error:  # a read-only disk, or no home: the next opening settles it again
+        return "", str(error)
+
+
+def _told(
+    engines: Sequence[Engine], outcomes: Sequence[Outcome | None], *, kept: tuple[str, str]
+) -> tuple[Engine, ...]:
+    """The engines, which say how a contest chose them."""
+    told = []
+    for engine, outcome in zip(engines, outcomes, strict=True):
+        if outcome is not None:
+            ranked = sorted(outcome.trials, key=lambda trial: trial.p50_us)
+            times = ", ".join(f"{trial.backend} {trial.p50_us:.0f} us" for trial in ranked)
+            left_out = [f"{one.backend!r} left out: {one.reason}" for one in outcome.left_out]
+            remembered = f"not remembered: {kept[1]}" if kept[1] else f"remembered in {kept[0]}"
+            settled = [f"settled by a contest: {times}", *left_out, remembered] if times else []
+            engine = _with_reason(engine, *settled, *outcome.untried, profile=kept[0] if times else "")
+        told.append(engine)
+    return tuple(told)
+
+
+def _with_reason(engine: Engine, *more: str, profile: str = "") -> Engine:
+    setup = engine.setup
+    assert setup is not None
+    reason = "; ".join((setup.reason, *more))
+    return msgspec.structs.replace(
+        engine, setup=msgspec.structs.replace(setup, reason=reason, profile=profile or setup.profile)
+    )
+
+
+def _references(
+    given: Sequence[Reference | str | os.PathLike[str]], modalities: Sequence[ModalitySpec]
+) -> dict[str, Reference]:
+    """Which reference belongs to which modality."""
+    found: dict[str, Reference] = {}
+    for one in given:
+        reference = one if isinstance(one, Reference) else read_reference(one)
+        modality = next((known for known in modalities if known.name == reference.modality), modalities[0])
+        try:
+            check_reference(reference, modality)
+        except UsageError as error:
+            if isinstance(one, Reference):
+                raise
+            raise UsageError(f"{os.fspath(one)}: {error}") from error
+        found[modality.name] = reference
+    return found

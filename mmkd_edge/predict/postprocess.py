@@ -1,0 +1,248 @@
+"""From the graph's outputs to a `Prediction` that says how far it can be trusted.
+
+A prediction never carries NaN, and never an answer that no data stands behind: then it is `invalid` and has none.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import BackendError
+from mmkd_edge.predict.preprocess import all_present
+from mmkd_edge.predict.sensors import Fault, Status, missing_causes, worse
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+# From this share of missing values on, or with one channel wholly missing, a prediction is degraded. A convention:
+# below it single samples are lost, above it a stretch of the signal. A station with another limit compares
+# `missing_share`.
+DEGRADED_SHARE = 0.1
+# Rounding of a softmax in float16 over many classes stays well within.
+SUM_TOLERANCE = 0.01
+
+
+# A Struct, though it is never read from a file: it is built five times faster than a frozen dataclass.
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """The answer for one window.
+
+    Attributes:
+        label: name of the most probable class, or label; of a regression the target; empty where there is no answer.
+        index: of it in the task's labels; -1 where there is no answer.
+        probability: of it, 0 to 1; 0 where there is no answer, and of a regression.
+        probabilities: float32 (K,), in the order of the task's labels; zeros where there is no answer. Of a regression
+            it has none, (0,).
+        status: `ok`; `degraded` where a sensor fails in part; `stale` where the answer speaks of the past;
+            `warming_up` where a stream has no full window yet; `invalid` where nothing stands behind an answer. The
+            last two never have one.
+        reason: why `status` is not ok, else empty.
+        missing_share: share of the window's values that are missing, 0 to 1.
+        modality: which modality answered.
+        input_age_s: seconds from the window's newest sample to the moment of the answer; None where nobody said.
+        labels: of several labels those that are on, in the task's order; empty for other tasks.
+        value: of a regression the answer in the target's unit, inside its range; None for other tasks, and where there
+            is no answer.
+        label_set: labels that remain possible at the error level of `EdgePredictor.open`, the most probable first;
+            never empty where there is an answer. Empty where no error level was asked for.
+    """
+
+    label: str
+    index: int
+    probability: float
+    probabilities: NDArray[np.float32]
+    status: Status = "ok"
+    reason: str = ""
+    missing_share: float = 0.0
+    modality: str
+    input_age_s: float | None = None
+    labels: tuple[str, ...] = ()
+    value: float | None = None
+    label_set: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as numbers, texts, lists and None alone; the keys are the names of the attributes, in their order.
+
+        >>> from mmkd_edge.testing import fake_predictor
+        >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+        >>> prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
+        >>> prediction.to_dict()["probabilities"]
+        [0.25, 0.75]
+        """
+        plain: dict[str, Any] = msgspec.json.decode(self.to_json())
+        return plain
+
+    def to_json(self) -> bytes:
+        """`to_dict` as one JSON object in UTF-8; a document of your own may hold predictions in the same way.
+
+        >>> from mmkd_edge.testing import fake_predictor
+        >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+        >>> prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
+        >>> msgspec.json.encode({"press": 1, "said": prediction}, enc_hook=np.ndarray.tolist)[:44]
+        b'{"press":1,"said":{"label":"worn","index":1,'
+        """
+        return msgspec.json.encode(self, enc_hook=np.ndarray.tolist)
+
+    @property
+    def abstained(self) -> bool:
+        """Whether this settles on no single label: there is no answer, or the label set has more than one."""
+        return self.index < 0 or len(self.label_set) > 1
+
+
+def interpret(
+    probabilities: NDArray[np.float32],
+    present: NDArray[np.float32] | None,
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    window: NDArray[np.float32] | None = None,
+    fault: Fault | None = None,
+    input_age_s: float | None = None,
+) -> Prediction:
+    """Turn one answer into a `Prediction`.
+
+    Args:
+        probabilities: float32 (1, K), the graph's second output, of a regression the value; the prediction keeps it.
+        present: float32 (1, T, C), what `prepare` gave; None where nothing is missing.
+        modality: what was asked about.
+        task: what it answers.
+        window: (T, C) raw values, which tell why values count as missing.
+        fault: what else is known against the window.
+        input_age_s: of the window, for the prediction.
+
+    Raises:
+        BackendError: the answer has another number of classes than the task.
+    """
+    row = probabilities[0]
+    shares: list[float] = row.tolist()
+    if len(shares) != len(task.labels):
+        raise BackendError(
+            f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(shares)}; "
+            "the backend runs another model than the manifest describes"
+        )
+    missing_share = 0.0
+    if present is not None and present is not all_present(modality.shape):
+        missing = present.size - int(np.count_nonzero(present))
+        missing_share = missing / present.size
+        fault = worse(_missing(missing, present, modality, window), fault)
+    if task.kind != "classification":
+        return _of_other_kind(
+            row,
+            shares,
+            fault,
+            modality=modality,
+            task=task,
+            missing_share=missing_share,
+            input_age_s=input_age_s,
+        )
+    # NaN and infinities fail the comparison of the sum.
+    sound = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0
+    if not sound and (fault is None or fault.status != "invalid"):
+        fault = Fault(status="invalid", reason="the model's answer is not a distribution")
+    if fault is not None and fault.status == "invalid":
+        return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
+    probability = max(shares)
+    index = shares.index(probability)
+    return Prediction(
+        label=task.labels[index],
+        index=index,
+        probability=probability,
+        probabilities=row,
+        status="ok" if fault is None else fault.status,
+        reason="" if fault is None else fault.reason,
+        missing_share=missing_share,
+        modality=modality.name,
+        input_age_s=input_age_s,
+    )
+
+
+def _of_other_kind(
+    row: NDArray[np.float32],
+    shares: list[float],
+    fault: Fault | None,
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    missing_share: float,
+    input_age_s: float | None,
+) -> Prediction:
+    """Several labels, each with its own probability, or a number."""
+    numeric = task.kind == "regression"
+    if numeric:
+        sound, reason = math.isfinite(shares[0]), "the model's answer is not a number"
+    else:
+        sound, reason = all(0 <= share <= 1 for share in shares), "the model's answer has others than probabilities"
+    if not sound and (fault is None or fault.status != "invalid"):
+        fault = Fault(status="invalid", reason=reason)
+    if fault is not None and fault.status == "invalid":
+        return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
+    probability = 0.0 if numeric else max(shares)
+    index = 0 if numeric else shares.index(probability)
+    limit = task.on_from
+    return Prediction(
+        label=task.labels[index],
+        index=index,
+        probability=probability,
+        probabilities=row[:0] if numeric else row,
+        status="ok" if fault is None else fault.status,
+        reason="" if fault is None else fault.reason,
+        missing_share=missing_share,
+        modality=modality.name,
+        input_age_s=input_age_s,
+        labels=()
+        if numeric
+        else tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= limit),
+        value=_inside(shares[0], task) if numeric else None,
+    )
+
+
+def _inside(value: float, task: TaskSpec) -> float:
+    """The value, or the end of the target's range that it is beyond."""
+    if isinstance(task.range, msgspec.UnsetType):
+        return value
+    low, high = task.range
+    return min(max(value, low), high)
+
+
+def no_answer(
+    fault: Fault,
+    *,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    missing_share: float = 0.0,
+    input_age_s: float | None = None,
+) -> Prediction:
+    """A prediction without an answer, and why."""
+    return Prediction(
+        label="",
+        index=-1,
+        probability=0.0,
+        probabilities=np.zeros(0 if task.kind == "regression" else len(task.labels), dtype=np.float32),
+        status=fault.status,
+        reason=fault.reason,
+        missing_share=missing_share,
+        modality=modality.name,
+        input_age_s=input_age_s,
+    )
+
+
+def _missing(
+    missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[np.float32] | None
+) -> Fault | None:
+    if missing == present.size:
+        return Fault(status="invalid", reason=f"all values are missing{_causes(window, modality)}")
+    if missing >= modality.samples:  # else no channel can be wholly missing
+        live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
+        dead = [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
+        if dead:
+            return Fault(status="degraded", reason=f"channel {', '.join(dead)} is missing{_causes(window, modality)}")
+    if missing >= DEGRADED_SHARE * present.size:
+        share = f"{missing / present.size:.1%} of the values are missing"
+        return Fault(status="degraded", reason=f"{share}{_causes(window, modality)}")
+    return None
+
+
+def _causes(window: NDArray[np.float32] | None, modality: ModalitySpec) -> str:
+    return "" if window is None else missing_causes(window, modality)

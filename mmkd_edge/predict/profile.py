@@ -1,0 +1,263 @@
+"""The profile: what `mmkd-bench tune`, or a contest, measured of one bundle on one machine, and which way is best.
+
+A JSON file in the user's cache folder. Reading never fails: what is damaged, stale or of another machine is left alone,
+and the reason is told. It decides how fast a student answers, never what: every trial passed the same gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from mmkd_edge.backends.base import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of
+from mmkd_edge.bundle.files import cache_folder, write_file
+from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import Machine, this_machine
+
+FORMAT_VERSION = 1
+MAX_THREADS = 256
+_MAX_PROFILE_BYTES = 1 << 20
+_ABSENT = "no profile of this bundle on this machine"
+_AGAIN = "run mmkd-bench tune again"
+
+# How many times as fast something must be to be worth its price: digits of the answer, cores that others could use,
+# or the difference from what everybody else runs.
+_WORTH_LOWER_PRECISION = 1.1
+_WORTH_THREADS = 1.1
+_WORTH_OPTIONS = 1.03
+
+Origin = Literal["tune", "contest"]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to run a student, as it was measured.
+
+    Attributes:
+        model: the student.
+        backend: what executed it.
+        precision: of its arithmetic.
+        threads: of one prediction.
+        options: of the engine.
+        p50_us: median time of the backend's call.
+        p99_us: 99th percentile of it.
+        ratio: its median over that of the first trial of the student, called in turn with it: below 1 it is faster.
+        calls: how many were measured.
+    """
+
+    model: str
+    backend: BackendName
+    precision: RunPrecision
+    threads: Annotated[int, msgspec.Meta(ge=1, le=MAX_THREADS)]
+    options: SessionOptions = DEFAULT_OPTIONS
+    p50_us: _Positive
+    p99_us: _Positive
+    ratio: _Positive
+    calls: Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A way to run a student that was not measured, and why."""
+
+    model: str
+    backend: BackendName
+    precision: RunPrecision
+    reason: str
+
+
+class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was measured of one bundle on one kind of machine.
+
+    Attributes:
+        format_version: of this document.
+        origin: `mmkd-bench tune`, or the contest that opening a bundle holds between backends alone.
+        bundle_sha256: of the whole bundle.
+        machine: where it was measured.
+        created_utc: when, in ISO 8601.
+        libraries: the engines' distributions, name to version.
+        trials: everything that was measured.
+        left_out: everything that was not.
+    """
+
+    format_version: int = FORMAT_VERSION
+    origin: Origin = "tune"
+    bundle_sha256: str
+    machine: Machine
+    created_utc: str
+    libraries: dict[str, str]
+    trials: tuple[Trial, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class FoundProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """The profile for a bundle on this machine, or why there is none.
+
+    Attributes:
+        profile: what applies here.
+        path: where it lies, or would lie; None where this user has no cache folder.
+        reason: why none applies, or only that of a contest; empty where all is well.
+    """
+
+    profile: ExecutionProfile | None
+    path: Path | None
+    reason: str
+
+
+def best_trial(
+    trials: Iterable[Trial],
+    *,
+    model: str,
+    backend: BackendName | None = None,
+    precision: RunPrecision | None = None,
+    threads: int | None = None,
+) -> Trial | None:
+    """The trial that is worth most, among those that keep to what was asked for; None where none does.
+
+    Lower precision and more threads are taken where they are at least 1.1 times as fast, other options of an engine
+    where they are 1.03 times as fast.
+    """
+    fitting = [
+        trial
+        for trial in trials
+        if trial.model == model
+        and backend in (None, trial.backend)
+        and precision in (None, trial.precision)
+        and threads in (None, trial.threads)
+    ]
+    return min(fitting, key=_price, default=None)
+
+
+def _price(trial: Trial) -> float:
+    price = trial.ratio
+    price *= 1.0 if trial.precision == "fp32" else _WORTH_LOWER_PRECISION
+    price *= 1.0 if trial.threads == 1 else _WORTH_THREADS
+    return price * (1.0 if trial.options == DEFAULT_OPTIONS else _WORTH_OPTIONS)
+
+
+def profile_path(bundle_sha256: str, machine: Machine, origin: Origin = "tune") -> Path:
+    """Where the profile of a bundle for a kind of machine lies; a contest never overwrites what tuning measured.
+
+    Raises:
+        UsageError: this user has no cache folder; see `cache_folder`.
+    """
+    suffix = "" if origin == "tune" else f".{origin}"
+    return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}{suffix}.json"
+
+
+def write_profile(profile: ExecutionProfile) -> Path:
+    """Write a profile to its place, all or nothing.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    path = profile_path(profile.bundle_sha256, profile.machine, profile.origin)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path.parent}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
+    write_file(path, msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+    return path
+
+
+def find_profile(bundle_sha256: str) -> FoundProfile:
+    """The profile for a bundle on this machine, else that of a contest; never raises."""
+    machine = this_machine()
+    tuned = _find(bundle_sha256, machine, "tune")
+    if tuned.profile is not None or tuned.path is None:
+        return tuned
+    contest = _find(bundle_sha256, machine, "contest")
+    reason = "" if tuned.reason == _ABSENT else tuned.reason
+    return tuned if contest.profile is None else msgspec.structs.replace(contest, reason=reason)
+
+
+def _find(bundle_sha256: str, machine: Machine, origin: Origin) -> FoundProfile:
+    try:
+        path = profile_path(bundle_sha256, machine, origin)
+    except UsageError as error:
+        return FoundProfile(profile=None, path=None, reason=str(error))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return FoundProfile(profile=None, path=path, reason=_why_absent(path, bundle_sha256))
+    except OSError as error:
+        reason = f"the profile {path} cannot be read: {(error.strerror or str(error)).lower()}"
+        return FoundProfile(profile=None, path=path, reason=reason)
+    try:
+        profile = decode_profile(data)
+    except ValueError as error:
+        reason = f"the profile {path} is damaged: {error}; {_AGAIN}"
+        return FoundProfile(profile=None, path=path, reason=reason)
+    reason = _why_not(profile, bundle_sha256, machine)
+    return FoundProfile(profile=None if reason else profile, path=path, reason=reason)
+
+
+def decode_profile(data: bytes) -> ExecutionProfile:
+    """Read a profile.
+
+    Raises:
+        ValueError: the bytes are none; the message has the JSON path.
+    """
+    if len(data) > _MAX_PROFILE_BYTES:
+        raise ValueError(f"expected at most {_MAX_PROFILE_BYTES} bytes, got {len(data)}")
+    try:
+        document = parse_object(data)
+        version = document.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {version!r}")
+        return msgspec.convert(document, type=ExecutionProfile, strict=True)
+    except JsonError as error:
+        raise ValueError(str(error)) from error
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).replace("`", "").partition(" - at $")
+        raise ValueError(f"{path.lstrip('.')}: {message[0].lower()}{message[1:]}".lstrip(": ")) from error
+
+
+def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
+    """The installed versions of the engines' distributions; one that is absent is left out."""
+    found = {}
+    for backend in backends:
+        _, distribution = library_of(backend)
+        version = _installed(distribution)
+        if version is not None:
+            found[distribution] = version
+    return found
+
+
+def _installed(distribution: str) -> str | None:
+    # Imported here: it takes a tenth of a second and 3 MB of every process, for the mail parser that it is built on.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _why_absent(path: Path, bundle_sha256: str) -> str:
+    others = [other for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")) if other.stem.count(".") == 0]
+    for other in others:
+        try:
+            machine = decode_profile(other.read_bytes()).machine
+        except (OSError, ValueError):
+            continue
+        return f"the profile of this bundle was measured on another machine, {machine}; {_AGAIN} here"
+    return _ABSENT
+
+
+def _why_not(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:
+    """Why a profile does not apply; empty where it does."""
+    if profile.bundle_sha256 != bundle_sha256:
+        return f"the profile was measured of another bundle; {_AGAIN}"
+    if profile.machine != machine:
+        return f"the profile was measured on another machine, {profile.machine}; {_AGAIN} here"
+    for distribution, version in profile.libraries.items():
+        installed = _installed(distribution)
+        if installed != version:
+            now = "is not installed any more" if installed is None else f"is {installed} now"
+            return f"the profile was measured with {distribution} {version}, which {now}; {_AGAIN}"
+    return ""

@@ -1,0 +1,208 @@
+"""Sensors that fail: what is known against a window before a student answers for it.
+
+Owns the checks that look at one window. What needs a clock (dropouts in time, a wrong rate, steps of the clock) is the
+business of streams. A window is never repaired here: the checks only say what they see.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from numbers import Real
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import all_present
+from mmkd_edge.spec import ModalitySpec
+
+Status = Literal["ok", "warming_up", "degraded", "stale", "invalid"]
+Policy = Literal["predict", "abstain", "raise"]
+POLICIES: tuple[Policy, ...] = ("predict", "abstain", "raise")
+
+# More points than this numpy compares faster.
+_MOST_POINTS = 64
+# Which of two findings decides, the graver one last.
+_GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_up": 3, "invalid": 4}
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is known against a window.
+
+    Attributes:
+        status: what a prediction for it is at best.
+        reason: what was seen, for people.
+    """
+
+    status: Status
+    reason: str
+
+
+class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
+    """What is looked for in every window beyond missing values.
+
+    Off by default: there are sensors that rest on one value for good reasons (a switch, a coarse thermometer), and each
+    check costs some microseconds.
+
+    Attributes:
+        flat: a channel whose values are all the same is dead; where all channels are, there is no answer.
+        stuck_s: a channel that repeats one value exactly for this long is stuck.
+        dropout_s: missing values of one channel in a row for this long degrade a window, however long it is.
+    """
+
+    flat: bool = False
+    stuck_s: float | None = None
+    dropout_s: float | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is looked for."""
+        return self.flat or self.stuck_s is not None or self.dropout_s is not None
+
+
+def check_policy(policy: Any) -> Policy:
+    """The policy itself.
+
+    Raises:
+        UsageError: there is no such policy.
+    """
+    for known in POLICIES:
+        if policy == known:
+            return known
+    raise UsageError(f"policy: expected one of {', '.join(map(repr, POLICIES))}, got {policy!r}")
+
+
+def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
+    """Refuse what is no `SensorChecks`, and durations that no window can show.
+
+    Raises:
+        UsageError: it is something else, or a duration is not longer than one sample, or is longer than a window.
+    """
+    if not isinstance(checks, SensorChecks):
+        raise UsageError(f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)")
+    if not isinstance(checks.flat, bool):
+        raise UsageError(f"flat: expected True or False, got {checks.flat!r}; write flat=True to look for it")
+    shortest, longest = 1 / modality.rate_hz, modality.duration_s
+    for name in ("stuck_s", "dropout_s"):
+        value = getattr(checks, name)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (is_number and shortest < value <= longest):
+            raise UsageError(
+                f"{name}: expected more than one sample and at most one window of {modality.name!r}, "
+                f"{shortest:g} to {longest:g} s; got {value!r}"
+            )
+
+
+def worse(one: Fault | None, other: Fault | None) -> Fault | None:
+    """Both findings as one: the graver status, and both reasons, the graver first."""
+    if one is None or other is None:
+        return other if one is None else one
+    if _GRAVITY[other.status] > _GRAVITY[one.status]:
+        one, other = other, one
+    return Fault(status=one.status, reason=f"{one.reason}; {other.reason}")
+
+
+def find_fault(
+    array: NDArray[np.float32], present: NDArray[np.float32], modality: ModalitySpec, checks: SensorChecks
+) -> Fault | None:
+    """What the checks see in one window.
+
+    Args:
+        array: (T, C) float32 raw values, NaN = missing.
+        present: float32 (1, T, C), what `prepare` gave for it.
+        modality: names the channels.
+        checks: what to look for.
+    """
+    samples = modality.samples
+    stuck = None if checks.stuck_s is None else max(2, round(checks.stuck_s * modality.rate_hz))
+    if present is all_present(modality.shape):
+        shortest = stuck or (samples if checks.flat else 0)
+        if shortest == 0 or not _may_repeat(array, shortest):
+            return None
+    fault = _flat(array, modality) if checks.flat else None
+    if fault is None and stuck is not None:
+        fault = _stuck(array, modality, stuck)
+    if checks.dropout_s is not None:
+        fault = worse(fault, _dropout(present[0] == 0, modality, checks.dropout_s))
+    return fault
+
+
+def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
+    """Why values count as missing though the sensor sent them: `: 3 infinite, 40 outside -16 to 16`; else empty."""
+    infinite = int(np.isinf(array).sum())
+    outside = 0
+    if modality.range is not None:
+        low, high = modality.range
+        outside = int((((array < low) | (array > high)) & np.isfinite(array)).sum())
+    parts = [f"{infinite} infinite"] if infinite else []
+    if modality.range is not None and outside:
+        parts.append(f"{outside} outside {modality.range[0]:g} to {modality.range[1]:g}")
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def _flat(array: NDArray[np.float32], modality: ModalitySpec) -> Fault | None:
+    low = np.fmin.reduce(array, axis=0)  # (C,), NaN only where a channel is wholly missing
+    flat = low == np.fmax.reduce(array, axis=0)
+    if not flat.any():
+        return None
+    if flat.all():
+        return Fault(status="invalid", reason="every channel is flat: the sensor is dead")
+    names = _names(modality, flat)
+    value = float(low[int(flat.argmax())])
+    return Fault(status="degraded", reason=f"channel {names} is flat at {value:g}")
+
+
+def _may_repeat(array: NDArray[np.float32], shortest: int) -> bool:
+    """Whether a channel may hold one value for `shortest` samples in a row: a cheap no for nearly every live sensor.
+
+    Such a run covers two neighbours of any points that lie at most half its length apart, and all between them. Few
+    points are compared faster without numpy, whose calls take microseconds between two runs of an engine.
+    """
+    step = max(1, shortest // 2)
+    if len(array) > _MOST_POINTS * step:
+        return True
+    for number, column in enumerate(zip(*array[::step].tolist(), strict=True)):
+        for place, (one, next_one) in enumerate(pairwise(column)):
+            if one == next_one:
+                between = array[place * step : (place + 1) * step, number].tolist()
+                if between.count(one) == step:
+                    return True
+    return False
+
+
+def _stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: int) -> Fault | None:
+    runs = _longest_runs(array[1:] == array[:-1]) + 1  # samples; NaN equals nothing
+    stuck = runs >= shortest
+    if not stuck.any():
+        return None
+    longest_s = int(runs[stuck].max()) / modality.rate_hz
+    status: Status = "invalid" if stuck.all() and int(runs.min()) == len(array) else "degraded"
+    return Fault(status=status, reason=f"channel {_names(modality, stuck)} repeated one value for {longest_s:g} s")
+
+
+def _dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: float) -> Fault | None:
+    if not missing.any():
+        return None
+    runs = _longest_runs(missing)
+    dropped = runs >= max(1, round(dropout_s * modality.rate_hz))
+    if not dropped.any():
+        return None
+    longest_s = int(runs.max()) / modality.rate_hz
+    return Fault(status="degraded", reason=f"channel {_names(modality, dropped)} was silent for {longest_s:g} s")
+
+
+def _longest_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many True in a row each column of a (T, C) mask has at most: (C,)."""
+    samples, channels = mask.shape
+    ends = np.ones((channels, samples + 1), dtype=bool)  # a column for the end of the channel
+    np.logical_not(mask.T, out=ends[:, :-1])
+    places = np.flatnonzero(ends)
+    runs = np.diff(places, prepend=-1) - 1  # the True before each end; no run crosses channels
+    starts = np.searchsorted(places, np.arange(channels) * (samples + 1))
+    return np.maximum.reduceat(runs, starts)
+
+
+def _names(modality: ModalitySpec, chosen: NDArray[np.bool_]) -> str:
+    return ", ".join(repr(name) for name, yes in zip(modality.channels, chosen.tolist(), strict=True) if yes)

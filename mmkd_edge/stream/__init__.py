@@ -1,0 +1,1 @@
+"""Samples become windows or steps."""

@@ -1,0 +1,113 @@
+"""A causal student behind one stream: samples become blocks, blocks become steps, and the newest step has the answer.
+
+Owns the block that is being filled and the state behind it. A state that is lost, because an engine failed or another
+bundle took over, is made again from the last window; until then windows are answered as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.manifest import Streaming
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.engine import Engine
+from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.predict.sensors import Fault
+from mmkd_edge.predict.steps import Steps, start_steps
+from mmkd_edge.predict.verdict import Terms
+
+Answered = Callable[[NDArray[np.float32], NDArray[np.float32], Terms], Prediction]
+
+
+def check_hop(hop: object, streaming: Streaming) -> None:
+    """Refuse a hop at which no step ends.
+
+    Raises:
+        UsageError: it is a whole number, and no multiple of the stride.
+    """
+    if isinstance(hop, int) and hop % streaming.stride:
+        raise UsageError(
+            f"hop: expected a multiple of {streaming.stride}, the samples of one step of this causal student, got {hop}"
+        )
+
+
+class Stepping:
+    """The steps of one stream.
+
+    Args:
+        engine: gives the engine that answers now.
+        answered: gives the prediction for a window (T, C), its probabilities (1, K), and terms.
+        failed: called when an engine failed.
+
+    Attributes:
+        fresh: whether a block was completed since the last answer.
+    """
+
+    def __init__(self, engine: Callable[[], Engine], *, answered: Answered, failed: Callable[[], None]) -> None:
+        self._engine = engine
+        self._answered = answered
+        self._failed = failed
+        self._steps: Steps | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all samples. The first block is filled up with missing ones, so that the last ends with a window."""
+        self._open(self._engine())
+
+    def _open(self, engine: Engine) -> None:
+        self._of = engine
+        self._answer: NDArray[np.float32] | None = None
+        self.fresh = False
+        self._steps = None
+        if engine.step is None or engine.entry.streaming is None:
+            return
+        streaming: Streaming = engine.entry.streaming
+        samples, channels = engine.modality.shape
+        self._block = np.full((streaming.stride, channels), np.nan, dtype=np.float32)
+        self._filled = -samples % streaming.stride
+        try:
+            self._steps = start_steps(engine.step, streaming)
+        except Exception:  # an engine that cannot begin is one that fails
+            self._failed()
+
+    def put(self, rows: NDArray[np.float32]) -> None:
+        """Take rows (n, C) of raw values; NaN = missing."""
+        start = 0
+        while self._steps is not None and start < len(rows):
+            part = rows[start : start + len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            start += len(part)
+            if self._filled == len(self._block):
+                self._filled = 0
+                self._step(self._steps)
+
+    def _step(self, steps: Steps) -> None:
+        values, present = prepare(self._block, self._of.modality, self._of.reference)
+        try:
+            _, self._answer = steps.push(values, present)
+            self.fresh = True
+        except Exception:  # the state is lost; the next answer makes it again
+            self._steps = self._answer = None
+            self._failed()
+
+    def predict(self, window: NDArray[np.float32], fault: Fault | None, input_age_s: float | None) -> Prediction | None:
+        """The prediction after the newest block; None where the window must be answered as a whole.
+
+        Args:
+            window: (T, C), what ends with that block.
+            fault: what is known against it.
+            input_age_s: of its newest sample.
+        """
+        engine = self._engine()
+        if engine.step is not self._of.step or self._steps is None:
+            self._open(engine)
+            self.put(window)
+        self.fresh = False
+        if self._answer is None:
+            return None
+        return self._answered(window, self._answer, Terms(fault=fault, input_age_s=input_age_s))

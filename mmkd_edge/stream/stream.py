@@ -1,0 +1,358 @@
+"""`Stream`: samples in, predictions out.
+
+Owns windows and hops over the samples of one sensor. Which predictions come out depends on the samples and their times
+alone, not on how they were divided into pushes. Memory is constant, and the only clock is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.predict.postprocess import Prediction, no_answer
+from mmkd_edge.predict.preprocess import as_float32, only_valid, select
+from mmkd_edge.predict.sensors import Fault, worse
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.stream.causal import Stepping
+from mmkd_edge.stream.resample import Clock, Grid, Run
+
+Ask = Callable[[NDArray[np.float32], Fault | None, float | None], Prediction]
+Deliver = Callable[[Sequence[Prediction]], list[Prediction]]
+
+MAX_HOP = 1 << 30
+MAX_REORDER = 1024
+# Times a sensor may be faster or slower than declared: jitter and lost samples stay within, another setting does not.
+_RATE_FACTOR = 1.5
+# Sampling periods between two samples from which on the space is a gap: one lost sample is interpolated, two are not.
+_GAP_PERIODS = 2.5
+
+
+class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the samples of a stream.
+
+    Attributes:
+        samples: how many were pushed.
+        duplicates: left out because a sample with the same time was there already.
+        late: left out because later ones were there already.
+        strays: left out because their time was no time, or fitted nothing before or after.
+        restarts: how often the time line began anew: the clock was set, or nothing came for longer than a window.
+    """
+
+    samples: int
+    duplicates: int
+    late: int
+    strays: int
+    restarts: int
+
+
+class Stream:
+    """Windows and hops over the samples of one sensor. Get one from `EdgePredictor.stream`.
+
+    A prediction is due after the first full window and then after every `hop` samples at the modality's rate; before
+    the first full window those that would have been due are `warming_up`. One stream serves one sensor and is used by
+    one thread at a time; many streams may share a predictor.
+
+    Args:
+        modality: what is streamed.
+        task: what is predicted.
+        ask: gives the prediction for a window (T, C), a fault that is known, and the input's age in seconds.
+        deliver: counts predictions and applies the policy.
+        hop: rows from one prediction to the next.
+        gap_s: a longer time between two samples is a gap; None is two and a half sampling periods.
+        reorder: how many samples are held back to put late ones in order.
+        stale_s: from this age of its input on a prediction is stale; None never says so.
+        stepping: the steps of a causal student; None answers each window as a whole.
+    """
+
+    def __init__(
+        self,
+        *,
+        modality: ModalitySpec,
+        task: TaskSpec,
+        ask: Ask,
+        deliver: Deliver,
+        hop: int,
+        gap_s: float | None,
+        reorder: int,
+        stale_s: float | None,
+        stepping: Stepping | None = None,
+    ) -> None:
+        _check_whole("hop", hop, 1, MAX_HOP)
+        _check_whole("reorder", reorder, 0, MAX_REORDER)
+        _check_seconds("gap_s", gap_s)
+        _check_seconds("stale_s", stale_s)
+        self._modality = modality
+        self._task = task
+        self._ask = ask
+        self._deliver = deliver
+        self._hop = hop
+        self._gap_s = _GAP_PERIODS / modality.rate_hz if gap_s is None else gap_s
+        self._reorder = reorder
+        self._stale_s = stale_s
+        self._stepping = stepping
+        samples, channels = modality.shape
+        self._buffer = np.empty((3 * samples, channels), dtype=np.float32)
+        self._samples = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples, as if the stream had just begun; the counts of `facts` begin anew."""
+        self._clock = Clock(limit_s=max(self._modality.duration_s, self._gap_s), reorder=self._reorder)
+        self._timed: bool | None = None
+        self._samples = 0
+        self._latest: Prediction | None = None
+        self._latest_s: float | None = None
+        self._restarted = ""
+        self._begin(None)
+
+    def _begin(self, grid: Grid | None) -> None:
+        """A new time line."""
+        self._grid = grid
+        self._count = 0  # rows in this time line
+        self._end = 0  # of the newest row in the buffer
+        self._answered = 0  # the row count of the last prediction
+        if self._stepping is not None:
+            self._stepping.begin()
+        first = self._modality.samples % self._hop
+        self._due = first if first else min(self._hop, self._modality.samples)
+
+    def push(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> list[Prediction]:
+        """Take samples in the order in which the sensor gave them; give the predictions that became due.
+
+        Args:
+            samples: an array (n, C) of raw values, a single sample (C,), a frame (pandas, polars) that has the channels
+                as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one channel also
+                takes (n,).
+            time_s: when each sample was taken, (n,) seconds on a clock of your choice, or the time of the first of
+                them where the rest follows at the modality's rate. Without it samples come at exactly that rate.
+            now_s: this moment on the same clock; then every prediction has its `input_age_s`.
+
+        Raises:
+            InputError: the samples do not fit the modality, or their times do not fit them.
+            UsageError: some pushes have times and some do not, or the predictor is closed.
+            SensorError: a prediction is not `ok`, and the policy is `raise`; the samples were taken.
+        """
+        rows = self._rows_of(samples)
+        times = self._times_of(time_s, len(rows))
+        if now_s is not None and times is None:
+            raise UsageError("now_s: expected time_s too, got none; an age needs the times of the samples")
+        if len(rows) == 0:
+            return []
+        self._check_kind(times)
+        self._samples += len(rows)
+        found: list[Prediction] = []
+        if times is None:
+            self._advance(rows, found)
+        else:
+            for run in self._clock.put(times, only_valid(rows, self._modality)):
+                self._follow(run, found, now_s)
+        return self._give(found)
+
+    def flush(self, *, now_s: float | None = None) -> list[Prediction]:
+        """Give what is held back, and a prediction for the window that ends with the newest sample.
+
+        The stream goes on afterwards as if it had not been flushed, but for late samples: nothing is held back for
+        them any more. Nothing comes where the newest sample has been answered for already; a causal student answers
+        for its newest whole block.
+
+        Args:
+            now_s: this moment on the clock of the samples.
+
+        Raises:
+            SensorError: a prediction is not `ok`, and the policy is `raise`.
+        """
+        found: list[Prediction] = []
+        for run in self._clock.release():
+            self._follow(run, found, now_s)
+        if self._count > self._answered and (self._stepping is None or self._stepping.fresh):
+            found.append(self._predict(now_s))
+        return self._give(found)
+
+    def latest(self, now_s: float) -> Prediction | None:
+        """The last prediction as it stands at this moment: `stale` when its input has become too old.
+
+        For a loop that must say something while the sensor is silent. The predictions of `push` are the same ones.
+
+        Args:
+            now_s: this moment on the clock of the samples.
+
+        Returns:
+            None before the first prediction.
+
+        Raises:
+            UsageError: the samples of this stream have no times.
+        """
+        if self._timed is False:
+            raise UsageError("latest: expected a stream whose samples have times, got one without; push with time_s")
+        if self._latest is None or self._latest_s is None:
+            return None
+        age_s = now_s - self._latest_s
+        fault = self._stale(age_s)
+        if fault is None or self._latest.status in ("invalid", "warming_up", "stale"):
+            return msgspec.structs.replace(self._latest, input_age_s=age_s)
+        reason = f"{fault.reason}; {self._latest.reason}" if self._latest.reason else fault.reason
+        return msgspec.structs.replace(self._latest, input_age_s=age_s, status=fault.status, reason=reason)
+
+    async def over(self, source: AsyncIterable[Any]) -> AsyncIterator[Prediction]:
+        """The predictions for what an asynchronous source gives, as they become due; flushes at its end.
+
+        Each prediction is computed in the thread of the event loop.
+
+        Args:
+            source: gives samples, or pairs of samples and their `time_s`, as `push` takes them.
+        """
+        async for item in source:
+            samples, time_s = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+            for prediction in self.push(samples, time_s):
+                yield prediction
+        for prediction in self.flush():
+            yield prediction
+
+    @property
+    def facts(self) -> StreamFacts:
+        """What happened to the samples since the beginning or the last `reset`."""
+        clock = self._clock
+        return StreamFacts(
+            samples=self._samples,
+            duplicates=clock.duplicates,
+            late=clock.late,
+            strays=clock.strays,
+            restarts=clock.restarts,
+        )
+
+    # ---- what comes
+
+    def _rows_of(self, samples: object) -> NDArray[np.float32]:
+        modality = self._modality
+        array = as_float32(select(samples, modality), modality)
+        channels = len(modality.channels)
+        if array.ndim <= 1 and channels == 1:
+            array = array.reshape(-1, 1)
+        elif array.ndim == 1 and array.shape[0] == channels:
+            array = array[None]
+        if array.ndim != 2 or array.shape[1] != channels:
+            raise InputError(
+                f"modality {modality.name!r}: expected samples of shape (n, C)=(n, {channels}), got {array.shape}; "
+                f"one row per sample, one column per channel ({', '.join(modality.channels)})"
+            )
+        return array
+
+    def _times_of(self, time_s: object, count: int) -> NDArray[np.float64] | None:
+        if time_s is None:
+            return None
+        try:
+            times = np.asarray(time_s, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"time_s: expected seconds, got {type(time_s).__name__}: {error}") from error
+        if times.ndim == 0:
+            return times + np.arange(count) / self._modality.rate_hz
+        if times.shape != (count,):
+            raise InputError(f"time_s: expected one time per sample, {count}, got shape {times.shape}")
+        return times
+
+    def _check_kind(self, times: NDArray[np.float64] | None) -> None:
+        timed = times is not None
+        if self._timed is not None and self._timed is not timed:
+            wanted = "with time_s" if self._timed else "without time_s"
+            raise UsageError(f"time_s: this stream began {wanted}; go on alike, or call reset()")
+        self._timed = timed
+
+    def _follow(self, run: Run, found: list[Prediction], now_s: float | None) -> None:
+        """Rows at the declared rate for one run of samples, and the predictions that they make due."""
+        times, rows = run.times, run.rows
+        if run.restart:
+            self._restarted = "the time line began anew" if self._grid is not None else ""
+            self._begin(Grid(rate_hz=self._modality.rate_hz, gap_s=self._gap_s, origin_s=float(times[0]), row=rows[0]))
+            self._advance(rows[:1], found, now_s)
+            times, rows = times[1:], rows[1:]
+        grid = self._grid
+        assert grid is not None
+        if len(times) == 0:
+            return
+        grid.put(times, rows)
+        while len(taken := grid.take(min(self._due - self._count, self._modality.samples))):
+            self._advance(taken, found, now_s)
+
+    def _advance(self, rows: NDArray[np.float32], found: list[Prediction], now_s: float | None = None) -> None:
+        """Put rows into the buffer, and answer where a prediction is due."""
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + min(self._due - self._count, self._modality.samples)]
+            self._append(part)
+            start += len(part)
+            self._count += len(part)
+            if self._count == self._due:
+                self._due += self._hop
+                found.append(self._predict(now_s))
+
+    def _append(self, rows: NDArray[np.float32]) -> None:
+        """Rows behind those in the buffer, at most a window of them."""
+        keep = self._modality.samples
+        if self._end + len(rows) > len(self._buffer):
+            self._buffer[:keep] = self._buffer[self._end - keep : self._end]
+            self._end = keep
+        self._buffer[self._end : self._end + len(rows)] = rows
+        self._end += len(rows)
+        if self._stepping is not None:
+            self._stepping.put(rows)
+
+    # ---- what is answered
+
+    def _predict(self, now_s: float | None) -> Prediction:
+        """The prediction for the window that ends with the newest row."""
+        self._answered = self._count
+        newest_s = None if self._grid is None else self._grid.point_s(self._count - 1)
+        age_s = None if now_s is None or newest_s is None else now_s - newest_s
+        prediction = self._warming_up(age_s) if self._count < self._modality.samples else self._full(age_s)
+        self._latest, self._latest_s = prediction, newest_s
+        return prediction
+
+    def _warming_up(self, age_s: float | None) -> Prediction:
+        samples = self._modality.samples
+        reason = f"{self._count} of {samples} samples are there"
+        return no_answer(
+            Fault(status="warming_up", reason=f"{self._restarted}: {reason}" if self._restarted else reason),
+            modality=self._modality,
+            task=self._task,
+            missing_share=1.0 - self._count / samples,
+            input_age_s=age_s,
+        )
+
+    def _full(self, age_s: float | None) -> Prediction:
+        # A copy: the buffer goes on, and a backend may keep what it was given.
+        window = self._buffer[self._end - self._modality.samples : self._end].copy()
+        fault = None if age_s is None else self._stale(age_s)
+        fault = worse(fault, self._wrong_rate())
+        stepped = None if self._stepping is None else self._stepping.predict(window, fault, age_s)
+        return self._ask(window, fault, age_s) if stepped is None else stepped
+
+    def _stale(self, age_s: float) -> Fault | None:
+        if self._stale_s is None or age_s <= self._stale_s:
+            return None
+        return Fault(status="stale", reason=f"the newest sample is {age_s:.3g} s old")
+
+    def _wrong_rate(self) -> Fault | None:
+        rate_hz = None if self._grid is None else self._grid.rate_hz()
+        declared = self._modality.rate_hz
+        if rate_hz is None or declared / _RATE_FACTOR <= rate_hz <= declared * _RATE_FACTOR:
+            return None
+        return Fault(status="degraded", reason=f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz")
+
+    def _give(self, found: list[Prediction]) -> list[Prediction]:
+        return self._deliver(found) if found else found
+
+
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise UsageError(f"{name}: expected seconds above 0, got {value!r}")

@@ -1,0 +1,76 @@
+"""A predictor whose calls are timed: from outside, because a prediction itself holds no timers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import msgspec
+
+from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.stream.stream import Stream
+from mmkd_edge.watch.health import Health
+from mmkd_edge.watch.timing import Histogram
+
+_SETTLED_TOGETHER = 64
+
+
+class Watched:
+    """Times the calls of a predictor for its health. May be shared by threads.
+
+    Args:
+        predictor: whose calls are timed; it stays yours to close.
+
+    >>> from mmkd_edge import ModalitySpec
+    >>> from mmkd_edge.testing import fake_predictor
+    >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+    >>> watched = Watched(fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")))
+    >>> watched.predict([[0.0], [1.0]], input_age_s=0.5).label
+    'worn'
+    >>> watched.health().latency.count, watched.health().input_age.max_s
+    (1, 0.5)
+    """
+
+    def __init__(self, predictor: EdgePredictor) -> None:
+        self._predictor = predictor
+        self._latency = Histogram()
+        self._seconds: deque[float] = deque()  # of calls that were not counted yet: that is done for many together
+        self._lock = threading.Lock()
+
+    def predict(
+        self, window: object, *, input_age_s: float | None = None, deadline_s: float | None = None
+    ) -> Prediction:
+        """`EdgePredictor.predict`, timed."""
+        began_s = time.perf_counter()
+        prediction = self._predictor.predict(window, input_age_s=input_age_s, deadline_s=deadline_s)
+        self._note(time.perf_counter() - began_s)
+        return prediction
+
+    def push(
+        self, stream: Stream, samples: object, time_s: object = None, *, now_s: float | None = None
+    ) -> list[Prediction]:
+        """`Stream.push`, timed where it gives predictions: all of one call together."""
+        began_s = time.perf_counter()
+        found = stream.push(samples, time_s, now_s=now_s)
+        if found:
+            self._note(time.perf_counter() - began_s)
+        return found
+
+    def health(self) -> Health:
+        """`EdgePredictor.health`, with the latency of the calls that went through here."""
+        with self._lock:
+            self._settle()
+            latency = self._latency.timing()
+        return msgspec.structs.replace(self._predictor.health(), latency=latency)
+
+    def _note(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+        if len(self._seconds) >= _SETTLED_TOGETHER:
+            with self._lock:
+                self._settle()
+
+    def _settle(self) -> None:
+        for _ in range(len(self._seconds)):
+            self._latency.add(self._seconds.popleft())

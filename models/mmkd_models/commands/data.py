@@ -1,0 +1,281 @@
+"""The commands of `mmkd-data`: import, check, describe, reference, list.
+
+Owns arguments and how facts look. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmkd_edge.bundle.reference import write_reference
+from mmkd_edge.command.help import command_app, command_class
+from mmkd_edge.command.outputs import check_file, held
+from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.tables import WholeWords
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import TaskSpec, task_text
+from mmkd_models.data.checking.check import check_dataset
+from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
+from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
+from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
+from mmkd_models.data.reference import measure_reference
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.split import WRITE_GROUPS
+from mmkd_models.data.writer import check_absent
+
+app = command_app("Import, check and describe dataset directories.")
+
+_WIDTH_WITHOUT_TERMINAL = 160
+
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset directory.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command("import", cls=command_class())
+def import_(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Windows in the interchange form.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The directory to make.")],
+    per_group: Annotated[
+        str, typer.Option(metavar="NAMES", help="Modalities to z-score per group, separated by commas.")
+    ] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; else the file's.")] = None,
+    source: Annotated[str, typer.Option(help="Where the measurements come from.")] = "",
+    licence: Annotated[str, typer.Option(help="What may be done with them.")] = "",
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Make a regression of this one of the file's targets, not classes of y."),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="Unit of --target.")] = "",
+    targets: Annotated[
+        str,
+        typer.Option(
+            metavar="CONDITIONS",
+            help="Make a multi-label dataset with one label per condition on the file's targets, separated by commas: "
+            "NAME (on where it is not 0), 'NAME<VALUE' or 'NAME>VALUE'.",
+        ),
+    ] = "",
+) -> None:
+    """Read an interchange file (.npz) and write a dataset directory, checked in full."""
+    check_absent(out)
+    context.with_resource(held(out, needs_bytes=unpacked_bytes(file)))
+    _progress(f"reading {file}")
+    report = import_interchange(
+        file,
+        out,
+        name=name,
+        per_group=_names(per_group),
+        source=source,
+        licence=licence,
+        target=target,
+        unit=unit,
+        targets=_names(targets),
+    )
+    for line in _import_lines(report):
+        print(line)
+    print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _import_lines(report: ImportReport) -> list[str]:
+    spec = report.dataset.spec
+    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
+    lines = [f"{spec.name}: {sum(spec.splits.values())} windows ({counts})"]
+    lines += [f"{name}: infinite values that became missing (NaN): {count}" for name, count in report.infinite.items()]
+    if report.left_out:
+        lines.append(f"left out, no part of a dataset: {', '.join(report.left_out)}")
+    return lines
+
+
+@app.command(cls=command_class())
+def check(directory: _Directory, as_json: _Json = False) -> None:
+    """Check every rule of a dataset directory; reads every value once."""
+    _progress(f"checking {directory}")
+    try:
+        report = check_dataset(directory)
+    except DatasetError as error:
+        if as_json:
+            print(_json({"dataset": str(directory), "ok": False, "error": str(error)}))
+        raise
+    if as_json:
+        print(_json({"dataset": str(directory), "ok": True, "facts": report.facts, "warnings": report.warnings}))
+        return
+    for fact in report.facts:
+        print(fact)
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    print(f"{directory} is sound; next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
+
+
+@app.command(cls=command_class())
+def describe(directory: _Directory, as_json: _Json = False) -> None:
+    """Show modalities, rates, windows, classes, missing values, groups and folds."""
+    _progress(f"reading {directory}")
+    description = describe_dataset(open_dataset(directory))
+    if as_json:
+        print(_json(description))
+        return
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file or a pipe has no width that a table must fit
+        console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
+    console.print(f"{description.name}: {_headline(description)}")
+    console.print(WholeWords(_modality_table(description)))
+    console.print(WholeWords(_split_table(description)))
+    for line in _closing_lines(description):
+        console.print(line, soft_wrap=True)
+    print(f"next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
+
+
+def _headline(description: Description) -> str:
+    windows = sum(facts.windows for facts in description.splits.values())
+    parts = [f"{windows} windows", _answers(description.task)]
+    parts.append("no groups" if description.groups is None else f"{description.groups} groups")
+    if description.folds is not None:
+        parts.append(f"{len(description.folds)} folds")
+    return ", ".join(parts)
+
+
+def _answers(task: TaskSpec) -> str:
+    match task.kind:
+        case "classification":
+            return f"{len(task.labels)} classes"
+        case "multi_label":
+            return f"{len(task.labels)} labels"
+        case "regression":
+            return task_text(task)
+
+
+def _modality_table(description: Description) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (
+        ("modality", "left"),
+        ("channels", "left"),
+        ("unit", "left"),
+        ("Hz", "right"),
+        ("window", "right"),
+        ("samples", "right"),
+        ("values", "left"),
+        ("normalise", "left"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type] # rich wants its literal here
+    for facts in description.modalities:
+        table.add_row(*_modality_row(facts))
+    return table
+
+
+def _modality_row(facts: ModalityFacts) -> tuple[str, ...]:
+    spec = facts.spec
+    return (
+        spec.name,
+        " ".join(spec.channels),
+        spec.unit or "-",
+        f"{spec.rate_hz:g}",
+        f"{facts.duration_s:g} s",
+        str(spec.samples),
+        _span(facts),
+        spec.normalise.replace("_", " "),
+    )
+
+
+def _span(facts: ModalityFacts) -> str:
+    lows = [value for value in facts.low if value is not None]
+    highs = [value for value in facts.high if value is not None]
+    return f"{min(lows):.3g} to {max(highs):.3g}" if lows and highs else "no value"
+
+
+def _split_table(description: Description) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for split in SPLIT_NAMES:
+        table.add_column(split, justify="right")
+    splits = [description.splits[split] for split in SPLIT_NAMES]
+    for name in splits[0].classes:
+        table.add_row(name, *(str(facts.classes[name]) for facts in splits))
+    for key in ("low", "mean", "std", "high") if description.task.kind == "regression" else ():
+        table.add_row(f"{description.task.labels[0]} {key}", *(_figure(getattr(facts.target, key)) for facts in splits))
+    table.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
+    table.add_row("all", *(str(facts.windows) for facts in splits))
+    if description.groups is not None:
+        table.add_row("groups", *(str(facts.groups) for facts in splits))
+    for modality in description.modalities:
+        for text, share in (("missing", modality.missing_share), ("absent", modality.dead_share)):
+            table.add_row(f"{modality.spec.name} {text}", *(_percent(share[split]) for split in SPLIT_NAMES))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _closing_lines(description: Description) -> list[str]:
+    lines = [] if description.groups is not None else [f"figures are of {description.split.judged_on}; {WRITE_GROUPS}"]
+    if description.folds is not None:
+        counts = ", ".join(f"{name}: {count}" for name, count in description.folds.items())
+        lines.append(f"windows by fold: {counts}")
+    if description.recordings is not None:
+        facts = description.recordings
+        lines.append(
+            f"windows are cut from {facts.count} recordings, {facts.total_s / 60:.1f} min, one every {facts.hop_s:g} s"
+        )
+    lines += [f"source: {description.source}"] if description.source else []
+    lines += [f"licence: {description.licence}"] if description.licence else []
+    return [*lines, f"sha256: {description.sha256}"]
+
+
+@app.command(cls=command_class())
+def reference(
+    directory: _Directory,
+    modality: Annotated[str, typer.Option(metavar="NAME", help="A modality that is normalised per group.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The reference file to write.")],
+    group: Annotated[str | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
+    windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
+) -> None:
+    """Measure the reference that a device needs for a modality that is normalised per group."""
+    check_file(out)
+    measured = measure_reference(
+        open_dataset(directory), modality=modality, group=group, windows=windows, seconds=seconds
+    )
+    write_reference(out, measured.reference)
+    spec = open_dataset(directory).spec.modality(modality)
+    for channel, mean, std in zip(spec.channels, measured.reference.mean, measured.reference.std, strict=True):
+        print(f"{channel}: mean {mean:g}, standard deviation {std:g} {spec.unit}".rstrip())
+    print(f"measured on {measured.windows} of the {measured.windows_in_group} windows of group {measured.group}")
+    print(f"wrote {out}; next: EdgePredictor.open(BUNDLE, reference={str(out)!r})")
+
+
+@app.command("list", cls=command_class())
+def list_(as_json: _Json = False) -> None:
+    """Show the datasets that are part of this package, and where they are."""
+    paths = {name: str(shipped_dataset(name)) for name in shipped_names()}
+    if as_json:
+        print(_json(paths))
+        return
+    for name, path in paths.items():
+        print(f"{name}  {path}")
+    first = next(iter(paths.values()))
+    print(f"next: {shell_line('mmkd-data', 'describe', first)}")
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "0"
+    return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+
+
+def _json(document: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

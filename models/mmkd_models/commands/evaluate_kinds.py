@@ -1,0 +1,98 @@
+"""`mmkd-evaluate` for several labels at once and for numbers: the scores of the kind, of one model or of two.
+
+Owns what is said of these kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from mmkd_edge.command.tables import WholeWords
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.by_group import Judged, judged_on
+from mmkd_models.evaluate.facts import DataFacts
+from mmkd_models.evaluate.guessing import guessing, guessing_line
+from mmkd_models.evaluate.paired import interval_needs, paired_gain
+from mmkd_models.metrics.measures import Measure, gain_text, measures_of, significant_text
+
+if TYPE_CHECKING:
+    from mmkd_models.evaluate.report import Contestant
+
+
+def refuse_options(given: Mapping[str, object], *, kind: str) -> None:
+    """Raises UsageError for an option that asks for what is there for classes alone."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{name}: expected a dataset of classes, got one of the kind {kind}, for which there are scores of a "
+                "checkpoint and of --against alone; leave it out"
+            )
+
+
+def evaluate_kind(
+    contestants: Sequence[Contestant], windows: Windows, *, data: DataFacts, as_json: bool, console: Console, seed: int
+) -> None:
+    """Prints the scores of one model, or of two on the same labelled windows and what the first is better by.
+
+    A gain has an interval, by resampling whole groups or blocks, where there are `FEWEST_GROUPS` or more.
+    """
+    from mmkd_models.evaluate.report import check_contestants, logits_from
+
+    check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
+    judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
+    measures = measures_of(windows.spec.task)
+    gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
+    beside = {path: guessing([one], measures[0].name, seed=seed) for path, one in judged.items()}
+    cautions = list(dict.fromkeys(text for one in contestants for text in one.cautions(data)))
+    if as_json:
+        document = {
+            "data": data,
+            "seen": {one.path: one.seen for one in contestants},
+            "cautions": cautions,
+            "kind": windows.spec.task.kind,
+            "scores": {path: one.scores for path, one in judged.items()},
+            "guessing": {path: {measures[0].name: one} for path, one in beside.items()},
+            **({"gains": gains} if gains else {}),
+        }
+        print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for measure in measures:
+        heading = measure.name.replace("_", " ")
+        unit = "" if measure.is_share else measure.unit
+        table.add_column(f"{heading}, {unit}" if unit else heading, justify="right")
+    for path, one in judged.items():
+        table.add_row(path, *(significant_text(one.scores.metric(measure.name), digits=4) for measure in measures))
+    if gains:
+        table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
+    console.print(f"{data.windows} {data.part} of {data.name} ({data.apart})", soft_wrap=True)
+    console.print(WholeWords(table))
+    for path, found in beside.items():
+        console.print(f"{path}: {guessing_line(found, measures[0])}", soft_wrap=True)
+    if any(gain["low"] is None for gain in gains.values()):
+        console.print(interval_needs(data.split))
+    for caution in cautions:
+        console.print(f"caution: {caution}", soft_wrap=True)
+
+
+def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:
+    """By measure, in its `gain_unit`: what ours is better by."""
+    found = {}
+    for measure in measures:
+        gain = paired_gain(ours, theirs, measure.name, seed=seed)
+        found[measure.name] = {"gain": gain.points, "low": gain.low, "high": gain.high, "unit": measure.gain_unit}
+    return found
+
+
+def _gain_text(gain: Mapping[str, Any], measure: Measure) -> str:
+    text = gain_text(measure, gain["gain"]) + (" points" if measure.is_share else "")
+    if gain["low"] is None:
+        return text
+    return f"{text} ({gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])})"

@@ -1,0 +1,1 @@
+"""One fair comparison of teacher, baseline, student and rivals, over folds."""

@@ -1,0 +1,484 @@
+"""One fair comparison: teacher, baseline, student and rivals on the same fold with the same labels.
+
+Owns what "fair" means: grouped folds; the same visible labels for everyone; the baseline gets the student's
+architecture, augmentation, steps and seed, and its own choice of learning rate by validation; the test windows are
+touched once, by finished models. A finished fold is a file, and so is every finished network: an interrupted comparison
+continues where it was. The folder of a fold belongs to one comparison; other options are refused.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.compare.fold_result import (
+    ComparisonConfig,
+    FoldResult,
+    GroupCount,
+    MissingCurve,
+    ModalityResult,
+    NetworkResult,
+    SubsetScore,
+    TriedSize,
+)
+from mmkd_models.compare.fold_rivals import Rivals, rivals_on
+from mmkd_models.compare.gains import spread
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.data.split import OF_GROUPS, SplitBy, SplitFacts, split_facts
+from mmkd_models.data.windows import Windows
+from mmkd_models.distil.answers import BLOCKS
+from mmkd_models.evaluate.by_group import GroupConfusion, Judged, judged_on
+from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
+from mmkd_models.metrics.measures import measures_of
+from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    file_sha256,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.training.folder_owner import claimed
+from mmkd_models.training.loop import Progress
+from mmkd_models.training.predict import logits_of
+from mmkd_models.training.resume import FILE_NAME
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import (
+    Run,
+    TrainingData,
+    distil,
+    keep_answers,
+    self_train,
+    train_baseline,
+    train_teacher,
+    visible_labels,
+    with_learning_rate,
+)
+
+RESULT_FILE = "fold.json"
+RIVALS_FILE = "rivals.json"
+CLAIM_FILE = "comparison.json"
+ANSWERS_FOLDER = "answers"
+"""What the teacher said to the batches of one fold: its students see the same ones, so it is asked once."""
+
+NEAR_BEST = 0.005
+"""How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
+
+
+Stage = Literal["teacher", "baseline", "answers", "student", "rivals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a comparison stands, for progress bars."""
+
+    seed: int
+    stage: Stage
+    modality: str | None
+    progress: Progress | None
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """The windows of one fold, with the labels that training may see."""
+
+    training: TrainingData
+    test: Windows
+
+
+def fold_data(dataset: Dataset, *, seed: int, label_share: float) -> FoldData:
+    """Gives fold number `seed`; its training windows keep a share of their labels, chosen by the seed.
+
+    Raises:
+        UsageError: the dataset has no such fold; without groups its own split is fold 0, the only one.
+    """
+    windows = dataset.everything()
+    fold = fold_indices(windows, fold=seed, seed=0)
+    train = windows.subset(fold.train)
+    train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
+    training = TrainingData(train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=seed)
+    return FoldData(training=training, test=windows.subset(fold.test))
+
+
+def compare_fold(
+    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, on_step: OnStep | None = None
+) -> FoldResult:
+    """Trains and scores everything on one fold; a fold that is finished in `out` is read, not trained again.
+
+    Args:
+        dataset: where the windows come from.
+        seed: number of the fold, and seed of everything random in it.
+        config: what is compared.
+        out: folder of this fold: `fold.json`, `teacher-<size>.ckpt`, `<modality>/student.ckpt`,
+            `<modality>/baseline.ckpt`.
+        on_step: called after every training step.
+
+    Raises:
+        UsageError: the folder belongs to another comparison.
+        CheckpointError: a file in it is damaged.
+    """
+    split = split_facts(dataset.everything())
+    finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config, split)
+    if finished is not None:
+        return finished
+    _claim(out / CLAIM_FILE, dataset, seed, config)
+    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    say = on_step if on_step is not None else _silent
+    teacher = _teacher(data, seed, config, out, say)
+    network = teacher.network()
+    result = FoldResult(
+        config=config,
+        dataset_sha256=dataset.sha256,
+        seed=seed,
+        windows={
+            "train": len(data.training.train),
+            "labelled": int(data.training.train.labelled.sum()),
+            "valid": len(data.training.valid),
+            "test": len(data.test),
+        },
+        groups=dataset.everything().group_count,
+        split=split,
+        teacher=_network_result(teacher, judged_on(data.test, logits_of(network, data.test, modality=None))),
+        teacher_subsets=tuple(
+            SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
+            for subset, scores in scores_by_subset(network, data.test).items()
+        ),
+        students={name: _modality(data, name, seed, config, out, teacher, say) for name in config.modalities},
+    )
+    write_file(out / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
+    shutil.rmtree(out / ANSWERS_FOLDER, ignore_errors=True)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One file of a fold, that needs no other part of its phase; it can be pickled.
+
+    Attributes:
+        seed: number of the fold.
+        stage: what it is.
+        modality: whose it is; None where it is of all.
+        config: of the comparison.
+        out: the fold's folder.
+        block: of `BLOCKS`, to whose steps the teacher answers; None of everything else.
+    """
+
+    seed: int
+    stage: Stage
+    modality: str | None
+    config: ComparisonConfig
+    out: Path
+    block: int | None = None
+
+
+def parts_of(
+    dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path
+) -> tuple[tuple[Part, ...], tuple[Part, ...], tuple[Part, ...]]:
+    """Gives what a fold lacks, in phases: the parts of each can be made side by side, those of later ones after it.
+
+    `make_part` makes one, and `compare_fold` finds what was made.
+
+    Raises:
+        UsageError: the folder belongs to another comparison.
+    """
+    if (out / RESULT_FILE).exists():
+        return (), (), ()
+    _claim(out / CLAIM_FILE, dataset, seed, config)
+    part = partial(Part, seed=seed, config=config, out=out)
+    names = config.modalities
+    teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
+    baselines = [part(stage="baseline", modality=one) for one in names if not (out / one / "baseline.ckpt").exists()]
+    rivals = [part(stage="rivals", modality=one) for one in names if not (out / one / RIVALS_FILE).exists()]
+    students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
+    looks_inside = any(term.ties_layers() for term in config.recipe.terms)
+    answers = [
+        part(stage="answers", modality=None, block=block)
+        for block in range(0 if looks_inside or not students else BLOCKS)
+    ]
+    return (*teacher, *baselines, *rivals), tuple(answers), tuple(students)
+
+
+def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
+    """Makes a part, where it is not there yet."""
+    seed, config, out = part.seed, part.config, part.out
+    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    if part.stage == "teacher":
+        _teacher(data, seed, config, out, on_step)
+        return
+    if part.stage == "answers":
+        _answers(data, part, on_step)
+        return
+    assert part.modality is not None  # of the others
+    if part.stage == "baseline":
+        _baseline(data, part.modality, seed, config, out, on_step)
+    elif part.stage == "rivals":
+        _rivals(data, part.modality, seed, config, out, on_step)
+    else:
+        teacher = read_teacher(teacher_path(out, config.teacher))
+        _student(data, part.modality, seed, config, out, teacher, on_step)
+
+
+def _answers(data: FoldData, part: Part, say: OnStep) -> None:
+    assert part.block is not None  # of answers
+    path = teacher_path(part.out, part.config.teacher)
+    on_step = _telling(say, part.seed, "answers", None)
+    run = _run(part.config, part.config.student_train, part.seed, part.out, "answers", on_step)
+    teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
+    keep_answers(data.training, run, part.block, teachers=teachers, recipe=part.config.recipe)
+
+
+def _silent(step: Step) -> None:
+    return None
+
+
+def _telling(say: OnStep, seed: int, stage: Stage, modality: str | None) -> Callable[[Progress], None]:
+    return lambda progress: say(Step(seed=seed, stage=stage, modality=modality, progress=progress))
+
+
+def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: SplitFacts) -> FoldResult | None:
+    if not path.exists():
+        return None
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=FoldResult)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: expected a finished fold, got a damaged file ({error}); delete it") from error
+    # Early files do not say how they were split, and windows without groups were dealt anew: that is no fold of today.
+    if (result.config, result.dataset_sha256, result.seed) != (config, sha256, seed) or (
+        (result.split or OF_GROUPS) != split
+    ):
+        raise _another_comparison(path)
+    return result
+
+
+class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose folder it is. The teacher's size is in the names of its files, since several may be tried."""
+
+    config: ComparisonConfig
+    dataset_sha256: str
+    seed: int
+    split: SplitBy = OF_GROUPS.by
+
+
+def _claim(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
+    """Writes down whose folder it is before anything is trained into it."""
+    split = split_facts(dataset.everything()).by
+    ours = _Claim(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
+    found = claimed(path, ours, what="the options of a comparison", cure="delete the folder")
+    same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
+    if msgspec.structs.replace(found, config=same_teacher) != ours:
+        raise _another_comparison(path)
+
+
+def _another_comparison(path: Path) -> UsageError:
+    return UsageError(
+        f"{path}: expected a fold of this dataset with these options, got one of another comparison; "
+        "choose another --out, or delete the folder"
+    )
+
+
+def _run(
+    config: ComparisonConfig, train: TrainConfig, seed: int, out: Path, name: str, on_step: Callable[[Progress], None]
+) -> Run:
+    return Run(
+        train=msgspec.structs.replace(train, seed=seed),
+        augment=config.augment,
+        run_dir=out / "runs" / name,
+        resume=True,
+        answers=out / ANSWERS_FOLDER,
+        on_step=on_step,
+    )
+
+
+def _drop_state(out: Path, *names: str) -> None:
+    """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
+    for name in names:
+        (out / "runs" / name / FILE_NAME).unlink(missing_ok=True)
+
+
+def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> TeacherCheckpoint:
+    path = teacher_path(out, config.teacher)
+    if path.exists():
+        return read_teacher(path)
+    on_step = _telling(say, seed, "teacher", None)
+    first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
+    run = _run(config, config.teacher_train, seed, out, first, on_step)
+    teacher = train_teacher(data.training, teacher_config(config.teacher), run)
+    if config.self_training:
+        run = _run(config, config.teacher_train, seed, out, second, on_step)
+        teacher = self_train(data.training, teacher, run)
+    write_teacher(path, teacher)
+    _drop_state(out, first, second)
+    return teacher
+
+
+def teacher_path(out: Path, preset: Preset) -> Path:
+    """Gives where a fold keeps its teacher of that size."""
+    return out / f"teacher-{preset}.ckpt"
+
+
+def choose_teacher(
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    presets: Sequence[Preset],
+    config: ComparisonConfig,
+    folder: Callable[[int], Path],
+    on_step: OnStep | None = None,
+) -> tuple[TriedSize, ...]:
+    """Trains a teacher of each size on every fold and chooses the smallest within half a point of the best.
+
+    The score is the one that training maximises, on validation.
+
+    A single size is chosen without training anything. The teachers stay in their folds' folders, where `compare_fold`
+    finds them.
+    """
+    if len(presets) == 1:
+        return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
+    say = on_step if on_step is not None else _silent
+    for seed in seeds:
+        _claim(folder(seed) / CLAIM_FILE, dataset, seed, config)
+    tried = []
+    for preset in presets:
+        sized = msgspec.structs.replace(config, teacher=preset)
+        teachers = [
+            _teacher(fold_data(dataset, seed=seed, label_share=config.label_share), seed, sized, folder(seed), say)
+            for seed in seeds
+        ]
+        parameters = sum(parameter.numel() for parameter in teachers[0].network().parameters())
+        tried.append((parameters, preset, [teacher.facts.score for teacher in teachers]))
+    best = max(float(np.mean(scores)) for _, _, scores in tried)
+    near = [size for size in sorted(tried) if float(np.mean(size[2])) >= best - NEAR_BEST]
+    return tuple(
+        TriedSize(preset=preset, parameters=parameters, valid_score=spread(scores), chosen=preset == near[0][1])
+        for parameters, preset, scores in tried
+    )
+
+
+def _modality(
+    data: FoldData,
+    name: str,
+    seed: int,
+    config: ComparisonConfig,
+    out: Path,
+    teacher: TeacherCheckpoint,
+    say: OnStep,
+) -> ModalityResult:
+    baseline = _baseline(data, name, seed, config, out, say)
+    student = _student(data, name, seed, config, out, teacher, say)
+    rivals = _rivals(data, name, seed, config, out, say)
+    test, first = data.test, _first_measure(data.test.spec)
+    networks = {"baseline": baseline.network(), "student": student.network()}
+    judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
+    missing = {
+        who: scores_by_missing_share(network, test, modality=name, seed=seed) for who, network in networks.items()
+    }
+    return ModalityResult(
+        baseline=_network_result(baseline, judged["baseline"]),
+        student=_network_result(student, judged["student"]),
+        extra_trees=rivals.extra_trees,
+        mini_rocket=rivals.mini_rocket,
+        missing=MissingCurve(
+            shares=tuple(missing["student"]),
+            student=tuple(scores.metric(first) for scores in missing["student"].values()),
+            baseline=tuple(scores.metric(first) for scores in missing["baseline"].values()),
+        ),
+    )
+
+
+def _first_measure(spec: DatasetSpec) -> str:
+    return measures_of(spec.task)[0].name
+
+
+def _baseline(
+    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep
+) -> StudentCheckpoint:
+    path = out / name / "baseline.ckpt"
+    if path.exists():
+        return read_student(path)
+    on_step = _telling(say, seed, "baseline", name)
+    runs = {rate: f"{name}-baseline-{rate:g}" for rate in config.baseline_learning_rates}
+    best: StudentCheckpoint | None = None
+    for rate, run_name in runs.items():
+        run = _run(config, config.student_train, seed, out, run_name, on_step)
+        tried = train_baseline(data.training, name, student_config(config.student), with_learning_rate(run, rate))
+        if best is None or tried.facts.score > best.facts.score:
+            best = tried
+    if best is None:
+        raise UsageError("baseline: expected one or more learning rates, got none; name some")
+    write_student(path, best)
+    _drop_state(out, *runs.values())
+    return best
+
+
+def _student(
+    data: FoldData,
+    name: str,
+    seed: int,
+    config: ComparisonConfig,
+    out: Path,
+    teacher: TeacherCheckpoint,
+    say: OnStep,
+) -> StudentCheckpoint:
+    path, run_name = out / name / "student.ckpt", f"{name}-student"
+    teacher_sha256 = file_sha256(teacher_path(out, config.teacher))
+    if path.exists():
+        finished = read_student(path)
+        if finished.facts.teacher_sha256 != teacher_sha256:
+            raise _another_comparison(path)
+        return finished
+    student = distil(
+        data.training,
+        name,
+        student_config(config.student),
+        _run(config, config.student_train, seed, out, run_name, _telling(say, seed, "student", name)),
+        teacher=teacher,
+        teacher_sha256=teacher_sha256,
+        recipe=config.recipe,
+    )
+    write_student(path, student)
+    _drop_state(out, run_name)
+    return student
+
+
+def _rivals(data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> Rivals:
+    path = out / name / RIVALS_FILE
+    if not path.exists():
+        say(Step(seed=seed, stage="rivals", modality=name, progress=None))
+    parts = (data.training.valid, data.test)
+    metric = config.student_train.metric
+    return rivals_on(data.training.train, *parts, metric=metric, modality=name, seed=seed, path=path)
+
+
+def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:
+    facts, of_classes = checkpoint.facts, judged.class_scores is not msgspec.UNSET
+    return NetworkResult(
+        class_scores=judged.class_scores,
+        by_group=tuple(_right_of(one) for one in judged.confusions or ()) if of_classes else msgspec.UNSET,
+        judged=msgspec.UNSET if of_classes else judged,
+        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        learning_rate=facts.training.learning_rate,
+        valid_score=facts.score,
+        curve=facts.curve,
+    )
+
+
+def _right_of(group: GroupConfusion) -> GroupCount:
+    counts = np.array(group.confusion)
+    return GroupCount(group=group.group, right=int(np.trace(counts)), windows=int(counts.sum()))

@@ -1,0 +1,219 @@
+"""Training batches: which windows, at which offset, mixed and disturbed how. One view for teacher and student.
+
+A batch is a pure function of (seed, step), so an interrupted training needs no sampler state to continue exactly.
+Missing stays missing: augmentation moves, mixes and hides samples, and never invents one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
+from mmkd_models.data.windows import Windows
+from mmkd_models.train_config import AugmentConfig
+
+
+# No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.
+class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One training batch.
+
+    Attributes:
+        inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0.
+        targets: (B, K) label distribution; of several labels each from 0 to 1, of a regression (B, 1) in its unit; a
+            row of zeros where any part of the window is unlabelled.
+        labelled: (B,) 1 where `targets` holds, else 0.
+        index: (B,) int64 row of the (first) window, for losses that remember windows.
+        step: whose batch it is; None where it is no whole batch of a step.
+    """
+
+    inputs: dict[str, tuple[Tensor, Tensor]]
+    targets: Tensor
+    labelled: Tensor
+    index: Tensor
+    step: int | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Gives the same batch on that device."""
+        return Batch(
+            inputs={name: (v.to(device), p.to(device)) for name, (v, p) in self.inputs.items()},
+            targets=self.targets.to(device),
+            labelled=self.labelled.to(device),
+            index=self.index.to(device),
+            step=self.step,
+        )
+
+
+class BatchSource:
+    """Gives the batch of any step.
+
+    Args:
+        windows: the training windows, labelled or not.
+        config: the augmentation.
+        batch: B.
+        labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
+        seed: everything random follows from it and the step.
+        part: int64 (N,), windows are mixed with windows of the same part alone; all with all where None.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        config: AugmentConfig,
+        *,
+        batch: int,
+        labelled_share: float,
+        seed: int,
+        part: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._windows = windows
+        self._config = config
+        self._batch = min(batch, max(2, len(windows)))
+        self._labelled_rows = np.flatnonzero(windows.labelled)
+        self._from_labelled = round(labelled_share * self._batch)
+        if self._from_labelled and len(self._labelled_rows) == 0:
+            mark = unlabelled_mark(windows.spec.task.kind)
+            raise UsageError(
+                f"training windows: expected some labelled ones, got labels that are all {mark}; label some"
+            )
+        self._seed = seed
+        self._part = part
+        self._statistics = {m.name: channel_statistics(windows, m.name) for m in windows.spec.modalities}
+
+    def at(self, step: int) -> Batch:
+        """Gives the batch of that step; the same step gives the same batch."""
+        rng = np.random.default_rng([self._seed, step])
+        rows = self._rows(rng, step)
+        pairs, lam = self._mixing(rng, rows)
+        inputs: dict[str, tuple[Tensor, Tensor]] = {}
+        shift = self._shift(rng)
+        window = self._windows.take(rows, shift_s=shift)
+        partner = None if pairs is None else self._windows.take(rows[pairs], shift_s=shift[pairs])
+        for modality in self._windows.spec.modalities:
+            values, present = prepare_batch(window[modality.name], modality)
+            if partner is not None:
+                other_values, other_present = prepare_batch(partner[modality.name], modality)
+                weight = lam[:, None, None]
+                present = present * other_present
+                values = (weight * values + (1 - weight) * other_values) * present
+            inputs[modality.name] = self._disturb(values, present, self._statistics[modality.name], rng)
+        targets, labelled = self._targets(rows, pairs, lam)
+        return Batch(inputs=inputs, targets=targets, labelled=labelled, index=torch.from_numpy(rows), step=step)
+
+    def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
+        """Without replacement inside an epoch: the step picks its slice of the epoch's permutation."""
+        parts = []
+        if self._from_labelled:
+            parts.append(self._labelled_rows[self._slice(len(self._labelled_rows), self._from_labelled, step, 1)])
+        if self._from_labelled < self._batch:
+            parts.append(self._slice(len(self._windows), self._batch - self._from_labelled, step, 2))
+        return np.concatenate(parts).astype(np.int64)
+
+    def _slice(self, length: int, count: int, step: int, stream: int) -> NDArray[np.int64]:
+        positions = np.arange(step * count, (step + 1) * count)
+        epochs = positions // length
+        taken = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng([self._seed, stream, int(epoch)]).permutation(length)
+            inside = epochs == epoch
+            taken[inside] = order[positions[inside] % length]
+        return taken
+
+    def _shift(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        reach_s = self._windows.max_shift_s if self._config.shift else 0.0
+        return rng.uniform(-reach_s, reach_s, self._batch)
+
+    def _mixing(
+        self, rng: np.random.Generator, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+        """Partners inside the labelled and the free part of the batch, so that labelled windows keep labels."""
+        lam = rng.uniform(0, 1, self._batch).astype(np.float32)
+        if rng.uniform() >= self._config.mixup:
+            return None, np.ones(self._batch, dtype=np.float32)
+        first = rng.permutation(self._from_labelled)
+        rest = self._from_labelled + rng.permutation(self._batch - self._from_labelled)
+        pairs = np.concatenate([first, rest]).astype(np.int64)
+        return (pairs if self._part is None else self._inside_parts(pairs, self._part[rows])), lam
+
+    def _inside_parts(self, pairs: NDArray[np.int64], part: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) partners of the same part (B,): each one's rows in the order in which the free pairing has them."""
+        found = np.empty_like(pairs)
+        is_labelled = np.arange(self._batch) < self._from_labelled
+        for number in np.unique(part):
+            for side in (is_labelled, ~is_labelled):
+                members = np.flatnonzero((part == number) & side)
+                found[members] = pairs[np.isin(pairs, members)]
+        return found
+
+    def _targets(
+        self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]
+    ) -> tuple[Tensor, Tensor]:
+        labels = self._windows.labels[rows]
+        known = torch.from_numpy(is_labelled(labels))
+        targets = _as_targets(labels, classes=len(self._windows.spec.task.labels))
+        if pairs is not None:
+            weight = torch.from_numpy(lam)[:, None]
+            targets = weight * targets + (1 - weight) * targets[pairs]
+            known = known & known[pairs]
+        return targets * known[:, None], known.float()
+
+    def _disturb(
+        self,
+        values: NDArray[np.float32],
+        present: NDArray[np.float32],
+        statistics: tuple[NDArray[np.float32], NDArray[np.float32]],
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        config = self._config
+        mean, std = statistics
+        batch, samples, channels = values.shape
+        gain = rng.uniform(1 - config.gain, 1 + config.gain, (batch, 1, 1)).astype(np.float32)
+        noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
+        keep = np.ones_like(present)
+        if channels > 1:
+            keep *= rng.uniform(size=(batch, 1, channels)) >= config.channel_dropout
+        start = rng.integers(0, samples, (batch, 1))
+        length = rng.integers(1, max(2, samples // 2), (batch, 1)) * (
+            rng.uniform(size=(batch, 1)) < config.span_dropout
+        )
+        time = np.arange(samples)
+        keep *= ~((time >= start) & (time < start + length))[:, :, None]
+        present = present * keep
+        return torch.from_numpy((mean + (values - mean) * gain + noise) * present), torch.from_numpy(present)
+
+
+def _as_targets(labels: Labels, *, classes: int) -> Tensor:
+    """(B, K) float32, anything finite where a label is unknown."""
+    if labels.dtype.kind == "f":
+        return torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
+    if labels.ndim == 2:
+        return torch.from_numpy(labels).float()
+    return F.one_hot(torch.from_numpy(labels).clamp(min=0), classes).float()
+
+
+def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Gives mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
+
+    Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
+    of the largest value and never 0.
+    """
+    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 2048)).astype(np.int64))
+    modality = windows.spec.modality(name)
+    values, present = prepare_batch(windows.take(rows)[name], modality)
+    flat = np.where(present > 0, values, np.nan).reshape(-1, values.shape[-1]).astype(np.float64)
+    means, stds = np.zeros(flat.shape[1]), np.ones(flat.shape[1])
+    for channel in range(flat.shape[1]):
+        known = flat[np.isfinite(flat[:, channel]), channel]
+        if len(known) == 0:
+            continue
+        low, high = np.quantile(known, [0.001, 0.999])
+        inner = known[(known >= low) & (known <= high)]
+        means[channel] = inner.mean()
+        stds[channel] = max(inner.std(), 1e-6 * max(np.abs(inner).max(), 1.0))
+    return means.astype(np.float32), stds.astype(np.float32)

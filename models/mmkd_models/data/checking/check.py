@@ -1,0 +1,231 @@
+"""The full check of a dataset: every rule of docs/datasets.md, the values of the windows included.
+
+Owns the rules that need a look into the windows, and what is allowed but worth knowing. Changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
+from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
+from mmkd_models.data.dataset import count_problems, windows_of
+from mmkd_models.data.files import RECORDINGS, Arrays, is_cut_from_recordings, load_arrays, structure_problems
+from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.sources import Rows
+from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message, read_dataset_spec
+from mmkd_models.data.split import split_facts
+from mmkd_models.data.windows import Windows
+
+_UNKNOWN = "may share people and machines with training; with groups they cannot"
+_LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
+# A channel whose farthest value lies this many times beyond where 99.9 % of its values lie has a glitch, not a signal.
+_GLITCH_RATIO = 10.0
+_GLITCH_SHARE = 0.999
+_MOST_GLITCH_VALUES = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What the check of a sound dataset found.
+
+    Attributes:
+        facts: one sentence each, for people.
+        warnings: allowed by the contract, but it may spoil training or judging.
+    """
+
+    facts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check_dataset(path: str | Path) -> CheckReport:
+    """Checks every rule of the dataset directory, and reads every value once.
+
+    Raises:
+        DatasetError: the directory breaks its contract; the message lists every problem found.
+    """
+    path = Path(path)
+    spec = read_dataset_spec(path)
+    cut = is_cut_from_recordings(path, spec)
+    arrays, problems = load_arrays(path, spec)
+    problems += structure_problems(spec, arrays, cut=cut)
+    if not problems and cut:
+        problems += count_problems(spec, arrays)
+    if problems:  # the windows can only be read when dtypes and shapes are right
+        raise DatasetError(problem_message(path, problems))
+    windows = windows_of(spec, arrays, cut=cut)
+    scan, overlaps = scan_windows(windows), overlaps_of(windows)
+    problems += content_problems(windows, scan, overlaps, cut=cut)
+    if problems:
+        raise DatasetError(problem_message(path, problems))
+    warnings = [*_unused_files(path, arrays), *group_warnings(windows, overlaps), *_warnings(windows, scan)]
+    return CheckReport(facts=tuple(_facts(windows, scan)), warnings=tuple(warnings))
+
+
+def content_problems(windows: Windows, scan: Scan, overlaps: Overlaps, *, cut: bool) -> Iterator[str]:
+    """Gives one text for every rule that the windows of a dataset of sound structure break."""
+    spec = windows.spec
+    split_of = split_numbers(spec)
+    yield from _label_problems(windows.labels[split_of == 0], spec.task)
+    for name, found in scan.modalities.items():
+        yield from _value_problems(name, found, split_of, cut=cut)
+    yield from _copy_problems(windows, scan, split_of)
+    yield from split_problems(windows, overlaps)
+    folds = [] if windows.folds is None else np.unique(windows.folds).tolist()
+    if windows.folds is not None and len(folds) < _LEAST_FOLDS:
+        yield f"folds: expected {_LEAST_FOLDS} or more, got {len(folds)}; deal the groups into more, or leave them out"
+
+
+def _label_problems(labels: Labels, task: TaskSpec) -> Iterator[str]:
+    """What the labels of train lack; without it nothing can be learnt."""
+    known = labels[is_labelled(labels)]
+    if task.kind == "regression":
+        if len(np.unique(known)) < 2:
+            yield (
+                f"target {task.labels[0]!r}: expected two different numbers or more in train, got one or none;"
+                " move groups, or label more"
+            )
+        return
+    for number, name in enumerate(task.labels):
+        if task.kind == "classification" and not (known == number).any():
+            yield f"class {name!r} ({number}) has no window in train; move a group that has it, or remove the class"
+        elif task.kind == "multi_label" and len(np.unique(known[:, number])) < 2:
+            state = "on" if known[:, number].any() else "off"
+            yield (
+                f"label {name!r} ({number}) is {state} in every labelled window of train, which teaches nothing;"
+                " move groups, or remove the label"
+            )
+
+
+def split_numbers(spec: DatasetSpec) -> Rows:
+    """Gives int64 (N,): 0 train, 1 valid, 2 test for every window of `Dataset.everything()`."""
+    return np.repeat(np.arange(len(SPLIT_NAMES)), [spec.splits[split] for split in SPLIT_NAMES])
+
+
+def _value_problems(name: str, found: ModalityScan, split_of: Rows, *, cut: bool) -> Iterator[str]:
+    for number, split in enumerate(SPLIT_NAMES):
+        infinite = found.infinite[split_of == number]
+        if infinite.any():
+            where = f"{RECORDINGS}/{name}.npy: in windows of {split}" if cut else f"{split}/{name}.npy"
+            values, windows = _counted(infinite.sum(), "infinite value"), _counted((infinite > 0).sum(), "window")
+            first = int(np.flatnonzero(infinite)[0])
+            yield (
+                f"{where}: {values} in {windows}, the first in window {first};"
+                " expected numbers or NaN for missing: store NaN"
+            )
+    if (found.unusable[split_of == 0] == found.values).all():
+        yield f"modality {name!r} has no valid value in train; correct its values or its range, or leave it out"
+
+
+def _copy_problems(windows: Windows, scan: Scan, split_of: Rows) -> Iterator[str]:
+    first_seen: dict[bytes, int] = {}
+    copies: list[tuple[int, int]] = []
+    for row, digest in enumerate(scan.digests):
+        if not digest:
+            continue
+        first = first_seen.setdefault(digest, row)
+        if split_of[first] != split_of[row]:
+            copies.append((first, row))
+    if copies:
+        first, row = copies[0]
+        yield (
+            f"{place(windows.spec, first)} and {place(windows.spec, row)} are the same window ({len(copies)} in all);"
+            " expected splits that share nothing: remove the copies or give both one group"
+        )
+
+
+def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
+    spec = windows.spec
+    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
+    yield f"{len(windows)} windows: {counts}"
+    if windows.has_groups:
+        yield f"{windows.group_count} groups, none in two splits"
+    else:
+        yield f"no groups: scores are of {split_facts(windows).judged_on.partition(';')[0]}, which {_UNKNOWN}"
+    if windows.folds is not None:
+        yield f"{len(np.unique(windows.folds))} folds of whole groups"
+    unlabelled = _counted((~windows.labelled).sum(), "unlabelled window")
+    yield f"{_task_fact(windows)}; {unlabelled}"
+    for name, found in scan.modalities.items():
+        total = found.values * len(windows)
+        text = f"{name}: {_percent(int(found.unusable.sum()), total)} of the values missing"
+        whole = int((found.unusable == found.values).sum())
+        text += f", {_counted(whole, 'window')} without any value"
+        outside = int(found.outside.sum())
+        yield text + (f", {_counted(outside, 'value')} outside the range" if outside else "")
+
+
+def _task_fact(windows: Windows) -> str:
+    task = windows.spec.task
+    known = windows.labels[windows.labelled]
+    match task.kind:
+        case "classification":
+            return f"{len(task.labels)} classes, all in train"
+        case "multi_label":
+            return f"{len(task.labels)} labels, {known.sum(axis=1).mean():.2f} of them on in a window on average"
+        case "regression":
+            return f"target {task.labels[0]}: {known.min():g} to {known.max():g}{task.unit_text}"
+
+
+def _unused_files(path: Path, arrays: Arrays) -> Iterator[str]:
+    for file in sorted(path.rglob("*.npy")):
+        name = file.relative_to(path).as_posix()
+        if name not in arrays:
+            yield f"{name}: nothing reads this file; describe it in dataset.json or remove it"
+
+
+def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
+    spec = windows.spec
+    split_of = split_numbers(spec)
+    for number, split in enumerate(SPLIT_NAMES[1:], start=1):
+        absent = _absent(windows.labels[split_of == number], spec.task)
+        if absent:
+            yield f"{split} has no window of {', '.join(absent)}: nothing it says about them counts"
+    for modality in spec.modalities:
+        found = scan.modalities[modality.name]
+        for channel, (low, high) in enumerate(zip(found.low, found.high, strict=True)):
+            if low == high:
+                yield f"{modality.name}: channel {modality.channels[channel]} is {low:g} throughout: it tells nothing"
+        if modality.range is None:
+            yield from _glitches(windows, modality_name=modality.name)
+
+
+def _absent(labels: Labels, task: TaskSpec) -> list[str]:
+    """Classes or labels that no window of a split has."""
+    if task.kind == "regression":
+        return []
+    if task.kind == "multi_label":
+        return [name for index, name in enumerate(task.labels) if not (labels[:, index] == 1).any()]
+    return [name for index, name in enumerate(task.labels) if not (labels == index).any()]
+
+
+def _glitches(windows: Windows, *, modality_name: str) -> Iterator[str]:
+    modality = windows.spec.modality(modality_name)
+    step = max(1, len(windows) * modality.samples * len(modality.channels) // _MOST_GLITCH_VALUES)
+    values = windows.source.gather(modality, windows.rows[::step], shift_s=None)
+    flat = values.reshape(-1, len(modality.channels))
+    for channel, name in enumerate(modality.channels):
+        column = flat[~np.isnan(flat[:, channel]), channel].astype(np.float64)
+        if not len(column):
+            continue
+        distance = np.abs(column - np.median(column))
+        usual = float(np.quantile(distance, _GLITCH_SHARE))
+        if distance.max() > _GLITCH_RATIO * usual > 0:
+            yield (
+                f"{modality_name}: channel {name} reaches {column[int(distance.argmax())]:g}, while 99.9 % of it lies"
+                f" within {usual:g} of {np.median(column):g}: set its 'range' if that is a glitch"
+            )
+
+
+def _counted(count: int | np.int64, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2f} %" if count else "none"

@@ -1,0 +1,1 @@
+"""Recordings in other forms become dataset directories."""

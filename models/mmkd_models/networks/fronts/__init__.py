@@ -1,0 +1,1 @@
+"""What networks see of samples: causal, long and spectral views."""

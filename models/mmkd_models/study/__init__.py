@@ -1,0 +1,1 @@
+"""What a study found: its table, its choice, its documents."""

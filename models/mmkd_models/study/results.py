@@ -1,0 +1,289 @@
+"""Results of studies in compact files, one for a set, sensor, label share and seed: figures without weights.
+
+They are small enough to be kept with a project and carried to another machine. Read back into a study's folder, what
+they know is finished, and only what is missing is trained: a study can be done in portions, by several machines, on
+several days. Names of trials and teachers follow from all that decides their weights, so portions agree about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.data.split import OF_GROUPS, split_facts
+from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.study.document import DatasetFacts, StudentSize
+from mmkd_models.training.checkpoint import library_versions
+from mmkd_models.trials.choice import chosen_trials
+from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
+from mmkd_models.trials.plan import (
+    TEACHERS_FOLDER,
+    Conditions,
+    Entry,
+    Method,
+    TeacherChoice,
+    Trial,
+    candidates,
+    entries,
+)
+from mmkd_models.trials.rivals import RivalName, RivalResult, rival_file, rivals_on
+from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results
+from mmkd_models.trials.trials import TRIAL_FILE, TrialResult, judged_trial, trial_result
+
+_CONDITIONS = Conditions.__struct_fields__
+
+
+class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished trial: its folder's name, how it ended, and its test where the table needed it."""
+
+    name: str
+    result: TrialResult
+    test: Judged | None
+
+
+class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What taught: its folder's name; how its training ended, where it is one file; its test."""
+
+    name: str
+    choice: TeacherChoice
+    result: TeacherResult | None
+    test: Judged | None
+
+
+class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file: everything that is finished on one seed and its fold.
+
+    Attributes:
+        format_version: of the file.
+        dataset: what was trained on.
+        seed: of everything random, and number of the fold.
+        conditions: what all trials share; modality and label share among them.
+        versions: of what wrote the file last.
+        methods: recipes of the trials, by name.
+        teachers: what taught, and teachers that were only compared.
+        trials: finished ones.
+        rivals: without a network.
+    """
+
+    format_version: int = FORMAT_VERSION
+    dataset: DatasetFacts
+    seed: int
+    conditions: Conditions
+    versions: dict[str, str]
+    methods: tuple[Method, ...]
+    teachers: tuple[TeacherRecord, ...]
+    trials: tuple[TrialRecord, ...]
+    rivals: tuple[RivalResult, ...]
+
+
+class SizeResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What students of one sensor cost, and their latency beside a teacher's on the machine that was measured last."""
+
+    format_version: int = FORMAT_VERSION
+    dataset: str
+    dataset_sha256: str
+    modality: str
+    teacher: str
+    students: tuple[StudentSize, ...]
+
+
+def seed_file(results: Path, dataset: str, conditions: Conditions, seed: int) -> Path:
+    """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`."""
+    return results / f"{dataset}-{conditions.modality}-{100 * conditions.label_share:g}-seed{seed}.json"
+
+
+def size_file(results: Path, dataset: str, modality: str) -> Path:
+    """Gives where the costs of a sensor's students are kept."""
+    return results / f"{dataset}-{modality}-sizes.json"
+
+
+def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
+    """Writes what these results know into a study's folder, where it is not yet; gives the number of trials there.
+
+    Raises:
+        UsageError: the results are of another dataset, or of trainings under other conditions.
+        CheckpointError: a file is damaged.
+    """
+    known = 0
+    for seed in seeds:
+        path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
+        found = _read(path, SeedResults)
+        if found is None:
+            continue
+        _check_same(found, folder, path)
+        for trial in found.trials:
+            _put(folder.out / "trials" / trial.name, (TEST_FILE, trial.test), (TRIAL_FILE, trial.result))
+        for teacher in found.teachers:
+            _put(folder.out / TEACHERS_FOLDER / teacher.name, (TEST_FILE, teacher.test), (TEACHER_FILE, teacher.result))
+        for rival in found.rivals:
+            _put(folder.out, (str(rival_file(folder, rival.rival, seed).relative_to(folder.out)), rival))
+        known += len(found.trials)
+    return known
+
+
+def _put(path: Path, *files: tuple[str, msgspec.Struct | None]) -> None:
+    for name, value in files:
+        if value is not None and not (path / name).exists():
+            write_result(path / name, value)
+
+
+def _check_same(found: SeedResults, folder: StudyFolder, path: Path) -> None:
+    pairs = {name: (getattr(found.conditions, name), getattr(folder.conditions, name)) for name in _CONDITIONS}
+    split = split_facts(folder.dataset.everything())
+    # Early results do not say how they were split, and windows without groups were dealt anew.
+    pairs["split"] = ((found.dataset.split or OF_GROUPS).by, split.by)
+    for name, (theirs, wanted) in pairs.items():
+        if theirs != wanted:
+            raise UsageError(
+                f"{path}: expected results with {name} {_words(wanted)}, got {_words(theirs)}; name another folder of "
+                "results, or give the same options"
+            )
+
+
+def _words(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def collect(
+    folder: StudyFolder,
+    results: Path,
+    *,
+    dataset: DatasetFacts,
+    seeds: Sequence[int],
+    impossible: Sequence[Entry],
+    compared: Sequence[TeacherChoice] = (),
+    rivals: Sequence[RivalName] = (),
+) -> tuple[Path, ...]:
+    """Adds what a study's folder has finished to the results, judged on the test windows where the table needs it.
+
+    Earlier results stay, unless the same trial is here too. A seed of which nothing is finished gets no file.
+
+    Args:
+        folder: of the study; its space says which trials are meant.
+        results: where the files are kept.
+        dataset: facts for the files.
+        seeds: those to collect.
+        impossible: combinations that no training can have.
+        compared: teachers that teach nobody.
+        rivals: those to train and judge too.
+
+    Returns:
+        The files that were written.
+    """
+    written = []
+    for seed in seeds:
+        path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
+        before = _read(path, SeedResults)
+        if before is not None:
+            _check_same(before, folder, path)
+        trials = list(_trial_records(folder, impossible, seed))
+        teachers = list(_teacher_records(folder, compared, seed))
+        if not trials and not teachers:
+            continue
+        earlier = (before.trials, before.teachers, before.rivals, before.methods) if before else ((), (), (), ())
+        found = SeedResults(
+            dataset=dataset,
+            seed=seed,
+            conditions=folder.conditions,
+            versions=library_versions(),
+            methods=_merged(earlier[3], folder.space.methods),
+            teachers=_merged(earlier[1], teachers),
+            trials=_merged(earlier[0], trials),
+            rivals=_joined(earlier[2], [one for one in rivals_on(folder, rivals, [seed]) if one.test is not None]),
+        )
+        write_lines(path, found)
+        written.append(path)
+    return tuple(written)
+
+
+def _trial_records(folder: StudyFolder, impossible: Sequence[Entry], seed: int) -> Iterator[TrialRecord]:
+    for entry in entries(folder.space, impossible):
+        for result in chosen_trials(folder, entry, [seed]).values():
+            judged_trial(folder, result.trial)
+    for candidate in candidates(folder.space, impossible):
+        trial = Trial(candidate=candidate, seed=seed)
+        ended = trial_result(folder, trial)
+        if ended is not None and ended.state == "finished":
+            path = folder.of_trial(trial)
+            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, Judged))
+
+
+def _teacher_records(folder: StudyFolder, compared: Sequence[TeacherChoice], seed: int) -> Iterator[TeacherRecord]:
+    """Members, and what several of them say together."""
+    choices = (*folder.space.teachers, *compared)
+    for one in dict.fromkeys([*(member for choice in choices for member in choice.members), *choices]):
+        if teacher_results(folder, one, seed) is not None:
+            single = len(one.members) == 1
+            yield TeacherRecord(
+                name=folder.of_teacher(one, seed).name,
+                choice=one,
+                result=teacher_result(folder, one, seed) if single else None,
+                test=judged_teacher(folder, one, seed),
+            )
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Named = TypeVar("_Named", bound=_HasName)
+
+
+def _merged(before: Sequence[_Named], now: Sequence[_Named]) -> tuple[_Named, ...]:
+    """By name, the later ones in place of the earlier ones."""
+    found = {one.name: one for one in (*before, *now)}
+    return tuple(found[name] for name in sorted(found))
+
+
+def _joined(before: Sequence[RivalResult], now: Sequence[RivalResult]) -> tuple[RivalResult, ...]:
+    found = {one.rival: one for one in (*before, *now)}
+    return tuple(found[name] for name in sorted(found))
+
+
+def write_lines(path: Path, value: msgspec.Struct) -> None:
+    """Replaces the file: JSON with a line for every key, and for every item of a list, so that changes are small."""
+    parts = []
+    for key, item in msgspec.to_builtins(value).items():
+        text = msgspec.json.encode(item).decode()
+        if isinstance(item, (list, tuple)) and item and isinstance(item[0], dict):
+            text = "[\n  " + ",\n  ".join(msgspec.json.encode(one).decode() for one in item) + "\n ]"
+        parts.append(f'"{key}": {text}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, ("{\n " + ",\n ".join(parts) + "\n}\n").encode())
+
+
+def read_seeds(results: Path) -> tuple[SeedResults, ...]:
+    """Gives the results of all seeds in a folder, by dataset, modality, label share and seed."""
+    found = [_read(path, SeedResults) for path in results.glob("*-seed*.json")]
+    return tuple(
+        sorted(
+            (one for one in found if one is not None),
+            key=lambda one: (one.dataset.name, one.conditions.modality, -one.conditions.label_share, one.seed),
+        )
+    )
+
+
+def read_sizes(results: Path) -> dict[tuple[str, str], SizeResults]:
+    """Gives the costs of students in a folder by dataset and modality."""
+    found = [_read(path, SizeResults) for path in sorted(results.glob("*-sizes.json"))]
+    return {(one.dataset, one.modality): one for one in found if one is not None}
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+
+
+def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(
+            f"{path}: expected results of a study, got a damaged file ({error}); bring back the one that was written"
+        ) from error

@@ -1,0 +1,375 @@
+"""StudentCheckpoint and TeacherCheckpoint <-> file: one safetensors file, tensors + JSON metadata.
+
+A checkpoint holds what it claims and nothing else: a student checkpoint has no teacher and no projector in it, and its
+tensor names are exactly those of the network it describes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar, cast
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.drift.features import GroupReference
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
+from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.windows import Windows
+from mmkd_models.distil.learner import Recipe
+from mmkd_models.losses.goal import target_scale
+from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.networks.encoder import Encoder, FrontEnd
+from mmkd_models.networks.fronts.causal import CausalFront
+from mmkd_models.networks.fronts.long import LongFrontEnd
+from mmkd_models.networks.int8 import LearntInt8
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
+from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
+
+FORMAT_VERSION = 1
+MOST_WINDOWS = 256
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a network comes from.
+
+    Attributes:
+        dataset: name of the dataset.
+        dataset_sha256: of its content.
+        fold: number of the fold whose windows trained; None for the dataset's own split, unset where nobody knows.
+        licence: of the data.
+        metric: what validation maximised.
+        score: of the kept weights on validation.
+        best_step: when they were reached.
+        teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
+        further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
+        training: how.
+        augment: how windows were varied.
+        recipe: of the distillation; None where labels alone taught.
+        curve: the validations.
+        group_reference: how the groups of the training differ from each other in a student's modality; unset where it
+            was not measured.
+        versions: of Python and the libraries.
+    """
+
+    dataset: str
+    dataset_sha256: str
+    fold: int | msgspec.UnsetType | None = msgspec.UNSET
+    licence: str
+    metric: str
+    score: float
+    best_step: int
+    teacher_sha256: str | None = None
+    further_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    training: TrainConfig
+    augment: AugmentConfig
+    recipe: Recipe | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
+    versions: dict[str, str] = {}
+
+    @property
+    def teachers_sha256(self) -> tuple[str, ...]:
+        """Gives the hashes of all teachers, in their order."""
+        first = () if self.teacher_sha256 is None else (self.teacher_sha256,)
+        return first + (self.further_teachers_sha256 or ())
+
+
+class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format_version: int
+    modality: ModalitySpec
+    task: TaskSpec
+    config: StudentConfig
+    facts: Facts
+    int8: LearntInt8 | msgspec.UnsetType = msgspec.UNSET
+
+
+class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format_version: int
+    modalities: tuple[ModalitySpec, ...]
+    task: TaskSpec
+    config: TeacherConfig
+    facts: Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedWindows:
+    """Validation windows that travel with a student, for calibration and golden tests at export.
+
+    Attributes:
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing.
+        labels: as `Windows.labels`, all known.
+    """
+
+    windows: NDArray[np.float32]
+    labels: Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentCheckpoint:
+    """A trained student with what is needed to export it.
+
+    Attributes:
+        modality: what it takes.
+        task: what it answers.
+        config: its size.
+        facts: where it comes from.
+        state: its weights.
+        carried: validation windows; None where it carries none.
+        int8: what quantisation-aware distillation learnt; None where it had none.
+    """
+
+    modality: ModalitySpec
+    task: TaskSpec
+    config: StudentConfig
+    facts: Facts
+    state: Mapping[str, Tensor]
+    carried: CarriedWindows | None
+    int8: LearntInt8 | None = None
+
+    def network(self) -> Student:
+        """Gives the student with its weights, in evaluation mode."""
+        student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
+        student.load_state_dict(self.state)
+        return student.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCheckpoint:
+    """A trained teacher."""
+
+    modalities: tuple[ModalitySpec, ...]
+    task: TaskSpec
+    config: TeacherConfig
+    facts: Facts
+    state: Mapping[str, Tensor]
+
+    def network(self) -> Teacher:
+        """Gives the teacher with its weights, in evaluation mode."""
+        teacher = Teacher(self.modalities, len(self.task.labels), self.config, kind=self.task.kind)
+        teacher.load_state_dict(self.state)
+        return teacher.eval()
+
+
+def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
+    """Replaces the file, all or nothing."""
+    document = _StudentDocument(
+        format_version=FORMAT_VERSION,
+        modality=checkpoint.modality,
+        task=checkpoint.task,
+        config=checkpoint.config,
+        facts=checkpoint.facts,
+        int8=checkpoint.int8 or msgspec.UNSET,
+    )
+    tensors = {f"student/{name}": tensor for name, tensor in checkpoint.state.items()}
+    if checkpoint.carried is not None:
+        tensors["carried/windows"] = torch.from_numpy(checkpoint.carried.windows)
+        tensors["carried/labels"] = torch.from_numpy(checkpoint.carried.labels)
+    write_tensors(path, tensors, kind="student", document=msgspec.json.encode(document))
+
+
+def read_student(path: Path) -> StudentCheckpoint:
+    """Gives the student in the file.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: the file is no student checkpoint, damaged, or made by a newer version.
+    """
+    tensors, raw = read_tensors(path, kind="student")
+    document = decoded(raw, _StudentDocument, path)
+    state = part_named(tensors, "student/")
+    carried = part_named(tensors, "carried/")
+    check_parts(tensors, ("student/", "carried/"), path)
+    check_sizes((document.modality,), document.task, path)
+    task = document.task
+    network = Student(document.modality, len(task.labels), document.config, kind=task.kind)
+    same_tensors(network.state_dict(), state, path=path)
+    int8 = document.int8 or None
+    if int8 is not None:
+        _check_int8(int8, network, path)
+    return StudentCheckpoint(
+        modality=document.modality,
+        task=document.task,
+        config=document.config,
+        facts=document.facts,
+        state=state,
+        carried=_carried(carried, document.modality, document.task, path) if carried else None,
+        int8=int8,
+    )
+
+
+def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
+    """Replaces the file, all or nothing."""
+    document = _TeacherDocument(
+        format_version=FORMAT_VERSION,
+        modalities=checkpoint.modalities,
+        task=checkpoint.task,
+        config=checkpoint.config,
+        facts=checkpoint.facts,
+    )
+    tensors = {f"teacher/{name}": tensor for name, tensor in checkpoint.state.items()}
+    write_tensors(path, tensors, kind="teacher", document=msgspec.json.encode(document))
+
+
+def read_teacher(path: Path) -> TeacherCheckpoint:
+    """Gives the teacher in the file; errors as `read_student`."""
+    tensors, raw = read_tensors(path, kind="teacher")
+    document = decoded(raw, _TeacherDocument, path)
+    state = part_named(tensors, "teacher/")
+    check_parts(tensors, ("teacher/",), path)
+    check_sizes(document.modalities, document.task, path)
+    task = document.task
+    network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
+    same_tensors(network.state_dict(), state, path=path)
+    return TeacherCheckpoint(
+        modalities=document.modalities,
+        task=document.task,
+        config=document.config,
+        facts=document.facts,
+        state=state,
+    )
+
+
+def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
+    """Draws up to `most` labelled windows of the validation split, in a fixed order."""
+    known = np.flatnonzero(valid.labelled)
+    rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
+    return CarriedWindows(
+        windows=np.ascontiguousarray(valid.take(rows)[modality]), labels=np.ascontiguousarray(valid.labels[rows])
+    )
+
+
+def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
+    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
+
+    Those of a regression's target go to its end, over the labelled windows.
+
+    Raises:
+        ValueError: the network is a student and the windows have more than its one modality.
+        UsageError: the target has fewer than two different values in the labelled windows.
+    """
+    if network.answer.kind == "regression":
+        for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
+            buffer.fill_(value)
+    fronts: dict[str, FrontEnd | LongFrontEnd | CausalFront]
+    if isinstance(network, Teacher):
+        fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
+    else:
+        names = [modality.name for modality in windows.spec.modalities]
+        if len(names) != 1:
+            raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
+        fronts = {names[0]: network.encoder.front}
+    for name, front in fronts.items():
+        mean, std = channel_statistics(windows, name)
+        front.mean.copy_(torch.from_numpy(mean))
+        front.std.copy_(torch.from_numpy(std))
+
+
+def library_versions() -> dict[str, str]:
+    """Gives the versions that a result depends on."""
+    names = ("mmkd-edge", "torch", "numpy", "lightning-fabric", "safetensors")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def file_sha256(path: Path) -> str:
+    """Gives the SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def part_named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Gives the tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> None:
+    """Raises CheckpointError where a tensor of the file has none of these prefixes."""
+    unknown = sorted(name for name in tensors if not name.startswith(prefixes))
+    if unknown:
+        raise CheckpointError(
+            f"{path}: expected only tensors named {' or '.join(prefixes)}..., got {unknown[:3]}; the file was altered"
+        )
+
+
+def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
+    """Raises CheckpointError where the metadata describe no network."""
+    fit = all(m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf for m in modalities)
+    fewest = 2 if task.kind == "classification" else 1
+    if not modalities or not fit or len(task.labels) < fewest:
+        raise CheckpointError(
+            f"{path}: metadata: expected modalities with samples, channels and a rate, and two labels or more, got "
+            f"{[(m.name, m.shape, m.rate_hz) for m in modalities]} and {list(task.labels)}; the file was altered"
+        )
+    fault = task_fault(task)
+    if fault is not None:
+        raise CheckpointError(f"{path}: metadata: task.{fault[0]}: {fault[1]}; the file was altered")
+
+
+def _check_int8(int8: LearntInt8, network: Student, path: Path) -> None:
+    modules = dict(network.named_modules())
+    unknown = [name for name in int8.ranges if name not in modules]
+    if unknown:
+        raise CheckpointError(
+            f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
+        )
+
+
+def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
+    windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
+    shape = (len(windows), *modality.shape)
+    dtype, several = label_dtype(task.kind), task.kind == "multi_label"
+    wanted = (len(windows), len(task.labels)) if several else (len(windows),)
+    known = labels.dtype == getattr(torch, dtype) and labels.shape == wanted
+    if windows.dtype != torch.float32 or windows.shape != shape or not known:
+        raise CheckpointError(
+            f"{path}: carried windows: expected float32 (N, T, C)={shape} with {dtype} labels "
+            f"{'(N, K)' if several else '(N,)'}, got {windows.dtype} "
+            f"{tuple(windows.shape)} with {labels.dtype} {tuple(labels.shape)}; the file was altered"
+        )
+    if task.kind != "classification":
+        if not is_labelled(labels.numpy()).all() or (several and bool((labels > 1).any())):
+            raise CheckpointError(
+                f"{path}: carried windows: expected a label of each, got windows without; the file was altered"
+            )
+    elif bool(((labels < 0) | (labels >= len(task.labels))).any()):
+        raise CheckpointError(
+            f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
+            f"{labels.max()}; the file was altered"
+        )
+    return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
+
+
+_Document = TypeVar("_Document", bound=msgspec.Struct)
+
+
+def decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
+    """Gives the metadata of a checkpoint.
+
+    Raises:
+        CheckpointError: they are damaged, altered, or of another version.
+    """
+    try:
+        found = parse_object(raw).get("format_version")
+    except JsonError as error:
+        raise CheckpointError(f"{path}: metadata: {error}; copy the file again from where it was made") from error
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected format_version {FORMAT_VERSION}, got {found}; use the version of mmkd-edge that wrote it"
+        )
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path}: metadata: {error}; the file was altered or made by another version") from error

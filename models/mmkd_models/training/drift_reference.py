@@ -1,0 +1,196 @@
+"""The windows of a training and how its groups differ: what a device later holds its inputs against.
+
+Owns the limits: a group never seen shall be outside of them with a stated probability. They are distribution-free:
+groups are held against kinds of windows that do not know them, and of G groups the largest such score is exceeded by
+one more group with probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; the kinds
+and the scales of the scores are fitted to the other groups, so approximately). A group is judged in blocks of
+neighbouring windows and by its worst: a device, too, may see one activity for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.drift.features import QUIETEST, ROWS, GroupReference, Kinds, window_features
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.sources import CutWindows
+from mmkd_models.data.windows import Windows
+
+FALSE_ALARM_RATE = 0.05
+"""Aimed at, for one new group; fewer than 19 groups cannot show it, and the rate is then 1 / (G + 1)."""
+
+FEWEST_GROUPS = 5
+MOST_GROUPS = 256
+MOST_WINDOWS = 2048
+FEWEST_WINDOWS_OF_GROUP = 5
+FEWEST_WINDOWS = 100
+"""A device's verdict rests on at least so many windows, so that what differs is the person and not the moment."""
+
+_BLOCK = 50  # half of that: groups of the training have few windows, and a limit from fewer is on the safe side
+_BLOCKS = 10
+_KINDS = 8
+_WINDOWS_OF_KIND = 10
+_ROUNDS = 20
+_PARTS = 20
+_SEED = 20211116
+# What no window has is never far.
+_BOUNDLESS = 1e30
+# Nats a window below which nothing is called different, however alike the groups are.
+_LEAST = 0.5
+
+Features = NDArray[np.float64]
+
+
+def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
+    """Measures the spread between the groups of the training and of the validation.
+
+    Where there are no groups, or too few with enough windows, ten blocks of neighbouring windows take their place: they
+    tell how moments differ and nothing about people or machines.
+
+    Args:
+        train: windows that were learned from.
+        valid: windows that were chosen by.
+        modality: the student's.
+
+    Returns:
+        None where there are fewer windows than ten blocks need.
+    """
+    groups = [part.subset(rows) for part in (train, valid) for rows in _rows_of_groups(part)]
+    between: Literal["groups", "recordings", "blocks"] = "recordings" if _are_recordings(train) else "groups"
+    if len(groups) < FEWEST_GROUPS:
+        between, both = "blocks", (train, valid)
+        if len(train) + len(valid) < _BLOCKS * FEWEST_WINDOWS_OF_GROUP:
+            return None
+        parts = [max(1, round(_BLOCKS * len(part) / (len(train) + len(valid)))) for part in both]
+        groups = [
+            part.subset(rows)
+            for part, count in zip(both, parts, strict=True)
+            for rows in np.array_split(np.arange(len(part)), count)
+            if len(rows)
+        ]
+    kept = [groups[number] for number in _spaced(len(groups), MOST_GROUPS)]
+    measured = [_features(group, modality) for group in kept]
+    channels = len(train.spec.modality(modality).channels)
+    return fit_reference(measured, channels=channels, between=between)
+
+
+def fit_reference(
+    groups: Sequence[Features], *, channels: int, between: Literal["groups", "recordings", "blocks"]
+) -> GroupReference:
+    """Kinds of windows, what is usual and limits from the features (N, F) of the windows of each group."""
+    most = max(FEWEST_WINDOWS_OF_GROUP, MOST_WINDOWS // len(groups))
+    groups = [one[_spaced(len(one), max(most, _BLOCK))] for one in groups]
+    kinds = _kinds(np.concatenate(groups), channels)
+    misfit, axes, levels = _limits(_of_strangers(groups, channels)).tolist()
+    return GroupReference(
+        between=between,
+        groups=len(groups),
+        windows=sum(len(one) for one in groups),
+        fewest_windows=FEWEST_WINDOWS,
+        false_alarm_rate=max(FALSE_ALARM_RATE, 1 / (len(groups) + 1)),
+        scales=tuple(kinds.scales.tolist()),
+        centres=tuple(tuple(row) for row in kinds.centres.tolist()),
+        spreads=tuple(tuple(row) for row in kinds.spreads.tolist()),
+        largest_misfit=misfit,
+        largest_axes=axes,
+        largest_levels=levels,
+    )
+
+
+def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
+    """(G, 3) the worst scores of each group's blocks by kinds that do not know it."""
+    scores = np.zeros((len(groups), 3))
+    part_of = np.arange(len(groups)) % min(_PARTS, len(groups))
+    for part in range(int(part_of.max()) + 1):
+        kinds = _kinds(np.concatenate([groups[number] for number in np.flatnonzero(part_of != part)]), channels)
+        for number in np.flatnonzero(part_of == part):
+            blocks = np.array_split(groups[number], max(1, len(groups[number]) // _BLOCK))
+            scores[number] = np.max([kinds.measure(rows).scores for rows in blocks], axis=0)
+    return scores
+
+
+def _rows_of_groups(windows: Windows) -> Iterator[NDArray[np.intp]]:
+    for group in np.unique(windows.groups):
+        rows = np.flatnonzero(windows.groups == group)
+        if len(rows) >= FEWEST_WINDOWS_OF_GROUP:
+            yield rows
+
+
+def _are_recordings(windows: Windows) -> bool:
+    source = windows.source
+    return isinstance(source, CutWindows) and bool((source.recording[windows.rows] == windows.groups).all())
+
+
+def _spaced(count: int, most: int) -> list[int]:
+    return sorted({int(number) for number in np.linspace(0, count - 1, min(count, most))})
+
+
+def _features(windows: Windows, modality: str) -> Features:
+    """(N, F) features of the windows of one group."""
+    spec = windows.spec.modality(modality)
+    step, found = max(1, spec.samples // ROWS), []
+    for start in range(0, len(windows), 32):  # a few at a time: a window may be long
+        taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
+        values, present = prepare_batch(taken, spec)
+        pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
+        found += [window_features(one, there) for one, there in pairs]
+    return np.array(found)
+
+
+def _kinds(features: Features, channels: int) -> Kinds:
+    """Kinds of windows: k-means of the standardised features, begun at windows that are far apart."""
+    logs = features[:, channels : 2 * channels]
+    known = [one[np.isfinite(one)] for one in logs.T]
+    scales = np.array([np.exp(np.median(one)) if len(one) else 1.0 for one in known])
+    floors = np.full(features.shape[1], -np.inf)
+    floors[channels : 2 * channels] = np.log(QUIETEST * scales)
+    features = np.maximum(features, floors)  # NaN stays
+    there = np.isfinite(features)
+    means = np.where(there, features, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    filled = np.where(there, features, means)
+    least = 1e-3 * np.concatenate([scales, np.ones(len(means) - channels)])
+    std = np.maximum(filled.std(axis=0), least)
+    kind_of = _clustered(np.clip((filled - means) / std, -5, 5))
+    of_kind = [filled[kind_of == kind] for kind in np.unique(kind_of)]
+    centres = np.array([rows.mean(axis=0) for rows in of_kind])
+    squares = np.array([np.square(rows - centre).sum(axis=0) for rows, centre in zip(of_kind, centres, strict=True)])
+    counts = np.array([[len(rows)] for rows in of_kind])
+    pooled = squares.sum(axis=0) / len(filled)
+    variances = (squares + _WINDOWS_OF_KIND * pooled) / (counts + _WINDOWS_OF_KIND)
+    spreads = np.where(there.any(axis=0), np.maximum(np.sqrt(variances), least), _BOUNDLESS)
+    return Kinds(centres=centres, spreads=spreads, scales=scales)
+
+
+def _clustered(points: Features) -> NDArray[np.intp]:
+    """(N,) the number of the cluster of each point (N, F)."""
+    centres = [points[np.square(points).sum(axis=1).argmin()]]
+    nearest = np.square(points - centres[0]).sum(axis=1)
+    rng = np.random.default_rng(_SEED)
+    for _ in range(min(_KINDS, len(points) // _WINDOWS_OF_KIND) - 1):
+        if not nearest.any():
+            break
+        centres.append(points[rng.choice(len(points), p=nearest / nearest.sum())])
+        nearest = np.minimum(nearest, np.square(points - centres[-1]).sum(axis=1))
+    middle = np.array(centres)
+    kind_of = np.zeros(len(points), dtype=np.intp)
+    for _ in range(_ROUNDS):
+        kind_of = (np.square(middle).sum(axis=1) - 2 * points @ middle.T).argmin(axis=1)
+        middle = np.array(
+            [points[kind_of == k].mean(axis=0) if (kind_of == k).any() else m for k, m in enumerate(middle)]
+        )
+    return kind_of
+
+
+def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) limits from the scores (G, 3) of strangers: by how much all are widened, the worst of each group says."""
+    usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
+    above = np.sort(scores - usual, axis=0)
+    second = np.maximum(above[-2], _LEAST)
+    ratios = np.sort(((scores - usual) / second).max(axis=1))
+    place = min(len(ratios), int(np.ceil((len(ratios) + 1) * (1 - FALSE_ALARM_RATE))))
+    limits: NDArray[np.float64] = usual + max(1.0, float(ratios[place - 1])) * second
+    return limits

@@ -1,0 +1,74 @@
+"""Whether a network can judge the windows of a dataset: the door of every command that brings the two together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_models.data.windows import Windows
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.training.checkpoint import Facts, TeacherCheckpoint
+    from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
+
+
+def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
+    """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
+    check_fits("teacher", teacher.task, teacher.modalities, windows)
+
+
+def check_same_fold(who: str, facts: Facts, *, dataset_sha256: str, fold: int | None) -> None:
+    """Raises UsageError where what a student learns from was trained on another fold of the same dataset.
+
+    It would know windows that are to judge the student. What does not say its fold is let pass.
+
+    Args:
+        who: it, for the message.
+        facts: where it comes from.
+        dataset_sha256: of the student's dataset.
+        fold: that the student is trained on; None for the dataset's own split.
+    """
+    if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
+        return
+    ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))
+    fix = "leave --fold out" if facts.fold is None else f"give --fold {facts.fold}"
+    raise UsageError(
+        f"{who}: expected one that was trained on {ours}, as the student is, got one of {theirs}, which may know "
+        f"windows that judge the student; {fix}, or train it anew"
+    )
+
+
+def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
+    """Raises UsageError where a network of this task and these modalities cannot judge windows.
+
+    Args:
+        who: the network, for the message; its last word is what to train instead.
+        task: what it answers.
+        modalities: what it takes.
+        windows: to judge.
+    """
+    spec = windows.spec
+    advice = f"train a {who.rpartition(' ')[2]} on this dataset"
+    if task != spec.task:
+        raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
+    names = [modality.name for modality in spec.modalities]
+    for modality in modalities:
+        if modality.name not in names:
+            raise UsageError(
+                f"{who}: expected a dataset with modality {modality.name!r}, which it was trained with, got "
+                f"{', '.join(names)}; {advice}"
+            )
+        found = spec.modality(modality.name)
+        if found.shape != modality.shape or found.rate_hz != modality.rate_hz:
+            raise UsageError(
+                f"{who}: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
+                f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; {advice}"
+            )
+        for key in ("channels", "range", "normalise"):
+            wanted, got = getattr(modality, key), getattr(found, key)
+            if got != wanted:
+                raise UsageError(f"{who}: modality {modality.name!r}: expected {key} {wanted!r}, got {got!r}; {advice}")

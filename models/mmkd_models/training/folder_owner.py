@@ -1,0 +1,35 @@
+"""Whose folder it is: written before anything is trained into it, and compared ever after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.errors import CheckpointError
+
+Claim = TypeVar("Claim", bound=msgspec.Struct)
+
+
+def claimed(path: Path, ours: Claim, *, what: str, cure: str) -> Claim:
+    """Gives the claim that stands in a file; writes ours, and gives it, where there is none.
+
+    Args:
+        path: the file; its folder is made.
+        ours: the claim of this run.
+        what: it says, for the error: "the options of a comparison".
+        cure: what to do about a damaged one: "delete the folder".
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, msgspec.json.format(msgspec.json.encode(ours), indent=1))
+        return ours
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type(ours))
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: expected {what}, got a damaged file ({error}); {cure}") from error

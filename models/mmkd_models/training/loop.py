@@ -1,0 +1,345 @@
+"""One training loop for teacher, baseline and student.
+
+Owns optimisation, validation, the best weights and resuming. What is learnt is the learner's: a module whose forward
+takes (batch, share of training done) and gives loss terms, the sum under "loss".
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.batches import Batch, BatchSource
+from mmkd_models.metrics.scores import AnyScores, scores_from_document
+from mmkd_models.tensors import same_tensors
+from mmkd_models.train_config import CurvePoint, TrainConfig
+from mmkd_models.training.resume import FILE_NAME, ResumeState, read_resume, write_resume
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # pragma: no cover
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What an observer of training sees after every step."""
+
+    step: int
+    steps: int
+    terms: Mapping[str, float]
+    best_score: float | None
+
+
+OnStep = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A finished training: the kept weights (CPU), their scores on validation, the curve, and where it stopped."""
+
+    state: dict[str, Tensor]
+    scores: AnyScores
+    best_step: int
+    curve: tuple[CurvePoint, ...]
+    stopped_at: int
+
+
+class Learner(Protocol):
+    """A module with the `network` that is kept; its forward gives loss terms with their sum under "loss"."""
+
+    network: nn.Module
+
+    def __call__(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Computes the loss terms of a batch after `share` of the training."""
+        ...
+
+
+@dataclass(kw_only=True)
+class _Best:
+    """The weights that would be kept if training ended now; `top` is the best score of any weights, and its error."""
+
+    top: float = -math.inf
+    error: float = 0.0
+    step: int = 0
+    scores: AnyScores | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    learner: nn.Module,
+    source: BatchSource,
+    *,
+    evaluate: Callable[[nn.Module], AnyScores],
+    config: TrainConfig,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    on_step: OnStep | None = None,
+) -> Fit:
+    """Trains `learner.network` and gives the weights that validated best.
+
+    Deterministic: batches and dropout follow from (seed, step), so the same seed, machine and thread count give
+    bit-equal weights, and a resumed run ends where an uninterrupted one does.
+
+    Args:
+        learner: see `Learner`; changed in place.
+        source: the batches.
+        evaluate: scores the network on the validation split.
+        config: how.
+        run_dir: where the resume state (every `eval_every` steps) and TensorBoard logs go; nothing is written if None.
+        resume: continue from the state in `run_dir`, if there is one.
+        settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name; a state
+            that was written with others is refused.
+        on_step: called after every step, by the first process only.
+
+    Raises:
+        UsageError: the numbers make no sense, the loss is no longer finite, or the state in `run_dir` belongs to a
+            training with other settings.
+        CheckpointError: the state in `run_dir` is damaged.
+    """
+    if config.steps < 1 or config.batch < 2 or config.eval_every < 1:
+        raise UsageError(
+            f"training: expected steps >= 1, batch >= 2 and eval_every >= 1, got {config.steps}, {config.batch} and "
+            f"{config.eval_every}; correct them"
+        )
+    fabric = _fabric(config)
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        loop = _Loop(fabric, learner, source, evaluate, config, run_dir, settings or {})
+        return loop.run(resume=resume, on_step=on_step)
+
+
+class _Loop:
+    """The state of one training between steps."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        learner: nn.Module,
+        source: BatchSource,
+        evaluate: Callable[[nn.Module], AnyScores],
+        config: TrainConfig,
+        run_dir: Path | None,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.fabric, self.source, self.evaluate, self.config, self.run_dir = fabric, source, evaluate, config, run_dir
+        identity = {**msgspec.structs.asdict(config), **settings}
+        self.identity: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(identity))
+        self.learner = learner
+        self.network: nn.Module = learner.network  # type: ignore[assignment]
+        learner.to(fabric.device)
+        self.optimizer = _optimizer(learner, config)
+        self.wrapped, self.wrapped_optimizer = fabric.setup(learner, self.optimizer)
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        # The network changes its tensors in place, so that these stay its own.
+        self.current = {k: v.detach() for k, v in self.network.state_dict().items() if v.dtype.is_floating_point}
+        self.best = _Best()
+        self.curve: list[CurvePoint] = []
+        self.step = 0
+        self.sums: dict[str, float] = {}
+        self.since = 0
+
+    def run(self, *, resume: bool, on_step: OnStep | None) -> Fit:
+        """Steps until the end or until patience runs out."""
+        config = self.config
+        if resume and self.run_dir is not None:
+            self._load(self.run_dir)
+        run_dir = self.run_dir if self.fabric.is_global_zero else None
+        with _scalar_log(run_dir) as log:
+            while self.step < config.steps and not self._out_of_patience():
+                terms = self._one_step()
+                if self.step % config.eval_every == 0 or self.step == config.steps:
+                    self._validate()
+                    if run_dir is not None:
+                        _write_scalars(log, self.curve[-1])
+                        self._save(run_dir)
+                if on_step is not None and self.fabric.is_global_zero:
+                    best = self.best.top if self.best.scores is not None else None
+                    on_step(Progress(step=self.step, steps=config.steps, terms=terms, best_score=best))
+        if self.best.scores is None:
+            raise AssertionError("a training validates at its last step")
+        return Fit(
+            state=self.best.state,
+            scores=self.best.scores,
+            best_step=self.best.step,
+            curve=tuple(self.curve),
+            stopped_at=self.step,
+        )
+
+    def _one_step(self) -> dict[str, float]:
+        config = self.config
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(self.step / config.steps, config.warmup_share)
+        batch = _shard(self.source.at(self.step), self.fabric.global_rank, self.fabric.world_size)
+        if not self.network.training:
+            self.wrapped.train()
+        terms = self.wrapped(batch.to(self.fabric.device), self.step / config.steps)
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        self._check_finite("loss", values["loss"])
+        self.wrapped_optimizer.zero_grad()
+        self.fabric.backward(terms["loss"])
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.wrapped_optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+        # In 16-mixed the gradient scaler skips such a step and lowers its scale.
+        if norm is not None and config.precision != "16-mixed":
+            self._check_finite("gradient", float(norm))
+        self.wrapped_optimizer.step()
+        self.step += 1
+        self._update_average()
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.since += 1
+        return values
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UsageError(
+                f"training: expected a finite {what}, got {value} at step {self.step + 1}; "
+                "lower --learning-rate or check the data"
+            )
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The ramp lets the average forget the start (as TensorFlow's ExponentialMovingAverage with num_updates does).
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step)) if self.config.ema_decay > 0 else 0.0
+        averages = [self.average[name] for name in self.current]
+        torch._foreach_lerp_(averages, list(self.current.values()), 1 - decay)
+
+    def _validate(self) -> None:
+        raw = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+        scores = self.evaluate(self.network)
+        self.network.load_state_dict(raw)
+        score = scores.metric(self.config.metric)
+        means = {name: total / self.since for name, total in self.sums.items()}
+        self.curve.append(CurvePoint(step=self.step, train_loss=means.pop("loss"), valid_score=score, terms=means))
+        self.sums, self.since = {}, 0
+        self._keep(scores)
+
+    def _keep(self, scores: AnyScores) -> None:
+        """Keeps these weights where they are the best so far or near it; no earlier ones can then be nearer."""
+        score, best = scores.metric(self.config.metric), self.best
+        if score >= best.top:
+            best.top, best.error = score, scores.standard_error(self.config.metric)
+        if score >= best.top - self.config.near_best * best.error:
+            best.state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
+            best.step, best.scores = self.step, scores
+
+    def _out_of_patience(self) -> bool:
+        # Equal scores keep the later weights, but they are no progress.
+        scores = [point.valid_score for point in self.curve]
+        return bool(scores) and 0 < self.config.patience < len(scores) - scores.index(max(scores))
+
+    def _save(self, run_dir: Path) -> None:
+        scores = self.best.scores
+        if scores is None:
+            raise AssertionError("the state is saved after a validation")
+        write_resume(
+            run_dir,
+            ResumeState(
+                config=self.identity,
+                step=self.step,
+                learner={k: v.cpu() for k, v in self.learner.state_dict().items()},
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.fabric.strategy.precision.state_dict(),
+                average={k: v.cpu() for k, v in self.average.items()},
+                best=self.best.state,
+                best_step=self.best.step,
+                best_scores=msgspec.to_builtins(scores),
+                top=(self.best.top, self.best.error),
+                curve=[msgspec.to_builtins(point) for point in self.curve],
+            ),
+        )
+
+    def _load(self, run_dir: Path) -> None:
+        state = read_resume(run_dir, config=self.identity)
+        if state is None:
+            return
+        same_tensors(self.learner.state_dict(), state.learner, path=run_dir / FILE_NAME)
+        self.learner.load_state_dict(state.learner)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.fabric.strategy.precision.load_state_dict(state.scaler)
+        self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
+        scores = scores_from_document(state.best_scores)
+        top, error = state.top
+        self.best = _Best(top=top, error=error, step=state.best_step, scores=scores, state=dict(state.best))
+        self.curve = [msgspec.convert(point, CurvePoint) for point in state.curve]
+        self.step = state.step
+        logger.info("resumed at step %d of %d", self.step, self.config.steps)
+
+
+def schedule(share: float, warmup_share: float) -> float:
+    """Gives the factor on the peak learning rate after `share` of the training.
+
+    Example:
+        >>> [round(schedule(share, 0.1), 3) for share in (0.0, 0.1, 1.0)]
+        [0.01, 1.0, 0.01]
+    """
+    if share < warmup_share:
+        return max(0.01, share / warmup_share)
+    done = (share - warmup_share) / max(1e-9, 1 - warmup_share)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)
+    if config.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def _optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    matrices = [p for p in learner.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in learner.parameters() if p.requires_grad and p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    # Fused, a step of a small network on a CPU takes a fraction of the time; the gradient scaler cannot clip then.
+    fused = config.precision != "16-mixed"
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
+
+
+def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
+    if world_size == 1:
+        return batch
+    return Batch(
+        inputs={name: (v[rank::world_size], p[rank::world_size]) for name, (v, p) in batch.inputs.items()},
+        targets=batch.targets[rank::world_size],
+        labelled=batch.labelled[rank::world_size],
+        index=batch.index[rank::world_size],
+    )
+
+
+@contextmanager
+def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
+    """Gives a TensorBoard writer that is closed whatever happens, or None where nothing is to be written."""
+    if run_dir is None:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run_dir)) as log:
+        yield log
+
+
+def _write_scalars(log: Any, point: CurvePoint) -> None:
+    log.add_scalar("valid/score", point.valid_score, point.step)
+    log.add_scalar("train/loss", point.train_loss, point.step)
+    for name, value in point.terms.items():
+        log.add_scalar(f"train/{name}", value, point.step)

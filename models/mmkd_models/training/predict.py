@@ -1,0 +1,67 @@
+"""Answers of a network over whole splits, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.scores import AnyScores, scores_from_logits
+from mmkd_models.networks.student import StudentOutput
+from mmkd_models.networks.teacher import TeacherOutput
+
+_BATCH = 256
+
+Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
+"""From a modality's name and values (B, T, C), NaN missing, to other values."""
+
+
+@torch.no_grad()
+def logits_of(
+    network: nn.Module, windows: Windows, *, modality: str | None, change: Change | None = None
+) -> NDArray[np.float32]:
+    """Gives logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored.
+
+    Args:
+        network: a teacher, or a student of `modality`; ours, or one that answers as ours do.
+        windows: N windows.
+        modality: the student's.
+        change: gives other values (B, T, C) for a modality's name and values, to see what they do.
+    """
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    parts = []
+    for start in range(0, len(windows), _BATCH):
+        taken = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
+        inputs = {}
+        for spec in windows.spec.modalities:
+            if modality is None or spec.name == modality:
+                array = taken[spec.name] if change is None else change(spec.name, taken[spec.name])
+                values, present = prepare_batch(array, spec)
+                inputs[spec.name] = torch.from_numpy(values).to(device), torch.from_numpy(present).to(device)
+        output = network(inputs) if modality is None else network(*inputs[modality])
+        if not isinstance(output, (StudentOutput, TeacherOutput)):
+            raise TypeError(f"network: expected a StudentOutput or a TeacherOutput, got {type(output).__name__}")
+        parts.append(output.logits.float().cpu().numpy())
+    network.train(training)
+    return np.concatenate(parts)
+
+
+def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
+    """Scores a network on the labelled ones of `windows`.
+
+    Raises:
+        UsageError: none is labelled.
+    """
+    known = windows.subset(np.flatnonzero(windows.labelled))
+    if len(known) == 0:
+        raise UsageError("windows to score on: expected some labelled ones, got none; label some")
+    logits = logits_of(network, known, modality=modality)
+    return scores_from_logits(known.labels, logits, windows.spec.task)

@@ -1,0 +1,66 @@
+"""Training on a terminal: a live bar with the loss terms, or a plain line every few seconds where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mmkd_models.training.loop import Progress
+
+_PLAIN_EVERY_S = 10.0
+
+
+@contextmanager
+def training_bar(title: str) -> Iterator[Callable[[Progress], None]]:
+    """Gives an observer of training that writes to stderr; NO_COLOR is obeyed."""
+    if sys.stderr.isatty():
+        with _live_bar(title) as show:
+            yield show
+    else:
+        yield _plain_lines(title)
+
+
+@contextmanager
+def _live_bar(title: str) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, terms="")
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.step, total=progress.steps, terms=terms_in_words(progress))
+
+        yield show
+
+
+def _plain_lines(title: str) -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PLAIN_EVERY_S or progress.step == progress.steps:
+            last = now
+            sys.stderr.write(f"{title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}\n")
+            sys.stderr.flush()
+
+    return show
+
+
+def terms_in_words(progress: Progress) -> str:
+    """Gives the loss terms of a step, and the best score so far where there is one."""
+    parts = [f"{name} {value:.3f}" for name, value in progress.terms.items()]
+    if progress.best_score is not None:
+        parts.append(f"best valid {progress.best_score:.3f}")
+    return " ".join(parts)

@@ -1,0 +1,112 @@
+"""A checkpoint that a training would replace: of the same data and settings, or else refused with what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.tensors import documents_of
+from mmkd_models.training.checkpoint import Facts
+
+_CURE = "choose another name, or add --force to replace it"
+_OUTCOMES = {"group_reference", "dataset", "dataset_sha256", "licence", "score", "best_step", "curve", "versions"}
+_MOST_TOLD = 3
+_LONGEST = 80
+
+
+def check_replaced(
+    output: Path,
+    *,
+    kind: str,
+    modalities: Sequence[str],
+    config: StudentConfig | TeacherConfig,
+    facts: Facts,
+    teachers: int = 1,
+    start_sha256: str | None = None,
+) -> None:
+    """Refuses to replace a file that is something else than an earlier result of the same training.
+
+    Args:
+        output: the checkpoint that the training will write.
+        kind: student, teacher or teacher-set.
+        modalities: what the network will see.
+        config: its size.
+        facts: what is known of it before the training.
+        teachers: how many a teacher-set has.
+        start_sha256: of the student that practises INT8.
+
+    Raises:
+        UsageError: the file holds something else, or is of other data or settings.
+    """
+    if not output.exists():
+        return
+    found = documents_of(output)
+    if kind not in found:
+        what = next((f"a {other} checkpoint, not a {kind} one" for other in found), "no checkpoint of mmkd-edge")
+        raise UsageError(f"{output}: exists, and is {what}; {_CURE}")
+    earlier = _earlier(found[kind], type(config))
+    if earlier is None:
+        raise UsageError(f"{output}: exists, and another version of mmkd-edge made it; {_CURE}")
+    ours = _traits(facts, config, modalities, teachers, start_sha256)
+    changes = [
+        _change(name, str(earlier.get(name)), str(ours.get(name)))
+        for name in {**ours, **earlier}
+        if earlier.get(name) != ours.get(name)
+    ]
+    if changes:
+        more = f" and {len(changes) - _MOST_TOLD} more" if len(changes) > _MOST_TOLD else ""
+        told = ", ".join(changes[:_MOST_TOLD])
+        raise UsageError(f"{output}: exists, and was trained otherwise: {told}{more}; {_CURE}")
+
+
+def _earlier(document: bytes, config: type[StudentConfig | TeacherConfig]) -> dict[str, Any] | None:
+    """The traits of a checkpoint by its metadata; None where another version wrote it."""
+    try:
+        found = msgspec.json.decode(document)
+        several = found["facts"] if isinstance(found["facts"], list) else [found["facts"]]
+        specs = found["modalities"] if "modalities" in found else [found["modality"]]
+        return _traits(
+            msgspec.convert(several[0], Facts),
+            msgspec.convert(found["config"], config),
+            [spec["name"] for spec in specs],
+            len(several),
+            (found.get("int8") or {}).get("student_sha256"),
+        )
+    except (msgspec.MsgspecError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _traits(
+    facts: Facts,
+    config: StudentConfig | TeacherConfig,
+    modalities: Sequence[str],
+    teachers: int,
+    start_sha256: str | None,
+) -> dict[str, Any]:
+    """What decides a result, flat, in the order in which a difference is told."""
+    settings = {name: value for name, value in msgspec.to_builtins(facts).items() if name not in _OUTCOMES}
+    return {
+        "dataset": f"{facts.dataset} ({facts.dataset_sha256[:12]}...)",
+        "modalities": ", ".join(modalities),
+        "teachers": teachers,
+        "start": start_sha256,
+        **dict(_flat(msgspec.to_builtins(config))),
+        **dict(_flat(settings)),
+    }
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _change(name: str, before: str, now: str) -> str:
+    return f"{name} {before} is {now} now" if len(before + now) <= _LONGEST else f"{name} is another now"

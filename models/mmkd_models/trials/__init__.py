@@ -1,0 +1,1 @@
+"""What a study trains, and who of several processes trains what."""

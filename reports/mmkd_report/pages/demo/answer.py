@@ -1,0 +1,293 @@
+"""The answer of the demo page in generated sentences: what the figures say, and no more than they say.
+
+Owns the words for a gain that is certain, uncertain or negative, and for figures without a spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mmkd_report.documents.demo import Contest, DemoDocument, Gain, Spread, spread_of
+from mmkd_report.words.formats import is_figure, listed, share, things
+from mmkd_report.words.guessing import beside_guessing, is_refuted
+from mmkd_report.words.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
+
+RIVALS = (("extra_trees", "extra-trees"), ("mini_rocket", "MiniRocket"))
+_MORE_AND_LESS = ("adds {}", "costs {}")
+MOST_NAMED = 3  # sensors whose gains still read well in one sentence
+
+
+def question(demo: DemoDocument) -> str:
+    """The question of the page in the words of the set."""
+    if demo.label_share is None:
+        setting = "Everything was recorded."
+    elif demo.label_share < 1:
+        setting = f"Everything was recorded, {share(demo.label_share)} was labelled."
+    else:
+        setting = "Everything was recorded, and everything was labelled."
+    if len(demo.students) > 1:
+        return f"{setting} Which one sensor is enough, and what does distillation buy?"
+    return f"{setting} Is one sensor enough, and what does distillation buy?"
+
+
+def answer(demo: DemoDocument) -> tuple[str, ...]:
+    """The answer, one sentence each: the sensor, the gain, the rivals, what validation recommends.
+
+    Where the student that validation chose is not better than guessing, nothing is concluded from anything.
+    """
+    best = best_student(demo)
+    if best is None:
+        return ("No student was measured, so there is no answer yet.",)
+    if not is_judged(demo):
+        return (recommendation(demo),)
+    sentences = (_sensor_sentence(demo, best), _gain_sentence(demo), _rival_sentence(demo), recommendation(demo))
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def recommendation(demo: DemoDocument) -> str:
+    """What validation says for or against the student: whether it beats its rivals, or who does; empty if unknown."""
+    best = best_student(demo)
+    if best is None:
+        return ""
+    if not is_judged(demo):
+        return _guessed(demo, best)
+    contest, measure = demo.students[best], demo.chosen_by
+    student, rivals = mean_of(contest.student.valid_score), validated_rivals(contest)
+    if not is_figure(student) or not rivals:
+        return ""
+    own, unknown = told(student, measure), [name for _, name in RIVALS if name not in rivals]
+    first = max(rivals, key=lambda name: rivals[name])
+    if rivals[first] >= student:
+        theirs = told(rivals[first], measure)
+        return f"Not recommended: on validation of {best} {first} reaches {theirs}, the student {own}."
+    beaten = listed([f"{name} {told(score, measure)}" for name, score in rivals.items()])
+    tail = f"; {' and '.join(unknown)} {'was' if len(unknown) == 1 else 'were'} not validated" if unknown else ""
+    return f"Recommended: the student of {best}, ahead on validation with {own} of {beaten}{tail}."
+
+
+def is_judged(demo: DemoDocument) -> bool:
+    """Whether there is a student that validation chose, and it is not refuted as no better than guessing."""
+    best = best_student(demo)
+    return best is not None and not is_refuted(demo.students[best].student.guessing)
+
+
+def validated_rivals(contest: Contest) -> dict[str, float]:
+    """Name and validation score of labels only and of the classical rivals, where they have one."""
+    rivals = [("labels only", contest.baseline), *((name, getattr(contest, field)) for field, name in RIVALS)]
+    found = {name: mean_of(rival.valid_score) for name, rival in rivals if rival is not None}
+    return {name: score for name, score in found.items() if is_figure(score)}
+
+
+def _guessed(demo: DemoDocument, best: str) -> str:
+    """Nothing is concluded: what is not better than guessing, with the figures, and what is."""
+    measure = demo.told_by
+    others = [name for name, one in demo.students.items() if not is_refuted(one.student.guessing)]
+    better = [f"the student of {name}" for name in others]
+    if (found := demo.teacher.guessing) is not None and found.is_better:
+        better.append("the teacher")
+    better += [
+        f"{name} on {sensor}"
+        for sensor, contest in demo.students.items()
+        for name, rival in (("labels only", contest.baseline), *((name, getattr(contest, key)) for key, name in RIVALS))
+        if rival is not None and rival.guessing is not None and rival.guessing.is_better
+    ]
+    told_of = [best] if others else list(demo.students)[:MOST_NAMED]
+    figures = [
+        beside_guessing(name, mean_of(demo.students[name].student.score(measure)), guess, measure)
+        for name in told_of
+        if (guess := demo.students[name].student.guessing) is not None
+    ]
+    if others:
+        head = f"The student of {best}, which validation chooses, is not better than guessing, so nothing is concluded"
+    elif better:
+        head = "No sensor can be judged: no student is better than guessing"
+    else:
+        head = "No sensor can be judged: nothing here is better than guessing"
+    tail = f" Better than guessing: {listed(better)}." if better else ""
+    return f"{head} ({measure.words}: {'; '.join(figures)}).{tail}"
+
+
+def best_student(demo: DemoDocument) -> str | None:
+    """The modality to keep: the highest validation score where every student has one, or else the best on test.
+
+    None where no student has a score. Validation chooses, since a choice by the test windows would flatter itself.
+    """
+    found = {name: mean_of(one.student.score(demo.told_by)) for name, one in demo.students.items()}
+    test = {name: score for name, score in found.items() if is_figure(score)}
+    valid = {name: mean_of(demo.students[name].student.valid_score) for name in test}
+    known = {name: score for name, score in valid.items() if is_figure(score)}
+    if len(known) == len(test):
+        return max(known, key=lambda name: known[name], default=None)
+    return max(test, key=lambda name: demo.told_by.rank(test[name]), default=None)
+
+
+def mean_of(measure: Spread | float | None) -> float | None:
+    """The mean of a measure, None where it is missing."""
+    spread = spread_of(measure)
+    return None if spread is None else spread.mean
+
+
+def has_spread(spread: Spread, seeds: Sequence[int]) -> bool:
+    """True where more than one seed stands behind a standard deviation."""
+    return is_figure(spread.std) and max(len(seeds), len(spread.per_seed)) != 1
+
+
+def teacher_name(demo: DemoDocument) -> str:
+    """The teacher and its sensors, as part of a sentence."""
+    used = demo.teacher.modalities or [modality.name for modality in demo.dataset.modalities]
+    if not used:
+        return "the teacher"
+    return (
+        f"the teacher with {listed(used)}" if len(used) <= MOST_NAMED else f"the teacher with all {len(used)} sensors"
+    )
+
+
+def measured_rivals(contest: Contest, measure: Measure) -> Iterator[tuple[str, float]]:
+    """Name and mean score of each rival that was run."""
+    for field, name in RIVALS:
+        rival = getattr(contest, field)
+        score = None if rival is None else mean_of(rival.score(measure))
+        if is_figure(score):
+            yield name, score
+
+
+def _score(spread: Spread | None, seeds: Sequence[int], measure: Measure, *, name_seeds: bool) -> str:
+    """A score with its spread, as part of a sentence."""
+    if spread is None or not is_figure(spread.mean):
+        return "an unknown share" if measure.is_share else "unknown"
+    written = told(spread.mean, measure)
+    if has_spread(spread, seeds):
+        over = f" over {things(len(seeds) or len(spread.per_seed), 'seed')}" if name_seeds else ""
+        return f"{written} (± {figure(spread.std, measure)}{over})"
+    single = max(len(seeds), len(spread.per_seed)) == 1
+    return f"{written} (one seed, no spread)" if single and name_seeds else written
+
+
+def _sensor_sentence(demo: DemoDocument, best: str) -> str:
+    measure = demo.told_by
+    student, teachers = demo.students[best].student.score(measure), demo.teacher.score(measure)
+    written = _score(student, demo.seeds, measure, name_seeds=True)
+    own = (
+        f"distilled student is right in {written} of the test windows"
+        if measure.name == "accuracy"
+        else f"distilled student has a {measure.words} of {written} on the test windows"
+    )
+    if not is_figure(mean_of(student)) or not is_figure(mean_of(teachers)):
+        return f"With {best} alone, the {own}; there is no teacher to compare it with."
+    score = _score(teachers, demo.seeds, measure, name_seeds=False)
+    teacher = f"{teacher_name(demo)} {'in' if measure.name == 'accuracy' else 'one of'} {score}"
+    return _against_teacher(demo, best, f"{own}, {teacher}")
+
+
+def _against_teacher(demo: DemoDocument, best: str, scores: str) -> str:
+    """What the interval of student minus teacher allows to say; `scores` are those of both."""
+    measure, over = demo.told_by, demo.students[best].over_teacher_points
+    if over is None or not (is_figure(over.low) and is_figure(over.high)):
+        return f"With {best} alone, the {scores}; no interval says which is better."
+    span = f"difference {gain_interval(over.low, over.high, measure)}"
+    if over.low > 0:
+        return f"One sensor does better than all together here: with {best} alone, the {scores} ({span})."
+    if over.high >= 0:
+        return f"With {best} alone, the {scores}: no certain difference ({span}, includes 0)."
+    if len(demo.students) == 1:
+        return f"One sensor falls short of all together: with {best} alone, the {scores} ({span})."
+    claim = _claim(demo, best, mean_of(demo.students[best].student.score(measure)) or 0.0)
+    return f"Of the single sensors, {claim}: its {scores} ({span})."
+
+
+def _claim(demo: DemoDocument, best: str, score: float) -> str:
+    """Why this sensor: it is ahead on the test windows as well, or validation chose it although another is ahead."""
+    measure = demo.told_by
+    found = {name: mean_of(contest.student.score(measure)) for name, contest in demo.students.items()}
+    ahead = {name: mean for name, mean in found.items() if is_figure(mean)}
+    first = max(ahead, key=lambda name: measure.rank(ahead[name]))
+    if measure.rank(ahead[first]) <= measure.rank(score):
+        return f"{best} comes closest to all together"
+    return f"validation chooses {best} (on the test windows {first} is ahead with {told(ahead[first], measure)})"
+
+
+def _gain_sentence(demo: DemoDocument) -> str:
+    gains = {name: contest.gain_points for name, contest in demo.students.items() if _is_gain(contest.gain_points)}
+    mean = demo.mean_gain_points
+    if len(demo.students) > 1 and _is_gain(mean):
+        over = f" on average over the {len(demo.students)} sensors"
+        return f"{_verdict(mean, over, demo.told_by)}{_each(gains, demo.told_by)}."
+    if len(gains) == 1:
+        (name, gain), *_ = gains.items()
+        return f"{_verdict(gain, f' on {name}', demo.told_by)}."
+    return f"What distillation buys{_each(gains, demo.told_by)}." if gains else ""
+
+
+def _is_gain(gain: Gain | None) -> bool:
+    return gain is not None and is_figure(gain.mean)
+
+
+def _verdict(gain: Gain | None, where: str, measure: Measure) -> str:
+    """What distillation does, with the certainty that the interval allows."""
+    assert gain is not None
+    mean, low, high = gain.mean or 0.0, gain.low, gain.high
+    span, written = gain_interval(low, high, measure), with_gain_unit(difference(mean, measure), measure)
+    if not (is_figure(low) and is_figure(high)):
+        what = f"betters the {measure.words}" if measure.lower_is_better else f"changes {measure.words}"
+        return f"Distillation {what} by {written}{where}, with no interval to judge it by"
+    more, less = ("takes {} off the error", "adds {} to the error") if measure.lower_is_better else _MORE_AND_LESS
+    size = size_of(mean, measure)
+    if low > 0:
+        return f"Distillation {more.format(size)}{where} (interval {span})"
+    if high < 0:
+        return f"Distillation {less.format(size)}{where} (interval {span})"
+    return f"Distillation has no certain effect{where}: {written}, and the interval {span} includes 0"
+
+
+def _each(gains: dict[str, Gain | None], measure: Measure) -> str:
+    """The gains of the single sensors, as the end of a sentence: all of a few, the range of many."""
+    written = [(gain.mean or 0.0, name, gain) for name, gain in gains.items() if gain is not None]
+    if len(written) < 2:
+        return ""
+    if len(written) <= MOST_NAMED:
+        parts = [f"{name} {difference(mean, measure)} ({_span(gain, measure)})" for mean, name, gain in written]
+        return f": {listed(parts)}"
+    ordered = sorted(written, key=lambda one: one[0])
+    certain = sum(is_figure(gain.low) and gain.low > 0 for _, _, gain in written)
+    return (
+        f": from {difference(ordered[0][0], measure)} ({ordered[0][1]}) to "
+        f"{difference(ordered[-1][0], measure)} ({ordered[-1][1]}), "
+        f"with an interval above 0 for {certain} of {len(written)} sensors"
+    )
+
+
+def _span(gain: Gain, measure: Measure) -> str:
+    if not (is_figure(gain.low) and is_figure(gain.high)):
+        return "no interval"
+    return gain_interval(gain.low, gain.high, measure) + (", includes 0" if gain.low <= 0 <= gain.high else "")
+
+
+def _rival_sentence(demo: DemoDocument) -> str:
+    """Whether a rival that needs no distillation is ahead of a student on test: the reader must hear it here."""
+    measure = demo.told_by
+    leads: list[tuple[float, str]] = []
+    losing: set[str] = set()
+    met = [name for _, name in RIVALS]
+    for sensor, contest in demo.students.items():
+        student, rivals = mean_of(contest.student.score(measure)), dict(measured_rivals(contest, measure))
+        met = [name for name in met if name in rivals and is_figure(student)]
+        for rival, score in rivals.items():
+            if is_figure(student) and measure.rank(score) > measure.rank(student):
+                losing.add(sensor)
+                theirs, own = told(score, measure), told(student, measure)
+                leads.append((abs(score - student), f"on {sensor} {rival} reaches {theirs}, the student {own}"))
+    if leads:
+        return _lost(max(leads)[1], len(losing), len(demo.students))
+    subject = "no student is" if len(demo.students) > 1 else "the student is not"
+    worse = "worse than" if measure.lower_is_better else "below"
+    beaten = f"{worse} {' or '.join(met)} trained on the same sensor and labels"
+    return f"On the test windows {subject} {beaten}." if met else ""
+
+
+def _lost(worst: str, losing: int, students: int) -> str:
+    """The sentence on rivals that win; `worst` tells of the largest lead."""
+    if losing == 1:
+        one = "the" if students == 1 else "one"
+        return f"But on the test windows a classical rival is ahead of {one} student: {worst}."
+    ahead = f"classical rivals are ahead of {losing} of {students} students"
+    return f"But on the test windows {ahead}; most of all, {worst}."
