@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "mmkd_export": {"mmkd_edge", "mmkd_models"},
 }
 # Joining the packages is the work of commands; they and these may import any of them, inside their functions.
-JOINERS = {"mmkd_bench/rivals.py", "mmkd_bench/rival_files.py"}
+JOINERS = ("mmkd_bench/turns/rival", "mmkd_export/demo/")
 # What a module may import while it is being imported, the standard library and the project aside.
 AT_THE_TOP = {
     "mmkd_edge": {"numpy", "msgspec"},
@@ -70,7 +70,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool, ast.Import | ast.ImportFrom
 
 
 def is_joiner(path: Path) -> bool:
-    return path.name == "cli.py" or path.name.endswith("_cli.py") or label(path) in JOINERS
+    return "commands" in path.parts or label(path).startswith(JOINERS)
 
 
 def strays(package: str, path: Path) -> Iterator[str]:
@@ -131,7 +131,7 @@ def test_only_commands_print() -> None:
     printing = [
         label(path)
         for _, path in FILES
-        if not path.name.endswith("cli.py")
+        if "commands" not in path.parts
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

@@ -34,7 +34,8 @@ import contextlib, io, json, sys
 from mmkd_bench.commands.cli import main as bench
 from mmkd_export.commands.cli import main as export
 from mmkd_export.commands.demo_door import main as demo
-from mmkd_models.commands.cli import data_main as data, evaluate_main as evaluate, study_main as study, train_main as train
+from mmkd_models.commands.cli import data_main as data, evaluate_main as evaluate
+from mmkd_models.commands.cli import study_main as study, train_main as train
 for name, *arguments in json.loads(sys.argv[1]):
     sys.argv = ["mmkd-" + name, *arguments]
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):

@@ -1,7 +1,7 @@
 """TensorRT engines beside a bundle: `<stem>.<precision>.engine`, with what each was built from and for.
 
-Owns the files. How an engine is built is `mmkd_edge.backends.trt`'s, so that the runtime builds by the same code; what an engine
-was built for stands in its sidecar, which is `sidecar.py`'s.
+Owns the files. How an engine is built is `mmkd_edge.backends.trt`'s, so that the runtime builds by the same code; what
+an engine was built for stands in its sidecar, which is `sidecar.py`'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TensorRT on an NVIDIA GPU: TensorRT 10.3 to 11, or TensorRT-RTX where that is what is installed.
 
-Builds an engine from the ONNX artifact and keeps it in the user's cache folder (`mmkd_edge.backends.trt.cache`). Calls in
-parallel run side by side, each with an execution context, a stream and memory of its own, from a pool: TensorRT allows
+Builds an engine from the ONNX artifact and keeps it in the user's cache folder (`cache.py`). Calls in parallel run
+side by side, each with an execution context, a stream and memory of its own, from a pool: TensorRT allows
 one call at a time in a context. A call is one CUDA graph, where that gives the same answers as the plain call.
 """
 
