@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench.machine import power
+from mmkd_bench.machine.power import (
+    RailSensor,
+    RaplSensor,
+    TegrastatsSensor,
+    counter_rise,
+    find_sensor,
+    parse_power_mode,
+    parse_tegrastats,
+    power_sensor,
+    read_power_mode,
+    read_rails,
+    total_power_mw,
+)
+from mmkd_edge.errors import UnavailableError
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
+def _recorded(name: str) -> str:
+    return (RECORDED / f"{name}.txt").read_text()
+
+
+def _write(root: Path, folder: str, files: dict[str, str]) -> Path:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (root / folder / name).write_text(text)
+    return root
+
+
+def _program(folder: Path, name: str, lines: list[str]) -> Path:
+    path = folder / name
+    folder.mkdir(exist_ok=True)
+    path.write_text("#!/bin/sh\n" + "\n".join(lines) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def orin_nano(tmp_path: Path) -> Path:
+    """The INA3221 of an Orin Nano as kernel 5.15 shows it, beside a chip that is no power monitor."""
+    files = {"name": "ina3221\n", "in7_label": "sum of shunt voltages\n", "in7_input": "120\n"}
+    for channel, (label, millivolts, milliamperes) in enumerate(
+        [("VDD_IN", 5008, 1204), ("VDD_CPU_GPU_CV", 5008, 382), ("VDD_SOC", 5000, 311)], start=1
+    ):
+        files[f"in{channel}_label"] = f"{label}\n"
+        files[f"in{channel}_input"] = f"{millivolts}\n"
+        files[f"curr{channel}_input"] = f"{milliamperes}\n"
+    _write(tmp_path, "sys/class/hwmon/hwmon1", files)
+    return _write(
+        tmp_path,
+        "sys/class/hwmon/hwmon0",
+        {"name": "tmp451\n", "in1_label": "VIN\n", "in1_input": "9\n", "curr1_input": "9\n"},
+    )
+
+
+def test_a_line_of_jetpack_5() -> None:
+    stats = parse_tegrastats(_recorded("tegrastats_jp5_agx_orin"))
+    assert (stats.ram_used_mb, stats.ram_total_mb) == (1205, 30623)
+    assert stats.core_loads == (0.0, 0.0, 0.01, *(0.0,) * 9)
+    assert stats.core_mhz == (729, 729, 729, 729, 729, 730, 730, 729, 729, 729, 729, 729)
+    assert stats.gpu_load == 0.0
+    assert stats.celsius == {
+        "CPU": 43.5,
+        "Tdiode": 32.5,
+        "SOC2": 40.062,
+        "SOC0": 40.5,
+        "GPU": 38.156,
+        "SOC1": 39.125,
+    }
+    assert stats.rails_mw == {
+        "VDD_GPU_SOC": 4788.0,
+        "VDD_CPU_CV": 798.0,
+        "VIN_SYS_5V0": 3842.0,
+        "VDDQ_VDD2_1V8AO": 707.0,
+    }
+
+
+def test_a_line_of_jetpack_6_with_cores_that_are_off_and_a_rail_below_zero() -> None:
+    stats = parse_tegrastats(_recorded("tegrastats_jp6_agx_orin"))
+    assert (stats.ram_used_mb, stats.ram_total_mb) == (10239, 62841)
+    assert stats.core_loads == (*(0.0,) * 8, *(None,) * 4)
+    assert stats.core_mhz == (1728, 1728, 1728, 1728, 1420, 1420, 1420, 1420, None, None, None, None)
+    assert stats.celsius["tboard"] == 27.0
+    assert stats.rails_mw["VDD_CPU_CV"] == -398.0
+
+
+def test_a_line_of_a_loaded_orin_nano() -> None:
+    stats = parse_tegrastats(_recorded("tegrastats_jp6_orin_nano"))
+    assert stats.core_loads == (0.45, 0.3, 0.42, 0.28, 0.46, 0.39)
+    assert stats.gpu_load == 0.55
+    assert stats.rails_mw == {"VDD_IN": 6030.0, "VDD_CPU_GPU_CV": 1913.0, "VDD_SOC": 1557.0}
+
+
+def test_a_line_of_jetpack_7_without_a_gpu_load() -> None:
+    stats = parse_tegrastats(_recorded("tegrastats_jp7_thor"))
+    assert (stats.ram_used_mb, stats.ram_total_mb) == (105265, 125772)
+    assert len(stats.core_loads) == 14
+    assert stats.core_loads[11] == 0.08
+    assert stats.gpu_load is None
+    assert stats.celsius["soc345"] == 37.406
+    assert stats.rails_mw == {
+        "VDD_GPU": 1962.0,
+        "VDD_CPU_SOC_MSS": 5887.0,
+        "VIN_SYS_5V0": 5635.0,
+        "VIN": 19780.0,
+    }
+
+
+def test_a_line_of_jetpack_7_2_with_three_values_per_rail() -> None:
+    stats = parse_tegrastats(_recorded("tegrastats_jp7_2_thor"))
+    assert stats.rails_mw == {
+        "VDD_GPU": 37528.0,
+        "VDD_CPU_SOC_MSS": 18961.0,
+        "VIN_SYS_5V0": 18331.0,
+        "VIN": 87426.0,
+    }
+    assert stats.celsius == {"cpu": 60.406, "tj": 63.281, "soc012": 58.468, "gpu": 62.906, "soc345": 63.281}
+
+
+def test_now_and_highest_temperature_and_a_common_frequency() -> None:
+    stats = parse_tegrastats("RAM 3429/125749MB CPU [0%,5%,off]@2601 cpu@49.75C/61.5C VIN 28906mW/14453mW/28906mW")
+    assert stats.celsius == {"cpu": 49.75}
+    assert stats.core_loads == (0.0, 0.05, None)
+    assert stats.core_mhz == (2601, 2601, None)
+
+
+def test_a_line_without_units_keeps_memory_and_rails_apart() -> None:
+    stats = parse_tegrastats(_recorded("tegrastats_jp4_xavier_nx"))
+    assert stats.rails_mw == {"VDD_IN": 3902.0, "VDD_CPU_GPU_CV": 1331.0, "VDD_SOC": 997.0}
+    assert stats.core_loads == (0.12, 0.08, 0.04, None, None, None)
+    assert stats.gpu_load == 0.33
+
+
+@pytest.mark.parametrize("line", ["", "RAM", "CPU []", "nothing of this", "CPU [x%@y]"])
+def test_other_lines_give_nothing(line: str) -> None:
+    stats = parse_tegrastats(line)
+    assert stats.rails_mw == {}
+    assert stats.ram_used_mb is None
+    assert all(load is None for load in stats.core_loads)
+
+
+@pytest.mark.parametrize(
+    ("name", "rails", "total_mw"),
+    [
+        ("tegrastats_jp4_xavier_nx", ("VDD_IN",), 3902.0),
+        ("tegrastats_jp5_agx_orin", ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), 4788.0 + 798.0 + 3842.0),
+        ("tegrastats_jp6_agx_orin", ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), 1592.0 - 398.0 + 2624.0),
+        ("tegrastats_jp6_orin_nano", ("VDD_IN",), 6030.0),
+        ("tegrastats_jp7_thor", ("VIN",), 19780.0),
+        ("tegrastats_jp7_2_thor", ("VIN",), 87426.0),
+    ],
+)
+def test_the_whole_boards_power_counts_no_rail_twice(name: str, rails: tuple[str, ...], total_mw: float) -> None:
+    assert total_power_mw(parse_tegrastats(_recorded(name)).rails_mw) == (rails, total_mw)
+
+
+def test_unknown_rails_do_not_tell_the_whole() -> None:
+    assert total_power_mw({"VDD_SOC": 5.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("nvpmodel_jp4_xavier_nx", "MODE_15W_6CORE"),
+        ("nvpmodel_jp4_verbose", "MODE_15W_6CORE"),
+        ("nvpmodel_jp6_agx_orin", "MAXN"),
+    ],
+)
+def test_the_power_mode_is_read(name: str, mode: str) -> None:
+    assert parse_power_mode(_recorded(name)) == mode
+
+
+def test_no_power_mode_in_other_text() -> None:
+    assert parse_power_mode("NVPM ERROR: optMask is 1, no request for power mode\n") is None
+
+
+def test_nvpmodel_is_asked_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _program(tmp_path / "bin", "nvpmodel", ['test "$1" = -q && echo "NV Power Mode: 30W" && echo 2'])
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert read_power_mode() == "30W"
+
+
+def test_no_nvpmodel_is_no_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert read_power_mode() is None
+
+
+def test_rails_are_volts_times_amperes(orin_nano: Path) -> None:
+    rails = read_rails(orin_nano)
+    assert rails == pytest.approx({"VDD_IN": 6029.632, "VDD_CPU_GPU_CV": 1913.056, "VDD_SOC": 1555.0})
+    sensor = RailSensor(orin_nano)
+    assert sensor.name == "INA rails VDD_IN"
+    assert sensor.read_mw() == pytest.approx(6029.632)
+
+
+def test_a_monitor_of_the_whole_input_is_read_by_its_own_label(tmp_path: Path) -> None:
+    files = {"name": "ina238\n", "label": "VIN\n", "power1_input": "19780000\n", "in1_input": "12000\n"}
+    assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon4", files)) == {"VIN": 19780.0}
+
+
+def test_a_channel_that_is_not_connected_is_left_out(tmp_path: Path) -> None:
+    files = {"name": "ina3221\n", "in1_label": "NC\n", "in1_input": "5000\n", "curr1_input": "0\n"}
+    assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon0", files)) == {}
+
+
+def test_rails_that_do_not_tell_the_whole_are_named(tmp_path: Path) -> None:
+    files = {"name": "ina3221\n", "in1_label": "VDD_SOC\n", "in1_input": "5000\n", "curr1_input": "100\n"}
+    with pytest.raises(UnavailableError) as caught:
+        RailSensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
+    assert str(caught.value) == "INA rails: the rails VDD_SOC do not tell the whole board's power"
+
+
+def test_rails_that_may_not_be_read_say_so(tmp_path: Path) -> None:
+    files = {"name": "ina3221\n", "in1_label": "VDD_IN\n", "in1_input": "5000\n"}
+    root = _write(tmp_path, "sys/class/hwmon/hwmon0", files)
+    denied = root / "sys/class/hwmon/hwmon0/curr1_input"
+    denied.mkdir()  # fails to be read for every user, root included
+    with pytest.raises(UnavailableError) as caught:
+        RailSensor(root)
+    assert str(caught.value) == f"INA rails: cannot read {denied}: is a directory"
+
+
+def _rapl(root: Path, energies_uj: tuple[int, ...]) -> Path:
+    for number, energy_uj in enumerate(energies_uj):
+        files = {"name": f"package-{number}\n", "energy_uj": f"{energy_uj}\n", "max_energy_range_uj": "262143328850\n"}
+        _write(root, f"sys/class/powercap/intel-rapl:{number}", files)
+    core = {"name": "core\n", "energy_uj": "999\n", "max_energy_range_uj": "262143328850\n"}
+    return _write(root, "sys/class/powercap/intel-rapl:0:0", core)
+
+
+def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([10.0, 12.0])
+    monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
+    sensor = RaplSensor(_rapl(tmp_path, (1_000_000, 5_000_000)))
+    assert sensor.name == "RAPL package-0 + package-1"
+    _rapl(tmp_path, (31_000_000, 15_000_000))
+    assert sensor.read_mw() == pytest.approx(20_000.0)  # 30 J and 10 J in 2 s
+
+
+def test_a_rapl_counter_that_started_anew_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 1.0])
+    monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
+    sensor = RaplSensor(_rapl(tmp_path, (262_143_000_000,)))
+    _rapl(tmp_path, (671_150,))
+    assert sensor.read_mw() == pytest.approx(1000.0)
+
+
+def test_a_counter_that_started_anew_without_a_range_is_an_error() -> None:
+    with pytest.raises(UnavailableError) as caught:
+        counter_rise(5.0, 4.0, wraps_at=None)
+    assert str(caught.value) == "RAPL: a counter started anew and max_energy_range_uj cannot be read"
+
+
+def test_rapl_that_may_not_be_read_says_so(tmp_path: Path) -> None:
+    _rapl(tmp_path, (1,))
+    path = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
+    path.unlink()
+    path.mkdir()  # fails to be read for every user, root included
+    with pytest.raises(UnavailableError) as caught:
+        RaplSensor(tmp_path)
+    assert str(caught.value) == f"RAPL: cannot read {path}: is a directory; run as root, or let it be read"
+
+
+def test_tegrastats_is_read_line_by_line(tmp_path: Path) -> None:
+    line = _recorded("tegrastats_jp6_orin_nano").strip()
+    program = _program(tmp_path, "tegrastats", ["while true; do", f"echo '{line}'", "sleep 0.01", "done"])
+    sensor = TegrastatsSensor(str(program))
+    assert sensor.name == "tegrastats VDD_IN"
+    assert sensor.read_mw() == 6030.0
+    sensor.close()
+    with pytest.raises(ValueError, match="closed file"):
+        sensor.read_mw()
+
+
+def test_tegrastats_without_rights_shows_no_rails(tmp_path: Path) -> None:
+    program = _program(tmp_path, "tegrastats", ["echo 'RAM 1/2MB CPU [1%@2]'", "sleep 60"])
+    with pytest.raises(UnavailableError) as caught:
+        TegrastatsSensor(str(program))
+    assert str(caught.value) == "tegrastats: its line has no rail for the whole board; run it as root"
+
+
+def test_tegrastats_that_ends_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        TegrastatsSensor(str(_program(tmp_path, "tegrastats", ["exit 0"])))
+    assert str(caught.value) == "tegrastats: it ended without a line"
+
+
+def test_a_machine_without_sensors_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError) as caught:
+        find_sensor(tmp_path)
+    assert str(caught.value) == (
+        "INA rails: none in sysfs; tegrastats: not installed; RAPL: no processor package in sysfs; "
+        "GPU: nvidia-smi is not installed"
+    )
+
+
+def test_a_sensor_that_is_a_process_ends_with_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = _recorded("tegrastats_jp7_thor").strip()
+    _program(tmp_path / "bin", "tegrastats", [f"echo '{line}'", "exec sleep 60"])
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with power_sensor(tmp_path) as sensor:
+        assert sensor.name == "tegrastats VIN"
+    with pytest.raises(ValueError, match="closed file"):
+        sensor.read_mw()
+
+
+def _package(root: Path, energy_uj: int) -> Path:
+    """A processor package whose counter stands at `energy_uj`."""
+    zone = root / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "energy_uj").write_text(f"{energy_uj}\n")
+    return zone
+
+
+def test_processor_and_gpu_are_added_where_no_sensor_sees_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _package(tmp_path, 1_000_000)
+    script = [
+        'case "$1" in',
+        "  --query-gpu=power.draw) while true; do echo 69.50; sleep 0.02; done;;",
+        "  *) echo 'NVIDIA H100 80GB HBM3, 570.86.15, 81559';;",
+        "esac",
+    ]
+    _program(tmp_path / "bin", "nvidia-smi", script)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with power_sensor(tmp_path) as sensor:
+        assert sensor.name == "RAPL package-0 + NVIDIA H100 80GB HBM3 (nvidia-smi, without the processor)"
+        assert sensor.read_mw() == 69_500.0  # the package's counter stood still

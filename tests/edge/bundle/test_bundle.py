@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import struct
+import threading
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmkd_edge import (
+    Bundle,
+    BundleError,
+    ManifestError,
+    MmkdError,
+    UsageError,
+    choose_artifact,
+    encode_manifest,
+    example_bundle,
+    write_bundle,
+)
+from mmkd_edge.bundle.archive import archive_body, end_record
+
+ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")
+AGAIN = "copy or export it again"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(MmkdError) as caught, Bundle.open(path):
+        pass
+    return str(caught.value)
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """The canonical archive of any files, its own digest right: what someone could make on purpose."""
+    body, members = archive_body(files)
+    return body + end_record(members, comment=b"mmkd-edge sha256 " + hashlib.sha256(body).hexdigest().encode())
+
+
+def stored_files(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as opened:
+        return {info.filename: opened.read(info) for info in opened.infolist()}
+
+
+def test_a_bundle_gives_back_what_was_written(kit: Any, bundle_path: Path) -> None:
+    parts = kit.parts(kit.modality)
+    with Bundle.open(str(bundle_path)) as bundle:
+        assert bundle.path == bundle_path
+        assert bundle.manifest == parts.manifest
+        assert {name: bundle.read(name) for name in parts.members} == parts.members
+        assert bundle.sha256 == hashlib.sha256(bundle_path.read_bytes()).hexdigest()
+        assert bundle.model("acc") == parts.manifest.models[0]
+
+
+def test_the_same_inputs_give_the_same_bytes(kit: Any, tmp_path: Path) -> None:
+    first = kit.parts(kit.modality).write(tmp_path / "a.edge").read_bytes()
+    parts = kit.parts(kit.modality)
+    members = dict(reversed(list(parts.members.items())))
+    write_bundle(tmp_path / "b.edge", manifest=parts.manifest, members=members)
+    assert (tmp_path / "b.edge").read_bytes() == first
+
+
+def test_any_zip_tool_can_look_inside(bundle_path: Path) -> None:
+    with zipfile.ZipFile(bundle_path) as opened:
+        assert opened.testzip() is None
+        assert tuple(opened.namelist()) == ORDER
+        assert {info.compress_type for info in opened.infolist()} == {zipfile.ZIP_STORED}
+        assert {info.date_time for info in opened.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        body = bundle_path.read_bytes()[: -22 - len(opened.comment)]
+        assert opened.comment == b"mmkd-edge sha256 " + hashlib.sha256(body).hexdigest().encode()
+
+
+def test_a_bundle_is_written_with_the_rights_of_any_new_file(bundle_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert bundle_path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "student.edge"]
+
+
+def test_a_change_of_any_byte_is_refused(bundle_path: Path) -> None:
+    content = bundle_path.read_bytes()
+    descriptor = os.open(bundle_path, os.O_RDWR)
+    accepted = []
+    for offset, byte in enumerate(content):
+        os.pwrite(descriptor, bytes([byte ^ (1 << offset % 8)]), offset)
+        try:
+            Bundle.open(bundle_path).close()
+            accepted.append(offset)
+        except (BundleError, ManifestError):
+            pass
+        os.pwrite(descriptor, bytes([byte]), offset)
+    os.close(descriptor)
+    assert accepted == []
+    assert len(content) > 5000
+    Bundle.open(bundle_path).close()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_other_damage_is_refused(bundle_path: Path, data: st.DataObject) -> None:
+    content = bundle_path.read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    length = data.draw(st.integers(0, len(content) - start) | st.integers(0, 16))
+    filling = data.draw(st.binary(max_size=40) | st.just(b"\0" * length))
+    damaged = content[:start] + filling + content[start + length :]
+    path = bundle_path.with_name("damaged.edge")
+    path.write_bytes(damaged)
+    if damaged == content:
+        Bundle.open(path).close()
+        return
+    with pytest.raises((BundleError, ManifestError)):
+        Bundle.open(path)
+
+
+def test_a_truncated_bundle_is_named_so(bundle_path: Path) -> None:
+    content = bundle_path.read_bytes()
+    for kept in (4, 100, len(content) // 2, len(content) - 1):
+        bundle_path.write_bytes(content[:kept])
+        assert refusal(bundle_path) == (
+            f"{bundle_path}: the bundle is truncated or changed: its end record is missing; {AGAIN}"
+        )
+
+
+def test_a_damaged_bundle_says_both_hashes(bundle_path: Path) -> None:
+    content = bytearray(bundle_path.read_bytes())
+    expected = hashlib.sha256(content[:-103]).hexdigest()
+    assert content[-64:].decode() == expected  # 22 bytes of end record, 17 of text, 64 of digits
+    content[700] ^= 1
+    bundle_path.write_bytes(content)
+    got = hashlib.sha256(content[:-103]).hexdigest()
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: the bundle is damaged or changed: expected SHA-256 {expected}, got {got}; {AGAIN}"
+    )
+
+
+@pytest.mark.parametrize(("content", "got"), [(b"", "an empty file"), (b"\x08\x0a model", "something else")])
+def test_another_file_is_not_a_bundle(tmp_path: Path, content: bytes, got: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert refusal(path) == f"{path}: expected a bundle written by mmkd-export, got {got}"
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    path = tmp_path / "no.edge"
+    with pytest.raises(UsageError) as caught:
+        Bundle.open(path)
+    assert str(caught.value) == (
+        f"{path}: expected a bundle written by mmkd-export, found no such file; check the path"
+    )
+
+
+def test_a_directory_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        Bundle.open(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: expected a bundle written by mmkd-export, got a directory; name the file itself"
+    )
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.edge"
+    os.mkfifo(path)
+    assert refusal(path) == (
+        f"{path}: expected a bundle written by mmkd-export, got something that is not a regular file; "
+        "name the file itself"
+    )
+
+
+def test_a_path_with_a_nul_is_a_usage_error() -> None:
+    with pytest.raises(UsageError) as caught:
+        Bundle.open("a\0b")
+    assert str(caught.value) == (
+        "a\0b: expected a bundle written by mmkd-export, cannot open it: the path holds a NUL character"
+    )
+
+
+def test_a_link_to_the_current_version_is_followed(bundle_path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current.edge"
+    link.symlink_to(bundle_path)
+    with Bundle.open(link) as bundle:
+        assert bundle.path == link
+
+
+def test_a_sparse_giant_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "giant.edge"
+    with path.open("wb") as file:
+        file.truncate(10 << 30)
+    assert refusal(path) == (f"{path}: expected at most 1073741824 bytes, got {10 << 30}; this is not a bundle")
+
+
+# Archives whose own digest is right: what only the manifest can tell.
+
+
+def test_an_extra_member_is_refused(bundle_path: Path) -> None:
+    bundle_path.write_bytes(archive({**stored_files(bundle_path), "acc/extra.so": b"code"}))
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: 'acc/extra.so' is not in the manifest; a bundle holds exactly what its manifest lists"
+    )
+
+
+def test_a_missing_member_is_refused(bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    del files["report.json"]
+    bundle_path.write_bytes(archive(files))
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: 'report.json' is in the manifest and missing; a bundle holds all that its manifest lists"
+    )
+
+
+def test_a_member_with_another_hash_is_refused(bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    expected = hashlib.sha256(files["README.md"]).hexdigest()
+    files["README.md"] = files["README.md"].replace(b"student", b"STUDENT")
+    got = hashlib.sha256(files["README.md"]).hexdigest()
+    bundle_path.write_bytes(archive(files))
+    assert refusal(bundle_path) == f"{bundle_path}: 'README.md': expected SHA-256 {expected}, got {got}; {AGAIN}"
+
+
+def test_a_member_of_another_size_is_refused(bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    size = len(files["acc/model.fp32.onnx"])
+    files["acc/model.fp32.onnx"] += b"\0" * 100
+    bundle_path.write_bytes(archive(files))
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: 'acc/model.fp32.onnx': expected {size} bytes, got {size + 100}; {AGAIN}"
+    )
+
+
+def test_members_in_another_order_are_refused(bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    files = {name: files[name] for name in (ORDER[0], ORDER[2], ORDER[1], *ORDER[3:])}
+    bundle_path.write_bytes(archive(files))
+    assert refusal(bundle_path).startswith(f"{bundle_path}: 'report.json': expected SHA-256 ")
+
+
+def test_the_manifest_must_come_first(bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    manifest = files.pop("manifest.json")
+    bundle_path.write_bytes(archive({**files, "manifest.json": manifest}))
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: expected manifest.json of at most 1048576 bytes as the first member; "
+        "the file was not written by mmkd-export"
+    )
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_bundle_packed_by_another_tool_is_refused(bundle_path: Path, compression: int) -> None:
+    files = stored_files(bundle_path)
+    with zipfile.ZipFile(bundle_path, "w", compression) as repacked:
+        for name, data in files.items():
+            repacked.writestr(name, data, zipfile.ZIP_STORED if name == "manifest.json" else compression)
+        repacked.comment = b"mmkd-edge sha256 " + b"0" * 64
+    content = bundle_path.read_bytes()
+    bundle_path.write_bytes(content[:-64] + hashlib.sha256(content[:-103]).hexdigest().encode())
+    # Compressed members are caught by what stands where the canonical archive has the first one's bytes.
+    expected = "the archive was repacked" if compression == zipfile.ZIP_STORED else "'report.json': expected SHA-256"
+    assert refusal(bundle_path).startswith(f"{bundle_path}: {expected}")
+
+
+def test_a_directory_that_lies_about_its_length_is_refused(bundle_path: Path) -> None:
+    content = bytearray(bundle_path.read_bytes())
+    struct.pack_into("<H", content, len(content) - 103 + 10, 6)  # one member more than there is
+    bundle_path.write_bytes(content)
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: the archive's directory is not readable; the file was not written by mmkd-export"
+    )
+
+
+def test_a_newer_bundle_asks_for_an_upgrade(kit: Any, bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    files["manifest.json"] = files["manifest.json"].replace(b'"format_version": 1', b'"format_version": 7')
+    bundle_path.write_bytes(archive(files))
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 7; "
+        "upgrade with pip install --upgrade mmkd-edge"
+    )
+
+
+# An open bundle.
+
+
+def test_a_bundle_replaced_while_open_keeps_answering_from_the_old_file(kit: Any, bundle_path: Path) -> None:
+    with Bundle.open(bundle_path) as bundle:
+        old = bundle.read("acc/model.fp32.onnx")
+        kit.parts(kit.modality, model=b"another student").write(bundle_path)
+        assert bundle.read("acc/model.fp32.onnx") == old
+    with Bundle.open(bundle_path) as bundle:
+        assert bundle.read("acc/model.fp32.onnx") == b"another student"
+
+
+def test_a_bundle_overwritten_while_open_gives_no_other_bytes(bundle_path: Path) -> None:
+    with Bundle.open(bundle_path) as bundle:
+        content = bundle_path.read_bytes()
+        with bundle_path.open("r+b") as file:
+            file.write(content.replace(b"# A student", b"# B student"))
+        with pytest.raises(BundleError) as caught:
+            bundle.read("README.md")
+    assert str(caught.value) == f"{bundle_path}: 'README.md' was changed while the bundle was open; open it again"
+
+
+def test_an_unknown_member_is_told_those_there_are(bundle_path: Path) -> None:
+    with Bundle.open(bundle_path) as bundle, pytest.raises(UsageError) as caught:
+        bundle.read("model.onnx")
+    assert str(caught.value) == (
+        f"{bundle_path}: member 'model.onnx' is unknown; "
+        "expected one of 'report.json', 'README.md', 'acc/model.fp32.onnx', 'acc/golden.npz'"
+    )
+
+
+def test_an_unknown_model_is_told_those_there_are(bundle_path: Path) -> None:
+    with Bundle.open(bundle_path) as bundle, pytest.raises(UsageError) as caught:
+        bundle.golden("gyro")
+    assert str(caught.value) == f"{bundle_path}: model 'gyro' is unknown; expected one of 'acc'"
+
+
+def test_a_closed_bundle_says_so(bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    bundle.close()
+    bundle.close()
+    with pytest.raises(UsageError) as caught:
+        bundle.read("README.md")
+    assert str(caught.value) == f"{bundle_path}: the bundle is closed; open it again"
+
+
+def test_bundles_give_their_files_back(bundle_path: Path) -> None:
+    def open_files() -> int:
+        """Descriptors of files in this test's folder; other tests' may be closed by the collector at any time."""
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return sum(os.path.realpath(link).startswith(str(bundle_path.parent.resolve())) for link in links)
+
+    opened = [Bundle.open(bundle_path) for _ in range(20)]
+    assert open_files() == 20
+    opened[0].close()
+    del opened
+    gc.collect()
+    for _ in range(20):
+        bundle_path.with_name("no.edge").write_bytes(b"PK\x03\x04")
+        with pytest.raises(BundleError):
+            Bundle.open(bundle_path.with_name("no.edge"))
+    assert open_files() == 0
+
+
+def test_threads_may_read_one_bundle(kit: Any, bundle_path: Path) -> None:
+    members = kit.parts(kit.modality).members
+    wrong = []
+
+    def read(bundle: Bundle) -> None:
+        for _ in range(50):
+            wrong.extend(name for name, data in members.items() if bundle.read(name) != data)
+
+    with Bundle.open(bundle_path) as bundle:
+        threads = [threading.Thread(target=read, args=(bundle,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+# Writing.
+
+
+def test_members_that_the_manifest_does_not_know_are_not_written(kit: Any, tmp_path: Path) -> None:
+    path = tmp_path / "student.edge"
+    parts = kit.parts(kit.modality)
+    with pytest.raises(BundleError) as caught:
+        write_bundle(path, manifest=parts.manifest, members={**parts.members, "notes.txt": b"x"})
+    assert str(caught.value) == (
+        f"{path}: 'notes.txt' is not in the manifest; a bundle holds exactly what its manifest lists"
+    )
+    without = {name: data for name, data in parts.members.items() if name != "README.md"}
+    with pytest.raises(BundleError) as caught:
+        write_bundle(path, manifest=parts.manifest, members=without)
+    assert str(caught.value) == (
+        f"{path}: 'README.md' is in the manifest and missing; a bundle holds all that its manifest lists"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_that_are_not_what_the_manifest_says_are_not_written(kit: Any, tmp_path: Path) -> None:
+    path = tmp_path / "student.edge"
+    parts = kit.parts(kit.modality)
+    with pytest.raises(BundleError) as caught:
+        write_bundle(path, manifest=parts.manifest, members={**parts.members, "README.md": b"x"})
+    assert str(caught.value) == f"{path}: 'README.md': expected 12 bytes, got 1; {AGAIN}"
+    other = b"# B student\n"
+    with pytest.raises(BundleError) as caught:
+        write_bundle(path, manifest=parts.manifest, members={**parts.members, "README.md": other})
+    expected = hashlib.sha256(b"# A student\n").hexdigest()
+    got = hashlib.sha256(other).hexdigest()
+    assert str(caught.value) == f"{path}: 'README.md': expected SHA-256 {expected}, got {got}; {AGAIN}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_that_breaks_its_contract_is_not_written(kit: Any, tmp_path: Path) -> None:
+    parts = kit.parts(kit.modality).with_model(name="../acc")
+    with pytest.raises(ManifestError):
+        write_bundle(tmp_path / "student.edge", manifest=parts.manifest, members=parts.members)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_a_usage_error(kit: Any, tmp_path: Path) -> None:
+    path = tmp_path / "no" / "student.edge"
+    with pytest.raises(UsageError) as caught:
+        kit.parts(kit.modality).write(path)
+    assert str(caught.value) == (
+        f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
+    )
+
+
+def test_the_manifest_in_the_file_is_the_one_given(kit: Any, bundle_path: Path) -> None:
+    assert stored_files(bundle_path)["manifest.json"] == encode_manifest(kit.parts(kit.modality).manifest)
+
+
+# Choosing an artifact.
+
+
+def test_precision_auto_is_fp32(kit: Any) -> None:
+    entry = kit.parts(kit.modality).manifest.models[0]
+    fp32 = entry.artifacts[0]
+    fp16 = msgspec.structs.replace(fp32, precision="fp16", file="acc/model.fp16.onnx")
+    both = msgspec.structs.replace(entry, artifacts=(fp16, fp32))
+    assert choose_artifact(both, "auto", "ort") == fp32
+    assert choose_artifact(both, "fp16", "ort") == fp16
+
+
+def test_why_no_artifact_fits_is_said_of_each(kit: Any) -> None:
+    entry = kit.parts(kit.modality).manifest.models[0]
+    fp32 = entry.artifacts[0]
+    other = msgspec.structs.replace(fp32, format="tflite", precision="int8", file="acc/model.int8.tflite")
+    with pytest.raises(UsageError) as caught:
+        choose_artifact(msgspec.structs.replace(entry, artifacts=(fp32, other)), "int8", "ort")
+    assert str(caught.value) == (
+        "model 'acc' has no artifact of precision 'int8' for backend 'ort': "
+        "'acc/model.fp32.onnx' has the precision fp32; "
+        "'acc/model.int8.tflite' has the format tflite, the backend runs onnx; "
+        "ask for a precision that is there, or export the student with this one"
+    )
+
+
+def test_an_unknown_example_is_told_those_there_are() -> None:
+    folder = Path(__file__).parents[3] / "mmkd_edge" / "bundles"
+    names = ", ".join(repr(path.stem) for path in sorted(folder.glob("*.edge"))) or "none in this installation"
+    with pytest.raises(UsageError) as caught:
+        example_bundle("no_such_student")
+    assert str(caught.value) == f"example bundle 'no_such_student' is unknown; expected one of: {names}"

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_export.commands.cli import main
+from mmkd_export.plan import export_plan, tflite_gain, with_tflite
+from mmkd_export.run import ExportResult
+from mmkd_models.evaluate.confidence_text import SAME_GROUPS, reliability_text
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+
+STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(autouse=True)
+def _without_litert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command shows does not hang on whether the converter of `.tflite` is installed."""
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs the command in this process: torch takes seconds to import in another."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["mmkd-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        return Done(exit_info.value.code, captured.out, captured.err)
+
+    return run
+
+
+GAIN = (
+    "no .tflite: pip install 'mmkd-edge[litert-export]' adds it, with which a tiny student took 116 us a window where "
+    "OpenVINO took 288 us and onnxruntime 292 us (docs/results/runtime.md)"
+)
+
+
+def test_a_missing_converter_is_told_with_what_it_would_gain(student_file: Path, exported: ExportResult):
+    plan = export_plan(student_file)
+    assert tflite_gain(plan) == GAIN
+    assert with_tflite(plan) == plan
+    assert tflite_gain(replace(plan, platform="jp6.2")) == tflite_gain(export_plan(exported.path)) == ""
+    table = (Path(__file__).parents[3] / "docs/results/runtime.md").read_text(encoding="utf-8")
+    for row in ("| onnxruntime | 292,", "| openvino | 288,", "| litert | 116,"):
+        assert row in table
+
+
+def test_two_words_about_the_tflite_are_one_too_many(run: Callable[..., Done], student_file: Path):
+    done = run(student_file, "--target", "litert", "--onnx-only")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "mmkd-export: expected --target litert or --onnx-only, got both; see --help\n"
+
+
+def test_the_command_shows_its_steps_and_the_result(
+    run: Callable[..., Done], student_file: Path, exported: ExportResult, tmp_path: Path
+):
+    output = tmp_path / "my student.edge"
+    done = run(student_file, "-o", output)
+    assert done.returncode == 0
+    assert done.stderr == STEPS
+    lines = done.stdout.splitlines()
+    student = exported.report.student
+    assert lines[0] == (
+        f"{exported.report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
+        f"{exported.size_bytes / 1000:.0f} kB"
+    )
+    assert lines[1].split("  ")[0] == "artifact"
+    assert lines[2].split()[:2] == ["fp32", "onnx"]
+    facts = exported.report.artifacts[0].confidence
+    assert facts is not None
+    assert lines[3] == "compared with torch on 12 validation windows carried by the checkpoint"
+    assert lines[4] == f"fp32 onnx: {reliability_text(facts)}"
+    assert lines[5].split("  ")[0] == "error level"
+    assert lines[6].split()[:2] == ["0.2", f"{facts.coverages[0].coverage:.1%}"]  # 6 windows support no smaller one
+    assert lines[7] == SAME_GROUPS
+    assert lines[8:] == [GAIN, f"wrote {output}; next: mmkd-bench run '{output}'"]
+
+
+def test_json_is_one_document_and_another_process_gives_the_same_bundle(
+    student_file: Path, exported: ExportResult, tmp_path: Path
+):
+    arguments = ["-o", str(tmp_path / "s.edge"), "--json", "--onnx-only"]
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == STEPS
+    document = json.loads(done.stdout)
+    with Bundle.open(tmp_path / "s.edge") as bundle:
+        report = json.loads(bundle.read("report.json"))
+    assert document == {
+        "bundle": str(tmp_path / "s.edge"),
+        "size_bytes": exported.size_bytes,
+        "sha256": exported.sha256,
+        "report": report,
+        "engines": [],
+    }
+
+
+def test_int8_without_windows_is_a_usage_error(
+    run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    path = tmp_path / "s.ckpt"
+    write_student(path, build_student(windows=None))
+    done = run(path, "--precision", "int8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == (
+        f"mmkd-export: {path}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
+        "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
+
+
+def test_without_windows_the_command_says_that_they_are_synthetic(
+    run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
+):
+    write_student(tmp_path / "s.ckpt", build_student(windows=None))
+    done = run(tmp_path / "s.ckpt")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-4:-2] == [
+        "compared with torch on 64 synthetic windows drawn from the channel statistics of the training data",
+        (
+            "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "
+            "recordings; name some with --calib DATA"
+        ),
+    ]
+
+
+@pytest.mark.parametrize("factor", [9.81, 0.01])
+def test_calibration_windows_far_from_the_training_end_with_4(
+    run: Callable[..., Done], student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
+):
+    np.savez(tmp_path / "other_unit.npz", x_acc=student.carried.windows * factor)
+    done = run(
+        student_file,
+        "-o",
+        tmp_path / "s.edge",
+        "--precision",
+        "int8",
+        "--accept-unjudged",
+        "--calib",
+        tmp_path / "other_unit.npz",
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.splitlines()[-1].startswith(
+        "mmkd-export: calibration windows: channel 'x' of 'acc': expected values like in training, mean 0 and "
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["other_unit.npz"]
+
+
+def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+    path = tmp_path / "s.ckpt"
+    path.write_bytes(student_file.read_bytes()[:-100])
+    done = run(path)
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"mmkd-export: {path}: expected a safetensors checkpoint of mmkd-edge"
+    )
+
+
+def test_a_checkpoint_altered_after_training_is_not_exported(
+    run: Callable[..., Done], student_file: Path, tmp_path: Path
+):
+    path = tmp_path / "s.ckpt"
+    with safe_open(student_file, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    tensors["student/head.weight"] *= 2
+    save_file(tensors, path, metadata)
+    done = run(path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "its tensors or its metadata were altered after training" in done.stderr.splitlines()[-1]
+    assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
+
+
+def test_an_unknown_option_is_a_usage_error(run: Callable[..., Done], student_file: Path):
+    done = run(student_file, "--no-such-option")
+    assert done.returncode == 2
+    assert "--no-such-option" in done.stderr
+
+
+def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
+    script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file" in done.stderr
+    assert f"{tmp_path}: expected the name of a file, got a directory" in done.stderr
+
+
+def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
+    done = run("--list-targets")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
+        "platform",
+        "cpu-x86",
+        "cpu-arm",
+        "jp6.2",
+        "jp7",
+        "trt-rtx",
+    ]
+    rows = json.loads(run("--list-targets", "--json").stdout)["platforms"]
+    assert rows[2]["engine_library"] == "tensorrt"
+
+
+def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+    output = tmp_path / "s.edge"
+    done = run(student_file, "-o", output, "--target", "trt", "--platform", "jp7", "--precision", "auto", "--dry-run")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        f"{student_file} to {output}, for jp7:",
+        "  1 read the checkpoint",
+        "  2 convert it to ONNX",
+        "  3 compare with torch",
+        "  4 make fp16",
+        "  5 make int8",
+        "  6 write the bundle",
+        "  7 build engines",
+        "nothing was written; next: the same command without --dry-run",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["s.ckpt", "--target", "tflite"],
+            "--target 'tflite': expected one of onnx, openvino, litert, trt; see --list-targets",
+        ),
+        (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
+        (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_named(run: Callable[..., Done], arguments: list[str], message: str):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
+
+
+def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], exported: ExportResult, tmp_path: Path):
+    done = run(
+        exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]
+    assert lines[4].startswith("int8: balanced accuracy drops by ")
+    assert lines[6] == (
+        "6 judging windows prove little: even without one disagreement, up to 50.0% remain possible; "
+        "name more with --eval DATA"
+    )
+
+
+def test_an_interrupted_export_ends_with_130(student_file: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "1/4 read the checkpoint\n"
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmkd_export.doctor import Check, Diagnosis, examine
+
+GPU_DOUBLE = Path(__file__).parents[2] / "edge" / "gpu_double.py"
+
+
+def _tree(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def _find(diagnosis: Diagnosis, what: str) -> Check:
+    (check,) = [check for check in (*diagnosis.machine, *diagnosis.checks) if check.what == what]
+    return check
+
+
+def _orin(root: Path, release: str) -> Path:
+    (root / "proc" / "device-tree").mkdir(parents=True)
+    (root / "proc" / "device-tree" / "model").write_text("NVIDIA Jetson Orin Nano Developer Kit\0")
+    cpuinfo = "model name\t: ARMv8 Processor rev 1 (v8l)\nFeatures\t: fp asimd asimddp\n"
+    return _tree(root, etc__nv_tegra_release=release, proc__cpuinfo=cpuinfo)
+
+
+def test_this_machine_runs_bundles():
+    diagnosis = examine()
+    assert diagnosis.runs_bundles
+    assert _find(diagnosis, "run bundles: ort").found.startswith("onnxruntime ")
+    assert _find(diagnosis, "mmkd-export").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("release", "status", "found", "advice"),
+    [
+        ("# R36 (release), REVISION: 4.3, GCID: 1", "ok", "6.1 or 6.2 (L4T 36.4)", ""),
+        ("# R38 (release), REVISION: 2.0, GCID: 1", "ok", "7.0 (L4T 38.2)", ""),
+        ("# R39 (release), REVISION: 2.0, GCID: 1", "ok", "7.2 (L4T 39.2)", ""),
+        (
+            "# R36 (release), REVISION: 3.0, GCID: 1",
+            "problem",
+            "6.0 (L4T 36.3)",
+            "TensorRT 8.6 cannot read opset 20: update to JetPack 6.2 for engines; onnxruntime works",
+        ),
+        (
+            "# R35 (release), REVISION: 4.1, GCID: 1",
+            "problem",
+            "5 or earlier (L4T 35.4)",
+            "Python 3.8 is too old: update to JetPack 6.2",
+        ),
+    ],
+)
+def test_a_jetson_is_recognised(tmp_path: Path, release: str, status: str, found: str, advice: str):
+    diagnosis = examine(_orin(tmp_path, release), power_mode=lambda: "MAXN_SUPER")
+    jetpack = _find(diagnosis, "JetPack")
+    assert (jetpack.status, jetpack.found, jetpack.advice) == (status, found, advice)
+    assert _find(diagnosis, "board").found == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert _find(diagnosis, "power mode").found == "MAXN_SUPER"
+    assert _find(diagnosis, "INT8 arithmetic").found == "asimddp"
+    assert _find(diagnosis, "processor").found.startswith("ARMv8 Processor rev 1 (v8l), ")
+
+
+def test_an_ordinary_machine_has_no_board_and_no_jetpack(tmp_path: Path):
+    diagnosis = examine(_tree(tmp_path, proc__cpuinfo="model name\t: Old CPU\nflags\t: sse avx2\n"))
+    assert not {"board", "JetPack", "power mode"} & {check.what for check in diagnosis.machine}
+    assert _find(diagnosis, "INT8 arithmetic") == Check(
+        what="INT8 arithmetic",
+        status="missing",
+        advice="INT8 artifacts will not be faster here, and may lose accuracy on x86: use fp32",
+    )
+
+
+def test_a_driver_is_found_by_its_version(tmp_path: Path):
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+    assert _find(examine(_tree(tmp_path, proc__driver__nvidia__version=text)), "NVIDIA driver").found == "580.65.06"
+
+
+def _run(script: str) -> subprocess.CompletedProcess[str]:
+    script += "\nfrom mmkd_export.commands.doctor import main\nmain()\n"
+    return subprocess.run([sys.executable, "-c", script, "--json"], capture_output=True, text=True, check=False)
+
+
+def test_without_any_library_it_names_every_command_that_installs_them():
+    done = _run(
+        "import sys\n"
+        "for name in ('torch', 'safetensors', 'lightning_fabric', 'sklearn', 'tensorboard', 'onnx', 'onnxscript',\n"
+        "             'onnxruntime', 'openvino', 'typer', 'rich', 'psutil', 'tensorrt', 'tensorrt_rtx', 'cuda',\n"
+        "             'ai_edge_litert', 'litert_torch', 'ai_edge_quantizer'):\n"
+        "    sys.modules[name] = None\n"
+    )
+    assert done.returncode == 3
+    assert done.stderr == "mmkd-doctor: no bundle can be run here; run: pip install 'mmkd-edge[ort]'\n"
+    checks = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+    assert {check["status"] for what, check in checks.items() if what != "NVIDIA driver"} == {"missing"}
+    assert checks["mmkd-export"]["found"] == "no torch, safetensors, onnx, onnxscript, onnxruntime, typer, rich"
+    assert checks["mmkd-export"]["advice"] == "pip install 'mmkd-edge[export]'"
+
+
+def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Path):
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvdla_compiler.so: cannot open shared object file')\n")
+    (tmp_path / "openvino.py").write_text("raise OSError('illegal instruction')\n")
+    done = _run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    checks = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["engines: TensorRT"] == {
+        "what": "engines: TensorRT",
+        "status": "problem",
+        "found": "tensorrt does not load: libnvdla_compiler.so: cannot open shared object file",
+        "advice": "the container's TensorRT is for another JetPack than the host: use the image of the host's JetPack",
+    }
+    assert checks["run bundles: openvino"]["found"] == "openvino does not load: illegal instruction"
+    assert checks["run bundles: openvino"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
+
+
+def test_a_gpu_is_named_with_what_runs_on_it():
+    script = (
+        "import importlib.util, pytest\n"
+        f"spec = importlib.util.spec_from_file_location('gpu_double', {str(GPU_DOUBLE)!r})\n"
+        "double = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(double)\n"
+        "tensorrt = double.install(pytest.MonkeyPatch())\n"
+    )
+    checks = {check["what"]: check for check in json.loads(_run(script).stdout)["checks"]}
+    assert checks["run bundles: trt"] == {
+        "what": "run bundles: trt",
+        "status": "ok",
+        "found": "tensorrt 10.3.0 on Double, compute capability 8.7, CUDA 12.6",
+        "advice": "",
+    }
+    checks = {check["what"]: check for check in json.loads(_run(script + "tensorrt.cuda.driver = 0").stdout)["checks"]}
+    assert checks["run bundles: trt"]["status"] == "problem"
+    assert checks["run bundles: trt"]["found"].startswith("no GPU answers: cudaErrorInsufficientDriver: ")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs pip install 'mmkd-edge[openvino]'")
+def test_looking_at_openvino_reports_nothing_to_anyone():
+    done = _run(
+        "import sys\n"
+        "for name in ('torch', 'lightning_fabric', 'tensorboard', 'sklearn', 'psutil'): sys.modules[name] = None\n"
+        "def refuse(event, arguments):\n"
+        "    import os\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'os.fork'): os._exit(9)\n"
+        "sys.addaudithook(refuse)"
+    )
+    assert done.returncode == 0
+    checks = {check["what"]: check["status"] for check in json.loads(done.stdout)["checks"]}
+    assert checks["run bundles: openvino"] == "ok"

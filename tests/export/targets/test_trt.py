@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import msgspec
+import pytest
+
+from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
+from mmkd_edge.backends.trt.cuda import load_runtime
+from mmkd_edge.backends.trt.key import DeviceFacts, engine_profiles
+from mmkd_edge.bundle.bundle import Bundle, example_bundle
+from mmkd_edge.bundle.manifest import BatchRange, graph_inputs
+from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
+from mmkd_edge.spec import TaskSpec
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export
+from mmkd_export.targets.platforms import platform_named
+from mmkd_export.targets.sidecar import engine_key, read_sidecar
+from mmkd_export.targets.trt import build_engines
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+
+MIB = 1 << 20
+
+
+def _load(name: str) -> ModuleType:
+    path = Path(__file__).parents[1] / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def trt_rtx() -> ModuleType:
+    """TensorRT-RTX builds ahead of time, without a GPU; it is not part of the development installation."""
+    return pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
+
+
+@pytest.fixture
+def bundle(exported: ExportResult, tmp_path: Path) -> Path:
+    return Path(shutil.copy(exported.path, tmp_path / "student.edge"))
+
+
+@pytest.mark.parametrize("wheel", ["tensorrt_cu12_bindings-10.3.0", "tensorrt_cu13_bindings-11.", "cuda_python-12.6."])
+def test_every_name_that_is_used_is_in_the_published_bindings(wheel: str):
+    reader = _load("read_trt_names")
+    recorded = json.loads(reader.NAMES_FILE.read_text())
+    (names,) = [entry["names"] for name, entry in recorded.items() if name.startswith(wheel)]
+    assert names == (reader.names_of_cuda() if wheel.startswith("cuda") else reader.names_of_tensorrt())
+
+
+def test_a_name_that_the_bindings_lack_would_be_found():
+    reader = _load("read_trt_names")
+    source = "config.set_flag(module.BuilderFlag.FP16)\nother.thing()"
+    assert reader.used_names(source, of={"config", "module"}) == ["BuilderFlag", "FP16", "set_flag"]
+    assert reader.present_names(b"x\0set_flag\0getBuilderFlag\0FP16x\0", ["BuilderFlag", "FP16", "set_flag"]) == [
+        "BuilderFlag",
+        "set_flag",
+    ]
+
+
+def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte(tmp_path: Path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:  400 kB\n")
+    assert workspace_bytes(meminfo) == 100 * 1024
+    meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
+    assert workspace_bytes(meminfo) == 1 << 30
+
+
+def test_the_workspace_heeds_the_gpus_free_memory(tmp_path: Path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
+    assert workspace_bytes(meminfo, gpu_free_bytes=400 * MIB) == 100 * MIB
+
+
+def test_profiles_are_the_range_of_every_input(student: StudentCheckpoint):
+    inputs = graph_inputs(student.modality)
+    assert engine_profiles(inputs, None) == {}
+    shapes = ((1, 64, 3), (2, 64, 3), (8, 64, 3))
+    assert engine_profiles(inputs, BatchRange(minimum=1, optimum=2, maximum=8)) == {
+        "acc": shapes,
+        "acc_present": shapes,
+    }
+
+
+ORIN = DeviceFacts(
+    name="Orin (nvgpu)",
+    compute_capability="8.7",
+    multiprocessors=8,
+    memory_bytes=8 << 30,
+    cuda_runtime=12060,
+    cuda_driver=12060,
+)
+
+
+class Tensorrt(ModuleType):
+    """A double of TensorRT's Python interface that writes down what it is asked for; TensorRT itself needs a GPU."""
+
+    __version__ = "10.3.0"
+
+    class ILogger:
+        Severity = SimpleNamespace(VERBOSE=0, ERROR=1, INTERNAL_ERROR=2)
+
+    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+    BuilderFlag = SimpleNamespace(TF32="tf32")
+
+    def __init__(self, *, accepts_profiles: bool = True) -> None:
+        super().__init__("tensorrt")
+        self.asked: list[tuple[object, ...]] = []
+        self._accepts_profiles = accepts_profiles
+
+    def _note(self, *what: object, gives: object = None) -> Callable[..., object]:
+        def note(*arguments: object) -> object:
+            self.asked.append((*what, *arguments))
+            return gives
+
+        return note
+
+    def Builder(self, logger: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
+        config = SimpleNamespace(
+            set_memory_pool_limit=self._note("workspace"),
+            clear_flag=self._note("off"),
+            add_optimization_profile=lambda profile: 0 if self._accepts_profiles else -1,
+            create_timing_cache=self._note("timing cache", gives="cache"),
+            set_timing_cache=self._note("set timing cache"),
+            get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"measured"),
+        )
+        return SimpleNamespace(
+            create_network=self._note("network", gives=SimpleNamespace(num_inputs=0)),
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: SimpleNamespace(set_shape=self._note("shape")),
+            build_serialized_network=lambda network, config: b"plan",
+        )
+
+    def OnnxParser(self, network: object, logger: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
+        return SimpleNamespace(parse=lambda model: True)
+
+
+def test_a_builder_is_given_profile_workspace_and_timing_cache():
+    library = Tensorrt()
+    profiles = {"acc": ((1, 64, 3), (2, 64, 3), (8, 64, 3))}
+    built = engine_from_onnx(b"", library, workspace_bytes=MIB, profiles=profiles, timing_cache=b"before")
+    assert (built.plan, built.timing_cache) == (b"plan", b"measured")
+    assert library.asked == [
+        ("network", 2),
+        ("workspace", 0, MIB),
+        ("off", "tf32"),
+        ("shape", "acc", (1, 64, 3), (2, 64, 3), (8, 64, 3)),
+        ("timing cache", b"before"),
+        ("set timing cache", "cache", False),
+    ]
+
+
+def test_a_profile_that_is_refused_is_an_error():
+    with pytest.raises(BackendError) as error:
+        engine_from_onnx(
+            b"", Tensorrt(accepts_profiles=False), workspace_bytes=MIB, profiles={"acc": ((1, 2), (1, 2), (8, 2))}
+        )
+    assert str(error.value) == (
+        "TensorRT refuses the optimisation profile {'acc': ((1, 2), (1, 2), (8, 2))}; export without --dim"
+    )
+
+
+def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    library = Tensorrt()
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
+    monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
+    monkeypatch.setattr("mmkd_export.targets.trt.free_bytes", lambda runtime: 400 * MIB)
+    build_engines(bundle, platform_named("jp6.2"))
+    (engine,) = build_engines(bundle, platform_named("jp6.2"))
+    timings = bundle.with_name("tensorrt-10.3.0-orin-nvgpu-cuda12060.timing")
+    assert timings.read_bytes() == b"measured"
+    assert [asked[1] for asked in library.asked if asked[0] == "timing cache"] == [b"", b"measured"]
+    assert engine.sidecar.device == ORIN
+    assert sorted(path.name for path in bundle.parent.iterdir()) == [
+        "student.edge",
+        "student.fp32.engine",
+        "student.fp32.engine.json",
+        "student.fp32.engine.log",
+        "tensorrt-10.3.0-orin-nvgpu-cuda12060.timing",
+    ]
+    assert engine.sidecar.key == engine_key(engine.sidecar)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"onnx_sha256": "0" * 64},
+        {"library_version": "10.4.0"},
+        {"tf32": True},
+        {"architecture": "riscv64"},
+        {"device": None},
+        {"device": msgspec.structs.replace(ORIN, cuda_driver=13000)},
+        {"device": msgspec.structs.replace(ORIN, multiprocessors=16)},
+        {"profiles": {"acc": ((1, 64, 3), (1, 64, 3), (4, 64, 3))}},
+    ],
+)
+def test_the_key_is_another_where_another_engine_is_needed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+):
+    monkeypatch.setitem(sys.modules, "tensorrt", Tensorrt())
+    monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
+    monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
+    monkeypatch.setattr("mmkd_export.targets.trt.free_bytes", lambda runtime: 400 * MIB)
+    (engine,) = build_engines(bundle, platform_named("jp6.2"))
+    assert engine_key(msgspec.structs.replace(engine.sidecar, **change)) != engine.sidecar.key
+    same = msgspec.structs.replace(engine.sidecar, workspace_bytes=1, platform="jp7", bundle_sha256="0" * 64)
+    assert engine_key(same) == engine.sidecar.key
+
+
+def test_an_engine_for_a_range_of_batches_is_built_with_its_profile(
+    trt_rtx: ModuleType, student_file: Path, tmp_path: Path
+):
+    plan = ExportPlan(
+        source=student_file,
+        output=tmp_path / "student.edge",
+        targets=("trt",),
+        accept_unjudged=True,
+        precisions=("fp32", "fp16", "int8"),
+        platform="trt-rtx",
+        batch=BatchRange(minimum=1, optimum=2, maximum=8),
+    )
+    result = export(plan)
+    assert [engine.sidecar.precision for engine in result.engines] == ["fp32", "fp16", "int8"]
+    for engine in result.engines:
+        assert engine.sidecar.shapes["acc"] == (-1, 64, 3)
+        assert engine.sidecar.profiles["acc"] == ((1, 64, 3), (2, 64, 3), (8, 64, 3))
+        assert engine.path.stat().st_size > 10_000
+
+
+def test_a_graph_for_many_windows_is_built_for_one_where_nothing_else_is_said(
+    trt_rtx: ModuleType, student: StudentCheckpoint
+):
+    graph = onnx_from_student(student, batch=BatchRange(minimum=1, optimum=1, maximum=8))
+    assert len(engine_from_onnx(graph, trt_rtx, workspace_bytes=64 * MIB).plan) > 10_000
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
+def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(
+    exported: ExportResult, tmp_path: Path
+):
+    output = tmp_path / "my student.edge"
+    with pytest.raises(UnavailableError) as error:
+        export(ExportPlan(source=exported.path, output=output, targets=("trt",)))
+    assert str(error.value) == (
+        "no engine was built: tensorrt is not installed on this machine (it comes with JetPack)\n"
+        f"{output} is written and complete; on the device run: "
+        "mmkd-export 'my student.edge' --target trt --platform jp6.2"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my student.edge"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cuda") is not None, reason="this machine has cuda-python")
+def test_without_cuda_python_the_extra_is_named():
+    with pytest.raises(UnavailableError) as error:
+        load_runtime()
+    assert str(error.value) == (
+        "TensorRT engines need cuda-python, which is not installed; install it with pip install 'mmkd-edge[trt]'"
+    )
+
+
+def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
+    trt_rtx: ModuleType, exported: ExportResult, tmp_path: Path
+):
+    output = tmp_path / "student.edge"
+    plan = ExportPlan(
+        source=exported.path,
+        output=output,
+        targets=("trt",),
+        accept_unjudged=True,
+        precisions=("fp16", "int8"),
+        platform="trt-rtx",
+    )
+    result = export(plan)
+    assert [engine.path.name for engine in result.engines] == ["student.fp16.engine", "student.int8.engine"]
+    for engine in result.engines:
+        sidecar = read_sidecar(engine.path.with_name(engine.path.name + ".json"))
+        assert sidecar == engine.sidecar
+        data = engine.path.read_bytes()
+        assert (sidecar.size_bytes, sidecar.engine_sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert sidecar.bundle_sha256 == result.sha256
+        assert sidecar.shapes == {"acc": (1, 64, 3), "acc_present": (1, 64, 3)}
+        assert sidecar.library_version == trt_rtx.__version__
+        assert sidecar.device is None
+        assert "logits" in sidecar.layers
+        log = engine.path.with_name(engine.path.name + ".log").read_text()
+        assert "Opset version:    20" in log
+        assert "VERBOSE" not in log
+
+
+@pytest.mark.parametrize(
+    ("task", "second"),
+    [
+        (TaskSpec(kind="multi_label", labels=("hot", "worn")), "probabilities"),
+        (TaskSpec(kind="regression", labels=("speed",), unit="rpm"), "value"),
+    ],
+)
+def test_students_of_labels_and_of_numbers_have_engines_too(
+    trt_rtx: ModuleType, build_student: Callable[..., StudentCheckpoint], tmp_path: Path, task: TaskSpec, second: str
+):
+    write_student(tmp_path / "s.ckpt", build_student(task=task))
+    plan = ExportPlan(
+        source=tmp_path / "s.ckpt",
+        output=tmp_path / "s.edge",
+        targets=("trt",),
+        accept_unjudged=True,
+        precisions=("fp16",),
+        platform="trt-rtx",
+    )
+    result = export(plan)
+    assert [engine.path.name for engine in result.engines] == ["s.fp16.engine"]
+    assert "logits" in result.engines[0].sidecar.layers
+    assert [tensor.name for tensor in result.manifest.models[0].outputs] == ["logits", second]
+
+
+def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Path):
+    before = bundle.read_bytes()
+    result = export(ExportPlan(source=bundle, output=bundle, targets=("trt",), platform="trt-rtx"))
+    assert [engine.sidecar.precision for engine in result.engines] == ["fp32"]
+    assert bundle.read_bytes() == before
+
+
+def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx: ModuleType, bundle: Path):
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'): sys.modules[name] = None\n"
+        "from mmkd_export.commands.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, str(bundle), "--target", "trt", "--platform", "trt-rtx"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "1/2 verify the bundle\n2/2 build engines\n")
+    assert done.stdout.splitlines()[-1] == (
+        f"wrote {bundle.with_name('student.fp32.engine')}; next: mmkd-bench run {bundle}"
+    )
+
+
+def test_a_graph_that_the_parser_refuses_gives_its_own_words(trt_rtx: ModuleType):
+    with pytest.raises(BackendError, match=r"^tensorrt_rtx .* cannot read the graph: "):
+        engine_from_onnx(b"not a graph", trt_rtx, workspace_bytes=64 * MIB)
+
+
+def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx: ModuleType, bundle: Path, monkeypatch):
+    monkeypatch.setattr("mmkd_export.targets.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
+    monkeypatch.setattr(trt_rtx.Builder, "build_serialized_network", lambda *_: None)
+    with pytest.raises(BackendError) as error:
+        build_engines(bundle, platform_named("trt-rtx"))
+    first, second = str(error.value).splitlines()
+    assert first.startswith("no engine was built: tensorrt_rtx ")
+    assert "cannot build the graph with 0 MiB of workspace" in first
+    assert second == (
+        f"{bundle} is written and complete; on the device run: mmkd-export student.edge --target trt --platform trt-rtx"
+    )
+    assert [path.name for path in bundle.parent.iterdir()] == ["student.edge"]
+
+
+def test_a_sidecar_with_other_keys_is_refused(tmp_path: Path):
+    path = tmp_path / "student.fp32.engine.json"
+    path.write_text("{}")
+    with pytest.raises(ArtifactError) as error:
+        read_sidecar(path)
+    assert str(error.value) == (
+        f"{path}: expected the sidecar of an engine: Object missing required field `model_id`; build the engine again"
+    )
+
+
+def _blocks(document: str) -> list[str]:
+    """What stands between the fences of a document."""
+    return document.split("```")[1::2]
+
+
+def test_the_commands_for_other_tools_fit_the_shipped_student():
+    document = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+    blocks = _blocks(document)
+    with Bundle.open(example_bundle("watch_acc")) as bundle:
+        entry = bundle.manifest.models[0]
+    (triton,) = [block for block in blocks if 'platform: "tensorrt_plan"' in block]
+    for tensor in (*entry.inputs, *entry.outputs):
+        sizes = ", ".join(map(str, tensor.shape))
+        assert f'{{ name: "{tensor.name}", data_type: TYPE_FP32, dims: [ {sizes} ] }}' in triton
+    (ranges,) = [block for block in blocks if "--minShapes" in block]
+    for option, size in (("min", 1), ("opt", 4), ("max", 8)):
+        shapes = [f"{tensor.name}:{'x'.join(map(str, (size, *tensor.shape[1:])))}" for tensor in entry.inputs]
+        assert f"--{option}Shapes={','.join(shapes)}" in ranges

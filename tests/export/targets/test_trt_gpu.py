@@ -1,0 +1,142 @@
+"""TensorRT on a real GPU, not run yet: `python -m pytest -m gpu tests/export/targets/test_trt_gpu.py`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from mmkd_edge import BackendError, Bundle, EdgePredictor, example_bundle
+from mmkd_edge.backends.base import why_absent
+from mmkd_edge.backends.trt.backend import MOST_EXECUTIONS, TrtBackend
+from mmkd_edge.backends.trt.cuda import free_bytes, load_runtime
+from mmkd_edge.backends.trt.execution import Execution
+from mmkd_edge.bundle.manifest import Precision
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import export
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(bool(why_absent("trt")), reason="needs TensorRT, cuda-python and an NVIDIA GPU"),
+]
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+THREADS = 8
+SECONDS = 20.0
+# What one execution keeps may stay with CUDA's allocator; a leak in each of ten openings is more.
+MOST_LEFT_BYTES = 8 << 20
+
+
+@pytest.fixture(scope="module")
+def bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small student in every precision."""
+    path = tmp_path_factory.mktemp("gpu") / "student.edge"
+    export(ExportPlan(source=student_file, output=path, accept_unjudged=True, precisions=PRECISIONS))
+    return path
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def predictor(bundle: Path, request: pytest.FixtureRequest) -> Iterator[EdgePredictor]:
+    with EdgePredictor.open(bundle, backend="trt", precision=request.param) as opened:
+        yield opened
+
+
+def backend_of(predictor: EdgePredictor) -> TrtBackend:
+    return cast(TrtBackend, predictor.backend)
+
+
+def feeds_of(bundle: Path) -> list[dict[str, np.ndarray]]:
+    with Bundle.open(bundle) as opened:
+        entry = opened.manifest.models[0]
+        windows = opened.golden(entry.name).windows
+    names = [tensor.name for tensor in entry.inputs]
+    return [dict(zip(names, prepare(window, entry.modality), strict=True)) for window in windows]
+
+
+def test_golden_answers_are_those_of_the_export(predictor: EdgePredictor) -> None:
+    result = predictor.selftest()
+    assert result.max_abs_error <= result.tolerance
+
+
+def test_the_shipped_student_answers_as_it_should() -> None:
+    with EdgePredictor.open(example_bundle(), backend="trt") as opened:
+        result = opened.selftest()
+    assert result.max_abs_error <= result.tolerance
+
+
+def test_auto_takes_it_and_says_why() -> None:
+    with EdgePredictor.open(example_bundle()) as opened:
+        info = opened.info()
+    assert info.backend == "trt"
+    assert "and a GPU's driver are here" in info.reason
+
+
+def test_the_cuda_graph_gives_the_answers_of_the_plain_call(predictor: EdgePredictor, bundle: Path) -> None:
+    backend = backend_of(predictor)
+    assert backend.plain_reason == ""
+    plain = Execution(
+        backend._engine, backend._runtime, inputs=backend.inputs, outputs=backend.outputs, logger=backend._logger
+    )
+    for feeds in feeds_of(bundle):
+        for one, other in zip(backend.run(feeds), plain.answer(feeds), strict=True):
+            np.testing.assert_array_equal(one, other)
+    plain.close()
+
+
+def test_threads_get_the_answers_of_one_thread(predictor: EdgePredictor, bundle: Path) -> None:
+    backend, feeds = backend_of(predictor), feeds_of(bundle)
+    expected = [backend.run(one)[0] for one in feeds]
+    calls, wrong = [0] * THREADS, [0] * THREADS
+    end = time.monotonic() + SECONDS
+
+    def ask(number: int) -> None:
+        while time.monotonic() < end:
+            which = (number + calls[number]) % len(feeds)
+            wrong[number] += not np.array_equal(backend.run(feeds[which])[0], expected[which])
+            calls[number] += 1
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(wrong) == 0
+    assert min(calls) > 0
+    assert backend._count <= MOST_EXECUTIONS
+
+
+def test_after_a_call_that_does_not_fit_the_next_one_is_right(predictor: EdgePredictor, bundle: Path) -> None:
+    backend, (feeds, *_) = backend_of(predictor), feeds_of(bundle)
+    before = backend.run(feeds)[0]
+    with pytest.raises(BackendError):
+        backend.run({name: values[:, :3] for name, values in feeds.items()})
+    np.testing.assert_array_equal(backend.run(feeds)[0], before)
+
+
+def test_the_second_opening_takes_the_engine_from_the_cache(bundle: Path, tmp_path: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        model = opened.read(opened.manifest.models[0].artifacts[0].file)
+    first = TrtBackend(model, cache=tmp_path)
+    second = TrtBackend(model, cache=tmp_path)
+    assert first.engine_origin == "built at this start: none was in the cache"
+    assert second.engine_origin.startswith("from the cache: ")
+    for feeds in feeds_of(bundle):
+        np.testing.assert_array_equal(first.run(feeds)[0], second.run(feeds)[0])
+    first.close()
+    second.close()
+
+
+def test_opening_and_closing_leaves_no_memory_behind(bundle: Path) -> None:
+    runtime = load_runtime()
+    left: list[int] = []
+    for _ in range(12):
+        with EdgePredictor.open(bundle, backend="trt", precision="fp32"):
+            pass
+        left.append(free_bytes(runtime))
+    assert left[1] - left[-1] < MOST_LEFT_BYTES

@@ -1,0 +1,159 @@
+"""Stages of a study of several sets: what comes first, what stage 1 decides, and that nothing is trained twice."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+import study_cases as cases
+from test_pool import seed_results
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.study.results import read_seeds, seed_file, write_lines
+from mmkd_models.study.stages import (
+    Plan,
+    Portion,
+    Sensor,
+    best_methods,
+    first_stage,
+    portion_options,
+    run_stages,
+    second_stage,
+    sensor_from_text,
+    third_stage,
+)
+
+THREE = (Sensor("one", "a"), Sensor("two", "b", "tiny"), Sensor("three", "c"))
+
+
+def small_plan(machines: Dataset) -> Plan:
+    return Plan(
+        sets=(Sensor(str(machines.path), "acc"),),
+        first_seeds=1,
+        seeds=1,
+        best=1,
+        first_methods=("none", "logit"),
+        further_methods=("dist",),
+        further_teachers=(),
+        compared=(),
+        steps=2,
+        teacher_steps=2,
+    )
+
+
+def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = first_stage(plan)
+    assert {portion.label_share for portion in portions} == {0.1}
+    assert [(one.sensor.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    assert {portion.methods for portion in portions} == {plan.first_methods}
+
+
+def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = third_stage(plan)
+    assert [(one.sensor.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
+    assert named == {method.name for method in shipped_methods()}
+    assert portions[0].methods[0] == "none"
+    assert [one.made for one in portions if one.made][::4] == ["out-of-fold=3", "ensemble=2"]
+    assert [one.compared for one in portions[-2:]] == [("tiny",), ("small",)]  # the sizes that do not teach there
+
+
+def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
+    assert sensor_from_text("data/rig:acc") == Sensor("data/rig", "acc", "small")
+    assert sensor_from_text("data/rig:acc:tiny") == Sensor("data/rig", "acc", "tiny")
+    assert sensor_from_text("disk:rig:acc") == Sensor("disk:rig", "acc", "small")
+    everything = "+".join(modality.name for modality in machines.spec.modalities)
+    for made, name in (("", f"{everything}:tiny"), ("out-of-fold=3", f"{everything}:tiny,out-of-fold=3")):
+        sensor = Sensor(str(machines.path), "acc", "tiny")
+        portion = Portion(sensor=sensor, label_share=0.1, seeds=1, methods=("none", "logit"), made=made)
+        options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
+        assert [teacher.name for teacher in options.space.teachers] == [name]
+
+
+def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
+    portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
+    assert len(portions) == 3 * 5 * 2
+    assert portions[0] == Portion(sensor=THREE[0], label_share=0.1, seeds=1, methods=("none", "logit", "dist"))
+    assert [portion.label_share for portion in portions] == [0.1] * 15 + [1.0] * 15
+
+
+def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them(tmp_path: Path) -> None:
+    assert best_methods((), 2) == ()
+    for seed in (0, 1):
+        found = seed_results("rig", seed, groups=range(5), alone=4, taught=6)
+        write_lines(seed_file(tmp_path, "rig", found.conditions, seed), found)
+    assert best_methods(read_seeds(tmp_path), 2) == ()  # outputs alone are in stage 2 anyway
+    renamed = {"lucky": 1, "crd": 2, "dist": 2}
+    for seed in (0, 1):
+        path = seed_file(tmp_path, "rig", found.conditions, seed)
+        text = path.read_text()
+        line = next(line for line in text.splitlines() if '"method":"logit"' in line)
+        more = [
+            line.rstrip(",").replace("logit", name).replace('"score":0.7', f'"score":{score}')
+            for name, score in (("lucky", 0.99), ("crd", 0.65), ("dist", 0.68))
+            if seed < renamed[name]
+        ]
+        path.write_text(text.replace(line, ",\n".join([line.rstrip(","), *more]) + line[len(line.rstrip(",")) :]))
+    assert best_methods(read_seeds(tmp_path), 2) == ("dist", "crd")
+
+
+def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Dataset, tmp_path: Path) -> None:
+    build, results = tmp_path / "build", tmp_path / "results"
+    told: list[Portion] = []
+    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=None, tell=told.append)
+    assert [portion.methods for portion in told] == [
+        ("none", "logit"),
+        *2 * [("none", "logit")],  # few labels and all; nothing else is known to be good yet
+        ("none", "dist"),
+        *2 * [("none", "logit", "dist")],
+    ]
+    found = read_seeds(results)
+    assert [(one.conditions.label_share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
+    assert {one.result.trial.candidate.entry.method for one in found[1].trials} == {"none", "logit", "dist"}
+    assert {one.result.trial.candidate.entry.method for one in found[0].trials} == {"none", "logit", "dist"}
+    assert {rival.rival for rival in found[0].rivals} >= {"extra_trees"}
+    shutil.rmtree(build)
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert run_stages(small_plan(machines), build=build, results=results, budget_hours=1.0)
+    assert all(cases.starts(folder) == {} for folder in build.iterdir())
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
+    path = str(machines.path)
+    plan = msgspec.structs.replace(
+        small_plan(machines), sets=(Sensor(path, "acc"), Sensor(path, "gyro")), further_methods=()
+    )
+    build = tmp_path / "build"
+    assert run_stages(plan, build=build, results=tmp_path / "results", budget_hours=None)
+    starts = [cases.starts(build / f"{machines.spec.name}-{sensor}-10") for sensor in ("acc", "gyro")]
+    teachers = [{name: count for name, count in one.items() if name.startswith("small-")} for one in starts]
+    assert teachers[0] == teachers[1]
+    assert list(teachers[0].values()) == [1]
+    few = [one for one in read_seeds(tmp_path / "results") if one.conditions.label_share < 1]
+    assert few[0].teachers[0].test == few[1].teachers[0].test
+    moved = build.rename(tmp_path / "moved")
+    assert run_stages(plan, build=moved, results=tmp_path / "results", budget_hours=None)
+    assert cases.starts(moved / f"{machines.spec.name}-acc-10") == starts[0]
+
+
+def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
+    plan = small_plan(machines)
+    assert not run_stages(plan, build=tmp_path / "build", results=tmp_path / "results", budget_hours=0.0)
+    assert not (tmp_path / "build").exists()
+
+
+def test_without_sets_there_is_nothing_to_study(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_stages(Plan(sets=()), build=tmp_path, results=tmp_path, budget_hours=None)
+    assert str(caught.value) == "study: expected one or more sets, got none; name DIR:MODALITY"

@@ -1,0 +1,275 @@
+"""Interrupted trainings: continued to the same weights, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.distil.learner import DistillLearner, Recipe
+from mmkd_models.distil.recipe_text import term_from_text
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.tensors import write_tensors
+from mmkd_models.training.loop import CurvePoint, Fit, Progress, TrainConfig
+
+SCRIPT = Path(__file__).parents[1].joinpath("interrupted_training.py")
+Trained = Callable[..., Fit]
+Distiller = Callable[..., DistillLearner]
+
+
+def scripted(figures: list[float]) -> Callable[[nn.Module], Scores]:
+    """A judge that gives these figures one after the other."""
+    left = iter(figures)
+
+    def evaluate(network: nn.Module) -> Scores:
+        figure = next(left)
+        return Scores(accuracy=figure, balanced_accuracy=figure, macro_f1=figure, confusion=((1,),))
+
+    return evaluate
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error of the code under test
+    pass
+
+
+def interrupt_at(step: int) -> Callable[[Progress], None]:
+    def on_step(progress: Progress) -> None:
+        if progress.step == step:
+            raise Interrupted
+
+    return on_step
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    trained: Trained, distiller: Distiller, short: TrainConfig, tmp_path: Path, precision: Any, stop: int
+) -> None:
+    config = msgspec.structs.replace(short, precision=precision)
+    with pytest.raises(Interrupted):
+        trained(config, run_dir=tmp_path, on_step=interrupt_at(stop))
+    steps: list[int] = []
+    learner = distiller()
+    resumed = trained(config, learner=learner, run_dir=tmp_path, resume=True, on_step=lambda p: steps.append(p.step))
+    whole = trained(config, learner=(other := distiller()))
+    assert steps == list(range(stop // 2 * 2 + 1, 7))
+    assert same(resumed.state, whole.state)
+    assert same(learner.state_dict(), other.state_dict())  # queue and projectors too
+    assert (resumed.curve, resumed.scores, resumed.best_step) == (whole.curve, whole.scores, whole.best_step)
+
+
+def test_banks_and_projectors_of_every_term_resume_too(trained: Trained, dataset: Dataset, tmp_path: Path) -> None:
+    terms = ("relation,heads=2", "feature,keep=0.5", "crd,memory=bank,negatives=8,width=4", "dist", "dkd")
+    recipe = Recipe(terms=tuple(term_from_text(text) for text in terms), trust="confidence")
+    encoder = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+
+    def learner() -> DistillLearner:
+        torch.manual_seed(0)
+        student = Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=encoder))
+        config = TeacherConfig(preset="test", encoder=encoder, fusion_depth=1)
+        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, config), recipe, modality="acc", windows=32)
+
+    with pytest.raises(Interrupted):
+        trained(learner=learner(), run_dir=tmp_path, on_step=interrupt_at(5))
+    resumed = trained(learner=(one := learner()), run_dir=tmp_path, resume=True)
+    whole = trained(learner=(other := learner()))
+    assert same(resumed.state, whole.state)
+    assert same(one.state_dict(), other.state_dict())
+    assert {name.split(".")[0] for name in one.state_dict()} == {"network", "heads"}
+
+
+def test_a_finished_training_is_read_and_not_run_again(trained: Trained, tmp_path: Path) -> None:
+    first = trained(run_dir=tmp_path)
+    second = trained(run_dir=tmp_path, resume=True, on_step=interrupt_at(1))
+    assert same(first.state, second.state)
+    assert (first.curve, first.stopped_at) == (second.curve, second.stopped_at)
+
+
+def test_a_training_that_ran_out_of_patience_stays_finished(
+    trained: Trained, short: TrainConfig, tmp_path: Path
+) -> None:
+    config = msgspec.structs.replace(short, steps=10, patience=1)
+    first = trained(config, run_dir=tmp_path, evaluate=scripted([0.5, 0.4]))
+    second = trained(config, run_dir=tmp_path, resume=True, evaluate=scripted([]))
+    assert (first.stopped_at, second.stopped_at) == (4, 4)
+
+
+def test_resuming_where_nothing_was_interrupted_starts_at_the_beginning(trained: Trained, tmp_path: Path) -> None:
+    assert same(trained(run_dir=tmp_path / "new", resume=True).state, trained().state)
+
+
+def test_without_resume_an_old_state_is_replaced(trained: Trained, short: TrainConfig, tmp_path: Path) -> None:
+    trained(msgspec.structs.replace(short, seed=9), run_dir=tmp_path)
+    assert same(trained(run_dir=tmp_path).state, trained().state)
+
+
+def refused(trained: Trained, *config: TrainConfig, run_dir: Path, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        trained(*config, run_dir=run_dir, resume=True, **options)
+    return str(caught.value)
+
+
+def test_resuming_with_other_options_is_refused(trained: Trained, short: TrainConfig, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path)
+    assert refused(trained, msgspec.structs.replace(short, learning_rate=0.5), run_dir=tmp_path) == (
+        f"{tmp_path / 'resume.ckpt'}: expected a training with learning_rate=0.5, got learning_rate=0.002; "
+        "use the same options as before, or start without --resume"
+    )
+
+
+def test_resuming_with_other_settings_is_refused(trained: Trained, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()})
+    trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()}, resume=True)
+    advice = "use the same options as before, or start without --resume"
+    assert refused(trained, run_dir=tmp_path, settings={"dataset": "b2", "augment": AugmentConfig()}) == (
+        f"{tmp_path / 'resume.ckpt'}: expected a training with dataset='b2', got dataset='a1'; {advice}"
+    )
+    assert refused(trained, run_dir=tmp_path, settings={"augment": AugmentConfig()}) == (
+        f"{tmp_path / 'resume.ckpt'}: expected a training with dataset=None, got dataset='a1'; {advice}"
+    )
+
+
+def test_settings_of_any_json_shape_are_recognised(trained: Trained, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path, settings={"augment": AugmentConfig(), "rates": (0.1, 0.2)})
+    again = trained(run_dir=tmp_path, settings={"augment": AugmentConfig(), "rates": (0.1, 0.2)}, resume=True)
+    assert again.stopped_at == 6
+
+
+def unusable(trained: Trained, run_dir: Path, **options: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        trained(run_dir=run_dir, resume=True, **options)
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+def test_resuming_with_another_network_is_refused(trained: Trained, distiller: Distiller, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path)
+    assert unusable(trained, tmp_path, learner=distiller(width=16)) == (
+        f"{tmp_path / 'resume.ckpt'}: tensor 'network.encoder.position': expected shape (7, 16) of float32, "
+        "got shape (7, 8) of float32; the file was altered or made by another version"
+    )
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object], *, kind: str = "resume") -> None:
+    """Writes the state again with another document."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        document = json.loads(file.metadata()["resume"])
+    replaced = change(document)
+    text = replaced if isinstance(replaced, str) else json.dumps(document)
+    write_tensors(path, tensors, kind=kind, document=text.encode())
+
+
+def test_a_state_of_a_newer_version_is_refused(trained: Trained, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path)
+    rewrite(tmp_path / "resume.ckpt", lambda document: document.update(format_version=2))
+    assert unusable(trained, tmp_path) == (
+        f"{tmp_path / 'resume.ckpt'}: expected format_version 1, got 2; start without --resume"
+    )
+
+
+def test_a_state_with_damaged_metadata_is_refused(trained: Trained, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path)
+    rewrite(tmp_path / "resume.ckpt", lambda document: document.pop("curve"))
+    assert unusable(trained, tmp_path) == (
+        f"{tmp_path / 'resume.ckpt'}: metadata: Object missing required field `curve`; start without --resume"
+    )
+    trained(run_dir=tmp_path)
+    rewrite(tmp_path / "resume.ckpt", lambda document: "{")
+    assert unusable(trained, tmp_path) == (
+        f"{tmp_path / 'resume.ckpt'}: metadata: Input data was truncated; start without --resume"
+    )
+
+
+def test_a_state_with_a_tensor_of_nobody_is_refused(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "resume.ckpt"
+    trained(run_dir=tmp_path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    tensors["stranger/weight"] = torch.zeros(1)
+    write_tensors(path, tensors, kind="resume", document=metadata["resume"].encode())
+    assert unusable(trained, tmp_path) == (f"{path}: tensor with an unknown name ('stranger'); start without --resume")
+
+
+def test_a_file_of_another_kind_is_no_state(trained: Trained, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path)
+    rewrite(tmp_path / "resume.ckpt", lambda document: None, kind="student")
+    assert unusable(trained, tmp_path) == (
+        f"{tmp_path / 'resume.ckpt'}: expected a resume checkpoint, got a student checkpoint; name the right file"
+    )
+
+
+def test_the_state_holds_no_teacher(trained: Trained, tmp_path: Path) -> None:
+    trained(run_dir=tmp_path)
+    with safe_open(tmp_path / "resume.ckpt", framework="pt") as file:
+        names = list(file.keys())
+    assert not [name for name in names if "fusion" in name or "gyro" in name]
+    assert {name.split("/")[0] for name in names} == {"learner", "optimizer", "average", "best"}
+
+
+def test_curve_points_survive_json() -> None:
+    point = CurvePoint(step=3, train_loss=0.1, valid_score=0.7, terms={"logit": 1 / 3})
+    assert msgspec.json.decode(msgspec.json.encode(point), type=CurvePoint) == point
+
+
+def command(dataset: Dataset, run_dir: Path, weights: Path, *devices: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), str(dataset.path), str(run_dir), str(weights), *devices]
+
+
+def run(arguments: list[str]) -> None:
+    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_a_killed_process_resumes_to_the_bit_equal_weights_of_one_that_was_not(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    killed = command(dataset, tmp_path / "killed", tmp_path / "killed.safetensors")
+    with subprocess.Popen(killed, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 7:  # validated and saved at step 4, three steps beyond
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed.safetensors").exists()
+    with safe_open(tmp_path / "killed" / "resume.ckpt", framework="pt") as file:
+        assert json.loads(file.metadata()["resume"])["step"] in (4, 8)
+    run(killed)
+    run(command(dataset, tmp_path / "whole", tmp_path / "whole.safetensors"))
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch_and_reach_the_weights_of_one(dataset: Dataset, tmp_path: Path) -> None:
+    states = []
+    for devices in ("1", "2"):
+        weights = tmp_path / f"{devices}.safetensors"
+        run(command(dataset, tmp_path / devices, weights, devices))
+        with safe_open(weights, framework="pt") as file:
+            states.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+    for name, value in states[0].items():
+        # Gradients are summed in another order, and Adam divides by their size: 2e-4 measured, steps of 2e-3 taken.
+        torch.testing.assert_close(states[1][name], value, atol=2e-3, rtol=0)
