@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 NAMES_FILE = HERE / "trt_names.json"
 RUNTIME = HERE.parents[1] / "mmkd_edge"
 SOURCES = (
-    *(RUNTIME / "trt" / f"{name}.py" for name in ("build", "cuda", "execution", "lane")),
-    RUNTIME / "backends" / "trt.py",
+    *(RUNTIME / "backends" / "trt" / f"{name}.py" for name in ("build", "cuda", "execution", "cuda_stream")),
+    RUNTIME / "backends" / "trt" / "backend.py",
 )
 
 # Variables there that hold objects of TensorRT, and of cuda-python.

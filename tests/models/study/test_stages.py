@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import study_cases as cases
 from test_pool import seed_results
