@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
+from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import MASKED, AttentionTap, Block, Projections, Tokens, stem_strides
 from mmkd_models.networks.fronts.causal import Blocks, CausalFront, Running
 
@@ -75,7 +76,7 @@ class CausalEncoder(nn.Module):
         self.spectrum = nn.Linear(channels * self.front.bands, config.width)
         self.statistics = nn.Linear(self.front.statistics, config.width)
         self.relative = nn.Parameter(_slopes(config.depth, config.heads, self.length))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
+from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.fronts.long import LongFrontEnd, blocks_of
 from mmkd_models.networks.fronts.spectrum import is_long, spectrum_matrices
 
@@ -153,7 +154,7 @@ class Block(nn.Module):
         self.attention = Attention(config.width, config.heads, cross=False)
         self.norm_feedforward = nn.LayerNorm(config.width)
         self.feedforward = FeedForward(config.width, config.feedforward_ratio)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
         """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and its attention (map (B, H, L, L)) or None."""
@@ -257,7 +258,7 @@ class Encoder(nn.Module):
         self.spectrum = nn.Linear(channels * self.front.bands, config.width)
         self.statistics = nn.Linear(self.front.statistics, config.width)
         self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:

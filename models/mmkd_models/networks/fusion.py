@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_models.networks.config import EncoderConfig
+from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import Attention, AttentionTap, Block, Tokens
 
 
@@ -39,7 +40,7 @@ class CrossBlock(nn.Module):
         self.norm_source = nn.LayerNorm(config.width)
         self.cross = Attention(config.width, config.heads, cross=True)
         self.block = Block(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, own: Tensor, others: Tensor, own_bias: Tensor, others_bias: Tensor, *, want_map: bool

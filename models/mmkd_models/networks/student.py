@@ -10,6 +10,7 @@ from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.networks.answer import Answer
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.config import StudentConfig
+from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import Encoder, Pool, Projections
 
 
@@ -44,7 +45,7 @@ class Student(nn.Module):
         encoder = CausalEncoder if config.causal else Encoder
         self.encoder: Encoder | CausalEncoder = encoder(modality, config.encoder)
         self.pool = Pool(config.encoder.width)
-        self.dropout = nn.Dropout(config.encoder.dropout)
+        self.dropout = Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)
         self.answer = Answer(kind)
 

@@ -12,6 +12,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.networks.answer import Answer
 from mmkd_models.networks.config import TeacherConfig
+from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import Encoder, Pool, Projections, Tokens
 from mmkd_models.networks.fusion import CrossTap, FusionLayer
 
@@ -71,7 +72,7 @@ class Teacher(nn.Module):
         self.fusion = nn.ModuleList(FusionLayer(self.names, config.encoder) for _ in range(fusing))
         self.pools = nn.ModuleDict({name: Pool(config.encoder.width) for name in self.names})
         self.gate = nn.Linear(config.encoder.width, 1)
-        self.dropout = nn.Dropout(config.encoder.dropout)
+        self.dropout = Dropout(config.encoder.dropout)
         self.head = nn.Linear(config.encoder.width, classes)
         self.answer = Answer(kind)
 
