@@ -38,6 +38,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SCREEN_LINES = 50
+EXAMPLE_LINES = 60
 
 FENCE = re.compile(r"```(\w*)\s*\Z")
 LINK = re.compile(r"""\]\(([^)\s]+)\)|(?:src|href)="([^"]+)\"""")
@@ -119,6 +120,11 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     done = run([sys.executable, path, *arguments], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_examples_are_short_enough_to_copy() -> None:
+    long = [path.name for path in EXAMPLES if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
+    assert [name for name in long if name != "distillation_study.py"] == []  # it leaves with the study
 
 
 def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: Path) -> None:
