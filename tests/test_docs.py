@@ -406,6 +406,20 @@ def test_every_decision_has_its_parts_and_is_found_from_the_architecture() -> No
         assert f"](decisions/{page.name})" in architecture
 
 
+PACKAGES = ("mmkd_edge", "models/mmkd_models", "export/mmkd_export", "benchmarks/mmkd_bench", "reports/mmkd_report")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_architecture_has_every_room_in_its_table_and_in_its_picture(package: str) -> None:
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = table_rows(text.partition(f"### `{Path(package).name}`")[2], "room")
+    named = [row[0].removesuffix("/") for row in rows if row[0].endswith("/")]
+    drawn = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    assert set(named) == rooms
+    assert [name for name in named if f">{name}<" not in drawn] == []
+
+
 def test_contributing_fits_on_a_screen() -> None:
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= SCREEN_LINES
 
