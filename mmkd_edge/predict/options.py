@@ -87,7 +87,7 @@ def several(reference: AnyReference | Sequence[AnyReference] | None) -> tuple[An
 
 
 def check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision | Literal["auto"]:
-    """The same precision, if it exists.
+    """The same precision, where there is such a one.
 
     Raises:
         UsageError: there is none.

@@ -1,7 +1,7 @@
 """Steps of a causal student: an engine over its step graph, and one state for each stream.
 
 The protocol, and the one place that begins a state. States live in memory of the stream's own that the engine reads
-where it is. A step returns one slot of most of them, so that nothing is moved and little is copied.
+where it is. A step gives back one slot of most of them, so that nothing is moved and little is copied.
 """
 
 from __future__ import annotations

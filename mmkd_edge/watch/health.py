@@ -291,7 +291,7 @@ class Monitor:
     An answer costs one append here; every few answers are settled together, under the lock.
 
     Args:
-        every: every n-th window is looked at; 0 looks at none and counts only.
+        every: each how manieth window is looked at; 0 looks at none and counts only.
 
     Attributes:
         notes: answers that were not settled yet, with the tally of their student; whoever appends to it when it holds
