@@ -1,6 +1,6 @@
 """Distil a teacher of your own into a student of your own: any `nn.Module` that answers as ours do, no library edited.
 
-    python examples/own_networks.py    needs `mmkd-edge[train]`
+Run it with `python examples/own_networks.py`; it needs `mmkd-edge[train]`.
 """
 
 from functools import partial
