@@ -82,7 +82,7 @@ class EdgePredictor:
         checks: what is looked for in every window beyond missing values.
         stale_s: from this age of its input on a prediction is stale.
         error_level: of label sets; the artifact must have been calibrated.
-        observe_every: the statistics of `health` look at every n-th window; 0 looks at none.
+        observe_every: each how manieth window the statistics of `health` look at; 0 looks at none.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class EdgePredictor:
             checks: what is looked for in every window beyond missing values; None looks for nothing else.
             stale_s: from this age of its input on a prediction is stale; None never says so.
             error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
-            observe_every: the statistics of `health` look at every n-th window; 0 looks at none.
+            observe_every: each how manieth window the statistics of `health` look at; 0 looks at none.
 
         Raises:
             UsageError: a file is absent, or an argument does not fit this bundle.
@@ -312,7 +312,7 @@ class EdgePredictor:
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.
 
-        The bundle is verified, opened as this predictor was, warmed up and tested on a part of its golden windows;
+        The bundle is verified, opened as this predictor was, warmed up and held against a part of its golden windows;
         then it answers. Whatever fails before leaves the earlier one in its place. The earlier one stays open until the
         next swap: `rollback` returns to it, and an engine that fails after the swap does so by itself.
 

@@ -163,7 +163,7 @@ def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Con
     """Compare two runs.
 
     A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
-    quantity with one value per run has no interval, and its change is compared with the limit itself.
+    quantity with one value per run has no interval, and its change is held against the limit itself.
 
     Args:
         before: the run to compare with.

@@ -222,7 +222,7 @@ def _two(summary: LatencySummary) -> str:
 
 
 def interruption_lines(*, complete: bool) -> list[str]:
-    """What a report says of Ctrl-C."""
+    """What a report has to say of Ctrl-C."""
     return [] if complete else ["interrupted: less was measured than asked for"]
 
 
@@ -243,7 +243,7 @@ def ratio_text(second: str, first: str, ratio: Spread) -> str:
 
     Args:
         second: what the ratio is of.
-        first: what it is compared with.
+        first: what it is held against.
         ratio: first over second, repeat by repeat.
     """
     spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"
