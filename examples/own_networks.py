@@ -1,8 +1,6 @@
 """Distil a teacher of your own into a student of your own: any `nn.Module` that answers as ours do, no library edited.
 
-    python examples/own_networks.py
-
-Needs `mmkd-edge[train]`.
+Run it with `python examples/own_networks.py`; it needs `mmkd-edge[train]`.
 """
 
 from functools import partial
@@ -50,7 +48,6 @@ config, judge = TrainConfig(steps=60, eval_every=30), partial(scores_of, windows
 teacher = _Teacher()
 taught = fit(SupervisedLearner(teacher, modality=None), batches, evaluate=partial(judge, modality=None), config=config)
 teacher.load_state_dict(taught.state)
-
 recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.1), width=16)), trust="label")
 learner = DistillLearner(_Student(width=16), teacher, recipe, modality="acc", example=batches.at(0).inputs)
 student = fit(learner, batches, evaluate=partial(judge, modality="acc"), config=config)

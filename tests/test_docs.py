@@ -38,6 +38,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SCREEN_LINES = 50
+EXAMPLE_LINES = 60
 
 FENCE = re.compile(r"```(\w*)\s*\Z")
 LINK = re.compile(r"""\]\(([^)\s]+)\)|(?:src|href)="([^"]+)\"""")
@@ -119,6 +120,11 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     done = run([sys.executable, path, *arguments], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_examples_are_short_enough_to_copy() -> None:
+    long = [path.name for path in EXAMPLES if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
+    assert [name for name in long if name != "distillation_study.py"] == []  # it leaves with the study
 
 
 def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: Path) -> None:
@@ -398,6 +404,20 @@ def test_every_decision_has_its_parts_and_is_found_from_the_architecture() -> No
         assert page.name.startswith(f"{number:03}-"), page
         assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Context", "## Choice", "## Price"]
         assert f"](decisions/{page.name})" in architecture
+
+
+PACKAGES = ("mmkd_edge", "models/mmkd_models", "export/mmkd_export", "benchmarks/mmkd_bench", "reports/mmkd_report")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_architecture_has_every_room_in_its_table_and_in_its_picture(package: str) -> None:
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = table_rows(text.partition(f"### `{Path(package).name}`")[2], "room")
+    named = [row[0].removesuffix("/") for row in rows if row[0].endswith("/")]
+    drawn = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    assert set(named) == rooms
+    assert [name for name in named if f">{name}<" not in drawn] == []
 
 
 def test_contributing_fits_on_a_screen() -> None:

@@ -22,7 +22,7 @@ SPEC_FILE = "dataset.json"
 
 MOST_WINDOW_VALUES = 1 << 20
 """Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window
-(`examples/high_rate.py`)."""
+(`benchmarks/proofs/high_rate.py`)."""
 
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
 _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")

@@ -1,6 +1,6 @@
 """How often is the verdict of `mmkd-bench compare` right? Two runs of one build against a build slowed by 15 %.
 
-    python examples/benchmark_verdict.py STUDENT.edge --repeats 100 --log verdicts.jsonl
+    python benchmarks/proofs/verdict.py STUDENT.edge --repeats 100 --log verdicts.jsonl
 
 The slow build is the same student with a chain of small matrix products added to its graph, its length fitted so that
 `predict` takes 15 % longer. Every repeat measures one run of each build, in changing order, and asks for two verdicts:
@@ -10,7 +10,6 @@ the experiment can be interrupted and continued; the log's figures are printed a
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import tempfile
@@ -26,6 +25,7 @@ from mmkd_bench.measuring.subject import Choice
 from mmkd_bench.report import BenchReport, decode_report, encode_report
 from mmkd_bench.run import Settings, measure_bundle
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from proofs.script import parser_of
 
 SLOWER_BY = 0.15
 FITTED_WITHIN = 0.01
@@ -40,7 +40,7 @@ def chained_model(model: bytes, links: int) -> bytes:
     graph = onnx.load_from_string(model)
     values = graph.graph.input[0].name
     square = np.eye(WIDTH, dtype=np.float32)
-    constants = {
+    constants: dict[str, Any] = {
         "chain_square": square,
         "chain_zero": np.zeros(1, dtype=np.float32),
         "chain_start": np.array([0], dtype=np.int64),
@@ -75,9 +75,9 @@ def slowed_bundle(bundle: Path, target: Path, links: int) -> None:
     with Bundle.open(bundle) as opened:
         entry = opened.manifest.models[0]
         artifact = next(artifact for artifact in entry.artifacts if artifact.precision == "fp32")
-        files = [entry.golden, *opened.manifest.files]
-        files += [other for other in entry.artifacts if other is not artifact]
-        members = {file.file: opened.read(file.file) for file in files}
+        names = [file.file for file in (entry.golden, *opened.manifest.files)]
+        names += [other.file for other in entry.artifacts if other is not artifact]
+        members = {name: opened.read(name) for name in names}
         model = chained_model(opened.read(artifact.file), links)
         longer = msgspec.structs.replace(artifact, sha256=hashlib.sha256(model).hexdigest(), size_bytes=len(model))
         artifacts = tuple(longer if other is artifact else other for other in entry.artifacts)
@@ -152,7 +152,7 @@ def summary(log: Path) -> str:
 
 def main() -> None:
     """Run the experiment."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--duration-s", type=float, default=10.0, help="measured seconds of one run")

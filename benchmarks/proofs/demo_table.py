@@ -1,11 +1,10 @@
 """A Markdown table from what `mmkd-demo --json` printed: the tables of docs/results/demo.md.
 
-python examples/demo_table.py RESULT.json [RESULT.json ...]
+python benchmarks/proofs/demo_table.py RESULT.json [RESULT.json ...]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.metrics.measures import Measure, figure_text, gain_text, measures_of, with_unit
+from proofs.script import head, parser_of, row
 
 MODELS = {
     "extra_trees": "extra-trees",
@@ -27,7 +27,7 @@ MODELS = {
 
 def main() -> None:
     """Print one section per document."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("documents", nargs="+", type=Path)
     print("\n\n".join(section(json.loads(path.read_bytes())) for path in parser.parse_args().documents))
 
@@ -38,16 +38,15 @@ def section(document: dict[str, Any]) -> str:
     classes = measures_of(TaskSpec(labels=tuple(document["dataset"]["labels"])))
     measures = msgspec.convert(document["measures"], tuple[Measure, ...]) if "measures" in document else classes
     told = measures[0]
-    head = ["sensor", "model", *(heading(one.words, one.unit) for one in measures)]
-    head += [f"{heading('gain', told.gain_unit)} (95 % interval)", "gap recovered"]
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    rows.append(
-        row(" + ".join(teacher["modalities"]), f"teacher, {teacher['parameters']:,} parameters", teacher, measures)
-    )
+    names = ["sensor", "model", *(heading(one.words, one.unit) for one in measures)]
+    names += [f"{heading('gain', told.gain_unit)} (95 % interval)", "gap recovered"]
+    rows = [head(*names, texts=len(names))]
+    name = f"teacher, {teacher['parameters']:,} parameters"
+    rows.append(model_row(" + ".join(teacher["modalities"]), name, teacher, measures))
     for sensor, found in students.items():
-        rows += [row(sensor, text, found[key], measures) for key, text in MODELS.items() if key != "student"]
+        rows += [model_row(sensor, text, found[key], measures) for key, text in MODELS.items() if key != "student"]
         gain = f"{gained(found['gain_points'], told)} | {recovered(found, teacher, told)}"
-        rows.append(row(sensor, MODELS["student"], found["student"], measures, gain))
+        rows.append(model_row(sensor, MODELS["student"], found["student"], measures, gain))
     ratios = "; ".join(
         f"{sensor} {found['parameters_ratio']:.1f} times fewer parameters, "
         f"{found['latency_ratio']:.1f} times lower latency"
@@ -63,7 +62,7 @@ def heading(words: str, unit: str) -> str:
     return f"{words}, {unit}" if unit else words
 
 
-def row(sensor: str, model: str, found: dict[str, Any], measures: Sequence[Measure], gain: str = " | ") -> str:
+def model_row(sensor: str, model: str, found: dict[str, Any], measures: Sequence[Measure], gain: str = " | ") -> str:
     """Give one row; a rival without scores says why."""
     if any(found.get(one.name) is None for one in measures):
         return f"| {sensor} | {model} | {found['reason']} | {'| ' * (len(measures) - 1)}{gain} |"
@@ -100,12 +99,15 @@ def tried(sizes: list[dict[str, Any]]) -> list[str]:
     if not sizes:
         return []
     rows = [
-        f"| {size['preset']}{', taken' if size['chosen'] else ''} | {size['parameters']:,} | "
-        f"{100 * size['valid_score']['mean']:.1f} | "
-        f"{', '.join(f'{100 * score:.1f}' for score in size['valid_score']['per_seed'])} |"
+        row(
+            f"{size['preset']}{', taken' if size['chosen'] else ''}",
+            f"{size['parameters']:,}",
+            f"{100 * size['valid_score']['mean']:.1f}",
+            ", ".join(f"{100 * score:.1f}" for score in size["valid_score"]["per_seed"]),
+        )
         for size in sizes
     ]
-    return ["", "| teacher | parameters | validation, mean | each fold |", "|---|---|---|---|", *rows]
+    return ["", head("teacher", "parameters", "validation, mean", "each fold", texts=4), *rows]
 
 
 if __name__ == "__main__":

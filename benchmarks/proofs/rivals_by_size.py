@@ -1,7 +1,7 @@
 """The runtime beside its rivals on students of every size, one thread: one table.
 
-    python examples/benchmark_sizes.py FOLDER --prepare
-    python examples/benchmark_sizes.py FOLDER
+    python benchmarks/proofs/rivals_by_size.py FOLDER --prepare
+    python benchmarks/proofs/rivals_by_size.py FOLDER
 
 Trains a student of every preset on the labels of a dataset (without `--data` the shipped recordings), for so few steps
 that it takes minutes: weights do not change how long an answer takes, but INT8 has to pass its gate. Exports them,
@@ -13,7 +13,6 @@ ExecuTorch, ncnn.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import msgspec
 from mmkd_bench.contest import Rival, RivalsReport
 from mmkd_models.data import shipped_dataset
 from mmkd_models.networks.config import Preset
+from proofs.script import head, parser_of, row
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 PLAIN, BACKEND, LOWER = "onnxruntime", "mmkd-edge backend", "mmkd-edge lower precision"
@@ -35,7 +35,7 @@ OTHER_PRECISION = (LOWER, "openvino in its own precision")
 
 def main() -> None:
     """Prepare what is missing, measure, and print the table as Markdown."""
-    parser = argparse.ArgumentParser(description="Time students of every size through every engine that is installed.")
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps students, bundles, conversions and profiles")
     parser.add_argument("--data", type=Path, default=shipped_dataset(), help="what students are trained on")
     parser.add_argument("--modality", default="acc", help="of that dataset")
@@ -94,11 +94,10 @@ def measure(folder: Path, duration_s: float, launches: int) -> RivalsReport:
 def print_table(sizes: Sequence[str], reports: Sequence[RivalsReport]) -> None:
     """p50 and p99 of every engine, and what the backend's call is to the others."""
     names = [rival.name for rival in reports[0].rivals]
-    print("| p50, p99 in µs | " + " | ".join(sizes) + " |")
-    print("|---|" + "---:|" * len(sizes))
+    print(head("p50, p99 in µs", *sizes))
     for number, name in enumerate(names):
         found = [report.rivals[number] for report in reports]
-        print(f"| {name} | " + " | ".join(cell(rival) for rival in found) + " |")
+        print(row(name, *map(cell, found)))
     rows = {
         "backend: GFLOP/s (of this core's peak)": [rate(report, rival(report, BACKEND)) for report in reports],
         "onnxruntime over backend": [times(rival(report, PLAIN), rival(report, BACKEND)) for report in reports],
@@ -106,7 +105,7 @@ def print_table(sizes: Sequence[str], reports: Sequence[RivalsReport]) -> None:
         "onnxruntime over lower precision": [times(rival(report, PLAIN), rival(report, LOWER)) for report in reports],
     }
     for name, cells in rows.items():
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        print(row(name, *cells))
     print()
     for size, report in zip(sizes, reports, strict=True):
         versions = ", ".join(f"{one.name} {one.version}" for one in report.rivals if one.p50_us is not None)

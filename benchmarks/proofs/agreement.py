@@ -1,6 +1,6 @@
 """Does mmkd-bench measure what other benchmarks measure? The same model, in turn, through two of them.
 
-    python examples/benchmark_agreement.py STUDENT.edge
+    python benchmarks/proofs/agreement.py STUDENT.edge
 
 1. A bare ONNX Runtime session through mmkd-bench's loop, and through a loop as in onnxruntime_perf_test: a fixed number
    of runs, one duration each, sorted. One session, stretches of a second in turn.
@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import re
 import subprocess
@@ -29,6 +28,7 @@ from mmkd_bench.measuring.timing import closed_loop
 from mmkd_bench.turns.alternate import open_session
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.predict.preprocess import prepare_batch
+from proofs.script import parser_of
 
 STRETCHES = 10
 RUNS = 3000
@@ -136,7 +136,7 @@ def line(name: str, ratios: list[float]) -> str:
 
 def main() -> None:
     """Run both comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path)
     model, feeds = model_and_feeds(parser.parse_args().bundle)
     print(line("onnxruntime, p50 over that of a loop as in onnxruntime_perf_test", onnxruntime_ratios(model, feeds)))

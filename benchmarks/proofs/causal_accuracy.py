@@ -1,14 +1,13 @@
 """What a causal student costs in accuracy: distilled again beside each windowed student of a finished `mmkd-demo`.
 
 mmkd-demo --dataset mydata --modality acc --seeds 5 --out demo
-python examples/causal_accuracy.py mydata demo --modality acc
+python benchmarks/proofs/causal_accuracy.py mydata demo --modality acc
 
 Same teacher, labels, windows, steps and seed as the windowed student of the fold; what is finished is not repeated.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -25,13 +24,14 @@ from mmkd_models.study.gains import paired_gain
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.trainings import Run, distil
+from proofs.script import parser_of, row
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def main() -> None:
     """Print a table of both students on every fold, and the difference over the folds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("data", help="dataset directory")
     parser.add_argument("demo", type=Path, help="folder that mmkd-demo --out wrote")
     parser.add_argument("--modality", required=True, help="the student's sensor")
@@ -50,7 +50,7 @@ def main() -> None:
         causal = causal_student(path.parent, arguments.modality, fold, data)
         ours.append(judged(causal, data, arguments.modality))
         theirs.append(judged(windowed, data, arguments.modality))
-        print(row(str(fold.seed), (windowed, causal), (theirs[-1], ours[-1])), flush=True)
+        print(fold_row(str(fold.seed), (windowed, causal), (theirs[-1], ours[-1])), flush=True)
     groups = len({one.group for fold_of_groups in ours for one in fold_of_groups.by_group})
     for metric in METRICS:
         gain = paired_gain(ours, theirs, metric)
@@ -88,12 +88,12 @@ def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Judged:
     return judged_on(data.test, logits_of(student.network(), data.test, modality=modality))
 
 
-def row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Judged, Judged]) -> str:
+def fold_row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Judged, Judged]) -> str:
     """Give one fold: validation scores of the windowed and the causal student, and what they reach in each metric."""
     cells = [f"{100 * one.facts.score:.1f}" for one in students]
     for metric in METRICS:
         cells.append(" → ".join(f"{100 * one.scores.metric(metric):.1f}" for one in tests))
-    return f"| {name} | " + " | ".join(cells) + " |"
+    return row(name, *cells)
 
 
 if __name__ == "__main__":

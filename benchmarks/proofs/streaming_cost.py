@@ -1,7 +1,7 @@
 """What a prediction of a stream costs: a causal student that steps, beside windowed ones that look at it all again.
 
-    python examples/streaming_cost.py small base --folder FOLDER --prepare
-    python examples/streaming_cost.py small base --folder FOLDER
+    python benchmarks/proofs/streaming_cost.py small base --folder FOLDER --prepare
+    python benchmarks/proofs/streaming_cost.py small base --folder FOLDER
 
 Untrained students of these sizes, windows of 128 time tokens (1024 samples of 3 channels at 100 Hz), one thread. The
 rivals compute every window as a whole: the windowed student of the same size in each engine that is installed, the bare
@@ -12,9 +12,7 @@ first command only makes what the second measures, which wants a quiet machine.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib.util
 import sys
 import tempfile
 import time
@@ -24,10 +22,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.backends.base import BackendName, library_of, open_backend
+from mmkd_edge.backends.base import BackendName, open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.predict.steps import STEP_BACKENDS, start_steps, step_artifact
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -36,9 +33,9 @@ from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries, tflite_from_checkpoint
 from mmkd_models.networks.config import preset_named, student_config
-from mmkd_models.networks.student import Student
-from mmkd_models.train_config import AugmentConfig, TrainConfig
-from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from proofs.script import head, is_installed, parser_of, row
+from proofs.students import untrained
 
 TOKENS, STRIDE, RATE_HZ = 128, 8, 100.0
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=RATE_HZ, samples=TOKENS * STRIDE)
@@ -49,7 +46,7 @@ Call = Callable[[], object]
 
 def main() -> None:
     """Print a table for every size, as Markdown."""
-    parser = argparse.ArgumentParser(description="Time streams of causal students beside whole windows.")
+    parser = parser_of(__doc__)
     parser.add_argument("sizes", nargs="+", metavar="SIZE", help="tiny, small, medium or base")
     parser.add_argument("--rounds", type=int, default=300, help="how often each is timed")
     parser.add_argument("--seconds", type=float, default=3600.0, help="length of the stream that is followed")
@@ -62,8 +59,7 @@ def main() -> None:
             prepare(size, folder)
         if options.prepare:
             return
-        print("| size | what | us per prediction | four blocks, us | against the best window |")
-        print("|---|---|---|---|---|")
+        print(head("size", "what", "us per prediction", "four blocks, us", "against the best window", texts=2))
         for size, folder in folders.items():
             measure(size, folder, rounds=options.rounds, seconds=options.seconds)
 
@@ -92,7 +88,7 @@ def measure(size: str, folder: Path, *, rounds: int, seconds: float) -> None:
     block = np.ascontiguousarray(window[:, :STRIDE])
     ours = steps_in_engines(bundle, block)
     with contextlib.ExitStack() as opened:
-        streaming: tuple[BackendName, ...] = ("ort", "litert") if installed("litert") else ("ort",)
+        streaming: tuple[BackendName, ...] = ("ort", "litert") if is_installed("litert") else ("ort",)
         for backend in streaming:
             predictor = opened.enter_context(EdgePredictor.open(bundle, backend=backend, threads=1))
             ours[f"predictor.stream, {backend}"] = pushing(predictor, window[0])
@@ -101,7 +97,8 @@ def measure(size: str, folder: Path, *, rounds: int, seconds: float) -> None:
         parameters = predictor.entry.parameters
         for name, median in medians.items():
             four = median if name in rivals else 4 * median
-            print(f"| {size} ({parameters:,}) | {name} | {median:.0f} | {four:.0f} | {best / median:.1f} |", flush=True)
+            figures = (f"{median:.0f}", f"{four:.0f}", f"{best / median:.1f}")
+            print(row(f"{size} ({parameters:,})", name, *figures), flush=True)
         follow(predictor, size, seconds=seconds)
 
 
@@ -116,26 +113,7 @@ def student_of(size: str, *, causal: bool) -> StudentCheckpoint:
     """An untrained student with windows of 128 tokens."""
     config = student_config(preset_named(size, option="SIZE"), causal=causal)
     config = msgspec.structs.replace(config, encoder=msgspec.structs.replace(config.encoder, most_tokens=TOKENS))
-    torch.manual_seed(0)
-    facts = Facts(
-        dataset="none",
-        dataset_sha256="0" * 64,
-        licence="none",
-        metric="accuracy",
-        score=0.0,
-        best_step=0,
-        training=TrainConfig(),
-        augment=AugmentConfig(),
-    )
-    windows = np.random.default_rng(1).normal(size=(8, *VIB.shape)).astype(np.float32)
-    return StudentCheckpoint(
-        modality=VIB,
-        task=TASK,
-        config=config,
-        facts=facts,
-        state=Student(VIB, len(TASK.labels), config).state_dict(),
-        carried=CarriedWindows(windows=windows, labels=np.arange(8) % len(TASK.labels)),
-    )
+    return untrained(VIB, TASK, config, carried=8)
 
 
 def windows_in_engines(folder: Path, window: np.ndarray) -> dict[str, Call]:
@@ -145,7 +123,7 @@ def windows_in_engines(folder: Path, window: np.ndarray) -> dict[str, Call]:
     found: dict[str, Call] = {}
     for name in names:
         file = folder / ("windowed.tflite" if name == "litert" else "windowed.onnx")
-        if not installed(name) or not file.exists():
+        if not is_installed(name) or not file.exists():
             print(f"{name} is left out: it is not installed, or its converter is not", file=sys.stderr)
             continue
         backend = open_backend(name, file.read_bytes(), threads=1)
@@ -160,17 +138,12 @@ def steps_in_engines(path: Path, block: np.ndarray) -> dict[str, Call]:
         (entry,) = bundle.manifest.models
         for name in STEP_BACKENDS:
             artifact = step_artifact(entry, name)
-            if artifact is None or entry.streaming is None or not installed(name):
+            if artifact is None or entry.streaming is None or not is_installed(name):
                 continue
             backend = open_backend(name, bundle.read(artifact.file), threads=1)
             steps = start_steps(backend, entry.streaming)
             found[f"step, {backend.version}"] = lambda steps=steps: steps.push(block, present)  # type: ignore[misc]
     return found
-
-
-def installed(name: BackendName) -> bool:
-    """Whether Python finds its library."""
-    return importlib.util.find_spec(library_of(name)[0]) is not None
 
 
 def in_turns(calls: dict[str, Call], *, rounds: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Does mmkd-bench capacity agree with a direct load? The answer, then 90 % and 110 % of it, several times.
 
-    python examples/benchmark_capacity.py STUDENT.edge --rate 50 --deadline-ms 10 --repeats 5
+    python benchmarks/proofs/direct_load.py STUDENT.edge --rate 50 --deadline-ms 10 --repeats 5
 
 On a machine that does nothing else: a neighbour that comes or goes between two of the measurements changes what the
 device carries, and then both are right.
@@ -8,13 +8,13 @@ device carries, and then both are right.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
 from mmkd_bench.measuring.subject import Choice
+from proofs.script import parser_of
 
 
 def line(report: CapacityReport, *, share: float, streams: int) -> str:
@@ -49,7 +49,7 @@ def agreement(choice: Choice, question: Question, *, repeats: int, tell: Callabl
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--deadline-ms", type=float, default=10.0)

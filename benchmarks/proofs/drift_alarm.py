@@ -1,7 +1,7 @@
 """How often the drift alarm is wrong on people never seen, and what it finds.
 
-    python examples/drift_alarm.py
-    python examples/drift_alarm.py DATASET --modality acc
+    python benchmarks/proofs/drift_alarm.py
+    python benchmarks/proofs/drift_alarm.py DATASET --modality acc
 
 Leaves each third pair of groups out in turn (of more than twelve groups a fifth at a time), measures the spread between
 the others, and judges the windows of those left out: as they are, and with a fault put in. `before` is the rule of
@@ -12,11 +12,10 @@ bears.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,25 +30,40 @@ from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.training.drift_reference import fit_reference
+from proofs.script import head, parser_of, row
 
 Floats = NDArray[np.float32]
 Fault = Callable[[Floats], Floats]
 
 
+def scaled(factors: float | Floats) -> Fault:
+    """Windows (N, T, C) times one factor, or one for each channel."""
+    return lambda windows: windows * np.float32(factors)
+
+
+def moved(offsets: float | Floats) -> Fault:
+    """Windows (N, T, C) plus one offset, or one for each channel."""
+    return lambda windows: windows + np.float32(offsets)
+
+
+def reordered(order: list[int]) -> Fault:
+    """The channels of windows (N, T, C) in another order."""
+    return lambda windows: windows[:, :, order]
+
+
 def faults(channels: int) -> dict[str, Fault]:
     """What is put into windows (N, T, C)."""
-    found: dict[str, Fault] = {"as they are": lambda x: x}
+    found = {"as they are": scaled(1)}
     for c in range(channels):
         one = (np.arange(channels) == c).astype(np.float32)
-        found[f"dead {c}"] = lambda x, one=one: x * (1 - one)
-        found[f"turned {c}"] = lambda x, one=one: x * (1 - 2 * one)
-        found[f"offset {c} by 1"] = lambda x, one=one: x + one
-        found[f"gain {c} by 2"] = lambda x, one=one: x * (1 + one)
+        found[f"dead {c}"] = scaled(1 - one)
+        found[f"turned {c}"] = scaled(1 - 2 * one)
+        found[f"offset {c} by 1"] = moved(one)
+        found[f"gain {c} by 2"] = scaled(1 + one)
     for a, b in itertools.combinations(range(min(channels, 3)), 2):
-        order = [{a: b, b: a}.get(c, c) for c in range(channels)]
-        found[f"swapped {a} and {b}"] = lambda x, order=order: x[:, :, order]
-    found |= {f"offset of all by {size:g}": lambda x, size=size: x + np.float32(size) for size in (0.1, 0.3, 1.0)}
-    return found | {f"gain of all by {size:g}": lambda x, size=size: x * np.float32(size) for size in (0.5, 1.5, 9.81)}
+        found[f"swapped {a} and {b}"] = reordered([{a: b, b: a}.get(c, c) for c in range(channels)])
+    found |= {f"offset of all by {size:g}": moved(size) for size in (0.1, 0.3, 1.0)}
+    return found | {f"gain of all by {size:g}": scaled(size) for size in (0.5, 1.5, 9.81)}
 
 
 def features_of(windows: Floats, modality: ModalitySpec) -> NDArray[np.float64]:
@@ -70,7 +84,7 @@ def before(statistics: InputStatistics, windows: Floats) -> bool:
     return found
 
 
-def splits(groups: list[int]) -> list[tuple[int, ...]]:
+def splits(groups: list[int]) -> Sequence[tuple[int, ...]]:
     """Which groups are left out together."""
     if len(groups) <= 12:
         return list(itertools.combinations(groups, 2))[::3]
@@ -112,13 +126,13 @@ def measure(windows: dict[int, Floats], modality: ModalitySpec) -> None:
         for name, (case, features) in (one for group in out for one in known[group].items()):
             found.setdefault(name, []).append((before(statistics, case), watch.judge(features)))
     print(f"{reference.groups} groups; outside although nothing is wrong: {100 * reference.false_alarm_rate:.1f} %")
-    print("\n| windows | judged | before: alarm | now: outside | explained by |\n|---|---:|---:|---:|---|")
+    print("\n" + head("windows", "judged", "before: alarm", "now: outside", "explained by"))
     for name, verdicts in found.items():
         outside = [drift for _, drift in verdicts if drift.verdict != "as_trained"]
         causes = Counter(" and ".join(drift.causes) for drift in outside).most_common(3)
         said = ", ".join(f"{cause} {count}" for cause, count in causes)
         old, count = sum(old for old, _ in verdicts), len(verdicts)
-        print(f"| {name} | {count} | {share(old, count)} | {share(len(outside), count)} | {said} |")
+        print(row(name, count, share(old, count), share(len(outside), count), said))
 
 
 def share(part: int, whole: int) -> str:
@@ -130,7 +144,7 @@ def measure_student(data: Path, modality: str) -> None:
     """Print what the shipped student answers under each fault, and what its health says."""
     test = open_dataset(data).split("test")
     labels = test.spec.task.labels
-    print("\n| fault | right answers | verdicts on the two people |\n|---|---:|---|")
+    print("\n" + head("fault", "right answers", "verdicts on the two people"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.edge"
         export(ExportPlan(source=example_bundle(), output=path, drift_reference=data))
@@ -143,12 +157,12 @@ def measure_student(data: Path, modality: str) -> None:
                     drift = predictor.health().models[0].drift
                 right += [one.label == labels[test.labels[row]] for one, row in zip(answers, rows, strict=True)]
                 said.append(f"{drift.verdict} ({drift.reason})" if drift.causes else drift.verdict)
-            print(f"| {name} | {100 * np.mean(right):.1f} % | {'; '.join(said)} |", flush=True)
+            print(row(name, f"{100 * np.mean(right):.1f} %", "; ".join(said)), flush=True)
 
 
 def main() -> None:
     """Read the arguments and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("data", nargs="?", type=Path, help="a dataset directory with groups; else the shipped one")
     parser.add_argument("--modality", default="acc", help="which")
     arguments = parser.parse_args()

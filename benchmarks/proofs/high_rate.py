@@ -1,7 +1,7 @@
 """What a student of long windows weighs and takes, from 200 to 100,000 samples: one table.
 
-    python examples/high_rate.py FOLDER
-    python examples/high_rate.py FOLDER --samples 10000 --samples 100000
+    python benchmarks/proofs/high_rate.py FOLDER
+    python benchmarks/proofs/high_rate.py FOLDER --samples 10000 --samples 100000
 
 Exports students with random weights, three channels each: weights do not change size or time. Every artifact is opened
 in a process of its own by each backend that is installed, one thread; the median of its calls and the time to open it
@@ -15,27 +15,24 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 
-from mmkd_edge.backends.base import open_backend
+from mmkd_edge.backends.base import BackendName, open_backend
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import Preset, student_config
-
-if TYPE_CHECKING:
-    from mmkd_models.training.checkpoint import StudentCheckpoint
+from proofs.script import head, is_installed, parser_of, row
 
 CHANNELS = ("x", "y", "z")
-LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
+BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")
 
 
 def main() -> None:
     """Export what is missing, time it, and print the table."""
-    parser = argparse.ArgumentParser(description="Size and time of students of long windows.")
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the artifacts")
     parser.add_argument("--samples", type=int, action="append", help="of a window; repeatable")
     parser.add_argument("--preset", choices=get_args(Preset), default="tiny")
@@ -46,13 +43,12 @@ def main() -> None:
         print(*timed(options.time[0], Path(options.time[1]), options.samples[0], options.duration_s))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
-    backends = [name for name, library in LIBRARIES.items() if find_spec(library) is not None]
-    print("| samples | ONNX, MB | " + " | ".join(f"{name}: open, p50 in ms" for name in backends) + " |")
-    print("|---:|---:|" + "---:|" * len(backends))
+    backends = list(filter(is_installed, BACKENDS))
+    print(head("samples", "ONNX, MB", *(f"{name}: open, p50 in ms" for name in backends), texts=0))
     for samples in options.samples or (200, 1_000, 10_000, 100_000):
         onnx, tflite = exported(options.folder, options.preset, samples)
         cells = [cell(name, tflite if name == "litert" else onnx, samples, options) for name in backends]
-        print(f"| {samples:,} | {onnx.stat().st_size / 1e6:.2f} | " + " | ".join(cells) + " |", flush=True)
+        print(row(f"{samples:,}", f"{onnx.stat().st_size / 1e6:.2f}", *cells), flush=True)
 
 
 def exported(folder: Path, preset: Preset, samples: int) -> tuple[Path, Path]:
@@ -61,11 +57,12 @@ def exported(folder: Path, preset: Preset, samples: int) -> tuple[Path, Path]:
     from mmkd_export.graph.onnx_from_student import onnx_from_student
     from mmkd_export.targets.litert import missing_libraries, tflite_from_checkpoint
     from mmkd_models.training.checkpoint import write_student
+    from proofs.students import untrained
 
     stem = folder / f"{preset}-{samples}"
     onnx, tflite = stem.with_suffix(".onnx"), stem.with_suffix(".tflite")
     if not onnx.exists():
-        student = untrained(preset, samples)
+        student = untrained(vibration(samples), TaskSpec(labels=("sound", "worn")), student_config(preset))
         write_student(stem.with_suffix(".ckpt"), student)
         onnx.write_bytes(onnx_from_student(student))
     if not tflite.exists() and not missing_libraries():
@@ -73,21 +70,9 @@ def exported(folder: Path, preset: Preset, samples: int) -> tuple[Path, Path]:
     return onnx, tflite
 
 
-def untrained(preset: Preset, samples: int) -> StudentCheckpoint:
-    """A student of a sensor that gives 10,000 samples in a second."""
-    from mmkd_models.data.batches import AugmentConfig
-    from mmkd_models.networks.student import Student
-    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
-    from mmkd_models.training.loop import TrainConfig
-
-    modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=10_000.0, samples=samples)
-    task, config = TaskSpec(labels=("sound", "worn")), student_config(preset)
-    facts = Facts(
-        dataset="none", dataset_sha256="0" * 64, licence="", metric="accuracy", score=0.0, best_step=0,
-        teacher_sha256=None, training=TrainConfig(), augment=AugmentConfig(), versions={},
-    )  # fmt: skip
-    state = Student(modality, len(task.labels), config).state_dict()
-    return StudentCheckpoint(modality=modality, task=task, config=config, facts=facts, state=state, carried=None)
+def vibration(samples: int) -> ModalitySpec:
+    """A sensor that gives 10,000 samples in a second."""
+    return ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=10_000.0, samples=samples)
 
 
 def cell(backend: str, file: Path, samples: int, options: argparse.Namespace) -> str:
@@ -101,7 +86,7 @@ def cell(backend: str, file: Path, samples: int, options: argparse.Namespace) ->
     return f"{open_ms:.0f}, {p50_ms:.3f}"
 
 
-def timed(backend: str, file: Path, samples: int, duration_s: float) -> tuple[float, float]:
+def timed(backend: BackendName, file: Path, samples: int, duration_s: float) -> tuple[float, float]:
     """Milliseconds to open the artifact, and of the median call."""
     values = np.random.default_rng(0).standard_normal((1, samples, len(CHANNELS))).astype(np.float32)
     feeds = {"vibration": values, "vibration_present": np.ones_like(values)}

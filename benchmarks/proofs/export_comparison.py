@@ -1,6 +1,6 @@
 """mmkd-export beside what people run today on the same checkpoint: accuracy, size, latency, and does TensorRT take it.
 
-    python examples/export_comparison.py STUDENT.ckpt DATA [--fold N]
+    python benchmarks/proofs/export_comparison.py STUDENT.ckpt DATA [--fold N]
 
 Ours are the artifacts of one bundle: fp32, fp16 and int8, and where litert-torch is installed the `.tflite` files.
 Theirs are `torch.onnx.export` and, on its file, onnxruntime's `quantize_static` and, where it is installed, Olive's
@@ -13,9 +13,7 @@ models and backends in turns: the middle one of five repeats, and their range.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib.util
 import io
 import logging
 import os
@@ -47,11 +45,11 @@ from mmkd_export.targets.platforms import Target
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from proofs.script import head, is_installed, parser_of, row
 
 WORKSPACE_BYTES = 1 << 30
 REPEATS = 5
 BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")
-LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
 COLUMNS = (
     "model",
     "kB",
@@ -69,7 +67,7 @@ TFLITE = " .tflite"
 
 def main() -> None:
     """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description="Compare mmkd-export with the usual tools on one checkpoint.")
+    parser = parser_of(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="STUDENT.ckpt", help="a student's checkpoint")
     parser.add_argument("data", type=Path, metavar="DATA", help="the dataset directory; its test split scores")
     parser.add_argument(
@@ -173,7 +171,7 @@ def olives(plain: Path, feeds: list[Feeds], folder: Path) -> bytes:
         },
     }
     with quiet():
-        import olive
+        import olive  # type: ignore[import-not-found] # installed by whoever compares with it
 
         found = olive.run(
             {
@@ -198,14 +196,13 @@ def print_table(
     got = {key: answers_from_backend(found, windows, modality).logits.argmax(1) for key, found in opened.items()}
     latencies = repeated_latencies(opened, list(feeds_of(windows[:50], modality)))
     expected = got["ours fp32", "ort"]
-    print(f"| {' | '.join(COLUMNS)} |")
-    print("|---" * len(COLUMNS) + "|")
+    print(head(*COLUMNS))
     for name, model in models.items():
         answers = [got[name, kind] for kind in BACKENDS if (name, kind) in got]
         cells = [*answer_texts(answers, labels, expected)]
         cells += [latency_text(latencies.get((name, kind))) for kind in BACKENDS]
         cells += ["-" if name.endswith(TFLITE) else built(model)]
-        print(f"| {name} | {len(model) / 1000:.0f} | {' | '.join(cells)} |")
+        print(row(name, f"{len(model) / 1000:.0f}", *cells))
     if OLIVE not in models:
         print(f"| {OLIVE} | cannot be imported {'| ' * (len(COLUMNS) - 2)}|")
     print_speedup(latencies)
@@ -250,10 +247,9 @@ def print_speedup(latencies: dict[tuple[str, str], list[float]]) -> None:
 
 def backends(models: dict[str, bytes]) -> Iterator[tuple[tuple[str, str], Backend]]:
     """Every model in every backend that opens it."""
-    installed = {kind for kind, library in LIBRARIES.items() if importlib.util.find_spec(library) is not None}
     for name, model in models.items():
         for kind in BACKENDS:
-            if kind in installed and (kind == "litert") == name.endswith(TFLITE):
+            if is_installed(kind) and (kind == "litert") == name.endswith(TFLITE):
                 with contextlib.suppress(BackendError):
                     yield (name, kind), open_backend(kind, model, threads=1)
 

@@ -1,6 +1,6 @@
 """Does a long window in frames tell as much as one taken whole? Synthetic vibration of 4,096 samples: one table.
 
-    python examples/high_rate_accuracy.py
+    python benchmarks/proofs/high_rate_accuracy.py
 
 Four classes of three channels of noise that differ in the frequency of a weak line, high, low or slow, or in how often
 something strikes that rings at 3 kHz. A student of the preset `tiny` learns from 400 windows for 120 steps and
@@ -9,7 +9,6 @@ is judged by 400 others, in frames and with the window taken whole. Takes some f
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 
 import msgspec
@@ -20,6 +19,7 @@ from torch import Tensor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import student_config
 from mmkd_models.networks.student import Student
+from proofs.script import head, parser_of, row
 
 SAMPLES, RATE_HZ, WINDOWS, STEPS = 4096, 10_000.0, 400, 120
 FREQUENCIES_HZ: Mapping[str, tuple[int, ...]] = {
@@ -29,13 +29,13 @@ FREQUENCIES_HZ: Mapping[str, tuple[int, ...]] = {
 
 def main() -> None:
     """Learn each kind of difference twice, and print the accuracies."""
-    parser = argparse.ArgumentParser(description="Accuracy on long windows, whole and in frames.")
+    parser = parser_of(__doc__)
     parser.add_argument("--kind", action="append", choices=tuple(FREQUENCIES_HZ), help="only these; repeatable")
     kinds = parser.parse_args().kind or tuple(FREQUENCIES_HZ)
     torch.set_num_threads(1)
-    print("| accuracy, % | whole | frames |\n|---|---:|---:|")
+    print(head("accuracy, %", "whole", "frames"))
     for kind in kinds:
-        print(f"| {kind} | {accuracy(kind, framed=False):.1%} | {accuracy(kind, framed=True):.1%} |", flush=True)
+        print(row(kind, *(f"{accuracy(kind, framed=framed):.1%}" for framed in (False, True))), flush=True)
 
 
 def accuracy(kind: str, *, framed: bool) -> float:
@@ -49,12 +49,12 @@ def accuracy(kind: str, *, framed: bool) -> float:
         rows = torch.randint(WINDOWS, (32,), generator=generator)
         loss = torch.nn.functional.cross_entropy(answers(student.train(), windows[rows]), labels[rows])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call] # torch
         optimiser.step()
         schedule.step()
     windows, labels = drawn(kind, seed=1)
     with torch.no_grad():
-        found = torch.cat([answers(student.eval(), part) for part in windows.split(50)]).argmax(1)
+        found = torch.cat([answers(student.eval(), part) for part in torch.split(windows, 50)]).argmax(1)
     return float((found == labels).float().mean())
 
 

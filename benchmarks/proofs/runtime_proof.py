@@ -1,9 +1,9 @@
 """Does the runtime hold on this machine? Threads, hot swaps, a long stream, and what starting costs.
 
-    python examples/runtime_proof.py threads STUDENT.edge            every backend and precision under 8 threads
-    python examples/runtime_proof.py swaps STUDENT.edge OTHER.edge   hot swaps back to back under 8 threads
-    python examples/runtime_proof.py soak STUDENT.edge               ten minutes of samples at 1 kHz
-    python examples/runtime_proof.py start STUDENT.edge              import and open in fresh processes
+    python benchmarks/proofs/runtime_proof.py threads STUDENT.edge           every backend and precision under 8 threads
+    python benchmarks/proofs/runtime_proof.py swaps STUDENT.edge OTHER.edge  hot swaps back to back under 8 threads
+    python benchmarks/proofs/runtime_proof.py soak STUDENT.edge              ten minutes of samples at 1 kHz
+    python benchmarks/proofs/runtime_proof.py start STUDENT.edge             import and open in fresh processes
 
 Each prints one table in Markdown and ends with 1 where something was wrong. Linux; needs `mmkd-edge[ort]`, and takes
 whatever other backends are installed.
@@ -11,8 +11,6 @@ whatever other backends are installed.
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import itertools
 import json
 import os
@@ -30,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, InputError, MmkdError, UsageError
-from mmkd_edge.backends.base import BACKENDS, RUN_PRECISIONS, library_of
+from mmkd_edge.backends.base import BACKENDS, RUN_PRECISIONS
+from proofs.script import head, is_installed, parser_of, row
 
 THREADS = 8
 WINDOWS = 16
@@ -44,7 +43,7 @@ Windows = Sequence[NDArray[np.float32]]
 
 def main() -> int:
     """Carry out one proof; gives the exit code."""
-    parser = argparse.ArgumentParser(description="Prove on this machine that the runtime holds.")
+    parser = parser_of(__doc__)
     proofs = parser.add_subparsers(dest="proof", required=True)
     for name, seconds in (("threads", 20.0), ("swaps", 30.0), ("soak", 600.0), ("start", 0.0)):
         proof = proofs.add_parser(name)
@@ -165,7 +164,7 @@ def under_threads(
 def openings(bundle: Path) -> Iterator[tuple[str, str, EdgePredictor]]:
     """Every backend and precision that opens here; why another does not is printed on stderr."""
     for backend, precision in itertools.product(BACKENDS, RUN_PRECISIONS):
-        if importlib.util.find_spec(library_of(backend)[0]) is None:
+        if not is_installed(backend):
             continue
         try:
             predictor = EdgePredictor.open(bundle, backend=backend, precision=precision, threads=1)
@@ -178,8 +177,8 @@ def openings(bundle: Path) -> Iterator[tuple[str, str, EdgePredictor]]:
 
 def prove_threads(bundle: Path, *, seconds: float) -> int:
     """Every backend and precision under 8 threads against its answers to one."""
-    print("| backend | precision | answers per second | answers | different | invalid calls refused | errors |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    names = ("answers per second", "answers", "different", "invalid calls refused", "errors")
+    print(head("backend", "precision", *names, texts=2))
     wrong = 0
     for backend, precision, predictor in openings(bundle):
         windows = windows_of(predictor)
@@ -188,11 +187,8 @@ def prove_threads(bundle: Path, *, seconds: float) -> int:
         tally = under_threads(predictor, windows, right, lambda: time.sleep(seconds))
         rate = tally.answers / (time.monotonic() - begin)
         wrong += tally.different + len(tally.failed)
-        print(
-            f"| {backend} | {precision} | {rate:,.0f} | {tally.answers:,} | {tally.different} | {tally.refused:,} | "
-            f"{len(tally.failed)} |",
-            flush=True,
-        )
+        figures = (f"{rate:,.0f}", f"{tally.answers:,}", tally.different, f"{tally.refused:,}", len(tally.failed))
+        print(row(backend, precision, *figures), flush=True)
         for text in sorted(set(tally.failed)):
             print(text, file=sys.stderr)
     return int(wrong > 0)
@@ -218,12 +214,9 @@ def prove_swaps(bundle: Path, other: Path, *, seconds: float, backend: Any) -> i
         tally = under_threads(predictor, windows, right, swap)
         swaps = predictor.health().swaps
     told_apart = sum(len(one) == 2 for one in right)
-    print("| backend | swaps | answers | wrong | dropped | windows that tell the bundles apart |")
-    print("|---|---:|---:|---:|---:|---:|")
-    print(
-        f"| {backend} | {swaps} | {tally.answers:,} | {tally.different} | {len(tally.failed)} | "
-        f"{told_apart} of {len(windows)} |"
-    )
+    print(head("backend", "swaps", "answers", "wrong", "dropped", "windows that tell the bundles apart"))
+    figures = (swaps, f"{tally.answers:,}", tally.different, len(tally.failed), f"{told_apart} of {len(windows)}")
+    print(row(backend, *figures))
     return int(tally.different > 0 or len(tally.failed) > 0)
 
 
@@ -280,8 +273,7 @@ def prove_soak(bundle: Path, *, seconds: float, backend: Any) -> int:
         after = footprint()
     growth_kb = after.rss_kb - before.rss_kb
     p50, p99, p999 = np.quantile(lengths_us[warm_up:], (0.5, 0.99, 0.999))
-    print("| what | figure |")
-    print("|---|---:|")
+    print(head("what", "figure"))
     print(f"| samples, pushed {SAMPLES_PER_PUSH} at a time at {RATE_HZ:g} Hz | {pushes * SAMPLES_PER_PUSH:,} |")
     print(f"| predictions | {answers:,} |")
     print(f"| push p50, p99, p99.9, longest | {p50:.0f}, {p99:.0f}, {p999:.0f}, {lengths_us[warm_up:].max():.0f} µs |")
@@ -301,7 +293,7 @@ import json, resource, time
 import numpy
 rss = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 kept, begin = rss(), time.perf_counter()
-from mmkd_edge import EdgePredictor
+from mmkd_edge import EdgePredictor  # the package alone imports nothing
 print(json.dumps({"ms": (time.perf_counter() - begin) * 1e3, "mb": rss() - kept}))
 """
 OPEN = """
@@ -342,10 +334,10 @@ def prove_start(bundle: Path, *, repeats: int) -> int:
         ("memory that it adds, MB", [found["mb"] for found in imports], 10.0),
         ("`open` to the first prediction, onnxruntime imported, ms", openings_ms, 150.0),
     )
-    print(f"| fresh processes, {repeats} each | median | smallest | largest | limit |")
-    print("|---|---:|---:|---:|---:|")
+    print(head(f"fresh processes, {repeats} each", "median", "smallest", "largest", "limit"))
     for name, values, limit in rows:
-        print(f"| {name} | {np.median(values):.1f} | {min(values):.1f} | {max(values):.1f} | {limit:g} |")
+        spread = (f"{figure:.1f}" for figure in (np.median(values), min(values), max(values)))
+        print(row(name, *spread, f"{limit:g}"))
     return int(any(np.median(values) >= limit for _, values, limit in rows))
 
 

@@ -1,0 +1,29 @@
+"""What the proofs share: a parser that explains itself, Markdown tables, and which engines are there."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+
+from mmkd_edge.backends.base import BackendName, library_of
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that explains a script by its docstring, laid out as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def head(*cells: str, texts: int = 1) -> str:
+    """The head of a Markdown table: the first `texts` columns hold words, the others numbers."""
+    rules = ["---" if number < texts else "---:" for number in range(len(cells))]
+    return f"{row(*cells)}\n|{'|'.join(rules)}|"
+
+
+def row(*cells: object) -> str:
+    """One row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def is_installed(backend: BackendName) -> bool:
+    """Whether Python finds the library of a backend."""
+    return find_spec(library_of(backend)[0]) is not None

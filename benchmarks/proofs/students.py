@@ -1,0 +1,34 @@
+"""Students with random weights: weights change neither the size of a student nor its time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.networks.config import StudentConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint
+
+FACTS = Facts(
+    dataset="none",
+    dataset_sha256="0" * 64,
+    licence="none",
+    metric="accuracy",
+    score=0.0,
+    best_step=0,
+    training=TrainConfig(),
+    augment=AugmentConfig(),
+)
+
+
+def untrained(modality: ModalitySpec, task: TaskSpec, config: StudentConfig, *, carried: int = 0) -> StudentCheckpoint:
+    """A checkpoint of a student that learnt nothing, with this many windows of noise to export it by."""
+    torch.manual_seed(0)
+    noise = np.random.default_rng(1).normal(size=(carried, *modality.shape)).astype(np.float32)
+    windows = CarriedWindows(windows=noise, labels=np.arange(carried) % len(task.labels))
+    state = Student(modality, len(task.labels), config).state_dict()
+    return StudentCheckpoint(
+        modality=modality, task=task, config=config, facts=FACTS, state=state, carried=windows if carried else None
+    )
