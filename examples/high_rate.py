@@ -75,10 +75,10 @@ def exported(folder: Path, preset: Preset, samples: int) -> tuple[Path, Path]:
 
 def untrained(preset: Preset, samples: int) -> StudentCheckpoint:
     """A student of a sensor that gives 10,000 samples in a second."""
-    from mmkd_models.data.batches import AugmentConfig
+    from mmkd_models.data.augment import AugmentConfig
     from mmkd_models.networks.student import Student
+    from mmkd_models.train_config import TrainConfig
     from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
-    from mmkd_models.training.loop import TrainConfig
 
     modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=10_000.0, samples=samples)
     task, config = TaskSpec(labels=("sound", "worn")), student_config(preset)

@@ -35,9 +35,10 @@ from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries, tflite_from_checkpoint
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import preset_named, student_config
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
 
 TOKENS, STRIDE, RATE_HZ = 128, 8, 100.0

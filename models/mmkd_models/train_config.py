@@ -1,10 +1,12 @@
-"""How a network is trained: settings and the curve they lead to, as they stand in checkpoints.
+"""How a network is trained: settings, the curve they lead to, and what an observer is told on the way.
 
-Data alone, without torch: commands read their defaults from it.
+Data alone, without torch: commands read their defaults from it, and checkpoints hold it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -62,22 +64,14 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     terms: dict[str, float]
 
 
-class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How training windows are varied. Every number without a unit is a probability or a share.
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What an observer of training sees after every step."""
 
-    Attributes:
-        shift: move windows by up to half a hop where they are cut from recordings.
-        mixup: share of batches whose windows are mixed in pairs, with one lambda ~ U(0, 1) per pair over all modalities
-            (Zhang et al., "mixup", ICLR 2018; uniform lambda as in function matching, Beyer et al., CVPR 2022).
-        noise: standard deviation of added noise, in standard deviations of the channel.
-        gain: largest relative change of a window's scale around the channel's mean.
-        channel_dropout: probability that a channel of a window is hidden.
-        span_dropout: probability that a span of a window, up to half of it, is hidden.
-    """
+    step: int
+    steps: int
+    terms: Mapping[str, float]
+    best_score: float | None
 
-    shift: bool = True
-    mixup: float = 0.8
-    noise: float = 0.05
-    gain: float = 0.1
-    channel_dropout: float = 0.05
-    span_dropout: float = 0.2
+
+OnStep = Callable[[Progress], None]

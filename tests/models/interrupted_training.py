@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from mmkd_models.data import Dataset, open_dataset
-from mmkd_models.data.batches import AugmentConfig, BatchSource
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
 from mmkd_models.distil.learner import (
     CrdTerm,
     DistillLearner,
@@ -32,7 +33,8 @@ from mmkd_models.distil.learner import (
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.loop import Progress, TrainConfig, fit
+from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
 RECIPE = Recipe(

@@ -24,6 +24,7 @@ from mmkd_edge.command.tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.data.folds import check_seeds
@@ -31,7 +32,6 @@ from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDEN
 from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text, with_unit
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import Preset, preset_named
-from mmkd_models.train_config import AugmentConfig
 
 if TYPE_CHECKING:
     from mmkd_export.demo.chain import Instruments, Measured, PairTimes

@@ -172,7 +172,7 @@ def distill(
     from mmkd_models.distil.recipe_text import chosen_recipe
     from mmkd_models.training.checkpoint import file_sha256
     from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.teacher_set import TaughtBy, check_folds, read_teachers
+    from mmkd_models.training.teacher_set import TaughtBy, read_teachers
     from mmkd_models.training.trainings import distil, distil_int8, planned_facts
 
     usual = STUDENT_TRAIN if qat is None else INT8_TRAIN
@@ -195,10 +195,10 @@ def distill(
     first, *further = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in teacher]
     for one in (first, *further):
         check_teacher(one.checkpoint, training.train)
-    known = [(f"teacher {path}", one.checkpoint) for path, one in zip(teacher, (first, *further), strict=True)]
-    check_folds(known, dataset_sha256=training.sha256, fold=fold)
-    if start is not None:
-        check_same_fold(f"--qat {qat}", start.checkpoint.facts, dataset_sha256=training.sha256, fold=fold)
+    origins = [(f"teacher {path}", one.checkpoint.facts) for path, one in zip(teacher, (first, *further), strict=True)]
+    origins += [] if start is None else [(f"--qat {qat}", start.checkpoint.facts)]
+    for who, facts in origins:
+        check_same_fold(who, facts, dataset_sha256=training.sha256, fold=fold)
     seen = [spec.name for one in (first, *further) for spec in one.checkpoint.modalities]
     training = training.for_pair(seen, modality)
     train = with_metric(train, metric, training)

@@ -19,12 +19,12 @@ from mmkd_edge.command.tables import WholeWords
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.commands.train_options import MetricOption, chosen_metric
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import FOLDS, fold_count
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text
 from mmkd_models.networks.config import choice, preset_named
-from mmkd_models.train_config import AugmentConfig
 
 if TYPE_CHECKING:
     from mmkd_models.study.document import EntryRow, Latency, StudyDocument

@@ -10,11 +10,12 @@ import msgspec
 import typer
 
 from mmkd_edge.spec import TaskKind
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
-from mmkd_models.train_config import AugmentConfig, Precision, TrainConfig
+from mmkd_models.train_config import Precision, TrainConfig
 
 if TYPE_CHECKING:
     from mmkd_models.training.trainings import TrainingData

@@ -14,14 +14,15 @@ import msgspec
 from mmkd_edge.command.outputs import check_name, held
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.errors import UsageError
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.train_config import TrainConfig
 
 if TYPE_CHECKING:  # --help needs no torch
     import typer
     from torch import nn
 
+    from mmkd_models.train_config import OnStep
     from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
-    from mmkd_models.training.loop import OnStep
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
     from mmkd_models.training.trainings import Run
 

@@ -42,7 +42,7 @@ from mmkd_models.evaluate.by_group import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
-from mmkd_models.train_config import TrainConfig
+from mmkd_models.train_config import Progress, TrainConfig
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -53,7 +53,6 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.folder_owner import claimed
-from mmkd_models.training.loop import Progress
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy

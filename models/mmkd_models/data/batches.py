@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
-from mmkd_models.train_config import AugmentConfig
 
 
 # No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.teachers import answers_of
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import AugmentConfig, TrainConfig
-from mmkd_models.training.loop import OnStep, Progress
+from mmkd_models.train_config import OnStep, Progress, TrainConfig
 
 logger = logging.getLogger(__name__)
 

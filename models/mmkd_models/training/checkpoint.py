@@ -25,6 +25,7 @@ from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
@@ -38,7 +39,7 @@ from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
-from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
+from mmkd_models.train_config import CurvePoint, TrainConfig
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256

@@ -20,8 +20,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.config import TeacherConfig
+from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
-from mmkd_models.training.loop import OnStep
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher

@@ -21,17 +21,18 @@ def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Win
     check_fits("teacher", teacher.task, teacher.modalities, windows)
 
 
-def check_same_fold(who: str, facts: Facts, *, dataset_sha256: str, fold: int | None) -> None:
+def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha256: str, fold: int | None) -> None:
     """Raises UsageError where what a student learns from was trained on another fold of the same dataset.
 
     It would know windows that are to judge the student. What does not say its fold is let pass.
 
     Args:
         who: it, for the message.
-        facts: where it comes from.
+        facts: where it comes from; of out-of-fold teachers each one's, which share a fold.
         dataset_sha256: of the student's dataset.
         fold: that the student is trained on; None for the dataset's own split.
     """
+    facts = facts[0] if isinstance(facts, tuple) else facts
     if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
         return
     ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))

@@ -22,26 +22,13 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
 from mmkd_models.tensors import same_tensors
-from mmkd_models.train_config import CurvePoint, TrainConfig
+from mmkd_models.train_config import CurvePoint, OnStep, Progress, TrainConfig
 from mmkd_models.training.resume import FILE_NAME, ResumeState, read_resume, write_resume
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # pragma: no cover
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What an observer of training sees after every step."""
-
-    step: int
-    steps: int
-    terms: Mapping[str, float]
-    best_score: float | None
-
-
-OnStep = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)

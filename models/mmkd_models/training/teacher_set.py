@@ -5,7 +5,7 @@ Owns that file, and telling which teacher answers for a training window. Trains 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from mmkd_models.training.checkpoint import (
     part_named,
     read_teacher,
 )
-from mmkd_models.training.fits import check_same_fold
 
 _KIND = "teacher-set"
 
@@ -194,15 +193,3 @@ def _groups(tensors: Mapping[str, Tensor], document: _Document, path: Path) -> t
             f"{path}: groups: expected {len(number)} different names in order, got {len(names)}; the file was altered"
         )
     return np.array(names), part.numpy()
-
-
-def check_folds(
-    known: Sequence[tuple[str, TeacherCheckpoint | OutOfFoldCheckpoint]],
-    *,
-    dataset_sha256: str,
-    fold: int | None,
-) -> None:
-    """Raises UsageError where a teacher, given with its name, was trained on another fold, as `check_same_fold`."""
-    for who, checkpoint in known:
-        facts = checkpoint.facts[0] if isinstance(checkpoint, OutOfFoldCheckpoint) else checkpoint.facts
-        check_same_fold(who, facts, dataset_sha256=dataset_sha256, fold=fold)

@@ -20,6 +20,7 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.folds import label_subset
 from mmkd_models.data.labels import Labels, hide_labels
@@ -34,7 +35,7 @@ from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import (
     MOST_WINDOWS,
     Facts,
@@ -46,7 +47,7 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.fits import check_fits
-from mmkd_models.training.loop import Fit, OnStep, fit
+from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 

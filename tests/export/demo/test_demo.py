@@ -28,9 +28,9 @@ from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_report import render_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

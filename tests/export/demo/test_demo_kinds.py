@@ -23,11 +23,11 @@ from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.metrics.scores import default_metric
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmkd_models.data import Dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.answers import AnswerMemory
 from mmkd_models.distil.learner import (
     CrdTerm,
@@ -26,8 +26,8 @@ from mmkd_models.distil.learner import (
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher, with_learning_rate
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
