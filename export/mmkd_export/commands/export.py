@@ -36,10 +36,11 @@ _ABOUT = "Export a student to one verified bundle, ready for a device."
 
 def main() -> NoReturn:
     """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
-    run_command("mmkd-export", _run, needs=("typer", "rich"), extra="export", about=_ABOUT)
+    run_command("mmkd-export", run_export, needs=("typer", "rich"), extra="export", about=_ABOUT)
 
 
-def _run(arguments: Sequence[str]) -> None:
+def run_export(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-export` with these arguments."""
     run_line("mmkd-export", arguments, [Command(function=export_)])
 
 
