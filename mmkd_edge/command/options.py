@@ -58,8 +58,6 @@ def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *
     """Reads a command line and calls the function of its command; of several the first word says which.
 
     Args:
-        name: of the program.
-        arguments: the line without it.
         commands: one, whose docstring is its help, or several.
         about: what several do together.
     """

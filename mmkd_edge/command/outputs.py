@@ -32,7 +32,6 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
     """Refuses a folder in which nothing could be written, by writing a file without a name; makes no folder.
 
     Args:
-        folder: where something will be written; it may be made later.
         needs_bytes: of the result, where it can be told before.
 
     Raises:
@@ -80,7 +79,6 @@ def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iter
     The kernel holds the lock (flock), so that a process that is killed leaves nothing that blocks.
 
     Args:
-        output: the file or folder that the command writes.
         is_folder: whether it is a folder that may be there already; the lock then lies in it, else beside it.
         needs_bytes: as of `check_folder`.
 

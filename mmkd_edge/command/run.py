@@ -106,10 +106,6 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 def check_page(page: Path, *, extra: str) -> None:
     """Refuses a `--page FILE.html` that could not be made or written, or would replace another file: before the work.
 
-    Args:
-        page: that the user named.
-        extra: the extra of `mmkd-edge` that brings what pages are made with.
-
     Raises:
         UnavailableError: jinja2 is missing.
         UsageError: the name does not fit.

@@ -22,9 +22,7 @@ class Part:
     """One tensor of a checkpoint.
 
     Attributes:
-        name: its name.
         dtype: the type of its values as torch writes it, `torch.float32`.
-        shape: its shape.
         data: its bytes, little-endian, the last axis fastest.
     """
 
@@ -51,8 +49,6 @@ def check_content(path: Path, found: str, *, written: str | None) -> None:
     """Checks that a checkpoint says what was written.
 
     Args:
-        path: its file, for the message.
-        found: the digest of what it says.
         written: the digest that stands in its metadata; None where none does.
 
     Raises:

@@ -20,23 +20,18 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How a network is trained.
 
     Attributes:
-        steps: optimisation steps.
         batch: windows per step, over all devices.
         learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
         weight_decay: of AdamW, on matrices only.
         warmup_share: share of the steps that warm up.
-        clip_norm: largest gradient norm.
         ema_decay: of the averaged weights that are validated and kept; 0 keeps the raw weights.
         eval_every: steps between validations.
         patience: validations without a better score than any before, after which training stops; 0 never stops early.
-        metric: what validation maximises.
         near_best: of the weights that validate within this many standard errors of the best, the latest are kept; 0
             keeps the best. Validation sets are small, and the best of many noisy scores often is an early, lucky one.
             The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3),
             with the end of the schedule, where learning rate and moving average are calmest, as the simple choice.
-        seed: of everything random.
         precision: Lightning Fabric's name of the arithmetic.
-        devices: how many devices (or CPU processes) share a batch.
     """
 
     steps: int = 400

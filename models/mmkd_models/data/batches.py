@@ -54,9 +54,6 @@ class BatchSource:
     """Gives the batch of any step.
 
     Args:
-        windows: the training windows, labelled or not.
-        config: the augmentation.
-        batch: B.
         labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
         seed: everything random follows from it and the step.
         part: int64 (N,), windows are mixed with windows of the same part alone; all with all where None.

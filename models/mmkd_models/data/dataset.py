@@ -45,8 +45,6 @@ class Dataset:
     """An opened dataset directory.
 
     Attributes:
-        path: the directory.
-        spec: the content of its `dataset.json`.
         arrays: its array files by name, memory-mapped read-only.
     """
 

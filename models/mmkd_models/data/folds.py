@@ -58,7 +58,6 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
     Args:
         windows: usually `Dataset.everything()`.
         fold: which, from 0 to `fold_count` - 1.
-        seed: deals groups into folds.
         folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
 
     Raises:
@@ -112,8 +111,6 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
     Args:
         windows: usually those to train on; folds of the dataset's own are not looked at.
-        parts: two or more.
-        seed: deals the groups.
 
     Returns:
         int64 (N,): the part of each window, from 0.
@@ -147,8 +144,6 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 
     Args:
         labels: (N,) or (N, K) as `Windows.labels`; windows without a label are never chosen.
-        share: above 0, up to 1.
-        seed: chooses the windows.
 
     Returns:
         bool (N,).

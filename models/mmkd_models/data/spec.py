@@ -44,13 +44,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The content of `dataset.json`.
 
     Attributes:
-        format_version: what this file's layout is called; another one is refused.
-        name: what people and reports call the dataset.
-        task: what is predicted; the classes stand in the order of the label numbers.
-        modalities: every modality of a window.
         splits: number of windows of train, valid and test.
-        source: where the measurements come from.
-        licence: what may be done with them.
         recordings: present when windows are cut from whole recordings.
     """
 

@@ -48,10 +48,8 @@ class Windows:
         labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
         groups: int64 or text (N,); where the dataset has no groups, the number of the window's recording, or of its
             block of consecutive windows: what intervals resample.
-        has_groups: whether the dataset has groups.
         splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
         folds: int64 (N,), or None where the dataset has no folds.
-        source: gives the raw values.
         rows: int64 (N,), the row of each window in `source`.
         statistics: of the groups, or None where no modality is normalised per group.
     """
@@ -94,7 +92,6 @@ class Windows:
         comes z-scored with the statistics of the window's group over the whole dataset (no label is used).
 
         Args:
-            index: integers (B,).
             shift_s: (B,), seconds by which each window is moved inside its recording, clipped to the recording's ends.
                 Ignored where windows are not cut from recordings (`max_shift_s` is 0).
 

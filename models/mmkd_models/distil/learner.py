@@ -71,7 +71,6 @@ class SupervisedLearner(nn.Module):
         network: what is trained; ours, or one that answers as ours do.
         modality: the student's; None for a teacher.
         modality_dropout: probability that a window loses a modality, for a teacher.
-        goal: what its logits stand for.
     """
 
     def __init__(
@@ -136,14 +135,10 @@ class DistillLearner(nn.Module):
     `StudentOutput`, `teacher(inputs, taps=...)` a `TeacherOutput`. They need fill in only what the recipe's terms read.
 
     Args:
-        student: what is trained.
         teacher: what it learns from; several in the order that the recipe's members count.
-        recipe: which terms, with which weight.
-        modality: the student's.
         windows: number of training windows, for a memory bank.
         example: inputs of any batch, to see what networks of your own give; ours do without.
         memory: of what the teachers answer to the batches of every step; None asks them every time.
-        goal: what the networks' logits stand for.
 
     Raises:
         UsageError: the recipe does not fit the networks.

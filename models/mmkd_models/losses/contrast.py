@@ -92,8 +92,6 @@ class ContrastHead(nn.Module):
     """The projectors g_s, g_t and the queue of negatives; trained beside the student, never exported.
 
     Args:
-        student_width: width of the student's embedding.
-        teacher_width: width of the teacher's embedding.
         width: E, the common width.
         queue: rows remembered; 0 means negatives come from the batch alone.
     """
@@ -155,8 +153,6 @@ class ContrastBank(nn.Module):
     """The projectors g_s, g_t and the two banks; trained beside the student, never exported.
 
     Args:
-        student_width: width of the student's embedding.
-        teacher_width: width of the teacher's embedding.
         width: E, the common width.
         windows: N, the training windows; each owns a row.
         negatives: K, drawn for each anchor from the other windows.

@@ -16,7 +16,6 @@ class Goal:
     """What a network of a task is taught.
 
     Attributes:
-        kind: of the task.
         spread: standard deviation of a regression's training targets, in their unit: losses count in it, so that they
             weigh the same whatever the unit is. 1 for other kinds.
     """

@@ -76,7 +76,6 @@ def logit_loss(
     """Gives the loss against a teacher's outputs: divergence at a temperature, or Huber's plus the correlation's.
 
     Args:
-        goal: what the logits stand for.
         student: (B, K).
         teacher: (B, K); no gradient flows into it.
         temperature: T > 0; a regression has none.

@@ -30,7 +30,6 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
     """Gives the loss against labels: cross-entropy, binary cross-entropy of each label, or Huber's.
 
     Args:
-        goal: what the logits stand for.
         logits: (B, K).
         targets: (B, K) as in `Batch`.
         weight: (B,) 1 for labelled rows, 0 for the others.

@@ -64,7 +64,6 @@ class Pair:
     Attributes:
         student: of a term with layers, with taps.
         teacher: the one that the term looks into, with taps; for a term of outputs any of them.
-        modality: the student's.
     """
 
     student: StudentOutput
@@ -78,7 +77,6 @@ class Step:
 
     Attributes:
         pair: what the networks gave for the batch.
-        batch: what they were asked.
         goal: what logits stand for.
         together: temperature -> (B, K) logits of all teachers, to be read at that temperature.
         trust: (B,) how much the teacher counts in each window; None where it always does fully.

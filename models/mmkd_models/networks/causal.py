@@ -36,7 +36,6 @@ class Along:
     Attributes:
         time: (B, N, D) time tokens, before the first block.
         there: (B, N) 1 for tokens with samples behind them, else 0.
-        blocks: the front-end's.
         running: statistics up to each token.
     """
 
@@ -87,7 +86,6 @@ class CausalEncoder(nn.Module):
         Args:
             values: (B, T, C) raw values, 0 where missing.
             present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention of every block.
         """
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:

@@ -23,9 +23,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         width: D, the model width; a multiple of `heads`.
         heads: H, attention heads.
-        depth: self-attention blocks.
         feedforward_ratio: hidden width of the feed-forward layer divided by D.
-        spectrum_bands: bands of the spectrum token.
         most_tokens: the stem halves the time axis until at most this many tokens are left.
         dropout: probability, in training only.
         frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
@@ -58,8 +56,6 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A student: one encoder and a head.
 
     Attributes:
-        preset: the name of the size, for people.
-        encoder: its size.
         causal: whether no token sees what comes after it, so that a stream computes only what is new.
     """
 
@@ -72,8 +68,6 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A teacher: one encoder per modality, `fusion_depth` cross-attention layers, a head.
 
     Attributes:
-        preset: the name of the size, for people.
-        encoder: size of every modality's encoder.
         fusion_depth: layers in which each modality queries the others.
         modality_dropout: probability in training that one modality of a window is hidden (never the last one).
     """

@@ -266,7 +266,6 @@ class Encoder(nn.Module):
         Args:
             values: (B, T, C) raw values, 0 where missing.
             present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention of every block.
         """
         series, spectrum, statistics = self.front(values, present)
         if isinstance(self.front, FrontEnd):

@@ -45,9 +45,7 @@ class OutOfFoldTeachers(nn.Module):
         """Answers a batch of windows.
 
         Args:
-            inputs: as for `Teacher.forward`.
             index: (B,) int64, which training window each row is, or is mixed from: windows of one part alone.
-            taps: also give what is inside.
         """
         part = self.part[index]
         found: list[TeacherOutput] = []

@@ -27,7 +27,6 @@ class StepStudent(nn.Module):
     what is summed has none, and attention is told how old each key is.
 
     Args:
-        student: whose weights it uses.
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
 
     Raises:

@@ -54,7 +54,6 @@ class Student(nn.Module):
         Args:
             values: (B, T, C) raw values, 0 where missing.
             present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention.
         """
         tokens = self.encoder(values, present, taps=taps)
         embedding = self.pool(tokens.values, tokens.bias)
@@ -75,7 +74,6 @@ class ExportStudent(nn.Module):
     Of a regression they are the number in standard deviations of the training targets, and in the target's unit.
 
     Args:
-        student: the network.
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
     """
 

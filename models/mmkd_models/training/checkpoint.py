@@ -49,22 +49,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Where a network comes from.
 
     Attributes:
-        dataset: name of the dataset.
-        dataset_sha256: of its content.
         fold: number of the fold whose windows trained; None for the dataset's own split, unset where nobody knows.
-        licence: of the data.
-        metric: what validation maximised.
         score: of the kept weights on validation.
         best_step: when they were reached.
         teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
         further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
-        training: how.
-        augment: how windows were varied.
         recipe: of the distillation; None where labels alone taught.
-        curve: the validations.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
-        versions: of Python and the libraries.
     """
 
     dataset: str
@@ -125,12 +117,6 @@ class StudentCheckpoint:
     """A trained student with what is needed to export it.
 
     Attributes:
-        modality: what it takes.
-        task: what it answers.
-        config: its size.
-        facts: where it comes from.
-        state: its weights.
-        carried: validation windows; None where it carries none.
         int8: what quantisation-aware distillation learnt; None where it had none.
     """
 

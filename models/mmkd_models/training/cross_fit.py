@@ -45,12 +45,8 @@ def cross_fit(
     not trained again, and an interrupted one goes on where it was: each keeps its state in a folder of `run.run_dir`.
 
     Args:
-        data: the windows.
-        config: the size of every teacher.
         run: how each is trained; its `on_step` is called where there is no `watch`.
         count: K, two or more.
-        self_training: train a second generation of each on its unlabelled windows too.
-        watch: see there.
 
     Raises:
         UsageError: there are fewer groups than parts, or a class whose labelled windows are all in one part.

@@ -27,9 +27,7 @@ def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha25
     It would know windows that are to judge the student. What does not say its fold is let pass.
 
     Args:
-        who: it, for the message.
         facts: where it comes from; of out-of-fold teachers each one's, which share a fold.
-        dataset_sha256: of the student's dataset.
         fold: that the student is trained on; None for the dataset's own split.
     """
     facts = facts[0] if isinstance(facts, tuple) else facts
@@ -48,9 +46,6 @@ def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], win
 
     Args:
         who: the network, for the message; its last word is what to train instead.
-        task: what it answers.
-        modalities: what it takes.
-        windows: to judge.
     """
     spec = windows.spec
     advice = f"train a {who.rpartition(' ')[2]} on this dataset"

@@ -18,7 +18,6 @@ def claimed(path: Path, ours: Claim, *, what: str, cure: str) -> Claim:
 
     Args:
         path: the file; its folder is made.
-        ours: the claim of this run.
         what: it says, for the error: "the options of a comparison".
         cure: what to do about a damaged one: "delete the folder".
 

@@ -81,9 +81,6 @@ def fit(
 
     Args:
         learner: see `Learner`; changed in place.
-        source: the batches.
-        evaluate: scores the network on the validation split.
-        config: how.
         run_dir: where the resume state (every `eval_every` steps) and TensorBoard logs go; nothing is written if None.
         resume: continue from the state in `run_dir`, if there is one.
         settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name; a state

@@ -30,8 +30,6 @@ def logits_of(
 
     Args:
         network: a teacher, or a student of `modality`; ours, or one that answers as ours do.
-        windows: N windows.
-        modality: the student's.
         change: gives other values (B, T, C) for a modality's name and values, to see what they do.
     """
     training = network.training

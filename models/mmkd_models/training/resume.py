@@ -27,16 +27,12 @@ class ResumeState:
 
     Attributes:
         config: what decides the result, as JSON values by name.
-        step: optimisation steps done.
         learner: the learner's tensors, projectors and queues included.
         optimizer: its state, as PyTorch gives it.
         scaler: state of the gradient scaler; empty where the precision has none.
-        average: the averaged weights.
         best: the weights that would be kept if training ended now.
         best_step: when they were reached.
-        best_scores: their scores.
         top: the best score of any weights, and its standard error.
-        curve: the validations so far.
     """
 
     config: dict[str, Any]

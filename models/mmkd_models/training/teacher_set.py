@@ -51,11 +51,6 @@ class OutOfFoldCheckpoint:
     """Cross-fitted teachers: number k was trained on the groups of all parts but k.
 
     Attributes:
-        modalities: what all of them see.
-        task: what they answer.
-        config: their size.
-        facts: where each comes from.
-        states: the weights of each.
         groups: int64 or text (G,), ascending: the groups of their training windows.
         parts: int64 (G,), the part of each group, from 0 to K - 1.
         score: of their answers for the labelled training windows, each by the teacher that has not seen it.

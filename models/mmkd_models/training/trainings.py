@@ -60,9 +60,6 @@ class TrainingData:
     """What a training sees: windows to learn from and to validate on, and whose they are.
 
     Attributes:
-        train: to learn from.
-        valid: to choose by.
-        sha256: of the dataset.
         fold: number of the fold that the windows are of; None for the dataset's own split, unset where nobody knows.
         held_back: of cross-fitted teachers, the number of the part that `train` is without, and how many there are.
     """
@@ -92,14 +89,9 @@ class Run:
     """How a training is run.
 
     Attributes:
-        train: steps, learning rate, seed and so on.
-        augment: how windows are varied.
         run_dir: where the resume state and TensorBoard logs go; None keeps nothing.
-        resume: continue an interrupted training in `run_dir`.
-        embed_windows: carry validation windows in a student's checkpoint.
         answers: folder in which answers of teachers are kept for other distillations that see the same batches; None
             asks the teachers in every one.
-        on_step: called after every step.
     """
 
     train: TrainConfig
@@ -181,13 +173,7 @@ def distil(
 
     Args:
         data: windows of the student's modality and the teachers'.
-        modality: the student's.
-        config: its size.
-        run: how it is trained.
-        teacher: what it learns from.
-        teacher_sha256: of the teacher's checkpoint.
         recipe: what it learns; its members count the teachers from this one, which is 0.
-        further: more teachers.
 
     Raises:
         UsageError: a teacher was trained for other modalities, labels or windows than `data` has, or is there twice.
@@ -216,12 +202,9 @@ def distil_int8(
 
     Args:
         data: windows of the student's modality and the teachers'.
-        start: the trained student.
         run: how it is trained; a few hundred steps at a tenth of the usual learning rate are enough.
-        start_sha256: of the student's checkpoint.
         groups: names of the layers that INT8 computes in, those that read one tensor together; the export knows them.
         teachers: what it learns from, in the order that the recipe's members count.
-        recipe: what it learns.
 
     Raises:
         UsageError: a teacher or the student was trained for other modalities, labels or windows than `data` has, no

@@ -29,7 +29,6 @@ class LongFrontEnd(nn.Module):
     Buffers hold the training data's statistics, so normalisation travels inside the graph.
 
     Args:
-        modality: what one window is.
         bands: of the first level of the spectrum; each further one has a third of them.
         frame: samples of the longest frame.
     """
