@@ -51,8 +51,8 @@ def check_content(path: Path, found: str, *, written: str | None) -> None:
     Args:
         written: the digest that stands in its metadata; None where none does.
 
-    Raises:
-        CheckpointError: it does not, or nobody can tell: a file that could do without would pass with any content.
+    Raises CheckpointError where it does not, or nobody can tell: a file that could do without would pass with any
+    content.
     """
     if written is None:
         raise CheckpointError(

@@ -268,8 +268,7 @@ def _run(
 def latency_meter(duration_s: float) -> MeasureLatency:
     """Gives what measures a student as it is exported, and its teacher, in turn in the same processes.
 
-    Raises:
-        UnavailableError: a library is not there.
+    Raises UnavailableError where a library is not there.
     """
     require_modules(
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"

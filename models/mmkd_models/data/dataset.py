@@ -68,11 +68,7 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Gives the windows of one split.
-
-        Raises:
-            UsageError: the name is none of train, valid and test.
-        """
+        """Gives the windows of one split. Raises UsageError where the name is none of train, valid and test."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
         first = sum(self.spec.splits[earlier] for earlier in SPLIT_NAMES[: SPLIT_NAMES.index(name)])
@@ -94,8 +90,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
     The values of the windows are not read; `check_dataset` does that.
 
-    Raises:
-        DatasetError: the directory breaks its contract; the message lists every problem found.
+    Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
     path = Path(path)
     spec = read_dataset_spec(path)
@@ -112,8 +107,7 @@ def open_dataset(path: str | Path) -> Dataset:
 def shipped_dataset(name: str = "watch_exercises") -> Path:
     """Gives the directory of a dataset that is part of this package.
 
-    Raises:
-        UsageError: there is none of that name; the message lists the names.
+    Raises UsageError where there is none of that name; the message lists the names.
     """
     names = shipped_names()
     if name not in names:

@@ -46,8 +46,7 @@ def measure_reference(
         windows: how many of them; None for all.
         seconds: instead of `windows`: as many as cover this time. Ready windows are counted as if they did not overlap.
 
-    Raises:
-        UsageError: the modality takes raw values, the group is not there or not named, or has no valid value.
+    Raises UsageError where the modality takes raw values, the group is not there or not named, or has no valid value.
     """
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":

@@ -128,8 +128,7 @@ class Windows:
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
         """Gives the same windows with other labels, of the same shape: integers (N,), -1 for unlabelled.
 
-        Raises:
-            UsageError: there is not one label per window.
+        Raises UsageError where there is not one label per window.
         """
         if labels.shape != self.labels.shape:
             letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
@@ -141,8 +140,7 @@ class Windows:
     def with_modalities(self, names: Sequence[str]) -> Windows:
         """Gives the same windows with these modalities only, in this order.
 
-        Raises:
-            UsageError: a name is unknown or there twice, or there is none.
+        Raises UsageError where a name is unknown or there twice, or there is none.
         """
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")

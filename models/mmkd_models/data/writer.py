@@ -140,8 +140,7 @@ def write_recordings(
 def check_absent(path: Path) -> None:
     """Refuses a directory that exists: a dataset is never replaced.
 
-    Raises:
-        UsageError: there is something at the path.
+    Raises UsageError where there is something at the path.
     """
     if path.exists():
         raise UsageError(

@@ -140,8 +140,7 @@ class DistillLearner(nn.Module):
         example: inputs of any batch, to see what networks of your own give; ours do without.
         memory: of what the teachers answer to the batches of every step; None asks them every time.
 
-    Raises:
-        UsageError: the recipe does not fit the networks.
+    Raises UsageError where the recipe does not fit the networks.
     """
 
     def __init__(

@@ -48,8 +48,7 @@ def chosen_recipe(
 ) -> Recipe:
     """Gives the recipe of a file, or of terms in the short form, or the default; trust, init and mix replace its own.
 
-    Raises:
-        UsageError: both a file and terms are given, or one of them is no recipe.
+    Raises UsageError where both a file and terms are given, or one of them is no recipe.
     """
     if file is not None and terms:
         raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
@@ -68,11 +67,7 @@ def chosen_recipe(
 
 
 def recipe_from_file(path: Path) -> Recipe:
-    """Gives the recipe in a JSON file.
-
-    Raises:
-        UsageError: there is no such file, or no recipe in it.
-    """
+    """Gives the recipe in a JSON file. Raises UsageError where there is no such file, or no recipe in it."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except OSError as error:

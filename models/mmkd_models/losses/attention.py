@@ -94,8 +94,7 @@ def aligned_map(
     Returns:
         (B, Lq, length + extra) float32, or (B, groups, Lq, length + extra).
 
-    Raises:
-        ValueError: the map's keys are not those of the sources.
+    Raises ValueError where the map's keys are not those of the sources.
     """
     mean = _over_heads(teacher_map.float()) if groups is None else _grouped(teacher_map.float(), groups)
     total = mean.new_zeros(*mean.shape[:-1], length + extra)

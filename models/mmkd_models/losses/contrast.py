@@ -158,8 +158,7 @@ class ContrastBank(nn.Module):
         negatives: K, drawn for each anchor from the other windows.
         momentum: of a row towards its new vector: 0 forgets the old one.
 
-    Raises:
-        ValueError: fewer than two windows, or no negatives.
+    Raises ValueError where there are fewer than two windows, or no negatives.
     """
 
     bank_student: Tensor

@@ -44,8 +44,7 @@ def kl_loss(
         standardise: compare z-scores over the classes, so that the student need not match the size of the logits.
         weight: (B,) trust in each row; rows of weight 0 teach nothing.
 
-    Raises:
-        ValueError: standardised logits of two classes, which carry nothing but a sign.
+    Raises ValueError for standardised logits of two classes, which carry nothing but a sign.
     """
     ours, theirs = student_logits.float(), teacher_logits.detach().float()
     if standardise:
@@ -59,8 +58,8 @@ def kl_loss(
 def standardised(logits: Tensor) -> Tensor:
     """Gives each row of (B, K) logits as z-scores over its classes; a constant row gives zeros.
 
-    Raises:
-        ValueError: fewer than three classes: with two the z-scores are always 0.707 and -0.707, whatever the logits.
+    Raises ValueError for fewer than three classes: with two the z-scores are always 0.707 and -0.707, whatever the
+    logits.
     """
     if logits.shape[-1] < 3:
         raise ValueError(

@@ -52,8 +52,7 @@ def relation_loss(
         valid: (B, L) 1 for tokens with samples behind them, else 0; all where None.
         weight: (B,) trust in each window.
 
-    Raises:
-        ValueError: the token counts differ, or a width is no multiple of `heads`.
+    Raises ValueError where the token counts differ, or a width is no multiple of `heads`.
     """
     if student.shape[1] != teacher.shape[1] or student.shape[-1] % heads or teacher.shape[-1] % heads:
         raise ValueError(

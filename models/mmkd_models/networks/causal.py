@@ -48,8 +48,7 @@ class Along:
 class CausalEncoder(nn.Module):
     """One modality's samples -> tokens, each made of what came before it alone.
 
-    Raises:
-        UsageError: a window is too short for two tokens.
+    Raises UsageError where a window is too short for two tokens.
     """
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:

@@ -22,8 +22,7 @@ class OutOfFoldTeachers(nn.Module):
         teachers: of one architecture.
         part: (N,) int64, from 0 to K - 1.
 
-    Raises:
-        ValueError: a part has no teacher.
+    Raises ValueError where a part has no teacher.
     """
 
     part: Tensor

@@ -29,8 +29,7 @@ class StepStudent(nn.Module):
     Args:
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
 
-    Raises:
-        ValueError: the student is not causal.
+    Raises ValueError where the student is not causal.
     """
 
     places: Tensor
@@ -173,11 +172,7 @@ def _pooled(pool: Pool, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tenso
 
 
 def causal_encoder(student: Student) -> CausalEncoder:
-    """Gives the encoder of a causal student.
-
-    Raises:
-        ValueError: the student is not causal.
-    """
+    """Gives the encoder of a causal student. Raises ValueError where the student is not causal."""
     if isinstance(student.encoder, CausalEncoder):
         return student.encoder
     raise ValueError("student: expected a causal one, got one that looks at whole windows; train with --causal")
@@ -194,8 +189,7 @@ def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
         values: (B, T, C) raw values, 0 where missing.
         present: (B, T, C) 1 or 0.
 
-    Raises:
-        ValueError: the student is not causal.
+    Raises ValueError where the student is not causal.
     """
     encoder, pool = causal_encoder(student), student.pool
     along = encoder.along(encoder.padded(values), encoder.padded(present))

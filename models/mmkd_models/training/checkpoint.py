@@ -345,8 +345,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 def decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
     """Gives the metadata of a checkpoint.
 
-    Raises:
-        CheckpointError: they are damaged, altered, or of another version.
+    Raises CheckpointError where they are damaged, altered, or of another version.
     """
     try:
         found = parse_object(raw).get("format_version")

@@ -48,8 +48,7 @@ def cross_fit(
         run: how each is trained; its `on_step` is called where there is no `watch`.
         count: K, two or more.
 
-    Raises:
-        UsageError: there are fewer groups than parts, or a class whose labelled windows are all in one part.
+    Raises UsageError where there are fewer groups than parts, or a class whose labelled windows are all in one part.
     """
     part = part_of_windows(data.train, parts=count, seed=run.train.seed)
     _check_classes(data, part)

@@ -21,8 +21,7 @@ def claimed(path: Path, ours: Claim, *, what: str, cure: str) -> Claim:
         what: it says, for the error: "the options of a comparison".
         cure: what to do about a damaged one: "delete the folder".
 
-    Raises:
-        CheckpointError: the file is damaged.
+    Raises CheckpointError where the file is damaged.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,11 +53,7 @@ def logits_of(
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
-    """Scores a network on the labelled ones of `windows`.
-
-    Raises:
-        UsageError: none is labelled.
-    """
+    """Scores a network on the labelled ones of `windows`. Raises UsageError where none is labelled."""
     known = windows.subset(np.flatnonzero(windows.labelled))
     if len(known) == 0:
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")

@@ -37,8 +37,7 @@ def check_replaced(
         teachers: how many a teacher-set has.
         start_sha256: of the student that practises INT8.
 
-    Raises:
-        UsageError: the file holds something else, or is of other data or settings.
+    Raises UsageError where the file holds something else, or is of other data or settings.
     """
     if not output.exists():
         return

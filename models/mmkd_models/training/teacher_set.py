@@ -77,9 +77,8 @@ class OutOfFoldCheckpoint:
     def part_of(self, windows: Windows, *, dataset_sha256: str) -> NDArray[np.int64]:
         """Gives int64 (N,): the number of the teacher that has not seen the window.
 
-        Raises:
-            UsageError: the windows are not those that the teachers were cross-fitted on, so that a teacher may have
-                seen what it should not.
+        Raises UsageError where the windows are not those that the teachers were cross-fitted on, so that a teacher may
+        have seen what it should not.
         """
         found = np.unique(windows.groups)
         if dataset_sha256 != self.facts[0].dataset_sha256:

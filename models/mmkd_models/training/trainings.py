@@ -73,8 +73,7 @@ class TrainingData:
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
         """Gives the same windows with these modalities only, in this order.
 
-        Raises:
-            UsageError: a name is unknown or there twice, or there is none.
+        Raises UsageError where a name is unknown or there twice, or there is none.
         """
         train, valid = (windows.with_modalities(names) for windows in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
@@ -175,8 +174,8 @@ def distil(
         data: windows of the student's modality and the teachers'.
         recipe: what it learns; its members count the teachers from this one, which is 0.
 
-    Raises:
-        UsageError: a teacher was trained for other modalities, labels or windows than `data` has, or is there twice.
+    Raises UsageError where a teacher was trained for other modalities, labels or windows than `data` has, or is there
+    twice.
     """
     teachers = (TaughtBy(checkpoint=teacher, sha256=teacher_sha256), *further)
     _check_teachers(teachers, data.train)
@@ -206,9 +205,8 @@ def distil_int8(
         groups: names of the layers that INT8 computes in, those that read one tensor together; the export knows them.
         teachers: what it learns from, in the order that the recipe's members count.
 
-    Raises:
-        UsageError: a teacher or the student was trained for other modalities, labels or windows than `data` has, no
-            layer computes in INT8, or the recipe starts from the teacher's weights.
+    Raises UsageError where a teacher or the student was trained for other modalities, labels or windows than `data`
+    has, no layer computes in INT8, or the recipe starts from the teacher's weights.
     """
     _check_teachers(teachers, data.train)
     modality = start.modality.name

@@ -47,8 +47,7 @@ class CheckReport:
 def check_dataset(path: str | Path) -> CheckReport:
     """Checks every rule of the dataset directory, and reads every value once.
 
-    Raises:
-        DatasetError: the directory breaks its contract; the message lists every problem found.
+    Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
     path = Path(path)
     spec = read_dataset_spec(path)
