@@ -17,7 +17,9 @@ from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.learner import LogitTerm, Recipe, constant
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student

@@ -18,14 +18,16 @@ from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.distil.learner import DistTerm, DkdTerm, LogitTerm, Recipe, TaskTerm, constant
 from mmkd_models.distil.mixing import together
-from mmkd_models.distil.recipe import check_terms
+from mmkd_models.distil.recipe import Recipe, check_terms
 from mmkd_models.distil.trust import trust_of
 from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
+from mmkd_models.losses.correlation import DistTerm
+from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.goal import Goal, goal_of
-from mmkd_models.losses.logits import logit_loss
-from mmkd_models.losses.task import task_loss
+from mmkd_models.losses.logits import LogitTerm, logit_loss
+from mmkd_models.losses.task import TaskTerm, task_loss
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.labels import average_precision, label_scores
 from mmkd_models.metrics.scores import scores_from_document, scores_from_logits
 from mmkd_models.metrics.values import value_scores
@@ -407,7 +409,7 @@ def test_evaluate_scores_by_the_kind_and_refuses_what_classes_alone_have(rigs, t
     with pytest.raises(SystemExit, match="0"):
         run_evaluate([*arguments, "--against", str(tmp_path / "other.ckpt")])
     shown = capsys.readouterr().out.splitlines()
-    assert shown[-4].split()[0] == "gain"
+    assert shown[-6].split()[0] == "gain"
     assert shown[-3] == "an interval needs 5 groups or more"
     assert shown[-1] == (
         f"caution: {tmp_path / 'other.ckpt'} does not say which windows trained it: some of these may have"

@@ -192,7 +192,9 @@ def _phases(
     from mmkd_export.demo.time_left import STAGE_COSTS
     from mmkd_models.compare.comparison import parts_of
 
-    first, answers, students = list[Part](), list[Part](), list[Part]()
+    first: list[Part] = []
+    answers: list[Part] = []
+    students: list[Part] = []
     for seed in seeds:
         own, *later = (parts_of(data, seed=seed, config=one, out=folder(seed)) for one in sized)
         first += [*own[0], *(part for other in later for part in other[0] if part.stage == "teacher")]

@@ -18,47 +18,19 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.distil.answers import AnswerMemory
 from mmkd_models.distil.mixing import together
-from mmkd_models.distil.recipe import Recipe, Term, Trust, check_recipe, check_terms, member_of, part_of
+from mmkd_models.distil.recipe import Recipe, check_terms, member_of, part_of
 from mmkd_models.distil.teachers import answers_of, check_teachers, known_teacher, mix_of
 from mmkd_models.distil.trust import trust_of
-from mmkd_models.losses.attention import EdamTerm
-from mmkd_models.losses.contrast import CrdTerm
-from mmkd_models.losses.correlation import DistTerm
-from mmkd_models.losses.decoupled import DkdTerm
-from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.goal import CLASSES, Goal
-from mmkd_models.losses.layers import Layers, fusion_depth, student_depth, teacher_depth
-from mmkd_models.losses.logits import LogitTerm, logit_loss
-from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.layers import fusion_depth, student_depth, teacher_depth
+from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
-from mmkd_models.losses.term import LossTerm, Pair, Step, Weight, constant, name_of
+from mmkd_models.losses.term import LossTerm, Pair, Step, name_of
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
-
-__all__ = [
-    "CrdTerm",
-    "DistTerm",
-    "DistillLearner",
-    "DkdTerm",
-    "EdamTerm",
-    "FeatureTerm",
-    "Layers",
-    "LogitTerm",
-    "Recipe",
-    "RelationTerm",
-    "SelfTrainingLearner",
-    "SupervisedLearner",
-    "TaskTerm",
-    "Term",
-    "Trust",
-    "Weight",
-    "check_recipe",
-    "constant",
-    "tokens_per_window",
-]
 
 _SELF_TRAINING_TEMPERATURE = 2.0
 _SELF_TRAINING_TASK = 0.5

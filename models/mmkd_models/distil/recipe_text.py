@@ -13,15 +13,10 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.distil.recipe import Recipe, Term, Trust
-from mmkd_models.losses.term import Mix, Weight, constant
+from mmkd_models.losses.term import Mix, Weight
 from mmkd_models.networks.config import choice
 
 _KINDS: dict[str, type[Term]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Term)}
-_WEIGHTS = {
-    # A map shows where to look at first; the outputs decide the end.
-    "edam": Weight(start=0.5, end=0.0, until=0.6),
-    "crd": constant(0.1),
-}
 _GRAMMAR = """\
 --term KIND[,NAME=VALUE...], repeated; one of a kind. What is not named has the value shown here; of several words
 that are shown it is the first.
@@ -89,7 +84,7 @@ def term_from_text(text: str) -> Term:
     kind, *settings = text.split(",")
     if kind not in _KINDS:
         raise _refusal(text, f"expected one of {', '.join(_KINDS)}, got {kind!r}")
-    fields: dict[str, Any] = {"weight": _WEIGHTS.get(kind, constant(1.0))}
+    fields: dict[str, Any] = {}
     known = _KINDS[kind].__struct_fields__
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -106,7 +101,7 @@ def terms_text() -> str:
     """Gives the kinds of terms, with what each is and what can be set, for people."""
     lines = []
     for kind, term in _KINDS.items():
-        defaults = term(weight=_WEIGHTS.get(kind, constant(1.0)))
+        defaults = term()
         types = get_type_hints(term)
         values = {name: getattr(defaults, name) for name in term.__struct_fields__}
         shown = {name: value for name, value in values.items() if value is not msgspec.UNSET}

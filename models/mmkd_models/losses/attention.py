@@ -137,7 +137,8 @@ def _shared_out(time: Tensor, length: int) -> Tensor:
 class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="edam"):
     """The student's self-attention learns the teacher's cross-attention, by the mean head or by groups of heads."""
 
-    weight: Weight
+    # A map shows where to look at first; the outputs decide the end.
+    weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
     layers: Layers = 1
     heads: Literal["mean", "group"] = "mean"
     member: Member = msgspec.UNSET

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, check_temperature, refused
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, check_temperature, constant, refused
 from mmkd_models.losses.tokens import weighted_mean
 
 _QUEUE, _NEGATIVES, _MOMENTUM = 1024, 1024, 0.5
@@ -228,7 +228,7 @@ def _move(bank: Tensor, vectors: Tensor, index: Tensor, momentum: float) -> None
 class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="crd"):
     """Contrast of embeddings; negatives come from the batch and a `queue`, from the batch, or from a memory `bank`."""
 
-    weight: Weight
+    weight: Weight = constant(0.1)
     temperature: float = 0.07
     width: int = 64
     memory: Literal["queue", "batch", "bank"] = "queue"

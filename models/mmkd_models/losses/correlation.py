@@ -21,6 +21,7 @@ from mmkd_models.losses.term import (
     check_exclusive_classes,
     check_temperature,
     check_two_weights,
+    constant,
 )
 from mmkd_models.losses.tokens import weighted_mean
 
@@ -74,7 +75,7 @@ def weighted_correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
 class DistTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dist"):
     """Probabilities that correlate with the teacher's, over classes (`beta`) and over windows (`gamma`)."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     temperature: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0

@@ -23,6 +23,7 @@ from mmkd_models.losses.term import (
     check_exclusive_classes,
     check_temperature,
     check_two_weights,
+    constant,
 )
 from mmkd_models.losses.tokens import weighted_mean
 
@@ -72,7 +73,7 @@ def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
 class DkdTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dkd"):
     """The teacher's outputs with the true class (`alpha`) and the others among themselves (`beta`) taught apart."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     temperature: float = 2.0
     alpha: float = 1.0
     beta: float = 2.0

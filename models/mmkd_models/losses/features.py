@@ -32,7 +32,7 @@ from mmkd_models.losses.layers import (
     teacher_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, refused
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, constant, refused
 from mmkd_models.losses.tokens import weighted_mean
 from mmkd_models.networks.encoder import EXTRA_TOKENS
 
@@ -105,7 +105,7 @@ class Projector(nn.Module):
 class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="feature"):
     """Projected hidden states or embedding learn the teacher's; `keep` below 1 learns the lowest frequencies alone."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     level: Literal["hidden", "embedding"] = "hidden"
     layers: Layers = 1
     keep: float = 1.0

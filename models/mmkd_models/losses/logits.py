@@ -16,7 +16,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.goal import Goal
 from mmkd_models.losses.multilabel import multilabel_kl_loss
 from mmkd_models.losses.regression import DELTA, regression_loss
-from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, check_exclusive_classes, check_temperature
+from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, check_exclusive_classes, check_temperature, constant
 from mmkd_models.losses.tokens import weighted_mean
 
 _USUAL_TEMPERATURE = 2.0
@@ -97,7 +97,7 @@ class LogitTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     Of several labels each one's own divergence; of a regression Huber's loss and the correlation over the batch.
     """
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     temperature: float = _USUAL_TEMPERATURE
     standardise: bool = False
 

@@ -31,7 +31,7 @@ from mmkd_models.losses.layers import (
     teacher_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, refused
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, constant, refused
 from mmkd_models.losses.tokens import mean_over_tokens
 from mmkd_models.networks.encoder import Projections
 
@@ -78,7 +78,7 @@ def _log_relation(vectors: Tensor, heads: int, valid: Tensor | None) -> Tensor:
 class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="relation"):
     """How alike tokens are in queries, keys or values; `teacher` names the attention that teaches, self or cross."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     layers: Layers = 1
     vectors: tuple[Vectors, ...] = ("query", "key", "value")
     heads: int = 8

@@ -10,7 +10,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.goal import Goal
 from mmkd_models.losses.multilabel import label_loss
 from mmkd_models.losses.regression import DELTA, huber_loss
-from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight
+from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, constant
 from mmkd_models.losses.tokens import weighted_mean
 
 
@@ -46,7 +46,7 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
 class TaskTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
     """Cross-entropy against the labels (of a regression Huber's loss), on labelled windows."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
 
     def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
         """Every task has labels."""

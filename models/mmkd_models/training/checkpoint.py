@@ -29,7 +29,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
-from mmkd_models.distil.learner import Recipe
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import Encoder, FrontEnd

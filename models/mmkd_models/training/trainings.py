@@ -26,8 +26,10 @@ from mmkd_models.data.folds import label_subset
 from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
-from mmkd_models.distil.learner import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
+from mmkd_models.distil.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import goal_of
+from mmkd_models.losses.task import TaskTerm
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student

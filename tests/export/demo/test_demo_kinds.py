@@ -204,7 +204,7 @@ def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Sho
     judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
     split = {"by": "own split", "judged_on": judged_on, "resampled": "blocks of 9 consecutive windows"}
     with redirect_stdout(said):
-        show_demo(one.document | {"split": split}, one.measured, TASKS["regression"])
+        show_demo(one.document | {"split": split}, one.measured, TASKS["regression"], dataset=one.dataset.path)
     title = " ".join(said.getvalue().partition("┏")[0].split())
     assert title == f"rig: mean absolute error in rpm on {judged_on}, 50% labelled"
 

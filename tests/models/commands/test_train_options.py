@@ -19,8 +19,8 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.learner import Recipe
 from mmkd_models.distil.methods import taught_by
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import chosen_recipe, terms_text
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.train_config import TrainConfig

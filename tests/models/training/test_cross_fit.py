@@ -16,7 +16,10 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
-from mmkd_models.distil.learner import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.tensors import read_tensors, write_tensors

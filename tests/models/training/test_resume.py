@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.learner import DistillLearner, Recipe
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import term_from_text
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig

@@ -18,7 +18,10 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.sources import Floats, Rows, WindowSource
-from mmkd_models.distil.learner import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
