@@ -243,7 +243,7 @@ def _teachers(
 ) -> list[TaughtBy]:
     """Reads the teachers; refuses those that cannot judge these windows, or know windows that judge the student."""
     from mmkd_models.training.checkpoint import file_sha256
-    from mmkd_models.training.fits import check_same_fold, check_teacher
+    from mmkd_models.training.compatible import check_same_fold, check_teacher
     from mmkd_models.training.teacher_set import TaughtBy, read_teachers
 
     teachers = [TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in paths]

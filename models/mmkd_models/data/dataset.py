@@ -26,17 +26,6 @@ from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName
 from mmkd_models.data.split import blocks_of
 from mmkd_models.data.windows import Windows, group_statistics
 
-__all__ = [
-    "Dataset",
-    "Windows",
-    "count_problems",
-    "open_dataset",
-    "shipped_dataset",
-    "shipped_names",
-    "window_counts",
-    "windows_of",
-]
-
 _HASHED_BLOCK_BYTES = 1 << 20
 
 
@@ -93,15 +82,21 @@ def open_dataset(path: str | Path) -> Dataset:
     Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
     path = Path(path)
+    spec, arrays, _ = loaded(path)
+    return Dataset(path=path, spec=spec, arrays=arrays)
+
+
+def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
+    """Gives `dataset.json`, the arrays, and whether windows are cut from recordings; errors as `open_dataset`."""
     spec = read_dataset_spec(path)
     cut = is_cut_from_recordings(path, spec)
     arrays, problems = load_arrays(path, spec)
     problems += structure_problems(spec, arrays, cut=cut)
     if not problems and cut:
-        problems += count_problems(spec, arrays)
-    if problems:
+        problems += _count_problems(spec, arrays)
+    if problems:  # the windows can only be read when dtypes and shapes are right
         raise DatasetError(problem_message(path, problems))
-    return Dataset(path=path, spec=spec, arrays=arrays)
+    return spec, arrays, cut
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:
@@ -190,7 +185,7 @@ def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
 
 
-def count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
+def _count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
     """Gives one text for every split of checked recordings that `dataset.json` counts wrongly."""
     found = window_counts(spec, arrays)
     return [

@@ -154,7 +154,7 @@ class DistillLearner(nn.Module):
         A term whose weight is 0 at this time is left out. With trust g in each of B windows, a term is sum(g loss) / B.
         """
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
-        taps = any(term.ties_layers() for term, _ in active)
+        taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         teachers = self._answers(batch, taps=taps)
         trust = self._trust(batch, teachers)

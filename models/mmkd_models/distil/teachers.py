@@ -81,7 +81,7 @@ def _check_member(term: Term, count: int) -> None:
 
 def _check_other_modalities(recipe: Recipe, number: int, names: Sequence[str], modality: str) -> None:
     """Refuses what reads a teacher's tokens of a modality that it does not see."""
-    reads = [f"term {name_of(term)!r}" for term in recipe.terms if term.ties_layers()]
+    reads = [f"term {name_of(term)!r}" for term in recipe.terms if term.compares_layers()]
     reads += ["init 'teacher'"] if recipe.init == "teacher" and number == 0 else []
     if reads:
         raise UsageError(

@@ -147,7 +147,7 @@ class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Into the member's cross-attention."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Attention layers."""
         return True
 

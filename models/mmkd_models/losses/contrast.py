@@ -241,7 +241,7 @@ class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Into the member's embedding."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """None: an embedding is no layer."""
         return False
 

@@ -116,7 +116,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Into the member's hidden states or embedding."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Layers with hidden states; an embedding is none."""
         return self.level == "hidden"
 
@@ -133,7 +133,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
         """Raises UsageError where a layer is named that is not there."""
-        if self.ties_layers():
+        if self.compares_layers():
             check_layers(self, self.layers, student=student, teacher=blocks, cross=False)
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
@@ -145,7 +145,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     f"{both} cannot be tied without a projector; "
                     "set project to true, or choose a student of the teacher's width"
                 )
-            if self.ties_layers():
+            if self.compares_layers():
                 check_token_counts(both, ours.shape[1], theirs.shape[1])
                 if self.keep < 1 and ours.shape[1] <= EXTRA_TOKENS:
                     raise UsageError(f"{both} have no time tokens, and so no frequencies to keep; set keep to 1")

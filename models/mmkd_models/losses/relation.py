@@ -89,7 +89,7 @@ class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Into the member's attention."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Attention layers."""
         return True
 

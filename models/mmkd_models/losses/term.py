@@ -101,7 +101,7 @@ class LossTerm(Protocol):
         """Which teacher's inside is read; None for a term that needs nothing but what all teachers answer together."""
         ...
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Whether layers are compared, so that the networks have to show what is inside them."""
         ...
 
@@ -147,7 +147,7 @@ class OutputTerm:
     def looks_into(self) -> None:
         """Into none: the answers of all teachers are mixed."""
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """None."""
         return False
 

@@ -47,8 +47,8 @@ from mmkd_models.training.checkpoint import (
     library_versions,
     set_normalisation,
 )
+from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
-from mmkd_models.training.fits import check_fits
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
@@ -212,7 +212,7 @@ def distil_int8(
     """
     _check_teachers(teachers, data.train)
     modality = start.modality.name
-    check_fits("student", start.task, (start.modality,), data.train)
+    check_compatible("student", start.task, (start.modality,), data.train)
     if recipe.init == "teacher":
         raise UsageError(
             "recipe: init 'teacher': expected 'fresh', because practising INT8 starts with the student's own weights; "
@@ -295,7 +295,7 @@ def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence
     Nothing is done where the run keeps no answers, or the recipe looks inside the teachers, which nobody can keep.
     """
     memory = _memory(data, run, teachers, recipe)
-    if memory is None or any(term.ties_layers() for term in recipe.terms):
+    if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
     networks = [_network(one.checkpoint, data).eval() for one in teachers]
     source = _source(data.train, run, labelled_share=_labelled_share(recipe), part=_common_part(teachers, data))
@@ -338,7 +338,7 @@ def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
                 "name it once"
             )
         who = "teacher" if len(teachers) == 1 else f"member {number}, a teacher"
-        check_fits(who, one.checkpoint.task, one.checkpoint.modalities, windows)
+        check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
 def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> Teacher | OutOfFoldTeachers:

@@ -54,9 +54,9 @@ def ended(*line: str, commands: Sequence[Command] = (Command(function=boil, epil
 
 def test_a_group_is_filled_and_what_is_not_named_is_as_in_the_default_group() -> None:
     assert ended("egg", "--out", "plate", "--no-salt") == 0
-    assert SEEN == [(Path("egg"), Cooking(minutes=3, salt=False), Path("plate"))]
+    assert [(Path("egg"), Cooking(minutes=3, salt=False), Path("plate"))] == SEEN
     assert ended("egg", "--spice", "dill", "--spice", "chive", "-o", "plate", "--minutes", "4") == 0
-    assert SEEN == [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))]
+    assert [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))] == SEEN
 
 
 def test_help_shows_options_in_the_order_of_parameters_and_fields(
@@ -100,7 +100,7 @@ def test_of_several_commands_the_first_word_says_which(
     monkeypatch.setenv("COLUMNS", "80")
     commands = (Command(function=boil), Command(function=bake, name="bake-slowly"))
     assert ended("bake-slowly", "--no-salt", commands=commands) == 0
-    assert SEEN == [Slowly(minutes=90, salt=False)]
+    assert [Slowly(minutes=90, salt=False)] == SEEN
     assert ended("bake-slowly", "--help", commands=commands) == 0
     assert "  --minutes N         How long.  [default: (long); x>=1]\n" in capsys.readouterr().out
     assert ended("--help", commands=commands) == 0

@@ -25,7 +25,7 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.fits import check_teacher
+from mmkd_models.training.compatible import check_teacher
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import (
     Run,

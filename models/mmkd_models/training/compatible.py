@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
     """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
-    check_fits("teacher", teacher.task, teacher.modalities, windows)
+    check_compatible("teacher", teacher.task, teacher.modalities, windows)
 
 
 def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha256: str, fold: int | None) -> None:
@@ -41,7 +41,7 @@ def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha25
     )
 
 
-def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
+def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
     """Raises UsageError where a network of this task and these modalities cannot judge windows.
 
     Args:

@@ -18,7 +18,7 @@ CONTENT_KEY = "content_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class TensorContent:
     """One tensor of a checkpoint.
 
     Attributes:
@@ -32,7 +32,7 @@ class Part:
     data: memoryview
 
 
-def content_digest(parts: Iterable[Part], document: bytes) -> str:
+def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
     """Gives the SHA-256 of a checkpoint's content, in hexadecimal digits.
 
     Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
