@@ -1,4 +1,4 @@
-"""What commands show, and how: a console for tables, one form of JSON, lines of progress.
+"""What commands show, and how: tables, one form of JSON, lines of progress.
 
 rich, which the extras of the commands install, is imported where something is shown.
 """
@@ -9,19 +9,22 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmkd_edge.command.tables import WholeWords
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def console(*, width: int = _WIDTH_WITHOUT_TERMINAL) -> Console:
-    """A console for stdout; `width` is that of a file or a pipe, which has none that a table must fit."""
+def show_table(table: Table, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
+    """Prints a table; `width` is that of a file or a pipe, which has none that a table must fit."""
     from rich.console import Console
 
-    found = Console(highlight=False, markup=False)
-    return found if found.is_terminal else Console(highlight=False, markup=False, width=width)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=width)
+    console.print(WholeWords(table))
 
 
 def plain_table(headings: Sequence[str], *, left: Collection[str] = (), title: str | None = None) -> Table:

@@ -20,8 +20,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.command.options import Command, Option, run_line
     from mmkd_edge.command.outputs import held
     from mmkd_edge.command.run import run_command, shell_line
-    from mmkd_edge.command.show import console, json_text, plain_table, say
-    from mmkd_edge.command.tables import WholeWords
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
     from mmkd_edge.spec import TaskSpec
@@ -313,13 +312,12 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
             f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
             for_terminal(gap_text(demo.students[name])),
         )
-    out = console(width=120)
-    out.print(WholeWords(table))
+    show_table(table, width=120)
     teacher = document["teacher"]
-    out.print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
+    print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
     mean = document["mean_gain_points"]
     ends = f"{gain_text(measure, mean['low'])} to {gain_text(measure, mean['high'])}"
-    out.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
+    print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
     bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
     if not is_judged(demo):
         print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")

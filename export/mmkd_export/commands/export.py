@@ -15,8 +15,7 @@ with loading("mmkd-export"):
 
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.run import check_page, run_command, shell_line
-    from mmkd_edge.command.show import console, json_text, plain_table, say
-    from mmkd_edge.command.tables import WholeWords
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_export.graph.calibration import CalibrationMethod
     from mmkd_export.join import export_several, several_plans
@@ -248,7 +247,7 @@ def _show_platforms(*, as_json: bool) -> None:
     for row in PLATFORMS:
         targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
         table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
-    console().print(WholeWords(table))
+    show_table(table)
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
@@ -274,25 +273,24 @@ def _document(result: ExportResult) -> dict[str, Any]:
 
 
 def _show(result: ExportResult) -> None:
-    out, report = console(), result.report
+    report = result.report
     student, windows = report.student, report.windows
-    out.print(
+    print(
         f"{report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
-        f"{result.size_bytes / 1000:.0f} kB",
-        soft_wrap=True,
+        f"{result.size_bytes / 1000:.0f} kB"
     )
-    out.print(WholeWords(_artifact_table(report.artifacts)))
+    show_table(_artifact_table(report.artifacts))
     for line in _notes(result):
-        out.print(line, soft_wrap=True)
-    out.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
+        print(line)
+    print(f"compared with torch on {windows.count} {windows.source}")
     if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
-        out.print(windows.caution, soft_wrap=True)
+        print(windows.caution)
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
     for artifact, facts in known:
-        out.print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}", soft_wrap=True)
-        out.print(WholeWords(coverage_table(facts.coverages)))
+        print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}")
+        show_table(coverage_table(facts.coverages))
     if known and windows.judged_by == windows.source:
-        out.print(SAME_GROUPS, soft_wrap=True)
+        print(SAME_GROUPS)
 
 
 def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:

@@ -13,8 +13,7 @@ with loading("mmkd-data"):
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.outputs import check_file, held
     from mmkd_edge.command.run import run_command, shell_line
-    from mmkd_edge.command.show import console, json_text, plain_table, say
-    from mmkd_edge.command.tables import WholeWords
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError
     from mmkd_edge.spec import TaskSpec, task_text
     from mmkd_models.data.checking.check import check_dataset
@@ -38,10 +37,11 @@ _Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 
 def main() -> NoReturn:
     """Runs `mmkd-data`."""
-    run_command("mmkd-data", _run_data, needs=("typer", "rich"), extra="train", about=_ABOUT)
+    run_command("mmkd-data", run_data, needs=("typer", "rich"), extra="train", about=_ABOUT)
 
 
-def _run_data(arguments: Sequence[str]) -> None:
+def run_data(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-data` with these arguments."""
     commands = (
         Command(function=import_, name="import"),
         Command(function=check),
@@ -135,12 +135,11 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     if as_json:
         print(json_text(description))
         return
-    out = console()
-    out.print(f"{description.name}: {_headline(description)}")
-    out.print(WholeWords(_modality_table(description)))
-    out.print(WholeWords(_split_table(description)))
+    print(f"{description.name}: {_headline(description)}")
+    show_table(_modality_table(description))
+    show_table(_split_table(description))
     for line in _closing_lines(description):
-        out.print(line, soft_wrap=True)
+        print(line)
     print(f"next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.command.show import console, json_text, plain_table
-from mmkd_edge.command.tables import WholeWords
+from mmkd_edge.command.show import json_text, plain_table, show_table
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.bundle import BundleEvaluation
 from mmkd_models.evaluate.by_group import Judged, judged_on
@@ -22,58 +21,51 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 def show_bundle(report: BundleEvaluation) -> None:
     """Prints the scores of a bundle, its calibration, and label sets at several error levels."""
-    out = console()
     data = report.data
-    out.print(
-        f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.apart})",
-        soft_wrap=True,
-    )
+    print(f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.apart})")
     for caution in report.cautions:
-        out.print(f"caution: {caution}", soft_wrap=True)
+        print(f"caution: {caution}")
     for artifact in report.artifacts:
         scores = artifact.scores
-        out.print(
+        print(
             f"{artifact.file} in {artifact.backend}: accuracy {scores.accuracy:.1%}, balanced accuracy "
-            f"{scores.balanced_accuracy:.1%}, macro-F1 {scores.macro_f1:.1%}",
-            soft_wrap=True,
+            f"{scores.balanced_accuracy:.1%}, macro-F1 {scores.macro_f1:.1%}"
         )
-        out.print(guessing_line(artifact.guessing, measure_named("balanced_accuracy")), soft_wrap=True)
+        print(guessing_line(artifact.guessing, measure_named("balanced_accuracy")))
         facts = artifact.confidence
         if facts is None:
             error = artifact.reliability.calibration_error
-            out.print(f"calibration error {error:.3f}; not calibrated: it has no label sets", soft_wrap=True)
+            print(f"calibration error {error:.3f}; not calibrated: it has no label sets")
             continue
-        out.print(reliability_text(facts), soft_wrap=True)
-        out.print(WholeWords(coverage_table(facts.coverages)))
+        print(reliability_text(facts))
+        show_table(coverage_table(facts.coverages))
         for line in groups_text(facts.coverages):
-            out.print(line, soft_wrap=True)
+            print(line)
 
 
 def show_evaluation(report: EvaluationReport) -> None:
     """Prints the scores of a teacher or a student on every condition."""
-    out = console()
     model, data = report.model, report.data
-    out.print(
+    print(
         f"{model.path}: {model.kind} of {', '.join(model.modalities)}, {model.parameters:,} parameters, on "
-        f"{data.windows} {data.part} of {data.name} ({data.apart})",
-        soft_wrap=True,
+        f"{data.windows} {data.part} of {data.name} ({data.apart})"
     )
     if report.against is not None:
         gaps = " with the same gaps" if report.samples or report.subsets else ""
-        out.print(f"against {report.against.path}, on the same windows{gaps}", soft_wrap=True)
+        print(f"against {report.against.path}, on the same windows{gaps}")
     headings = ["", "accuracy", "balanced accuracy", "macro-F1"]
     if report.against is not None:
         headings += [f"other's {report.metric.replace('_', ' ')}", "gain, points", "95 % interval"]
     table = plain_table(headings)
     for name, judgement in _rows(report):
         table.add_row(name, *_cells(judgement, report))
-    out.print(WholeWords(table))
+    show_table(table)
     measure = measure_named(report.metric)
-    out.print(guessing_line(report.complete.guessing, measure), soft_wrap=True)
+    print(guessing_line(report.complete.guessing, measure))
     if report.complete.gain is not None and report.complete.gain.low is None:
-        out.print(interval_needs(data.split))
+        print(interval_needs(data.split))
     for caution in report.cautions:
-        out.print(f"caution: {caution}", soft_wrap=True)
+        print(f"caution: {caution}")
 
 
 def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
@@ -136,15 +128,14 @@ def show_kind(
         table.add_row(path, *(significant_text(one.scores.metric(measure.name), digits=4) for measure in measures))
     if gains:
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
-    out = console()
-    out.print(f"{data.windows} {data.part} of {data.name} ({data.apart})", soft_wrap=True)
-    out.print(WholeWords(table))
+    print(f"{data.windows} {data.part} of {data.name} ({data.apart})")
+    show_table(table)
     for path, found in beside.items():
-        out.print(f"{path}: {guessing_line(found, measures[0])}", soft_wrap=True)
+        print(f"{path}: {guessing_line(found, measures[0])}")
     if any(gain["low"] is None for gain in gains.values()):
-        out.print(interval_needs(data.split))
+        print(interval_needs(data.split))
     for caution in cautions:
-        out.print(f"caution: {caution}", soft_wrap=True)
+        print(f"caution: {caution}")
 
 
 def _heading(measure: Measure) -> str:

@@ -18,8 +18,7 @@ with loading("mmkd-study"):
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.outputs import check_file, check_folder
     from mmkd_edge.command.run import require_modules, run_command, shell_line
-    from mmkd_edge.command.show import console, json_text, plain_table
-    from mmkd_edge.command.tables import WholeWords
+    from mmkd_edge.command.show import json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
     from mmkd_edge.spec import TaskSpec
     from mmkd_models.commands.options import NEEDS, Metric, Modality, chosen_metric
@@ -346,7 +345,7 @@ def _show_table(document: StudyDocument) -> None:
     table = plain_table(headings, left=("method", "teacher"), title=title)
     for row in document.entries:
         table.add_row(*_cells(row, told))
-    console(width=120).print(WholeWords(table))
+    show_table(table, width=120)
     if not document.coverage.complete:
         print("The study is not complete; the same command continues it.")
 
