@@ -49,7 +49,6 @@ def edam_loss(
         teacher_map: aligned target (see `aligned_map`), rows sum to 1; no gradient flows into it. (B, L, L) teaches the
             mean of the student's heads, (B, H_S, L, L) each head.
         valid_rows: (B, L) 1 for query rows that count; all where None.
-        weight: (B,) trust in each window.
     """
     target = teacher_map.detach().float()
     student = student_map.float() if target.ndim == 4 else student_map.float().mean(1)

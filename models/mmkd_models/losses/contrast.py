@@ -51,12 +51,10 @@ def crd_loss(
     Args:
         student: (B, E) unit vectors.
         teacher: (B, E) unit vectors.
-        temperature: tau > 0.
         index: (B,) which window each row is.
         memory_student: (Q, E) earlier student vectors, negatives of the teacher's anchors.
         memory_teacher: (Q, E) earlier teacher vectors, negatives of the student's anchors.
         memory_index: (Q,) which windows the memory holds.
-        weight: (B,) trust in each window.
     """
     student, teacher = student.float(), teacher.float()
     with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits

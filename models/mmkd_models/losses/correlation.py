@@ -43,9 +43,6 @@ def dist_loss(
     teach. A batch of one trusted window has no columns: they are left out.
 
     Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
-        temperature: tau > 0.
         beta: weight of the rows: how alike the classes are, in one window.
         gamma: weight of the columns: how alike the windows are, in one class.
         weight: (B,) trust in each window, in rows and in columns.

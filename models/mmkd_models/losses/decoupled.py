@@ -43,13 +43,9 @@ def dkd_loss(
     With two classes there is one other class: NCKD is 0, and TCKD is the whole divergence of `kl_loss`.
 
     Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
         target: (B,) int64 class that is taught apart: the label, or what the teacher takes for it.
-        temperature: T > 0.
         alpha: weight of the target class against all others together.
         beta: weight of the others among themselves.
-        weight: (B,) trust in each row.
     """
     student = _parts(student_logits.float() / temperature, target)
     teacher = _parts(teacher_logits.detach().float() / temperature, target)

@@ -55,7 +55,6 @@ def feature_loss(
         teacher: (B, L, D) tokens; no gradient flows into it.
         valid: (B, L) 1 for tokens with samples behind them, else 0: the others are no difference; all where None.
         low_pass: (L, L) from `low_pass_matrix`: what of the difference counts; all of it where None.
-        weight: (B,) trust in each window.
     """
     with torch.autocast(student.device.type, enabled=False):
         target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])

@@ -38,11 +38,7 @@ def kl_loss(
     and for many; standardised it needs three.
 
     Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
-        temperature: T > 0.
         standardise: compare z-scores over the classes, so that the student need not match the size of the logits.
-        weight: (B,) trust in each row; rows of weight 0 teach nothing.
 
     Raises ValueError for standardised logits of two classes, which carry nothing but a sign.
     """
@@ -75,11 +71,8 @@ def logit_loss(
     """Gives the loss against a teacher's outputs: divergence at a temperature, or Huber's plus the correlation's.
 
     Args:
-        student: (B, K).
-        teacher: (B, K); no gradient flows into it.
         temperature: T > 0; a regression has none.
         standardise: compare z-scores over the classes; classification alone.
-        weight: (B,) trust in each row.
     """
     match goal.kind:
         case "classification":

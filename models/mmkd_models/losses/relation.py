@@ -49,8 +49,6 @@ def relation_loss(
         student: (B, L, D_S) queries, keys or values, heads side by side.
         teacher: (B, L, D_T) the same of the teacher; no gradient flows into it.
         heads: relation heads; divides D_S and D_T.
-        valid: (B, L) 1 for tokens with samples behind them, else 0; all where None.
-        weight: (B,) trust in each window.
 
     Raises ValueError where the token counts differ, or a width is no multiple of `heads`.
     """

@@ -18,9 +18,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None
     """Gives -sum_k targets_k log softmax(logits)_k, mean over the rows that count.
 
     Args:
-        logits: (B, K).
         targets: (B, K), rows sum to 1 where `weight` is not 0.
-        weight: (B,) 1 for labelled rows, 0 for the others.
     """
     rows = -(targets * torch.log_softmax(logits.float(), dim=-1)).sum(-1)  # (B,)
     return weighted_mean(rows, weight)
@@ -30,9 +28,7 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
     """Gives the loss against labels: cross-entropy, binary cross-entropy of each label, or Huber's.
 
     Args:
-        logits: (B, K).
         targets: (B, K) as in `Batch`.
-        weight: (B,) 1 for labelled rows, 0 for the others.
     """
     match goal.kind:
         case "classification":

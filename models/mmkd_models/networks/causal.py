@@ -81,10 +81,6 @@ class CausalEncoder(nn.Module):
 
         In training half of the batches follow upon other windows of the batch, so that a student also learns to answer
         with a state that another window left behind.
-
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
         """
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:

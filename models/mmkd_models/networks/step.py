@@ -186,8 +186,6 @@ def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
 
     Args:
         student: a causal one, in evaluation mode.
-        values: (B, T, C) raw values, 0 where missing.
-        present: (B, T, C) 1 or 0.
 
     Raises ValueError where the student is not causal.
     """

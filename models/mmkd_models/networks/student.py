@@ -49,12 +49,7 @@ class Student(nn.Module):
         self.answer = Answer(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answers a batch of windows.
-
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
-        """
+        """Answers a batch of windows."""
         tokens = self.encoder(values, present, taps=taps)
         embedding = self.pool(tokens.values, tokens.bias)
         logits = self.answer.logits(self.head(self.dropout(embedding)))

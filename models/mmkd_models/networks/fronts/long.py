@@ -57,10 +57,6 @@ class LongFrontEnd(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the three views of a window.
 
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
-
         Returns:
             series (B, 3 C, T), spectrum (B, C * bands) and statistics (B, S): what `FrontEnd` gives, series as a stem
             takes them.
