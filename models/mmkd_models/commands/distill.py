@@ -141,6 +141,25 @@ class DistillationOptions(TrainingOptions):
     ] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """What is written, and what is printed."""
+
+    embed_windows: Embed = True
+    print_recipe: Annotated[
+        bool,
+        Option(
+            "Print the default recipe (of three classes or more; of anything else it is --term logit) and stop.",
+            ("--print-recipe",),
+            says=_recipe_json,
+        ),
+    ] = False
+    list_terms: Annotated[
+        bool, Option("Print what a recipe can consist of and stop.", ("--list-terms",), says=_terms)
+    ] = False
+    json: Json = False
+
+
 def distill(
     context: typer.Context,
     *,
@@ -158,19 +177,7 @@ def distill(
     student: StudentOptions,
     taught: RecipeOptions,
     options: DistillationOptions,
-    embed_windows: Embed = True,
-    print_recipe: Annotated[
-        bool,
-        Option(
-            "Print the default recipe (of three classes or more; of anything else it is --term logit) and stop.",
-            ("--print-recipe",),
-            says=_recipe_json,
-        ),
-    ] = False,
-    list_terms: Annotated[
-        bool, Option("Print what a recipe can consist of and stop.", ("--list-terms",), says=_terms)
-    ] = False,
-    json: Json = False,
+    result: ResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.training.replaced import check_replaced
@@ -187,7 +194,7 @@ def distill(
     training = training.for_pair(seen, modality)
     named = start.checkpoint.config if start else new
     config = named or student_like(teachers[0].checkpoint.config, causal=student.causal)
-    run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=embed_windows)
+    run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=result.embed_windows)
     if not (options.force or options.resume):
         check_replaced(
             output,
@@ -221,7 +228,7 @@ def distill(
                 recipe=recipe,
                 further=further,
             )
-    write_student_and_report(output, checkpoint, json=json)
+    write_student_and_report(output, checkpoint, json=result.json)
 
 
 def _recipe(options: RecipeOptions, training: TrainingData) -> Recipe:

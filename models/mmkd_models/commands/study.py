@@ -150,6 +150,22 @@ class WorkOptions:
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """What else is compared, read, written and printed."""
+
+    compare_teacher: Annotated[
+        list[str] | None,
+        Option("A teacher, as --teacher, that teaches nobody: which size is the smallest near the best."),
+    ] = None
+    results: Annotated[
+        Path | None,
+        Option("Folder of compact results: what they know is not trained again, what is finished is added."),
+    ] = None
+    table: Annotated[Path | None, Option("Also write the table as a section of Markdown, with its command.")] = None
+    json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False
+
+
 def study_command(
     *,
     data: Annotated[Path, Argument(None, "Dataset directory; see mmkd-data.")],
@@ -160,16 +176,7 @@ def study_command(
     training: StudyTraining,
     limits: LimitOptions,
     work: WorkOptions,
-    compare_teacher: Annotated[
-        list[str] | None,
-        Option("A teacher, as --teacher, that teaches nobody: which size is the smallest near the best."),
-    ] = None,
-    results: Annotated[
-        Path | None,
-        Option("Folder of compact results: what they know is not trained again, what is finished is added."),
-    ] = None,
-    table: Annotated[Path | None, Option("Also write the table as a section of Markdown, with its command.")] = None,
-    json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False,
+    told: ResultOptions,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
 
@@ -184,8 +191,8 @@ def study_command(
     from mmkd_models.trials.teacher_text import teachers_from_text
 
     check_folder(output)
-    if table is not None:
-        check_file(table)
+    if told.table is not None:
+        check_file(told.table)
     dataset = open_dataset(data)
     conditions = _conditions(dataset, modality, training, threads=work.threads)
     if limits.max_latency_ms is not None and not limits.latency:
@@ -206,14 +213,14 @@ def study_command(
         executor=choice(work.executor, get_args(Executor), option="--executor"),
         storage=work.storage,
         rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(space.rival or RIVALS)),
-        compared=teachers_from_text(compare_teacher or (), dataset),
+        compared=teachers_from_text(told.compare_teacher or (), dataset),
         required=tuple(name for name in dict.fromkeys(named) if name != NONE),
     )
     meter = latency_meter(limits.duration_s) if limits.latency else None
-    document = _run(dataset, options, output, meter=meter, results=results)
-    if table is not None:
-        write_file(table, study_section(document).encode())
-    _report(document, output, json=json)
+    document = _run(dataset, options, output, meter=meter, results=told.results)
+    if told.table is not None:
+        write_file(told.table, study_section(document).encode())
+    _report(document, output, json=told.json)
     _check_limits(document)
 
 
