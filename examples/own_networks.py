@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.distil.learner import CrdTerm, DistillLearner, LogitTerm, Recipe, SupervisedLearner, constant
+from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 

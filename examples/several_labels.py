@@ -14,10 +14,10 @@ import numpy as np
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.defaults import STUDENT_TRAIN
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
-from mmkd_models.train_config import AugmentConfig
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
 from mmkd_models.training.trainings import Run, TrainingData, distil, train_baseline, train_teacher, visible_labels
 

@@ -31,7 +31,7 @@ import mmkd_edge
 from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
 from mmkd_edge.bundle import manifest
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.distil.learner import Recipe, Term, check_recipe
+from mmkd_models.distil.recipe import Recipe, Term, check_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

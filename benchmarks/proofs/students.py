@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint
 
 FACTS = Facts(

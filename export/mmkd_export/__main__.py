@@ -1,5 +1,5 @@
 """`python -m mmkd_export` is `mmkd-export`."""
 
-from mmkd_export.commands.cli import main
+from mmkd_export.commands.export import main
 
 main()

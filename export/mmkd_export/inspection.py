@@ -25,7 +25,7 @@ from mmkd_edge.spec import TaskSpec, labels_text
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import ExportReport, decode_report
 from mmkd_export.targets.sidecar import read_sidecar
-from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
+from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 
 Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""
@@ -196,13 +196,13 @@ def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:
     return header, data
 
 
-def _parts(header: Mapping[str, Any], data: bytes, *, path: Path) -> list[Part]:
+def _parts(header: Mapping[str, Any], data: bytes, *, path: Path) -> list[TensorContent]:
     """The tensors of a safetensors file, whose offsets count from the end of its header."""
     start = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
     content = memoryview(data)[start:]
     try:
         return [
-            Part(
+            TensorContent(
                 name=name,
                 dtype=f"torch.{_DTYPES[entry['dtype']]}",
                 shape=tuple(entry["shape"]),

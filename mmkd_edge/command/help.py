@@ -43,9 +43,7 @@ def help_page(usage: str, about: str, sections: Iterable[tuple[str, Rows]], note
 
     Args:
         usage: the line after `Usage: `.
-        about: paragraphs of what the command does.
         sections: headings with names and what each means; a section without rows is left out.
-        note: what stands at the end.
     """
     columns = max(_FEWEST_COLUMNS, min(_MOST_COLUMNS, shutil.get_terminal_size().columns))
     paragraphs = [" ".join(part.split()) for part in about.strip().split("\n\n")]
@@ -69,13 +67,7 @@ def bare_help(name: str, about: str, *, extra: str) -> str:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Reads the options of a command that needs no typer, and shows its help as the others do.
-
-    Args:
-        name: of the command.
-        usage: what follows the name.
-        about: what it does.
-    """
+    """Reads the options of a command that needs no typer, and shows its help as the others do."""
 
     def __init__(self, name: str, *, usage: str, about: str) -> None:
         super().__init__(prog=name, usage=f"{name} {usage}", description=about, add_help=False)

@@ -15,9 +15,6 @@ class loading:  # noqa: N801 - reads as what it does: `with loading("mmkd-train"
 
     A library that is interrupted while it is imported may answer with an error of its own, or swallow the interrupt.
     Does nothing where Ctrl-C has another meaning already, or outside the main thread.
-
-    Args:
-        command: the name that begins the line.
     """
 
     def __init__(self, command: str) -> None:

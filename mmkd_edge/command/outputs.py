@@ -32,11 +32,9 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
     """Refuses a folder in which nothing could be written, by writing a file without a name; makes no folder.
 
     Args:
-        folder: where something will be written; it may be made later.
         needs_bytes: of the result, where it can be told before.
 
-    Raises:
-        UsageError: the folder is not there and cannot be made, cannot be written, or has too little space.
+    Raises UsageError where the folder is not there and cannot be made, cannot be written, or has too little space.
     """
     there = _nearest(folder)
     if not there.is_dir():
@@ -64,11 +62,7 @@ def check_file(file: Path) -> None:
 
 
 def check_name(output: Path, suffix: str) -> None:
-    """Refuses a name that says that the file is something else.
-
-    Raises:
-        UsageError: it ends otherwise.
-    """
+    """Refuses a name that says that the file is something else. Raises UsageError where it ends otherwise."""
     if output.suffix != suffix:
         raise UsageError(f"{output}: expected a name that ends in {suffix}; name it {output.with_suffix(suffix)}")
 
@@ -80,12 +74,10 @@ def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iter
     The kernel holds the lock (flock), so that a process that is killed leaves nothing that blocks.
 
     Args:
-        output: the file or folder that the command writes.
         is_folder: whether it is a folder that may be there already; the lock then lies in it, else beside it.
         needs_bytes: as of `check_folder`.
 
-    Raises:
-        UsageError: another command is writing it; or see `check_folder`.
+    Raises UsageError where another command is writing it; or see `check_folder`.
     """
     absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     folder = absolute if is_folder else absolute.parent

@@ -53,8 +53,7 @@ def run_command(
         extra: the extra of `mmkd-edge` that installs them.
         about: what the command does, for the short help.
 
-    Raises:
-        SystemExit: always.
+    Raises SystemExit in any case.
     """
     given, options = _without_own(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in options
@@ -93,8 +92,7 @@ def shell_line(*words: object) -> str:
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
     """Checks that the modules can be imported.
 
-    Raises:
-        UnavailableError: names the missing modules and the extra that installs them.
+    Raises UnavailableError, which names the missing modules and the extra that installs them.
     """
     missing = [module for module in needs if not _can_import(module)]
     if missing:
@@ -105,10 +103,6 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 
 def check_page(page: Path, *, extra: str) -> None:
     """Refuses a `--page FILE.html` that could not be made or written, or would replace another file: before the work.
-
-    Args:
-        page: that the user named.
-        extra: the extra of `mmkd-edge` that brings what pages are made with.
 
     Raises:
         UnavailableError: jinja2 is missing.

@@ -13,11 +13,7 @@ _INDENT = 2
 
 
 class WholeWords:
-    """A table of rich in which no word is broken in half, unless it is longer than a line.
-
-    Args:
-        table: whose rows are complete; it stays as it is.
-    """
+    """A table of rich in which no word is broken in half, unless it is longer than a line."""
 
     def __init__(self, table: Any) -> None:
         self._table = table

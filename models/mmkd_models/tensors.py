@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmkd_edge.bundle.files import open_file, read_exactly, write_file
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.content import CONTENT_KEY, Part, check_content, content_digest
+from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
 _KINDS = ("student", "teacher", "teacher-set", "resume", "answers")
@@ -48,9 +48,9 @@ def content_sha256(tensors: Mapping[str, Tensor], document: bytes) -> str:
     return content_digest((_part(name, tensor.detach().cpu()) for name, tensor in tensors.items()), document)
 
 
-def _part(name: str, tensor: Tensor) -> Part:
+def _part(name: str, tensor: Tensor) -> TensorContent:
     data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    return Part(name=name, dtype=str(tensor.dtype), shape=tuple(tensor.shape), data=data)
+    return TensorContent(name=name, dtype=str(tensor.dtype), shape=tuple(tensor.shape), data=data)
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:

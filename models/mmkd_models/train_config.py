@@ -1,10 +1,12 @@
-"""How a network is trained: settings and the curve they lead to, as they stand in checkpoints.
+"""How a network is trained: settings, the curve they lead to, and what an observer is told on the way.
 
-Data alone, without torch: commands read their defaults from it.
+Data alone, without torch: commands read their defaults from it, and checkpoints hold it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -18,23 +20,18 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How a network is trained.
 
     Attributes:
-        steps: optimisation steps.
         batch: windows per step, over all devices.
         learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
         weight_decay: of AdamW, on matrices only.
         warmup_share: share of the steps that warm up.
-        clip_norm: largest gradient norm.
         ema_decay: of the averaged weights that are validated and kept; 0 keeps the raw weights.
         eval_every: steps between validations.
         patience: validations without a better score than any before, after which training stops; 0 never stops early.
-        metric: what validation maximises.
         near_best: of the weights that validate within this many standard errors of the best, the latest are kept; 0
             keeps the best. Validation sets are small, and the best of many noisy scores often is an early, lucky one.
             The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3),
             with the end of the schedule, where learning rate and moving average are calmest, as the simple choice.
-        seed: of everything random.
         precision: Lightning Fabric's name of the arithmetic.
-        devices: how many devices (or CPU processes) share a batch.
     """
 
     steps: int = 400
@@ -62,22 +59,14 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     terms: dict[str, float]
 
 
-class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How training windows are varied. Every number without a unit is a probability or a share.
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What an observer of training sees after every step."""
 
-    Attributes:
-        shift: move windows by up to half a hop where they are cut from recordings.
-        mixup: share of batches whose windows are mixed in pairs, with one lambda ~ U(0, 1) per pair over all modalities
-            (Zhang et al., "mixup", ICLR 2018; uniform lambda as in function matching, Beyer et al., CVPR 2022).
-        noise: standard deviation of added noise, in standard deviations of the channel.
-        gain: largest relative change of a window's scale around the channel's mean.
-        channel_dropout: probability that a channel of a window is hidden.
-        span_dropout: probability that a span of a window, up to half of it, is hidden.
-    """
+    step: int
+    steps: int
+    terms: Mapping[str, float]
+    best_score: float | None
 
-    shift: bool = True
-    mixup: float = 0.8
-    noise: float = 0.05
-    gain: float = 0.1
-    channel_dropout: float = 0.05
-    span_dropout: float = 0.2
+
+OnStep = Callable[[Progress], None]

@@ -16,13 +16,15 @@ from mmkd_export.judge.windows import windows_from_checkpoint
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.compare.fold_result import ComparisonConfig
-from mmkd_models.data.batches import AugmentConfig
-from mmkd_models.distil.learner import LogitTerm, Recipe, constant
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
-from mmkd_models.training.loop import TrainConfig
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))

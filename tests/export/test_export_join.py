@@ -13,7 +13,7 @@ import pytest
 from mmkd_edge import Bundle, EdgePredictor, ModalitySpec, TaskSpec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.watch.health import measure_statistics
-from mmkd_export.commands.export import export_
+from mmkd_export.commands.export import run_export
 from mmkd_export.inspection import inspect_file
 from mmkd_export.join import export_several, several_plans
 from mmkd_export.plan import export_plan
@@ -119,8 +119,8 @@ def test_a_bundle_of_several_is_not_exported_again(both: Path, tmp_path: Path) -
 
 def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        export_([student_file, student_file])
+        run_export([str(student_file), str(student_file)])
     assert str(caught.value) == ("of several students expected -o FILE, which they go into, and no --page; see --help")
     with pytest.raises(UsageError) as caught:
-        export_([student_file, student_file], output=Path("both.edge"), targets=["trt"])
+        run_export([str(student_file), str(student_file), "-o", "both.edge", "--target", "trt"])
     assert str(caught.value) == "--target trt: expected one student, got several; export each for its own engines"

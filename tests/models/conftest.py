@@ -25,14 +25,22 @@ from mmkd_models.compare.fold_result import (
     SubsetScore,
 )
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig, BatchSource
-from mmkd_models.distil.learner import CrdTerm, DistillLearner, EdamTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.train_config import CurvePoint, TrainConfig
 from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.loop import CurvePoint, Fit, TrainConfig, fit
+from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)

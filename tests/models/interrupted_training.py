@@ -17,22 +17,20 @@ import torch
 from safetensors.torch import save_file
 
 from mmkd_models.data import Dataset, open_dataset
-from mmkd_models.data.batches import AugmentConfig, BatchSource
-from mmkd_models.distil.learner import (
-    CrdTerm,
-    DistillLearner,
-    EdamTerm,
-    LogitTerm,
-    Recipe,
-    SupervisedLearner,
-    TaskTerm,
-    Weight,
-    constant,
-)
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.loop import Progress, TrainConfig, fit
+from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
 RECIPE = Recipe(

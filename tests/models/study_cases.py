@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from mmkd_models.data import Dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.study.study import StudyOptions
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.trials.plan import Conditions, Method, Space, TeacherChoice
 from mmkd_models.trials.workers import WorkOrder
 

@@ -16,23 +16,26 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
-from mmkd_models.data.batches import AugmentConfig, BatchSource
-from mmkd_models.distil.learner import DistTerm, DkdTerm, LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
 from mmkd_models.distil.mixing import together
-from mmkd_models.distil.recipe import check_terms
+from mmkd_models.distil.recipe import Recipe, check_terms
 from mmkd_models.distil.trust import trust_of
 from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
+from mmkd_models.losses.correlation import DistTerm
+from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.goal import Goal, goal_of
-from mmkd_models.losses.logits import logit_loss
-from mmkd_models.losses.task import task_loss
+from mmkd_models.losses.logits import LogitTerm, logit_loss
+from mmkd_models.losses.task import TaskTerm, task_loss
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.labels import average_precision, label_scores
 from mmkd_models.metrics.scores import scores_from_document, scores_from_logits
 from mmkd_models.metrics.values import value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import ExportStudent
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher, write_student, write_teacher
 from mmkd_models.training.cross_fit import cross_fit
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy, read_teacher_set, write_teacher_set
 from mmkd_models.training.trainings import (

@@ -1,42 +1,56 @@
-"""The command `mmkd-demo`: its arguments, its progress and its last words."""
+"""`mmkd-demo`: the whole chain on real recordings, and one page that says what it showed."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from mmkd_edge.command.interrupts import loading
 
-import msgspec
-import typer
-from rich.console import Console
-from rich.table import Table
+with loading("mmkd-demo"):
+    import sys
+    import time
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import contextmanager
+    from dataclasses import dataclass, replace
+    from functools import partial
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from mmkd_edge.bundle.files import write_file
-from mmkd_edge.command.help import command_app, command_class
-from mmkd_edge.command.outputs import held
-from mmkd_edge.command.run import shell_line
-from mmkd_edge.command.tables import WholeWords
-from mmkd_edge.errors import UsageError
-from mmkd_edge.machine import usable_cores
-from mmkd_edge.spec import TaskSpec
-from mmkd_models.data.checking.related import refuse_shared_samples
-from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-from mmkd_models.data.folds import check_seeds
-from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text, with_unit
-from mmkd_models.metrics.scores import default_metric
-from mmkd_models.networks.config import Preset, preset_named
-from mmkd_models.train_config import AugmentConfig
+    import msgspec
+
+    from mmkd_edge.bundle.files import write_file
+    from mmkd_edge.command.options import Command, Option, run_line
+    from mmkd_edge.command.outputs import held
+    from mmkd_edge.command.run import run_command, shell_line
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.errors import UsageError
+    from mmkd_edge.machine import usable_cores
+    from mmkd_edge.spec import TaskSpec
+    from mmkd_models.data.augment import AugmentConfig
+    from mmkd_models.data.checking.related import refuse_shared_samples
+    from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
+    from mmkd_models.data.folds import check_seeds
+    from mmkd_models.defaults import (
+        BASELINE_LEARNING_RATES,
+        STUDENT_PRESET,
+        STUDENT_TRAIN,
+        TEACHER_PRESET,
+        TEACHER_TRAIN,
+    )
+    from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text, with_unit
+    from mmkd_models.metrics.scores import default_metric
+    from mmkd_models.networks.config import Preset, preset_named
 
 if TYPE_CHECKING:
+    import typer
+
     from mmkd_export.demo.chain import Instruments, Measured, PairTimes
     from mmkd_models.compare.comparison import Part
     from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult, TriedSize
+
+_NEEDS = (
+    *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
+)
+_ABOUT = "Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?"
+_EPILOG = "An interrupted run continues where it was: give the same --out and options."
 
 _LAUNCHES = 2
 _MOST_WORKERS = 8
@@ -45,52 +59,53 @@ _MOST_WORKERS = 8
 _AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
 """Seconds of judging a fold and of exporting a sensor's student, and the latencies in `--duration-s`, for the guess."""
 
-app = command_app()
+
+def main() -> NoReturn:
+    """Runs `mmkd-demo`."""
+    run_command("mmkd-demo", run_demo, needs=_NEEDS, extra="export,bench", about=_ABOUT)
 
 
-@app.command(cls=command_class(), epilog="An interrupted run continues where it was: give the same --out and options.")
-def demo(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path("demo"),
-    dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="Dataset directory; default the shipped one.")
-    ] = None,
+def run_demo(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-demo` with these arguments."""
+    run_line("mmkd-demo", arguments, [Command(function=demo, epilog=_EPILOG)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
+    """What is trained and compared."""
+
     modality: Annotated[
         list[str] | None,
-        typer.Option("--modality", metavar="NAME", help="Train a student for this sensor (repeat); default every one."),
-    ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds; each judges on another fold of groups.")] = 1,
-    label_share: Annotated[
-        float, typer.Option("--label-share", help="Share of the training windows whose labels are seen; 1 is all.")
-    ] = 0.1,
+        Option("Train a student for this sensor (repeat); default every one.", metavar="NAME"),
+    ] = None
+    seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
+    label_share: Annotated[float, Option("Share of the training windows whose labels are seen; 1 is all.")] = 0.1
     teacher: Annotated[
-        list[str] | None,
-        typer.Option("--teacher", help="Teacher size (repeat): the smallest within 0.5 points of the best is taken."),
-    ] = None,
-    student: Annotated[
-        str, typer.Option("--student", help="Student size: tiny, small, medium or base.")
-    ] = STUDENT_PRESET,
+        list[str] | None, Option("Teacher size (repeat): the smallest within 0.5 points of the best is taken.")
+    ] = None
+    student: Annotated[str, Option("Student size: tiny, small, medium or base.")] = STUDENT_PRESET
     method: Annotated[
         str | None,
-        typer.Option(
-            "--method",
-            help="How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill.",
-        ),
-    ] = None,
+        Option("How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill."),
+    ] = None
     self_training: Annotated[
         bool,
-        typer.Option("--self-training/--no-self-training", help="Let the teacher learn from unlabelled windows too."),
-    ] = True,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Training steps of every network; default as shipped.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Trainings at a time, one thread each; default one a core.", min=1)
-    ] = None,
+        Option("Let the teacher learn from unlabelled windows too.", ("--self-training/--no-self-training",)),
+    ] = True
+    steps: Annotated[int | None, Option("Training steps of every network; default as shipped.", min=1)] = None
+
+
+def demo(
+    context: typer.Context,
+    *,
+    out: Annotated[Path, Option("Folder of what is written.", ("-o", "--out"), "DIR")] = Path("demo"),
+    dataset: Annotated[Path | None, Option("Dataset directory; default the shipped one.")] = None,
+    compared: ComparisonOptions,
+    workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
     duration_s: Annotated[
-        float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
+        float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)
     ] = 4.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
     """Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?
 
@@ -102,10 +117,11 @@ def demo(
     began = time.monotonic()
     context.with_resource(held(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
+    seeds = compared.seeds
     check_seeds(data.everything(), seeds)
     refuse_shared_samples(data.everything())
-    presets = _presets(teacher)
-    config = _config(data, modality, label_share, presets[0], student, method, self_training, steps)
+    presets = _presets(compared.teacher)
+    config = _config(data, compared, presets[0])
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
     tried, folds = _compare(
         data,
@@ -116,13 +132,13 @@ def demo(
         workers=workers or min(usable_cores(), _MOST_WORKERS),
         afterwards_s=afterwards_s,
     )
-    measured = measure(data, folds, _instruments(duration_s), out=out, say=_say)
+    measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
     document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
     if len(tried) > 1:
         document["teacher"]["sizes_tried"] = [msgspec.to_builtins(size) for size in tried]
     _write(out, document)
     if as_json:
-        print(_pretty(document))
+        print(json_text(document, indent=1))
     else:
         show_demo(document, measured, data.spec.task, dataset=data.path)
 
@@ -164,7 +180,7 @@ def _saying_how_to_go_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say("the same command continues")
+        say("the same command continues")
         raise
 
 
@@ -217,10 +233,6 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     return demo_document(report), msgspec.to_builtins(report.machine)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _presets(names: list[str] | None) -> tuple[Preset, ...]:
     chosen = tuple(preset_named(name, option="--teacher") for name in names or [TEACHER_PRESET])
     if len(set(chosen)) < len(chosen):
@@ -228,38 +240,29 @@ def _presets(names: list[str] | None) -> tuple[Preset, ...]:
     return chosen
 
 
-def _config(
-    data: Dataset,
-    modalities: list[str] | None,
-    label_share: float,
-    teacher: Preset,
-    student: str,
-    method: str | None,
-    self_training: bool,
-    steps: int | None,
-) -> ComparisonConfig:
+def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> ComparisonConfig:
     from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distil.methods import default_recipe, taught_by
 
-    size = preset_named(student, option="--student")
-    names = modalities or [spec.name for spec in data.spec.modalities]
+    size = preset_named(options.student, option="--student")
+    names = options.modality or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     metric = default_metric(data.spec.task.kind)
     teacher_train, student_train = (
-        msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)
+        msgspec.structs.replace(train, metric=metric, steps=options.steps or train.steps)
         for train in (TEACHER_TRAIN, STUDENT_TRAIN)
     )
     return ComparisonConfig(
-        label_share=label_share,
+        label_share=options.label_share,
         modalities=tuple(names),
         teacher=teacher,
         student=size,
-        self_training=self_training,
+        self_training=options.self_training,
         teacher_train=teacher_train,
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
         augment=AugmentConfig(),
-        recipe=default_recipe(data.spec.task) if method is None else taught_by(method),
+        recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
     )
 
 
@@ -280,12 +283,8 @@ def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: P
 def _write(out: Path, document: dict[str, Any]) -> None:
     from mmkd_report import render_demo, write_page
 
-    write_file(out / "demo.json", _pretty(document).encode())
+    write_file(out / "demo.json", json_text(document, indent=1).encode())
     write_page(out / "report.html", render_demo(document))
-
-
-def _pretty(document: dict[str, Any]) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
 
 
 def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, dataset: Path) -> None:
@@ -295,26 +294,14 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
     from mmkd_report.pages.demo.tables import gap_text
     from mmkd_report.words.formats import for_terminal
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=120)
     share, measure = document["label_share"], measures_of(task)[0]
     counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
-    table = Table(
-        title=f"{document['dataset']['name']}: {measure.words}{counted} on {document['split']['judged_on']}, "
+    title = (
+        f"{document['dataset']['name']}: {measure.words}{counted} on {document['split']['judged_on']}, "
         f"{share:.0%} labelled"
     )
-    for heading in (
-        "sensor",
-        "extra-trees",
-        "MiniRocket",
-        "baseline",
-        "student",
-        "gain",
-        "95 % interval",
-        "gap recovered",
-    ):
-        table.add_column(heading, justify="left" if heading == "sensor" else "right")
+    rivals = ("extra-trees", "MiniRocket", "baseline", "student")
+    table = plain_table(("sensor", *rivals, "gain", "95 % interval", "gap recovered"), title=title)
     demo = read_demo(document)
     for name, entry in document["students"].items():
         gain = entry["gain_points"]
@@ -325,12 +312,12 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
             f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
             for_terminal(gap_text(demo.students[name])),
         )
-    console.print(WholeWords(table))
+    show_table(table, width=120)
     teacher = document["teacher"]
-    console.print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
+    print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
     mean = document["mean_gain_points"]
     ends = f"{gain_text(measure, mean['low'])} to {gain_text(measure, mean['high'])}"
-    console.print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
+    print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
     bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
     if not is_judged(demo):
         print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")

@@ -1,129 +1,152 @@
-"""The command `mmkd-export`: its arguments, its progress and how its result looks.
-
-The result goes to stdout, progress to stderr.
-"""
+"""`mmkd-export`: its options, its progress and how its result looks. The result goes to stdout, progress to stderr."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from mmkd_edge.command.interrupts import loading
 
-import msgspec
-import typer
-from rich.console import Console
-from rich.status import Status
-from rich.table import Table
+with loading("mmkd-export"):
+    from collections.abc import Iterator, Sequence
+    from contextlib import contextmanager
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
-from mmkd_edge.command.help import command_app, command_class
-from mmkd_edge.command.run import check_page, shell_line
-from mmkd_edge.command.tables import WholeWords
-from mmkd_edge.errors import UsageError
-from mmkd_export.graph.calibration import CalibrationMethod
-from mmkd_export.join import export_several, several_plans
-from mmkd_export.judge.batch import batch_from_dim
-from mmkd_export.judge.gate import LEAST_JUDGING
-from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan, tflite_gain, with_tflite
-from mmkd_export.report import ArtifactReport, ExportReport, LeftOut
-from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
-from mmkd_export.targets.platforms import PLATFORMS, PlatformName, Target
-from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
+    import msgspec
 
-app = command_app()
+    from mmkd_edge.command.options import Argument, Command, Option, run_line
+    from mmkd_edge.command.run import check_page, run_command, shell_line
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.errors import UsageError
+    from mmkd_export.graph.calibration import CalibrationMethod
+    from mmkd_export.join import export_several, several_plans
+    from mmkd_export.judge.batch import batch_from_dim
+    from mmkd_export.judge.gate import LEAST_JUDGING
+    from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan, tflite_gain, with_tflite
+    from mmkd_export.report import ArtifactReport, LeftOut
+    from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
+    from mmkd_export.targets.platforms import PLATFORMS, PlatformName, Target
+    from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
 
-_WIDTH_WITHOUT_TERMINAL = 160
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_ABOUT = "Export a student to one verified bundle, ready for a device."
 
 
-@app.command(cls=command_class())
+def main() -> NoReturn:
+    """Runs `mmkd-export`; where typer or rich are missing, says which extra brings them and exits with 3."""
+    run_command("mmkd-export", run_export, needs=("typer", "rich"), extra="export", about=_ABOUT)
+
+
+def run_export(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-export` with these arguments."""
+    run_line("mmkd-export", arguments, [Command(function=export_)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactOptions:
+    """What is made, and for what."""
+
+    targets: Annotated[
+        list[str] | None,
+        Option(
+            "openvino also tests the artifacts there; litert adds .tflite; trt also builds engines. Repeatable.",
+            ("--target",),
+            "onnx|openvino|litert|trt",
+        ),
+    ] = None
+    onnx_only: Annotated[
+        bool,
+        Option("Leave out the .tflite that is else added where its converter is installed.", ("--onnx-only",)),
+    ] = False
+    precisions: Annotated[
+        list[str] | None,
+        Option(
+            "Artifacts beside fp32; auto keeps what proves faster. Repeatable.",
+            ("--precision",),
+            "fp32|fp16|int8|auto",
+        ),
+    ] = None
+    platform: Annotated[
+        PlatformName | None, Option("What it is for; else what the targets and this machine suggest.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationOptions:
+    """How INT8 is calibrated, and at which sizes graphs run."""
+
+    calibration: Annotated[
+        Path | None,
+        Option(
+            "Real windows, in place of those in the checkpoint: a dataset directory, or an .npz file with "
+            "x_MODALITY and, where known, y.",
+            ("--calib",),
+            "DATA|FILE.npz",
+        ),
+    ] = None
+    method: Annotated[
+        CalibrationMethod | None, Option("How INT8 ranges are chosen; else by trial.", ("--calib-method",))
+    ] = None
+    exclude: Annotated[str | None, Option("Layers that stay out of INT8.", metavar="REGEX")] = None
+    dim: Annotated[
+        str | None,
+        Option("Graphs that take 1 to MAX windows at once; engines are built for OPT.", metavar="batch=1:OPT:MAX"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingOptions:
+    """With what the artifacts are judged."""
+
+    evaluation: Annotated[
+        Path | None, Option("Windows that judge, in place of half of the others.", ("--eval",), "DATA|FILE.npz")
+    ] = None
+    drift_reference: Annotated[
+        Path | None,
+        Option(
+            "Measure on this dataset how people or machines differ, which a device judges drifts by; else taken "
+            "from the training.",
+            metavar="DATA",
+        ),
+    ] = None
+    max_drop: Annotated[
+        float, Option("Of the task metric that lower precision may lose.", ("--max-drop-points",), "POINTS")
+    ] = ExportPlan.max_drop_points
+    accept_unjudged: Annotated[
+        bool,
+        Option(
+            f"Take lower precision though fewer than {LEAST_JUDGING} windows judge it; the bundle says so.",
+            ("--accept-unjudged",),
+        ),
+    ] = False
+
+
 def export_(
+    *,
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="FILE...",
-            help="A student's checkpoint (.ckpt), or an earlier bundle (.edge). Several become one bundle, in which "
+        Argument(
+            "FILE...",
+            "A student's checkpoint (.ckpt), or an earlier bundle (.edge). Several become one bundle, in which "
             "the first whose sensor lives answers.",
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="The bundle; else beside the checkpoint, or in place."),
+        Path | None, Option("The bundle; else beside the checkpoint, or in place.", ("-o", "--out"), "FILE")
     ] = None,
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            metavar="onnx|openvino|litert|trt",
-            help="openvino also tests the artifacts there; litert adds .tflite; trt also builds engines. Repeatable.",
-        ),
-    ] = None,
-    onnx_only: Annotated[
-        bool,
-        typer.Option("--onnx-only", help="Leave out the .tflite that is else added where its converter is installed."),
-    ] = False,
-    precisions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--precision",
-            metavar="fp32|fp16|int8|auto",
-            help="Artifacts beside fp32; auto keeps what proves faster. Repeatable.",
-        ),
-    ] = None,
-    platform: Annotated[
-        PlatformName | None, typer.Option(help="What it is for; else what the targets and this machine suggest.")
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calib",
-            metavar="DATA|FILE.npz",
-            help="Real windows, in place of those in the checkpoint: a dataset directory, or an .npz file with "
-            "x_MODALITY and, where known, y.",
-        ),
-    ] = None,
-    method: Annotated[
-        CalibrationMethod | None, typer.Option("--calib-method", help="How INT8 ranges are chosen; else by trial.")
-    ] = None,
-    exclude: Annotated[str | None, typer.Option(metavar="REGEX", help="Layers that stay out of INT8.")] = None,
-    dim: Annotated[
-        str | None,
-        typer.Option(
-            metavar="batch=1:OPT:MAX", help="Graphs that take 1 to MAX windows at once; engines are built for OPT."
-        ),
-    ] = None,
-    evaluation: Annotated[
-        Path | None,
-        typer.Option("--eval", metavar="DATA|FILE.npz", help="Windows that judge, in place of half of the others."),
-    ] = None,
-    drift_reference: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="Measure on this dataset how people or machines differ, which a device judges drifts by; else taken "
-            "from the training.",
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float,
-        typer.Option("--max-drop-points", metavar="POINTS", help="Of the task metric that lower precision may lose."),
-    ] = ExportPlan.max_drop_points,
-    accept_unjudged: Annotated[
-        bool,
-        typer.Option(
-            "--accept-unjudged",
-            help=f"Take lower precision though fewer than {LEAST_JUDGING} windows judge it; the bundle says so.",
-        ),
-    ] = False,
+    made: ArtifactOptions,
+    quantised: QuantisationOptions,
+    judged: JudgingOptions,
     page: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Also write what was measured and tried as one self-contained page."),
+        Option("Also write what was measured and tried as one self-contained page.", metavar="FILE.html"),
     ] = None,
     list_targets: Annotated[
-        bool, typer.Option("--list-targets", help="Show the platforms, what each takes, and what has been run there.")
+        bool, Option("Show the platforms, what each takes, and what has been run there.", ("--list-targets",))
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything that is cheap, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    dry_run: Annotated[bool, Option("Check everything that is cheap, and stop.", ("--dry-run",))] = False,
+    as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
     """Export a student to one verified bundle, ready for a device."""
     if list_targets:
@@ -131,27 +154,13 @@ def export_(
         return
     if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
-    plan = ExportPlan(
-        source=sources[0],
-        output=export_plan(sources[0], output=output).output,
-        targets=tuple(_target(name) for name in dict.fromkeys(targets or ["onnx"])),
-        precisions=tuple(_precision(name) for name in dict.fromkeys(precisions or [])),
-        platform=platform,
-        calibration=calibration,
-        method=method,
-        exclude=exclude,
-        evaluation=evaluation,
-        max_drop_points=max_drop,
-        accept_unjudged=accept_unjudged,
-        batch=None if dim is None else batch_from_dim(dim),
-        drift_reference=drift_reference,
-    )
-    if onnx_only and "litert" in plan.targets:
+    plan = _plan(sources[0], output, made, quantised, judged)
+    if made.onnx_only and "litert" in plan.targets:
         raise UsageError("expected --target litert or --onnx-only, got both; see --help")
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
-        plans = [one if onnx_only else with_tflite(one) for one in several_plans(plan, sources)]
+        plans = [one if made.onnx_only else with_tflite(one) for one in several_plans(plan, sources)]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
@@ -160,8 +169,8 @@ def export_(
         return
     if page is not None:
         check_page(page, extra="export")
-    gain = "" if onnx_only else tflite_gain(plan)
-    plan = plan if onnx_only else with_tflite(plan)
+    gain = "" if made.onnx_only else tflite_gain(plan)
+    plan = plan if made.onnx_only else with_tflite(plan)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
@@ -170,21 +179,46 @@ def export_(
     if page is not None:
         _write_page(page, result)
     if as_json:
-        print(_json(_document(result)))
+        print(json_text(_document(result)))
         return
     _show(result)
     if gain:
         print(gain)
     files = [str(engine.path) for engine in result.engines] + ([] if page is None else [str(page)])
     written = ", ".join(files if plan.engines_only else [str(result.path), *files])
-    print(f"wrote {written}; next: {_next_command(result)}")
+    print(f"wrote {written}; next: {shell_line('mmkd-bench', 'run', result.path)}")
+
+
+def _plan(
+    source: Path,
+    output: Path | None,
+    made: ArtifactOptions,
+    quantised: QuantisationOptions,
+    judged: JudgingOptions,
+) -> ExportPlan:
+    targets, precisions = dict.fromkeys(made.targets or ["onnx"]), dict.fromkeys(made.precisions or [])
+    return ExportPlan(
+        source=source,
+        output=export_plan(source, output=output).output,
+        targets=tuple(_known(one, get_args(Target), option="--target", see="; see --list-targets") for one in targets),
+        precisions=tuple(_known(one, get_args(PrecisionChoice), option="--precision") for one in precisions),
+        platform=made.platform,
+        calibration=quantised.calibration,
+        method=quantised.method,
+        exclude=quantised.exclude,
+        evaluation=judged.evaluation,
+        max_drop_points=judged.max_drop,
+        accept_unjudged=judged.accept_unjudged,
+        batch=None if quantised.dim is None else batch_from_dim(quantised.dim),
+        drift_reference=judged.drift_reference,
+    )
 
 
 def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool) -> None:
     with _progress() as on_step:
         results = export_several(plans, output=output, on_step=on_step)
     if as_json:
-        print(_json({"bundle": str(output), "students": [_document(result) for result in results]}))
+        print(json_text({"bundle": str(output), "students": [_document(result) for result in results]}))
         return
     for result in results:
         _show(result)
@@ -192,20 +226,10 @@ def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool)
     print(f"wrote {output} ({modalities}, asked in this order); next: {shell_line('mmkd-inspect', output)}")
 
 
-def _target(name: str) -> Target:
-    for known in get_args(Target):
-        if name == known:
-            target: Target = known
-            return target
-    raise UsageError(f"--target {name!r}: expected one of {', '.join(get_args(Target))}; see --list-targets")
-
-
-def _precision(name: str) -> PrecisionChoice:
-    for known in get_args(PrecisionChoice):
-        if name == known:
-            precision: PrecisionChoice = known
-            return precision
-    raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
+def _known(name: str, known: tuple[str, ...], *, option: str, see: str = "") -> Any:
+    if name not in known:
+        raise UsageError(f"{option} {name!r}: expected one of {', '.join(known)}{see}")
+    return name
 
 
 def _write_page(page: Path, result: ExportResult) -> None:
@@ -216,22 +240,21 @@ def _write_page(page: Path, result: ExportResult) -> None:
 
 def _show_platforms(*, as_json: bool) -> None:
     if as_json:
-        print(_json({"platforms": PLATFORMS}))
+        print(json_text({"platforms": PLATFORMS}))
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("platform", "for", "targets", "opset", "IR", "INT8", "run by this project"):
-        table.add_column(heading)
+    headings = ("platform", "for", "targets", "opset", "IR", "INT8", "run by this project")
+    table = plain_table(headings, left=headings)
     for row in PLATFORMS:
         targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
         table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
-    _console().print(WholeWords(table))
+    show_table(table)
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
     check_plan(plan)
     platform = plan.resolved_platform.name
     if as_json:
-        print(_json({"output": str(plan.output), "platform": platform, "steps": export_steps(plan)}))
+        print(json_text({"output": str(plan.output), "platform": platform, "steps": export_steps(plan)}))
         return
     print(f"{plan.source} to {plan.output}, for {platform}:")
     for number, name in enumerate(export_steps(plan), 1):
@@ -249,53 +272,34 @@ def _document(result: ExportResult) -> dict[str, Any]:
     }
 
 
-def _json(document: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-
-
-def _next_command(result: ExportResult) -> str:
-    return shell_line("mmkd-bench", "run", result.path)
-
-
 def _show(result: ExportResult) -> None:
-    console = _console()
     report = result.report
     student, windows = report.student, report.windows
-    console.print(
+    print(
         f"{report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
-        f"{result.size_bytes / 1000:.0f} kB",
-        soft_wrap=True,
+        f"{result.size_bytes / 1000:.0f} kB"
     )
-    console.print(WholeWords(_artifact_table(report.artifacts)))
+    show_table(_artifact_table(report.artifacts))
     for line in _notes(result):
-        console.print(line, soft_wrap=True)
-    console.print(f"compared with torch on {windows.count} {windows.source}", soft_wrap=True)
+        print(line)
+    print(f"compared with torch on {windows.count} {windows.source}")
     if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
-        console.print(windows.caution, soft_wrap=True)
-    _show_confidence(console, report)
-
-
-def _show_confidence(console: Console, report: ExportReport) -> None:
-    """Of each artifact what its probabilities and label sets are worth."""
+        print(windows.caution)
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
     for artifact, facts in known:
-        console.print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}", soft_wrap=True)
-        console.print(WholeWords(coverage_table(facts.coverages)))
-    if known and report.windows.judged_by == report.windows.source:
-        console.print(SAME_GROUPS, soft_wrap=True)
+        print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}")
+        show_table(coverage_table(facts.coverages))
+    if known and windows.judged_by == windows.source:
+        print(SAME_GROUPS)
 
 
 def _artifact_table(artifacts: tuple[ArtifactReport, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("artifact")
-    figures = list(artifacts[0].figures or ("accuracy", "balanced accuracy"))
-    for heading in ("size", "max error", "with gaps", "labels agree", *figures):
-        table.add_column(heading, justify="right")
+    figures = artifacts[0].figures or ("accuracy", "balanced accuracy")
     timed = dict.fromkeys(
         run.backend for artifact in artifacts for run in artifact.backends if run.latency_us is not None
     )
-    for name in timed:
-        table.add_column(f"{name} p50", justify="right")
+    headings = ["artifact", "size", "max error", "with gaps", "labels agree", *figures]
+    table = plain_table([*headings, *(f"{name} p50" for name in timed)])
     for artifact in artifacts:
         latencies = {run.backend: run.latency_us for run in artifact.backends}
         table.add_row(*_row(artifact), *(_microseconds(latencies.get(name)) for name in timed))
@@ -355,22 +359,17 @@ def _name(made: ArtifactReport | LeftOut) -> str:
     return made.precision if made.format == "onnx" else f"{made.precision} .{made.format}"
 
 
-def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    if console.is_terminal:
-        return console
-    # A file or a pipe has no width that a table must fit.
-    return Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
-
-
 @contextmanager
 def _progress() -> Iterator[OnStep]:
     """Gives an observer of the export that writes to stderr: one live line on a terminal, else a line for each step."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield lambda step: print(_step_text(step), file=sys.stderr, flush=True)
+    from rich.console import Console
+    from rich.status import Status
+
+    errors = Console(stderr=True, highlight=False, markup=False)
+    if not errors.is_terminal:
+        yield lambda step: say(_step_text(step))
         return
-    with Status("", console=console) as status:
+    with Status("", console=errors) as status:
         yield lambda step: status.update(_step_text(step))
 
 

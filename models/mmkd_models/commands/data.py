@@ -1,72 +1,84 @@
-"""The commands of `mmkd-data`: import, check, describe, reference, list.
-
-Owns arguments and how facts look. Results go to stdout, progress to stderr.
-"""
+"""`mmkd-data`: import, check, describe, reference, list; its arguments, and how facts look."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from mmkd_edge.command.interrupts import loading
 
-import msgspec
-import typer
-from rich.console import Console
-from rich.table import Table
+with loading("mmkd-data"):
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, NoReturn
 
-from mmkd_edge.bundle.reference import write_reference
-from mmkd_edge.command.help import command_app, command_class
-from mmkd_edge.command.outputs import check_file, held
-from mmkd_edge.command.run import shell_line
-from mmkd_edge.command.tables import WholeWords
-from mmkd_edge.errors import DatasetError
-from mmkd_edge.spec import TaskSpec, task_text
-from mmkd_models.data.checking.check import check_dataset
-from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
-from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
-from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
-from mmkd_models.data.reference import measure_reference
-from mmkd_models.data.spec import SPLIT_NAMES
-from mmkd_models.data.split import WRITE_GROUPS
-from mmkd_models.data.writer import check_absent
+    from mmkd_edge.bundle.reference import write_reference
+    from mmkd_edge.command.options import Argument, Command, Option, run_line
+    from mmkd_edge.command.outputs import check_file, held
+    from mmkd_edge.command.run import run_command, shell_line
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.errors import DatasetError
+    from mmkd_edge.spec import TaskSpec, task_text
+    from mmkd_models.data.checking.check import check_dataset
+    from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
+    from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
+    from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
+    from mmkd_models.data.reference import measure_reference
+    from mmkd_models.data.spec import SPLIT_NAMES
+    from mmkd_models.data.split import WRITE_GROUPS
+    from mmkd_models.data.writer import check_absent
 
-app = command_app("Import, check and describe dataset directories.")
+if TYPE_CHECKING:
+    import typer
+    from rich.table import Table
 
-_WIDTH_WITHOUT_TERMINAL = 160
+_ABOUT = "Import, check and describe dataset directories."
 
-_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset directory.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_Directory = Annotated[Path, Argument("DIR", "A dataset directory.")]
+_Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 
 
-@app.command("import", cls=command_class())
+def main() -> NoReturn:
+    """Runs `mmkd-data`."""
+    run_command("mmkd-data", run_data, needs=("typer", "rich"), extra="train", about=_ABOUT)
+
+
+def run_data(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-data` with these arguments."""
+    commands = (
+        Command(function=import_, name="import"),
+        Command(function=check),
+        Command(function=describe),
+        Command(function=reference),
+        Command(function=list_, name="list"),
+    )
+    run_line("mmkd-data", arguments, commands, about=_ABOUT)
+
+
 def import_(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Windows in the interchange form.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The directory to make.")],
-    per_group: Annotated[
-        str, typer.Option(metavar="NAMES", help="Modalities to z-score per group, separated by commas.")
-    ] = "",
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; else the file's.")] = None,
-    source: Annotated[str, typer.Option(help="Where the measurements come from.")] = "",
-    licence: Annotated[str, typer.Option(help="What may be done with them.")] = "",
+    *,
+    file: Annotated[Path, Argument("FILE.npz", "Windows in the interchange form.")],
+    out: Annotated[Path, Option("The directory to make.", ("-o", "--out"), "DIR")],
+    per_group: Annotated[str, Option("Modalities to z-score per group, separated by commas.", metavar="NAMES")] = "",
+    name: Annotated[str | None, Option("Name of the dataset; else the file's.")] = None,
+    source: Annotated[str, Option("Where the measurements come from.")] = "",
+    licence: Annotated[str, Option("What may be done with them.")] = "",
     target: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Make a regression of this one of the file's targets, not classes of y."),
+        Option("Make a regression of this one of the file's targets, not classes of y.", metavar="NAME"),
     ] = None,
-    unit: Annotated[str, typer.Option(help="Unit of --target.")] = "",
+    unit: Annotated[str, Option("Unit of --target.")] = "",
     targets: Annotated[
         str,
-        typer.Option(
-            metavar="CONDITIONS",
-            help="Make a multi-label dataset with one label per condition on the file's targets, separated by commas: "
+        Option(
+            "Make a multi-label dataset with one label per condition on the file's targets, separated by commas: "
             "NAME (on where it is not 0), 'NAME<VALUE' or 'NAME>VALUE'.",
+            metavar="CONDITIONS",
         ),
     ] = "",
 ) -> None:
     """Read an interchange file (.npz) and write a dataset directory, checked in full."""
     check_absent(out)
     context.with_resource(held(out, needs_bytes=unpacked_bytes(file)))
-    _progress(f"reading {file}")
+    say(f"reading {file}")
     report = import_interchange(
         file,
         out,
@@ -97,18 +109,17 @@ def _import_lines(report: ImportReport) -> list[str]:
     return lines
 
 
-@app.command(cls=command_class())
 def check(directory: _Directory, as_json: _Json = False) -> None:
     """Check every rule of a dataset directory; reads every value once."""
-    _progress(f"checking {directory}")
+    say(f"checking {directory}")
     try:
         report = check_dataset(directory)
     except DatasetError as error:
         if as_json:
-            print(_json({"dataset": str(directory), "ok": False, "error": str(error)}))
+            print(json_text({"dataset": str(directory), "ok": False, "error": str(error)}))
         raise
     if as_json:
-        print(_json({"dataset": str(directory), "ok": True, "facts": report.facts, "warnings": report.warnings}))
+        print(json_text({"dataset": str(directory), "ok": True, "facts": report.facts, "warnings": report.warnings}))
         return
     for fact in report.facts:
         print(fact)
@@ -117,22 +128,18 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
     print(f"{directory} is sound; next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
 
 
-@app.command(cls=command_class())
 def describe(directory: _Directory, as_json: _Json = False) -> None:
     """Show modalities, rates, windows, classes, missing values, groups and folds."""
-    _progress(f"reading {directory}")
+    say(f"reading {directory}")
     description = describe_dataset(open_dataset(directory))
     if as_json:
-        print(_json(description))
+        print(json_text(description))
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a file or a pipe has no width that a table must fit
-        console = Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
-    console.print(f"{description.name}: {_headline(description)}")
-    console.print(WholeWords(_modality_table(description)))
-    console.print(WholeWords(_split_table(description)))
+    print(f"{description.name}: {_headline(description)}")
+    show_table(_modality_table(description))
+    show_table(_split_table(description))
     for line in _closing_lines(description):
-        console.print(line, soft_wrap=True)
+        print(line)
     print(f"next: {shell_line('mmkd-train', 'teacher', directory, '-o', 'teacher.ckpt')}")
 
 
@@ -156,18 +163,8 @@ def _answers(task: TaskSpec) -> str:
 
 
 def _modality_table(description: Description) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading, justify in (
-        ("modality", "left"),
-        ("channels", "left"),
-        ("unit", "left"),
-        ("Hz", "right"),
-        ("window", "right"),
-        ("samples", "right"),
-        ("values", "left"),
-        ("normalise", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type] # rich wants its literal here
+    headings = ("modality", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
+    table = plain_table(headings, left=("channels", "unit", "values", "normalise"))
     for facts in description.modalities:
         table.add_row(*_modality_row(facts))
     return table
@@ -194,10 +191,7 @@ def _span(facts: ModalityFacts) -> str:
 
 
 def _split_table(description: Description) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for split in SPLIT_NAMES:
-        table.add_column(split, justify="right")
+    table = plain_table(["", *SPLIT_NAMES])
     splits = [description.splits[split] for split in SPLIT_NAMES]
     for name in splits[0].classes:
         table.add_row(name, *(str(facts.classes[name]) for facts in splits))
@@ -232,14 +226,14 @@ def _closing_lines(description: Description) -> list[str]:
     return [*lines, f"sha256: {description.sha256}"]
 
 
-@app.command(cls=command_class())
 def reference(
     directory: _Directory,
-    modality: Annotated[str, typer.Option(metavar="NAME", help="A modality that is normalised per group.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The reference file to write.")],
-    group: Annotated[str | None, typer.Option(help="Whose windows; not needed where there is one group.")] = None,
-    windows: Annotated[int | None, typer.Option(help="Use the first N windows of the group.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Use the first windows that cover this time.")] = None,
+    *,
+    modality: Annotated[str, Option("A modality that is normalised per group.", metavar="NAME")],
+    out: Annotated[Path, Option("The reference file to write.", ("-o", "--out"), "FILE")],
+    group: Annotated[str | None, Option("Whose windows; not needed where there is one group.")] = None,
+    windows: Annotated[int | None, Option("Use the first N windows of the group.")] = None,
+    seconds: Annotated[float | None, Option("Use the first windows that cover this time.")] = None,
 ) -> None:
     """Measure the reference that a device needs for a modality that is normalised per group."""
     check_file(out)
@@ -254,12 +248,11 @@ def reference(
     print(f"wrote {out}; next: EdgePredictor.open(BUNDLE, reference={str(out)!r})")
 
 
-@app.command("list", cls=command_class())
 def list_(as_json: _Json = False) -> None:
     """Show the datasets that are part of this package, and where they are."""
     paths = {name: str(shipped_dataset(name)) for name in shipped_names()}
     if as_json:
-        print(_json(paths))
+        print(json_text(paths))
         return
     for name, path in paths.items():
         print(f"{name}  {path}")
@@ -271,11 +264,3 @@ def _percent(share: float) -> str:
     if share == 0:
         return "0"
     return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
-
-
-def _json(document: Any) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-
-
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

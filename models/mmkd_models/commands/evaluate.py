@@ -2,95 +2,92 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from mmkd_edge.command.interrupts import loading
 
-import msgspec
-import numpy as np
-import typer
-from rich.console import Console
-from rich.table import Table
+with loading("mmkd-evaluate"):
+    from collections.abc import Mapping, Sequence
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
-from mmkd_edge.command.help import command_app, command_class
-from mmkd_edge.command.run import check_page, require_modules, shell_line
-from mmkd_edge.command.tables import WholeWords
-from mmkd_edge.errors import UsageError
-from mmkd_models.commands.evaluate_bundle import show_bundle
-from mmkd_models.commands.evaluate_kinds import evaluate_kind, refuse_options
-from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.spec import SplitName
-from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.bundle import evaluate_bundle
-from mmkd_models.evaluate.confidence import ERROR_LEVELS
-from mmkd_models.evaluate.facts import DataFacts
-from mmkd_models.evaluate.guessing import guessing_line
-from mmkd_models.evaluate.paired import interval_needs
-from mmkd_models.evaluate.seen import Seen, refuse_seen, split_judged, windows_seen
-from mmkd_models.metrics.classes import Metric
-from mmkd_models.metrics.measures import measure_named
-from mmkd_models.networks.config import choice
+    import msgspec
+    import numpy as np
+
+    from mmkd_edge.command.options import Argument, Command, Option, run_line
+    from mmkd_edge.command.run import check_page, require_modules, run_command, shell_line
+    from mmkd_edge.command.show import json_text, say
+    from mmkd_edge.errors import UsageError
+    from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
+    from mmkd_models.commands.options import Data
+    from mmkd_models.data.dataset import Dataset, open_dataset
+    from mmkd_models.data.folds import fold_indices
+    from mmkd_models.data.spec import SplitName
+    from mmkd_models.data.windows import Windows
+    from mmkd_models.evaluate.bundle import evaluate_bundle
+    from mmkd_models.evaluate.confidence import ERROR_LEVELS
+    from mmkd_models.evaluate.facts import DataFacts
+    from mmkd_models.evaluate.seen import Seen, refuse_seen, split_judged, windows_seen
+    from mmkd_models.metrics.classes import Metric
+    from mmkd_models.networks.config import choice
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluate.report import Contestant, EvaluationReport, Judgement
+    from mmkd_models.evaluate.report import Contestant, EvaluationReport
 
-_WIDTH_WITHOUT_TERMINAL = 160
-
+_ABOUT = "Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."
 _NEEDS = ("torch", "safetensors", "lightning_fabric")
 
-_evaluate = command_app()
+
+def main() -> NoReturn:
+    """Runs `mmkd-evaluate`."""
+    run_command("mmkd-evaluate", run_evaluate, needs=("typer", "rich"), extra="train", about=_ABOUT)
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Runs `mmkd-evaluate` with these arguments."""
-    _evaluate(args=list(arguments), prog_name="mmkd-evaluate")
+    epilog = "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
+    run_line("mmkd-evaluate", arguments, [Command(function=evaluate, epilog=epilog)])
 
 
-@_evaluate.command(
-    cls=command_class(),
-    epilog="Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html",
-)
-def evaluate_(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint of a teacher or a student, or a bundle.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset directory; see mmkd-data.")],
+@dataclass(frozen=True, kw_only=True)
+class JudgedOptions:
+    """With which windows."""
+
+    split: Annotated[str, Option("Windows to judge with: train, valid or test.", metavar="NAME")] = "test"
+    fold: Annotated[int | None, Option("Judge with the test windows of fold N, not with a split.", min=0)] = None
+    training_windows: Annotated[
+        bool, Option("Score windows that trained the model all the same, and say so.", ("--training-windows",))
+    ] = False
+
+
+def evaluate(
+    *,
+    model: Annotated[Path, Argument("MODEL", "Checkpoint of a teacher or a student, or a bundle.")],
+    data: Data,
     missing: Annotated[
         bool,
-        typer.Option(
-            "--missing",
-            help="Also hide sensors: every subset of a teacher's modalities, 0 to 90 % of the samples, and bursts.",
+        Option(
+            "Also hide sensors: every subset of a teacher's modalities, 0 to 90 % of the samples, and bursts.",
+            ("--missing",),
         ),
     ] = False,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER.ckpt", help="Another checkpoint, judged on the same windows with the same gaps."),
+        Option("Another checkpoint, judged on the same windows with the same gaps.", metavar="OTHER.ckpt"),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Windows to judge with: train, valid or test.")] = "test",
-    fold: Annotated[
-        int | None,
-        typer.Option(help="Judge with the test windows of fold N, not with a split.", min=0),
-    ] = None,
-    training_windows: Annotated[
-        bool,
-        typer.Option("--training-windows", help="Score windows that trained the model all the same, and say so."),
-    ] = False,
+    judged: JudgedOptions,
     metric: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What gains are of: accuracy, balanced_accuracy or macro_f1; default the model's own.",
-        ),
+        Option("What gains are of: accuracy, balanced_accuracy or macro_f1; default the model's own.", metavar="NAME"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which samples go missing; seed of the intervals.", min=0)] = 0,
+    seed: Annotated[int, Option("Which samples go missing; seed of the intervals.", min=0)] = 0,
     error_levels: Annotated[
         list[float] | None,
-        typer.Option("--error-level", metavar="SHARE", help="Of a bundle: check its label sets at it. Repeatable."),
+        Option("Of a bundle: check its label sets at it. Repeatable.", ("--error-level",), "SHARE"),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Also write the curves as one self-contained page.")
+        Path | None, Option("Also write the curves as one self-contained page.", metavar="FILE.html")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    as_json: Annotated[bool, Option("Print one JSON document instead of tables.", ("--json",))] = False,
 ) -> None:
     """Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing.
 
@@ -98,72 +95,67 @@ def evaluate_(
     """
     from mmkd_export.plan import is_bundle
 
+    of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
-        _check_bundle_options(
-            {
-                "--missing": missing,
-                "--against": against,
-                "--training-windows": training_windows,
-                "--metric": metric,
-                "--page": page,
-            }
+        _refuse(
+            {**of_classes, "--against": against, "--training-windows": judged.training_windows},
+            "expected a checkpoint, got a bundle; judge the checkpoint it was exported from",
         )
-        _evaluate_bundle(model, data, split=split, fold=fold, error_levels=error_levels, as_json=as_json)
+        _evaluate_bundle(model, data, judged, error_levels=error_levels, as_json=as_json)
         return
     require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
-    from mmkd_models.evaluate.report import evaluate
+    from mmkd_models.evaluate import report as reports
 
     if error_levels:
         raise UsageError(f"{model}: --error-level: expected a bundle, whose label sets it checks; export one first")
     if page is not None:
         check_page(page, extra="train")
     dataset = open_dataset(data)
-    windows, part = _windows(dataset, split=split, fold=fold)
-    judged = [
-        _contestant(path, dataset, windows, None if training_windows else part)
-        for path in (model, against)
-        if path is not None
-    ]
-    subject, other = judged[0], judged[1] if len(judged) > 1 else None
-    seen = [one.seen for one in judged]
-    facts = _data_facts(dataset, windows, part, seen, split="test" if fold is not None else split)
+    windows, part = _windows(dataset, judged)
+    known = None if judged.training_windows else part
+    contestants = [_contestant(path, dataset, windows, known) for path in (model, against) if path is not None]
+    facts = _data_facts(dataset, windows, part, judged, seen=[one.seen for one in contestants])
     kind = dataset.spec.task.kind
     if kind != "classification":
-        refuse_options({"--missing": missing, "--metric": metric, "--page": page}, kind=kind)
-        evaluate_kind(judged, windows, data=facts, as_json=as_json, console=_console(), seed=seed)
+        _refuse(
+            of_classes,
+            f"expected a dataset of classes, got one of the kind {kind}, for which there are scores of a checkpoint "
+            "and of --against alone; leave it out",
+        )
+        show_kind(contestants, windows, data=facts, as_json=as_json, seed=seed)
         return
-    wanted = subject.checkpoint.facts.metric if metric is None else metric
+    wanted = contestants[0].checkpoint.facts.metric if metric is None else metric
     chosen: Metric = choice(wanted, get_args(Metric), option="--metric")
-    report = evaluate(
-        subject,
+    report = reports.evaluate(
+        contestants[0],
         windows,
-        against=other,
+        against=contestants[1] if against is not None else None,
         data=facts,
         metric=chosen,
         missing=missing,
         seed=seed,
-        on_part=_say,
+        on_part=say,
     )
     if page is not None:
         from mmkd_report import render_evaluation, write_page
 
         write_page(page, render_evaluation(msgspec.to_builtins(report)))
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        print(json_text(report))
         return
-    _show(report)
+    show_evaluation(report)
     print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, data)}")
 
 
-def _check_bundle_options(given: Mapping[str, object]) -> None:
-    """Raises UsageError where an option was given that is of checkpoints alone."""
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Raises UsageError where one of the options was given, and does not fit."""
     for name, value in given.items():
         if value:
-            raise UsageError(f"{name}: expected a checkpoint, got a bundle; judge the checkpoint it was exported from")
+            raise UsageError(f"{name}: {why}")
 
 
 def _evaluate_bundle(
-    path: Path, data: Path, *, split: str, fold: int | None, error_levels: Sequence[float] | None, as_json: bool
+    path: Path, data: Path, judged: JudgedOptions, *, error_levels: Sequence[float] | None, as_json: bool
 ) -> None:
     levels = tuple(dict.fromkeys(error_levels or ERROR_LEVELS))
     for level in levels:
@@ -173,22 +165,23 @@ def _evaluate_bundle(
     kind = dataset.spec.task.kind
     if kind != "classification":
         raise UsageError(f"{path}: expected a dataset of classes, got one of {kind}; judge the bundle's checkpoint")
-    windows, part = _windows(dataset, split=split, fold=fold)
-    facts = _data_facts(dataset, windows, part, [None], split="test" if fold is not None else split)
-    report = evaluate_bundle(path, windows, data=facts, error_levels=levels, on_part=_say)
+    windows, part = _windows(dataset, judged)
+    facts = _data_facts(dataset, windows, part, judged, seen=[None])
+    report = evaluate_bundle(path, windows, data=facts, error_levels=levels, on_part=say)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        print(json_text(report))
         return
-    show_bundle(report, _console())
+    show_bundle(report)
     print(f"next: {shell_line('mmkd-bench', 'run', path)}")
 
 
-def _windows(dataset: Dataset, *, split: str, fold: int | None) -> tuple[Windows, str]:
+def _windows(dataset: Dataset, judged: JudgedOptions) -> tuple[Windows, str]:
     """The labelled windows to judge with, and what they are called."""
-    if fold is not None:
+    if judged.fold is not None:
         everything = dataset.everything()
-        return everything.subset(fold_indices(everything, fold=fold, seed=0).test), f"test windows of fold {fold}"
-    name: SplitName = choice(split, get_args(SplitName), option="--split")
+        rows = fold_indices(everything, fold=judged.fold, seed=0).test
+        return everything.subset(rows), f"test windows of fold {judged.fold}"
+    name: SplitName = choice(judged.split, get_args(SplitName), option="--split")
     windows = dataset.split(name)
     known = windows.subset(np.flatnonzero(windows.labelled))
     if len(known) == 0:
@@ -216,7 +209,9 @@ def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None
     return Contestant(path=str(path), sha256=file_sha256(path), checkpoint=checkpoint, seen=seen)
 
 
-def _data_facts(dataset: Dataset, windows: Windows, part: str, seen: Sequence[Seen | None], *, split: str) -> DataFacts:
+def _data_facts(
+    dataset: Dataset, windows: Windows, part: str, judged: JudgedOptions, *, seen: Sequence[Seen | None]
+) -> DataFacts:
     """What is told of the windows, which the models know this much of."""
     return DataFacts(
         name=dataset.spec.name,
@@ -224,13 +219,9 @@ def _data_facts(dataset: Dataset, windows: Windows, part: str, seen: Sequence[Se
         part=part,
         windows=len(windows),
         groups=windows.group_count,
-        split=split_judged(dataset, seen, split=split, part=part),
+        split=split_judged(dataset, seen, split="test" if judged.fold is not None else judged.split, part=part),
         labels=dataset.spec.task.labels,
     )
-
-
-def _say(part: str) -> None:
-    print(part, file=sys.stderr, flush=True)
 
 
 def _next_command(report: EvaluationReport, data: Path) -> str:
@@ -240,65 +231,3 @@ def _next_command(report: EvaluationReport, data: Path) -> str:
     if report.model.kind == "teacher":
         return shell_line("mmkd-distill", name, data, "--modality", report.model.modalities[0], "-o", "student.ckpt")
     return shell_line("mmkd-export", name)
-
-
-def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
-
-
-def _show(report: EvaluationReport) -> None:
-    console = _console()
-    model, data = report.model, report.data
-    console.print(
-        f"{model.path}: {model.kind} of {', '.join(model.modalities)}, {model.parameters:,} parameters, on "
-        f"{data.windows} {data.part} of {data.name} ({data.apart})",
-        soft_wrap=True,
-    )
-    if report.against is not None:
-        gaps = " with the same gaps" if report.samples or report.subsets else ""
-        console.print(f"against {report.against.path}, on the same windows{gaps}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    headings = ["accuracy", "balanced accuracy", "macro-F1"]
-    if report.against is not None:
-        headings += [f"other's {report.metric.replace('_', ' ')}", "gain, points", "95 % interval"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for name, judgement in _rows(report):
-        table.add_row(name, *_cells(judgement, report))
-    console.print(WholeWords(table))
-    measure = measure_named(report.metric)
-    console.print(guessing_line(report.complete.guessing, measure), soft_wrap=True)
-    if report.complete.gain is not None and report.complete.gain.low is None:
-        console.print(interval_needs(data.split))
-    for caution in report.cautions:
-        console.print(f"caution: {caution}", soft_wrap=True)
-
-
-def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
-    """Every condition once, by its name."""
-    yield "everything there", report.complete
-    for subset in report.subsets:
-        if len(subset.modalities) < len(report.model.modalities):
-            yield f"only {' + '.join(subset.modalities)}", subset
-    for one in report.samples:
-        if one.share > 0:
-            yield f"{one.share:.0%} of the samples missing", one
-    for one in report.bursts:
-        if one.share > 0:
-            yield f"a burst of {one.share:.0%} missing", one
-
-
-def _cells(judgement: Judgement, report: EvaluationReport) -> Iterator[str]:
-    scores = judgement.scores
-    yield from (f"{100 * value:.1f}" for value in (scores.accuracy, scores.balanced_accuracy, scores.macro_f1))
-    if report.against is None:
-        return
-    if judgement.against is None or judgement.gain is None:
-        yield from ("-", "-", "-")
-        return
-    gain = judgement.gain
-    yield f"{100 * getattr(judgement.against, report.metric):.1f}"
-    yield f"{gain.points:+.1f}"
-    yield "-" if gain.low is None or gain.high is None else f"{gain.low:+.1f} to {gain.high:+.1f}"

@@ -1,214 +1,257 @@
-"""`mmkd-study`: its arguments, its progress, its table and its last words."""
+"""`mmkd-study`: its options, its progress, its table and its last words."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, get_args
+from mmkd_edge.command.interrupts import loading
 
-import msgspec
-import typer
+with loading("mmkd-study"):
+    import sys
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
-from mmkd_edge.bundle.files import write_file
-from mmkd_edge.command.help import command_app, command_class
-from mmkd_edge.command.outputs import check_file, check_folder
-from mmkd_edge.command.run import require_modules, shell_line
-from mmkd_edge.command.tables import WholeWords
-from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_edge.spec import TaskSpec
-from mmkd_models.commands.train_options import MetricOption, chosen_metric
-from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import FOLDS, fold_count
-from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text
-from mmkd_models.networks.config import choice, preset_named
-from mmkd_models.train_config import AugmentConfig
+    import msgspec
+
+    from mmkd_edge.bundle.files import write_file
+    from mmkd_edge.command.options import Argument, Command, Option, run_line
+    from mmkd_edge.command.outputs import check_file, check_folder
+    from mmkd_edge.command.run import require_modules, run_command, shell_line
+    from mmkd_edge.command.show import json_text, plain_table, show_table
+    from mmkd_edge.errors import PerformanceError, UsageError
+    from mmkd_edge.spec import TaskSpec
+    from mmkd_models.commands.options import NEEDS, Metric, Modality, chosen_metric
+    from mmkd_models.data.augment import AugmentConfig
+    from mmkd_models.data.dataset import Dataset, open_dataset
+    from mmkd_models.data.folds import FOLDS, fold_count
+    from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+    from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text
+    from mmkd_models.networks.config import choice, preset_named
 
 if TYPE_CHECKING:
     from mmkd_models.study.document import EntryRow, Latency, StudyDocument
     from mmkd_models.study.study import StudyOptions
-    from mmkd_models.trials.executors import Executor
+    from mmkd_models.trials.plan import Conditions, Space
     from mmkd_models.trials.sizes import MeasureLatency
 
 _LAUNCHES = 2
+_ABOUT = "Find the best student of one sensor within limits, and show what distillation buys."
+_EPILOG = (
+    "Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
+    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work."
+)
 
-_app = command_app()
+
+def main() -> NoReturn:
+    """Runs `mmkd-study`."""
+    needs = (*NEEDS, "optuna", "sklearn", "jinja2")
+    run_command("mmkd-study", run_study, needs=needs, extra="train", about=_ABOUT)
 
 
 def run_study(arguments: Sequence[str]) -> None:
     """Runs `mmkd-study` with these arguments."""
-    _app(args=list(arguments), prog_name="mmkd-study")
+    run_line("mmkd-study", arguments, [Command(function=study_command, epilog=_EPILOG)])
 
 
-def _list_methods(wanted: bool) -> None:
-    if wanted:
-        from mmkd_models.distil.methods import shipped_methods
+def _methods() -> str:
+    from mmkd_models.distil.methods import shipped_methods
 
-        print(_pretty({method.name: method.recipe for method in shipped_methods()}))
-        raise typer.Exit
+    return json_text({method.name: method.recipe for method in shipped_methods()}, indent=1)
 
 
-@_app.command(
-    cls=command_class(),
-    epilog="Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
-    "interrupted study; started again elsewhere with the same -o and --storage, it shares the work.",
-)
-def study_command(
-    data: Annotated[Path, typer.Argument(help="Dataset directory; see mmkd-data.")],
-    modality: Annotated[str, typer.Option(metavar="NAME", help="The one modality that the student sees.")],
-    output: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of what is written.")] = Path(
-        "study"
-    ),
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions:
+    """What is combined."""
+
     teacher: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,out-of-fold=K for "
+        Option(
+            "Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,out-of-fold=K for "
             "K cross-fitted ones or ,ensemble=N for N from other seeds; A/B for several that teach together."
         ),
-    ] = None,
+    ] = None
     student: Annotated[
-        list[str] | None, typer.Option(help="Student size (repeat): tiny, small, medium or base; default tiny, small.")
-    ] = None,
+        list[str] | None, Option("Student size (repeat): tiny, small, medium or base; default tiny, small.")
+    ] = None
     method: Annotated[
-        list[str] | None, typer.Option(help="Method by name (repeat), of --list-methods or --recipe; default all.")
-    ] = None,
+        list[str] | None, Option("Method by name (repeat), of --list-methods or --recipe; default all.")
+    ] = None
     recipe: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FILE.json (repeat): a recipe of your own; name it kind or kind@level."),
-    ] = None,
+        list[str] | None, Option("NAME=FILE.json (repeat): a recipe of your own; name it kind or kind@level.")
+    ] = None
     learning_rate: Annotated[
-        list[float] | None, typer.Option(help="Peak learning rate that every method may choose (repeat).")
-    ] = None,
+        list[float] | None, Option("Peak learning rate that every method may choose (repeat).")
+    ] = None
     baseline_learning_rate: Annotated[
-        list[float] | None, typer.Option(help="Further rate that labels alone may choose (repeat).")
-    ] = None,
+        list[float] | None, Option("Further rate that labels alone may choose (repeat).")
+    ] = None
     rival: Annotated[
-        list[str] | None,
-        typer.Option(help="Compare with it (repeat): extra_trees or mini_rocket; default both."),
-    ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Train everything on every seed, without a search.")] = False,
-    trials: Annotated[
-        int, typer.Option(help="Candidates that the search tries, labels alone not counted.", min=1)
-    ] = 40,
-    finalists: Annotated[int, typer.Option(help="Best candidates that are trained on all seeds.", min=1)] = 3,
+        list[str] | None, Option("Compare with it (repeat): extra_trees or mini_rocket; default both.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How much of it is trained."""
+
+    grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
+    trials: Annotated[int, Option("Candidates that the search tries, labels alone not counted.", min=1)] = 40
+    finalists: Annotated[int, Option("Best candidates that are trained on all seeds.", min=1)] = 3
     seeds: Annotated[
         int | None,
-        typer.Option(
-            help="Seeds; each judges on another fold of groups.", min=1, show_default=f"{FOLDS}, or as many as folds"
-        ),
-    ] = None,
+        Option("Seeds; each judges on another fold of groups.", min=1, shown=f"{FOLDS}, or as many as folds"),
+    ] = None
     search_seeds: Annotated[
-        int, typer.Option(help="How many of them the search learns from; they do not count in the table.", min=1)
-    ] = 1,
-    label_share: Annotated[float, typer.Option(help="Share of the training labels that are seen; 1 is all.")] = 1.0,
+        int, Option("How many of them the search learns from; they do not count in the table.", min=1)
+    ] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyTraining:
+    """How every network is trained."""
+
+    label_share: Annotated[float, Option("Share of the training labels that are seen; 1 is all.")] = 1.0
     self_training: Annotated[
-        bool,
-        typer.Option("--self-training/--no-self-training", help="Let teachers learn from unlabelled windows too."),
-    ] = True,
-    steps: Annotated[int, typer.Option(help="Training steps of every student and baseline.", min=1)] = (
-        STUDENT_TRAIN.steps
-    ),
-    teacher_steps: Annotated[int, typer.Option(help="Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps,
-    metric: MetricOption = None,
+        bool, Option("Let teachers learn from unlabelled windows too.", ("--self-training/--no-self-training",))
+    ] = True
+    steps: Annotated[int, Option("Training steps of every student and baseline.", min=1)] = STUDENT_TRAIN.steps
+    teacher_steps: Annotated[int, Option("Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps
+    metric: Metric = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What the student may cost on the device."""
+
     max_latency_ms: Annotated[
-        float | None, typer.Option(help="Longest median latency of the exported student on this machine.", min=0.0)
-    ] = None,
-    max_parameters: Annotated[int | None, typer.Option(help="Most parameters of the student.", min=1)] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Export students and measure their latency.")
-    ] = True,
-    duration_s: Annotated[
-        float, typer.Option("--duration-s", min=0.1, max=600.0, help="Measured seconds of each latency.")
-    ] = 4.0,
+        float | None, Option("Longest median latency of the exported student on this machine.", min=0.0)
+    ] = None
+    max_parameters: Annotated[int | None, Option("Most parameters of the student.", min=1)] = None
+    latency: Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))] = True
+    duration_s: Annotated[float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)] = (
+        4.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """Who does the work, and for how long."""
+
     budget_hours: Annotated[
-        float | None, typer.Option(help="Begin no training after this time; a search leaves time for finalists.", min=0)
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Trainings at a time.", min=1)] = 1,
-    executor: Annotated[
-        str, typer.Option(help="Where they run: local, or ray (the cluster of RAY_ADDRESS).")
-    ] = "local",
+        float | None, Option("Begin no training after this time; a search leaves time for finalists.", min=0)
+    ] = None
+    workers: Annotated[int, Option("Trainings at a time.", min=1)] = 1
+    executor: Annotated[str, Option("Where they run: local, or ray (the cluster of RAY_ADDRESS).")] = "local"
     storage: Annotated[
-        str | None,
-        typer.Option(help="Who does what: a journal file, or a database URL that Optuna takes; default in -o."),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of every training.", min=1)] = 1,
-    list_methods: Annotated[
-        bool,
-        typer.Option("--list-methods", help="Print the methods and stop.", is_eager=True, callback=_list_methods),
-    ] = False,
+        str | None, Option("Who does what: a journal file, or a database URL that Optuna takes; default in -o.")
+    ] = None
+    threads: Annotated[int, Option("Threads of every training.", min=1)] = 1
+    list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """What else is compared, read, written and printed."""
+
     compare_teacher: Annotated[
         list[str] | None,
-        typer.Option(help="A teacher, as --teacher, that teaches nobody: which size is the smallest near the best."),
-    ] = None,
+        Option("A teacher, as --teacher, that teaches nobody: which size is the smallest near the best."),
+    ] = None
     results: Annotated[
         Path | None,
-        typer.Option(help="Folder of compact results: what they know is not trained again, what is finished is added."),
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="Also write the table as a section of Markdown, with its command.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print study.json instead of a table.")] = False,
+        Option("Folder of compact results: what they know is not trained again, what is finished is added."),
+    ] = None
+    table: Annotated[Path | None, Option("Also write the table as a section of Markdown, with its command.")] = None
+    json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False
+
+
+def study_command(
+    *,
+    data: Annotated[Path, Argument(None, "Dataset directory; see mmkd-data.")],
+    modality: Modality,
+    output: Annotated[Path, Option("Folder of what is written.", ("-o", "--out"), "DIR")] = Path("study"),
+    space: SpaceOptions,
+    search: SearchOptions,
+    training: StudyTraining,
+    limits: LimitOptions,
+    work: WorkOptions,
+    told: ResultOptions,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
 
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
-    from mmkd_models.distil.methods import chosen_methods
     from mmkd_models.study.markdown import study_section
     from mmkd_models.study.study import StudyOptions
-    from mmkd_models.trials.plan import NONE, Conditions, Space
+    from mmkd_models.trials.executors import Executor
+    from mmkd_models.trials.plan import NONE
     from mmkd_models.trials.rivals import RIVALS
     from mmkd_models.trials.teacher_text import teachers_from_text
 
     check_folder(output)
-    if table is not None:
-        check_file(table)
+    if told.table is not None:
+        check_file(told.table)
     dataset = open_dataset(data)
-    maximised = chosen_metric(metric, dataset.spec.task.kind)
-    if max_latency_ms is not None and not latency:
+    conditions = _conditions(dataset, modality, training, threads=work.threads)
+    if limits.max_latency_ms is not None and not limits.latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
+    named = [*(space.method or []), *(text.partition("=")[0] for text in space.recipe or [])]
     options = StudyOptions(
-        conditions=Conditions(
-            dataset_sha256=dataset.sha256,
-            modality=modality,
-            label_share=label_share,
-            self_training=self_training,
-            teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=teacher_steps, metric=maximised),
-            student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric=maximised),
-            augment=AugmentConfig(),
-            threads=threads,
-        ),
-        space=Space(
-            teachers=teachers_from_text(teacher or [TEACHER_PRESET], dataset),
-            students=tuple(preset_named(name, option="--student") for name in student or ["tiny", "small"]),
-            methods=chosen_methods(method, recipe or []),
-            learning_rates=tuple(learning_rate or BASELINE_LEARNING_RATES),
-            baseline_learning_rates=tuple(baseline_learning_rate or ()),
-        ),
-        grid=grid,
-        trials=trials,
-        finalists=finalists,
-        seeds=min(FOLDS, fold_count(dataset.everything())) if seeds is None else seeds,
-        search_seeds=search_seeds,
-        max_latency_ms=max_latency_ms,
-        max_parameters=max_parameters,
-        budget_hours=budget_hours,
-        workers=workers,
-        executor=_executor(executor),
-        storage=storage,
-        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(rival or RIVALS)),
-        compared=teachers_from_text(compare_teacher or (), dataset),
-        required=tuple(name for name in dict.fromkeys([*(method or []), *_own_names(recipe or [])]) if name != NONE),
+        conditions=conditions,
+        space=_space(dataset, space),
+        grid=search.grid,
+        trials=search.trials,
+        finalists=search.finalists,
+        seeds=min(FOLDS, fold_count(dataset.everything())) if search.seeds is None else search.seeds,
+        search_seeds=search.search_seeds,
+        max_latency_ms=limits.max_latency_ms,
+        max_parameters=limits.max_parameters,
+        budget_hours=work.budget_hours,
+        workers=work.workers,
+        executor=choice(work.executor, get_args(Executor), option="--executor"),
+        storage=work.storage,
+        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(space.rival or RIVALS)),
+        compared=teachers_from_text(told.compare_teacher or (), dataset),
+        required=tuple(name for name in dict.fromkeys(named) if name != NONE),
     )
-    meter = latency_meter(duration_s) if latency else None
-    document = _run(dataset, options, output, meter=meter, results=results)
-    if table is not None:
-        write_file(table, study_section(document).encode())
-    _report(document, output, json=json)
+    meter = latency_meter(limits.duration_s) if limits.latency else None
+    document = _run(dataset, options, output, meter=meter, results=told.results)
+    if told.table is not None:
+        write_file(told.table, study_section(document).encode())
+    _report(document, output, json=told.json)
     _check_limits(document)
+
+
+def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> Conditions:
+    from mmkd_models.trials.plan import Conditions
+
+    metric = chosen_metric(training.metric, dataset.spec.task.kind)
+    return Conditions(
+        dataset_sha256=dataset.sha256,
+        modality=modality,
+        label_share=training.label_share,
+        self_training=training.self_training,
+        teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
+        student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
+        augment=AugmentConfig(),
+        threads=threads,
+    )
+
+
+def _space(dataset: Dataset, options: SpaceOptions) -> Space:
+    from mmkd_models.distil.methods import chosen_methods
+    from mmkd_models.trials.plan import Space
+    from mmkd_models.trials.teacher_text import teachers_from_text
+
+    return Space(
+        teachers=teachers_from_text(options.teacher or [TEACHER_PRESET], dataset),
+        students=tuple(preset_named(name, option="--student") for name in options.student or ["tiny", "small"]),
+        methods=chosen_methods(options.method, options.recipe or []),
+        learning_rates=tuple(options.learning_rate or BASELINE_LEARNING_RATES),
+        baseline_learning_rates=tuple(options.baseline_learning_rate or ()),
+    )
 
 
 def _run(
@@ -228,22 +271,10 @@ def _run(
     return document
 
 
-def _executor(name: str) -> Executor:
-    from mmkd_models.trials.executors import Executor
-
-    known: Executor = choice(name, get_args(Executor), option="--executor")
-    return known
-
-
-def _own_names(recipes: Sequence[str]) -> list[str]:
-    return [text.partition("=")[0] for text in recipes]
-
-
 def latency_meter(duration_s: float) -> MeasureLatency:
     """Gives what measures a student as it is exported, and its teacher, in turn in the same processes.
 
-    Raises:
-        UnavailableError: a library is not there.
+    Raises UnavailableError where a library is not there.
     """
     require_modules(
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
@@ -263,17 +294,11 @@ def latency_meter(duration_s: float) -> MeasureLatency:
             model.write_bytes(onnx_from_teacher(taught_by.network(), taught_by.modalities))
             export(export_plan(student, output=bundle))
             pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
+        first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}
+        second = {"p50": pair.second_p50_us, "p90": pair.second_p90_us, "p99": pair.second_p99_us}
         return Latency(
-            student_ms={
-                "p50": pair.second_p50_us.median / 1000,
-                "p90": pair.second_p90_us.median / 1000,
-                "p99": pair.second_p99_us.median / 1000,
-            },
-            teacher_ms={
-                "p50": pair.first_p50_us.median / 1000,
-                "p90": pair.first_p90_us.median / 1000,
-                "p99": pair.first_p99_us.median / 1000,
-            },
+            student_ms={name: value.median / 1000 for name, value in second.items()},
+            teacher_ms={name: value.median / 1000 for name, value in first.items()},
             ratio=pair.ratio.median,
             machine=msgspec.to_builtins(pair.machine),
         )
@@ -290,10 +315,6 @@ def _check_limits(document: StudyDocument) -> None:
         )
 
 
-def _pretty(document: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
-
-
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
     from mmkd_report.documents.study import read_study
@@ -303,7 +324,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     page, told = output / "report.html", msgspec.to_builtins(document)
     write_page(page, render_study(told))
     if json:
-        print(_pretty(document))
+        print(json_text(document, indent=1))
         return
     _show_table(document)
     chosen = document.recommendation
@@ -320,26 +341,20 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 
 
 def _show_table(document: StudyDocument) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from mmkd_models.study.markdown import judged_on
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=120)
     facts = document.facts
     measures = document.measures or measures_of(TaskSpec(labels=document.dataset.labels))
     told = next(one for one in measures if one.name == (facts.told_by or facts.metric))
     counted = f" in {told.unit}" if told.unit and not told.is_share else ""
-    table = Table(title=f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}")
-    for heading in ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms"):
-        table.add_column(heading, justify="left" if heading in ("student", "method", "teacher") else "right")
+    title = f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}"
+    headings = ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms")
+    table = plain_table(headings, left=("method", "teacher"), title=title)
     for row in document.entries:
         table.add_row(*_cells(row, told))
-    console.print(WholeWords(table))
+    show_table(table, width=120)
     if not document.coverage.complete:
-        console.print("The study is not complete; the same command continues it.")
+        print("The study is not complete; the same command continues it.")
 
 
 def _cells(row: EntryRow, told: Measure) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ from mmkd_models.evaluate.by_group import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
-from mmkd_models.train_config import TrainConfig
+from mmkd_models.train_config import Progress, TrainConfig
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherCheckpoint,
@@ -52,8 +52,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.folder_owner import claimed
-from mmkd_models.training.loop import Progress
+from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
@@ -207,7 +206,7 @@ def parts_of(
     baselines = [part(stage="baseline", modality=one) for one in names if not (out / one / "baseline.ckpt").exists()]
     rivals = [part(stage="rivals", modality=one) for one in names if not (out / one / RIVALS_FILE).exists()]
     students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
-    looks_inside = any(term.ties_layers() for term in config.recipe.terms)
+    looks_inside = any(term.compares_layers() for term in config.recipe.terms)
     answers = [
         part(stage="answers", modality=None, block=block)
         for block in range(0 if looks_inside or not students else BLOCKS)
@@ -280,7 +279,7 @@ def _claim(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) ->
     """Writes down whose folder it is before anything is trained into it."""
     split = split_facts(dataset.everything()).by
     ours = _Claim(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
-    found = claimed(path, ours, what="the options of a comparison", cure="delete the folder")
+    found = owner_of_folder(path, ours, what="the options of a comparison", cure="delete the folder")
     same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
     if msgspec.structs.replace(found, config=same_teacher) != ours:
         raise _another_comparison(path)

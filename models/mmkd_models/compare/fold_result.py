@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import msgspec
 
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.split import SplitFacts
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.evaluate.by_group import GroupConfusion, Judged
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
 from mmkd_models.networks.config import Preset
-from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
+from mmkd_models.train_config import CurvePoint, TrainConfig
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
-from mmkd_models.train_config import AugmentConfig
 
 
 # No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.
@@ -54,9 +54,6 @@ class BatchSource:
     """Gives the batch of any step.
 
     Args:
-        windows: the training windows, labelled or not.
-        config: the augmentation.
-        batch: B.
         labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
         seed: everything random follows from it and the step.
         part: int64 (N,), windows are mixed with windows of the same part alone; all with all where None.

@@ -26,17 +26,6 @@ from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName
 from mmkd_models.data.split import blocks_of
 from mmkd_models.data.windows import Windows, group_statistics
 
-__all__ = [
-    "Dataset",
-    "Windows",
-    "count_problems",
-    "open_dataset",
-    "shipped_dataset",
-    "shipped_names",
-    "window_counts",
-    "windows_of",
-]
-
 _HASHED_BLOCK_BYTES = 1 << 20
 
 
@@ -45,8 +34,6 @@ class Dataset:
     """An opened dataset directory.
 
     Attributes:
-        path: the directory.
-        spec: the content of its `dataset.json`.
         arrays: its array files by name, memory-mapped read-only.
     """
 
@@ -70,11 +57,7 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Gives the windows of one split.
-
-        Raises:
-            UsageError: the name is none of train, valid and test.
-        """
+        """Gives the windows of one split. Raises UsageError where the name is none of train, valid and test."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
         first = sum(self.spec.splits[earlier] for earlier in SPLIT_NAMES[: SPLIT_NAMES.index(name)])
@@ -96,26 +79,30 @@ def open_dataset(path: str | Path) -> Dataset:
 
     The values of the windows are not read; `check_dataset` does that.
 
-    Raises:
-        DatasetError: the directory breaks its contract; the message lists every problem found.
+    Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
     path = Path(path)
+    spec, arrays, _ = loaded(path)
+    return Dataset(path=path, spec=spec, arrays=arrays)
+
+
+def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
+    """Gives `dataset.json`, the arrays, and whether windows are cut from recordings; errors as `open_dataset`."""
     spec = read_dataset_spec(path)
     cut = is_cut_from_recordings(path, spec)
     arrays, problems = load_arrays(path, spec)
     problems += structure_problems(spec, arrays, cut=cut)
     if not problems and cut:
-        problems += count_problems(spec, arrays)
-    if problems:
+        problems += _count_problems(spec, arrays)
+    if problems:  # the windows can only be read when dtypes and shapes are right
         raise DatasetError(problem_message(path, problems))
-    return Dataset(path=path, spec=spec, arrays=arrays)
+    return spec, arrays, cut
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:
     """Gives the directory of a dataset that is part of this package.
 
-    Raises:
-        UsageError: there is none of that name; the message lists the names.
+    Raises UsageError where there is none of that name; the message lists the names.
     """
     names = shipped_names()
     if name not in names:
@@ -198,7 +185,7 @@ def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
 
 
-def count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
+def _count_problems(spec: DatasetSpec, arrays: Arrays) -> list[str]:
     """Gives one text for every split of checked recordings that `dataset.json` counts wrongly."""
     found = window_counts(spec, arrays)
     return [

@@ -58,12 +58,10 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
     Args:
         windows: usually `Dataset.everything()`.
         fold: which, from 0 to `fold_count` - 1.
-        seed: deals groups into folds.
         folds: k, where the dataset has no folds of its own; fewer where it has fewer groups.
 
-    Raises:
-        UsageError: there is no such fold, there are fewer than three folds or groups, or no labelled window to choose
-            by or to judge with.
+    Raises UsageError where there is no such fold, there are fewer than three folds or groups, or no labelled window to
+    choose by or to judge with.
     """
     count = fold_count(windows, folds=folds)
     is_own_split = windows.folds is None and not windows.has_groups
@@ -112,14 +110,11 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
     Args:
         windows: usually those to train on; folds of the dataset's own are not looked at.
-        parts: two or more.
-        seed: deals the groups.
 
     Returns:
         int64 (N,): the part of each window, from 0.
 
-    Raises:
-        UsageError: there are fewer groups than parts, or windows without groups that share samples.
+    Raises UsageError where there are fewer groups than parts, or windows without groups that share samples.
     """
     groups = len(np.unique(windows.groups))
     if not 2 <= parts <= groups:
@@ -147,14 +142,11 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 
     Args:
         labels: (N,) or (N, K) as `Windows.labels`; windows without a label are never chosen.
-        share: above 0, up to 1.
-        seed: chooses the windows.
 
     Returns:
         bool (N,).
 
-    Raises:
-        UsageError: the share is not above 0 and up to 1.
+    Raises UsageError where the share is not above 0 and up to 1.
     """
     if not 0 < share <= 1:
         raise UsageError(f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")

@@ -21,10 +21,7 @@ class MeasuredReference:
     """A reference and what it was measured on.
 
     Attributes:
-        reference: the statistics.
-        group: of which group.
         windows: how many of its windows were used, of `windows_in_group`.
-        windows_in_group: how many it has.
     """
 
     reference: Reference
@@ -44,14 +41,12 @@ def measure_reference(
     """Measures mean and standard deviation over the first windows of a group, in the order of the dataset.
 
     Args:
-        dataset: with the modality in raw units.
         modality: its name; it must be normalised per group.
         group: whose windows, a number also as text; None where the dataset has one group only.
         windows: how many of them; None for all.
         seconds: instead of `windows`: as many as cover this time. Ready windows are counted as if they did not overlap.
 
-    Raises:
-        UsageError: the modality takes raw values, the group is not there or not named, or has no valid value.
+    Raises UsageError where the modality takes raw values, the group is not there or not named, or has no valid value.
     """
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":

@@ -76,7 +76,6 @@ class CutWindows:
         recording: int64 (N,): the recording of each window.
         start_s: float64 (N,): where each window starts in its recording.
         latest_start_s: float64 (R,): the latest start at which a whole window of every modality fits.
-        hop_s: seconds between the starts of neighbouring windows.
     """
 
     samples: Mapping[str, AnyArray]

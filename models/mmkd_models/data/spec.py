@@ -44,13 +44,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The content of `dataset.json`.
 
     Attributes:
-        format_version: what this file's layout is called; another one is refused.
-        name: what people and reports call the dataset.
-        task: what is predicted; the classes stand in the order of the label numbers.
-        modalities: every modality of a window.
         splits: number of windows of train, valid and test.
-        source: where the measurements come from.
-        licence: what may be done with them.
         recordings: present when windows are cut from whole recordings.
     """
 
@@ -69,11 +63,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
-        """Gives the modality of that name.
-
-        Raises:
-            UsageError: there is none; the message lists the names.
-        """
+        """Gives the modality of that name. Raises UsageError where there is none; the message lists the names."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -84,8 +74,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def read_dataset_spec(path: Path) -> DatasetSpec:
     """Reads and checks `dataset.json` in the directory `path`.
 
-    Raises:
-        DatasetError: there is no such file, it is no JSON, or it breaks the contract.
+    Raises DatasetError where there is no such file, it is no JSON, or it breaks the contract.
     """
     file = path / SPEC_FILE
     if not path.is_dir():

@@ -44,7 +44,6 @@ def split_facts(windows: Windows, *, part: str = "test") -> SplitFacts:
     """Gives what may be said of a part of these windows.
 
     Args:
-        windows: usually `Dataset.everything()`.
         part: `test`, or another split of the dataset that judges in its place.
     """
     if windows.has_groups:

@@ -48,10 +48,8 @@ class Windows:
         labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
         groups: int64 or text (N,); where the dataset has no groups, the number of the window's recording, or of its
             block of consecutive windows: what intervals resample.
-        has_groups: whether the dataset has groups.
         splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
         folds: int64 (N,), or None where the dataset has no folds.
-        source: gives the raw values.
         rows: int64 (N,), the row of each window in `source`.
         statistics: of the groups, or None where no modality is normalised per group.
     """
@@ -94,7 +92,6 @@ class Windows:
         comes z-scored with the statistics of the window's group over the whole dataset (no label is used).
 
         Args:
-            index: integers (B,).
             shift_s: (B,), seconds by which each window is moved inside its recording, clipped to the recording's ends.
                 Ignored where windows are not cut from recordings (`max_shift_s` is 0).
 
@@ -131,8 +128,7 @@ class Windows:
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
         """Gives the same windows with other labels, of the same shape: integers (N,), -1 for unlabelled.
 
-        Raises:
-            UsageError: there is not one label per window.
+        Raises UsageError where there is not one label per window.
         """
         if labels.shape != self.labels.shape:
             letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
@@ -144,8 +140,7 @@ class Windows:
     def with_modalities(self, names: Sequence[str]) -> Windows:
         """Gives the same windows with these modalities only, in this order.
 
-        Raises:
-            UsageError: a name is unknown or there twice, or there is none.
+        Raises UsageError where a name is unknown or there twice, or there is none.
         """
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")

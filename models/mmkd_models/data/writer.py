@@ -49,7 +49,6 @@ class Recording:
         samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled.
         label: class number, or -1 for unlabelled; of other tasks a row of labels or a number, see docs/datasets.md.
         group: the person, machine or session, a number or a name; it never straddles splits.
-        split: where its windows belong.
         fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
     """
 
@@ -73,17 +72,12 @@ def write_dataset(
     """Writes a dataset directory from arrays of windows and opens it.
 
     Args:
-        path: the directory to make; it must not exist.
-        name: what people and reports call the dataset.
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
-        modalities: describes every modality.
         splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing, `labels`
             (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers or names of the
             person, machine or session of each window, and, if there are any, `folds` (N,). Numbers are converted to
             the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows whether scores are
             of people and machines never seen; windows that overlap and have none are told of in the log.
-        source: where the measurements come from.
-        licence: what may be done with them.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
@@ -116,15 +110,8 @@ def write_recordings(
     """Writes a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
 
     Args:
-        path: the directory to make; it must not exist.
-        name: what people and reports call the dataset.
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
-        modalities: describes every modality.
-        recordings: all of them.
-        hop_s: seconds from the start of one window to the start of the next.
         scale: for modalities given as int16, what one count of each channel is worth in its unit.
-        source: where the measurements come from.
-        licence: what may be done with them.
 
     Raises:
         DatasetError: the recordings break the contract of docs/datasets.md; nothing is written.
@@ -153,8 +140,7 @@ def write_recordings(
 def check_absent(path: Path) -> None:
     """Refuses a directory that exists: a dataset is never replaced.
 
-    Raises:
-        UsageError: there is something at the path.
+    Raises UsageError where there is something at the path.
     """
     if path.exists():
         raise UsageError(

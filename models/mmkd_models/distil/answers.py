@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.teachers import answers_of
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import AugmentConfig, TrainConfig
-from mmkd_models.training.loop import OnStep, Progress
+from mmkd_models.train_config import OnStep, Progress, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,7 @@ class AnswerMemory:
     """The answers to every step of one training, in one file or in one of each block of steps; of use once complete.
 
     Args:
-        folder: where memories are kept.
         decides: all that decides the answers, as JSON values; another memory for anything else.
-        steps: of the training.
     """
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
@@ -151,13 +149,8 @@ def memory_of(
     """Gives the memory of the batches that a training sees, or None where no folder is named.
 
     Args:
-        folder: where memories are kept.
         windows: the training windows, with the modalities that batches are made of, in their order.
-        dataset_sha256: of the dataset that they are from.
         teachers: hashes of what answers, in order.
-        train: how the student is trained.
-        augment: how batches are varied.
-        labelled_share: of each batch.
         part: of each window, where windows are mixed inside parts alone.
     """
     if folder is None:

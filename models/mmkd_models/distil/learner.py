@@ -18,47 +18,19 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.distil.answers import AnswerMemory
 from mmkd_models.distil.mixing import together
-from mmkd_models.distil.recipe import Recipe, Term, Trust, check_recipe, check_terms, member_of, part_of
+from mmkd_models.distil.recipe import Recipe, check_terms, member_of, part_of
 from mmkd_models.distil.teachers import answers_of, check_teachers, known_teacher, mix_of
 from mmkd_models.distil.trust import trust_of
-from mmkd_models.losses.attention import EdamTerm
-from mmkd_models.losses.contrast import CrdTerm
-from mmkd_models.losses.correlation import DistTerm
-from mmkd_models.losses.decoupled import DkdTerm
-from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.goal import CLASSES, Goal
-from mmkd_models.losses.layers import Layers, fusion_depth, student_depth, teacher_depth
-from mmkd_models.losses.logits import LogitTerm, logit_loss
-from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.layers import fusion_depth, student_depth, teacher_depth
+from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
-from mmkd_models.losses.term import LossTerm, Pair, Step, Weight, constant, name_of
+from mmkd_models.losses.term import LossTerm, Pair, Step, name_of
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
-
-__all__ = [
-    "CrdTerm",
-    "DistTerm",
-    "DistillLearner",
-    "DkdTerm",
-    "EdamTerm",
-    "FeatureTerm",
-    "Layers",
-    "LogitTerm",
-    "Recipe",
-    "RelationTerm",
-    "SelfTrainingLearner",
-    "SupervisedLearner",
-    "TaskTerm",
-    "Term",
-    "Trust",
-    "Weight",
-    "check_recipe",
-    "constant",
-    "tokens_per_window",
-]
 
 _SELF_TRAINING_TEMPERATURE = 2.0
 _SELF_TRAINING_TASK = 0.5
@@ -71,7 +43,6 @@ class SupervisedLearner(nn.Module):
         network: what is trained; ours, or one that answers as ours do.
         modality: the student's; None for a teacher.
         modality_dropout: probability that a window loses a modality, for a teacher.
-        goal: what its logits stand for.
     """
 
     def __init__(
@@ -136,17 +107,12 @@ class DistillLearner(nn.Module):
     `StudentOutput`, `teacher(inputs, taps=...)` a `TeacherOutput`. They need fill in only what the recipe's terms read.
 
     Args:
-        student: what is trained.
         teacher: what it learns from; several in the order that the recipe's members count.
-        recipe: which terms, with which weight.
-        modality: the student's.
         windows: number of training windows, for a memory bank.
         example: inputs of any batch, to see what networks of your own give; ours do without.
         memory: of what the teachers answer to the batches of every step; None asks them every time.
-        goal: what the networks' logits stand for.
 
-    Raises:
-        UsageError: the recipe does not fit the networks.
+    Raises UsageError where the recipe does not fit the networks.
     """
 
     def __init__(
@@ -188,7 +154,7 @@ class DistillLearner(nn.Module):
         A term whose weight is 0 at this time is left out. With trust g in each of B windows, a term is sum(g loss) / B.
         """
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
-        taps = any(term.ties_layers() for term, _ in active)
+        taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         teachers = self._answers(batch, taps=taps)
         trust = self._trust(batch, teachers)

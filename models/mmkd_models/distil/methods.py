@@ -42,11 +42,7 @@ def shipped_methods() -> tuple[Method, ...]:
 
 
 def taught_by(name: str) -> Recipe:
-    """Gives the recipe of a shipped method that has one.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """Gives the recipe of a shipped method that has one. Raises UsageError where there is none of that name."""
     taught = {method.name: method.recipe for method in shipped_methods() if method.recipe is not None}
     return taught[choice(name, tuple(taught), option="--method")]
 
@@ -68,8 +64,7 @@ def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple
         names: of methods; None for all.
         recipes: `NAME=FILE.json` each.
 
-    Raises:
-        UsageError: no such method, or no recipe in a file.
+    Raises UsageError where there is no such method, or no recipe in a file.
     """
     own = [_own_method(text) for text in recipes]
     known = {method.name: method for method in (*shipped_methods(), *own)}

@@ -26,7 +26,6 @@ def mixed_logits(logits: Sequence[Tensor], *, temperature: float, mix: Mix) -> T
     Args:
         logits: (B, K) of each teacher; no gradient flows into them.
         temperature: T > 0 at which z will be read.
-        mix: what is averaged.
     """
     if len(logits) == 1:
         return logits[0]

@@ -71,13 +71,11 @@ def check_recipe(
     """Raises UsageError where the terms cannot be computed: repeats, layers that are not there, impossible numbers.
 
     Args:
-        recipe: what is checked.
         student_layers: self-attention blocks of the student.
         teacher_layers: cross-attention layers of the teacher.
         teacher_blocks: layers of the teacher with hidden states and self-attention of the student's modality;
             as many as cross-attention layers where None.
         classes: K, to refuse what cannot teach two classes; not checked where None.
-        kind: of the task, to refuse what cannot teach it.
     """
     check_terms(recipe, classes=classes, kind=kind)
     blocks = teacher_layers if teacher_blocks is None else teacher_blocks
@@ -91,9 +89,6 @@ def check_terms(
     """Raises UsageError for what is wrong whatever the networks are.
 
     Args:
-        recipe: what is checked.
-        classes: as `check_recipe`.
-        kind: as `check_recipe`.
         mix: what is averaged of several teachers; None where there is one.
     """
     names = [name_of(term) for term in recipe.terms]

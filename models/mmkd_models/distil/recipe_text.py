@@ -13,15 +13,10 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.distil.recipe import Recipe, Term, Trust
-from mmkd_models.losses.term import Mix, Weight, constant
+from mmkd_models.losses.term import Mix, Weight
 from mmkd_models.networks.config import choice
 
 _KINDS: dict[str, type[Term]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Term)}
-_WEIGHTS = {
-    # A map shows where to look at first; the outputs decide the end.
-    "edam": Weight(start=0.5, end=0.0, until=0.6),
-    "crd": constant(0.1),
-}
 _GRAMMAR = """\
 --term KIND[,NAME=VALUE...], repeated; one of a kind. What is not named has the value shown here; of several words
 that are shown it is the first.
@@ -48,8 +43,7 @@ def chosen_recipe(
 ) -> Recipe:
     """Gives the recipe of a file, or of terms in the short form, or the default; trust, init and mix replace its own.
 
-    Raises:
-        UsageError: both a file and terms are given, or one of them is no recipe.
+    Raises UsageError where both a file and terms are given, or one of them is no recipe.
     """
     if file is not None and terms:
         raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
@@ -68,11 +62,7 @@ def chosen_recipe(
 
 
 def recipe_from_file(path: Path) -> Recipe:
-    """Gives the recipe in a JSON file.
-
-    Raises:
-        UsageError: there is no such file, or no recipe in it.
-    """
+    """Gives the recipe in a JSON file. Raises UsageError where there is no such file, or no recipe in it."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
@@ -94,7 +84,7 @@ def term_from_text(text: str) -> Term:
     kind, *settings = text.split(",")
     if kind not in _KINDS:
         raise _refusal(text, f"expected one of {', '.join(_KINDS)}, got {kind!r}")
-    fields: dict[str, Any] = {"weight": _WEIGHTS.get(kind, constant(1.0))}
+    fields: dict[str, Any] = {}
     known = _KINDS[kind].__struct_fields__
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -111,7 +101,7 @@ def terms_text() -> str:
     """Gives the kinds of terms, with what each is and what can be set, for people."""
     lines = []
     for kind, term in _KINDS.items():
-        defaults = term(weight=_WEIGHTS.get(kind, constant(1.0)))
+        defaults = term()
         types = get_type_hints(term)
         values = {name: getattr(defaults, name) for name in term.__struct_fields__}
         shown = {name: value for name, value in values.items() if value is not msgspec.UNSET}

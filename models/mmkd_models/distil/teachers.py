@@ -59,9 +59,18 @@ def check_teachers(recipe: Recipe, teachers: Sequence[nn.Module], modality: str)
         part = part_of(recipe, number)
         known = known_teacher(teacher)
         if known is not None and modality not in known.names:
-            _check_other_modalities(part, number, known.names, modality)
+            why = (
+                f"that sees {modality!r}, and this one sees {', '.join(known.names)}; "
+                "train a teacher with it, or learn from outputs and embedding alone"
+            )
+            _refuse_readers(part, number, [term for term in part.terms if term.compares_layers()], why)
         if isinstance(teacher, OutOfFoldTeachers):
-            _check_one_space(part, number)
+            # Teachers that started apart have no directions in common.
+            why = (
+                "with one space of vectors, and out-of-fold teachers have one each; "
+                "take a teacher that was trained once, or learn from outputs, attention and relations"
+            )
+            _refuse_readers(part, number, [term for term in part.terms if term.compares_vectors()], why)
 
 
 def _check_member(term: Term, count: int) -> None:
@@ -79,23 +88,9 @@ def _check_member(term: Term, count: int) -> None:
         )
 
 
-def _check_other_modalities(recipe: Recipe, number: int, names: Sequence[str], modality: str) -> None:
-    """Refuses what reads a teacher's tokens of a modality that it does not see."""
-    reads = [f"term {name_of(term)!r}" for term in recipe.terms if term.ties_layers()]
+def _refuse_readers(recipe: Recipe, number: int, readers: Sequence[Term], why: str) -> None:
+    """Raises UsageError where a term, or the student's start, reads what the teacher of this number cannot give."""
+    reads = [f"term {name_of(term)!r}" for term in readers]
     reads += ["init 'teacher'"] if recipe.init == "teacher" and number == 0 else []
     if reads:
-        raise UsageError(
-            f"recipe: {reads[0]} needs a teacher that sees {modality!r}, and this one sees {', '.join(names)}; "
-            "train a teacher with it, or learn from outputs and embedding alone"
-        )
-
-
-def _check_one_space(recipe: Recipe, number: int) -> None:
-    """Refuses what compares vectors over windows: teachers that started apart have no directions in common."""
-    reads = [f"term {name_of(term)!r}" for term in recipe.terms if term.compares_vectors()]
-    reads += ["init 'teacher'"] if recipe.init == "teacher" and number == 0 else []
-    if reads:
-        raise UsageError(
-            f"recipe: {reads[0]} needs a teacher with one space of vectors, and out-of-fold teachers have one each; "
-            "take a teacher that was trained once, or learn from outputs, attention and relations"
-        )
+        raise UsageError(f"recipe: {reads[0]} needs a teacher {why}")

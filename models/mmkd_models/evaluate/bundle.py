@@ -23,7 +23,7 @@ from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Relia
 from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
 from mmkd_models.evaluate.seen import cautions_of
-from mmkd_models.training.fits import check_fits
+from mmkd_models.training.compatible import check_compatible
 
 FORMAT_VERSION = 1
 
@@ -96,7 +96,7 @@ def evaluate_bundle(
     found: list[ArtifactEvaluation] = []
     with Bundle.open(path) as bundle:
         for entry in bundle.manifest.models:
-            check_fits(f"{path}: student", entry.task, (entry.modality,), windows)
+            check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
         for entry in bundle.manifest.models:
             for artifact in entry.artifacts:
                 on_part(artifact.file)

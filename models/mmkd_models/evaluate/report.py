@@ -25,7 +25,7 @@ from mmkd_models.evaluate.seen import Seen, cautions_of
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.fits import check_fits
+from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.predict import logits_of
 
 FORMAT_VERSION = 1
@@ -206,7 +206,7 @@ def check_contestants(model: Contestant, against: Contestant | None, windows: Wi
             is_student = isinstance(checkpoint, StudentCheckpoint)
             modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
             who = f"{one.path}: {'student' if is_student else 'teacher'}"
-            check_fits(who, checkpoint.task, modalities, windows)
+            check_compatible(who, checkpoint.task, modalities, windows)
     if against is not None and (model.modality is None) != (against.modality is None):
         kinds = ["teacher" if one.modality is None else "student" for one in (model, against)]
         raise UsageError(

@@ -49,7 +49,6 @@ def edam_loss(
         teacher_map: aligned target (see `aligned_map`), rows sum to 1; no gradient flows into it. (B, L, L) teaches the
             mean of the student's heads, (B, H_S, L, L) each head.
         valid_rows: (B, L) 1 for query rows that count; all where None.
-        weight: (B,) trust in each window.
     """
     target = teacher_map.detach().float()
     student = student_map.float() if target.ndim == 4 else student_map.float().mean(1)
@@ -94,8 +93,7 @@ def aligned_map(
     Returns:
         (B, Lq, length + extra) float32, or (B, groups, Lq, length + extra).
 
-    Raises:
-        ValueError: the map's keys are not those of the sources.
+    Raises ValueError where the map's keys are not those of the sources.
     """
     mean = _over_heads(teacher_map.float()) if groups is None else _grouped(teacher_map.float(), groups)
     total = mean.new_zeros(*mean.shape[:-1], length + extra)
@@ -138,7 +136,8 @@ def _shared_out(time: Tensor, length: int) -> Tensor:
 class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="edam"):
     """The student's self-attention learns the teacher's cross-attention, by the mean head or by groups of heads."""
 
-    weight: Weight
+    # A map shows where to look at first; the outputs decide the end.
+    weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
     layers: Layers = 1
     heads: Literal["mean", "group"] = "mean"
     member: Member = msgspec.UNSET
@@ -147,7 +146,7 @@ class EdamTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Into the member's cross-attention."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Attention layers."""
         return True
 

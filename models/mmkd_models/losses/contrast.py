@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, check_temperature, refused
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, check_temperature, constant, refused
 from mmkd_models.losses.tokens import weighted_mean
 
 _QUEUE, _NEGATIVES, _MOMENTUM = 1024, 1024, 0.5
@@ -51,12 +51,10 @@ def crd_loss(
     Args:
         student: (B, E) unit vectors.
         teacher: (B, E) unit vectors.
-        temperature: tau > 0.
         index: (B,) which window each row is.
         memory_student: (Q, E) earlier student vectors, negatives of the teacher's anchors.
         memory_teacher: (Q, E) earlier teacher vectors, negatives of the student's anchors.
         memory_index: (Q,) which windows the memory holds.
-        weight: (B,) trust in each window.
     """
     student, teacher = student.float(), teacher.float()
     with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits
@@ -92,8 +90,6 @@ class ContrastHead(nn.Module):
     """The projectors g_s, g_t and the queue of negatives; trained beside the student, never exported.
 
     Args:
-        student_width: width of the student's embedding.
-        teacher_width: width of the teacher's embedding.
         width: E, the common width.
         queue: rows remembered; 0 means negatives come from the batch alone.
     """
@@ -155,15 +151,12 @@ class ContrastBank(nn.Module):
     """The projectors g_s, g_t and the two banks; trained beside the student, never exported.
 
     Args:
-        student_width: width of the student's embedding.
-        teacher_width: width of the teacher's embedding.
         width: E, the common width.
         windows: N, the training windows; each owns a row.
         negatives: K, drawn for each anchor from the other windows.
         momentum: of a row towards its new vector: 0 forgets the old one.
 
-    Raises:
-        ValueError: fewer than two windows, or no negatives.
+    Raises ValueError where there are fewer than two windows, or no negatives.
     """
 
     bank_student: Tensor
@@ -233,7 +226,7 @@ def _move(bank: Tensor, vectors: Tensor, index: Tensor, momentum: float) -> None
 class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="crd"):
     """Contrast of embeddings; negatives come from the batch and a `queue`, from the batch, or from a memory `bank`."""
 
-    weight: Weight
+    weight: Weight = constant(0.1)
     temperature: float = 0.07
     width: int = 64
     memory: Literal["queue", "batch", "bank"] = "queue"
@@ -246,7 +239,7 @@ class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Into the member's embedding."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """None: an embedding is no layer."""
         return False
 

@@ -21,6 +21,7 @@ from mmkd_models.losses.term import (
     check_exclusive_classes,
     check_temperature,
     check_two_weights,
+    constant,
 )
 from mmkd_models.losses.tokens import weighted_mean
 
@@ -42,9 +43,6 @@ def dist_loss(
     teach. A batch of one trusted window has no columns: they are left out.
 
     Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
-        temperature: tau > 0.
         beta: weight of the rows: how alike the classes are, in one window.
         gamma: weight of the columns: how alike the windows are, in one class.
         weight: (B,) trust in each window, in rows and in columns.
@@ -74,7 +72,7 @@ def weighted_correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
 class DistTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dist"):
     """Probabilities that correlate with the teacher's, over classes (`beta`) and over windows (`gamma`)."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     temperature: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0

@@ -23,6 +23,7 @@ from mmkd_models.losses.term import (
     check_exclusive_classes,
     check_temperature,
     check_two_weights,
+    constant,
 )
 from mmkd_models.losses.tokens import weighted_mean
 
@@ -42,13 +43,9 @@ def dkd_loss(
     With two classes there is one other class: NCKD is 0, and TCKD is the whole divergence of `kl_loss`.
 
     Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
         target: (B,) int64 class that is taught apart: the label, or what the teacher takes for it.
-        temperature: T > 0.
         alpha: weight of the target class against all others together.
         beta: weight of the others among themselves.
-        weight: (B,) trust in each row.
     """
     student = _parts(student_logits.float() / temperature, target)
     teacher = _parts(teacher_logits.detach().float() / temperature, target)
@@ -72,7 +69,7 @@ def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
 class DkdTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dkd"):
     """The teacher's outputs with the true class (`alpha`) and the others among themselves (`beta`) taught apart."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     temperature: float = 2.0
     alpha: float = 1.0
     beta: float = 2.0

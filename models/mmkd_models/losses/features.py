@@ -32,7 +32,7 @@ from mmkd_models.losses.layers import (
     teacher_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, refused
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, constant, refused
 from mmkd_models.losses.tokens import weighted_mean
 from mmkd_models.networks.encoder import EXTRA_TOKENS
 
@@ -55,7 +55,6 @@ def feature_loss(
         teacher: (B, L, D) tokens; no gradient flows into it.
         valid: (B, L) 1 for tokens with samples behind them, else 0: the others are no difference; all where None.
         low_pass: (L, L) from `low_pass_matrix`: what of the difference counts; all of it where None.
-        weight: (B,) trust in each window.
     """
     with torch.autocast(student.device.type, enabled=False):
         target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
@@ -105,7 +104,7 @@ class Projector(nn.Module):
 class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="feature"):
     """Projected hidden states or embedding learn the teacher's; `keep` below 1 learns the lowest frequencies alone."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     level: Literal["hidden", "embedding"] = "hidden"
     layers: Layers = 1
     keep: float = 1.0
@@ -116,7 +115,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Into the member's hidden states or embedding."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Layers with hidden states; an embedding is none."""
         return self.level == "hidden"
 
@@ -133,7 +132,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
         """Raises UsageError where a layer is named that is not there."""
-        if self.ties_layers():
+        if self.compares_layers():
             check_layers(self, self.layers, student=student, teacher=blocks, cross=False)
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
@@ -145,7 +144,7 @@ class FeatureTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     f"{both} cannot be tied without a projector; "
                     "set project to true, or choose a student of the teacher's width"
                 )
-            if self.ties_layers():
+            if self.compares_layers():
                 check_token_counts(both, ours.shape[1], theirs.shape[1])
                 if self.keep < 1 and ours.shape[1] <= EXTRA_TOKENS:
                     raise UsageError(f"{both} have no time tokens, and so no frequencies to keep; set keep to 1")

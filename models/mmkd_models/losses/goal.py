@@ -16,7 +16,6 @@ class Goal:
     """What a network of a task is taught.
 
     Attributes:
-        kind: of the task.
         spread: standard deviation of a regression's training targets, in their unit: losses count in it, so that they
             weigh the same whatever the unit is. 1 for other kinds.
     """
@@ -37,8 +36,7 @@ def goal_of(windows: Windows) -> Goal:
 def target_scale(windows: Windows) -> tuple[float, float]:
     """Gives mean and standard deviation of a regression's target over the labelled windows.
 
-    Raises:
-        UsageError: it has fewer than two different values there.
+    Raises UsageError where it has fewer than two different values there.
     """
     known = windows.labels[windows.labelled].astype(np.float64)
     if len(np.unique(known)) < 2:

@@ -63,8 +63,6 @@ def check_layers(term: object, layers: Layers, *, student: int, teacher: int, cr
     """Raises UsageError where `layers` of a term names what is not there.
 
     Args:
-        term: for its name.
-        layers: what it ties.
         student: self-attention layers of the student.
         teacher: layers of the teacher's attention that teaches.
         cross: whether that is cross-attention.

@@ -16,7 +16,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.goal import Goal
 from mmkd_models.losses.multilabel import multilabel_kl_loss
 from mmkd_models.losses.regression import DELTA, regression_loss
-from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, check_exclusive_classes, check_temperature
+from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, check_exclusive_classes, check_temperature, constant
 from mmkd_models.losses.tokens import weighted_mean
 
 _USUAL_TEMPERATURE = 2.0
@@ -38,14 +38,9 @@ def kl_loss(
     and for many; standardised it needs three.
 
     Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
-        temperature: T > 0.
         standardise: compare z-scores over the classes, so that the student need not match the size of the logits.
-        weight: (B,) trust in each row; rows of weight 0 teach nothing.
 
-    Raises:
-        ValueError: standardised logits of two classes, which carry nothing but a sign.
+    Raises ValueError for standardised logits of two classes, which carry nothing but a sign.
     """
     ours, theirs = student_logits.float(), teacher_logits.detach().float()
     if standardise:
@@ -59,8 +54,8 @@ def kl_loss(
 def standardised(logits: Tensor) -> Tensor:
     """Gives each row of (B, K) logits as z-scores over its classes; a constant row gives zeros.
 
-    Raises:
-        ValueError: fewer than three classes: with two the z-scores are always 0.707 and -0.707, whatever the logits.
+    Raises ValueError for fewer than three classes: with two the z-scores are always 0.707 and -0.707, whatever the
+    logits.
     """
     if logits.shape[-1] < 3:
         raise ValueError(
@@ -76,12 +71,8 @@ def logit_loss(
     """Gives the loss against a teacher's outputs: divergence at a temperature, or Huber's plus the correlation's.
 
     Args:
-        goal: what the logits stand for.
-        student: (B, K).
-        teacher: (B, K); no gradient flows into it.
         temperature: T > 0; a regression has none.
         standardise: compare z-scores over the classes; classification alone.
-        weight: (B,) trust in each row.
     """
     match goal.kind:
         case "classification":
@@ -99,7 +90,7 @@ class LogitTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     Of several labels each one's own divergence; of a regression Huber's loss and the correlation over the batch.
     """
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     temperature: float = _USUAL_TEMPERATURE
     standardise: bool = False
 

@@ -17,9 +17,7 @@ def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None)
     """Gives the binary cross-entropy of each label, mean over the labels, then over the rows that count, in float32.
 
     Args:
-        logits: (B, K).
         targets: (B, K) from 0 to 1: the labels, mixed ones included.
-        weight: (B,) 1 for labelled rows, 0 for the others.
     """
     rows = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
     return weighted_mean(rows.mean(-1), weight)
@@ -32,12 +30,6 @@ def multilabel_kl_loss(
 
     Its gradient is that of the binary cross-entropy against the teacher's probabilities; unlike that it is 0 where both
     agree. One label alone is enough.
-
-    Args:
-        student_logits: (B, K).
-        teacher_logits: (B, K); no gradient flows into it.
-        temperature: T > 0.
-        weight: (B,) trust in each row; rows of weight 0 teach nothing.
     """
     ours, theirs = student_logits.float() / temperature, teacher_logits.detach().float() / temperature
     yes = theirs.sigmoid() * (F.logsigmoid(theirs) - F.logsigmoid(ours))

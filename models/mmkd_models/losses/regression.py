@@ -21,7 +21,6 @@ def huber_loss(values: Tensor, targets: Tensor, *, delta: float, weight: Tensor 
     """Gives d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = values - targets, mean over the rows.
 
     Args:
-        values: (B,).
         targets: (B,) numbers, or a teacher's values; no gradient flows into them. Rows of weight 0 may be NaN.
         delta: where the square ends, above 0, in the unit of the targets.
         weight: (B,) 1 for labelled rows, or the trust in each; rows of weight 0 teach nothing.
@@ -36,11 +35,6 @@ def pearson_loss(values: Tensor, teacher: Tensor, *, weight: Tensor | None = Non
     """Gives 1 - Pearson's correlation over the batch, 0 to 2; shift and scale do not matter.
 
     A batch with fewer than two rows that count has no correlation: the loss is 0 there.
-
-    Args:
-        values: (B,).
-        teacher: (B,); no gradient flows into it.
-        weight: (B,) trust in each row.
     """
     trust = torch.ones_like(values, dtype=torch.float32) if weight is None else weight.float()
     if int((trust > 0).sum()) < 2:
@@ -54,11 +48,8 @@ def regression_loss(
     """Gives what a student of numbers learns from a teacher: Huber plus `correlation` times Pearson.
 
     Args:
-        values: (B,).
-        teacher: (B,); no gradient flows into it.
         delta: as in `huber_loss`.
         correlation: weight of the correlation, 0 or more.
-        weight: (B,) trust in each row.
     """
     near = huber_loss(values, teacher, delta=delta, weight=weight)
     return near + correlation * pearson_loss(values, teacher, weight=weight)

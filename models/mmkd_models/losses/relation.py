@@ -31,7 +31,7 @@ from mmkd_models.losses.layers import (
     teacher_depth,
     valid_tokens,
 )
-from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, refused
+from mmkd_models.losses.term import Member, Mix, Pair, Step, Weight, constant, refused
 from mmkd_models.losses.tokens import mean_over_tokens
 from mmkd_models.networks.encoder import Projections
 
@@ -49,11 +49,8 @@ def relation_loss(
         student: (B, L, D_S) queries, keys or values, heads side by side.
         teacher: (B, L, D_T) the same of the teacher; no gradient flows into it.
         heads: relation heads; divides D_S and D_T.
-        valid: (B, L) 1 for tokens with samples behind them, else 0; all where None.
-        weight: (B,) trust in each window.
 
-    Raises:
-        ValueError: the token counts differ, or a width is no multiple of `heads`.
+    Raises ValueError where the token counts differ, or a width is no multiple of `heads`.
     """
     if student.shape[1] != teacher.shape[1] or student.shape[-1] % heads or teacher.shape[-1] % heads:
         raise ValueError(
@@ -79,7 +76,7 @@ def _log_relation(vectors: Tensor, heads: int, valid: Tensor | None) -> Tensor:
 class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="relation"):
     """How alike tokens are in queries, keys or values; `teacher` names the attention that teaches, self or cross."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
     layers: Layers = 1
     vectors: tuple[Vectors, ...] = ("query", "key", "value")
     heads: int = 8
@@ -90,7 +87,7 @@ class RelationTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Into the member's attention."""
         return self.member
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Attention layers."""
         return True
 

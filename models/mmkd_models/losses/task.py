@@ -10,7 +10,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.goal import Goal
 from mmkd_models.losses.multilabel import label_loss
 from mmkd_models.losses.regression import DELTA, huber_loss
-from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight
+from mmkd_models.losses.term import Mix, OutputTerm, Step, Weight, constant
 from mmkd_models.losses.tokens import weighted_mean
 
 
@@ -18,9 +18,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None
     """Gives -sum_k targets_k log softmax(logits)_k, mean over the rows that count.
 
     Args:
-        logits: (B, K).
         targets: (B, K), rows sum to 1 where `weight` is not 0.
-        weight: (B,) 1 for labelled rows, 0 for the others.
     """
     rows = -(targets * torch.log_softmax(logits.float(), dim=-1)).sum(-1)  # (B,)
     return weighted_mean(rows, weight)
@@ -30,10 +28,7 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
     """Gives the loss against labels: cross-entropy, binary cross-entropy of each label, or Huber's.
 
     Args:
-        goal: what the logits stand for.
-        logits: (B, K).
         targets: (B, K) as in `Batch`.
-        weight: (B,) 1 for labelled rows, 0 for the others.
     """
     match goal.kind:
         case "classification":
@@ -47,7 +42,7 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
 class TaskTerm(OutputTerm, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="task"):
     """Cross-entropy against the labels (of a regression Huber's loss), on labelled windows."""
 
-    weight: Weight
+    weight: Weight = constant(1.0)
 
     def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:
         """Every task has labels."""

@@ -64,7 +64,6 @@ class Pair:
     Attributes:
         student: of a term with layers, with taps.
         teacher: the one that the term looks into, with taps; for a term of outputs any of them.
-        modality: the student's.
     """
 
     student: StudentOutput
@@ -78,7 +77,6 @@ class Step:
 
     Attributes:
         pair: what the networks gave for the batch.
-        batch: what they were asked.
         goal: what logits stand for.
         together: temperature -> (B, K) logits of all teachers, to be read at that temperature.
         trust: (B,) how much the teacher counts in each window; None where it always does fully.
@@ -103,7 +101,7 @@ class LossTerm(Protocol):
         """Which teacher's inside is read; None for a term that needs nothing but what all teachers answer together."""
         ...
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """Whether layers are compared, so that the networks have to show what is inside them."""
         ...
 
@@ -149,7 +147,7 @@ class OutputTerm:
     def looks_into(self) -> None:
         """Into none: the answers of all teachers are mixed."""
 
-    def ties_layers(self) -> bool:
+    def compares_layers(self) -> bool:
         """None."""
         return False
 

@@ -23,7 +23,6 @@ def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None
     Args:
         tokens: (B, L), 0 or anything finite where not valid.
         valid: (B, L) 1 for tokens that count; all where None.
-        weight: (B,) trust in each window.
     """
     if valid is None:
         return weighted_mean(tokens.mean(-1), weight)

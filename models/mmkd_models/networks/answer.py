@@ -11,9 +11,6 @@ from mmkd_edge.spec import TaskKind
 class Answer(nn.Module):
     """The end of a network. It has nothing to learn; of a regression it carries the scale of the target.
 
-    Args:
-        kind: of the task.
-
     Attributes:
         mean: (1,) of a regression's training targets, in the target's unit; other kinds have none.
         std: (1,) of the same targets.

@@ -37,7 +37,6 @@ class Along:
     Attributes:
         time: (B, N, D) time tokens, before the first block.
         there: (B, N) 1 for tokens with samples behind them, else 0.
-        blocks: the front-end's.
         running: statistics up to each token.
     """
 
@@ -50,8 +49,7 @@ class Along:
 class CausalEncoder(nn.Module):
     """One modality's samples -> tokens, each made of what came before it alone.
 
-    Raises:
-        UsageError: a window is too short for two tokens.
+    Raises UsageError where a window is too short for two tokens.
     """
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
@@ -84,11 +82,6 @@ class CausalEncoder(nn.Module):
 
         In training half of the batches follow upon other windows of the batch, so that a student also learns to answer
         with a state that another window left behind.
-
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention of every block.
         """
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:

@@ -16,6 +16,12 @@ Preset = Literal["tiny", "small", "medium", "base"]
 FRAME = 256
 """Of every preset: windows of at most 1,024 samples are taken whole."""
 
+_STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "base": (256, 8, 4)}
+"""Width, heads and depth."""
+
+_TEACHERS = {"tiny": (64, 4, 2, 1), "small": (96, 4, 2, 2), "medium": (128, 8, 3, 2), "base": (192, 8, 4, 2)}
+"""Width, heads, depth, and layers of the fusion."""
+
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size of one modality's encoder.
@@ -23,17 +29,14 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         width: D, the model width; a multiple of `heads`.
         heads: H, attention heads.
-        depth: self-attention blocks.
         feedforward_ratio: hidden width of the feed-forward layer divided by D.
-        spectrum_bands: bands of the spectrum token.
         most_tokens: the stem halves the time axis until at most this many tokens are left.
         dropout: probability, in training only.
         frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
             over frames and its stem begins with a wide stride, so that both grow with the window and not with its
             square. None takes every window whole, as checkpoints do that do not name it.
 
-    Raises:
-        ValueError: the sizes describe no network.
+    Raises ValueError where the sizes describe no network.
     """
 
     width: int
@@ -58,8 +61,6 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A student: one encoder and a head.
 
     Attributes:
-        preset: the name of the size, for people.
-        encoder: its size.
         causal: whether no token sees what comes after it, so that a stream computes only what is new.
     """
 
@@ -72,8 +73,6 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A teacher: one encoder per modality, `fusion_depth` cross-attention layers, a head.
 
     Attributes:
-        preset: the name of the size, for people.
-        encoder: size of every modality's encoder.
         fusion_depth: layers in which each modality queries the others.
         modality_dropout: probability in training that one modality of a window is hidden (never the last one).
     """
@@ -87,8 +86,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def preset_named(name: str, *, option: str) -> Preset:
     """Gives the preset of that name.
 
-    Raises:
-        UsageError: there is none; the message names the command's `option`.
+    Raises UsageError where there is none; the message names the command's `option`.
     """
     chosen: Preset = choice(name, get_args(Preset), option=option)
     return chosen
@@ -103,17 +101,8 @@ def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
 
 def student_config(preset: Preset, *, causal: bool = False) -> StudentConfig:
     """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
-    match preset:
-        case "tiny":
-            encoder = EncoderConfig(width=48, heads=4, depth=2, dropout=0.0, frame=FRAME)
-        case "small":
-            encoder = EncoderConfig(width=88, heads=4, depth=2, dropout=0.0, frame=FRAME)
-        case "medium":
-            encoder = EncoderConfig(width=152, heads=8, depth=3, dropout=0.0, frame=FRAME)
-        case "base":
-            encoder = EncoderConfig(width=256, heads=8, depth=4, dropout=0.0, frame=FRAME)
-        case _:
-            raise _unknown_preset(preset)
+    width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME)
     return StudentConfig(preset=preset, encoder=encoder, causal=causal)
 
 
@@ -125,19 +114,6 @@ def student_like(teacher: TeacherConfig, *, causal: bool = False) -> StudentConf
 
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
-    match preset:
-        case "tiny":
-            encoder, fusion_depth = EncoderConfig(width=64, heads=4, depth=2, frame=FRAME), 1
-        case "small":
-            encoder, fusion_depth = EncoderConfig(width=96, heads=4, depth=2, frame=FRAME), 2
-        case "medium":
-            encoder, fusion_depth = EncoderConfig(width=128, heads=8, depth=3, frame=FRAME), 2
-        case "base":
-            encoder, fusion_depth = EncoderConfig(width=192, heads=8, depth=4, frame=FRAME), 2
-        case _:
-            raise _unknown_preset(preset)
+    width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)
-
-
-def _unknown_preset(preset: str) -> UsageError:
-    return UsageError(f"preset {preset!r}: expected one of {', '.join(get_args(Preset))}; choose one of these sizes")

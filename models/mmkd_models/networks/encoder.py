@@ -192,10 +192,6 @@ class FrontEnd(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the three views of a window.
 
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
-
         Returns:
             series (B, T, 3 C): globally normalised, per-window normalised, presence;
             spectrum (B, C * bands): log power in bands of the per-window normalised signal;
@@ -262,13 +258,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
-        """Encodes a batch of windows.
-
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention of every block.
-        """
+        """Encodes a batch of windows."""
         series, spectrum, statistics = self.front(values, present)
         if isinstance(self.front, FrontEnd):
             series = series.transpose(1, 2)

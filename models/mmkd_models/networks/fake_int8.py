@@ -32,7 +32,6 @@ class FakeInt8Student(nn.Module):
         student: the trained student; its weights are what is trained further.
         groups: names of the layers that compute in INT8, those that read one tensor together.
         values: (N, T, C) raw windows, 0 where missing, that the ranges start from.
-        present: (N, T, C) 1 or 0.
     """
 
     start: Tensor

@@ -25,8 +25,8 @@ def take_encoder(student: nn.Module, teacher: nn.Module, modality: str) -> tuple
     A shallower student takes the first blocks; a deeper one keeps its further blocks fresh. The head stays fresh: it
     reads a student's embedding, the teacher's reads the fused one.
 
-    Raises:
-        UsageError: a network is not one of ours, the student is causal, or a tensor has another shape in the student.
+    Raises UsageError where a network is not one of ours, the student is causal, or a tensor has another shape in the
+    student.
     """
     if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
         raise UsageError(

@@ -43,8 +43,7 @@ class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         layers: modules of the student that read it.
         largest: the largest magnitude that is represented, as training found it.
 
-    Raises:
-        ValueError: it has no reader, or the magnitude is no number above 0.
+    Raises ValueError where it has no reader, or the magnitude is no number above 0.
     """
 
     layers: tuple[str, ...]

@@ -22,8 +22,7 @@ class OutOfFoldTeachers(nn.Module):
         teachers: of one architecture.
         part: (N,) int64, from 0 to K - 1.
 
-    Raises:
-        ValueError: a part has no teacher.
+    Raises ValueError where a part has no teacher.
     """
 
     part: Tensor
@@ -45,9 +44,7 @@ class OutOfFoldTeachers(nn.Module):
         """Answers a batch of windows.
 
         Args:
-            inputs: as for `Teacher.forward`.
             index: (B,) int64, which training window each row is, or is mixed from: windows of one part alone.
-            taps: also give what is inside.
         """
         part = self.part[index]
         found: list[TeacherOutput] = []

@@ -27,11 +27,9 @@ class StepStudent(nn.Module):
     what is summed has none, and attention is told how old each key is.
 
     Args:
-        student: whose weights it uses.
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
 
-    Raises:
-        ValueError: the student is not causal.
+    Raises ValueError where the student is not causal.
     """
 
     places: Tensor
@@ -174,11 +172,7 @@ def _pooled(pool: Pool, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tenso
 
 
 def causal_encoder(student: Student) -> CausalEncoder:
-    """Gives the encoder of a causal student.
-
-    Raises:
-        ValueError: the student is not causal.
-    """
+    """Gives the encoder of a causal student. Raises ValueError where the student is not causal."""
     if isinstance(student.encoder, CausalEncoder):
         return student.encoder
     raise ValueError("student: expected a causal one, got one that looks at whole windows; train with --causal")
@@ -192,11 +186,8 @@ def answers_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
 
     Args:
         student: a causal one, in evaluation mode.
-        values: (B, T, C) raw values, 0 where missing.
-        present: (B, T, C) 1 or 0.
 
-    Raises:
-        ValueError: the student is not causal.
+    Raises ValueError where the student is not causal.
     """
     encoder, pool = causal_encoder(student), student.pool
     along = encoder.along(encoder.padded(values), encoder.padded(present))

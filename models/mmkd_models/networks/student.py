@@ -50,13 +50,7 @@ class Student(nn.Module):
         self.answer = Answer(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answers a batch of windows.
-
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
-            taps: also give hidden states and attention.
-        """
+        """Answers a batch of windows."""
         tokens = self.encoder(values, present, taps=taps)
         embedding = self.pool(tokens.values, tokens.bias)
         logits = self.answer.logits(self.head(self.dropout(embedding)))
@@ -76,7 +70,6 @@ class ExportStudent(nn.Module):
     Of a regression they are the number in standard deviations of the training targets, and in the target's unit.
 
     Args:
-        student: the network.
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
     """
 

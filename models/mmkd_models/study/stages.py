@@ -18,6 +18,7 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import ANSWERS_FOLDER
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
@@ -27,7 +28,6 @@ from mmkd_models.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_models.study.progress import Snapshot
 from mmkd_models.study.results import SeedResults, SizeResults, read_seeds, size_file, write_lines
 from mmkd_models.study.study import StudyOptions, prepare_study, run_study
-from mmkd_models.train_config import AugmentConfig
 from mmkd_models.trials.plan import NONE, TEACHERS_FOLDER, Conditions, Method, Space
 from mmkd_models.trials.rivals import RIVALS
 from mmkd_models.trials.sizes import MeasureLatency

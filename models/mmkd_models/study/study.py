@@ -48,7 +48,7 @@ from mmkd_models.study.table import (
     trial_rows,
 )
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
-from mmkd_models.training.folder_owner import claimed
+from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.trials.choice import best_seed, finalist_candidates
 from mmkd_models.trials.executors import Executor, run_workers
 from mmkd_models.trials.folder import StudyFolder
@@ -238,7 +238,7 @@ def _claim(out: Path, conditions: Conditions, split: SplitBy) -> None:
         split=split,
     )
     path = out / CLAIM_FILE
-    found = claimed(path, ours, what="whose folder it is", cure="choose another folder")
+    found = owner_of_folder(path, ours, what="whose folder it is", cure="choose another folder")
     for key in _Claim.__struct_fields__:
         wanted, got = getattr(ours, key), getattr(found, key)
         if wanted != got:

@@ -25,10 +25,11 @@ from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
-from mmkd_models.distil.learner import Recipe
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import Encoder, FrontEnd
@@ -38,7 +39,7 @@ from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
-from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
+from mmkd_models.train_config import CurvePoint, TrainConfig
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256
@@ -48,22 +49,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Where a network comes from.
 
     Attributes:
-        dataset: name of the dataset.
-        dataset_sha256: of its content.
         fold: number of the fold whose windows trained; None for the dataset's own split, unset where nobody knows.
-        licence: of the data.
-        metric: what validation maximised.
         score: of the kept weights on validation.
         best_step: when they were reached.
         teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
         further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
-        training: how.
-        augment: how windows were varied.
         recipe: of the distillation; None where labels alone taught.
-        curve: the validations.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
-        versions: of Python and the libraries.
     """
 
     dataset: str
@@ -124,12 +117,6 @@ class StudentCheckpoint:
     """A trained student with what is needed to export it.
 
     Attributes:
-        modality: what it takes.
-        task: what it answers.
-        config: its size.
-        facts: where it comes from.
-        state: its weights.
-        carried: validation windows; None where it carries none.
         int8: what quantisation-aware distillation learnt; None where it had none.
     """
 
@@ -358,8 +345,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 def decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
     """Gives the metadata of a checkpoint.
 
-    Raises:
-        CheckpointError: they are damaged, altered, or of another version.
+    Raises CheckpointError where they are damaged, altered, or of another version.
     """
     try:
         found = parse_object(raw).get("format_version")

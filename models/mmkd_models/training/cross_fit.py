@@ -20,8 +20,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.config import TeacherConfig
+from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
-from mmkd_models.training.loop import OnStep
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
@@ -45,15 +45,10 @@ def cross_fit(
     not trained again, and an interrupted one goes on where it was: each keeps its state in a folder of `run.run_dir`.
 
     Args:
-        data: the windows.
-        config: the size of every teacher.
         run: how each is trained; its `on_step` is called where there is no `watch`.
         count: K, two or more.
-        self_training: train a second generation of each on its unlabelled windows too.
-        watch: see there.
 
-    Raises:
-        UsageError: there are fewer groups than parts, or a class whose labelled windows are all in one part.
+    Raises UsageError where there are fewer groups than parts, or a class whose labelled windows are all in one part.
     """
     part = part_of_windows(data.train, parts=count, seed=run.train.seed)
     _check_classes(data, part)

@@ -51,11 +51,6 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
     Where there are no groups, or too few with enough windows, ten blocks of neighbouring windows take their place: they
     tell how moments differ and nothing about people or machines.
 
-    Args:
-        train: windows that were learned from.
-        valid: windows that were chosen by.
-        modality: the student's.
-
     Returns:
         None where there are fewer windows than ten blocks need.
     """

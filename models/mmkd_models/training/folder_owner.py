@@ -10,20 +10,18 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 
-Claim = TypeVar("Claim", bound=msgspec.Struct)
+Owner = TypeVar("Owner", bound=msgspec.Struct)
 
 
-def claimed(path: Path, ours: Claim, *, what: str, cure: str) -> Claim:
-    """Gives the claim that stands in a file; writes ours, and gives it, where there is none.
+def owner_of_folder(path: Path, ours: Owner, *, what: str, cure: str) -> Owner:
+    """Gives the owner that stands in a file; writes ours, and gives it, where there is none.
 
     Args:
         path: the file; its folder is made.
-        ours: the claim of this run.
         what: it says, for the error: "the options of a comparison".
         cure: what to do about a damaged one: "delete the folder".
 
-    Raises:
-        CheckpointError: the file is damaged.
+    Raises CheckpointError where the file is damaged.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,26 +22,13 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
 from mmkd_models.tensors import same_tensors
-from mmkd_models.train_config import CurvePoint, TrainConfig
-from mmkd_models.training.resume import FILE_NAME, ResumeState, read_resume, write_resume
+from mmkd_models.train_config import CurvePoint, OnStep, Progress, TrainConfig
+from mmkd_models.training.resume import FILE_NAME, ResumeFacts, ResumeState, read_resume, write_resume
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # pragma: no cover
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What an observer of training sees after every step."""
-
-    step: int
-    steps: int
-    terms: Mapping[str, float]
-    best_score: float | None
-
-
-OnStep = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +81,6 @@ def fit(
 
     Args:
         learner: see `Learner`; changed in place.
-        source: the batches.
-        evaluate: scores the network on the validation split.
-        config: how.
         run_dir: where the resume state (every `eval_every` steps) and TensorBoard logs go; nothing is written if None.
         resume: continue from the state in `run_dir`, if there is one.
         settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name; a state
@@ -247,37 +231,37 @@ class _Loop:
         scores = self.best.scores
         if scores is None:
             raise AssertionError("the state is saved after a validation")
-        write_resume(
-            run_dir,
-            ResumeState(
-                config=self.identity,
-                step=self.step,
-                learner={k: v.cpu() for k, v in self.learner.state_dict().items()},
-                optimizer=self.optimizer.state_dict(),
-                scaler=self.fabric.strategy.precision.state_dict(),
-                average={k: v.cpu() for k, v in self.average.items()},
-                best=self.best.state,
-                best_step=self.best.step,
-                best_scores=msgspec.to_builtins(scores),
-                top=(self.best.top, self.best.error),
-                curve=[msgspec.to_builtins(point) for point in self.curve],
-            ),
+        optimizer = self.optimizer.state_dict()
+        facts = ResumeFacts(
+            config=self.identity,
+            step=self.step,
+            param_groups=optimizer["param_groups"],
+            scaler=self.fabric.strategy.precision.state_dict(),
+            best_step=self.best.step,
+            best_scores=msgspec.to_builtins(scores),
+            top=(self.best.top, self.best.error),
+            curve=self.curve,
         )
+        learner, average = ({k: v.cpu() for k, v in one.items()} for one in (self.learner.state_dict(), self.average))
+        state = ResumeState(
+            facts=facts, learner=learner, moments=optimizer["state"], average=average, best=self.best.state
+        )
+        write_resume(run_dir, state)
 
     def _load(self, run_dir: Path) -> None:
         state = read_resume(run_dir, config=self.identity)
         if state is None:
             return
         same_tensors(self.learner.state_dict(), state.learner, path=run_dir / FILE_NAME)
+        facts = state.facts
         self.learner.load_state_dict(state.learner)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.fabric.strategy.precision.load_state_dict(state.scaler)
+        self.optimizer.load_state_dict({"state": state.moments, "param_groups": facts.param_groups})
+        self.fabric.strategy.precision.load_state_dict(facts.scaler)
         self.average = {name: value.to(self.fabric.device) for name, value in state.average.items()}
-        scores = scores_from_document(state.best_scores)
-        top, error = state.top
-        self.best = _Best(top=top, error=error, step=state.best_step, scores=scores, state=dict(state.best))
-        self.curve = [msgspec.convert(point, CurvePoint) for point in state.curve]
-        self.step = state.step
+        scores = scores_from_document(facts.best_scores)
+        top, error = facts.top
+        self.best = _Best(top=top, error=error, step=facts.best_step, scores=scores, state=dict(state.best))
+        self.curve, self.step = facts.curve, facts.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)
 
 

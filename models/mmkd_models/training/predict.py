@@ -30,8 +30,6 @@ def logits_of(
 
     Args:
         network: a teacher, or a student of `modality`; ours, or one that answers as ours do.
-        windows: N windows.
-        modality: the student's.
         change: gives other values (B, T, C) for a modality's name and values, to see what they do.
     """
     training = network.training
@@ -55,11 +53,7 @@ def logits_of(
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
-    """Scores a network on the labelled ones of `windows`.
-
-    Raises:
-        UsageError: none is labelled.
-    """
+    """Scores a network on the labelled ones of `windows`. Raises UsageError where none is labelled."""
     known = windows.subset(np.flatnonzero(windows.labelled))
     if len(known) == 0:
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mmkd_models.training.loop import Progress
+from mmkd_models.train_config import Progress
 
 _PLAIN_EVERY_S = 10.0
 

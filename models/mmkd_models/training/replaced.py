@@ -32,16 +32,12 @@ def check_replaced(
     """Refuses to replace a file that is something else than an earlier result of the same training.
 
     Args:
-        output: the checkpoint that the training will write.
         kind: student, teacher or teacher-set.
-        modalities: what the network will see.
-        config: its size.
         facts: what is known of it before the training.
         teachers: how many a teacher-set has.
         start_sha256: of the student that practises INT8.
 
-    Raises:
-        UsageError: the file holds something else, or is of other data or settings.
+    Raises UsageError where the file holds something else, or is of other data or settings.
     """
     if not output.exists():
         return

@@ -16,44 +16,24 @@ from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import CurvePoint
 
 FILE_NAME = "resume.ckpt"
 _FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResumeState:
-    """Everything a training needs to go on.
+class ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training needs to go on beside its tensors.
 
     Attributes:
         config: what decides the result, as JSON values by name.
-        step: optimisation steps done.
-        learner: the learner's tensors, projectors and queues included.
-        optimizer: its state, as PyTorch gives it.
+        param_groups: of the optimiser, as PyTorch gives them.
         scaler: state of the gradient scaler; empty where the precision has none.
-        average: the averaged weights.
-        best: the weights that would be kept if training ended now.
-        best_step: when they were reached.
-        best_scores: their scores.
+        best_step: when the weights were reached that would be kept if training ended now.
         top: the best score of any weights, and its standard error.
-        curve: the validations so far.
     """
 
-    config: dict[str, Any]
-    step: int
-    learner: Mapping[str, Tensor]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
-    average: Mapping[str, Tensor]
-    best: Mapping[str, Tensor]
-    best_step: int
-    best_scores: dict[str, Any]
-    top: tuple[float, float]
-    curve: list[dict[str, Any]]
-
-
-class _Document(msgspec.Struct, frozen=True, kw_only=True):
-    format_version: int
+    format_version: int = _FORMAT_VERSION
     config: dict[str, Any]
     step: int
     param_groups: list[dict[str, Any]]
@@ -61,7 +41,25 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int
     best_scores: dict[str, Any]
     top: tuple[float, float]
-    curve: list[dict[str, Any]]
+    curve: list[CurvePoint]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeState:
+    """Everything a training needs to go on.
+
+    Attributes:
+        learner: the learner's tensors, projectors and queues included.
+        moments: the state of the optimiser by parameter, as PyTorch gives it.
+        average: the averaged weights.
+        best: the weights that would be kept if training ended now.
+    """
+
+    facts: ResumeFacts
+    learner: Mapping[str, Tensor]
+    moments: Mapping[int, Mapping[str, Tensor]]
+    average: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
 
 
 def write_resume(run_dir: Path, state: ResumeState) -> None:
@@ -69,20 +67,9 @@ def write_resume(run_dir: Path, state: ResumeState) -> None:
     tensors = {
         f"{part}/{name}": t for part in ("learner", "average", "best") for name, t in getattr(state, part).items()
     }
-    for row, moments in state.optimizer["state"].items():
+    for row, moments in state.moments.items():
         tensors.update({f"optimizer/{row}/{name}": torch.as_tensor(value) for name, value in moments.items()})
-    document = _Document(
-        format_version=_FORMAT_VERSION,
-        config=state.config,
-        step=state.step,
-        param_groups=state.optimizer["param_groups"],
-        scaler=state.scaler,
-        best_step=state.best_step,
-        best_scores=state.best_scores,
-        top=state.top,
-        curve=state.curve,
-    )
-    write_tensors(run_dir / FILE_NAME, tensors, kind="resume", document=msgspec.json.encode(document))
+    write_tensors(run_dir / FILE_NAME, tensors, kind="resume", document=msgspec.json.encode(state.facts))
 
 
 def read_resume(run_dir: Path, *, config: dict[str, Any]) -> ResumeState | None:
@@ -95,10 +82,10 @@ def read_resume(run_dir: Path, *, config: dict[str, Any]) -> ResumeState | None:
     path = run_dir / FILE_NAME
     if not path.exists():
         return None
-    document, tensors = _read(path)
-    _check_same(document.config, config, path)
+    facts, tensors = _read(path)
+    _check_same(facts.config, config, path)
     try:
-        return _state(document, tensors)
+        return _state(facts, tensors)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: tensor with an unknown name ({error}); start without --resume") from error
 
@@ -112,7 +99,7 @@ def _check_same(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> No
             )
 
 
-def _state(document: _Document, tensors: Mapping[str, Tensor]) -> ResumeState:
+def _state(facts: ResumeFacts, tensors: Mapping[str, Tensor]) -> ResumeState:
     parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "best": {}}
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -122,29 +109,17 @@ def _state(document: _Document, tensors: Mapping[str, Tensor]) -> ResumeState:
             moments.setdefault(int(row), {})[name] = tensor
         else:
             parts[part][name] = tensor
-    return ResumeState(
-        config=document.config,
-        step=document.step,
-        learner=parts["learner"],
-        optimizer={"state": moments, "param_groups": document.param_groups},
-        scaler=document.scaler,
-        average=parts["average"],
-        best=parts["best"],
-        best_step=document.best_step,
-        best_scores=document.best_scores,
-        top=document.top,
-        curve=document.curve,
-    )
+    return ResumeState(facts=facts, moments=moments, **parts)
 
 
-def _read(path: Path) -> tuple[_Document, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[ResumeFacts, dict[str, Tensor]]:
     tensors, raw = read_tensors(path, kind="resume")
     try:
-        document = msgspec.json.decode(raw, type=_Document)
+        facts = msgspec.json.decode(raw, type=ResumeFacts)
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: metadata: {error}; start without --resume") from error
-    if document.format_version != _FORMAT_VERSION:
+    if facts.format_version != _FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: expected format_version {_FORMAT_VERSION}, got {document.format_version}; start without --resume"
+            f"{path}: expected format_version {_FORMAT_VERSION}, got {facts.format_version}; start without --resume"
         )
-    return document, tensors
+    return facts, tensors

@@ -5,7 +5,7 @@ Owns that file, and telling which teacher answers for a training window. Trains 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from mmkd_models.training.checkpoint import (
     part_named,
     read_teacher,
 )
-from mmkd_models.training.fits import check_same_fold
 
 _KIND = "teacher-set"
 
@@ -52,11 +51,6 @@ class OutOfFoldCheckpoint:
     """Cross-fitted teachers: number k was trained on the groups of all parts but k.
 
     Attributes:
-        modalities: what all of them see.
-        task: what they answer.
-        config: their size.
-        facts: where each comes from.
-        states: the weights of each.
         groups: int64 or text (G,), ascending: the groups of their training windows.
         parts: int64 (G,), the part of each group, from 0 to K - 1.
         score: of their answers for the labelled training windows, each by the teacher that has not seen it.
@@ -83,9 +77,8 @@ class OutOfFoldCheckpoint:
     def part_of(self, windows: Windows, *, dataset_sha256: str) -> NDArray[np.int64]:
         """Gives int64 (N,): the number of the teacher that has not seen the window.
 
-        Raises:
-            UsageError: the windows are not those that the teachers were cross-fitted on, so that a teacher may have
-                seen what it should not.
+        Raises UsageError where the windows are not those that the teachers were cross-fitted on, so that a teacher may
+        have seen what it should not.
         """
         found = np.unique(windows.groups)
         if dataset_sha256 != self.facts[0].dataset_sha256:
@@ -194,15 +187,3 @@ def _groups(tensors: Mapping[str, Tensor], document: _Document, path: Path) -> t
             f"{path}: groups: expected {len(number)} different names in order, got {len(names)}; the file was altered"
         )
     return np.array(names), part.numpy()
-
-
-def check_folds(
-    known: Sequence[tuple[str, TeacherCheckpoint | OutOfFoldCheckpoint]],
-    *,
-    dataset_sha256: str,
-    fold: int | None,
-) -> None:
-    """Raises UsageError where a teacher, given with its name, was trained on another fold, as `check_same_fold`."""
-    for who, checkpoint in known:
-        facts = checkpoint.facts[0] if isinstance(checkpoint, OutOfFoldCheckpoint) else checkpoint.facts
-        check_same_fold(who, facts, dataset_sha256=dataset_sha256, fold=fold)

@@ -20,13 +20,16 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.folds import label_subset
 from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
-from mmkd_models.distil.learner import DistillLearner, Recipe, SelfTrainingLearner, SupervisedLearner, TaskTerm
+from mmkd_models.distil.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import goal_of
+from mmkd_models.losses.task import TaskTerm
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
@@ -34,7 +37,7 @@ from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import (
     MOST_WINDOWS,
     Facts,
@@ -44,9 +47,9 @@ from mmkd_models.training.checkpoint import (
     library_versions,
     set_normalisation,
 )
+from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
-from mmkd_models.training.fits import check_fits
-from mmkd_models.training.loop import Fit, OnStep, fit
+from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
@@ -59,9 +62,6 @@ class TrainingData:
     """What a training sees: windows to learn from and to validate on, and whose they are.
 
     Attributes:
-        train: to learn from.
-        valid: to choose by.
-        sha256: of the dataset.
         fold: number of the fold that the windows are of; None for the dataset's own split, unset where nobody knows.
         held_back: of cross-fitted teachers, the number of the part that `train` is without, and how many there are.
     """
@@ -75,8 +75,7 @@ class TrainingData:
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
         """Gives the same windows with these modalities only, in this order.
 
-        Raises:
-            UsageError: a name is unknown or there twice, or there is none.
+        Raises UsageError where a name is unknown or there twice, or there is none.
         """
         train, valid = (windows.with_modalities(names) for windows in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
@@ -91,14 +90,9 @@ class Run:
     """How a training is run.
 
     Attributes:
-        train: steps, learning rate, seed and so on.
-        augment: how windows are varied.
         run_dir: where the resume state and TensorBoard logs go; None keeps nothing.
-        resume: continue an interrupted training in `run_dir`.
-        embed_windows: carry validation windows in a student's checkpoint.
         answers: folder in which answers of teachers are kept for other distillations that see the same batches; None
             asks the teachers in every one.
-        on_step: called after every step.
     """
 
     train: TrainConfig
@@ -180,16 +174,10 @@ def distil(
 
     Args:
         data: windows of the student's modality and the teachers'.
-        modality: the student's.
-        config: its size.
-        run: how it is trained.
-        teacher: what it learns from.
-        teacher_sha256: of the teacher's checkpoint.
         recipe: what it learns; its members count the teachers from this one, which is 0.
-        further: more teachers.
 
-    Raises:
-        UsageError: a teacher was trained for other modalities, labels or windows than `data` has, or is there twice.
+    Raises UsageError where a teacher was trained for other modalities, labels or windows than `data` has, or is there
+    twice.
     """
     teachers = (TaughtBy(checkpoint=teacher, sha256=teacher_sha256), *further)
     _check_teachers(teachers, data.train)
@@ -215,20 +203,16 @@ def distil_int8(
 
     Args:
         data: windows of the student's modality and the teachers'.
-        start: the trained student.
         run: how it is trained; a few hundred steps at a tenth of the usual learning rate are enough.
-        start_sha256: of the student's checkpoint.
         groups: names of the layers that INT8 computes in, those that read one tensor together; the export knows them.
         teachers: what it learns from, in the order that the recipe's members count.
-        recipe: what it learns.
 
-    Raises:
-        UsageError: a teacher or the student was trained for other modalities, labels or windows than `data` has, no
-            layer computes in INT8, or the recipe starts from the teacher's weights.
+    Raises UsageError where a teacher or the student was trained for other modalities, labels or windows than `data`
+    has, no layer computes in INT8, or the recipe starts from the teacher's weights.
     """
     _check_teachers(teachers, data.train)
     modality = start.modality.name
-    check_fits("student", start.task, (start.modality,), data.train)
+    check_compatible("student", start.task, (start.modality,), data.train)
     if recipe.init == "teacher":
         raise UsageError(
             "recipe: init 'teacher': expected 'fresh', because practising INT8 starts with the student's own weights; "
@@ -311,7 +295,7 @@ def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence
     Nothing is done where the run keeps no answers, or the recipe looks inside the teachers, which nobody can keep.
     """
     memory = _memory(data, run, teachers, recipe)
-    if memory is None or any(term.ties_layers() for term in recipe.terms):
+    if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
     networks = [_network(one.checkpoint, data).eval() for one in teachers]
     source = _source(data.train, run, labelled_share=_labelled_share(recipe), part=_common_part(teachers, data))
@@ -354,7 +338,7 @@ def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
                 "name it once"
             )
         who = "teacher" if len(teachers) == 1 else f"member {number}, a teacher"
-        check_fits(who, one.checkpoint.task, one.checkpoint.modalities, windows)
+        check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
 def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> Teacher | OutOfFoldTeachers:

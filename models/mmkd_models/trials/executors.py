@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from mmkd_edge.errors import MmkdError, UnavailableError
-from mmkd_models.training.loop import Progress
+from mmkd_models.train_config import Progress
 from mmkd_models.trials.workers import WorkOrder, work
 
 Executor = Literal["local", "ray"]

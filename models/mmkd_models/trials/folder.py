@@ -15,8 +15,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.compare.comparison import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.loop import OnStep
+from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.trainings import Run
 from mmkd_models.trials.plan import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
 

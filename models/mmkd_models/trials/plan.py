@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.networks.config import Preset, student_config, teacher_config
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_models.train_config import TrainConfig
 
 NONE = "none"
 """The method that learns from labels alone: what every other one is measured against."""

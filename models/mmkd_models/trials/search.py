@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mmkd_models.training.loop import Progress
+from mmkd_models.train_config import Progress
 from mmkd_models.trials.choice import baseline_candidates, scores_of_candidate
 from mmkd_models.trials.plan import NONE, Candidate, Entry, Trial, candidate_key, candidates
 from mmkd_models.trials.teachers import teacher_results

@@ -19,9 +19,9 @@ from mmkd_models.evaluate.by_group import Judged, judged_on
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.training.cross_fit import cross_fit
-from mmkd_models.training.loop import OnStep
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy, read_teachers, write_teacher_set

@@ -15,8 +15,8 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.evaluate.by_group import Judged, judged_on
 from mmkd_models.networks.config import student_config
+from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows, file_sha256, read_student, write_student
-from mmkd_models.training.loop import OnStep
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.trainings import distil, train_baseline

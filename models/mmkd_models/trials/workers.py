@@ -18,7 +18,7 @@ import torch
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.training.loop import Progress
+from mmkd_models.train_config import Progress
 from mmkd_models.trials.choice import baseline_candidates, finalist_candidates
 from mmkd_models.trials.claims import Claims, open_storage
 from mmkd_models.trials.folder import StudyFolder

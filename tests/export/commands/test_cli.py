@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_export.commands.cli import main
+from mmkd_export.commands.export import main
 from mmkd_export.plan import export_plan, tflite_gain, with_tflite
 from mmkd_export.run import ExportResult
 from mmkd_models.evaluate.confidence_text import SAME_GROUPS, reliability_text
@@ -200,7 +200,7 @@ def test_an_unknown_option_is_a_usage_error(run: Callable[..., Done], student_fi
 
 
 def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
-    script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.cli import main; main()"
+    script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.export import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path],
         capture_output=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_export.commands.cli import main
+from mmkd_export.commands.export import main
 from mmkd_export.run import ExportResult
 from mmkd_report import render_export
 

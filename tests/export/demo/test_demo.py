@@ -22,15 +22,15 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.commands.demo import app, show_demo
+from mmkd_export.commands.demo import run_demo, show_demo
 from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
 from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_report import render_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -123,7 +123,7 @@ def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trai
         f"all); expected splits that share nothing: {ask} and put whole groups into one of the splits",
     }.items():
         with pytest.raises(MmkdError) as caught:
-            app(["--dataset", str(bare.path), "--out", str(tmp_path / "demo"), *options], standalone_mode=False)
+            run_demo(["--dataset", str(bare.path), "--out", str(tmp_path / "demo"), *options])
         assert str(caught.value) == message
     assert not (tmp_path / "demo").exists()
 
@@ -313,7 +313,7 @@ def test_the_last_words_say_what_the_rivals_say(
 
 def message_of(*arguments: object) -> str:
     with pytest.raises(MmkdError) as caught:
-        app(args=[str(argument) for argument in arguments], prog_name="mmkd-demo")
+        run_demo([str(argument) for argument in arguments])
     return str(caught.value)
 
 

@@ -23,11 +23,11 @@ from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.metrics.scores import default_metric
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
 
@@ -204,7 +204,7 @@ def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Sho
     judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
     split = {"by": "own split", "judged_on": judged_on, "resampled": "blocks of 9 consecutive windows"}
     with redirect_stdout(said):
-        show_demo(one.document | {"split": split}, one.measured, TASKS["regression"], dataset=Path("rig"))
+        show_demo(one.document | {"split": split}, one.measured, TASKS["regression"], dataset=one.dataset.path)
     title = " ".join(said.getvalue().partition("┏")[0].split())
     assert title == f"rig: mean absolute error in rpm on {judged_on}, 50% labelled"
 

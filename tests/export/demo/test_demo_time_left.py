@@ -11,7 +11,7 @@ from mmkd_export.demo.watch import Watch
 from mmkd_models.compare.comparison import Part, Stage, Step
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.distil.answers import BLOCKS
-from mmkd_models.training.loop import Progress
+from mmkd_models.train_config import Progress
 
 
 def test_nothing_is_guessed_before_anything_was_measured() -> None:

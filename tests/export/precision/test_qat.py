@@ -27,13 +27,13 @@ from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.run import export
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
+from mmkd_models.train_config import Progress, TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student, write_teacher
-from mmkd_models.training.loop import Progress, TrainConfig
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, distil_int8, train_baseline, train_teacher
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.commands.cli import evaluate_main
+from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.missing import (
     MISSING_SHARES,

@@ -32,10 +32,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 COMMANDS = """
 import contextlib, io, json, sys
 from mmkd_bench.commands.cli import main as bench
-from mmkd_export.commands.cli import main as export
-from mmkd_export.commands.demo_door import main as demo
-from mmkd_models.commands.cli import data_main as data, evaluate_main as evaluate
-from mmkd_models.commands.cli import study_main as study, train_main as train
+from mmkd_export.commands.export import main as export
+from mmkd_export.commands.demo import main as demo
+from mmkd_models.commands.data import main as data
+from mmkd_models.commands.evaluate import main as evaluate
+from mmkd_models.commands.study import main as study
+from mmkd_models.commands.train import main as train
 for name, *arguments in json.loads(sys.argv[1]):
     sys.argv = ["mmkd-" + name, *arguments]
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
@@ -116,7 +118,7 @@ def data_command(*arguments: object, before: str = "") -> subprocess.CompletedPr
     command = [
         sys.executable,
         "-c",
-        "from mmkd_models.commands.cli import data_main; data_main()",
+        "from mmkd_models.commands.data import main; main()",
         *map(str, arguments),
     ]
     shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]

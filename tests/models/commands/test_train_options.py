@@ -18,13 +18,13 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
-from mmkd_models.distil.learner import Recipe
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import taught_by
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import chosen_recipe, terms_text
 from mmkd_models.networks.config import teacher_config
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_teacher
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}

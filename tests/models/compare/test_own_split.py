@@ -25,13 +25,13 @@ from mmkd_models.compare.comparison import RESULT_FILE, compare_fold, fold_data
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, open_dataset, write_dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.study.study import prepare_study
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.cross_fit import cross_fit
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.teacher_set import read_teacher_set, write_teacher_set
 from mmkd_models.training.trainings import Run, TrainingData
 from mmkd_report import render_demo, render_study

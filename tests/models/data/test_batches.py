@@ -16,7 +16,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Recording, Windows, write_dataset, write_recordings
-from mmkd_models.data.batches import AugmentConfig, Batch, BatchSource, channel_statistics
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import Batch, BatchSource, channel_statistics
 
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
 COUNT = 12

@@ -14,7 +14,7 @@ import pytest
 from mmkd_edge.bundle.reference import read_reference
 from mmkd_models.data import open_dataset, shipped_dataset
 
-_RUN = "from mmkd_models.commands.cli import data_main; data_main()"
+_RUN = "from mmkd_models.commands.data import main; main()"
 
 
 def _run(*arguments: object, code: str = _RUN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

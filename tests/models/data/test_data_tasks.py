@@ -11,7 +11,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.commands.data import app
+from mmkd_models.commands.data import run_data
 from mmkd_models.data import (
     Recording,
     check_dataset,
@@ -180,14 +180,16 @@ def test_check_says_where_the_target_lies(write, levels):
 
 
 def test_describe_counts_the_windows_in_which_a_label_is_on(write, states, capsys):
-    app(["describe", str(write(states, labels=STATES).path)], standalone_mode=False)
+    with pytest.raises(SystemExit, match="0"):
+        run_data(["describe", str(write(states, labels=STATES).path)])
     shown = capsys.readouterr().out
     assert shown.startswith("rig: 48 windows, 2 labels, 8 groups\n")
     assert re.search(r"^hot +11 +6 +6$", shown, re.M)
 
 
 def test_describe_shows_the_target(write, levels, capsys):
-    app(["describe", str(write(levels, labels=LEVEL).path)], standalone_mode=False)
+    with pytest.raises(SystemExit, match="0"):
+        run_data(["describe", str(write(levels, labels=LEVEL).path)])
     shown = capsys.readouterr().out
     assert shown.startswith("rig: 48 windows, target level in %, 8 groups\n")
     assert re.search(r"^level mean +3\.25 +1\.375 +1\.375$", shown, re.M)  # 0.75 to 5.75, 0 to 2.75
@@ -289,7 +291,8 @@ def test_one_target_is_imported_as_a_regression(archive, tmp_path):
 
 
 def test_conditions_on_targets_are_imported_as_labels(archive, tmp_path, capsys):
-    app(["import", str(archive), "-o", str(tmp_path / "rig"), "--targets", "cooler<20, flag"], standalone_mode=False)
+    with pytest.raises(SystemExit, match="0"):
+        run_data(["import", str(archive), "-o", str(tmp_path / "rig"), "--targets", "cooler<20, flag"])
     assert "left out" not in capsys.readouterr().out
     dataset = open_dataset(tmp_path / "rig")
     assert dataset.spec.task == TaskSpec(kind="multi_label", labels=("cooler<20", "flag"))

@@ -10,24 +10,20 @@ import pytest
 import torch
 
 from mmkd_models.data import Dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.answers import AnswerMemory
-from mmkd_models.distil.learner import (
-    CrdTerm,
-    EdamTerm,
-    FeatureTerm,
-    LogitTerm,
-    Recipe,
-    TaskTerm,
-    Term,
-    Weight,
-    constant,
-)
+from mmkd_models.distil.recipe import Recipe, Term
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.loop import TrainConfig
 from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher, with_learning_rate
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)

@@ -14,24 +14,17 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
-from mmkd_models.distil.learner import (
-    CrdTerm,
-    DistillLearner,
-    DistTerm,
-    DkdTerm,
-    EdamTerm,
-    FeatureTerm,
-    LogitTerm,
-    Recipe,
-    RelationTerm,
-    TaskTerm,
-    Term,
-    constant,
-)
-from mmkd_models.losses.correlation import dist_loss
-from mmkd_models.losses.decoupled import dkd_loss
-from mmkd_models.losses.features import feature_loss, low_pass_matrix
-from mmkd_models.losses.relation import relation_loss
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe, Term
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.correlation import DistTerm, dist_loss
+from mmkd_models.losses.decoupled import DkdTerm, dkd_loss
+from mmkd_models.losses.features import FeatureTerm, feature_loss, low_pass_matrix
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.relation import RelationTerm, relation_loss
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher, TeacherOutput

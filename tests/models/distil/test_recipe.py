@@ -16,22 +16,14 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
-from mmkd_models.distil.learner import (
-    CrdTerm,
-    DistillLearner,
-    EdamTerm,
-    FeatureTerm,
-    LogitTerm,
-    Recipe,
-    SupervisedLearner,
-    TaskTerm,
-    Term,
-    Weight,
-    check_recipe,
-    constant,
-)
-from mmkd_models.losses.logits import kl_loss
-from mmkd_models.losses.task import soft_cross_entropy
+from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distil.recipe import Recipe, Term, check_recipe
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm, kl_loss
+from mmkd_models.losses.task import TaskTerm, soft_cross_entropy
+from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher

@@ -13,23 +13,17 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
-from mmkd_models.distil.learner import (
-    CrdTerm,
-    DistillLearner,
-    DistTerm,
-    DkdTerm,
-    EdamTerm,
-    FeatureTerm,
-    LogitTerm,
-    Recipe,
-    RelationTerm,
-    Term,
-    constant,
-)
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe, Term
 from mmkd_models.distil.trust import trust_in_teacher
-from mmkd_models.losses.correlation import dist_loss
-from mmkd_models.losses.decoupled import dkd_loss
-from mmkd_models.losses.logits import kl_loss
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.correlation import DistTerm, dist_loss
+from mmkd_models.losses.decoupled import DkdTerm, dkd_loss
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm, kl_loss
+from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import Projections
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers

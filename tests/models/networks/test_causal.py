@@ -21,7 +21,13 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.data.batches import Batch
-from mmkd_models.distil.learner import DistillLearner, EdamTerm, FeatureTerm, LogitTerm, Recipe, RelationTerm, constant
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.causal import CausalEncoder, band_of
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.fronts.causal import CausalFront

@@ -11,7 +11,10 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.distil.learner import DistillLearner, LogitTerm, Recipe, constant
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student

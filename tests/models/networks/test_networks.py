@@ -93,7 +93,7 @@ def test_teachers_grow_with_their_preset() -> None:
 def test_an_unknown_preset_names_the_known_ones(make: object) -> None:
     with pytest.raises(UsageError) as caught:
         make("huge")  # type: ignore[operator]
-    assert str(caught.value) == "preset 'huge': expected one of tiny, small, medium, base; choose one of these sizes"
+    assert str(caught.value) == "preset: expected one of tiny, small, medium, base, got 'huge'; choose one of them"
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"width": 17}, {"depth": 0}, {"dropout": 1.0}, {"most_tokens": 0}])

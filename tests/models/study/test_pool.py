@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.evaluate.by_group import GroupConfusion, Judged
 from mmkd_models.metrics.classes import scores_from_answers
@@ -21,7 +21,7 @@ from mmkd_models.study.document import DatasetFacts, Latency, StudentSize
 from mmkd_models.study.page import results_page
 from mmkd_models.study.pool import DistillationResults, pooled_results
 from mmkd_models.study.results import SeedResults, SizeResults, TeacherRecord, TrialRecord
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.trials.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
 from mmkd_models.trials.rivals import RivalResult
 from mmkd_models.trials.teachers import TeacherResult

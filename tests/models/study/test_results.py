@@ -19,7 +19,7 @@ from mmkd_models.data import Dataset
 from mmkd_models.study.document import StudyDocument
 from mmkd_models.study.results import SeedResults, read_seeds
 from mmkd_models.study.study import StudyOptions, study
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.train_config import TrainConfig
 
 ONE_RATE = {"learning_rates": (1e-3,)}
 

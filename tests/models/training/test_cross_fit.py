@@ -14,15 +14,18 @@ import torch
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
-from mmkd_models.distil.learner import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import OnStep, Progress, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, write_teacher
 from mmkd_models.training.cross_fit import cross_fit
-from mmkd_models.training.loop import Progress, TrainConfig
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import (
@@ -32,7 +35,7 @@ from mmkd_models.training.teacher_set import (
     read_teachers,
     write_teacher_set,
 )
-from mmkd_models.training.trainings import OnStep, Run, TrainingData, distil, self_train, train_teacher, visible_labels
+from mmkd_models.training.trainings import Run, TrainingData, distil, self_train, train_teacher, visible_labels
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)

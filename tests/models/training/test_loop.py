@@ -24,7 +24,8 @@ from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
 from mmkd_models.metrics.classes import Scores, scores_from_answers
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.training.loop import Fit, Progress, TrainConfig, schedule
+from mmkd_models.train_config import Progress, TrainConfig
+from mmkd_models.training.loop import Fit, schedule
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 Trained = Callable[..., Fit]

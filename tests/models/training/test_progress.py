@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, suppress
 
 import pytest
 
-from mmkd_models.training.loop import Progress
+from mmkd_models.train_config import Progress
 from mmkd_models.training.progress import training_bar
 
 

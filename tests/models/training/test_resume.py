@@ -19,15 +19,17 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
-from mmkd_models.data.batches import AugmentConfig
-from mmkd_models.distil.learner import DistillLearner, Recipe
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import term_from_text
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
-from mmkd_models.training.loop import CurvePoint, Fit, Progress, TrainConfig
+from mmkd_models.train_config import CurvePoint, Progress, TrainConfig
+from mmkd_models.training.loop import Fit
 
 SCRIPT = Path(__file__).parents[1].joinpath("interrupted_training.py")
 Trained = Callable[..., Fit]

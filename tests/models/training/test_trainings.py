@@ -16,13 +16,16 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.data.batches import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.sources import Floats, Rows, WindowSource
-from mmkd_models.distil.learner import LogitTerm, Recipe, TaskTerm, constant
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.fits import check_teacher
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.training.compatible import check_teacher
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import (
     Run,

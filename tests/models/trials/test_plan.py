@@ -14,10 +14,12 @@ import study_cases as cases
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
-from mmkd_models.distil.learner import LogitTerm, Recipe, constant
 from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import Preset
-from mmkd_models.training.loop import TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.trials.plan import (
     Candidate,
     Entry,

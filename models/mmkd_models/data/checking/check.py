@@ -15,11 +15,11 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
-from mmkd_models.data.dataset import count_problems, windows_of
-from mmkd_models.data.files import RECORDINGS, Arrays, is_cut_from_recordings, load_arrays, structure_problems
+from mmkd_models.data.dataset import loaded, windows_of
+from mmkd_models.data.files import RECORDINGS, Arrays
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Rows
-from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message, read_dataset_spec
+from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message
 from mmkd_models.data.split import split_facts
 from mmkd_models.data.windows import Windows
 
@@ -47,21 +47,13 @@ class CheckReport:
 def check_dataset(path: str | Path) -> CheckReport:
     """Checks every rule of the dataset directory, and reads every value once.
 
-    Raises:
-        DatasetError: the directory breaks its contract; the message lists every problem found.
+    Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
     path = Path(path)
-    spec = read_dataset_spec(path)
-    cut = is_cut_from_recordings(path, spec)
-    arrays, problems = load_arrays(path, spec)
-    problems += structure_problems(spec, arrays, cut=cut)
-    if not problems and cut:
-        problems += count_problems(spec, arrays)
-    if problems:  # the windows can only be read when dtypes and shapes are right
-        raise DatasetError(problem_message(path, problems))
+    spec, arrays, cut = loaded(path)
     windows = windows_of(spec, arrays, cut=cut)
     scan, overlaps = scan_windows(windows), overlaps_of(windows)
-    problems += content_problems(windows, scan, overlaps, cut=cut)
+    problems = list(content_problems(windows, scan, overlaps, cut=cut))
     if problems:
         raise DatasetError(problem_message(path, problems))
     warnings = [*_unused_files(path, arrays), *group_warnings(windows, overlaps), *_warnings(windows, scan)]

@@ -26,8 +26,6 @@ class ModalityFacts:
     """One modality.
 
     Attributes:
-        spec: as in `dataset.json`.
-        duration_s: length of one window.
         missing_share: by split, share of values that are NaN, infinite or out of range, from 0 to 1.
         dead_share: by split, share of windows without any valid value, from 0 to 1.
         low: the smallest value of each channel in the unit, None where there is none.
@@ -57,9 +55,7 @@ class PartFacts:
     """One split.
 
     Attributes:
-        windows: how many.
         groups: how many; None without groups.
-        unlabelled: how many windows.
         classes: windows of each class, or in which each label is on; empty of a regression.
         target: of a regression; unset of other tasks.
     """
@@ -85,14 +81,7 @@ class Description:
     """A dataset in numbers.
 
     Attributes:
-        name: as in `dataset.json`; so are `source` and `licence`.
-        path: the directory.
         sha256: over everything that training reads.
-        task: what is predicted.
-        source: where the measurements come from.
-        licence: what may be done with them.
-        splits: by name.
-        modalities: in the order of `dataset.json`.
         groups: number of groups, None without groups.
         split: how windows that judge are set apart from those that train.
         folds: number of windows of each fold, None without folds.

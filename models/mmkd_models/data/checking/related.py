@@ -33,7 +33,6 @@ class Overlaps:
     """Pairs of windows of one modality that share samples, each int64 (P,).
 
     Attributes:
-        modality: where they were found.
         first: the number of the window whose end is shared.
         second: of the one whose beginning it is.
         shift: samples from the start of the first to the start of the second.

@@ -24,8 +24,6 @@ class ModalityScan:
     """Counts of one modality, each int64 (N,): one number per window.
 
     Attributes:
-        missing: values that are NaN.
-        infinite: values that are plus or minus infinity.
         outside: finite values outside the modality's range; 0 without a range.
         values: how many values a window has.
         low: the smallest finite value of each channel (C,), in the modality's unit; NaN where there is none.
@@ -50,7 +48,6 @@ class Scan:
     """What one pass over the windows found.
 
     Attributes:
-        modalities: by name.
         digests: bytes (N,), equal where two windows hold the same values in every modality. Empty where nothing moves
             in any modality: two windows of silence are no copy of each other.
     """

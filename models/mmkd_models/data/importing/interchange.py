@@ -36,7 +36,6 @@ class ImportReport:
     """An imported dataset and what was changed or left out on the way.
 
     Attributes:
-        dataset: opened.
         infinite: for each modality that had infinite values: how many became NaN.
         left_out: names of arrays that are no part of the interchange form.
     """
@@ -64,14 +63,9 @@ def import_interchange(
     it is what overflows leave behind.
 
     Args:
-        file: the `.npz`.
-        path: the directory to make; it must not exist.
         name: of the dataset; None takes the file's.
         per_group: modalities that are only comparable after a z-score with their own group's statistics.
-        source: where the measurements come from.
-        licence: what may be done with them.
         target: make a regression of the file's target of this name; None makes classes of `y`.
-        unit: of that target.
         targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,
             on where it is not 0, `NAME<VALUE` or `NAME>VALUE`. The condition is the label's name.
 

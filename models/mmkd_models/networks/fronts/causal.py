@@ -60,7 +60,6 @@ class CausalFront(nn.Module):
     Buffers hold the training data's statistics, so normalisation travels inside the graph. Nothing here is learnt.
 
     Args:
-        modality: what one window is.
         stride: S, samples of a block.
         tokens: W, blocks of a window.
         bands: F, filters; fewer where a window is too short for them.
@@ -141,7 +140,6 @@ class CausalFront(nn.Module):
             scaled: (B, N, S, C).
             present: (B, N, S, C).
             moments: of the blocks.
-            running: up to each block.
             tones: the filters' answers to values and to presence.
             before: values and presence (B, N, S, C) one sample earlier.
         """

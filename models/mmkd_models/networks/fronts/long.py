@@ -29,7 +29,6 @@ class LongFrontEnd(nn.Module):
     Buffers hold the training data's statistics, so normalisation travels inside the graph.
 
     Args:
-        modality: what one window is.
         bands: of the first level of the spectrum; each further one has a third of them.
         frame: samples of the longest frame.
     """
@@ -57,10 +56,6 @@ class LongFrontEnd(nn.Module):
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the three views of a window.
-
-        Args:
-            values: (B, T, C) raw values, 0 where missing.
-            present: (B, T, C) 1 or 0.
 
         Returns:
             series (B, 3 C, T), spectrum (B, C * bands) and statistics (B, S): what `FrontEnd` gives, series as a stem

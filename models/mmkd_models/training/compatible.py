@@ -18,20 +18,19 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 def check_teacher(teacher: TeacherCheckpoint | OutOfFoldCheckpoint, windows: Windows) -> None:
     """Raises UsageError where the teacher cannot judge these windows, naming the first difference."""
-    check_fits("teacher", teacher.task, teacher.modalities, windows)
+    check_compatible("teacher", teacher.task, teacher.modalities, windows)
 
 
-def check_same_fold(who: str, facts: Facts, *, dataset_sha256: str, fold: int | None) -> None:
+def check_same_fold(who: str, facts: Facts | tuple[Facts, ...], *, dataset_sha256: str, fold: int | None) -> None:
     """Raises UsageError where what a student learns from was trained on another fold of the same dataset.
 
     It would know windows that are to judge the student. What does not say its fold is let pass.
 
     Args:
-        who: it, for the message.
-        facts: where it comes from.
-        dataset_sha256: of the student's dataset.
+        facts: where it comes from; of out-of-fold teachers each one's, which share a fold.
         fold: that the student is trained on; None for the dataset's own split.
     """
+    facts = facts[0] if isinstance(facts, tuple) else facts
     if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
         return
     ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))
@@ -42,14 +41,11 @@ def check_same_fold(who: str, facts: Facts, *, dataset_sha256: str, fold: int | 
     )
 
 
-def check_fits(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
+def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
     """Raises UsageError where a network of this task and these modalities cannot judge windows.
 
     Args:
         who: the network, for the message; its last word is what to train instead.
-        task: what it answers.
-        modalities: what it takes.
-        windows: to judge.
     """
     spec = windows.spec
     advice = f"train a {who.rpartition(' ')[2]} on this dataset"

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mmkd_edge.command.outputs import check_name, held
 from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.show import json_text
 from mmkd_edge.errors import UsageError
-from mmkd_models.train_config import AugmentConfig, TrainConfig
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.commands.options import run_dir_of
 
 if TYPE_CHECKING:  # --help needs no torch
     import typer
     from torch import nn
 
-    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
-    from mmkd_models.training.loop import OnStep
+    from mmkd_models.train_config import OnStep
+    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
-    from mmkd_models.training.trainings import Run
 
 
 def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, following: str, json: bool) -> None:
@@ -33,27 +32,23 @@ def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, fo
     if not is_first_process():
         return
     write_teacher_set(output, teachers)
-    drop_states(output)
-    names = [spec.name for spec in teachers.modalities]
-    parameters = sum(parameter.numel() for network in teachers.networks() for parameter in network.parameters())
     metric = teachers.facts[0].metric
-    if json:
-        summary = {
-            "checkpoint": str(output),
-            "modalities": names,
-            "parameters": parameters,
-            "out_of_fold_score": teachers.score,
-            "facts": teachers.facts,
-        }
-        print(pretty(summary))
+    rows = {
+        "validation": f"{metric} {' '.join(f'{facts.score:.3f}' for facts in teachers.facts)}",
+        "out of fold": f"{metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it",
+    }
+    facts = {"out_of_fold_score": teachers.score, "facts": teachers.facts}
+    _finish(output, teachers.modalities, teachers.networks(), facts, rows, following=following, json=json)
+
+
+def write_teacher_and_report(output: Path, checkpoint: TeacherCheckpoint, *, following: str, json: bool) -> None:
+    """Writes a teacher and says what it is, in the first process."""
+    from mmkd_models.training.checkpoint import write_teacher
+
+    if not is_first_process():
         return
-    scores = " ".join(f"{facts.score:.3f}" for facts in teachers.facts)
-    print(f"modalities    {', '.join(names)}")
-    print(f"parameters    {parameters:,} in {len(teachers.facts)} teachers")
-    print(f"validation    {metric} {scores}")
-    print(f"out of fold   {metric} {teachers.score:.3f} on training windows, each by the teacher that has not seen it")
-    print(f"logs          {shell_line('tensorboard', '--logdir', run_dir_of(output))}")
-    print(f"wrote {output}; next: {following}")
+    write_teacher(output, checkpoint)
+    _finish_one(output, checkpoint.modalities, checkpoint.network(), checkpoint.facts, following=following, json=json)
 
 
 def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
@@ -63,11 +58,46 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
     if not is_first_process():
         return
     write_student(output, checkpoint)
-    drop_states(output)
     precision = () if checkpoint.int8 is None else ("--precision", "int8")
     following = shell_line("mmkd-export", output, *precision, "-o", output.with_suffix(".edge"))
-    names = [checkpoint.modality.name]
-    report_training(checkpoint.facts, checkpoint.network(), output, names, following=following, json=json)
+    _finish_one(output, [checkpoint.modality], checkpoint.network(), checkpoint.facts, following=following, json=json)
+
+
+def _finish_one(
+    output: Path,
+    modalities: Sequence[ModalitySpec],
+    network: nn.Module,
+    facts: Facts,
+    *,
+    following: str,
+    json: bool,
+) -> None:
+    rows = {"validation": f"{facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}"}
+    _finish(output, modalities, [network], {"facts": facts}, rows, following=following, json=json)
+
+
+def _finish(
+    output: Path,
+    modalities: Sequence[ModalitySpec],
+    networks: Sequence[nn.Module],
+    facts: Mapping[str, Any],
+    rows: Mapping[str, str],
+    *,
+    following: str,
+    json: bool,
+) -> None:
+    """Drops what only an unfinished training needs, and says what was trained and which command is next."""
+    drop_states(output)
+    names = [spec.name for spec in modalities]
+    parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    if json:
+        print(json_text({"checkpoint": str(output), "modalities": names, "parameters": parameters, **facts}))
+        return
+    count = f"{parameters:,}" if len(networks) == 1 else f"{parameters:,} in {len(networks)} teachers"
+    logs = shell_line("tensorboard", "--logdir", run_dir_of(output))
+    for heading, text in {"modalities": ", ".join(names), "parameters": count, **rows, "logs": logs}.items():
+        print(f"{heading:<13} {text}")
+    print(f"wrote {output}; next: {following}")
 
 
 def is_first_process() -> bool:
@@ -104,27 +134,6 @@ def training_shown(title: str, output: Path) -> Iterator[OnStep]:
         raise
 
 
-def chosen_run(
-    train: TrainConfig, augment: AugmentConfig, output: Path, *, resume: bool, embed_windows: bool, on_step: OnStep
-) -> Run:
-    """Gives a run with its logs and resume state beside the checkpoint."""
-    from mmkd_models.training.trainings import Run
-
-    return Run(
-        train=train,
-        augment=augment,
-        run_dir=run_dir_of(output),
-        resume=resume,
-        embed_windows=embed_windows,
-        on_step=on_step,
-    )
-
-
-def run_dir_of(output: Path) -> Path:
-    """Gives the folder of the training's logs and resume state, beside its checkpoint."""
-    return output.with_name(output.name + ".run")
-
-
 def _states(output: Path) -> Iterator[Path]:
     """Gives the resume states of all the trainings that make this checkpoint."""
     from mmkd_models.training.resume import FILE_NAME
@@ -136,24 +145,3 @@ def drop_states(output: Path) -> None:
     """Drops the resume states of finished trainings; their TensorBoard logs stay."""
     for state in list(_states(output)):
         state.unlink()
-
-
-def pretty(document: Any) -> str:
-    """Gives a document as people read JSON."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-
-
-def report_training(
-    facts: Facts, network: nn.Module, output: Path, modalities: Sequence[str], *, following: str, json: bool
-) -> None:
-    """Says what was trained, and which command is next."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    if json:
-        summary = {"checkpoint": str(output), "modalities": list(modalities), "parameters": parameters, "facts": facts}
-        print(pretty(summary))
-        return
-    print(f"modalities    {', '.join(modalities)}")
-    print(f"parameters    {parameters:,}")
-    print(f"validation    {facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}")
-    print(f"logs          {shell_line('tensorboard', '--logdir', run_dir_of(output))}")
-    print(f"wrote {output}; next: {following}")

@@ -18,13 +18,11 @@ CONTENT_KEY = "content_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class TensorContent:
     """One tensor of a checkpoint.
 
     Attributes:
-        name: its name.
         dtype: the type of its values as torch writes it, `torch.float32`.
-        shape: its shape.
         data: its bytes, little-endian, the last axis fastest.
     """
 
@@ -34,7 +32,7 @@ class Part:
     data: memoryview
 
 
-def content_digest(parts: Iterable[Part], document: bytes) -> str:
+def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
     """Gives the SHA-256 of a checkpoint's content, in hexadecimal digits.
 
     Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
@@ -51,12 +49,10 @@ def check_content(path: Path, found: str, *, written: str | None) -> None:
     """Checks that a checkpoint says what was written.
 
     Args:
-        path: its file, for the message.
-        found: the digest of what it says.
         written: the digest that stands in its metadata; None where none does.
 
-    Raises:
-        CheckpointError: it does not, or nobody can tell: a file that could do without would pass with any content.
+    Raises CheckpointError where it does not, or nobody can tell: a file that could do without would pass with any
+    content.
     """
     if written is None:
         raise CheckpointError(

@@ -1,0 +1,138 @@
+"""Options that `mmkd-train`, `mmkd-distill` and `mmkd-study` share, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+from mmkd_edge.command.options import Argument, Option
+from mmkd_edge.spec import TaskKind
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.folds import fold_indices
+from mmkd_models.defaults import STUDENT_TRAIN
+from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
+from mmkd_models.networks.config import choice
+from mmkd_models.train_config import Precision, TrainConfig
+
+if TYPE_CHECKING:
+    from mmkd_models.training.trainings import Run, TrainingData
+
+NEEDS = ("typer", "rich", "torch", "safetensors", "lightning_fabric", "tensorboard")
+"""Modules that every training imports."""
+
+Data = Annotated[Path, Argument("DATA", "Dataset directory; see mmkd-data.")]
+Output = Annotated[Path, Option("Checkpoint to write.", ("-o", "--out"), "FILE")]
+Modality = Annotated[str, Option("The one modality that the student sees.", metavar="NAME")]
+Metric = Annotated[
+    str | None,
+    Option(
+        "What validation maximises. Classes: accuracy, balanced_accuracy, macro_f1; several labels: macro_f1, "
+        "mean_average_precision, subset_accuracy; a number: r2, pearson.",
+        metavar="NAME",
+        shown=", ".join(default_metric(kind) for kind in get_args(TaskKind)),
+    ),
+]
+Causal = Annotated[
+    bool,
+    Option("Let no token see what comes after it: a stream then computes only the new samples.", ("--causal",)),
+]
+Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
+Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What a network is trained on, how, and over which earlier file."""
+
+    label_share: Annotated[float, Option("Share of the training labels to use; 0.1 is a tenth.")] = 1.0
+    fold: Annotated[int | None, Option("Use grouped fold N of all windows, not the dataset's split.", min=0)] = None
+    steps: Annotated[int | None, Option("Optimisation steps.", min=1)] = STUDENT_TRAIN.steps
+    batch: Annotated[int, Option("Windows per step.", min=2)] = STUDENT_TRAIN.batch
+    learning_rate: Annotated[float | None, Option("Peak learning rate.", min=0.0)] = STUDENT_TRAIN.learning_rate
+    patience: Annotated[int, Option("Validations without progress before stopping; 0 never stops.", min=0)] = (
+        STUDENT_TRAIN.patience
+    )
+    metric: Metric = None
+    seed: Annotated[int, Option("Seed of everything random.", min=0)] = 0
+    practise_missing: Annotated[
+        bool,
+        Option(
+            "Hide channels, spans and (from a teacher) modalities in training, as sensors fail.",
+            ("--practise-missing/--no-practise-missing",),
+        ),
+    ] = True
+    precision: Annotated[str, Option("Arithmetic: 32-true, bf16-mixed or 16-mixed.")] = STUDENT_TRAIN.precision
+    devices: Annotated[int, Option("Devices (or CPU processes) that share each batch.", min=1)] = 1
+    resume: Annotated[bool, Option("Continue an interrupted training of the same options.", ("--resume",))] = False
+    force: Annotated[
+        bool,
+        Option("Replace a file that is no checkpoint, or one of other data or other settings.", ("--force",)),
+    ] = False
+
+
+def new_run(
+    output: Path, training: TrainingData, options: TrainingOptions, usual: TrainConfig, *, embed_windows: bool = True
+) -> Run:
+    """A run on these windows, with its logs and resume state beside the checkpoint; what is left open is as usual."""
+    from mmkd_models.training.trainings import Run
+
+    nothing_fails = AugmentConfig(channel_dropout=0.0, span_dropout=0.0)
+    return Run(
+        train=TrainConfig(
+            steps=usual.steps if options.steps is None else options.steps,
+            batch=options.batch,
+            learning_rate=usual.learning_rate if options.learning_rate is None else options.learning_rate,
+            patience=options.patience,
+            metric=chosen_metric(options.metric, training.train.spec.task.kind),
+            seed=options.seed,
+            precision=choice(options.precision, get_args(Precision), option="--precision"),
+            devices=options.devices,
+        ),
+        augment=AugmentConfig() if options.practise_missing else nothing_fails,
+        run_dir=run_dir_of(output),
+        resume=options.resume,
+        embed_windows=embed_windows,
+    )
+
+
+def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
+    """What validation maximises: what was named, or what is usual for a task of this kind."""
+    if metric is None:
+        return default_metric(kind)
+    chosen: AnyMetric = choice(metric, metrics_of(kind), option="--metric")
+    return chosen
+
+
+def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None) -> TrainingData:
+    """The windows of the dataset's split, or of one grouped fold, with the labels that training may see."""
+    from mmkd_models.training.trainings import TrainingData, visible_labels
+
+    dataset = open_dataset(path)
+    if options.fold is None:
+        train, valid = dataset.split("train"), dataset.split("valid")
+    else:
+        windows = dataset.everything()
+        rows = fold_indices(windows, fold=options.fold, seed=0)
+        train, valid = windows.subset(rows.train), windows.subset(rows.valid)
+    train = train.with_labels(visible_labels(train, share=options.label_share, seed=options.seed))
+    training = TrainingData(train=train, valid=valid, sha256=dataset.sha256, fold=options.fold)
+    return training.with_modalities(modalities) if modalities else training
+
+
+def same_windows(options: TrainingOptions) -> str:
+    """The options with which another command sees the same windows and labels, where they are not the defaults.
+
+    A student that is distilled from the teacher of one fold on another fold is judged on windows that its teacher knew.
+    """
+    words = [] if options.label_share == 1 else [f"--label-share {options.label_share:g}"]
+    words += [] if options.fold is None else [f"--fold {options.fold}"]
+    words += [] if options.seed == 0 else [f"--seed {options.seed}"]
+    return "".join(f" {word}" for word in words)
+
+
+def run_dir_of(output: Path) -> Path:
+    """The folder of the training's logs and resume state, beside its checkpoint."""
+    return output.with_name(output.name + ".run")
