@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import sys
 import tempfile
 import time
@@ -27,9 +26,9 @@ import numpy as np
 import torch
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.backends.base import BackendName, library_of, open_backend
+from mmkd_edge.backends.base import BACKENDS, BackendName, is_installed, open_backend, open_steps
+from mmkd_edge.backends.steps import start_steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.predict.steps import STEP_BACKENDS, start_steps, step_artifact
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.plan import export_plan
@@ -92,7 +91,7 @@ def measure(size: str, folder: Path, *, rounds: int, seconds: float) -> None:
     block = np.ascontiguousarray(window[:, :STRIDE])
     ours = steps_in_engines(bundle, block)
     with contextlib.ExitStack() as opened:
-        streaming: tuple[BackendName, ...] = ("ort", "litert") if installed("litert") else ("ort",)
+        streaming: tuple[BackendName, ...] = ("ort", "litert") if is_installed("litert") else ("ort",)
         for backend in streaming:
             predictor = opened.enter_context(EdgePredictor.open(bundle, backend=backend, threads=1))
             ours[f"predictor.stream, {backend}"] = pushing(predictor, window[0])
@@ -145,7 +144,7 @@ def windows_in_engines(folder: Path, window: np.ndarray) -> dict[str, Call]:
     found: dict[str, Call] = {}
     for name in names:
         file = folder / ("windowed.tflite" if name == "litert" else "windowed.onnx")
-        if not installed(name) or not file.exists():
+        if not is_installed(name) or not file.exists():
             print(f"{name} is left out: it is not installed, or its converter is not", file=sys.stderr)
             continue
         backend = open_backend(name, file.read_bytes(), threads=1)
@@ -158,19 +157,14 @@ def steps_in_engines(path: Path, block: np.ndarray) -> dict[str, Call]:
     present, found = np.ones_like(block), dict[str, Call]()
     with Bundle.open(path) as bundle:
         (entry,) = bundle.manifest.models
-        for name in STEP_BACKENDS:
+        for name in BACKENDS:
             artifact = step_artifact(entry, name)
-            if artifact is None or entry.streaming is None or not installed(name):
+            if artifact is None or entry.streaming is None or not is_installed(name):
                 continue
-            backend = open_backend(name, bundle.read(artifact.file), threads=1)
+            backend = open_steps(name, bundle.read(artifact.file), threads=1)
             steps = start_steps(backend, entry.streaming)
             found[f"step, {backend.version}"] = lambda steps=steps: steps.push(block, present)  # type: ignore[misc]
     return found
-
-
-def installed(name: BackendName) -> bool:
-    """Whether Python finds its library."""
-    return importlib.util.find_spec(library_of(name)[0]) is not None
 
 
 def in_turns(calls: dict[str, Call], *, rounds: int) -> dict[str, float]:

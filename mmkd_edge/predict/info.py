@@ -7,8 +7,8 @@ import platform
 import msgspec
 import numpy as np
 
-from mmkd_edge.predict.engine import Line
-from mmkd_edge.predict.steps import step_artifact
+from mmkd_edge.backends.steps import step_artifact
+from mmkd_edge.predict.engine import Students
 
 
 class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +55,11 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-def info_of(line: Line) -> PredictorInfo:
+def info_of(students: Students) -> PredictorInfo:
     """What answers, and with what; of several students the first."""
     from importlib.metadata import version
 
-    engine, bundle = line.engines[0], line.bundle
+    engine, bundle = students.engines[0], students.bundle
     entry, artifact, setup = engine.entry, engine.artifact, engine.setup
     step = step_artifact(entry, setup.backend) if setup else None
     return PredictorInfo(
@@ -79,7 +79,7 @@ def info_of(line: Line) -> PredictorInfo:
         step_artifact=step.file if step else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
-        least_probability=engine.least,
+        least_probability=engine.least_probability,
         versions={
             "mmkd-edge": version("mmkd-edge"),
             "numpy": np.__version__,

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mmkd_edge.backends.base import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of
+from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions
 from mmkd_edge.bundle.files import cache_folder, write_file
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import UsageError
@@ -221,7 +221,7 @@ def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
     """The installed versions of the engines' distributions; one that is absent is left out."""
     found = {}
     for backend in backends:
-        _, distribution = library_of(backend)
+        _, distribution = BACKENDS[backend].library()
         version = _installed(distribution)
         if version is not None:
             found[distribution] = version

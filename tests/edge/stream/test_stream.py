@@ -421,7 +421,7 @@ def test_five_hundred_recordings_are_the_same_however_they_are_divided(**drawn: 
 
 def test_memory_stays_where_it_is() -> None:
     stream = predictor().stream(hop=10, reorder=4)
-    stream._ask = lambda window, fault, age: None  # type: ignore[assignment,return-value]
+    stream._ask = lambda *_: None  # type: ignore[assignment,return-value]
     stream._deliver = lambda predictions: []
     rows = samples(50)
     times = np.arange(50) / 10
