@@ -376,7 +376,7 @@ class EdgePredictor:
         state = "closed" if self._service.closed else "open"
         return f"EdgePredictor({self.entry.name!r}, backend={self.backend.name!r}, {state})"
 
-    def _give(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+    def _give(self, predictions: list[Prediction]) -> list[Prediction]:
         """Count predictions, and give the caller what the policy makes of them."""
         self._monitor.given(predictions)
         return apply_policy(self._policy, predictions)

@@ -39,15 +39,17 @@ def check_policy(policy: Any) -> Policy:
     raise UsageError(f"policy: expected one of {', '.join(map(repr, POLICIES))}, got {policy!r}")
 
 
-def apply_policy(policy: Policy, predictions: Sequence[Prediction]) -> list[Prediction]:
+def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:
     """Predictions as the caller gets them; one that only says that a stream warms up is never withheld.
 
     Raises:
         SensorError: one is not `ok`, and the policy is `raise`.
     """
+    if policy == "predict":
+        return predictions
     refused = [one for one in predictions if one.status not in ("ok", "warming_up")]
-    if policy == "predict" or not refused:
-        return list(predictions)
+    if not refused:
+        return predictions
     if policy == "raise":
         message = f"modality {refused[0].modality!r}: {refused[0].status}: {refused[0].reason}"
         raise SensorError(message, predictions=predictions)

@@ -126,7 +126,7 @@ def interpret(
             "the backend runs another model than the manifest describes"
         )
     missing_share = 0.0
-    if present is not None and present is not all_present(modality.shape):
+    if present is not None and present is not all_present(present.shape[1:]):
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)

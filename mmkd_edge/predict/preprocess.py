@@ -73,7 +73,7 @@ def prepare(
 
 
 @lru_cache(maxsize=64)
-def all_present(shape: tuple[int, int]) -> NDArray[np.float32]:
+def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Gives the presence of a window that misses nothing: read-only float32 ones (1, T, C), one array per shape."""
     present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False

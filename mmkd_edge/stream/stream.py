@@ -7,7 +7,7 @@ alone, not on how they were divided into pushes. Memory is constant, and the onl
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.resample import Clock, Grid, Run
 
 Ask = Callable[[NDArray[np.float32], Conditions, NDArray[np.float32] | None], Prediction]
-Deliver = Callable[[Sequence[Prediction]], list[Prediction]]
+Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
 MAX_REORDER = 1024
