@@ -92,42 +92,24 @@ __all__ = [
 
 # Where each name of `__all__` lives, as the imports above tell it to type checkers.
 _HOMES = {
-    "mmkd_edge.bundle.bundle": (
-        "Bundle",
-        "Golden",
-        "example_bundle",
-        "golden_bytes",
-        "write_bundle",
-    ),
-    "mmkd_edge.predict.selftest": ("SelfTest",),
-    "mmkd_edge.predict.policy": ("SensorError",),
-    "mmkd_edge.backends.base": ("choose_artifact",),
-    "mmkd_edge.errors": (
-        "ArtifactError",
-        "BackendError",
-        "BundleError",
-        "CheckpointError",
-        "DatasetError",
-        "GateError",
-        "InputError",
-        "ManifestError",
-        "MmkdError",
-        "PerformanceError",
-        "UnavailableError",
-        "UsageError",
-    ),
-    "mmkd_edge.watch.health": ("Health",),
-    "mmkd_edge.predict.info": ("PredictorInfo",),
-    "mmkd_edge.bundle.manifest": ("Manifest", "decode_manifest", "encode_manifest"),
-    "mmkd_edge.predict.postprocess": ("Prediction", "interpret"),
-    "mmkd_edge.predictor": ("EdgePredictor",),
-    "mmkd_edge.predict.preprocess": ("check_window", "prepare", "prepare_batch"),
-    "mmkd_edge.bundle.reference": ("Reference", "read_reference", "write_reference"),
-    "mmkd_edge.predict.sensors": ("SensorChecks",),
-    "mmkd_edge.spec": ("ModalitySpec", "TaskSpec", "TensorSpec"),
-    "mmkd_edge.stream.stream": ("Stream", "StreamFacts"),
-    "mmkd_edge.watch.timing": ("Timing",),
-    "mmkd_edge.watch.watched": ("Watched",),
+    "mmkd_edge.backends.base": "choose_artifact",
+    "mmkd_edge.bundle.bundle": "Bundle Golden example_bundle golden_bytes write_bundle",
+    "mmkd_edge.bundle.manifest": "Manifest decode_manifest encode_manifest",
+    "mmkd_edge.bundle.reference": "Reference read_reference write_reference",
+    "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
+    "InputError ManifestError MmkdError PerformanceError UnavailableError UsageError",
+    "mmkd_edge.predict.info": "PredictorInfo",
+    "mmkd_edge.predict.policy": "SensorError",
+    "mmkd_edge.predict.postprocess": "Prediction interpret",
+    "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",
+    "mmkd_edge.predict.selftest": "SelfTest",
+    "mmkd_edge.predict.sensors": "SensorChecks",
+    "mmkd_edge.predictor": "EdgePredictor",
+    "mmkd_edge.spec": "ModalitySpec TaskSpec TensorSpec",
+    "mmkd_edge.stream.stream": "Stream StreamFacts",
+    "mmkd_edge.watch.health": "Health",
+    "mmkd_edge.watch.timing": "Timing",
+    "mmkd_edge.watch.watched": "Watched",
 }
 
 
@@ -135,7 +117,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     for module, names in _HOMES.items():
-        if name in names:
+        if name in names.split():
             value: object = getattr(import_module(module), name)
             globals()[name] = value
             return value

@@ -53,8 +53,6 @@ class Bundle:
     under an open bundle gives an error, never other bytes.
 
     Attributes:
-        path: where it was opened.
-        manifest: what is in it.
         sha256: of the whole file, as `sha256sum` prints it.
     """
 

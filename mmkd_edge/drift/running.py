@@ -31,7 +31,6 @@ class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One channel as it was seen lately.
 
     Attributes:
-        channel: its name.
         mean: of the values that were there, in the unit that the student takes; NaN where there were none.
         std: of the same values.
         missing_share: 0 to 1; NaN where no window was observed.
@@ -50,9 +49,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One student's inputs and answers, lately.
 
     Attributes:
-        model: the student.
         windows_observed: how many windows the statistics of the channels rest on; older ones weigh less.
-        channels: one for each.
         drift: the verdict on the last windows.
         label_shares: share of each label among the answers, 0 to 1; zeros where there were none. Of several labels the
             share of answers in which it is on; of a regression empty.

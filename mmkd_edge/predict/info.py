@@ -16,11 +16,6 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model_id: the bundle's name for itself; empty without a bundle.
-        model: the student.
-        modality: what it takes.
-        labels: what it answers.
-        parameters: how many the student has.
-        backend: what executes it.
         backend_version: the library behind the backend.
         threads: how many threads one prediction may use.
         precision: of the arithmetic: the artifact's, or bf16; empty without a bundle.

@@ -57,8 +57,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a student.
 
     Attributes:
-        backend: what executes it.
-        precision: of its arithmetic.
         threads: of one prediction.
         options: of the engine.
         reason: why this one, for people.

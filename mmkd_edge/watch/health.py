@@ -31,7 +31,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         reopens: how often an engine was opened again after a failure.
         swaps: how often another bundle took over.
         rollbacks: how often the earlier bundle took over again.
-        models: the students.
         latency: of the calls of a `Watched` predictor; None elsewhere, and before the first.
         input_age: from the newest sample of a window to its answer; None where nobody told the ages.
     """
