@@ -67,7 +67,7 @@ class EdgePredictor:
         checks: what is looked for in every window beyond missing values.
         stale_s: from this age of its input on a prediction is stale.
         error_level: of label sets; the artifact must have been calibrated.
-        observe_every: each how manieth window the statistics of `health` look at; 0 looks at none.
+        observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class EdgePredictor:
             checks: what is looked for in every window beyond missing values; None looks for nothing else.
             stale_s: from this age of its input on a prediction is stale; None never says so.
             error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
-            observe_every: each how manieth window the statistics of `health` look at; 0 looks at none.
+            observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
 
         Raises:
             UsageError: a file is absent, or an argument does not fit this bundle.

@@ -65,7 +65,7 @@ class Monitor:
     A prediction costs two appends here; every few of them are settled together, under the lock.
 
     Args:
-        every: each how manieth window is looked at; 0 looks at none and counts only.
+        every: one window in this many is looked at; 0 looks at none and counts only.
     """
 
     def __init__(self, *, every: int) -> None:
