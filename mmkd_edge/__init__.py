@@ -12,7 +12,8 @@ its help at once; the library behind a backend is imported when a bundle is open
 TYPE_CHECKING = False  # as type checkers know it, without the time that importing typing takes
 
 if TYPE_CHECKING:
-    from mmkd_edge.bundle.bundle import Bundle, Golden, choose_artifact, example_bundle, golden_bytes, write_bundle
+    from mmkd_edge.backends.base import choose_artifact
+    from mmkd_edge.bundle.bundle import Bundle, Golden, example_bundle, golden_bytes, write_bundle
     from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest
     from mmkd_edge.bundle.reference import Reference, read_reference, write_reference
     from mmkd_edge.errors import (
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
         ManifestError,
         MmkdError,
         PerformanceError,
-        SensorError,
         UnavailableError,
         UsageError,
     )
-    from mmkd_edge.predict.engine import SelfTest
     from mmkd_edge.predict.info import PredictorInfo
+    from mmkd_edge.predict.policy import SensorError
     from mmkd_edge.predict.postprocess import Prediction, interpret
     from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
+    from mmkd_edge.predict.selftest import SelfTest
     from mmkd_edge.predict.sensors import SensorChecks
     from mmkd_edge.predictor import EdgePredictor
     from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
@@ -91,42 +92,24 @@ __all__ = [
 
 # Where each name of `__all__` lives, as the imports above tell it to type checkers.
 _HOMES = {
-    "mmkd_edge.bundle.bundle": (
-        "Bundle",
-        "Golden",
-        "choose_artifact",
-        "example_bundle",
-        "golden_bytes",
-        "write_bundle",
-    ),
-    "mmkd_edge.predict.engine": ("SelfTest",),
-    "mmkd_edge.errors": (
-        "ArtifactError",
-        "BackendError",
-        "BundleError",
-        "CheckpointError",
-        "DatasetError",
-        "GateError",
-        "InputError",
-        "ManifestError",
-        "MmkdError",
-        "PerformanceError",
-        "SensorError",
-        "UnavailableError",
-        "UsageError",
-    ),
-    "mmkd_edge.watch.health": ("Health",),
-    "mmkd_edge.predict.info": ("PredictorInfo",),
-    "mmkd_edge.bundle.manifest": ("Manifest", "decode_manifest", "encode_manifest"),
-    "mmkd_edge.predict.postprocess": ("Prediction", "interpret"),
-    "mmkd_edge.predictor": ("EdgePredictor",),
-    "mmkd_edge.predict.preprocess": ("check_window", "prepare", "prepare_batch"),
-    "mmkd_edge.bundle.reference": ("Reference", "read_reference", "write_reference"),
-    "mmkd_edge.predict.sensors": ("SensorChecks",),
-    "mmkd_edge.spec": ("ModalitySpec", "TaskSpec", "TensorSpec"),
-    "mmkd_edge.stream.stream": ("Stream", "StreamFacts"),
-    "mmkd_edge.watch.timing": ("Timing",),
-    "mmkd_edge.watch.watched": ("Watched",),
+    "mmkd_edge.backends.base": "choose_artifact",
+    "mmkd_edge.bundle.bundle": "Bundle Golden example_bundle golden_bytes write_bundle",
+    "mmkd_edge.bundle.manifest": "Manifest decode_manifest encode_manifest",
+    "mmkd_edge.bundle.reference": "Reference read_reference write_reference",
+    "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
+    "InputError ManifestError MmkdError PerformanceError UnavailableError UsageError",
+    "mmkd_edge.predict.info": "PredictorInfo",
+    "mmkd_edge.predict.policy": "SensorError",
+    "mmkd_edge.predict.postprocess": "Prediction interpret",
+    "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",
+    "mmkd_edge.predict.selftest": "SelfTest",
+    "mmkd_edge.predict.sensors": "SensorChecks",
+    "mmkd_edge.predictor": "EdgePredictor",
+    "mmkd_edge.spec": "ModalitySpec TaskSpec TensorSpec",
+    "mmkd_edge.stream.stream": "Stream StreamFacts",
+    "mmkd_edge.watch.health": "Health",
+    "mmkd_edge.watch.timing": "Timing",
+    "mmkd_edge.watch.watched": "Watched",
 }
 
 
@@ -134,7 +117,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     for module, names in _HOMES.items():
-        if name in names:
+        if name in names.split():
             value: object = getattr(import_module(module), name)
             globals()[name] = value
             return value

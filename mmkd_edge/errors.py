@@ -5,7 +5,7 @@ MmkdError                      exit 1   caught by `except MmkdError`
 ├── UsageError                 exit 2   an argument or an input file that the user can correct
 │   ├── DatasetError                    a dataset directory or interchange file
 │   └── InputError                      a window that does not fit the model
-│       └── SensorError                 a window that the policy `raise` refuses
+│       └── SensorError                 a window that the policy `raise` refuses (in `predict.policy`)
 ├── UnavailableError           exit 3   a library, device or backend that this machine lacks
 ├── BackendError               exit 3   a backend that is there and fails
 ├── GateError                  exit 4   an accuracy or parity gate that did not pass
@@ -20,10 +20,6 @@ A message has four parts: where, what was expected, what came, how to fix it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-
-import mmkd_edge  # the package itself: what predictions are is known once it is there, and their module needs this one
 
 
 class MmkdError(Exception):
@@ -44,18 +40,6 @@ class DatasetError(UsageError):
 
 class InputError(UsageError):
     """A window that does not fit the model."""
-
-
-class SensorError(InputError):
-    """A sensor that failed, where the policy is `raise`.
-
-    Attributes:
-        predictions: what was found, the refused ones among them, in the order of the windows.
-    """
-
-    def __init__(self, message: str, *, predictions: Sequence[mmkd_edge.Prediction] = ()) -> None:
-        super().__init__(message)
-        self.predictions = tuple(predictions)
 
 
 class UnavailableError(MmkdError):
@@ -98,3 +82,9 @@ class ManifestError(ArtifactError):
 
 class BundleError(ArtifactError):
     """A bundle (`*.edge`) that is damaged, altered or not a bundle."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line; its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

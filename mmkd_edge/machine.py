@@ -21,7 +21,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A kind of machine.
 
     Attributes:
-        cpu: model name of the processor.
         board: board name from the device tree (Jetson, Raspberry Pi); None on a PC.
         architecture: `x86_64`, `aarch64`...
         cores: logical cores that this process may run on.

@@ -23,9 +23,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         name: what windows and files call it.
         kind: only `series` is supported; `audio` and `video` are refused with a clear error.
-        channels: one name per column.
         unit: the physical unit of the raw values, for people.
-        rate_hz: samples per second.
         samples: T, the length of one window.
         range: smallest and largest valid raw value; a value outside counts as missing.
         normalise: `per_group` when raw values are only comparable after a z-score with the statistics of their own

@@ -14,8 +14,15 @@ from pathlib import Path
 from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
 from mmkd_bench.measuring.process import Interrupted, Progress, run_job, unheard
 from mmkd_bench.run import START_LIMIT_S
-from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, why_absent
-from mmkd_edge.bundle.bundle import Bundle, choose_artifact
+from mmkd_edge.backends.base import (
+    BACKENDS,
+    DEFAULT_OPTIONS,
+    BackendName,
+    SessionOptions,
+    choose_artifact,
+    why_absent,
+)
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.machine import this_machine, usable_cores
@@ -102,23 +109,25 @@ def ways_to_try(entry: ModelEntry, settings: TuneSettings) -> list[Way]:
 
 
 def _setups(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *, owns_cores: bool) -> Iterator[Setup]:
-    for precision in RUN_PRECISIONS:
-        if precision == "fp16" and backend == "openvino":
-            continue  # it computes FP16 artifacts in float32, with rounded weights and no gain
+    row = BACKENDS[backend]
+    for precision in row.precisions:
+        if precision in row.without_gain:
+            continue
         try:
             choose_artifact(entry, precision, backend)
         except UsageError:
             continue
-        for count in threads if backend != "trt" else (1,):  # the GPU's threads are its own
+        for count in (1,) if row.on_gpu else threads:  # the GPU's threads are its own
             for options in _options(backend, count, owns_cores=owns_cores):
                 yield Setup(backend=backend, precision=precision, threads=count, options=options, reason="tried")
 
 
 def _options(backend: BackendName, threads: int, *, owns_cores: bool) -> Iterator[SessionOptions]:
     yield DEFAULT_OPTIONS
-    if backend == "ort" and threads == 1:
+    row = BACKENDS[backend]
+    if row.has_graph_option and threads == 1:
         yield SessionOptions(graph="basic")
-    if owns_cores and (backend == "openvino" or (backend == "ort" and threads > 1)):
+    if owns_cores and row.owns_cores_from is not None and threads >= row.owns_cores_from:
         yield SessionOptions(owns_cores=True)
 
 

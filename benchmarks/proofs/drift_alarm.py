@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, example_bundle
 from mmkd_edge.drift.features import ROWS, InputStatistics, window_features
+from mmkd_edge.drift.running import measure_statistics, stability_index
 from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.watch.health import measure_statistics, stability_index
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
 from mmkd_models.data import open_dataset, shipped_dataset
@@ -118,7 +118,9 @@ def measure(windows: dict[int, Floats], modality: ModalitySpec) -> None:
         valid = np.concatenate([windows[group] for group in rng.permutation(rest)[:2]])
         valid = valid[rng.permutation(len(valid))[:256]]
         answers = np.full((len(valid), 2), 0.5, np.float32)
-        statistics = measure_statistics(valid, answers, modality, task=TaskSpec(labels=("one", "other")))
+        statistics = measure_statistics(
+            *prepare_batch(valid, modality), answers, task=TaskSpec(labels=("one", "other"))
+        )
         for group in rest:
             case, features = known[group][plain]
             own = found.setdefault("of the groups that the reference knows", [])

@@ -27,7 +27,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import Backend, BackendName, open_backend
+from mmkd_edge.backends.base import Backend, BackendName, is_installed, open_backend
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.backends.trt.build import engine_from_onnx
 from mmkd_edge.bundle.bundle import Bundle
@@ -45,7 +45,7 @@ from mmkd_export.targets.platforms import Target
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
-from proofs.script import head, is_installed, parser_of, row
+from proofs.script import head, parser_of, row
 
 WORKSPACE_BYTES = 1 << 30
 REPEATS = 5

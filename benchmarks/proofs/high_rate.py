@@ -21,10 +21,10 @@ from typing import get_args
 
 import numpy as np
 
-from mmkd_edge.backends.base import BackendName, open_backend
+from mmkd_edge.backends.base import BackendName, is_installed, open_backend
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import Preset, student_config
-from proofs.script import head, is_installed, parser_of, row
+from proofs.script import head, parser_of, row
 
 CHANNELS = ("x", "y", "z")
 BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert")

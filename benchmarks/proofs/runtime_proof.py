@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, InputError, MmkdError, UsageError
-from mmkd_edge.backends.base import BACKENDS, RUN_PRECISIONS
-from proofs.script import head, is_installed, parser_of, row
+from mmkd_edge.backends.base import BACKENDS, RUN_PRECISIONS, is_installed
+from proofs.script import head, parser_of, row
 
 THREADS = 8
 WINDOWS = 16

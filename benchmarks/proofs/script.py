@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
-
-from mmkd_edge.backends.base import BackendName, library_of
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
@@ -22,8 +19,3 @@ def head(*cells: str, texts: int = 1) -> str:
 def row(*cells: object) -> str:
     """One row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def is_installed(backend: BackendName) -> bool:
-    """Whether Python finds the library of a backend."""
-    return find_spec(library_of(backend)[0]) is not None

@@ -24,9 +24,9 @@ import msgspec
 import numpy as np
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.backends.base import BackendName, open_backend
+from mmkd_edge.backends.base import BACKENDS, BackendName, is_installed, open_backend, open_steps
+from mmkd_edge.backends.steps import start_steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.predict.steps import STEP_BACKENDS, start_steps, step_artifact
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.plan import export_plan
@@ -34,7 +34,7 @@ from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries, tflite_from_checkpoint
 from mmkd_models.networks.config import preset_named, student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
-from proofs.script import head, is_installed, parser_of, row
+from proofs.script import head, parser_of, row
 from proofs.students import untrained
 
 TOKENS, STRIDE, RATE_HZ = 128, 8, 100.0
@@ -136,11 +136,11 @@ def steps_in_engines(path: Path, block: np.ndarray) -> dict[str, Call]:
     present, found = np.ones_like(block), dict[str, Call]()
     with Bundle.open(path) as bundle:
         (entry,) = bundle.manifest.models
-        for name in STEP_BACKENDS:
+        for name in BACKENDS:
             artifact = step_artifact(entry, name)
             if artifact is None or entry.streaming is None or not is_installed(name):
                 continue
-            backend = open_backend(name, bundle.read(artifact.file), threads=1)
+            backend = open_steps(name, bundle.read(artifact.file), threads=1)
             steps = start_steps(backend, entry.streaming)
             found[f"step, {backend.version}"] = lambda steps=steps: steps.push(block, present)  # type: ignore[misc]
     return found

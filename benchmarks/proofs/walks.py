@@ -21,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
-from mmkd_export.commands.cli import main as export_main
 
 from mmkd_edge import EdgePredictor
+from mmkd_export.commands.export import main as export_main
 from proofs.script import head, parser_of, row
 
 ROOT = Path(__file__).parents[2]

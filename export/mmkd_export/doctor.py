@@ -12,7 +12,6 @@ import importlib.util
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_edge.backends.base import why_absent
+from mmkd_edge.backends.openvino import import_openvino
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
@@ -241,8 +241,8 @@ def _imported(module: str) -> Any:
     """A module, imported so that it reports nothing over the network."""
     if module == "onnxruntime":
         return import_onnxruntime()
-    if module == "openvino":  # its import else forks a process that reports the start
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    if module == "openvino":
+        return import_openvino()
     return importlib.import_module(module)
 
 

@@ -23,7 +23,8 @@ from mmkd_edge.bundle.manifest import (
     graph_outputs,
 )
 from mmkd_edge.drift.features import InputStatistics
-from mmkd_edge.watch.health import measure_statistics
+from mmkd_edge.drift.running import measure_statistics
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.card import model_card
 from mmkd_export.judge.artifacts import JudgedArtifact
 from mmkd_export.judge.parity import FP32_TOLERANCE
@@ -134,9 +135,8 @@ def _statistics(evidence: Evidence) -> InputStatistics | None:
     """What a device looks for drifts against; None where nothing was recorded, as no recording is like noise."""
     if evidence.real.synthetic:
         return None
-    return measure_statistics(
-        evidence.real.windows, evidence.answers.probabilities, evidence.modality, task=evidence.task
-    )
+    prepared = prepare_batch(evidence.real.windows, evidence.modality)
+    return measure_statistics(*prepared, evidence.answers.probabilities, task=evidence.task)
 
 
 def _file_entry(name: str, data: bytes) -> FileEntry:

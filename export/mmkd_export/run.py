@@ -6,17 +6,15 @@ an export that fails or is killed leaves the earlier bundle as it was.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
-from mmkd_edge.backends.base import Backend
-from mmkd_edge.backends.litert import LitertBackend
+from mmkd_edge.backends.base import BackendName, is_installed, open_backend
 from mmkd_edge.backends.openvino import OpenVinoBackend
-from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.manifest import REPORT_FILE, Manifest, Precision
 from mmkd_edge.command.outputs import held
@@ -274,21 +272,13 @@ def _run_in_openvino(
     return kept, left_out
 
 
-_BACKENDS: dict[str, Callable[[bytes], Backend]] = {
-    "ort": OrtBackend,
-    "openvino": OpenVinoBackend,
-    "litert": LitertBackend,
-}
-_LIBRARIES = {"ort": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert"}
-
-
 def _latencies_us(artifacts: Sequence[JudgedArtifact], subject: Subject) -> dict[tuple[str, Precision], float]:
     """Median latency of every artifact in every backend that it was run in and that is here, measured in turns."""
     opened = {
-        (run.backend, judged.artifact.precision): _BACKENDS[run.backend](judged.model)
+        (run.backend, judged.artifact.precision): open_backend(cast(BackendName, run.backend), judged.model, threads=1)
         for judged in artifacts
         for run in judged.report.backends
-        if importlib.util.find_spec(_LIBRARIES[run.backend]) is not None  # an earlier bundle may have more
+        if is_installed(cast(BackendName, run.backend))  # an earlier bundle may have more
     }
     try:
         return paired_latency_us(opened, list(feeds_of(subject.evidence.real.windows, subject.modality)))

@@ -7,18 +7,16 @@ network over the whole recording; and golden windows, stepped through, are held 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import Backend
+from mmkd_edge.backends.base import SteppingBackend, backend_for, is_installed, open_steps
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Streaming
-from mmkd_edge.predict.steps import follow_recording
+from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import OPSET
-from mmkd_export.judge.artifacts import open_format
 from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, ArtifactParity, compare, require_parity
 from mmkd_export.judge.reference_answers import Evidence
 from mmkd_export.report import StepReport
@@ -82,7 +80,7 @@ def judge_step(
     facts = steps_of(checkpoint)
     recording = _recording(evidence, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=evidence.temperature)
-    backend, what = open_format(model, format), _named(format)
+    backend, what = open_steps(backend_for(format), model, threads=1), _named(format)
     try:
         logits, probabilities = follow_recording(backend, facts, recording, evidence.modality)
         got = Answers(logits=logits, probabilities=probabilities)
@@ -119,9 +117,9 @@ def stored_step(
     Raises:
         GateError: this machine computes other answers.
     """
-    if artifact.format == "tflite" and importlib.util.find_spec("ai_edge_litert") is None:
+    if not is_installed(backend_for(artifact.format)):
         return StepGraph(model=model, artifact=artifact, report=report)
-    backend = open_format(model, artifact.format)
+    backend = open_steps(backend_for(artifact.format), model, threads=1)
     try:
         windows = _stepped_windows(backend, streaming, evidence)
     finally:
@@ -161,7 +159,7 @@ def _rows(answers: Answers, chosen: NDArray[np.bool_]) -> Answers:
     return Answers(logits=answers.logits[chosen], probabilities=answers.probabilities[chosen])
 
 
-def _stepped_windows(backend: Backend, streaming: Streaming, evidence: Evidence) -> ArtifactParity:
+def _stepped_windows(backend: SteppingBackend, streaming: Streaming, evidence: Evidence) -> ArtifactParity:
     """Golden windows, each stepped through from the beginning, against the answers for them."""
     windows = evidence.real.windows[:_MOST_GOLDEN]
     found = [follow_recording(backend, streaming, window, evidence.modality) for window in windows]

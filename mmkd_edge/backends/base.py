@@ -1,27 +1,28 @@
-"""Backends: what executes an artifact. The protocol, and the one place that opens them.
+"""Backends: what executes an artifact. The protocol, and the one table of what each backend is.
 
-Every backend takes and gives the same named float32 tensors, whatever engine is behind it.
+Every backend takes and gives the same named float32 tensors, whatever engine is behind it. A backend is its file and
+its row here: nobody else asks for one by its name.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.trt.needs import installed_library, why_no_engines
-from mmkd_edge.bundle.manifest import Precision
+from mmkd_edge.backends.step_memory import StepMemory
+from mmkd_edge.backends.trt.needs import installed_distribution, seems_made_for_trt, why_no_engines
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TensorSpec
 
 BackendName = Literal["ort", "openvino", "litert", "trt"]
-# Of the arithmetic: that of an artifact, or bf16, in which OpenVINO can run the fp32 artifact.
+# Of the arithmetic: that of an artifact, or bf16, in which the fp32 artifact is run.
 RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
-BACKENDS: tuple[BackendName, ...] = ("ort", "openvino", "litert", "trt")
 RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16", "int8", "bf16")
 
 
@@ -89,6 +90,125 @@ class Backend(Protocol):
         ...
 
 
+class SteppingBackend(Backend, Protocol):
+    """A backend that also runs the step graphs of causal students."""
+
+    def bind(self, memory: StepMemory) -> Callable[[], None]:
+        """What takes one step: reads the memory's inputs and writes its outputs.
+
+        Raises:
+            BackendError: the backend is closed.
+        """
+        ...
+
+
+class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one backend is.
+
+    Attributes:
+        formats: of the artifacts that it runs.
+        precisions: that it computes in; bf16 from the fp32 artifact.
+        without_gain: those of them that are no faster here than fp32, so that nobody needs to measure them.
+        library: gives the module that it imports, and the distribution that this comes from.
+        lacks: gives everything beyond an installed library that it needs and that is missing, with the commands for
+            it; None where it needs no more.
+        seems_meant: whether this machine seems to be made for it, so that its absence is told.
+        open: opens the bytes of an artifact, with threads, bf16 or not, and options; see `open_backend`.
+        open_steps: opens those of the step graph of a causal student; None where it runs none.
+        on_gpu: it computes on a GPU, so that threads are nothing to it, and opening may build an engine.
+        has_graph_option: `SessionOptions.graph` is something to it.
+        owns_cores_from: threads from which on `SessionOptions.owns_cores` is something to it; None for never.
+        rank: place in the order in which `auto` tries what is there, without a profile and a contest.
+        opening_s: import, opening and self-test of a student of 60 k parameters: processor time in a fresh process on
+            one core of a PC. How long the first backend took tells what other machines and larger students make of it.
+    """
+
+    formats: tuple[ArtifactFormat, ...]
+    precisions: tuple[RunPrecision, ...]
+    without_gain: tuple[RunPrecision, ...] = ()
+    library: Callable[[], tuple[str, str]]
+    lacks: Callable[[], str] | None = None
+    seems_meant: Callable[[], bool] = lambda: False
+    open: Callable[[bytes, int, bool, SessionOptions], Backend]
+    open_steps: Callable[[bytes, int, bool, SessionOptions], SteppingBackend] | None = None
+    on_gpu: bool = False
+    has_graph_option: bool = False
+    owns_cores_from: int | None = None
+    rank: int
+    opening_s: float
+
+
+def _ort(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+    from mmkd_edge.backends.ort import OrtBackend
+
+    return OrtBackend(model, threads=threads, graph=options.graph, spinning=options.owns_cores)
+
+
+def _openvino(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+    from mmkd_edge.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(model, threads=threads, bf16=bf16, pinning=options.owns_cores)
+
+
+def _litert(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+    from mmkd_edge.backends.litert import LitertBackend
+
+    return LitertBackend(model, threads=threads)
+
+
+def _trt(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> Backend:
+    from mmkd_edge.backends.trt.backend import TrtBackend
+
+    return TrtBackend(model)
+
+
+BACKENDS: Mapping[BackendName, BackendRow] = {
+    "ort": BackendRow(
+        formats=("onnx",),
+        precisions=("fp32", "fp16", "int8"),
+        library=lambda: ("onnxruntime", "onnxruntime"),
+        open=_ort,
+        open_steps=_ort,
+        has_graph_option=True,
+        owns_cores_from=2,
+        rank=3,
+        opening_s=0.07,
+    ),
+    "openvino": BackendRow(
+        formats=("onnx",),
+        precisions=("fp32", "fp16", "int8", "bf16"),
+        without_gain=("fp16",),  # computed in float32, with rounded weights
+        library=lambda: ("openvino", "openvino"),
+        open=_openvino,
+        open_steps=_openvino,
+        owns_cores_from=1,
+        rank=2,
+        opening_s=0.27,
+    ),
+    "litert": BackendRow(
+        formats=("tflite",),
+        precisions=("fp32", "fp16", "int8"),
+        library=lambda: ("ai_edge_litert", "ai-edge-litert"),
+        open=_litert,
+        open_steps=_litert,
+        rank=4,
+        opening_s=0.04,
+    ),
+    "trt": BackendRow(
+        formats=("onnx",),
+        precisions=("fp32", "fp16", "int8"),
+        library=installed_distribution,
+        lacks=why_no_engines,
+        seems_meant=seems_made_for_trt,
+        open=_trt,
+        on_gpu=True,
+        rank=1,
+        opening_s=1.0,
+    ),
+}
+"""Every backend, by its name."""
+
+
 def check_backend(name: str) -> BackendName | Literal["auto"]:
     """The same name, where there is such a backend.
 
@@ -100,40 +220,55 @@ def check_backend(name: str) -> BackendName | Literal["auto"]:
     for known in BACKENDS:
         if name == known:
             return known
-    listed = ", ".join(map(repr, ("auto", *BACKENDS[:-1])))
-    raise UsageError(f"backend {name!r} is unknown; expected {listed} or {BACKENDS[-1]!r}")
+    *others, last = map(repr, ("auto", *BACKENDS))
+    raise UsageError(f"backend {name!r} is unknown; expected {', '.join(others)} or {last}")
 
 
-def artifact_formats(name: BackendName) -> tuple[str, ...]:
-    """Which artifact formats a backend runs."""
-    return {"ort": ("onnx",), "openvino": ("onnx",), "litert": ("tflite",), "trt": ("onnx",)}[name]
-
-
-def library_of(name: BackendName) -> tuple[str, str]:
-    """The module that a backend imports, and the distribution that it comes from."""
-    if name == "trt":
-        library = installed_library() or "tensorrt"
-        return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
-    if name == "litert":
-        return "ai_edge_litert", "ai-edge-litert"
-    if name == "openvino":
-        return "openvino", "openvino"
-    return "onnxruntime", "onnxruntime"
+def is_installed(name: BackendName) -> bool:
+    """Whether a backend's library is installed; imports nothing."""
+    return importlib.util.find_spec(BACKENDS[name].library()[0]) is not None
 
 
 def why_absent(name: BackendName) -> str:
     """Why a backend cannot be tried here, with the command for it; empty where it can. Imports nothing heavy."""
-    if name == "trt":
-        return why_no_engines()
-    module, distribution = library_of(name)
-    if importlib.util.find_spec(module) is not None:
-        return ""
-    return f"{distribution} is not installed; pip install 'mmkd-edge[{name}]'"
+    row = BACKENDS[name]
+    if row.lacks is not None:
+        return row.lacks()
+    return "" if is_installed(name) else f"{row.library()[1]} is not installed; pip install 'mmkd-edge[{name}]'"
 
 
-def artifact_precision(precision: RunPrecision) -> Precision:
-    """The precision of the artifact that is run in `precision`."""
-    return "fp32" if precision == "bf16" else precision
+def backend_for(artifact_format: ArtifactFormat) -> BackendName:
+    """The backend in which artifacts of a format are judged: the first that runs it."""
+    return next(name for name, row in BACKENDS.items() if artifact_format in row.formats)
+
+
+def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
+    """The artifact that a backend should run; precision `auto` is fp32, and bf16 runs the fp32 artifact.
+
+    Raises:
+        UsageError: no artifact fits; the message says for each why not.
+    """
+    _check_precision(backend, precision)
+    wanted = "fp32" if precision in ("auto", "bf16") else precision
+    formats = BACKENDS[backend].formats
+    reasons: list[str] = []
+    for artifact in entry.artifacts:
+        if artifact.format not in formats:
+            reasons.append(f"{artifact.file!r} has the format {artifact.format}, the backend runs {', '.join(formats)}")
+        elif artifact.precision != wanted:
+            reasons.append(f"{artifact.file!r} has the precision {artifact.precision}")
+        else:
+            return artifact
+    raise UsageError(
+        f"model {entry.name!r} has no artifact of precision {wanted!r} for backend {backend!r}: {'; '.join(reasons)}; "
+        "ask for a precision that is there, or export the student with this one"
+    )
+
+
+def _check_precision(backend: BackendName, precision: RunPrecision | Literal["auto"]) -> None:
+    if precision != "auto" and precision not in BACKENDS[backend].precisions:
+        able = " and ".join(repr(name) for name, row in BACKENDS.items() if precision in row.precisions)
+        raise UsageError(f"backend {backend!r} does not compute in {precision!r}; only {able} does")
 
 
 def open_backend(
@@ -149,8 +284,8 @@ def open_backend(
     Args:
         name: the backend.
         model: the artifact's verified bytes.
-        threads: how many threads of the processor one `run` may use; TensorRT needs one.
-        bf16: compute in bfloat16; OpenVINO alone does.
+        threads: how many threads of the processor one `run` may use; a backend on a GPU needs one.
+        bf16: compute in bfloat16.
         options: how the engine is opened beyond that.
 
     Raises:
@@ -159,22 +294,25 @@ def open_backend(
         BackendError: the engine refuses the artifact.
         UsageError: there is no such backend, or it does not compute in bf16.
     """
-    if bf16 and name != "openvino":
-        raise UsageError(f"backend {name!r} does not compute in 'bf16'; only 'openvino' does")
-    if name == "ort":
-        from mmkd_edge.backends.ort import OrtBackend
+    if name not in BACKENDS:
+        raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
+    if bf16:
+        _check_precision(name, "bf16")
+    return BACKENDS[name].open(model, threads, bf16, options)
 
-        return OrtBackend(model, threads=threads, graph=options.graph, spinning=options.owns_cores)
-    if name == "openvino":
-        from mmkd_edge.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(model, threads=threads, bf16=bf16, pinning=options.owns_cores)
-    if name == "litert":
-        from mmkd_edge.backends.litert import LitertBackend
+def open_steps(
+    name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
+) -> SteppingBackend:
+    """Open the step graph of a causal student, in fp32; see `open_backend`.
 
-        return LitertBackend(model, threads=threads)
-    if name == "trt":
-        from mmkd_edge.backends.trt.backend import TrtBackend
-
-        return TrtBackend(model)
-    raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
+    Raises:
+        UsageError: the backend runs no step graphs.
+        UnavailableError: its library is not installed.
+        BackendError: the engine refuses the graph.
+    """
+    opened = BACKENDS[name].open_steps
+    if opened is None:
+        able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)
+        raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
+    return opened(model, threads, False, options)

@@ -7,19 +7,20 @@ writes one line on stderr when a process opens its first artifact; nothing in it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmkd_edge.predict.steps import StepMemory
+    from mmkd_edge.backends.step_memory import StepMemory
 
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
     "float32": "float32",
@@ -79,7 +80,7 @@ class LitertBackend:
             self.outputs = _tensors(outputs, first.get_output_details())
         except Exception as error:
             raise BackendError(
-                f"backend 'litert' ({self.version}) cannot open the artifact: {_first_line(error)}"
+                f"backend 'litert' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
         self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
         self._results = {tensor.name: int(outputs[tensor.name]["index"]) for tensor in self.outputs}
@@ -87,9 +88,7 @@ class LitertBackend:
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
-        idle = self._idle
-        if idle is None:
-            raise BackendError("backend 'litert' is closed; open it again")
+        idle = self._open_pool()
         try:
             instance = self._taken(idle)
             instance.memory = None  # its states are overwritten
@@ -100,26 +99,23 @@ class LitertBackend:
             logits, probabilities = interpreter.get_tensor(first), interpreter.get_tensor(second)
         except Exception as error:
             # The interpreter is not put back: what a failed call leaves in it is not known.
-            raise BackendError(f"backend 'litert' ({self.version}) failed to run: {_first_line(error)}") from error
+            raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
         idle.append(instance)
         return logits, probabilities
 
-    def step(self, memory: StepMemory) -> None:
-        """Take one step: read the memory's inputs and write its outputs.
+    def bind(self, memory: StepMemory) -> Callable[[], None]:
+        """Takes the steps of one stream; see `SteppingBackend.bind`."""
+        self._open_pool()
+        return partial(self._step, memory)
 
-        An interpreter that took this memory's last step has its state already; any other is given all of it.
-
-        Raises:
-            RuntimeError: the backend is closed, or LiteRT failed.
-        """
-        idle = self._idle
-        if idle is None:
-            raise RuntimeError("it is closed; open it again")
+    def _step(self, memory: StepMemory) -> None:
+        """An interpreter that took this memory's last step has its state already; any other is given all of it."""
+        idle = self._open_pool()
         instance = self._taken(idle)
         interpreter, places = instance.interpreter, self._places
         there = instance.memory is memory and instance.step == memory.step
         instance.held.clear()  # what `run` left there is overwritten
-        for name in memory.given if there else memory.inputs:
+        for name in memory.fresh if there else memory.inputs:
             interpreter.set_tensor(places[name], memory.inputs[name])
         interpreter.invoke()
         for name, array in memory.outputs.items():
@@ -128,10 +124,10 @@ class LitertBackend:
         instance.memory, instance.step = memory, memory.step + 1
         idle.append(instance)
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._idle is None
+    def _open_pool(self) -> deque[_Instance]:
+        if self._idle is None:
+            raise BackendError("backend 'litert' is closed; open it again")
+        return self._idle
 
     def close(self) -> None:
         """Give the interpreters back; a `run` in another thread ends undisturbed."""
@@ -179,8 +175,3 @@ def _tensor(name: str, detail: Mapping[str, Any]) -> TensorSpec:
     if dtype is None:
         raise BackendError(f"tensor {name!r} has the type {found}, expected float32")
     return TensorSpec(name=name, dtype=dtype, shape=tuple(int(size) for size in detail["shape_signature"]))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

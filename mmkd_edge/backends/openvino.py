@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,8 @@ from mmkd_edge.spec import TensorSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from mmkd_edge.backends.step_memory import StepMemory
 
 _OUTPUTS = ("logits", "probabilities", "value")
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {"f32": "float32", "f16": "float16", "i8": "int8"}
@@ -41,7 +43,13 @@ class OpenVinoBackend:
     name = "openvino"
 
     def __init__(self, model: bytes, *, threads: int = 1, bf16: bool = False, pinning: bool = False) -> None:
-        openvino = _openvino()
+        try:
+            openvino = import_openvino()
+        except ImportError as error:
+            raise UnavailableError(
+                "backend 'openvino' needs openvino, which is not installed; "
+                "install it with pip install 'mmkd-edge[openvino]'"
+            ) from error
         self.threads = threads
         self.version = f"openvino {openvino.__version__.split('-')[0]}"
         core = _core(os.getpid())
@@ -70,9 +78,8 @@ class OpenVinoBackend:
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         with self._lock:
+            self._check_open()
             request = self._request
-            if request is None:
-                raise BackendError("backend 'openvino' is closed; open it again")
             try:
                 fill(self._values, feeds)
                 request.infer(share_outputs=True, decode_strings=False)
@@ -81,10 +88,20 @@ class OpenVinoBackend:
             except Exception as error:
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
 
-    @property
-    def compiled(self) -> Any:
-        """The engine's own compiled graph, for requests of one's own; None after `close`."""
-        return self._compiled
+    def bind(self, memory: StepMemory) -> Callable[[], None]:
+        """Takes the steps of one stream, with a request of its own; see `SteppingBackend.bind`."""
+        self._check_open()
+        tensor = import_openvino().Tensor
+        request = self._compiled.create_infer_request()
+        for number, array in enumerate(memory.inputs.values()):
+            request.set_input_tensor(number, tensor(array, shared_memory=True))
+        for number, array in enumerate(memory.outputs.values()):
+            request.set_output_tensor(number, tensor(array, shared_memory=True))
+        return lambda: request.infer(share_outputs=True, decode_strings=False) and None
+
+    def _check_open(self) -> None:
+        if self._request is None:
+            raise BackendError("backend 'openvino' is closed; open it again")
 
     def close(self) -> None:
         """Give the request back, after a `run` in another thread has ended; more than once is fine."""
@@ -96,17 +113,15 @@ class OpenVinoBackend:
         return f"OpenVinoBackend({self.version}, threads={self.threads})"
 
 
-def _openvino() -> Any:
-    """The library, without its telemetry: that would report every start to the network."""
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # absent is what OpenVINO copes with
-    try:
-        import openvino
-    except ImportError as error:
-        raise UnavailableError(
-            "backend 'openvino' needs openvino, which is not installed; "
-            "install it with pip install 'mmkd-edge[openvino]'"
-        ) from error
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry, which would report every start (docs/decisions/016).
+
+    Raises:
+        ImportError: it is not installed, or does not load.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # absent is what OpenVINO copes with
+    import openvino
+
     return openvino
 
 
@@ -118,7 +133,7 @@ def _core(_process: int) -> Any:
     when it ends (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which
     they began leave the thread with a stack that is gone: the next signal, Ctrl-C for one, is then a SIGSEGV.
     """
-    return _openvino().Core()
+    return import_openvino().Core()
 
 
 def _compiled(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:

@@ -7,15 +7,17 @@ weights in files beside the model.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from mmkd_edge.backends.step_memory import StepMemory
 
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
     "tensor(float)": "float32",
@@ -79,28 +81,35 @@ class OrtBackend:
             self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         except Exception as error:
             raise BackendError(
-                f"backend 'ort' ({self.version}) cannot open the artifact: {_first_line(error)}"
+                f"backend 'ort' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
         self._session: Any = session
-        # The session's compiled part: what stands before it in Python takes 4 to 8 microseconds per call, and serves
-        # other devices than the CPU. Where a release hides it the public call is as good.
-        self._run: Any = getattr(getattr(session, "_sess", session), "run")  # noqa: B009
         self._answers = [tensor.name for tensor in self.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
-        run = self._run
-        if run is None:
-            raise BackendError("backend 'ort' is closed; open it again")
-        if len(feeds) != len(self.inputs):  # the compiled part refuses names that it does not know, and does not count
-            wanted, found = ", ".join(tensor.name for tensor in self.inputs), ", ".join(feeds)
-            message = f"expected the inputs {wanted}, got {found or 'nothing'}"
-            raise BackendError(f"backend 'ort' ({self.version}) failed to run: {message}")
+        session = self._open_session()
         try:
-            logits, probabilities = run(self._answers, feeds, None)
+            logits, probabilities = session.run(self._answers, feeds)
         except Exception as error:
-            raise BackendError(f"backend 'ort' ({self.version}) failed to run: {_first_line(error)}") from error
+            raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
         return logits, probabilities
+
+    def bind(self, memory: StepMemory) -> Callable[[], None]:
+        """Takes the steps of one stream; see `SteppingBackend.bind`."""
+        session = self._open_session()
+        binding = session.io_binding()
+        for name, array in memory.inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in memory.outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        return lambda: session.run_with_iobinding(binding)
+
+    def _open_session(self) -> Any:
+        session = self._session
+        if session is None:
+            raise BackendError("backend 'ort' is closed; open it again")
+        return session
 
     @property
     def session(self) -> Any:
@@ -109,7 +118,7 @@ class OrtBackend:
 
     def close(self) -> None:
         """Give the session back; a `run` in another thread ends undisturbed."""
-        self._session = self._run = None
+        self._session = None
 
     def __repr__(self) -> str:
         return f"OrtBackend({self.version}, threads={self.threads})"
@@ -144,8 +153,3 @@ def _tensor(node: Any) -> TensorSpec:
     if dtype is None:
         raise BackendError(f"tensor {node.name!r} has the type {node.type}, expected tensor(float)")
     return TensorSpec(name=node.name, dtype=dtype, shape=shape)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -13,9 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
-from mmkd_edge.backends.base import BackendName, RunPrecision, artifact_formats, artifact_precision
 from mmkd_edge.bundle import archive
 from mmkd_edge.bundle.archive import Member
 from mmkd_edge.bundle.digest import new_sha256
@@ -24,7 +22,6 @@ from mmkd_edge.bundle.golden import Golden, golden_bytes, golden_from_bytes
 from mmkd_edge.bundle.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
-    Artifact,
     FileEntry,
     Manifest,
     ModelEntry,
@@ -37,7 +34,6 @@ from mmkd_edge.errors import BundleError, ManifestError, UsageError
 __all__ = [
     "Bundle",
     "Golden",
-    "choose_artifact",
     "example_bundle",
     "golden_bytes",
     "write_bundle",
@@ -57,8 +53,6 @@ class Bundle:
     under an open bundle gives an error, never other bytes.
 
     Attributes:
-        path: where it was opened.
-        manifest: what is in it.
         sha256: of the whole file, as `sha256sum` prints it.
     """
 
@@ -146,30 +140,6 @@ class Bundle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
-    """The artifact that a backend should run; precision `auto` is fp32, and bf16 is the fp32 artifact in OpenVINO.
-
-    Raises:
-        UsageError: no artifact fits; the message says for each why not.
-    """
-    if precision == "bf16" and backend != "openvino":
-        raise UsageError(f"backend {backend!r} does not compute in 'bf16'; only 'openvino' does")
-    wanted = "fp32" if precision == "auto" else artifact_precision(precision)
-    formats = artifact_formats(backend)
-    reasons: list[str] = []
-    for artifact in entry.artifacts:
-        if artifact.format not in formats:
-            reasons.append(f"{artifact.file!r} has the format {artifact.format}, the backend runs {', '.join(formats)}")
-        elif artifact.precision != wanted:
-            reasons.append(f"{artifact.file!r} has the precision {artifact.precision}")
-        else:
-            return artifact
-    raise UsageError(
-        f"model {entry.name!r} has no artifact of precision {wanted!r} for backend {backend!r}: {'; '.join(reasons)}; "
-        "ask for a precision that is there, or export the student with this one"
-    )
 
 
 def write_bundle(path: str | os.PathLike[str], *, manifest: Manifest, members: Mapping[str, bytes]) -> None:

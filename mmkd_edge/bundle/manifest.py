@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
-from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, task_fault
@@ -97,9 +97,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         file: its name in the archive.
-        precision: of its arithmetic.
         opset: of ONNX; of a `.tflite` the version of its schema.
-        format, sha256, size_bytes: of the file.
         parity: how it compared with the checkpoint.
         batch: how many windows it takes at once; None where it takes one. The runtime gives one either way.
         confidence: what its probabilities are worth; None where no labelled windows calibrated it.
@@ -158,19 +156,11 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         name: its folder in the archive.
-        modality: what one window is.
-        task: what is predicted.
         inputs: of every artifact, in order: see `graph_inputs`.
         outputs: of every artifact, in order: see `graph_outputs`.
-        preset: the student's size.
-        parameters: how many it has.
         mflops: millions of floating point operations for one window.
         validation_metric: what `validation_score` is.
-        validation_score: of the checkpoint on the validation split.
-        dataset_name: what it was trained on.
-        dataset_sha256: of that dataset.
         teacher_sha256: of the teacher's checkpoint; None where the student learned from labels alone.
-        artifacts: the model files.
         golden: `<model>/golden.npz`: windows with the answers that the checkpoint gave.
         statistics: of the golden windows; None in a bundle of an earlier version.
         group_reference: how the groups of the training differ from each other; None where it was not measured.
@@ -201,7 +191,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The whole bundle.
 
     Attributes:
-        format_version: of the bundle format.
         model_id: what people call this bundle.
         models: the students; the first answers while its sensor lives.
         tools: what made the bundle, name to version.
@@ -290,13 +279,12 @@ def decode_manifest(data: bytes) -> Manifest:
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_FILE}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
-    document = _document(data)
-    _check_version(document)
     try:
-        manifest = msgspec.convert(document, type=Manifest, strict=True)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).replace("`", "").partition(" - at $")
-        _fail(path.lstrip("."), message[0].lower() + message[1:])
+        document = parse_object(data)
+        _check_version(document)
+        manifest = convert_object(document, Manifest)
+    except JsonError as error:
+        _fail(error.path, error.message)
     _check_manifest(manifest)
     return manifest
 
@@ -309,13 +297,6 @@ def _fail(path: str, message: str) -> NoReturn:
 def _require(condition: bool, path: str, message: str) -> None:
     if not condition:
         _fail(path, message)
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    try:
-        return parse_object(data)
-    except JsonError as error:
-        _fail(error.path, error.message)
 
 
 def _check_version(document: dict[str, Any]) -> None:

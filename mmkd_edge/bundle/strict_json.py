@@ -7,7 +7,11 @@ half a surrogate pair, nesting that exhausts the stack.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class JsonError(ValueError):
@@ -46,6 +50,19 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise JsonError("", f"expected an object, got {type(document).__name__}")
     return document
+
+
+def convert_object(document: dict[str, Any], struct: type[T]) -> T:
+    """A document as a Struct, strictly.
+
+    Raises:
+        JsonError: it breaks the contract of the Struct.
+    """
+    try:
+        return msgspec.convert(document, type=struct, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).replace("`", "").partition(" - at $")
+        raise JsonError(path.lstrip("."), message[0].lower() + message[1:]) from error
 
 
 def _plain(node: Any, path: str) -> Any:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import BackendName
+from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
-from mmkd_edge.predict.engine import Engine, run_selftest
+from mmkd_edge.predict.engine import Engine
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.profile import LeftOut, Trial, best_trial
+from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.predict.setup import Setup
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ CONTEST_S = 0.3
 
 _TIMING_S = 0.05  # of that, kept for the timing
 _MOST_TIMING_S = 0.1
-# Import, opening and self-test of a student of 60 k parameters: processor time in a fresh process on one core of a PC.
-# How long the first backend took tells what other machines and larger students make of it.
-_OPENING_S: Mapping[BackendName, float] = {"litert": 0.04, "ort": 0.07, "openvino": 0.27, "trt": 1.0}
 _MOST_PACE = 50.0
 _ASKED_WINDOWS = 8  # golden ones, which are compared and timed
 _BURST = 4  # timed calls in a row, after one that finds the caches as another engine left them
@@ -128,13 +126,13 @@ def _setup_of(engine: Engine) -> Setup:
 
 
 def _cost_s(setup: Setup) -> float:
-    return _OPENING_S[setup.backend]
+    return BACKENDS[setup.backend].opening_s
 
 
 def _pace(first: Engine, first_s: float) -> float:
-    """How many times as long as expected this machine takes; a build of a TensorRT engine tells nothing of others."""
+    """How many times as long as expected this machine takes; the build of an engine tells nothing of others."""
     setup = _setup_of(first)
-    return 1.0 if setup.backend == "trt" else min(_MOST_PACE, max(1.0, first_s / _cost_s(setup)))
+    return 1.0 if BACKENDS[setup.backend].on_gpu else min(_MOST_PACE, max(1.0, first_s / _cost_s(setup)))
 
 
 def _rival(setup: Setup, first: Engine, bundle: Bundle, opened: Callable[[Setup], Engine]) -> Engine:
@@ -168,9 +166,7 @@ def _close(engines: Iterable[Engine]) -> None:
 
 def _trials(runners: Sequence[Engine], bundle: Bundle, *, end: float, ratio: float) -> tuple[Trial, ...]:
     windows = bundle.golden(runners[0].entry.name).windows[:_ASKED_WINDOWS]
-    prepared = [prepare(window, runners[0].modality) for window in windows]
-    names = runners[0].values_name, runners[0].present_name
-    feeds = [dict(zip(names, arrays, strict=True)) for arrays in prepared]
+    feeds = [runners[0].feeds(*prepare(window, runners[0].modality)) for window in windows]
     times_us = _times_us([engine.backend.run for engine in runners], feeds, end=end)
     medians = [float(np.median(times)) for times in times_us]
     return tuple(

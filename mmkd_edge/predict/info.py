@@ -7,8 +7,8 @@ import platform
 import msgspec
 import numpy as np
 
-from mmkd_edge.predict.engine import Line
-from mmkd_edge.predict.steps import step_artifact
+from mmkd_edge.backends.steps import step_artifact
+from mmkd_edge.predict.engine import Students
 
 
 class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,11 +16,6 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model_id: the bundle's name for itself; empty without a bundle.
-        model: the student.
-        modality: what it takes.
-        labels: what it answers.
-        parameters: how many the student has.
-        backend: what executes it.
         backend_version: the library behind the backend.
         threads: how many threads one prediction may use.
         precision: of the arithmetic: the artifact's, or bf16; empty without a bundle.
@@ -55,11 +50,11 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-def info_of(line: Line) -> PredictorInfo:
+def info_of(students: Students) -> PredictorInfo:
     """What answers, and with what; of several students the first."""
     from importlib.metadata import version
 
-    engine, bundle = line.engines[0], line.bundle
+    engine, bundle = students.engines[0], students.bundle
     entry, artifact, setup = engine.entry, engine.artifact, engine.setup
     step = step_artifact(entry, setup.backend) if setup else None
     return PredictorInfo(
@@ -79,7 +74,7 @@ def info_of(line: Line) -> PredictorInfo:
         step_artifact=step.file if step else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
-        least_probability=engine.least,
+        least_probability=engine.least_probability,
         versions={
             "mmkd-edge": version("mmkd-edge"),
             "numpy": np.__version__,

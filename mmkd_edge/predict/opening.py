@@ -1,6 +1,6 @@
-"""A bundle becomes a line: its students opened, each in the best way that opens here.
+"""A bundle becomes its opened students, each in the best way that opens here.
 
-Owns what `EdgePredictor.open` was told, the order in which ways are tried, and when a contest settles the backend.
+Owns the order in which ways are tried, and when a contest settles the backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmkd_edge.bundle.reference import Reference, check_reference, read_referenc
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.machine import this_machine
 from mmkd_edge.predict.contest import CONTEST_S, Outcome, hold_contest
-from mmkd_edge.predict.engine import Engine, Line, open_engine
+from mmkd_edge.predict.engine import Engine, Students, open_engine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,
     FoundProfile,
@@ -33,25 +33,11 @@ from mmkd_edge.spec import ModalitySpec
 _KEEPING_S = 0.05  # of a contest, kept for remembering it
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bundle is opened: what `EdgePredictor.open` was told.
-
-    Attributes:
-        asked: backend, precision and threads, as far as they were named.
-        references: for modalities that are normalised per group.
-        error_level: of label sets; None for none.
-    """
-
-    asked: Asked
-    references: tuple[Reference | str | os.PathLike[str], ...]
-    error_level: float | None = None
-
-
-def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
+def open_students(path: str | os.PathLike[str], asked: Asked) -> Students:
     """Verify a bundle, open its students, and run them until they are warm.
 
     Raises:
-        UsageError: a file is absent, or the choice does not fit this bundle.
+        UsageError: a file is absent, or what was asked does not fit this bundle.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run a student.
         ArtifactError: the bundle is damaged, or was made for a newer version.
@@ -60,12 +46,12 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
     opened: list[Engine] = []
     outcomes: list[Outcome | None] = []
     try:
-        references = _references(choice.references, [entry.modality for entry in bundle.manifest.models])
-        found = find_profile(bundle.sha256) if choice.asked.leaves_a_choice else None
+        references = _references(asked.references, [entry.modality for entry in bundle.manifest.models])
+        found = find_profile(bundle.sha256) if asked.leaves_a_choice else None
         left_s = CONTEST_S - _KEEPING_S
         for entry in bundle.manifest.models:
             reference = references.get(entry.modality.name)
-            student = _Student(bundle=bundle, entry=entry, choice=choice, reference=reference, first=not opened)
+            student = _Student(bundle=bundle, entry=entry, asked=asked, reference=reference)
             engine, outcome = _open_student(student, found=found, limit_s=left_s)
             opened.append(engine)
             outcomes.append(outcome)
@@ -76,7 +62,7 @@ def open_line(path: str | os.PathLike[str], choice: Choice) -> Line:
             engine.close()
         bundle.close()
         raise
-    return Line(engines=engines, bundle=bundle)
+    return Students(engines=engines, bundle=bundle)
 
 
 class _Student(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,22 +70,19 @@ class _Student(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Bundle
     entry: ModelEntry
-    choice: Choice
+    asked: Asked
     reference: Reference | None
-    first: bool
 
     def opened(self, setup: Setup) -> Engine:
         """Its engine, opened in one way."""
-        level = self.choice.error_level
-        return open_engine(
-            self.bundle, self.entry, setup, reference=self.reference, error_level=level, first=self.first
-        )
+        level = self.asked.error_level
+        return open_engine(self.bundle, self.entry, setup, reference=self.reference, error_level=level)
 
 
 def _open_student(student: _Student, *, found: FoundProfile | None, limit_s: float) -> tuple[Engine, Outcome | None]:
     """The engine of one student in the best way that opens here, and the contest that settled it, where one did."""
     failures: list[str] = []
-    ways = setups(student.entry, student.choice.asked, found)
+    ways = setups(student.entry, student.asked, found)
     for number, setup in enumerate(ways):
         begun = time.perf_counter()
         try:
@@ -110,7 +93,7 @@ def _open_student(student: _Student, *, found: FoundProfile | None, limit_s: flo
             failures.append(str(error))
             continue
         engine = _with_reason(engine, *failures)
-        rivals = unsettled(student.entry, setup, ways[number + 1 :], student.choice.asked, found)
+        rivals = unsettled(student.entry, setup, ways[number + 1 :], student.asked, found)
         if not rivals:
             return engine, None
         known = _known_trial(setup, student.entry, found)

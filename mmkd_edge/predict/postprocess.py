@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError
+from mmkd_edge.predict.confidence import label_set
 from mmkd_edge.predict.preprocess import all_present
 from mmkd_edge.predict.sensors import Fault, Status, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -100,6 +101,7 @@ def interpret(
     window: NDArray[np.float32] | None = None,
     fault: Fault | None = None,
     input_age_s: float | None = None,
+    least_probability: float | None = None,
 ) -> Prediction:
     """Turn one answer into a `Prediction`.
 
@@ -111,6 +113,7 @@ def interpret(
         window: (T, C) raw values, which tell why values count as missing.
         fault: what else is known against the window.
         input_age_s: of the window, for the prediction.
+        least_probability: from which on a label is in the label set; None names no label sets.
 
     Raises:
         BackendError: the answer has another number of classes than the task.
@@ -123,64 +126,18 @@ def interpret(
             "the backend runs another model than the manifest describes"
         )
     missing_share = 0.0
-    if present is not None and present is not all_present(modality.shape):
+    if present is not None and present is not all_present(present.shape[1:]):
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
-    if task.kind != "classification":
-        return _of_other_kind(
-            row,
-            shares,
-            fault,
-            modality=modality,
-            task=task,
-            missing_share=missing_share,
-            input_age_s=input_age_s,
-        )
-    # NaN and infinities fail the comparison of the sum.
-    sound = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0
-    if not sound and (fault is None or fault.status != "invalid"):
-        fault = Fault(status="invalid", reason="the model's answer is not a distribution")
+    unsound = _unsound(shares, task)
+    if unsound and (fault is None or fault.status != "invalid"):
+        fault = Fault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
         return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
-    probability = max(shares)
-    index = shares.index(probability)
-    return Prediction(
-        label=task.labels[index],
-        index=index,
-        probability=probability,
-        probabilities=row,
-        status="ok" if fault is None else fault.status,
-        reason="" if fault is None else fault.reason,
-        missing_share=missing_share,
-        modality=modality.name,
-        input_age_s=input_age_s,
-    )
-
-
-def _of_other_kind(
-    row: NDArray[np.float32],
-    shares: list[float],
-    fault: Fault | None,
-    *,
-    modality: ModalitySpec,
-    task: TaskSpec,
-    missing_share: float,
-    input_age_s: float | None,
-) -> Prediction:
-    """Several labels, each with its own probability, or a number."""
     numeric = task.kind == "regression"
-    if numeric:
-        sound, reason = math.isfinite(shares[0]), "the model's answer is not a number"
-    else:
-        sound, reason = all(0 <= share <= 1 for share in shares), "the model's answer has others than probabilities"
-    if not sound and (fault is None or fault.status != "invalid"):
-        fault = Fault(status="invalid", reason=reason)
-    if fault is not None and fault.status == "invalid":
-        return no_answer(fault, modality=modality, task=task, missing_share=missing_share, input_age_s=input_age_s)
     probability = 0.0 if numeric else max(shares)
     index = 0 if numeric else shares.index(probability)
-    limit = task.on_from
     return Prediction(
         label=task.labels[index],
         index=index,
@@ -191,11 +148,28 @@ def _of_other_kind(
         missing_share=missing_share,
         modality=modality.name,
         input_age_s=input_age_s,
-        labels=()
-        if numeric
-        else tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= limit),
+        labels=_labels_on(shares, task) if task.kind == "multi_label" else (),
         value=_inside(shares[0], task) if numeric else None,
+        label_set=() if least_probability is None else label_set(shares, task.labels, least=least_probability),
     )
+
+
+def _unsound(shares: list[float], task: TaskSpec) -> str:
+    """What is wrong with an answer; empty where nothing is. NaN and infinities fail every comparison."""
+    match task.kind:
+        case "classification":
+            sound = abs(sum(shares) - 1) <= SUM_TOLERANCE and min(shares) >= 0
+            return "" if sound else "the model's answer is not a distribution"
+        case "multi_label":
+            sound = all(0 <= share <= 1 for share in shares)
+            return "" if sound else "the model's answer has others than probabilities"
+        case "regression":
+            return "" if math.isfinite(shares[0]) else "the model's answer is not a number"
+
+
+def _labels_on(shares: list[float], task: TaskSpec) -> tuple[str, ...]:
+    limit = task.on_from
+    return tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= limit)
 
 
 def _inside(value: float, task: TaskSpec) -> float:

@@ -19,8 +19,6 @@ from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)
 _FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
-# A longer dot product may wake the threads of OpenBLAS (interface/dot.c: from 10,000 terms on).
-_MOST_SUMMED = 8192
 # Kinds of dtype that hold plain numbers: boolean, signed, unsigned, floating point.
 _NUMBER_KINDS = "biuf"
 
@@ -74,24 +72,8 @@ def prepare(
     return prepare_batch(array[None], modality)
 
 
-def sure_below(modality: ModalitySpec, reference: Reference | None = None) -> float:
-    """A sum of squares below which `prepare` finds nothing missing in a window; 0 where no sum tells.
-
-    A value that is NaN, infinite or outside the range makes the sum at least as large. To ask for it is one short call.
-    """
-    samples, channels = modality.shape
-    if reference is not None or samples * channels > _MOST_SUMMED:
-        return 0.0
-    if modality.range is None or modality.normalise != "none":
-        return _FINITE[1]
-    low, high = modality.range
-    # The sum is rounded: by at most its number of terms times 2**-24, so by less than a thousandth here.
-    nearest = max(0.0, min(-low, high))
-    return min(0.99 * nearest**2, _FINITE[1])
-
-
 @lru_cache(maxsize=64)
-def all_present(shape: tuple[int, int]) -> NDArray[np.float32]:
+def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Gives the presence of a window that misses nothing: read-only float32 ones (1, T, C), one array per shape."""
     present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False

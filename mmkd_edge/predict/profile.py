@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mmkd_edge.backends.base import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of
+from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions
 from mmkd_edge.bundle.files import cache_folder, write_file
-from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import Machine, this_machine
 
@@ -38,8 +38,6 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One way to run a student, as it was measured.
 
     Attributes:
-        model: the student.
-        backend: what executed it.
         precision: of its arithmetic.
         threads: of one prediction.
         options: of the engine.
@@ -73,14 +71,9 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What was measured of one bundle on one kind of machine.
 
     Attributes:
-        format_version: of this document.
         origin: `mmkd-bench tune`, or the contest that opening a bundle holds between backends alone.
-        bundle_sha256: of the whole bundle.
-        machine: where it was measured.
         created_utc: when, in ISO 8601.
         libraries: the engines' distributions, name to version.
-        trials: everything that was measured.
-        left_out: everything that was not.
     """
 
     format_version: int = FORMAT_VERSION
@@ -209,19 +202,16 @@ def decode_profile(data: bytes) -> ExecutionProfile:
         version = document.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {version!r}")
-        return msgspec.convert(document, type=ExecutionProfile, strict=True)
+        return convert_object(document, ExecutionProfile)
     except JsonError as error:
         raise ValueError(str(error)) from error
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).replace("`", "").partition(" - at $")
-        raise ValueError(f"{path.lstrip('.')}: {message[0].lower()}{message[1:]}".lstrip(": ")) from error
 
 
 def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
     """The installed versions of the engines' distributions; one that is absent is left out."""
     found = {}
     for backend in backends:
-        _, distribution = library_of(backend)
+        _, distribution = BACKENDS[backend].library()
         version = _installed(distribution)
         if version is not None:
             found[distribution] = version

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -19,8 +19,6 @@ from mmkd_edge.predict.preprocess import all_present
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "stale", "invalid"]
-Policy = Literal["predict", "abstain", "raise"]
-POLICIES: tuple[Policy, ...] = ("predict", "abstain", "raise")
 
 # More points than this numpy compares faster.
 _MOST_POINTS = 64
@@ -60,18 +58,6 @@ class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
     def any(self) -> bool:
         """Whether anything is looked for."""
         return self.flat or self.stuck_s is not None or self.dropout_s is not None
-
-
-def check_policy(policy: Any) -> Policy:
-    """The policy itself.
-
-    Raises:
-        UsageError: there is no such policy.
-    """
-    for known in POLICIES:
-        if policy == known:
-            return known
-    raise UsageError(f"policy: expected one of {', '.join(map(repr, POLICIES))}, got {policy!r}")
 
 
 def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:

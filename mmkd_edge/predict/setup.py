@@ -5,33 +5,47 @@ Decides backend, precision and threads, and says why. Opens nothing.
 
 from __future__ import annotations
 
-import importlib.util
+import os
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from mmkd_edge.backends.base import DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions, library_of, why_absent
-from mmkd_edge.backends.trt.needs import installed_library, shows_gpu
-from mmkd_edge.bundle.bundle import choose_artifact
+from mmkd_edge.backends.base import (
+    BACKENDS,
+    DEFAULT_OPTIONS,
+    BackendName,
+    RunPrecision,
+    SessionOptions,
+    backend_for,
+    choose_artifact,
+    is_installed,
+    why_absent,
+)
 from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.profile import ExecutionProfile, FoundProfile, Trial, best_trial
 
-# Without a profile and a contest, `auto` takes the first that has what it needs here, an artifact, and opens.
-PREFERENCE: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
-
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for: `auto`, or None for threads, leaves it to the profile, or else to this module.
+    """How a bundle is opened: what `EdgePredictor.open` was told.
 
-    `contest` lets a backend that was left open be settled by a contest where no profile does.
+    Attributes:
+        backend: `auto` leaves it to the profile, or else to this module; so does `auto` of the precision.
+        precision: of the arithmetic.
+        threads: of one prediction; None leaves them open too.
+        contest: lets a backend that was left open be settled by a contest where no profile does.
+        references: for modalities that are normalised per group.
+        error_level: of label sets; None for none.
     """
 
     backend: BackendName | Literal["auto"] = "auto"
     precision: RunPrecision | Literal["auto"] = "auto"
     threads: int | None = None
     contest: bool = True
+    references: tuple[Reference | str | os.PathLike[str], ...] = ()
+    error_level: float | None = None
 
     @property
     def leaves_a_choice(self) -> bool:
@@ -43,8 +57,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a student.
 
     Attributes:
-        backend: what executes it.
-        precision: of its arithmetic.
         threads: of one prediction.
         options: of the engine.
         reason: why this one, for people.
@@ -154,19 +166,27 @@ def _defaults(entry: ModelEntry, asked: Asked, *, why: str) -> tuple[Setup, ...]
         choose_artifact(entry, precision, asked.backend)  # for its error
         reason = why if why == "as asked" else f"backend {asked.backend!r} as asked; {why}"
         return (Setup(backend=asked.backend, precision=precision, threads=threads, reason=reason),)
-    candidates = [backend for backend in PREFERENCE if _fits(entry, precision, backend)]
-    if not candidates:
-        choose_artifact(entry, precision, "openvino" if precision == "bf16" else "ort")  # for its error
-    present = [backend for backend in candidates if _is_present(backend)]
-    left_out = _why_not_trt() if "trt" in candidates and "trt" not in present else ""
+    ranked = sorted(BACKENDS, key=lambda backend: BACKENDS[backend].rank)
+    candidates = [backend for backend in ranked if _fits(entry, precision, backend)]
+    usual = backend_for(entry.artifacts[0].format)
+    if not candidates:  # for its error
+        able = [backend for backend in ranked if precision in BACKENDS[backend].precisions]
+        choose_artifact(entry, precision, usual if usual in able else able[0])
+    # Where a library is not installed, nothing else that its backend needs is looked for.
+    present = [backend for backend in candidates if is_installed(backend) and not why_absent(backend)]
+    left_out = [
+        f"{backend!r} is left out: {why_absent(backend)}"
+        for backend in candidates
+        if backend not in present and BACKENDS[backend].seems_meant()
+    ]
     if not present:  # opening it says what to install
-        present = ["ort"] if "ort" in candidates else candidates[:1]
+        present = [usual] if usual in candidates else candidates[:1]
     return tuple(
         Setup(
             backend=backend,
             precision=precision,
             threads=threads,
-            reason="; ".join(part for part in (why, _presence(backend), left_out) if part),
+            reason="; ".join(part for part in (why, _presence(backend), *left_out) if part),
         )
         for backend in present
     )
@@ -180,18 +200,7 @@ def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> b
     return True
 
 
-def _is_present(backend: BackendName) -> bool:
-    """Whether it can be tried; where no TensorRT is installed, no driver is looked for."""
-    return importlib.util.find_spec(library_of(backend)[0]) is not None and not why_absent(backend)
-
-
 def _presence(backend: BackendName) -> str:
-    distribution = library_of(backend)[1]
-    return f"{distribution} and a GPU's driver are here" if backend == "trt" else f"{distribution} is installed"
-
-
-def _why_not_trt() -> str:
-    """Why a machine that seems to be meant for TensorRT does not use it; empty on all others."""
-    if installed_library() is None and not shows_gpu():
-        return ""
-    return f"'trt' is left out: {why_absent('trt')}"
+    row = BACKENDS[backend]
+    distribution = row.library()[1]
+    return f"{distribution} and a GPU's driver are here" if row.on_gpu else f"{distribution} is installed"

@@ -11,16 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.backends.steps import Steps, start_steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.engine import Engine
-from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.sensors import Fault
-from mmkd_edge.predict.steps import Steps, start_steps
-from mmkd_edge.predict.verdict import Terms
-
-Answered = Callable[[NDArray[np.float32], NDArray[np.float32], Terms], Prediction]
 
 
 def check_hop(hop: object, streaming: Streaming) -> None:
@@ -40,16 +35,14 @@ class Stepping:
 
     Args:
         engine: gives the engine that answers now.
-        answered: gives the prediction for a window (T, C), its probabilities (1, K), and terms.
         failed: called when an engine failed.
 
     Attributes:
         fresh: whether a block was completed since the last answer.
     """
 
-    def __init__(self, engine: Callable[[], Engine], *, answered: Answered, failed: Callable[[], None]) -> None:
+    def __init__(self, engine: Callable[[], Engine], *, failed: Callable[[], None]) -> None:
         self._engine = engine
-        self._answered = answered
         self._failed = failed
         self._steps: Steps | None = None
         self.begin()
@@ -95,19 +88,15 @@ class Stepping:
             self._steps = self._answer = None
             self._failed()
 
-    def predict(self, window: NDArray[np.float32], fault: Fault | None, input_age_s: float | None) -> Prediction | None:
-        """The prediction after the newest block; None where the window must be answered as a whole.
+    def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Probabilities (1, K) after the newest block; None where the window must be answered as a whole.
 
         Args:
             window: (T, C), what ends with that block.
-            fault: what is known against it.
-            input_age_s: of its newest sample.
         """
         engine = self._engine()
         if engine.step is not self._of.step or self._steps is None:
             self._open(engine)
             self.put(window)
         self.fresh = False
-        if self._answer is None:
-            return None
-        return self._answered(window, self._answer, Terms(fault=fault, input_age_s=input_age_s))
+        return self._answer

@@ -7,7 +7,7 @@ alone, not on how they were divided into pushes. Memory is constant, and the onl
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.predict.conditions import Conditions, age_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
 from mmkd_edge.predict.sensors import Fault, worse
@@ -22,8 +23,8 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.resample import Clock, Grid, Run
 
-Ask = Callable[[NDArray[np.float32], Fault | None, float | None], Prediction]
-Deliver = Callable[[Sequence[Prediction]], list[Prediction]]
+Ask = Callable[[NDArray[np.float32], Conditions, NDArray[np.float32] | None], Prediction]
+Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
 MAX_REORDER = 1024
@@ -61,7 +62,8 @@ class Stream:
     Args:
         modality: what is streamed.
         task: what is predicted.
-        ask: gives the prediction for a window (T, C), a fault that is known, and the input's age in seconds.
+        ask: gives the prediction for a window (T, C), what it is asked under, and its probabilities (1, K) where
+            steps gave them.
         deliver: counts predictions and applies the policy.
         hop: rows from one prediction to the next.
         gap_s: a longer time between two samples is a gap; None is two and a half sampling periods.
@@ -193,7 +195,7 @@ class Stream:
         if self._latest is None or self._latest_s is None:
             return None
         age_s = now_s - self._latest_s
-        fault = self._stale(age_s)
+        fault = age_fault(age_s, self._stale_s)
         if fault is None or self._latest.status in ("invalid", "warming_up", "stale"):
             return msgspec.structs.replace(self._latest, input_age_s=age_s)
         reason = f"{fault.reason}; {self._latest.reason}" if self._latest.reason else fault.reason
@@ -327,15 +329,9 @@ class Stream:
     def _full(self, age_s: float | None) -> Prediction:
         # A copy: the buffer goes on, and a backend may keep what it was given.
         window = self._buffer[self._end - self._modality.samples : self._end].copy()
-        fault = None if age_s is None else self._stale(age_s)
-        fault = worse(fault, self._wrong_rate())
-        stepped = None if self._stepping is None else self._stepping.predict(window, fault, age_s)
-        return self._ask(window, fault, age_s) if stepped is None else stepped
-
-    def _stale(self, age_s: float) -> Fault | None:
-        if self._stale_s is None or age_s <= self._stale_s:
-            return None
-        return Fault(status="stale", reason=f"the newest sample is {age_s:.3g} s old")
+        fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
+        probabilities = None if self._stepping is None else self._stepping.answer(window)
+        return self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
 
     def _wrong_rate(self) -> Fault | None:
         rate_hz = None if self._grid is None else self._grid.rate_hz()

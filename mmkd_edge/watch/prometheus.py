@@ -17,10 +17,8 @@ from typing import Any, get_args
 
 from mmkd_edge.drift.verdict import Verdict
 from mmkd_edge.errors import UnavailableError
-from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.watch.health import Health
+from mmkd_edge.watch.health import HasHealth, Health
 from mmkd_edge.watch.timing import EDGES, Timing
-from mmkd_edge.watch.watched import Watched
 
 _EDGES_APART = 4
 
@@ -39,7 +37,7 @@ class HealthCollector:
         UnavailableError: prometheus-client is not installed.
     """
 
-    def __init__(self, predictors: Mapping[str, EdgePredictor | Watched]) -> None:
+    def __init__(self, predictors: Mapping[str, HasHealth]) -> None:
         self._predictors = dict(predictors)
         self._library = _library()
 
@@ -52,7 +50,7 @@ class HealthCollector:
         yield from _drift_gauges(self._library, found)
 
 
-def metrics_text(predictor: EdgePredictor | Watched, *, name: str = "mmkd") -> str:
+def metrics_text(predictor: HasHealth, *, name: str = "mmkd") -> str:
     """The health of one predictor in the text format of Prometheus.
 
     Args:

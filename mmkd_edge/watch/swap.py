@@ -1,7 +1,7 @@
 """Which bundle answers: what happens when an engine fails, when another bundle takes over, and at the end.
 
-Owns the line of engines behind a predictor, and the locks around it. A prediction reads `line` once and keeps to it;
-whoever changes it puts another line in its place.
+Owns the students behind a predictor, and the locks around them. A prediction reads `students` once and keeps to them;
+whoever changes them puts others in their place.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import os
 import threading
 import weakref
 from functools import cache
-from typing import NoReturn
 
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, MmkdError, UsageError
-from mmkd_edge.predict.engine import Engine, Line, run_selftest
-from mmkd_edge.predict.opening import Choice, open_line
+from mmkd_edge.predict.engine import Engine, Students
+from mmkd_edge.predict.opening import open_students
+from mmkd_edge.predict.selftest import run_selftest
+from mmkd_edge.predict.setup import Asked
 from mmkd_edge.spec import labels_text
 from mmkd_edge.watch.health import Monitor
 
@@ -25,32 +26,32 @@ from mmkd_edge.watch.health import Monitor
 _MOST_GOLDEN = 32
 
 
-class Control:
-    """The line of engines that answers now, and the one before the last swap.
+class InService:
+    """The students that answer now, and those before the last swap.
 
     Args:
-        line: what answers first; closed by `close`.
-        choice: how bundles are opened; None where the line was made without one.
+        students: who answers first; closed by `close`.
+        asked: how bundles are opened; None where the students were made without one.
         monitor: counts what happens.
         raises: whether an engine that failed for good is an error, and not an answer that says so.
 
     Attributes:
-        line: what answers now.
+        students: who answers now.
         closed: whether `close` was called.
         usable: whether it may be asked: not after `close`, and not in the child of a fork.
-        proven: whether the line has answered since its last failure, so that the next one gets an attempt of its own.
+        proven: whether they have answered since their last failure, so that the next one gets an attempt of its own.
     """
 
-    def __init__(self, line: Line, *, choice: Choice | None, monitor: Monitor, raises: bool) -> None:
-        self.line = line
+    def __init__(self, students: Students, *, asked: Asked | None, monitor: Monitor, raises: bool) -> None:
+        self.students = students
         self.closed = False
         self.usable = True
         self.proven = True
-        self._earlier: Line | None = None
-        self._choice = choice
+        self._earlier: Students | None = None
+        self._asked = asked
         self._monitor = monitor
         self._raises = raises
-        self._changing = threading.RLock()  # whoever changes the line holds it
+        self._changing = threading.RLock()  # whoever changes the students holds it
         self._swapping = threading.Lock()
         self._process = os.getpid()
         _watched().add(self)
@@ -61,15 +62,8 @@ class Control:
         Raises:
             UsageError: it is closed, or belongs to another process.
         """
-        if not self.usable:
-            self.refuse()
-
-    def refuse(self) -> NoReturn:
-        """Say why nothing can be asked here any more.
-
-        Raises:
-            UsageError: always.
-        """
+        if self.usable:
+            return
         if self.closed:
             raise UsageError("the predictor is closed; open the bundle again")
         raise UsageError(
@@ -77,16 +71,16 @@ class Control:
             "open the bundle in the process that asks"
         )
 
-    def recover(self, line: Line, engine: Engine, error: Exception) -> bool:
+    def recover(self, students: Students, engine: Engine, error: Exception) -> bool:
         """Put something that may work in the place of an engine that failed; whether there is something.
 
         Raises:
-            BackendError: there is nothing, and this control raises.
+            BackendError: there is nothing, and failures are to be raised.
             UsageError: it was closed meanwhile.
         """
         self.check_usable()
         with self._changing:
-            if self.line is not line:  # another call recovered already, or a swap closed what this call held
+            if self.students is not students:  # another call recovered already, or a swap closed what this call held
                 return True
             self._monitor.event("backend_failures")
             if self.proven and engine.reopen is not None:
@@ -107,29 +101,27 @@ class Control:
     def swap(self, path: str | os.PathLike[str]) -> None:
         """Let another bundle take over; see `EdgePredictor.swap`."""
         self.check_usable()
-        if self._choice is None:
+        if self._asked is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
-            line = open_line(path, self._choice)
+            students = open_students(path, self._asked)
             try:
-                self._check_successor(line)
+                self._check_successor(students)
                 with self._changing:
-                    if self.closed:
-                        self.refuse()
-                    dropped, self._earlier, self.line = self._earlier, self.line, line
+                    self.check_usable()
+                    dropped, self._earlier, self.students = self._earlier, self.students, students
                     self.proven = True
             except BaseException:
-                line.close()
+                students.close()
                 raise
             self._monitor.event("swaps")
             if dropped is not None:
                 dropped.close()
 
     def rollback(self) -> None:
-        """Return to the line before the last swap; see `EdgePredictor.rollback`."""
+        """Return to the students before the last swap; see `EdgePredictor.rollback`."""
         with self._swapping, self._changing:
-            if self.closed:
-                self.refuse()
+            self.check_usable()
             if self._earlier is None:
                 raise UsageError("rollback: there is no earlier bundle to return to; swap keeps the last one")
             failed = self._return_to_earlier(self._earlier)
@@ -139,7 +131,7 @@ class Control:
         """Open the engines once more; see `EdgePredictor.reopen`."""
         self.check_usable()
         with self._changing:
-            for engine in self.line.engines:
+            for engine in self.students.engines:
                 if engine.reopen is None:
                     raise UsageError(
                         "reopen: this predictor was made without a bundle; open one with EdgePredictor.open"
@@ -154,7 +146,7 @@ class Control:
             earlier, self._earlier = self._earlier, None
         if foreign:
             return
-        self.line.close()
+        self.students.close()
         if earlier is not None:
             earlier.close()
 
@@ -165,43 +157,43 @@ class Control:
         self._swapping = threading.Lock()
 
     def _replace(self, engine: Engine, backend: Backend) -> None:
-        self.line = self.line.with_backend(engine, backend)
+        self.students = self.students.with_backend(engine, backend)
         self._monitor.event("reopens")
         engine.backend.close()
 
-    def _return_to_earlier(self, earlier: Line) -> Line:
-        """Switch back; gives the line that answered until now."""
-        failed, self.line, self._earlier = self.line, earlier, None
+    def _return_to_earlier(self, earlier: Students) -> Students:
+        """Switch back; gives those who answered until now."""
+        failed, self.students, self._earlier = self.students, earlier, None
         self.proven = True
         self._monitor.event("rollbacks")
         return failed
 
-    def _check_successor(self, line: Line) -> None:
+    def _check_successor(self, students: Students) -> None:
         """Refuse a bundle that takes or answers something else, or that does not compute here what it did at export."""
-        wanted = [_contract(engine.entry) for engine in self.line.engines]
-        found = [_contract(engine.entry) for engine in line.engines]
-        assert line.bundle is not None
+        wanted = [_contract(engine.entry) for engine in self.students.engines]
+        found = [_contract(engine.entry) for engine in students.engines]
+        assert students.bundle is not None
         if found != wanted:
             raise UsageError(
-                f"{line.bundle.path}: swap: expected a bundle that takes and answers {'; '.join(wanted)}, "
+                f"{students.bundle.path}: swap: expected a bundle that takes and answers {'; '.join(wanted)}, "
                 f"got {'; '.join(found)}; open it with a predictor of its own"
             )
-        for engine in line.engines:
-            run_selftest(engine, line.bundle, most=_MOST_GOLDEN)
+        for engine in students.engines:
+            run_selftest(engine, students.bundle, most=_MOST_GOLDEN)
 
 
 @cache
-def _watched() -> weakref.WeakSet[Control]:
-    """The controls that learn of a fork. Asking for the process at every prediction would cost a microsecond or two."""
-    controls: weakref.WeakSet[Control] = weakref.WeakSet()
+def _watched() -> weakref.WeakSet[InService]:
+    """All that learn of a fork. Asking for the process at every prediction would cost a microsecond or two."""
+    known: weakref.WeakSet[InService] = weakref.WeakSet()
 
     def leave_all() -> None:
-        for control in controls:
-            control.leave()
+        for one in known:
+            one.leave()
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=leave_all)
-    return controls
+    return known
 
 
 def _contract(entry: ModelEntry) -> str:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import Protocol
 
 import msgspec
 
 from mmkd_edge.predict.postprocess import Prediction
-from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import Stream
-from mmkd_edge.watch.health import Health
+from mmkd_edge.watch.health import HasHealth, Health
 from mmkd_edge.watch.timing import Histogram
 
 _SETTLED_TOGETHER = 64
+
+
+class Predicts(HasHealth, Protocol):
+    """What is timed: an `EdgePredictor`, or whatever answers like one."""
+
+    def predict(self, window: object, *, input_age_s: float | None, deadline_s: float | None) -> Prediction:
+        """Answer for one window."""
+        ...
 
 
 class Watched:
@@ -33,7 +41,7 @@ class Watched:
     (1, 0.5)
     """
 
-    def __init__(self, predictor: EdgePredictor) -> None:
+    def __init__(self, predictor: Predicts) -> None:
         self._predictor = predictor
         self._latency = Histogram()
         self._seconds: deque[float] = deque()  # of calls that were not counted yet: that is done for many together

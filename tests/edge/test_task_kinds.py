@@ -8,10 +8,11 @@ import pytest
 
 from mmkd_edge.bundle.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
 from mmkd_edge.bundle.manifest import Manifest, decode_manifest, encode_manifest, graph_outputs
+from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import ManifestError
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_edge.testing import fake_entry, fake_predictor
-from mmkd_edge.watch.health import measure_statistics
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.4)
@@ -101,8 +102,8 @@ def test_health_counts_the_labels_that_are_on_and_of_a_number_none():
 def test_statistics_of_answers_by_kind():
     windows = np.zeros((4, 20, 2), dtype=np.float32)
     shares = np.float32([[0.9, 0.1, 0.5], [0.5, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
-    assert measure_statistics(windows, shares, ACC, task=STATES).label_shares == (0.5, 0.0, 0.5)
-    assert measure_statistics(windows, shares[:, :1], ACC, task=SPEED).label_shares == ()
+    assert measure_statistics(*prepare_batch(windows, ACC), shares, task=STATES).label_shares == (0.5, 0.0, 0.5)
+    assert measure_statistics(*prepare_batch(windows, ACC), shares[:, :1], task=SPEED).label_shares == ()
 
 
 def test_the_outputs_of_a_graph_are_named_by_the_kind():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, EdgePredictor, ModalitySpec, TaskSpec
+from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import UsageError
-from mmkd_edge.watch.health import measure_statistics
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.commands.export import run_export
 from mmkd_export.inspection import inspect_file
 from mmkd_export.join import export_several, several_plans
@@ -50,9 +51,8 @@ def test_an_export_measures_what_later_windows_are_compared_with(
     assert student.carried is not None
     with Bundle.open(exported.path) as bundle:
         golden = bundle.golden("acc")
-    assert entry.statistics == measure_statistics(
-        golden.windows, golden.probabilities, student.modality, task=student.task
-    )
+    prepared = prepare_batch(golden.windows, student.modality)
+    assert entry.statistics == measure_statistics(*prepared, golden.probabilities, task=student.task)
     assert entry.statistics.windows == 12
 
 

@@ -23,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recording, said, shares_of
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
-from mmkd_edge.backends.base import BackendName, open_backend
+from mmkd_edge.backends import steps as step_module
+from mmkd_edge.backends.base import BackendName, open_steps
+from mmkd_edge.backends.steps import start_steps
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import decode_manifest, member_files, step_inputs, step_outputs
-from mmkd_edge.errors import GateError, ManifestError, UsageError
-from mmkd_edge.predict import steps as step_module
-from mmkd_edge.predict.steps import follow_recording, start_steps
+from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
+from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
@@ -150,16 +151,19 @@ def test_an_engine_that_runs_no_steps_is_refused(exported: ExportResult) -> None
         model = bundle.read("acc/step.fp32.onnx")
     streaming = exported.manifest.models[0].streaming
     assert streaming is not None
-    backend = open_backend("ort", model, threads=1)
+    backend = open_steps("ort", model, threads=1)
     backend.close()
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(BackendError) as closed:
         start_steps(backend, streaming)
-    assert str(caught.value) == f"steps: expected an open backend, one of ort, openvino, litert, got {backend!r}"
+    assert str(closed.value) == "backend 'ort' is closed; open it again"
+    with pytest.raises(UsageError) as caught:
+        open_steps("trt", model, threads=1)
+    assert str(caught.value) == "steps: expected one of the backends ort, openvino, litert, got 'trt'"
 
 
 def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResult) -> None:
     with Bundle.open(exported.path) as bundle:
-        backend = open_backend("ort", bundle.read("acc/step.fp32.onnx"), threads=1)
+        backend = open_steps("ort", bundle.read("acc/step.fp32.onnx"), threads=1)
     streaming = exported.manifest.models[0].streaming
     assert streaming is not None
     logits, probabilities = follow_recording(backend, streaming, recording(8), ACC)

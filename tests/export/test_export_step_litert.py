@@ -19,8 +19,8 @@ from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recordi
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends.litert import LitertBackend, _Instance
-from mmkd_edge.errors import BackendError, UsageError
-from mmkd_edge.predict.steps import start_steps
+from mmkd_edge.backends.steps import start_steps
+from mmkd_edge.errors import BackendError
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_export.targets.litert import missing_libraries
@@ -74,7 +74,7 @@ def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) ->
 
 
 def test_a_stream_that_stays_gives_litert_its_state_once(in_litert: EdgePredictor) -> None:
-    step = in_litert._control.line.engines[0].step
+    step = in_litert._service.students.engines[0].step
     assert isinstance(step, LitertBackend)
     given: list[str] = []
 
@@ -112,10 +112,10 @@ def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
     backend.close()
     with pytest.raises(BackendError) as caught:
         steps.push(block, block)
-    assert str(caught.value) == f"backend 'litert' ({backend.version}) failed to step: it is closed; open it again"
-    with pytest.raises(UsageError) as refused:
+    assert str(caught.value) == "backend 'litert' is closed; open it again"
+    with pytest.raises(BackendError) as refused:
         start_steps(backend, streaming)
-    assert str(refused.value) == f"steps: expected an open backend, one of ort, openvino, litert, got {backend!r}"
+    assert str(refused.value) == "backend 'litert' is closed; open it again"
 
 
 def test_a_bundle_made_from_a_bundle_keeps_the_steps_of_litert(with_litert: ExportResult, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from mmkd_bench.measuring.subject import asked
 from mmkd_bench.measuring.timing import Call, closed_loop
 from mmkd_bench.report import AT_ONCE, GATHER, STAGES, Stage
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.predict.postprocess import Prediction, interpret
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.predictor import EdgePredictor
@@ -92,7 +93,7 @@ def _at_once_run(predictor: EdgePredictor, batches: Sequence[NDArray[np.float32]
     info, entry = predictor.info(), predictor.entry
     artifact = next((one for one in entry.artifacts if one.file == info.artifact), None)
     batch = None if artifact is None else artifact.batch
-    if info.backend != "ort" or predictor.bundle is None or batch is None or len(batches[0]) > batch.maximum:
+    if info.backend != OrtBackend.name or predictor.bundle is None or batch is None or len(batches[0]) > batch.maximum:
         return None
     # Only now: it asks for onnxruntime.
     from mmkd_bench.turns.alternate import open_session

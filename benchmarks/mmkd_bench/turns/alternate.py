@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from mmkd_bench.measuring.jobs import OverheadJob, PairJob, PairOutcome
 from mmkd_bench.measuring.subject import Choice, asked, open_predictor, raw_windows
+from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.ort import OrtBackend, import_onnxruntime
-from mmkd_edge.bundle.bundle import Bundle, choose_artifact
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 
@@ -85,8 +86,7 @@ def alternate_predict(job: OverheadJob, *, stop: Event) -> PairOutcome | None:
         backend = predictor.backend
         run: Callable[[Any], object] = backend.run
         if job.backend is None:
-            assert isinstance(backend, OrtBackend)
-            run = partial(backend.session.run, [tensor.name for tensor in predictor.entry.outputs])
+            run = partial(cast(OrtBackend, backend).session.run, [tensor.name for tensor in predictor.entry.outputs])
         predict = partial(predictor.predict, input_age_s=0.0) if job.checks else predictor.predict
         return alternate(
             turning(predict, [asked(predictor, window) for window in windows]),

@@ -7,7 +7,6 @@ named with its reason and not timed. The one place of the benchmark that knows t
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,8 +22,9 @@ from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome, RivalTimes
 from mmkd_bench.measuring.subject import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.turns.alternate import open_session, take_turns, turning
 from mmkd_bench.turns.rival_files import EXECUTORCH_FILE, LITERT_FILE, NCNN_FILES, reason_for
+from mmkd_edge.backends.base import choose_artifact
+from mmkd_edge.backends.openvino import import_openvino
 from mmkd_edge.backends.ort import import_onnxruntime
-from mmkd_edge.bundle.bundle import choose_artifact
 from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.predict.preprocess import check_window, prepare
@@ -258,10 +258,7 @@ def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str]
 def _open_openvino(
     model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int, own_precision: bool
 ) -> _Opened:
-    # Its import else reports the start to the network (openvino_telemetry); an absent module is one it copes with.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
+    openvino = import_openvino()
     core = openvino.Core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

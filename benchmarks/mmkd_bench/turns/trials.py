@@ -21,9 +21,10 @@ from mmkd_bench.turns.alternate import turning
 from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import GateError, MmkdError
-from mmkd_edge.predict.engine import Engine, answers_of, open_engine, run_selftest
+from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.profile import LeftOut, Trial, best_trial
+from mmkd_edge.predict.selftest import run_selftest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,10 +172,7 @@ def _measure(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_
 
 def _turns(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s: float, stop: Event) -> list[_Timed]:
     engine = timed[0].engine
-    feeds = [
-        dict(zip((engine.values_name, engine.present_name), prepare(window, engine.modality), strict=True))
-        for window in windows
-    ]
+    feeds = [engine.feeds(*prepare(window, engine.modality)) for window in windows]
     calls = [turning(one.engine.backend.run, feeds) for one in timed]
     times = take_bursts(calls, duration_s=duration_s, stop=stop)
     first = float(np.median(times[0]))

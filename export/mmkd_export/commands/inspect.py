@@ -76,7 +76,8 @@ def _selftest_facts(path: Path) -> dict[str, str]:
         artifacts = bundle.manifest.models[0].artifacts
     facts = {}
     for artifact, backend in ((found, backend) for found in artifacts for backend in _backends_for(found)):
-        suffix = {"ort": "", "litert": f".{artifact.format}"}.get(backend, f".{backend}")
+        kind = "" if artifact.format == "onnx" else f".{artifact.format}"
+        suffix = kind if backend == _backends_for(artifact)[0] else f".{backend}"
         name = f"selftest.{artifact.precision}{suffix}"
         try:
             predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
@@ -93,11 +94,11 @@ def _selftest_facts(path: Path) -> dict[str, str]:
 
 
 def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
-    from mmkd_edge.backends.base import why_absent
+    """What runs it here: the backend in which it is judged, and those on a GPU, which compute by other kernels."""
+    from mmkd_edge.backends.base import BACKENDS, backend_for, why_absent
 
-    if artifact.format != "onnx":
-        return ("litert",)
-    return ("ort",) if why_absent("trt") else ("ort", "trt")
+    on_gpu = (name for name, row in BACKENDS.items() if row.on_gpu and artifact.format in row.formats)
+    return backend_for(artifact.format), *(name for name in on_gpu if not why_absent(name))
 
 
 def _next_line(path: Path, facts: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import Backend, open_backend
+from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, BatchRange, Confidence, Parity, Precision
 from mmkd_edge.errors import GateError
 from mmkd_export.graph.onnx_graph import OPSET
@@ -100,7 +100,7 @@ def judge_fp32(
 
 def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 - the manifest's word
     """Opens an artifact in the backend that is there for its format, with one thread."""
-    return open_backend("ort" if format == "onnx" else "litert", model, threads=1)
+    return open_backend(backend_for(format), model, threads=1)
 
 
 def judge_lower(

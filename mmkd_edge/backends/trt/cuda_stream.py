@@ -1,7 +1,7 @@
-"""A lane: one CUDA stream, with the memory that the tensors of one call live in, and the graph of that call.
+"""One CUDA stream, with the memory that the tensors of one call live in, and the graph of that call.
 
 Inputs lie behind each other in one block and outputs in another, each once in pinned memory of the host and once on the
-GPU, so that one copy takes each way. A lane belongs to one call at a time.
+GPU, so that one copy takes each way. It belongs to one call at a time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _ALIGNMENT_BYTES = 256  # what TensorRT wants of a tensor's address
 _FLOAT_BYTES = 4
 
 
-class Lane:
+class CudaStream:
     """A stream with its memory; use `close()`, or leave it to the garbage collector.
 
     Attributes:
-        stream: CUDA's handle of the stream.
+        handle: CUDA's own.
         values: the pinned memory of every tensor, float32, by name.
         addresses: where the same tensor lies on the GPU.
         has_graph: whether `replay` has something to replay.
@@ -61,7 +61,7 @@ class Lane:
         except BaseException:
             self.close()
             raise
-        self.stream = int(self._stream)
+        self.handle = int(self._stream)
 
     @property
     def has_graph(self) -> bool:

@@ -1,4 +1,4 @@
-"""One execution context of an engine on a lane of its own, and the CUDA graph of its call.
+"""One execution context of an engine on a stream of its own, and the CUDA graph of its call.
 
 A graph is only used where it gives the same answers as the call that it was recorded from: a call that TensorRT refuses
 while it is recorded leaves a graph that does nothing, and whose replay finds old answers in the memory.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_edge.backends.feeds import fill
-from mmkd_edge.backends.trt.cuda_stream import Lane
+from mmkd_edge.backends.trt.cuda_stream import CudaStream
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 
@@ -40,14 +40,14 @@ class Execution:
         self, engine: Any, runtime: Any, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], logger: Any
     ) -> None:
         self._logger = logger
-        self._lane = Lane(runtime, inputs, outputs)
+        self._stream = CudaStream(runtime, inputs, outputs)
         try:
             self._context = self._bound(engine, inputs)
         except BaseException:
-            self._lane.close()
+            self._stream.close()
             raise
-        self._places = {tensor.name: self._lane.values[tensor.name] for tensor in inputs}
-        self._answers = tuple(self._lane.values[tensor.name] for tensor in outputs)
+        self._places = {tensor.name: self._stream.values[tensor.name] for tensor in inputs}
+        self._answers = tuple(self._stream.values[tensor.name] for tensor in outputs)
 
     def answer(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
         """`take` and `compute` in one."""
@@ -68,12 +68,12 @@ class Execution:
         Raises:
             BackendError: TensorRT or CUDA failed.
         """
-        lane = self._lane
-        if lane.has_graph:
-            lane.replay()
+        stream = self._stream
+        if stream.has_graph:
+            stream.replay()
         else:
             self._enqueue()
-        lane.wait()
+        stream.wait()
         logits, probabilities = self._answers
         return logits.copy(), probabilities.copy()
 
@@ -89,7 +89,7 @@ class Execution:
         probes = self._probes()
         plain = [self.answer(feeds) for feeds in probes]
         try:
-            self._lane.record(self._enqueue)
+            self._stream.record(self._enqueue)
             # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.
             replayed = [self._answer_into_nothing(feeds) for feeds in probes]
         except BackendError as error:
@@ -98,7 +98,7 @@ class Execution:
             if _same(replayed, plain):
                 return ""
             reason = "the CUDA graph gives other answers than the call that it was recorded from"
-        self._lane.drop_graph()
+        self._stream.drop_graph()
         if not _same([self.answer(feeds) for feeds in probes], plain):
             raise BackendError(f"{reason}, and the call itself gives other answers since")
         return reason
@@ -106,7 +106,7 @@ class Execution:
     def close(self) -> None:
         """Wait for what still runs, and give everything back; more than once is fine."""
         self._places, self._answers = {}, ()
-        self._lane.close()
+        self._stream.close()
         self._context = None
 
     def _bound(self, engine: Any, inputs: Sequence[TensorSpec]) -> Any:
@@ -116,17 +116,17 @@ class Execution:
         for tensor in inputs:  # a batch that may vary is one here
             if not context.set_input_shape(tensor.name, tensor.shape):
                 raise BackendError(f"TensorRT refuses the shape {tensor.shape} of {tensor.name!r}")
-        for name, address in self._lane.addresses.items():
+        for name, address in self._stream.addresses.items():
             if not context.set_tensor_address(name, address):
                 raise BackendError(f"TensorRT refuses the memory of {name!r}: {self._logger.faults()}")
         return context
 
     def _enqueue(self) -> None:
-        lane, context = self._lane, self._context
-        lane.copy_in()
-        if not context.execute_async_v3(lane.stream):
+        stream, context = self._stream, self._context
+        stream.copy_in()
+        if not context.execute_async_v3(stream.handle):
             raise BackendError(f"TensorRT refuses the call: {self._logger.faults()}")
-        lane.copy_out()
+        stream.copy_out()
 
     def _answer_into_nothing(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
         for answer in self._answers:

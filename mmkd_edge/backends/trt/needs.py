@@ -29,6 +29,17 @@ def installed_library() -> EngineLibrary | None:
     return None
 
 
+def installed_distribution() -> tuple[str, str]:
+    """The module of the installed TensorRT, and the distribution that it comes from; TensorRT itself where none is."""
+    library = installed_library() or "tensorrt"
+    return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
+
+
+def seems_made_for_trt() -> bool:
+    """Whether this machine has a TensorRT or shows a GPU, so that it seems to be made for engines."""
+    return installed_library() is not None or shows_gpu()
+
+
 def why_no_engines() -> str:
     """Everything that is missing here for running engines, with the commands for it; empty where nothing is."""
     missing = []

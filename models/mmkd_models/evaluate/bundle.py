@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import BackendName
+from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
@@ -121,8 +121,8 @@ def evaluate_bundle(
 
 def _opened(bundle: Bundle, entry: ModelEntry, artifact: Artifact) -> Engine:
     """An artifact in the backend that is there for its format, with one thread."""
-    backend: BackendName = "ort" if artifact.format == "onnx" else "litert"
-    return open_engine(bundle, entry, Setup(backend=backend, precision=artifact.precision, threads=1, reason=""))
+    setup = Setup(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
+    return open_engine(bundle, entry, setup)
 
 
 def _evaluation(

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from mmkd_edge import UnavailableError
-from mmkd_edge.backends.base import artifact_formats, check_backend, open_backend
+from mmkd_edge.backends.base import BACKENDS, check_backend, open_backend
 
 
 def test_it_is_asked_for_by_name_and_runs_tflite_alone() -> None:
     assert check_backend("litert") == "litert"
-    assert artifact_formats("litert") == ("tflite",)
-    assert artifact_formats("ort") == ("onnx",)
+    assert BACKENDS["litert"].formats == ("tflite",)
+    assert BACKENDS["ort"].formats == ("onnx",)
 
 
 def test_without_litert_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ from mmkd_edge.backends.openvino import OpenVinoBackend
 with Bundle.open(example_bundle()) as bundle:
     model = bundle.read("acc/model.fp32.onnx")
 if sys.argv[1] == "several":
-    module._core = lambda process: module._openvino().Core()
+    module._core = lambda process: module.import_openvino().Core()
 opened = [OpenVinoBackend(model) for _ in range(2)]
 while opened:
     opened.pop(0).close()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError
-from mmkd_edge.backends.base import artifact_formats, open_backend, why_absent
+from mmkd_edge.backends.base import BACKENDS, open_backend, why_absent
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
@@ -80,7 +80,7 @@ def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any
 
 
 def test_bfloat16_is_not_its_own(bundle_path: Path, tensorrt: Any) -> None:
-    assert artifact_formats("trt") == ("onnx",)
+    assert BACKENDS["trt"].formats == ("onnx",)
     with pytest.raises(UsageError) as caught:
         open_backend("trt", b"", threads=1, bf16=True)
     assert str(caught.value) == "backend 'trt' does not compute in 'bf16'; only 'openvino' does"

@@ -294,10 +294,10 @@ def test_engines_of_the_shipped_student_are_built_kept_and_verified(tmp_path: Pa
 
 def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers() -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
-    from mmkd_edge.backends.base import library_of, why_absent
+    from mmkd_edge.backends.base import BACKENDS, why_absent
     from mmkd_edge.backends.trt.needs import installed_library
 
     if installed_library() == "tensorrt" or not why_absent("trt"):
         pytest.skip("this machine has TensorRT or a GPU")
-    assert library_of("trt") == ("tensorrt_rtx", "tensorrt-rtx-cu13")
+    assert BACKENDS["trt"].library() == ("tensorrt_rtx", "tensorrt-rtx-cu13")
     assert why_absent("trt").endswith("an NVIDIA GPU with its driver (libcuda.so.1 does not load)")

@@ -25,7 +25,7 @@ from mmkd_edge import (
     UsageError,
     example_bundle,
 )
-from mmkd_edge.testing import fake_predictor
+from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import open_dataset, shipped_dataset
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20, range=(-8.0, 8.0))
@@ -201,6 +201,13 @@ def test_the_age_of_the_input_is_the_callers_to_say() -> None:
     late = stream.push(samples(10), 102.0 + np.arange(10) / 10, now_s=105.0)[-1]
     assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
     assert late.label != ""
+
+
+def test_an_old_input_is_said_once_where_the_predictor_has_the_limit_too() -> None:
+    entry = fake_entry(modality=ACC, labels=LABELS)
+    stream = EdgePredictor(entry=entry, backend=FakeBackend(answer), stale_s=1.0).stream(hop=ACC.samples)
+    (late,) = stream.push(np.zeros((ACC.samples, 2)), 0.0, now_s=(ACC.samples - 1) / ACC.rate_hz + 2.1)
+    assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
 
 
 def test_a_silent_sensor_makes_the_latest_answer_stale() -> None:
@@ -421,7 +428,7 @@ def test_five_hundred_recordings_are_the_same_however_they_are_divided(**drawn: 
 
 def test_memory_stays_where_it_is() -> None:
     stream = predictor().stream(hop=10, reorder=4)
-    stream._ask = lambda window, fault, age: None  # type: ignore[assignment,return-value]
+    stream._ask = lambda *_: None  # type: ignore[assignment,return-value]
     stream._deliver = lambda predictions: []
     rows = samples(50)
     times = np.arange(50) / 10

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, TaskSpec, UsageError, decode_manifest, encode_manifest
+from mmkd_edge.drift.features import InputStatistics
+from mmkd_edge.drift.running import measure_statistics, stability_index
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.testing import FakeBackend, fake_entry
-from mmkd_edge.watch.health import measure_statistics, stability_index
 from mmkd_edge.watch.prometheus import HealthCollector, metrics_text
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
@@ -29,6 +31,10 @@ def recorded(count: int, *, seed: int = 0, scale: float = 1.0) -> NDArray[np.flo
     return (scale * np.random.default_rng(seed).normal((1.0, -2.0), (1.0, 0.5), (count, 50, 2))).astype(np.float32)
 
 
+def measure(windows: NDArray[np.float32], shares: NDArray[np.float32]) -> InputStatistics:
+    return measure_statistics(*prepare_batch(windows, ACC), shares, task=TASK)
+
+
 def answer(feeds: Any) -> list[float]:
     return [0.25, 0.75] if feeds["acc"][0, 0, 0] > 1.0 else [0.75, 0.25]
 
@@ -37,7 +43,7 @@ def predictor(*, reference: NDArray[np.float32] | None = None, **options: Any) -
     entry = fake_entry(modality=ACC, labels=LABELS)
     if reference is not None:
         shares = np.array([answer({"acc": window[None]}) for window in reference], dtype=np.float32)
-        entry = msgspec.structs.replace(entry, statistics=measure_statistics(reference, shares, ACC, task=TASK))
+        entry = msgspec.structs.replace(entry, statistics=measure(reference, shares))
     return EdgePredictor(entry=entry, backend=FakeBackend(answer), **options)
 
 
@@ -71,9 +77,7 @@ def test_the_index_is_symmetric_finite_and_never_negative(counts: list[int], oth
 def test_statistics_are_those_of_the_values_that_are_there() -> None:
     windows = recorded(30)
     windows[:3, :, 1] = np.nan
-    found = measure_statistics(
-        windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)), ACC, task=TASK
-    )
+    found = measure(windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)))
     channel = found.channels[1]
     values = windows[3:, :, 1].astype(np.float64)
     assert channel.mean == pytest.approx(values.mean(), abs=1e-9)
@@ -89,7 +93,7 @@ def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none() -> None:
     windows = recorded(10)
     windows[:, :, 0] = np.random.default_rng(0).integers(0, 2, (10, 50))
     windows[:, :, 1] = np.nan
-    found = measure_statistics(windows, np.full((10, 2), 0.5, np.float32), ACC, task=TASK)
+    found = measure(windows, np.full((10, 2), 0.5, np.float32))
     assert found.channels[0].edges == (0.0, 1.0)
     assert found.channels[0].shares[0] == 0.0
     assert (found.channels[1].edges, found.channels[1].shares) == ((), (1.0,))
@@ -149,7 +153,7 @@ def test_a_stability_index_is_a_figure_and_no_alarm() -> None:
 
 
 def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.watch.health._MOST_WINDOWS", 200)
+    monkeypatch.setattr("mmkd_edge.drift.running._MOST_WINDOWS", 200)
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(1000, seed=1))
     ask(model, recorded(200, seed=2) + np.float32(2))
@@ -204,7 +208,7 @@ def test_statistics_survive_the_manifest_and_contradictions_do_not(kit: Any) -> 
     golden = kit.golden(kit.modality)
     parts = kit.parts(kit.modality)
     task = parts.manifest.models[0].task
-    statistics = measure_statistics(golden.windows, golden.probabilities, kit.modality, task=task)
+    statistics = measure_statistics(*prepare_batch(golden.windows, kit.modality), golden.probabilities, task=task)
     parts = parts.with_model(statistics=statistics)
     assert decode_manifest(encode_manifest(parts.manifest)).models[0].statistics == statistics
     channel = statistics.channels[0]

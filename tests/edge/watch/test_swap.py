@@ -206,11 +206,11 @@ def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
 def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
-    line = predictor._control.line
+    line = predictor._service.students
     (engine,) = line.engines
     broken = line.with_backend(engine, failing())
     msgspec.structs.force_setattr(broken.engines[0], "reopen", None)
-    predictor._control.line = broken
+    predictor._service.students = broken
     np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
     health = predictor.health()
     assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)
@@ -266,6 +266,15 @@ def both_path(kit: Any, tmp_path: Path) -> Path:
     parts = type(first)(manifest=manifest, members={**second.members, **first.members})
     written: Path = parts.write(tmp_path / "both.edge")
     return written
+
+
+def test_the_good_answers_of_a_stream_of_the_second_student_are_counted(both_path: Path) -> None:
+    with EdgePredictor.open(both_path) as predictor:
+        found = predictor.stream(hop=10, modality="gyro").push(np.random.default_rng(5).normal(size=(50, 3)))
+        health = predictor.health()
+    assert [prediction.status for prediction in found] == ["ok"] * 5
+    assert health.predictions["ok"] == 5
+    assert [sum(model.label_shares.values()) for model in health.models] == [0.0, pytest.approx(1.0)]
 
 
 def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
@@ -356,7 +365,7 @@ def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with predictor._control._changing:
+        with predictor._service._changing:
             held.set()
             done.wait(60)
 

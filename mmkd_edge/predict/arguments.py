@@ -87,14 +87,14 @@ def several(reference: AnyReference | Sequence[AnyReference] | None) -> tuple[An
 
 
 def check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision | Literal["auto"]:
-    """The same precision, where there is such a one.
+    """The same precision, where there is one.
 
     Raises:
         UsageError: there is none.
     """
     if precision not in ("auto", *RUN_PRECISIONS):
-        listed = ", ".join(map(repr, ("auto", *RUN_PRECISIONS[:-1])))
-        raise UsageError(f"precision {precision!r} is unknown; expected {listed} or {RUN_PRECISIONS[-1]!r}")
+        *others, last = map(repr, ("auto", *RUN_PRECISIONS))
+        raise UsageError(f"precision {precision!r} is unknown; expected {', '.join(others)} or {last}")
     return precision
 
 

@@ -1,0 +1,59 @@
+"""The arrays that the steps of one stream read and write, whatever engine runs them.
+
+States live in memory of the stream's own that the engine reads where it is. A step gives back one slot of most of them,
+so that nothing is moved and little is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.manifest import Streaming
+from mmkd_edge.spec import TensorSpec
+
+
+class StepMemory:
+    """The arrays that one stream's steps read and write.
+
+    Attributes:
+        inputs: what the graph takes, by name: a block of samples, the slot, the states.
+        outputs: what it gives, by name: the answer, and what is new of each state.
+        states: names of the states.
+        fresh: names of the other inputs, which are new in each step.
+        step: number of the next step, from 0.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:
+        self.inputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in inputs}
+        self.outputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in outputs}
+        self.states = tuple(state.name for state in streaming.states)
+        self.fresh = tuple(name for name in self.inputs if name not in self.states)
+        self.step = 0
+        self._slots = streaming.slots
+        self._news = []
+        for state in streaming.states:
+            self.inputs[state.name][...] = state.initial
+            new = self.outputs[f"next_{state.name}"]
+            self._news.append((state.name, state.axis, new if state.axis is None else new.squeeze(state.axis)))
+
+    @property
+    def slot(self) -> int:
+        """Which slot the next step fills."""
+        return self.step % self._slots
+
+    def keep_in(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Put what the last step gave where the next one looks for it: into arrays of the states."""
+        slot = self.slot
+        for name, axis, new in self._news:
+            if axis is None:
+                arrays[name][...] = new
+            else:
+                arrays[name][(slice(None),) * axis + (slot,)] = new
+
+    def keep(self) -> None:
+        """Put it into the inputs, and count the step."""
+        self.keep_in(self.inputs)
+        self.step += 1

@@ -1,0 +1,77 @@
+"""Steps of a causal student: an engine over its step graph, and one state for each stream."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.backends.base import BACKENDS, BackendName, SteppingBackend
+from mmkd_edge.backends.step_memory import StepMemory
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
+from mmkd_edge.errors import BackendError, first_line
+
+Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class Steps(Protocol):
+    """One stream's way through a step graph; used by one thread at a time, and done with at the first error."""
+
+    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answer:
+        """Take the next block of samples.
+
+        Args:
+            values: float32 (1, S, C), 0 where missing.
+            present: float32 (1, S, C), 1 or 0.
+
+        Returns:
+            Logits and probabilities, each float32 (1, K). They belong to the caller.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        ...
+
+
+def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
+    """The step graph that a backend runs; None where the student is not causal, or has none in a format of its own."""
+    row = BACKENDS[backend]
+    if entry.streaming is None or row.open_steps is None:
+        return None
+    return next((artifact for artifact in entry.streaming.artifacts if artifact.format in row.formats), None)
+
+
+def start_steps(backend: SteppingBackend, streaming: Streaming) -> Steps:
+    """A state in which nothing has been heard, over an engine that runs a step graph.
+
+    Raises:
+        BackendError: the backend is closed.
+    """
+    return _BoundSteps(backend, StepMemory(backend.inputs, backend.outputs, streaming))
+
+
+class _BoundSteps:
+    def __init__(self, backend: SteppingBackend, memory: StepMemory) -> None:
+        self._values, self._present, self._slot = (memory.inputs[name] for name in memory.fresh)
+        self._logits, self._probabilities, *_ = memory.outputs.values()
+        self._memory = memory
+        self._run = backend.bind(memory)
+        self._backend = backend
+
+    def push(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> Answer:
+        """Take the next block; see `Steps.push`."""
+        memory = self._memory
+        self._values[...] = values
+        self._present[...] = present
+        self._slot[...] = memory.slot
+        try:
+            self._run()
+        except BackendError:  # it is closed
+            raise
+        except Exception as error:
+            raise BackendError(
+                f"backend {self._backend.name!r} ({self._backend.version}) failed to step: {first_line(error)}"
+            ) from error
+        memory.keep()
+        return self._logits.copy(), self._probabilities.copy()

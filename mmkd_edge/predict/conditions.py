@@ -1,0 +1,64 @@
+"""What a prediction is asked under beyond its window, and which of several students answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.predict.sensors import Fault, worse
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prediction is asked under, where it is more than the window.
+
+    Attributes:
+        fault: what is known against the window.
+        input_age_s: age of its newest sample.
+        deadline_s: a moment of `time.monotonic()`.
+    """
+
+    fault: Fault | None = None
+    input_age_s: float | None = None
+    deadline_s: float | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline_s is not None and time.monotonic() >= self.deadline_s
+
+
+NO_CONDITIONS = Conditions()
+
+
+def age_fault(input_age_s: float | None, stale_s: float | None) -> Fault | None:
+    """What the age of the input says against a window: from `stale_s` on it is stale."""
+    if input_age_s is None or stale_s is None or input_age_s <= stale_s:
+        return None
+    return Fault(status="stale", reason=f"the newest sample is {input_age_s:.3g} s old")
+
+
+def first_living(asked: Iterable[Prediction]) -> Prediction:
+    """Asks one student after the other until one's modality lives; says for whom it stands in, or why none does."""
+    silent: list[Prediction] = []
+    for prediction in asked:
+        if prediction.index >= 0 or prediction.status == "stale":
+            return _standing_in(silent, prediction)
+        silent.append(prediction)
+    return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)))
+
+
+def _standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
+    if not silent:
+        return prediction
+    reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
+    fault = Fault(status="degraded", reason=reason)
+    if prediction.status != "ok":
+        fault = worse(fault, Fault(status=prediction.status, reason=prediction.reason)) or fault
+    return msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
+
+
+def _why(prediction: Prediction) -> str:
+    return f"{prediction.modality}: {prediction.reason}"

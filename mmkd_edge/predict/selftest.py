@@ -1,0 +1,140 @@
+"""The self-test: golden windows answered on this device, and compared with what the checkpoint answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.backends.base import SteppingBackend
+from mmkd_edge.backends.steps import Answer, start_steps
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.golden import Golden, answer_scale, same_answers
+from mmkd_edge.bundle.manifest import Streaming
+from mmkd_edge.errors import GateError
+from mmkd_edge.predict.engine import Engine, answers_of
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.spec import ModalitySpec
+
+_STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
+# Of the largest logit. bfloat16 keeps 8 bits of each number, a relative error of 2**-9 per operation, and a student
+# adds hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little
+# around a large mean, which 8 bits cannot tell apart: such a student must not run in it.
+_BF16_TOLERANCE = 0.1
+
+
+class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
+    """How this device answered the golden windows.
+
+    Attributes:
+        windows: how many there were.
+        max_abs_error: largest difference of a logit or a probability from the stored answer.
+        tolerance: what it had to stay within.
+        label_agreement: share of windows with the stored label, 0 to 1.
+    """
+
+    windows: int
+    max_abs_error: float
+    tolerance: float
+    label_agreement: float
+
+
+def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> SelfTest:
+    """Hold an engine against the golden windows of its student.
+
+    Args:
+        engine: what answers.
+        bundle: where it comes from.
+        most: how many windows to ask, spread evenly over those there are; None asks all.
+
+    Raises:
+        GateError: an answer differs by more than the stored tolerance.
+        BackendError: the backend failed.
+        BundleError: the golden windows cannot be read.
+    """
+    golden = bundle.golden(engine.entry.name)
+    tolerance = golden.tolerance
+    if engine.artifact is not None and engine.artifact.precision != "fp32":
+        # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
+        tolerance = max(tolerance, engine.artifact.parity.tolerance)
+    if engine.setup is not None and engine.setup.precision == "bf16":
+        tolerance = max(tolerance, _BF16_TOLERANCE * max(1.0, float(np.abs(golden.logits).max())))
+    count = len(golden.windows)
+    asked = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
+    logits, probabilities = answers_of(engine, golden.windows[asked])
+    logit_errors = np.abs(logits - golden.logits[asked]).max(axis=1)  # (N,)
+    scale = answer_scale(engine.task, golden.probabilities)
+    errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[asked]).max(axis=1) / scale)  # (N,)
+    worst = int(errors.argmax())  # NaN counts as the largest
+    error = float(errors[worst])
+    if not error <= tolerance:
+        raise GateError(
+            f"{bundle.path}: self-test: golden window {asked[worst]}: expected the stored answer within "
+            f"{tolerance:g}, got a difference of {error:g}; {engine.backend.version} computes another result "
+            "here than at export: do not use it on this device"
+        )
+    agreement = float(same_answers(engine.task, golden.logits[asked], logits).mean())
+    if engine.step is not None:
+        error = max(error, _test_steps(engine, engine.step, golden, where=str(bundle.path)))
+    return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
+
+
+def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, where: str) -> float:
+    """Step through some golden windows: the last step answers for the window. Gives the largest difference."""
+    streaming, scale = engine.entry.streaming, answer_scale(engine.task, golden.probabilities)
+    assert streaming is not None
+    largest = 0.0
+    for number, window in enumerate(golden.windows[:_STEPPED_WINDOWS]):
+        logits, probabilities = follow_recording(step, streaming, window, engine.modality)
+        second = (probabilities[-1] - golden.probabilities[number]) / scale
+        found = np.concatenate([logits[-1] - golden.logits[number], second])
+        error = float(np.abs(found).max())
+        if not error <= golden.tolerance:
+            raise GateError(
+                f"{where}: self-test: golden window {number}, step by step: expected the stored answer within "
+                f"{golden.tolerance:g}, got a difference of {error:g}; {step.version} computes another result "
+                "here than at export: do not use it on this device"
+            )
+        largest = max(largest, error)
+    return largest
+
+
+def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
+    """Hold several engines against their golden windows: the windows of all, and the worst of their figures.
+
+    Raises:
+        GateError: an answer differs by more than the stored tolerance.
+        BackendError: a backend failed.
+        BundleError: the golden windows cannot be read.
+    """
+    results = [run_selftest(engine, bundle) for engine in engines]
+    worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
+    return SelfTest(
+        windows=sum(result.windows for result in results),
+        max_abs_error=worst.max_abs_error,
+        tolerance=worst.tolerance,
+        label_agreement=min(result.label_agreement for result in results),
+    )
+
+
+def follow_recording(
+    backend: SteppingBackend, streaming: Streaming, recording: NDArray[np.float32], modality: ModalitySpec
+) -> Answer:
+    """Logits and probabilities, each (N, K), after each block of a recording, from where nothing has been heard.
+
+    Args:
+        backend: runs the step graph.
+        streaming: what the manifest says of it.
+        recording: (T, C) as `prepare` takes it without a reference; what the first block lacks is missing.
+        modality: what it is a recording of.
+
+    Raises:
+        BackendError: the engine failed.
+    """
+    lead = np.full((-len(recording) % streaming.stride, recording.shape[1]), np.nan, dtype=np.float32)
+    blocks = np.concatenate([lead, recording]).reshape(-1, streaming.stride, recording.shape[1])
+    steps = start_steps(backend, streaming)
+    answers = [steps.push(*prepare(block, modality)) for block in blocks]
+    return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
