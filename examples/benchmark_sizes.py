@@ -24,9 +24,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from mmkd_bench.contest import Rival, RivalsReport
 from mmkd_models.data import shipped_dataset
 from mmkd_models.networks.config import Preset
+from mmkd_report.documents.bench_others import Rival, RivalsReport
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 PLAIN, BACKEND, LOWER = "onnxruntime", "mmkd-edge backend", "mmkd-edge lower precision"

@@ -12,8 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
-from mmkd_bench.measuring.process import Interrupted, Progress, run_job, unheard
-from mmkd_bench.run import START_LIMIT_S
+from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Progress, run_job, unheard
 from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, RUN_PRECISIONS, BackendName, SessionOptions, why_absent
 from mmkd_edge.bundle.bundle import Bundle, choose_artifact
 from mmkd_edge.bundle.manifest import ModelEntry

@@ -14,8 +14,8 @@ from types import TracebackType
 import numpy as np
 
 from mmkd_bench.machine.power import PowerSensor
-from mmkd_bench.report import Energy
 from mmkd_edge.errors import UnavailableError
+from mmkd_report.documents.bench import Energy
 
 INTERVAL_S = 0.1
 IDLE_S = 3.0

@@ -26,6 +26,9 @@ from mmkd_edge.errors import BackendError, MmkdError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+START_LIMIT_S = 120.0
+"""How long a process may take beyond its measured times: libraries, session, a slow card."""
+
 GRACE_S = 15.0
 """How long an interrupted process may take to hand over what it has."""
 

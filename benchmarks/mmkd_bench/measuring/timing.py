@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from mmkd_report.documents.bench import TimeWindow, WarmUp
 
 STABLE_WITHIN = 0.10
 """Three windows are stable when each lies this close to their mean (perf_analyzer's stability criterion)."""
 
+SEED = 0
 WARM_SLICE_S = 0.05
 WARM_SLICE_CALLS = 20
 
@@ -64,34 +66,6 @@ class PacedSamples:
     def response_ns(self) -> NDArray[np.int64]:
         """From the scheduled time to the end of each call, (N,): what somebody who waits for the answer sees."""
         return self.lateness_ns + self.samples.latency_ns
-
-
-class WarmUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What it took until calls were steady.
-
-    Attributes:
-        calls: number of calls.
-        seconds: length of the warm-up.
-        stable: the last three slices agreed; False when the limit ended the warm-up.
-    """
-
-    calls: int
-    seconds: float
-    stable: bool
-
-
-class TimeWindow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One third of a loop.
-
-    Attributes:
-        count: number of calls that began in it.
-        p50_us: median latency.
-        p90_us: 90th percentile of latency.
-    """
-
-    count: int
-    p50_us: float
-    p90_us: float
 
 
 def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: Event) -> Samples:
@@ -185,6 +159,11 @@ def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) 
         if after >= limit or stop.is_set():
             break
     return WarmUp(calls=calls, seconds=(time.perf_counter_ns() - begin) / 1e9, stable=False)
+
+
+def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
+    """When each of several sources of one rate asks first, in seconds, (N,)."""
+    return np.random.default_rng(SEED).random(count) / rate_hz
 
 
 def is_steady(values: Sequence[float]) -> bool:
