@@ -20,7 +20,8 @@ import pytest
 from mmkd_bench.commands.options import whole_numbers
 from mmkd_bench.measuring.jobs import TuneJob, Way
 from mmkd_bench.tune import TuneSettings, tune_bundle, ways_to_try
-from mmkd_bench.turns.ways import require_score, score, take_bursts, time_ways
+from mmkd_bench.turns.rounds import take_turns
+from mmkd_bench.turns.ways import BURST, MIN_ROUNDS, require_score, score, time_ways
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
 from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
@@ -115,7 +116,14 @@ def test_openvino_is_tried_in_bf16_as_well_and_pinned_only_where_cores_are_owned
 
 def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() -> None:
     calls: list[str] = []
-    lengths = take_bursts([lambda: calls.append("a"), lambda: calls.append("b")], duration_s=0.0, stop=Event())
+    lengths = take_turns(
+        [lambda: calls.append("a"), lambda: calls.append("b")],
+        duration_s=0.0,
+        stop=Event(),
+        twice=True,
+        burst=BURST,
+        min_rounds=MIN_ROUNDS,
+    )
     assert [len(one) for one in lengths] == [16, 16]
     assert "".join(calls) == "a" * 9 + "b" * 18 + "a" * 9
 

@@ -12,7 +12,7 @@ from mmkd_bench.load.offering import offer_load
 from mmkd_bench.load.search import find_capacity
 from mmkd_bench.machine.interference import interference, read_counters
 from mmkd_bench.measuring.jobs import LoadJob, LoadOutcome
-from mmkd_bench.measuring.opening import asked, describe_opened, open_predictor, raw_windows
+from mmkd_bench.measuring.opening import asked, describe, open_predictor, raw_windows
 from mmkd_bench.measuring.timing import warm_up
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_report.documents.bench_others import Level
@@ -40,7 +40,7 @@ def do_load_job(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | No
             return None
         streams, levels, samples = found
         outcome = LoadOutcome(
-            opened=describe_opened(predictor, job.choice.bundle),
+            opened=describe(predictor, job.choice.bundle),
             streams=streams,
             levels=levels,
             interference=interference(before, read_counters()),

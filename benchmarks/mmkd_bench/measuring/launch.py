@@ -19,7 +19,7 @@ from mmkd_bench.machine.gpu import process_memory_mb
 from mmkd_bench.machine.interference import Counters, interference, read_counters
 from mmkd_bench.measuring.clients import ClientCalls, call_back_to_back, call_on_schedule, intervals_ns
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
-from mmkd_bench.measuring.opening import Choice, asked, describe_opened, open_predictor, raw_windows
+from mmkd_bench.measuring.opening import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.measuring.percentiles import sample_floor, summarise
 from mmkd_bench.measuring.timing import PacedSamples, clock_cost_ns, time_windows, warm_up
 from mmkd_bench.measuring.workloads import Workload, batch_workload, stream_workload, window_workload
@@ -106,7 +106,7 @@ def measure_launch(
             gpu_memory_mb=gpu_memory_mb,
         )
         outcome = RunOutcome(
-            opened=describe_opened(predictor, job.choice.bundle),
+            opened=describe(predictor, job.choice.bundle),
             begin_s=measured.before.time_s,
             end_s=measured.after.time_s,
             launch=launch,

@@ -122,11 +122,11 @@ def asked(predictor: EdgePredictor, window: NDArray[np.float32]) -> object:
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 
-def describe(predictor: EdgePredictor, bundle: str) -> Subject:
-    """What a report says of the bundle."""
+def describe(predictor: EdgePredictor, bundle: str) -> Opened:
+    """What a report says of the bundle and of what executes it."""
     info, entry, modality = predictor.info(), predictor.entry, predictor.modality
     artifact: Any = next(artifact for artifact in entry.artifacts if artifact.file == info.artifact)
-    return Subject(
+    subject = Subject(
         bundle=bundle,
         sha256=info.bundle_sha256,
         size_bytes=Path(bundle).stat().st_size,
@@ -138,13 +138,4 @@ def describe(predictor: EdgePredictor, bundle: str) -> Subject:
         artifact_size_bytes=artifact.size_bytes,
         parameters=entry.parameters,
     )
-
-
-def describe_opened(predictor: EdgePredictor, bundle: str) -> Opened:
-    """What a report says of the bundle and of what executes it."""
-    return Opened(
-        subject=describe(predictor, bundle),
-        backend=predictor.backend.name,
-        precision=predictor.info().precision,
-        threads=predictor.backend.threads,
-    )
+    return Opened(subject=subject, backend=info.backend, precision=info.precision, threads=predictor.backend.threads)

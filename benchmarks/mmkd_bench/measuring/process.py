@@ -33,19 +33,6 @@ GRACE_S = 15.0
 """How long an interrupted process may take to hand over what it has."""
 
 _MODULE = "mmkd_bench.worker"
-_ERRORS: tuple[type[MmkdError], ...] = (
-    errors.UsageError,
-    errors.DatasetError,
-    errors.InputError,
-    errors.UnavailableError,
-    errors.BackendError,
-    errors.GateError,
-    errors.PerformanceError,
-    errors.ArtifactError,
-    errors.CheckpointError,
-    errors.ManifestError,
-    errors.BundleError,
-)
 
 Progress = Callable[[str], object]
 """Gets one line when a launch begins."""
@@ -232,9 +219,9 @@ def _wait_kindly(process: subprocess.Popen[bytes]) -> None:
 
 def _error(data: bytes) -> Exception:
     failure = msgspec.json.decode(data, type=Failure)
-    for error in _ERRORS:
-        if error.__name__ == failure.error:
-            return error(failure.message)
+    kind: type[MmkdError] | None = getattr(errors, failure.error, None) if failure.error else None
+    if kind is not None:
+        return kind(failure.message)
     return RuntimeError(f"the measuring process failed: {failure.message}\n{failure.trace}".rstrip())
 
 

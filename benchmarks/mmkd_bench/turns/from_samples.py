@@ -80,7 +80,7 @@ def time_from_samples(job: TeacherJob, *, stop: Event) -> TeacherOutcome | None:
         turns = time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
         if turns is None:
             return None
-        return TeacherOutcome(subject=describe(predictor, job.student), sensors=teacher.modalities, turns=turns)
+        return TeacherOutcome(subject=describe(predictor, job.student).subject, sensors=teacher.modalities, turns=turns)
 
 
 @dataclass(frozen=True, kw_only=True)

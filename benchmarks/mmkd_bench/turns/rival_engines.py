@@ -87,7 +87,7 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
         if turns is None:
             return None
         return RivalsOutcome(
-            subject=describe(predictor, job.bundle),
+            subject=describe(predictor, job.bundle).subject,
             mflops=predictor.entry.mflops,
             tolerance=tolerance,
             rivals=tuple(entry.rival for entry in entries),
@@ -108,7 +108,7 @@ def _entries(
     assert predictor.bundle is not None
     model = predictor.bundle.read(choose_artifact(predictor.entry, "fp32", "ort").file)
     ours = _Entry(
-        rival=_untimed(OURS, version=f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"),
+        rival=Rival(name=OURS, version=f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"),
         call=turning(predictor.predict, [asked(predictor, window) for window in windows]),
     )
     names = tuple(tensor.name for tensor in predictor.entry.inputs)
@@ -151,44 +151,23 @@ def _try(
         load_ms = (time.perf_counter() - begin) * 1e3
         answers = [first, *(opened.run(values, present) for values, present in feeds[1:])]
     except ImportError as error:
-        return _Entry(rival=_untimed(name, reason=f"not installed: {error}")), []
+        return _Entry(rival=Rival(name=name, reason=f"not installed: {error}")), []
     except MmkdError as error:
-        return _Entry(rival=_untimed(name, reason=str(error))), []
+        return _Entry(rival=Rival(name=name, reason=str(error))), []
     except Exception as error:  # whatever an engine raises is its reason
-        return _Entry(rival=_untimed(name, reason=f"{type(error).__name__}: {_first_line(error)}")), []
+        return _Entry(rival=Rival(name=name, reason=f"{type(error).__name__}: {_first_line(error)}")), []
     max_abs_error = 0.0 if expected is None else largest_difference(answers, expected, task)
     reason = ""
     if not max_abs_error <= tolerance:
         reason = f"its answers differ by {max_abs_error:.2g} from onnxruntime's, more than {tolerance:.2g}: not timed"
-    rival = _untimed(
-        name,
+    rival = Rival(
+        name=name,
         version=opened.version,
         reason=reason,
         load_ms=load_ms,
         max_abs_error=None if expected is None else max_abs_error,
     )
     return _Entry(rival=rival, call=None if reason else turning(lambda fed: opened.run(*fed), feeds)), answers
-
-
-def _untimed(
-    name: str,
-    *,
-    version: str = "",
-    reason: str = "",
-    load_ms: float | None = None,
-    max_abs_error: float | None = None,
-) -> Rival:
-    """A rival before it was timed."""
-    return Rival(
-        name=name,
-        version=version,
-        reason=reason,
-        load_ms=load_ms,
-        max_abs_error=max_abs_error,
-        p50_us=None,
-        p99_us=None,
-        ratio=None,
-    )
 
 
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:

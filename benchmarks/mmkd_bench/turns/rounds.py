@@ -64,16 +64,24 @@ def time_in_turn(
 
 
 def take_turns(
-    calls: Sequence[Callable[[], object]], *, duration_s: float, stop: Event, twice: bool = False
+    calls: Sequence[Callable[[], object]],
+    *,
+    duration_s: float,
+    stop: Event,
+    twice: bool = False,
+    burst: int = 1,
+    min_rounds: int = MIN_ROUNDS,
 ) -> tuple[NDArray[np.int64], ...]:
-    """Call all of them again and again, each round in the opposite order of the last; at least 20 rounds.
+    """Call all of them again and again, each round in the opposite order of the last.
 
     Args:
         calls: what is called; all get the same number of calls.
         duration_s: when to end, between two rounds.
-        stop: ends it early, between two rounds.
-        twice: whether each is called once more before the call that is timed: it finds the caches as it left them
+        stop: ends it early, between two rounds, but not before the first is over.
+        twice: whether each is called once more before the calls that are timed: it finds the caches as it left them
             itself, and not as its neighbour did.
+        burst: timed calls in a row.
+        min_rounds: how many rounds there are at least.
 
     Returns:
         For each the lengths of its calls in ns, (N,).
@@ -81,17 +89,17 @@ def take_turns(
     clock = time.perf_counter_ns
     lengths = tuple(array("q") for _ in calls)
     end = clock() + round(duration_s * 1e9)
-    forth = tuple(zip(calls, lengths, strict=True))
-    order, other = forth, forth[::-1]
+    order = tuple(zip(calls, lengths, strict=True))
     rounds = 0
-    while (rounds < MIN_ROUNDS or clock() < end) and not stop.is_set():
+    while not rounds or ((rounds < min_rounds or clock() < end) and not stop.is_set()):
         for call, kept in order:
             if twice:
                 call()
-            before = clock()
-            call()
-            kept.append(clock() - before)
-        order, other = other, order
+            for _ in range(burst):
+                before = clock()
+                call()
+                kept.append(clock() - before)
+        order = order[::-1]
         rounds += 1
     return tuple(np.array(length, dtype=np.int64) for length in lengths)
 

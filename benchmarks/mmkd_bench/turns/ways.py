@@ -7,9 +7,7 @@ finds the caches as the other engines left them. A way that a gate refuses is ne
 
 from __future__ import annotations
 
-import time
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
-from mmkd_bench.turns.rounds import turning
+from mmkd_bench.turns.rounds import take_turns, turning
 from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import GateError, MmkdError
@@ -176,40 +174,12 @@ def _turns(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s:
         for window in windows
     ]
     calls = [turning(one.engine.backend.run, feeds) for one in timed]
-    times = take_bursts(calls, duration_s=duration_s, stop=stop)
+    times = take_turns(calls, duration_s=duration_s, stop=stop, twice=True, burst=BURST, min_rounds=MIN_ROUNDS)
     first = float(np.median(times[0]))
     return [
         replace(one, times=lengths, ratio=float(np.median(lengths)) / first)
         for one, lengths in zip(timed, times, strict=True)
     ]
-
-
-def take_bursts(calls: Sequence[Callable[[], object]], *, duration_s: float, stop: Event) -> tuple[Times, ...]:
-    """Call each of them a few times in a row, in turn, each round in the opposite order of the last.
-
-    Args:
-        calls: what is called; all get the same number of calls.
-        duration_s: when to end, between two rounds; there are at least two.
-        stop: ends it early, between two rounds, but not before the first is over.
-
-    Returns:
-        For each the lengths of its calls in ns, (N,), without the first of each burst.
-    """
-    clock = time.perf_counter_ns
-    lengths = tuple(array("q") for _ in calls)
-    end = clock() + round(duration_s * 1e9)
-    order = tuple(zip(calls, lengths, strict=True))
-    rounds = 0
-    while rounds == 0 or ((rounds < MIN_ROUNDS or clock() < end) and not stop.is_set()):
-        for call, kept in order:
-            call()
-            for _ in range(BURST):
-                before = clock()
-                call()
-                kept.append(clock() - before)
-        order = order[::-1]
-        rounds += 1
-    return tuple(np.array(length, dtype=np.int64) for length in lengths)
 
 
 def _finalists(seen: Sequence[_Timed]) -> list[_Timed]:

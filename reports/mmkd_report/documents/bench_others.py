@@ -133,13 +133,13 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    version: str
-    reason: str
-    load_ms: float | None
-    max_abs_error: float | None
-    p50_us: Spread | None
-    p99_us: Spread | None
-    ratio: Spread | None
+    version: str = ""
+    reason: str = ""
+    load_ms: float | None = None
+    max_abs_error: float | None = None
+    p50_us: Spread | None = None
+    p99_us: Spread | None = None
+    ratio: Spread | None = None
 
 
 class RivalsReport(Measurement, frozen=True, kw_only=True):
