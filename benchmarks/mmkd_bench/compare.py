@@ -121,11 +121,6 @@ def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Con
     A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
     quantity with one value per run has no interval, and its change is held against the limit itself.
 
-    Args:
-        before: the run to compare with.
-        after: the run in question.
-        conditions: what fails the comparison.
-
     Raises:
         UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.
     """

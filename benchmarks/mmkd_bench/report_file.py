@@ -23,10 +23,6 @@ def encode_report(report: BenchReport) -> bytes:
 def decode_report(data: bytes, *, where: str) -> BenchReport:
     """The report in a document.
 
-    Args:
-        data: JSON.
-        where: what the errors call the document.
-
     Raises:
         UsageError: not a report of this version; the message has the path of the fault.
     """

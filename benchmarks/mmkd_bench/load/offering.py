@@ -62,15 +62,7 @@ def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[n
 def offer_load(
     call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float, stop: Event
 ) -> Offered:
-    """Offer the load of so many streams for some time.
-
-    Args:
-        call: answers one window.
-        windows: arguments, taken in turn.
-        streams: how many sources ask.
-        demand: their rate and deadline, and the threads that serve them.
-        duration_s: length of the schedule; when the backlog is as long again, the rest is given up.
-        stop: ends it early.
+    """Offer the load of so many streams for some time; when the backlog is as long again, the rest is given up.
 
     Raises:
         Exception: whatever `call` raised first in any of the threads.
@@ -109,15 +101,7 @@ def judged_level(
 ) -> Level:
     """Whether one load was carried, from what became of its windows.
 
-    Args:
-        streams: how many there were.
-        demand: their rate and deadline.
-        duration_s: length of the schedule.
-        due: windows that came due.
-        response_ns: from due to answered, (N,), in the order in which windows came due.
-        service_ns: the calls alone, (N,).
-        unanswered: windows that came due and were given up.
-        cpu_share: core time of the process as a share of one core.
+    Times of answers are in the order in which windows came due, each (N,); `unanswered` came due and were given up.
     """
     sustained = backlog_growth_ns(response_ns - service_ns) <= GROWTH_SHARE * 1e9 * duration_s
     missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered

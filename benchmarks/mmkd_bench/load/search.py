@@ -52,14 +52,7 @@ def search_streams(carries: Callable[[int], bool], *, first_guess: int) -> int:
 def find_capacity(
     call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Search for the largest load that is carried, in short loads in this process.
-
-    Args:
-        call: answers one window.
-        windows: arguments, taken in turn.
-        demand: what every stream wants.
-        stop: ends the search early.
-        end_s: on the monotonic clock: no load but the first begins later.
+    """Search for the largest load that is carried, in short loads, none but the first begun after `end_s` (monotonic).
 
     Returns:
         The number of streams and every short load in order, none where `stop` came before the first was over. Where it

@@ -48,13 +48,7 @@ Offer = Callable[[int], Offered]
 
 
 def judge_load(offer: Offer, streams: int, *, launches: int = LAUNCHES) -> Verdict:
-    """Offer a load again and again until most of the launches agree.
-
-    Args:
-        offer: gives one launch.
-        streams: of the load.
-        launches: how many judge at most; an odd number has always a majority.
-    """
+    """Offer a load again and again until most of the launches, an odd number, agree."""
     needed = launches // 2 + 1
     offered: list[Offered] = []
     while True:
@@ -78,10 +72,6 @@ def settle(first_guess: int, judge: Callable[[int], Verdict]) -> tuple[Verdict |
     """The largest load that is judged to be carried, and the smallest that is judged not to be.
 
     Goes down from the guess in growing steps until a load is carried, or up until one is not, and then halves the gap.
-
-    Args:
-        first_guess: where to begin, at least 1.
-        judge: gives the verdict on a load.
 
     Returns:
         The two verdicts, their streams at most `STEP` apart; the first is None where not even one stream is carried,

@@ -28,14 +28,7 @@ THREAD_VARIABLES = (
 def read_machine(
     root: Path = ROOT, *, power_mode: str | None = None, clocks: Clocks | None = None, gpus: tuple[str, ...] = ()
 ) -> MachineFacts:
-    """Facts of the machine whose file system begins at `root`.
-
-    Args:
-        root: `/`, or the root of a recorded tree.
-        power_mode: from `mmkd_bench.machine.power`, which asks the vendor's tool.
-        clocks: from `mmkd_bench.machine.clocks`, which does so too.
-        gpus: from `mmkd_bench.machine.gpu`, which does so too.
-    """
+    """Facts of the machine whose file system begins at `root`; what the vendor's tools say is handed in."""
     import psutil
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""

@@ -41,12 +41,15 @@ class ClientCalls:
         return found if self.paced is None else {**found, "lateness_ns": self.paced.lateness_ns}
 
 
-def call_back_to_back(calls: Sequence[Call], windows: Sequence[Any], *, duration_s: float, stop: Event) -> ClientCalls:
-    """A closed loop per client.
+def call_together(
+    calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float | None, duration_s: float, stop: Event
+) -> ClientCalls:
+    """A loop per client: back to back, or at a rate with a phase of its own, as sensors do not agree on when to begin.
 
     Args:
         calls: what each client calls.
         windows: arguments, taken in turn; each client begins with another one.
+        rate_hz: calls per second of each client; None calls again at once.
         duration_s: length of the loops in seconds.
         stop: ends them early.
 
@@ -54,44 +57,29 @@ def call_back_to_back(calls: Sequence[Call], windows: Sequence[Any], *, duration
         Exception: whatever a call raised first in any of the threads.
     """
 
-    def loop(client: int) -> Samples:
-        """One client."""
-        return closed_loop(calls[client], _turned(windows, client), duration_s=duration_s, stop=stop)
+    def turned(client: int) -> Sequence[Any]:
+        """The windows, beginning with another one for each client."""
+        first = client % len(windows)
+        return (*windows[first:], *windows[:first]) if first else windows
 
-    loops = beside_each_other(loop, len(calls), stop=stop)
-    samples, client, _ = _merged(loops)
-    return ClientCalls(samples=samples, client=client, paced=None)
+    if rate_hz is None:
 
+        def closed(client: int) -> Samples:
+            """One client."""
+            return closed_loop(calls[client], turned(client), duration_s=duration_s, stop=stop)
 
-def call_on_schedule(
-    calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float, duration_s: float, stop: Event
-) -> ClientCalls:
-    """A paced loop per client, each with a phase of its own: sensors do not agree on when to begin.
-
-    Args:
-        calls: what each client calls.
-        windows: arguments, taken in turn; each client begins with another one.
-        rate_hz: calls per second of each client.
-        duration_s: length of the schedules in seconds.
-        stop: ends them early.
-
-    Raises:
-        Exception: whatever a call raised first in any of the threads.
-    """
+        samples, client, _ = _merged(beside_each_other(closed, len(calls), stop=stop))
+        return ClientCalls(samples=samples, client=client, paced=None)
     phases = phases_s(len(calls), rate_hz=rate_hz) if len(calls) > 1 else np.zeros(1)
 
-    def loop(client: int) -> PacedSamples:
+    def on_schedule(client: int) -> PacedSamples:
         """One client."""
+        phase_s = float(phases[client])
         return paced_loop(
-            calls[client],
-            _turned(windows, client),
-            rate_hz=rate_hz,
-            duration_s=duration_s,
-            phase_s=float(phases[client]),
-            stop=stop,
+            calls[client], turned(client), rate_hz=rate_hz, duration_s=duration_s, phase_s=phase_s, stop=stop
         )
 
-    loops = beside_each_other(loop, len(calls), stop=stop)
+    loops = beside_each_other(on_schedule, len(calls), stop=stop)
     samples, client, order = _merged([one.samples for one in loops])
     paced = PacedSamples(
         samples=samples,
@@ -136,11 +124,6 @@ def beside_each_other(loop: Callable[[int], LoopT], count: int, *, stop: Event) 
     if errors:
         raise errors[0]
     return [loops[number] for number in range(count)]
-
-
-def _turned(windows: Sequence[Any], client: int) -> Sequence[Any]:
-    first = client % len(windows)
-    return (*windows[first:], *windows[:first]) if first else windows
 
 
 def _merged(loops: Sequence[Samples]) -> tuple[Samples, NDArray[np.int64], NDArray[np.int64]]:

@@ -17,7 +17,7 @@ import numpy as np
 from mmkd_bench.machine.facts import resident_mb, resident_peak_mb
 from mmkd_bench.machine.gpu import process_memory_mb
 from mmkd_bench.machine.interference import Counters, interference, read_counters
-from mmkd_bench.measuring.clients import ClientCalls, call_back_to_back, call_on_schedule, intervals_ns
+from mmkd_bench.measuring.clients import ClientCalls, call_together, intervals_ns
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
 from mmkd_bench.measuring.opening import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.measuring.percentiles import sample_floor, summarise
@@ -60,11 +60,6 @@ def measure_launch(
     job: RunJob, *, import_ms: float, stop: Event
 ) -> tuple[RunOutcome, dict[str, NDArray[np.int64]]] | None:
     """Carry out one job in this process.
-
-    Args:
-        job: what to measure.
-        import_ms: how long the import of the runtime took.
-        stop: ends the measurement early; what was measured until then counts.
 
     Returns:
         The outcome and its samples (`client`, `start_ns`, `latency_ns` and, where paced, `lateness_ns`, each int64
@@ -117,13 +112,7 @@ def measure_launch(
 
 
 def pace(paced: PacedSamples | None, intervals: NDArray[np.int64], *, deadline_ms: float | None) -> Pace | None:
-    """How well a schedule was kept; None where there was none, and without a deadline none is missed.
-
-    Args:
-        paced: the calls.
-        intervals: in ns, between the begins of neighbouring calls of one client, (N,).
-        deadline_ms: longest acceptable response.
-    """
+    """How well a schedule was kept; None where there was none, and without a deadline none is missed."""
     if paced is None:
         return None
     deadline_ns = np.inf if deadline_ms is None else deadline_ms * 1e6
@@ -161,11 +150,7 @@ def _workload(settings: Settings, predictor: EdgePredictor, windows: Sequence[Wi
 def _measure(workload: Workload, rate_hz: float | None, duration_s: float, stop: Event) -> _Measured:
     rss_mb = resident_mb()
     before = read_counters()
-    calls, arguments = workload.calls, workload.arguments
-    if rate_hz is None:
-        called = call_back_to_back(calls, arguments, duration_s=duration_s, stop=stop)
-    else:
-        called = call_on_schedule(calls, arguments, rate_hz=rate_hz, duration_s=duration_s, stop=stop)
+    called = call_together(workload.calls, workload.arguments, rate_hz=rate_hz, duration_s=duration_s, stop=stop)
     return _Measured(called=called, before=before, after=read_counters(), rss_mb=rss_mb)
 
 

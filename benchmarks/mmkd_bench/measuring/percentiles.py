@@ -62,10 +62,6 @@ def upper_bound_rank(count: int, quantile: float) -> int | None:
     With the samples in rising order the bound is the sample at index `count - 1 - rank`: the largest rank with
     P(binomial(count, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
 
-    Args:
-        count: number of samples.
-        quantile: between 0 and 1, both excluded.
-
     Returns:
         The rank, or None where even the largest sample is no bound.
     """
@@ -80,13 +76,7 @@ def upper_bound_rank(count: int, quantile: float) -> int | None:
 
 
 def percentile(latencies_ns: NDArray[np.int64], quantile: float, *, rising: bool = False) -> Percentile:
-    """One percentile with its floor and bound.
-
-    Args:
-        latencies_ns: samples (N,) in nanoseconds.
-        quantile: between 0 and 1, both excluded.
-        rising: the samples are in rising order already.
-    """
+    """One percentile with its floor and bound."""
     ordered = latencies_ns if rising else np.sort(latencies_ns)
     floor = sample_floor(quantile)
     if len(ordered) < floor:

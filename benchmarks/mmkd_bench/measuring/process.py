@@ -42,11 +42,7 @@ ReportT = TypeVar("ReportT")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after something was measured: who shows results catches it, everybody else just ends.
-
-    Attributes:
-        report: what there is, in the form of the whole.
-    """
+    """Ctrl-C, after something was measured: who shows results catches it, everybody else just ends."""
 
     def __init__(self, report: Any) -> None:
         self.report = report
@@ -102,14 +98,6 @@ def run_launches(
 ) -> Launched[OutcomeT]:
     """Carry out a job in one new process after another.
 
-    Args:
-        job: what to do in each.
-        outcome_type: what the job gives.
-        launches: how many processes.
-        limit_s: a process that takes longer is ended.
-        doing: what a process does, for the progress.
-        progress: gets one line when a launch begins.
-
     Raises:
         MmkdError: what a process raised, crashed by or took too long for; see `run_job`.
         KeyboardInterrupt: Ctrl-C came before anything was measured.
@@ -136,11 +124,6 @@ def run_job(job: Job, outcome_type: type[OutcomeT], *, limit_s: float) -> Ended[
     """Carry out a job in a new process.
 
     Ctrl-C asks the process for what it has; a second one ends it at once.
-
-    Args:
-        job: what to do.
-        outcome_type: what the job gives.
-        limit_s: a process that takes longer is ended.
 
     Raises:
         MmkdError: what the process raised, with the same class and message.

@@ -69,14 +69,7 @@ class PacedSamples:
 
 
 def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: Event) -> Samples:
-    """Call again as soon as the answer is there, until the time is over or `stop` is set. At least one call.
-
-    Args:
-        call: what is measured.
-        windows: arguments, taken in turn.
-        duration_s: length of the loop in seconds.
-        stop: ends the loop early, between two calls.
-    """
+    """Call again as soon as the answer is there, until the time is over or `stop` is set. At least one call."""
     starts, latencies = array("q"), array("q")
     clock = time.perf_counter_ns
     begin = clock()
@@ -133,14 +126,7 @@ def paced_loop(
 
 
 def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) -> WarmUp:
-    """Call until the medians of three slices in a row agree, or the limit is reached.
-
-    Args:
-        call: what is measured afterwards.
-        windows: arguments, taken in turn.
-        limit_s: longest warm-up in seconds.
-        stop: ends the warm-up early.
-    """
+    """Call until the medians of three slices in a row agree, or the limit is reached."""
     medians: list[float] = []
     slice_ns: list[int] = []
     calls, begin = 0, time.perf_counter_ns()

@@ -103,13 +103,7 @@ def _at_once_run(predictor: EdgePredictor, batches: Sequence[NDArray[np.float32]
 
 
 class StreamFeed:
-    """Pushes the samples of one hop a call into a stream, as one sensor would, without an end.
-
-    Args:
-        stream: already fed with the samples before the first full window.
-        period_s: length of a hop; None pushes without times.
-        begin_s: when the first sample of the next hop was taken.
-    """
+    """Pushes the samples of one hop a call into a stream, as one sensor would, without an end."""
 
     def __init__(self, stream: Stream, *, period_s: float | None, begin_s: float) -> None:
         self._push = stream.push

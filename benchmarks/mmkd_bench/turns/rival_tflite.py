@@ -19,13 +19,7 @@ MOST_REASON_CHARACTERS = 300
 
 
 def make_tflite(checkpoint: Path, folder: Path, *, progress: Callable[[str], object]) -> None:
-    """Convert a student, unless the folder has its model, or the reason why there is none.
-
-    Args:
-        checkpoint: the student.
-        folder: gets the model, or the reason in words.
-        progress: gets one line when the conversion begins.
-    """
+    """Convert a student, unless the folder has its model, or the reason why there is none."""
     if (folder / TFLITE_FILE).exists() or reason_in(folder):
         return
     progress("converting for litert")

@@ -6,20 +6,20 @@ from threading import Event
 import numpy as np
 import pytest
 
-from mmkd_bench.measuring.clients import beside_each_other, call_back_to_back, call_on_schedule, intervals_ns
+from mmkd_bench.measuring.clients import beside_each_other, call_together, intervals_ns
 
 
 def test_calls_of_all_clients_are_in_the_order_of_their_begins() -> None:
     def call(seconds: float) -> None:
         time.sleep(seconds)
 
-    called = call_back_to_back([call] * 3, [0.002], duration_s=0.1, stop=Event())
+    called = call_together([call] * 3, [0.002], rate_hz=None, duration_s=0.1, stop=Event())
     assert (np.diff(called.samples.start_ns) >= 0).all()
     assert set(called.client.tolist()) == {0, 1, 2}
     assert called.paced is None
     assert set(called.arrays()) == {"client", "start_ns", "latency_ns"}
     # Three clients at once make three times the calls of one: at least twice on a busy machine.
-    alone = call_back_to_back([call], [0.002], duration_s=0.1, stop=Event())
+    alone = call_together([call], [0.002], rate_hz=None, duration_s=0.1, stop=Event())
     assert len(called.samples) > 2 * len(alone.samples)
 
 
@@ -29,13 +29,13 @@ def test_each_client_has_its_own_call_and_begins_with_another_window() -> None:
     def client(number: int) -> object:
         return lambda window: (first[number].append(window), time.sleep(0.001))
 
-    call_back_to_back([client(0), client(1)], ["a", "b", "c"], duration_s=0.05, stop=Event())  # type: ignore[list-item]
+    call_together([client(0), client(1)], ["a", "b", "c"], rate_hz=None, duration_s=0.05, stop=Event())  # type: ignore[list-item]
     assert first[0][:4] == ["a", "b", "c", "a"]
     assert first[1][:4] == ["b", "c", "a", "b"]
 
 
 def test_schedules_do_not_agree_on_when_to_begin() -> None:
-    called = call_on_schedule([time.sleep] * 3, [0.0], rate_hz=50.0, duration_s=0.2, stop=Event())
+    called = call_together([time.sleep] * 3, [0.0], rate_hz=50.0, duration_s=0.2, stop=Event())
     assert called.paced is not None
     scheduled_ms = (called.samples.start_ns - called.paced.lateness_ns) / 1e6
     phases_ms = [float(scheduled_ms[called.client == client][0]) for client in range(3)]
@@ -45,7 +45,7 @@ def test_schedules_do_not_agree_on_when_to_begin() -> None:
 
 
 def test_one_client_begins_at_once() -> None:
-    called = call_on_schedule([time.sleep], [0.0], rate_hz=100.0, duration_s=0.05, stop=Event())
+    called = call_together([time.sleep], [0.0], rate_hz=100.0, duration_s=0.05, stop=Event())
     assert called.paced is not None
     assert (called.samples.start_ns - called.paced.lateness_ns).tolist() == [0, 10**7, 2 * 10**7, 3 * 10**7, 4 * 10**7]
 
@@ -63,7 +63,7 @@ def test_an_error_of_one_client_stops_the_others_and_is_raised() -> None:
 
     begin = time.monotonic()
     with pytest.raises(ValueError, match="seven"):
-        call_back_to_back([call, call], [1, 7], duration_s=60.0, stop=Event())
+        call_together([call, call], [1, 7], rate_hz=None, duration_s=60.0, stop=Event())
     assert time.monotonic() - begin < 10
 
 
