@@ -22,7 +22,7 @@ from mmkd_bench.measuring.timing import Call, closed_loop
 from mmkd_edge.predict.postprocess import Prediction, interpret
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.stream import Stream
 from mmkd_report.documents.bench import AT_ONCE, GATHER, STAGES, Stage
 
@@ -174,16 +174,12 @@ def _hops(
 def _silent_stream(predictor: EdgePredictor, *, hop: int) -> Stream:
     """A stream of the same samples whose predictions are there already: what is left is gathering."""
     answer = predictor.predict(asked(predictor, np.zeros(predictor.modality.shape, dtype=np.float32)))
-    return Stream(
-        modality=predictor.modality,
-        task=predictor.task,
-        ask=lambda _window, _fault, _age_s: answer,
-        deliver=list,
-        hop=hop,
-        gap_s=None,
-        reorder=0,
-        stale_s=None,
-    )
+    return plain_stream(predictor.modality, predictor.task, lambda _window, _fault, _age_s: answer, hop=hop)
+
+
+def plain_stream(modality: ModalitySpec, task: TaskSpec, ask: Callable[..., Prediction], *, hop: int) -> Stream:
+    """A stream without checks of gaps, order or age that asks `ask` for its predictions."""
+    return Stream(modality=modality, task=task, ask=ask, deliver=list, hop=hop, gap_s=None, reorder=0, stale_s=None)
 
 
 def step_stages(

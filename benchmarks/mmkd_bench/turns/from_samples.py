@@ -21,12 +21,12 @@ import numpy as np
 from mmkd_bench.measuring.jobs import TeacherJob, TeacherOutcome
 from mmkd_bench.measuring.opening import Choice, describe, open_predictor, stand_in_reference
 from mmkd_bench.measuring.session import open_session
+from mmkd_bench.measuring.workloads import plain_stream
 from mmkd_bench.turns.rounds import time_in_turn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.postprocess import Prediction, interpret
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_edge.stream.stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,17 +144,7 @@ class _Sensor:
         self._window: Array = np.zeros(modality.shape, dtype=np.float32)
         self._answer = _nothing(modality, task)
         hop = max(1, round(hop_s * modality.rate_hz))
-        stream = Stream(
-            modality=modality,
-            task=task,
-            ask=self._keep,
-            deliver=list,
-            hop=hop,
-            gap_s=None,
-            reorder=0,
-            stale_s=None,
-        )
-        self._push = stream.push
+        self._push = plain_stream(modality, task, self._keep, hop=hop).push
         self._hops = itertools.cycle(_made_up(modality, hop))
         for _ in range(modality.samples // hop + 2):
             self.gather()
