@@ -24,7 +24,7 @@ PACKAGES = {
 MAY_IMPORT = {
     "mmkd_edge": set[str](),
     "mmkd_report": set[str](),
-    "mmkd_bench": {"mmkd_edge"},
+    "mmkd_bench": {"mmkd_edge", "mmkd_report"},
     "mmkd_models": {"mmkd_edge"},
     "mmkd_export": {"mmkd_edge", "mmkd_models"},
 }

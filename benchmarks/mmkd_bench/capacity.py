@@ -1,6 +1,6 @@
 """How many streams a device carries at a rate and a deadline: found by search, judged in fresh processes.
 
-Owns what `mmkd-bench capacity` does. How a load is offered is in `load`, how it is judged in `judge`.
+Owns what `mmkd-bench capacity` does. How a load is offered and judged is in the room `load`.
 """
 
 from __future__ import annotations
@@ -10,31 +10,24 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.load.offering import MAX_STREAMS, Offered
+from mmkd_bench.load.verdict import LAUNCHES, Verdict, judge_load, settle, verdict_of
+from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.interference import suspicions, worst
 from mmkd_bench.machine.power import read_power_mode
-from mmkd_bench.measuring.jobs import LoadJob, LoadOutcome
-from mmkd_bench.measuring.judge import LAUNCHES, Offered, Verdict, judge_load, settle, verdict_of
-from mmkd_bench.measuring.load import MAX_STREAMS, Level
+from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
+from mmkd_bench.measuring.opening import Choice, settle_backend
 from mmkd_bench.measuring.percentiles import sample_floor
-from mmkd_bench.measuring.process import Interrupted, Progress, run_job, unheard
-from mmkd_bench.measuring.subject import Choice, settle_backend
-from mmkd_bench.report import Subject
-from mmkd_bench.run import START_LIMIT_S
+from mmkd_bench.measuring.process import START_LIMIT_S, Ended, Interrupted, Progress, run_job, unheard
 from mmkd_bench.show.text import plural
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
+from mmkd_report.documents.bench_others import CapacityReport, Level
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-FORMAT_VERSION = 1
 MAX_SERVERS = 256
 SEARCH_LIMIT_S = 900.0
 WARM_UP_LIMIT_S = 5.0
@@ -65,61 +58,6 @@ class Question:
     budget_s: float = 120.0
 
 
-class CapacityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answer, and how it was found.
-
-    Attributes:
-        format_version: of this document.
-        complete: False where Ctrl-C ended it.
-        settled: False where Ctrl-C or the budget ended it: then `streams` is the most that was judged to be carried
-            until then.
-        budget_s: how long it might take.
-        estimate: the streams that the short trials carried with which the search begins; they judge nothing. None where
-            streams were asked for.
-        subject: the bundle.
-        backend: what executed the artifact.
-        precision: of the artifact.
-        threads: of the backend, for one call.
-        servers: threads that answered.
-        rate_hz: windows per second of one stream.
-        deadline_ms: longest acceptable response.
-        streams: how many the device carries; 0 where not even one, or not those that were asked for.
-        at_answer: the load of that many streams, all launches together; None when not even one is carried. Where
-            streams were asked for, their load, carried or not.
-        launches: each process of that load by itself; most of them carried it.
-        p999_us: p99.9 of the response in the median launch, which the answer rests on; that of all launches together is
-            larger where a pause of the machine fell into one of them. None where samples were too few.
-        refused: the smallest load that most launches did not carry, all of them together; None where all were carried,
-            or where streams were asked for.
-        idle_cores: cores' worth of time that was left at that load, of those this process may use.
-        trials: every load that was tried, in order.
-        disturbances: what the machine's counters accuse.
-        machine: what it ran on.
-    """
-
-    format_version: int = FORMAT_VERSION
-    complete: bool = True
-    settled: bool
-    budget_s: float
-    estimate: int | None
-    subject: Subject
-    backend: str
-    precision: str
-    threads: int
-    servers: int
-    rate_hz: float
-    deadline_ms: float
-    streams: int
-    at_answer: Level | None
-    launches: tuple[Level, ...]
-    p999_us: float | None
-    refused: Level | None
-    idle_cores: float | None
-    trials: tuple[Level, ...]
-    disturbances: tuple[str, ...]
-    machine: MachineFacts
-
-
 def measure_capacity(choice: Choice, question: Question, *, progress: Progress = unheard) -> CapacityReport:
     """Find how many streams this machine carries, as far as the budget allows.
 
@@ -130,7 +68,9 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
     """
     session = _Session(_job(choice, question), question, progress)
     session.tell(f"searching for the largest load that is carried, for up to {session.job.search_s:.0f} s")
-    searched = session.carry_out(session.job, SEARCH_LIMIT_S)
+    searched = session.do_job(session.job, SEARCH_LIMIT_S)
+    assert searched.outcome is not None
+    estimate = searched.outcome.streams
     verdicts: list[Verdict] = []
 
     def judge(streams: int) -> Verdict:
@@ -142,7 +82,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
     complete, settled = not searched.interrupted, False
     if complete:
         try:
-            settle(searched.outcome.streams, judge)
+            settle(estimate, judge)
             settled = True
         except _OutOfTimeError:
             settled = False
@@ -154,7 +94,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         streams=best.streams if best else 0,
         shown=best,
         refused=least,
-        estimate=searched.outcome.streams,
+        estimate=estimate,
         complete=complete,
         settled=settled,
     )
@@ -204,15 +144,6 @@ class _OutOfTimeError(Exception):
     """The budget holds no further launch."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Done:
-    """What a process found, and its samples."""
-
-    outcome: LoadOutcome
-    samples: dict[str, NDArray[np.int64]]
-    interrupted: bool
-
-
 class _Session:
     """The processes of one question, within its budget. Every load of the report goes through here."""
 
@@ -221,7 +152,8 @@ class _Session:
         self._question, self._progress = question, progress
         self._end_s = time.monotonic() + question.budget_s
         self._start_s = 0.0  # what a process takes beside its load
-        self._done: list[_Done] = []
+        self._has_judged = False
+        self._outcomes: list[LoadOutcome] = []
 
     def tell(self, line: str) -> None:
         """Say what begins, and how long all of it may still take."""
@@ -230,7 +162,7 @@ class _Session:
     def confirm_s(self, streams: int) -> float:
         """Length of a launch that judges."""
         longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_SHARE)
-        return confirm_s(streams, rate_hz=self.job.rate_hz, longest_s=longest_s)
+        return confirm_s(streams, rate_hz=self.job.demand.rate_hz, longest_s=longest_s)
 
     def offered(self, streams: int) -> Offered:
         """One load in a process of its own.
@@ -240,28 +172,29 @@ class _Session:
             _OutOfTimeError: it would not end within the budget; the first load is always offered.
         """
         duration_s, begun_s = self.confirm_s(streams), time.monotonic()
-        judged = any(one.samples for one in self._done)
-        if judged and begun_s + self._start_s + duration_s > self._end_s:
+        if self._has_judged and begun_s + self._start_s + duration_s > self._end_s:
             raise _OutOfTimeError
         job = msgspec.structs.replace(self.job, streams=streams, duration_s=duration_s)
         # A load gives up when its backlog is as long as itself.
-        done = self.carry_out(job, START_LIMIT_S + 4 * duration_s)
-        if done.interrupted:
+        ended = self.do_job(job, START_LIMIT_S + 4 * duration_s)
+        if ended.interrupted:
             raise KeyboardInterrupt
+        self._has_judged = True
         self._start_s = max(self._start_s, time.monotonic() - begun_s - duration_s)
+        samples = ended.samples
         return Offered(
-            level=done.outcome.levels[0],
-            response_ns=done.samples["response_ns"],
-            service_ns=done.samples["service_ns"],
+            level=self._outcomes[-1].levels[0],
+            response_ns=samples["response_ns"],
+            service_ns=samples["service_ns"],
         )
 
-    def carry_out(self, job: LoadJob, limit_s: float) -> _Done:
+    def do_job(self, job: LoadJob, limit_s: float) -> Ended[LoadOutcome]:
         """A job in a new process; Ctrl-C before it has anything is raised."""
         ended = run_job(job, LoadOutcome, limit_s=limit_s)
         if ended.outcome is None:
             raise KeyboardInterrupt
-        self._done.append(_Done(outcome=ended.outcome, samples=ended.samples, interrupted=ended.interrupted))
-        return self._done[-1]
+        self._outcomes.append(ended.outcome)
+        return ended
 
     def finished(
         self,
@@ -278,29 +211,24 @@ class _Session:
         Raises:
             Interrupted: Ctrl-C had ended it; it has the report.
         """
-        job, outcome = self.job, self._done[0].outcome
+        demand, opened = self.job.demand, self._outcomes[0].opened
         at_answer = None if shown is None else shown.together
         machine = read_machine(power_mode=read_power_mode())
-        beside = worst([one.outcome.interference for one in self._done])
+        beside = worst([one.interference for one in self._outcomes])
         report = CapacityReport(
             complete=complete,
             settled=settled,
             budget_s=self._question.budget_s,
             estimate=estimate,
-            subject=outcome.subject,
-            backend=outcome.backend,
-            precision=outcome.precision,
-            threads=outcome.threads,
-            servers=job.servers,
-            rate_hz=job.rate_hz,
-            deadline_ms=job.deadline_ms,
+            **msgspec.structs.asdict(opened),
+            **msgspec.structs.asdict(demand),
             streams=streams,
             at_answer=at_answer,
             launches=() if shown is None else shown.launches,
             p999_us=None if shown is None else _median_p999_us(shown.launches),
             refused=None if refused is None else refused.together,
             idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
-            trials=tuple(level for one in self._done for level in one.outcome.levels),
+            trials=tuple(level for one in self._outcomes for level in one.levels),
             disturbances=suspicions(beside, machine),
             machine=machine,
         )
@@ -334,15 +262,13 @@ def _job(choice: Choice, question: Question) -> LoadJob:
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)
     return LoadJob(
-        bundle=choice.bundle,
-        backend=choice.backend,
-        precision=choice.precision,
-        threads=choice.threads,
-        reference=choice.reference,
+        choice=choice,
+        demand=Demand(
+            rate_hz=question.rate_hz,
+            deadline_ms=1e3 / question.rate_hz if deadline_ms is None else deadline_ms,
+            servers=servers,
+        ),
         streams=None,
-        rate_hz=question.rate_hz,
-        deadline_ms=1e3 / question.rate_hz if deadline_ms is None else deadline_ms,
-        servers=servers,
         duration_s=CONFIRM_S,
         search_s=question.budget_s * SEARCH_SHARE,
         warm_up_limit_s=WARM_UP_LIMIT_S,

@@ -20,10 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_bench.report import BenchReport, Launch
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_report.documents.bench import BenchReport, Change, Comparison, Launch
 
-COMPARISON_VERSION = 1
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
 RESAMPLES = 2000
@@ -36,31 +35,8 @@ CONTEST_MARGIN = 0.1
 _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<percent>[+-]?[0-9]+(\.[0-9]+)?)\s*%\s*\Z")
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One quantity in both reports.
-
-    Attributes:
-        quantity: `p50`, `load`...
-        unit: of the two values.
-        before: in the first report; None where it was not measured.
-        after: in the second report; None where it was not measured.
-        change: after / before - 1; None where the first is not measured, or not clearly above 0.
-        low: lower end of the 95 % interval of the change; None for a quantity with one value per run.
-        high: upper end of it.
-        judged: False where processes competed for cores in one of the runs and this quantity shows them, not the build.
-    """
-
-    quantity: str
-    unit: str
-    before: float | None
-    after: float | None
-    change: float | None
-    low: float | None
-    high: float | None
-    judged: bool = True
-
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, kw_only=True)
+class Condition:
     """A change that fails the comparison.
 
     Attributes:
@@ -74,27 +50,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.quantity}{self.sign}{self.limit:+.4g}".replace(f"{self.limit:+.4g}", f"{100 * self.limit:+.4g}%")
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two reports side by side.
-
-    Attributes:
-        format_version: of this document.
-        verdict: from p50 and p90 alone: `slower` or `faster` where the whole interval of either lies beyond 5 %.
-        changes: every quantity; those of the verdict first.
-        failed: the conditions that hold, in words.
-        differences: what else differs between the runs.
-        remarks: what weakens the verdict.
-    """
-
-    format_version: int = COMPARISON_VERSION
-    verdict: Literal["equal", "slower", "faster"]
-    changes: tuple[Change, ...]
-    failed: tuple[str, ...]
-    differences: tuple[str, ...]
-    remarks: tuple[str, ...]
+        return f"{self.quantity}{self.sign}{100 * self.limit:+.4g}%"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +120,6 @@ def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Con
 
     A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
     quantity with one value per run has no interval, and its change is held against the limit itself.
-
-    Args:
-        before: the run to compare with.
-        after: the run in question.
-        conditions: what fails the comparison.
 
     Raises:
         UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.
@@ -288,18 +239,14 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
     pairs = [
         ("bundle", before.subject.sha256[:12], after.subject.sha256[:12]),
         ("model", before.subject.model, after.subject.model),
-        ("backend", before.configuration.backend, after.configuration.backend),
-        ("precision", before.configuration.precision, after.configuration.precision),
-        ("threads", before.configuration.threads, after.configuration.threads),
-        ("clients", before.configuration.clients, after.configuration.clients),
-        ("mode", before.configuration.mode, after.configuration.mode),
-        ("rate_hz", before.configuration.rate_hz, after.configuration.rate_hz),
-        ("batch", before.configuration.batch, after.configuration.batch),
-        ("hop", before.configuration.hop, after.configuration.hop),
-        ("jitter", before.configuration.jitter, after.configuration.jitter),
-        ("cpu", before.machine.cpu, after.machine.cpu),
-        ("board", before.machine.board, after.machine.board),
-        ("usable cores", before.machine.usable_cores, after.machine.usable_cores),
+        *(
+            (name, getattr(before.configuration, name), getattr(after.configuration, name))
+            for name in ("backend", "precision", "threads", "clients", "mode", "rate_hz", "batch", "hop", "jitter")
+        ),
+        *(
+            (name.replace("_", " "), getattr(before.machine, name), getattr(after.machine, name))
+            for name in ("cpu", "board", "usable_cores")
+        ),
         ("governors", ", ".join(before.machine.governors), ", ".join(after.machine.governors)),
         ("clocks", _clocks(before), _clocks(after)),
         ("GPUs", "; ".join(before.machine.gpus), "; ".join(after.machine.gpus)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmkd_bench.report import BenchReport
+from mmkd_report.documents.bench import BenchReport
 
 
 def demo_document(report: BenchReport) -> dict[str, Any]:

@@ -12,79 +12,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 
-from mmkd_bench.machine.facts import MachineFacts
+from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted, Progress, unheard
-from mmkd_bench.measuring.subject import Choice
-from mmkd_bench.report import BenchReport, Subject
-from mmkd_bench.run import Settings, measure_bundle
+from mmkd_bench.run import measure_bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
+from mmkd_report.documents.bench import BenchReport, Settings
+from mmkd_report.documents.bench_others import Forecast, Measured, PlanReport
 
-FORMAT_VERSION = 1
 MAX_CORES = 1024
 ROUNDS = 3
 """Every core count is measured so often, in turn, so that the machine's mood meets all of them."""
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Throughput with so many threads calling at once.
-
-    Attributes:
-        cores: threads that called, each with a backend of one thread.
-        throughput_hz: predictions per second, median over the rounds.
-        low_hz: smallest over the rounds.
-        high_hz: largest over the rounds.
-    """
-
-    cores: int
-    throughput_hz: float
-    low_hz: float
-    high_hz: float
-
-
-class Forecast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Throughput that the model gives for so many cores, and the streams that this would feed.
-
-    Attributes:
-        cores: of the other device.
-        throughput_hz: predictions per second.
-        streams: `throughput_hz` over the asked rate, rounded down; None where no rate was asked. An upper limit: a
-            deadline needs room, which `mmkd-bench capacity` measures.
-    """
-
-    cores: int
-    throughput_hz: float
-    streams: int | None
-
-
-class PlanReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The measurements, the model fitted to them, its error, and what it says of other core counts.
-
-    Attributes:
-        format_version: of this document.
-        complete: False where Ctrl-C ended the measurement.
-        subject: the bundle.
-        measured: core counts of this machine.
-        serial_share: s of the model; 0 is perfect scaling. None where Ctrl-C came before every count was measured once.
-        error: relative error at the largest measured core count, predicted from the smaller ones; None with one core
-            or without a model.
-        forecasts: the asked core counts; none without a model.
-        disturbances: what else ran: the model then speaks of this machine as it was, not of a device of its own.
-        machine: what was measured on.
-    """
-
-    format_version: int = FORMAT_VERSION
-    complete: bool = True
-    subject: Subject
-    measured: tuple[Measured, ...]
-    serial_share: float | None
-    error: float | None
-    forecasts: tuple[Forecast, ...]
-    disturbances: tuple[str, ...]
-    machine: MachineFacts
 
 
 def throughput_hz(cores: int, *, alone_hz: float, serial_share: float) -> float:
@@ -215,5 +155,5 @@ def measured_counts(usable: int) -> list[int]:
 
 
 def _measure_count(choice: Choice, count: int, duration_s: float) -> BenchReport:
-    settings = Settings(launches=1, duration_s=duration_s, clients=count, energy=False)
-    return measure_bundle(choice, settings).report
+    settings = Settings(launches=1, duration_s=duration_s, clients=count)
+    return measure_bundle(choice, settings, energy=False).report

@@ -19,19 +19,19 @@ import numpy as np
 
 from mmkd_bench.machine.clocks import read_clocks
 from mmkd_bench.machine.energy import IDLE_S, PowerLog, Span, Spent, energy_of, nothing_spent, watch_idle
-from mmkd_bench.machine.facts import MachineFacts, read_machine
+from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.gpu import gpu_names
 from mmkd_bench.machine.power import power_sensor, read_power_mode
-from mmkd_bench.measuring.calls import MAX_HOP
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
 from mmkd_bench.measuring.launch import STAGE_SHARE
-from mmkd_bench.measuring.process import Launched, Progress, run_launches, unheard
-from mmkd_bench.measuring.run_figures import joined, judge_stability, result_of
-from mmkd_bench.measuring.subject import Choice, settle_backend
-from mmkd_bench.report import BenchReport, Configuration
+from mmkd_bench.measuring.opening import Choice, settle_backend
+from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, run_launches, unheard
+from mmkd_bench.measuring.run_result import joined, judge_stability, result_of
+from mmkd_bench.measuring.workloads import MAX_HOP
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_report.documents.bench import BenchReport, Configuration, MachineFacts, Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,40 +43,6 @@ MAX_LAUNCHES = 1000
 MAX_BATCH = 4096
 MAX_JITTER = 0.5
 """Times of neighbouring samples that stray further would change places."""
-START_LIMIT_S = 120.0
-"""How long a launch may take beyond its measured times: libraries, session, a slow card."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How long and in which manner to measure.
-
-    Attributes:
-        launches: processes, one after another.
-        duration_s: measured time over all launches together.
-        clients: threads that call at the same time; of a stream each has a sensor of its own.
-        rate_hz: calls per second of each client; None calls again at once.
-        deadline_ms: longest acceptable response; None is the period of `rate_hz`.
-        warm_up_limit_s: longest warm-up of one launch.
-        energy: also read a power sensor, where there is one.
-        idle_s: how long a sensor watches the machine at rest before the first launch.
-        batch: windows of one call.
-        hop: samples of one call of a stream; None asks for windows.
-        jitter: samples of a stream come with times that stray by up to this share of the sampling period; None gives
-            them no times.
-    """
-
-    launches: int = 5
-    duration_s: float = 10.0
-    clients: int = 1
-    rate_hz: float | None = None
-    deadline_ms: float | None = None
-    warm_up_limit_s: float = 5.0
-    energy: bool = True
-    idle_s: float = IDLE_S
-    batch: int = 1
-    hop: int | None = None
-    jitter: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +59,16 @@ class Run:
     samples: Arrays
 
 
-def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = unheard) -> Run:
+def measure_bundle(
+    choice: Choice, settings: Settings, *, energy: bool = True, idle_s: float = IDLE_S, progress: Progress = unheard
+) -> Run:
     """Measure a bundle on this machine.
 
     Args:
         choice: what to open and how.
-        settings: how long and in which manner.
+        settings: how calls are made and for how long; without a deadline a rate has that of its period.
+        energy: also read a power sensor, where there is one.
+        idle_s: how long a sensor watches the machine at rest before the first launch.
         progress: gets one line when a launch begins.
 
     Raises:
@@ -107,22 +77,26 @@ def measure_bundle(choice: Choice, settings: Settings, *, progress: Progress = u
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `Run` where something was measured.
     """
     check_settings(settings)
+    if settings.rate_hz is not None and settings.deadline_ms is None:
+        settings = msgspec.structs.replace(settings, deadline_ms=1e3 / settings.rate_hz)
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     machine = read_machine(power_mode=read_power_mode(), clocks=read_clocks(), gpus=gpu_names())
-    launched, spent = _launch_with_power(_job(choice, settings), settings, progress)
+    launched, spent = _launch_with_power(RunJob(choice=choice, settings=settings), energy, idle_s, progress)
     report = _report(launched, spent, settings=settings, machine=machine, created=created)
     return launched.finish(Run(report=report, samples=joined(launched.samples)))
 
 
-def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> tuple[Launched[RunOutcome], Spent]:
+def _launch_with_power(
+    job: RunJob, energy: bool, idle_s: float, progress: Progress
+) -> tuple[Launched[RunOutcome], Spent]:
     def without(reason: str) -> tuple[Launched[RunOutcome], Spent]:
         """Launches alone."""
-        launched = _launch_all(job, settings, progress)
+        launched = _launch_all(job, progress)
         return launched, nothing_spent(reason, launches=len(launched.outcomes))
 
-    if not settings.energy:
+    if not energy:
         return without("not asked for")
     with ExitStack() as stack:
         try:
@@ -130,23 +104,25 @@ def _launch_with_power(job: RunJob, settings: Settings, progress: Progress) -> t
         except UnavailableError as error:
             return without(str(error))
         log = stack.enter_context(PowerLog(sensor))
-        progress(f"idle power: {settings.idle_s:g} s with {sensor.name}")
-        idle = watch_idle(settings.idle_s)
-        launched = _launch_all(job, settings, progress)
+        progress(f"idle power: {idle_s:g} s with {sensor.name}")
+        idle = watch_idle(idle_s)
+        launched = _launch_all(job, progress)
     loaded = [Span(begin_s=outcome.begin_s, end_s=outcome.end_s) for outcome in launched.outcomes]
     predictions = [outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes]
     return launched, energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
-def _launch_all(job: RunJob, settings: Settings, progress: Progress) -> Launched[RunOutcome]:
+def _launch_all(job: RunJob, progress: Progress) -> Launched[RunOutcome]:
+    settings = job.settings
+    duration_s = settings.duration_s / settings.launches
     # A paced loop gives up after twice its length.
-    busy_s = job.warm_up_limit_s + (2 + STAGE_SHARE) * job.duration_s
+    busy_s = settings.warm_up_limit_s + (2 + STAGE_SHARE) * duration_s
     return run_launches(
         job,
         RunOutcome,
         launches=settings.launches,
         limit_s=START_LIMIT_S + 2 * busy_s,
-        doing=f"warm-up, then {job.duration_s:.3g} s",
+        doing=f"warm-up, then {duration_s:.3g} s",
         progress=progress,
     )
 
@@ -202,32 +178,6 @@ def write_samples(path: Path, samples: Arrays) -> None:
     write_file(path, buffer.getvalue())
 
 
-def _job(choice: Choice, settings: Settings) -> RunJob:
-    return RunJob(
-        bundle=choice.bundle,
-        backend=choice.backend,
-        precision=choice.precision,
-        threads=choice.threads,
-        clients=settings.clients,
-        mode="closed" if settings.rate_hz is None else "paced",
-        rate_hz=settings.rate_hz,
-        deadline_ms=_deadline_ms(settings),
-        duration_s=settings.duration_s / settings.launches,
-        warm_up_limit_s=settings.warm_up_limit_s,
-        reference=choice.reference,
-        batch=settings.batch,
-        hop=settings.hop,
-        jitter=settings.jitter,
-    )
-
-
-def _deadline_ms(settings: Settings) -> float | None:
-    """The asked deadline, else the period of the rate."""
-    if settings.deadline_ms is not None or settings.rate_hz is None:
-        return settings.deadline_ms
-    return 1e3 / settings.rate_hz
-
-
 def _report(
     launched: Launched[RunOutcome], spent: Spent, *, settings: Settings, machine: MachineFacts, created: str
 ) -> BenchReport:
@@ -236,28 +186,19 @@ def _report(
         msgspec.structs.replace(outcome.launch, above_idle_mj=above_idle_mj)
         for outcome, above_idle_mj in zip(launched.outcomes, spent.launches_mj, strict=True)
     )
-    deadline_ms = _deadline_ms(settings)
     return BenchReport(
         created_utc=created,
         complete=len(launches) == settings.launches and all(launch.complete for launch in launches),
-        subject=first.subject,
+        subject=first.opened.subject,
         configuration=Configuration(
-            backend=first.backend,
-            precision=first.precision,
-            threads=first.threads,
-            clients=settings.clients,
+            **msgspec.structs.asdict(settings),
+            backend=first.opened.backend,
+            precision=first.opened.precision,
+            threads=first.opened.threads,
             mode="closed" if settings.rate_hz is None else "paced",
-            rate_hz=settings.rate_hz,
-            deadline_ms=deadline_ms,
-            launches=settings.launches,
-            duration_s=settings.duration_s,
-            warm_up_limit_s=settings.warm_up_limit_s,
-            batch=settings.batch,
-            hop=settings.hop,
-            jitter=settings.jitter,
         ),
         machine=machine,
-        result=result_of(launches, launched.samples, deadline_ms, gpu_note=first.gpu_note),
+        result=result_of(launches, launched.samples, settings.deadline_ms, gpu_note=first.gpu_note),
         stability=judge_stability(launches, machine),
         energy=spent.energy,
         energy_note=spent.note,

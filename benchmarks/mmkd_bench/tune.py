@@ -12,8 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
-from mmkd_bench.measuring.process import Interrupted, Progress, run_job, unheard
-from mmkd_bench.run import START_LIMIT_S
+from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Progress, run_job, unheard
 from mmkd_edge.backends.base import (
     BACKENDS,
     DEFAULT_OPTIONS,
@@ -66,7 +65,11 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = unhe
     ways: list[Way] = []
     left_out: list[LeftOut] = []
     for entry in entries:
-        left_out += _absent(entry)
+        left_out += [
+            LeftOut(model=entry.name, backend=backend, precision="fp32", reason=reason)
+            for backend in BACKENDS
+            if (reason := why_absent(backend))
+        ]
         ways += ways_to_try(entry, settings)
     progress(f"{len(ways)} ways to run it, in turn for {settings.duration_s:.3g} s")
     job = TuneJob(
@@ -134,19 +137,6 @@ def _options(backend: BackendName, threads: int, *, owns_cores: bool) -> Iterato
 def _thread_counts() -> tuple[int, ...]:
     most = min(usable_cores(), MOST_THREADS)
     return tuple(count for count in (1, 2, 4, 8) if count <= most)
-
-
-def _absent(entry: ModelEntry) -> list[LeftOut]:
-    return [
-        LeftOut(
-            model=entry.name,
-            backend=backend,
-            precision="fp32",
-            reason=reason,
-        )
-        for backend in BACKENDS
-        if (reason := why_absent(backend))
-    ]
 
 
 def _check(settings: TuneSettings) -> None:

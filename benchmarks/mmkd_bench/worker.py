@@ -27,9 +27,9 @@ def main(folder: Path) -> None:
     importlib.import_module("mmkd_edge.predictor")
     import_ms = (time.perf_counter_ns() - begin) / 1e6
     # Only now: this imports the runtime as well.
-    from mmkd_bench.job_runner import carry_out
+    from mmkd_bench.dispatch import do_job
 
-    carry_out(job, folder=folder, import_ms=import_ms, stop=stop)
+    do_job(job, folder=folder, import_ms=import_ms, stop=stop)
 
 
 def _end_with_parent() -> None:

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from mmkd_bench.measuring.session import open_session
 from mmkd_bench.measuring.timing import closed_loop
-from mmkd_bench.turns.alternate import open_session
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.predict.preprocess import prepare_batch
 from proofs.script import parser_of

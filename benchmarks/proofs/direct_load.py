@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
-from mmkd_bench.measuring.subject import Choice
+from mmkd_bench.capacity import Question, measure_capacity, measure_load
+from mmkd_bench.measuring.opening import Choice
+from mmkd_report.documents.bench_others import CapacityReport
 from proofs.script import parser_of
 
 

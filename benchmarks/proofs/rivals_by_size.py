@@ -7,8 +7,7 @@ Trains a student of every preset on the labels of a dataset (without `--data` th
 that it takes minutes: weights do not change how long an answer takes, but INT8 has to pass its gate. Exports them,
 converts them for the other engines and tunes them, all in FOLDER; what is there is taken as it is. Then every engine
 answers in turn in the same processes, through `mmkd-bench rivals`. `--prepare` ends before the measurement, which wants
-a quiet machine. Needs `mmkd-edge[bench,export]`; takes whatever other engines are installed: OpenVINO, LiteRT,
-ExecuTorch, ncnn.
+a quiet machine. Needs `mmkd-edge[bench,export]`; takes whatever other engines are installed: OpenVINO, LiteRT.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from mmkd_bench.contest import Rival, RivalsReport
 from mmkd_models.data import shipped_dataset
 from mmkd_models.networks.config import Preset
+from mmkd_report.documents.bench_others import Rival, RivalsReport
 from proofs.script import head, parser_of, row
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)

@@ -20,11 +20,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mmkd_bench.compare import DEFAULT_CONDITIONS, Comparison, compare, parse_conditions
-from mmkd_bench.measuring.subject import Choice
-from mmkd_bench.report import BenchReport, decode_report, encode_report
-from mmkd_bench.run import Settings, measure_bundle
+from mmkd_bench.compare import DEFAULT_CONDITIONS, compare, parse_conditions
+from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.report_file import decode_report, encode_report
+from mmkd_bench.run import measure_bundle
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from mmkd_report.documents.bench import BenchReport, Comparison, Settings
 from proofs.script import parser_of
 
 SLOWER_BY = 0.15
@@ -89,7 +90,7 @@ def slowed_bundle(bundle: Path, target: Path, links: int) -> None:
 
 def p50_us(choice: Choice) -> float:
     """Median latency in a short run of its own."""
-    report = measure_bundle(choice, Settings(launches=3, duration_s=3.0, energy=False)).report
+    report = measure_bundle(choice, Settings(launches=3, duration_s=3.0), energy=False).report
     return float(np.median([window.p50_us for launch in report.launches for window in launch.windows]))
 
 
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--slow", type=Path, help="a slow build that an earlier start wrote; written where absent")
     arguments = parser.parse_args()
-    settings = Settings(duration_s=arguments.duration_s, energy=False)
+    settings = Settings(duration_s=arguments.duration_s)
     build = Choice(bundle=str(arguments.bundle), backend=arguments.backend)
     with tempfile.TemporaryDirectory() as folder:
         slow = arguments.slow or Path(folder) / "slow.edge"

@@ -11,12 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mmkd_bench.machine.facts import MachineFacts
-from mmkd_bench.machine.interference import Interference
 from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.measuring.run_figures import judge_stability, result_of
-from mmkd_bench.measuring.timing import TimeWindow, WarmUp
-from mmkd_bench.report import STAGES, BenchReport, Configuration, Launch, Stage, Subject
+from mmkd_bench.measuring.run_result import judge_stability, result_of
 from mmkd_edge.bundle.bundle import Golden, golden_bytes, write_bundle
 from mmkd_edge.bundle.manifest import (
     Artifact,
@@ -29,6 +25,18 @@ from mmkd_edge.bundle.manifest import (
     graph_outputs,
 )
 from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
+from mmkd_report.documents.bench import (
+    STAGES,
+    BenchReport,
+    Configuration,
+    Interference,
+    Launch,
+    MachineFacts,
+    Stage,
+    Subject,
+    TimeWindow,
+    WarmUp,
+)
 
 SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
 TOLERANCE = 1e-4

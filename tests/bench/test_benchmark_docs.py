@@ -6,30 +6,44 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mmkd_bench.capacity import CapacityReport
-from mmkd_bench.commands.bench import make_app
-from mmkd_bench.compare import Change, Comparison
-from mmkd_bench.contest import Rival, RivalsReport
-from mmkd_bench.machine.facts import Clocks, MachineFacts, Temperature
-from mmkd_bench.machine.interference import Interference
-from mmkd_bench.measuring.load import Level
-from mmkd_bench.measuring.percentiles import LatencySummary, Percentile
-from mmkd_bench.measuring.timing import TimeWindow, WarmUp
-from mmkd_bench.paired import OverheadReport, PairReport, Spread
-from mmkd_bench.plan import Forecast, Measured, PlanReport
-from mmkd_bench.report import (
+from mmkd_bench.commands.app import make_app
+from mmkd_report.documents.bench import (
     BenchReport,
+    Change,
+    Clocks,
+    Comparison,
     Configuration,
     Energy,
     Histogram,
+    Interference,
+    LatencySummary,
     Launch,
+    MachineFacts,
     Pace,
+    Percentile,
     Result,
+    Settings,
     Stability,
     Stage,
     Subject,
+    Temperature,
+    TimeWindow,
+    WarmUp,
 )
-from mmkd_bench.teacher import SensorCost, TeacherReport
+from mmkd_report.documents.bench_others import (
+    CapacityReport,
+    Forecast,
+    Level,
+    Measured,
+    OverheadReport,
+    PairReport,
+    PlanReport,
+    Rival,
+    RivalsReport,
+    SensorCost,
+    Spread,
+    TeacherReport,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 METHOD = (DOCS / "benchmark-method.md").read_text()
@@ -46,6 +60,7 @@ TYPES: tuple[type[msgspec.Struct], ...] = (
     Pace,
     Percentile,
     Result,
+    Settings,
     Stability,
     Stage,
     Subject,

@@ -12,13 +12,14 @@ import pytest
 from rich.console import Console
 
 from mmkd_bench import capacity
-from mmkd_bench.capacity import CapacityReport, Question, confirm_s, measure_capacity, measure_load
+from mmkd_bench.capacity import Question, confirm_s, measure_capacity, measure_load
 from mmkd_bench.commands.cli import main
-from mmkd_bench.measuring.subject import Choice
-from mmkd_bench.show.tables import markdown_of
-from mmkd_bench.show.terminal import capacity_view
+from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.show.render import markdown_of, rich_of
+from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import carried_text
 from mmkd_edge.errors import BundleError, UsageError
+from mmkd_report.documents.bench_others import CapacityReport
 
 
 @pytest.fixture
@@ -111,13 +112,13 @@ def test_a_budget_that_is_over_keeps_the_best_answer_and_says_so(bundle: Path) -
     question = Question(rate_hz=20.0, deadline_ms=5000.0, servers=1, launches=3, budget_s=2.0)
     report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question, progress=lines.append)
     assert (report.complete, report.settled, report.streams, report.budget_s) == (True, False, 0, 2.0)
-    assert report.estimate is not None  # 0 where this machine was too busy for the first trial
+    assert report.estimate is not None  # 0 where this machine was too busy for the first load
     first = max(1, report.estimate)
     assert lines[0] == "searching for the largest load that is carried, for up to 1 s; at most 2 s left"
     assert lines[1:] == [
         f"judging {first} {'stream' if first == 1 else 'streams'} in up to 3 launches; at most 0 s left"
     ]
-    known = f"; {report.estimate} streams in short trials that do not count" if report.estimate > 1 else ""
+    known = f"; {report.estimate} streams in short loads that do not count" if report.estimate > 1 else ""
     assert carried_text(report).startswith(f"not known, the budget of 2 s was over{known}")
     # The first launch is always held, and lasts a tenth of the budget.
     judged = report.trials[-1]
@@ -130,7 +131,7 @@ def test_what_ran_beside_it_is_named(bundle: Path) -> None:
         report = measure_load(Choice(bundle=str(bundle), backend="ort"), question, 1)
     (sentence,) = [one for one in report.disturbances if one.startswith("other processes used ")]
     assert f"beside it: {sentence}" in printed(report)
-    assert markdown_of(report).endswith(f"- beside it: {sentence}\n") or len(report.disturbances) > 1
+    assert markdown_of(sheet_of(report)).endswith(f"- beside it: {sentence}\n") or len(report.disturbances) > 1
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def spinning() -> Iterator[None]:
 
 def printed(report: CapacityReport) -> str:
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(capacity_view(report))
+    console.print(rich_of(sheet_of(report)))
     return console.export_text()
 
 
@@ -171,6 +172,6 @@ def test_a_device_that_carries_not_even_one_stream_exits_5(
         main()
     ended = capsys.readouterr()
     assert caught.value.code == 5
-    assert "carried by this device: not carried" in ended.out
+    assert "within 0.01 ms: not carried" in " ".join(ended.out.split())
     assert ended.err.splitlines()[-1].startswith(f"mmkd-bench: {slow_bundle}: 1 stream not carried: ")
     assert ended.err.splitlines()[-1].endswith(" windows missed the deadline of 0.01 ms")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from mmkd_bench.compare import Change, Comparison, compare, parse_conditions, require_passed
-from mmkd_bench.report import BenchReport, Energy, Launch
+from mmkd_bench.compare import compare, parse_conditions, require_passed
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_report.documents.bench import BenchReport, Change, Comparison, Energy, Launch
 
 LaunchOf = Callable[..., Launch]
 ReportOf = Callable[[Sequence[Launch]], BenchReport]

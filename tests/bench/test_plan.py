@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkd_bench import plan
-from mmkd_bench.measuring.subject import Choice
+from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.plan import fit_serial_share, left_out_error, measure_plan, measured_counts, throughput_hz
 from mmkd_edge.errors import UsageError
 

@@ -8,11 +8,11 @@ import pytest
 
 from mmkd_bench.demo import demo_document
 from mmkd_bench.machine.power import power_sensor
-from mmkd_bench.measuring.subject import Choice
-from mmkd_bench.report import STAGES
-from mmkd_bench.run import Run, Settings, check_settings, measure_bundle, write_samples
+from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.run import Run, check_settings, measure_bundle, write_samples
 from mmkd_bench.show.text import subject_text
 from mmkd_edge.errors import BundleError, UsageError
+from mmkd_report.documents.bench import STAGES, Settings
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def run(bundle: Path) -> Run:
     lines: list[str] = []
     found = measure_bundle(
         Choice(bundle=str(bundle), backend="ort"),
-        Settings(launches=2, duration_s=0.4, energy=False),
+        Settings(launches=2, duration_s=0.4),
+        energy=False,
         progress=lines.append,
     )
     assert lines == ["launch 1 of 2: warm-up, then 0.2 s", "launch 2 of 2: warm-up, then 0.2 s"]
@@ -84,8 +85,8 @@ def test_samples_are_kept_in_one_file(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_paced_run_reports_its_schedule(bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.5, rate_hz=100.0, energy=False)
-    report = measure_bundle(Choice(bundle=str(bundle)), settings).report
+    settings = Settings(launches=1, duration_s=0.5, rate_hz=100.0)
+    report = measure_bundle(Choice(bundle=str(bundle)), settings, energy=False).report
     assert report.configuration.deadline_ms == 10.0
     assert report.result.pace is not None
     assert report.result.pace.response.count == 50
@@ -94,8 +95,8 @@ def test_a_paced_run_reports_its_schedule(bundle: Path) -> None:
 
 
 def test_every_client_keeps_a_schedule_of_its_own(bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.5, rate_hz=40.0, clients=3, energy=False)
-    run = measure_bundle(Choice(bundle=str(bundle), backend="ort"), settings)
+    settings = Settings(launches=1, duration_s=0.5, rate_hz=40.0, clients=3)
+    run = measure_bundle(Choice(bundle=str(bundle), backend="ort"), settings, energy=False)
     result = run.report.result
     assert result.pace is not None
     assert np.bincount(run.samples["client"]).tolist() == [20, 20, 20]
@@ -108,8 +109,8 @@ def test_every_client_keeps_a_schedule_of_its_own(bundle: Path) -> None:
 
 
 def test_clients_ask_at_the_same_time(slow_bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.5, clients=3, energy=False)
-    run = measure_bundle(Choice(bundle=str(slow_bundle)), settings)
+    settings = Settings(launches=1, duration_s=0.5, clients=3)
+    run = measure_bundle(Choice(bundle=str(slow_bundle)), settings, energy=False)
     starts, latencies = run.samples["start_ns"], run.samples["latency_ns"]
     assert (np.diff(starts) >= 0).all()
     # Calls of one client never overlap; of three they do.
@@ -118,8 +119,8 @@ def test_clients_ask_at_the_same_time(slow_bundle: Path) -> None:
 
 
 def test_a_modality_that_needs_a_reference_is_measured_without_one(per_group_bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.1, energy=False)
-    report = measure_bundle(Choice(bundle=str(per_group_bundle)), settings).report
+    settings = Settings(launches=1, duration_s=0.1)
+    report = measure_bundle(Choice(bundle=str(per_group_bundle)), settings, energy=False).report
     assert report.result.latency.count > 0
 
 
@@ -132,8 +133,8 @@ def test_energy_is_measured_where_a_sensor_answers(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("mmkd_bench.run.power_sensor", lambda: power_sensor(tmp_path))
     lines: list[str] = []
-    settings = Settings(launches=1, duration_s=0.6, idle_s=0.5)
-    report = measure_bundle(Choice(bundle=str(bundle)), settings, progress=lines.append).report
+    settings = Settings(launches=1, duration_s=0.6)
+    report = measure_bundle(Choice(bundle=str(bundle)), settings, idle_s=0.5, progress=lines.append).report
     assert lines[0] == "idle power: 0.5 s with tegrastats VDD_IN"
     assert report.energy is not None
     assert report.energy.load_mw == report.energy.idle_mw == 6030.0

@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.commands.tune import thread_counts
+from mmkd_bench.commands.options import whole_numbers
 from mmkd_bench.measuring.jobs import TuneJob, Way
 from mmkd_bench.tune import TuneSettings, tune_bundle, ways_to_try
-from mmkd_bench.turns.trials import measure_trials, require_score, score, take_bursts
+from mmkd_bench.turns.rounds import take_turns
+from mmkd_bench.turns.ways import BURST, MIN_ROUNDS, require_score, score, time_ways
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
 from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
@@ -115,7 +116,14 @@ def test_openvino_is_tried_in_bf16_as_well_and_pinned_only_where_cores_are_owned
 
 def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() -> None:
     calls: list[str] = []
-    lengths = take_bursts([lambda: calls.append("a"), lambda: calls.append("b")], duration_s=0.0, stop=Event())
+    lengths = take_turns(
+        [lambda: calls.append("a"), lambda: calls.append("b")],
+        duration_s=0.0,
+        stop=Event(),
+        twice=True,
+        burst=BURST,
+        min_rounds=MIN_ROUNDS,
+    )
     assert [len(one) for one in lengths] == [16, 16]
     assert "".join(calls) == "a" * 9 + "b" * 18 + "a" * 9
 
@@ -128,7 +136,7 @@ def test_a_slower_way_has_a_larger_ratio() -> None:
         duration_s=0.4,
         max_drop_points=0.5,
     )
-    outcome = measure_trials(job, stop=Event())
+    outcome = time_ways(job, stop=Event())
     assert outcome is not None
     first, second = outcome.trials
     assert first.ratio == 1.0
@@ -144,7 +152,7 @@ def test_a_stopped_measurement_has_no_outcome() -> None:
     job = TuneJob(
         bundle=str(example_bundle()), ways=(Way(model="acc", setup=PLAIN),), duration_s=5.0, max_drop_points=0.5
     )
-    assert measure_trials(job, stop=stop) is None
+    assert time_ways(job, stop=stop) is None
 
 
 # Gates.
@@ -210,7 +218,7 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     path = tmp_path / "other.edge"
     write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
     job = TuneJob(bundle=str(path), ways=(Way(model="acc", setup=PLAIN),), duration_s=0.1, max_drop_points=0.5)
-    outcome = measure_trials(job, stop=Event())
+    outcome = time_ways(job, stop=Event())
     assert outcome is not None
     assert outcome.trials == ()
     (refused,) = outcome.left_out
@@ -230,7 +238,7 @@ def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_
     ways = [way for way in ways if way.setup.backend == "trt"]
     assert tried(ways) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
     job = TuneJob(bundle=str(with_int8), ways=tuple(ways), duration_s=0.1, max_drop_points=0.5)
-    outcome = measure_trials(job, stop=Event())
+    outcome = time_ways(job, stop=Event())
     assert outcome is not None
     assert [(trial.backend, trial.precision) for trial in outcome.trials] == [("trt", "fp32"), ("trt", "int8")]
     assert tensorrt.cuda.live == {}
@@ -313,7 +321,7 @@ def test_impossible_settings_are_refused(settings: TuneSettings, message: str) -
 
 
 def test_numbers_of_threads_are_a_list() -> None:
-    assert thread_counts("1, 2,4") == (1, 2, 4)
+    assert whole_numbers("1, 2,4", name="threads", example="1,2,4") == (1, 2, 4)
     with pytest.raises(UsageError) as caught:
-        thread_counts("1;2")
+        whole_numbers("1;2", name="threads", example="1,2,4")
     assert str(caught.value) == "threads: expected whole numbers separated by commas, like 1,2,4; got '1;2'"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mmkd_bench import capacity
-from mmkd_bench.capacity import CapacityReport, Question, measure_load
-from mmkd_bench.measuring.subject import Choice
+from mmkd_bench.capacity import Question, measure_load
+from mmkd_bench.measuring.opening import Choice
 from mmkd_edge import EdgePredictor
+from mmkd_report.documents.bench_others import CapacityReport
 from proofs import agreement, direct_load, verdict
 
 

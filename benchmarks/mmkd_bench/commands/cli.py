@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkd_bench.commands import ABOUT
 from mmkd_edge.command.interrupts import loading
 
 TYPE_CHECKING = False
@@ -9,8 +10,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _NEEDS = ("typer", "rich", "psutil")
-
-ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
 
 
 def main() -> NoReturn:
@@ -24,6 +23,6 @@ def main() -> NoReturn:
 def _bench(arguments: list[str]) -> None:
     # Only now: they import typer and rich, which a device may lack.
     with loading("mmkd-bench"):
-        from mmkd_bench.commands.bench import make_app
+        from mmkd_bench.commands.app import make_app
 
     make_app()(arguments, prog_name="mmkd-bench")

@@ -1,4 +1,4 @@
-"""What the commands of `mmkd-bench` share: options with one name each, and the two ways to write."""
+"""What the commands of `mmkd-bench` share: options with one name each, what they mean, and the two ways to write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Annotated
 
 import msgspec
 import typer
+
+from mmkd_bench.measuring.opening import Choice
+from mmkd_edge.errors import UsageError
 
 
 class Form(str, Enum):
@@ -60,6 +63,26 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def text_or_none(path: Path | None) -> str | None:
-    """A path as text."""
-    return None if path is None else str(path)
+def chosen(
+    bundle: Path, backend: str, precision: PrecisionOption, threads: int | None, reference: Path | None
+) -> Choice:
+    """What to open and how."""
+    return Choice(
+        bundle=str(bundle),
+        backend=backend,
+        precision=precision.value,
+        threads=threads,
+        reference=None if reference is None else str(reference),
+    )
+
+
+def whole_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers.
+
+    Raises:
+        UsageError: it is something else; `name` is the option, `example` what it may be.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{name}: expected whole numbers separated by commas, like {example}; got {text!r}")
+    return tuple(map(int, parts))

@@ -1,24 +1,23 @@
-"""What the commands of searches and contests print: one report in the form that was asked for, whole or interrupted."""
+"""How the commands of `mmkd-bench` print a document, whole or interrupted, in the form that was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
 
-from rich.console import RenderableType
+import msgspec
 
 from mmkd_bench.commands.options import Form, json_text, say, write
 from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.show import terminal
-from mmkd_bench.show.tables import AnyReport, csv_of, markdown_of
+from mmkd_bench.show.render import Sheet, csv_of, markdown_of, show
+from mmkd_bench.show.sheets import AnyReport, sheet_of
 
 ReportT = TypeVar("ReportT", bound=AnyReport)
+DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
 
-def print_measured(
-    measure: Callable[[], ReportT], view: Callable[[ReportT], RenderableType], *, form: Form, json: bool
-) -> ReportT:
-    """Measure, and write the report to stdout; `view` makes its table on a terminal.
+def print_measured(measure: Callable[[], ReportT], *, form: Form, json: bool) -> ReportT:
+    """Measure, and write the report to stdout.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; what was measured until then has been written.
@@ -26,10 +25,10 @@ def print_measured(
     try:
         report = measure()
     except Interrupted as interrupted:
-        _print(interrupted.report, view, form=form, json=json)
+        print_document(interrupted.report, sheet_of, form=form, json=json)
         say_interrupted()
         raise
-    _print(report, view, form=form, json=json)
+    print_document(report, sheet_of, form=form, json=json)
     return report
 
 
@@ -38,12 +37,13 @@ def say_interrupted() -> None:
     say("the report holds what was measured until then")
 
 
-def _print(report: ReportT, view: Callable[[ReportT], RenderableType], *, form: Form, json: bool) -> None:
+def print_document(document: DocumentT, sheet: Callable[[DocumentT], Sheet], *, form: Form, json: bool) -> None:
+    """Write a document to stdout; `sheet` makes what is shown of it."""
     if json or form is Form.json:
-        write(json_text(report))
+        write(json_text(document))
     elif form is Form.csv:
-        write(csv_of(report))
+        write(csv_of(sheet(document)))
     elif form is Form.md:
-        write(markdown_of(report))
+        write(markdown_of(sheet(document)))
     else:
-        terminal.show(view(report))
+        show(sheet(document))

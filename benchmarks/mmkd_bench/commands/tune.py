@@ -8,14 +8,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mmkd_bench.commands.options import BundleArgument, JsonOption, json_text, say, write
+from mmkd_bench.commands.options import BundleArgument, JsonOption, json_text, say, whole_numbers, write
 from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.show import terminal
+from mmkd_bench.show.render import show as show_sheet
+from mmkd_bench.show.sheets import profile_sheet
 from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder
 from mmkd_edge.command.run import shell_line
-from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_profile
 
 
@@ -56,7 +56,7 @@ def tune(
         return
     settings = TuneSettings(
         duration_s=duration_s,
-        threads=None if threads is None else thread_counts(threads),
+        threads=None if threads is None else whole_numbers(threads, name="threads", example="1,2,4"),
         max_drop_points=max_drop_points,
         owns_cores=owns_cores,
     )
@@ -76,7 +76,7 @@ def _print(profile: ExecutionProfile, *, json: bool) -> None:
     if json:
         write(json_text(profile))
     else:
-        terminal.show(terminal.profile_view(profile))
+        show_sheet(profile_sheet(profile))
 
 
 def _show(bundle: Path, *, json: bool) -> None:
@@ -88,19 +88,7 @@ def _show(bundle: Path, *, json: bool) -> None:
     elif found.profile is None:
         write(f"{found.reason}\n")
     else:
-        terminal.show(terminal.profile_view(found.profile))
+        show_sheet(profile_sheet(found.profile))
         say(f"from {path}")
     if found.profile is None:
         say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")
-
-
-def thread_counts(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"threads: expected whole numbers separated by commas, like 1,2,4; got {text!r}")
-    return tuple(int(part) for part in parts)

@@ -14,8 +14,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmkd_bench.machine.facts import Clocks, read_number
+from mmkd_bench.machine.facts import read_number
 from mmkd_edge.machine import ROOT
+from mmkd_report.documents.bench import Clocks
 
 PROGRAM = "jetson_clocks"
 TIMEOUT_S = 10.0

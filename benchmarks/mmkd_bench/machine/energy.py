@@ -14,8 +14,8 @@ from types import TracebackType
 import numpy as np
 
 from mmkd_bench.machine.power import PowerSensor
-from mmkd_bench.report import Energy
 from mmkd_edge.errors import UnavailableError
+from mmkd_report.documents.bench import Energy
 
 INTERVAL_S = 0.1
 IDLE_S = 3.0
@@ -94,14 +94,7 @@ class Spent:
 
 
 def energy_of(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: Sequence[int]) -> Spent:
-    """Energy of one prediction above idle, or why it is not known.
-
-    Args:
-        log: the readings.
-        idle: when the machine did nothing for us.
-        loaded: when predictions were measured, launch by launch.
-        predictions: how many were made in each of `loaded`.
-    """
+    """Energy of one prediction above idle, or why it is not known."""
     at_rest, under_load = log.mean_mw([idle]), log.mean_mw(loaded)
     if log.fault:
         return nothing_spent(log.fault, launches=len(loaded))

@@ -12,9 +12,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-import msgspec
-
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
+from mmkd_report.documents.bench import Clocks, MachineFacts, Temperature
 
 VERSIONS_OF = ("mmkd-edge", "numpy", "msgspec", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt", "torch")
 THREAD_VARIABLES = (
@@ -26,88 +25,10 @@ THREAD_VARIABLES = (
 )
 
 
-class Temperature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One thermal zone: its name in the kernel and its reading in degrees Celsius."""
-
-    zone: str
-    celsius: float
-
-
-class Clocks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which clocks may move.
-
-    Attributes:
-        source: who told: `jetson_clocks` or the kernel.
-        moving: clocks that may move, with their limits; empty where all are held.
-    """
-
-    source: str
-    moving: tuple[str, ...]
-
-
-class MachineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One machine as it was when the run began.
-
-    Attributes:
-        cpu: model name.
-        board: board name from the device tree (Jetson, Raspberry Pi); None on a PC.
-        architecture: `x86_64`, `aarch64`...
-        cores: logical cores of the machine.
-        usable_cores: cores that this process may run on.
-        cpu_quota: cores' worth of time that the control group allows; None without a limit.
-        memory_mb: main memory.
-        memory_limit_mb: what the control group allows; None without a limit.
-        governors: frequency governors in use; empty where the kernel shows none.
-        frequency_mhz: highest current frequency over the cores.
-        frequency_max_mhz: highest frequency that the cores may reach.
-        virtual: runs under a hypervisor.
-        container: runs in a container.
-        power_mode: what `nvpmodel` reports on a Jetson.
-        load_1min: processes that wanted to run in the last minute, when the run began.
-        temperatures: thermal zones.
-        os: system and kernel.
-        python: version.
-        versions: installed versions of the libraries that matter.
-        thread_variables: environment variables that change thread pools, where set.
-        clocks: which clocks may move; None where nothing tells.
-        gpus: names of the GPUs that `nvidia-smi` shows, with driver and memory.
-    """
-
-    cpu: str
-    board: str | None
-    architecture: str
-    cores: int
-    usable_cores: int
-    cpu_quota: float | None
-    memory_mb: float
-    memory_limit_mb: float | None
-    governors: tuple[str, ...]
-    frequency_mhz: float | None
-    frequency_max_mhz: float | None
-    virtual: bool
-    container: bool
-    power_mode: str | None
-    load_1min: float | None
-    temperatures: tuple[Temperature, ...]
-    os: str
-    python: str
-    versions: dict[str, str]
-    thread_variables: dict[str, str]
-    clocks: Clocks | None = None
-    gpus: tuple[str, ...] = ()
-
-
 def read_machine(
     root: Path = ROOT, *, power_mode: str | None = None, clocks: Clocks | None = None, gpus: tuple[str, ...] = ()
 ) -> MachineFacts:
-    """Facts of the machine whose file system begins at `root`.
-
-    Args:
-        root: `/`, or the root of a recorded tree.
-        power_mode: from `mmkd_bench.machine.power`, which asks the vendor's tool.
-        clocks: from `mmkd_bench.machine.clocks`, which does so too.
-        gpus: from `mmkd_bench.machine.gpu`, which does so too.
-    """
+    """Facts of the machine whose file system begins at `root`; what the vendor's tools say is handed in."""
     import psutil
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""

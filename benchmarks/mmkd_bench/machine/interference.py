@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from mmkd_bench.machine.facts import MachineFacts, highest_mhz, read_number, read_temperatures
+from mmkd_bench.machine.facts import highest_mhz, read_number, read_temperatures
 from mmkd_edge.machine import ROOT, read_text
+from mmkd_report.documents.bench import Interference, MachineFacts
 
 OTHERS_SHARE = 0.05
 STEAL_SHARE = 0.01
@@ -49,30 +48,6 @@ class Counters:
     thermal_events: float | None
     frequency_mhz: float | None
     celsius: float | None
-
-
-class Interference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happened beside a measurement; None where the machine does not show it.
-
-    Attributes:
-        others_share: core time of other processes, as a share of one core.
-        steal_share: core time taken by the hypervisor, as a share of one core.
-        throttled_share: share of the time for which the control group was held back.
-        switches_hz: involuntary context switches of the measured process per second.
-        thermal_events: times a core slowed down because of heat.
-        frequency_drop: fall of the core frequency as a share of the frequency before.
-        celsius_before: the hottest thermal zone before the measurement.
-        celsius_after: the hottest thermal zone after it.
-    """
-
-    others_share: float | None
-    steal_share: float | None
-    throttled_share: float | None
-    switches_hz: float | None
-    thermal_events: int | None
-    frequency_drop: float | None
-    celsius_before: float | None
-    celsius_after: float | None
 
 
 def read_counters(root: Path = ROOT) -> Counters:

@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -38,40 +37,11 @@ TEGRASTATS_INTERVAL_MS = 100
 POWER_MODE_TIMEOUT_S = 5.0
 
 _HWMON_CHIPS = ("ina3221", "ina238", "ina219", "ina226")
-_RAM = re.compile(r"\bRAM (\d+)/(\d+)MB")
-_CPU = re.compile(r"\bCPU \[([^\]]*)\](?:@(\d+))?")
-_CORE = re.compile(r"(?:(\d+)%(?:@(\d+))?|off)\Z")
-_GPU = re.compile(r"\bGR3D_FREQ (\d+)%")
-# JetPack 7.2 prints the temperature now and the highest; earlier ones print it once.
-_TEMPERATURE = re.compile(r"\b([A-Za-z][A-Za-z0-9_]*)@(-?\d+(?:\.\d+)?)C\b")
 # Now/mean, and on JetPack 7.2 now/mean/highest; before JetPack 5 without a unit. A rail that measures nothing is `NC`.
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?:/-?\d+mW)?(?=\s|\Z)")
+# Memory in use, and swap, look like rails.
+_NOT_A_RAIL = re.compile(r"\b(?:RAM|SWAP|IRAM) \d+/\d+[kM]B")
 _POWER_MODE = re.compile(r"\bNV Power Mode: *(\S.*?) *$", re.MULTILINE)
-_NOT_A_ZONE_C = -256.0
-"""What tegrastats prints for a zone that is switched off."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TegraStats:
-    """One line of tegrastats.
-
-    Attributes:
-        ram_used_mb: memory in use; None where the line has none.
-        ram_total_mb: memory there is.
-        core_loads: load of each core as a share; None for a core that is off.
-        core_mhz: frequency of each core; None for a core that is off, or where the line has none.
-        gpu_load: load of the GPU as a share; None where the line has none (JetPack 7).
-        celsius: temperature by zone; zones that are switched off are left out.
-        rails_mw: power now, by rail.
-    """
-
-    ram_used_mb: int | None
-    ram_total_mb: int | None
-    core_loads: tuple[float | None, ...]
-    core_mhz: tuple[int | None, ...]
-    gpu_load: float | None
-    celsius: dict[str, float]
-    rails_mw: dict[str, float]
 
 
 class PowerSensor(Protocol):
@@ -91,41 +61,14 @@ class PowerSensor(Protocol):
         ...
 
 
-def parse_tegrastats(line: str) -> TegraStats:
-    """Read one line, of JetPack 5 to 7; what the line does not have stays empty."""
-    ram = _RAM.search(line)
-    cores = _cores(line)
-    gpu = _GPU.search(line)
-    zones = ((match[1], float(match[2])) for match in _TEMPERATURE.finditer(line))
-    return TegraStats(
-        ram_used_mb=int(ram[1]) if ram else None,
-        ram_total_mb=int(ram[2]) if ram else None,
-        core_loads=tuple(load for load, _ in cores),
-        core_mhz=tuple(mhz for _, mhz in cores),
-        gpu_load=int(gpu[1]) / 100 if gpu else None,
-        celsius={zone: celsius for zone, celsius in zones if celsius > _NOT_A_ZONE_C},
-        rails_mw={match[1]: float(match[2]) for match in _RAIL.finditer(_rails_part(line)) if match[1] != "NC"},
-    )
+def tegrastats_rails(line: str) -> dict[str, float]:
+    """Power now by rail, in milliwatts, in a line of tegrastats of JetPack 4 to 7; none where it shows none.
 
-
-def _cores(line: str) -> list[tuple[float | None, int | None]]:
-    found = _CPU.search(line)
-    if found is None or not found[1]:
-        return []
-    return [_core(part.strip(), found[2]) for part in found[1].split(",")]
-
-
-def _core(text: str, common_mhz: str | None) -> tuple[float | None, int | None]:
-    match = _CORE.match(text)
-    if match is None or match[1] is None:
-        return None, None
-    mhz = match[2] or common_mhz
-    return int(match[1]) / 100, int(mhz) if mhz else None
-
-
-def _rails_part(line: str) -> str:
-    """The line without what looks like a rail and is none: memory in use, and swap."""
-    return re.sub(r"\b(?:RAM|SWAP|IRAM) \d+/\d+[kM]B", "", line)
+    >>> tegrastats_rails("RAM 2/8MB CPU [1%@729,off] VDD_IN 6030mW/6030mW VDD_SOC 1557mW/1557mW NC 0mW/0mW")
+    {'VDD_IN': 6030.0, 'VDD_SOC': 1557.0}
+    """
+    rails = _NOT_A_RAIL.sub("", line)
+    return {match[1]: float(match[2]) for match in _RAIL.finditer(rails) if match[1] != "NC"}
 
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:
@@ -256,7 +199,7 @@ class TegrastatsSensor:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
             raise UnavailableError("tegrastats: it ended without a line")
-        total = total_power_mw(parse_tegrastats(line).rails_mw)
+        total = total_power_mw(tegrastats_rails(line))
         if total is None:
             raise UnavailableError("tegrastats: its line has no rail for the whole board; run it as root")
         return total

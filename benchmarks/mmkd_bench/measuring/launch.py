@@ -1,6 +1,6 @@
 """One launch, inside the measuring process: open a bundle, warm up, measure, take it apart into stages.
 
-Uses the runtime as an application would: `EdgePredictor.open`, then what `drive` asks of it. Stages are the runtime's
+Uses the runtime as an application would: `EdgePredictor.open`, then the calls of a workload. Stages are the runtime's
 own steps, called one after another and timed from outside, after the end-to-end calls, so that those run undisturbed.
 """
 
@@ -17,14 +17,14 @@ import numpy as np
 from mmkd_bench.machine.facts import resident_mb, resident_peak_mb
 from mmkd_bench.machine.gpu import process_memory_mb
 from mmkd_bench.machine.interference import Counters, interference, read_counters
-from mmkd_bench.measuring.callers import Called, call_back_to_back, call_on_schedule, intervals_ns
-from mmkd_bench.measuring.calls import Driver, batch_driver, stream_driver, window_driver
+from mmkd_bench.measuring.clients import ClientCalls, call_together, intervals_ns
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
+from mmkd_bench.measuring.opening import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.measuring.percentiles import sample_floor, summarise
-from mmkd_bench.measuring.subject import Choice, asked, describe, open_predictor, raw_windows
 from mmkd_bench.measuring.timing import PacedSamples, clock_cost_ns, time_windows, warm_up
-from mmkd_bench.report import Launch, Pace
+from mmkd_bench.measuring.workloads import Workload, batch_workload, stream_workload, window_workload
 from mmkd_edge.predictor import EdgePredictor
+from mmkd_report.documents.bench import Launch, Pace, Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ STAGE_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Opened:
+class _Warm:
     """A predictor that has answered once, and what that took."""
 
     predictor: EdgePredictor
@@ -50,7 +50,7 @@ class _Opened:
 class _Measured:
     """The measured time: calls, counters at both ends, resident memory before."""
 
-    called: Called
+    called: ClientCalls
     before: Counters
     after: Counters
     rss_mb: float
@@ -61,11 +61,6 @@ def measure_launch(
 ) -> tuple[RunOutcome, dict[str, NDArray[np.int64]]] | None:
     """Carry out one job in this process.
 
-    Args:
-        job: what to measure.
-        import_ms: how long the import of the runtime took.
-        stop: ends the measurement early; what was measured until then counts.
-
     Returns:
         The outcome and its samples (`client`, `start_ns`, `latency_ns` and, where paced, `lateness_ns`, each int64
         (N,)); None where `stop` came before the measured time.
@@ -73,15 +68,17 @@ def measure_launch(
     Raises:
         MmkdError: the bundle cannot be opened or run.
     """
-    opened = _open(job)
+    settings = job.settings
+    duration_s = settings.duration_s / settings.launches
+    opened = _open(job.choice)
     with opened.predictor as predictor:
-        driver = _driver(job, predictor, opened.windows)
-        warm = warm_up(driver.calls[0], driver.arguments, limit_s=job.warm_up_limit_s, stop=stop)
+        workload = _workload(settings, predictor, opened.windows)
+        warm = warm_up(workload.calls[0], workload.arguments, limit_s=settings.warm_up_limit_s, stop=stop)
         if stop.is_set():
             return None
-        measured = _measure(job, driver, stop)
+        measured = _measure(workload, settings.rate_hz, duration_s, stop)
         complete = not stop.is_set()
-        stages = driver.stages(STAGE_SHARE * job.duration_s, stop)
+        stages = workload.stages(STAGE_SHARE * duration_s, stop)
         gpu_memory_mb, gpu_note = process_memory_mb()
         samples, arrays = measured.called.samples, measured.called.arrays()
         launch = Launch(
@@ -94,8 +91,8 @@ def measure_launch(
             windows=time_windows(samples, parts=_parts(len(samples))),
             thirds_p50_us=tuple(window.p50_us for window in time_windows(samples, parts=3)),
             stages=stages,
-            pace=pace(measured.called.paced, intervals_ns(arrays), deadline_ms=job.deadline_ms),
-            throughput_hz=driver.predictions * len(samples) / samples.elapsed_ns * 1e9,
+            pace=pace(measured.called.paced, intervals_ns(arrays), deadline_ms=settings.deadline_ms),
+            throughput_hz=workload.predictions * len(samples) / samples.elapsed_ns * 1e9,
             cpu_share=(measured.after.own_s - measured.before.own_s) / (measured.after.time_s - measured.before.time_s),
             rss_mb=measured.rss_mb,
             rss_peak_mb=resident_peak_mb(),
@@ -104,27 +101,18 @@ def measure_launch(
             gpu_memory_mb=gpu_memory_mb,
         )
         outcome = RunOutcome(
-            subject=describe(predictor, job.bundle),
-            backend=predictor.backend.name,
-            precision=predictor.info().precision,
-            threads=predictor.backend.threads,
+            opened=describe(predictor, job.choice.bundle),
             begin_s=measured.before.time_s,
             end_s=measured.after.time_s,
             launch=launch,
-            predictions=driver.predictions,
+            predictions=workload.predictions,
             gpu_note=gpu_note,
         )
     return outcome, arrays
 
 
 def pace(paced: PacedSamples | None, intervals: NDArray[np.int64], *, deadline_ms: float | None) -> Pace | None:
-    """How well a schedule was kept; None where there was none, and without a deadline none is missed.
-
-    Args:
-        paced: the calls.
-        intervals: in ns, between the begins of neighbouring calls of one client, (N,).
-        deadline_ms: longest acceptable response.
-    """
+    """How well a schedule was kept; None where there was none, and without a deadline none is missed."""
     if paced is None:
         return None
     deadline_ns = np.inf if deadline_ms is None else deadline_ms * 1e6
@@ -137,14 +125,7 @@ def pace(paced: PacedSamples | None, intervals: NDArray[np.int64], *, deadline_m
     )
 
 
-def _open(job: RunJob) -> _Opened:
-    choice = Choice(
-        bundle=job.bundle,
-        backend=job.backend,
-        precision=job.precision,
-        threads=job.threads,
-        reference=job.reference,
-    )
+def _open(choice: Choice) -> _Warm:
     begin = time.perf_counter_ns()
     predictor = open_predictor(choice)
     loaded = time.perf_counter_ns()
@@ -152,28 +133,24 @@ def _open(job: RunJob) -> _Opened:
     before = time.perf_counter_ns()
     predictor.predict(asked(predictor, windows[0]))
     after = time.perf_counter_ns()
-    return _Opened(
+    return _Warm(
         predictor=predictor, windows=windows, load_ms=(loaded - begin) / 1e6, first_call_ms=(after - before) / 1e6
     )
 
 
-def _driver(job: RunJob, predictor: EdgePredictor, windows: Sequence[Window]) -> Driver:
-    if job.hop is not None:
-        return stream_driver(predictor, windows, hop=job.hop, jitter=job.jitter, clients=job.clients)
-    if job.batch > 1:
-        return batch_driver(predictor, windows, job.batch, clients=job.clients)
-    return window_driver(predictor, windows, clients=job.clients)
+def _workload(settings: Settings, predictor: EdgePredictor, windows: Sequence[Window]) -> Workload:
+    clients = settings.clients
+    if settings.hop is not None:
+        return stream_workload(predictor, windows, hop=settings.hop, jitter=settings.jitter, clients=clients)
+    if settings.batch > 1:
+        return batch_workload(predictor, windows, settings.batch, clients=clients)
+    return window_workload(predictor, windows, clients=clients)
 
 
-def _measure(job: RunJob, driver: Driver, stop: Event) -> _Measured:
+def _measure(workload: Workload, rate_hz: float | None, duration_s: float, stop: Event) -> _Measured:
     rss_mb = resident_mb()
     before = read_counters()
-    if job.rate_hz is None:
-        called = call_back_to_back(driver.calls, driver.arguments, duration_s=job.duration_s, stop=stop)
-    else:
-        called = call_on_schedule(
-            driver.calls, driver.arguments, rate_hz=job.rate_hz, duration_s=job.duration_s, stop=stop
-        )
+    called = call_together(workload.calls, workload.arguments, rate_hz=rate_hz, duration_s=duration_s, stop=stop)
     return _Measured(called=called, before=before, after=read_counters(), rss_mb=rss_mb)
 
 

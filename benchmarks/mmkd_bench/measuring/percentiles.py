@@ -13,60 +13,16 @@ from __future__ import annotations
 
 import math
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from mmkd_report.documents.bench import LatencySummary, Percentile
 
 CONFIDENCE = 0.99
 """One-sided confidence of floors and bounds; the value of the MLPerf rules."""
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 """What every report lists, together with the largest sample."""
-
-
-class Percentile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One percentile of one set of samples.
-
-    Attributes:
-        quantile: between 0 and 1; 0.99 is p99.
-        value_us: the percentile in microseconds (linear interpolation, as numpy); None below the floor.
-        upper_us: with 99 % confidence the true percentile is not larger; None below the floor.
-        floor: the number of samples below which the percentile is not quoted.
-    """
-
-    quantile: float
-    value_us: float | None
-    upper_us: float | None
-    floor: int
-
-    @property
-    def name(self) -> str:
-        """`p50`, `p99.9`."""
-        return quantile_name(self.quantile)
-
-
-class LatencySummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one set of latency samples says. No sample is left out of it.
-
-    Attributes:
-        count: number of samples.
-        mean_us: arithmetic mean.
-        std_us: standard deviation of the samples (not of the mean).
-        min_us: the fastest call.
-        max_us: the slowest call.
-        percentiles: one entry per quantile of `QUANTILES`.
-    """
-
-    count: int
-    mean_us: float
-    std_us: float
-    min_us: float
-    max_us: float
-    percentiles: tuple[Percentile, ...]
-
-    def value_us(self, quantile: float) -> float | None:
-        """The percentile at `quantile`; None where there were too few samples or it was not asked for."""
-        return next((entry.value_us for entry in self.percentiles if entry.quantile == quantile), None)
 
 
 def quantile_name(quantile: float) -> str:
@@ -106,10 +62,6 @@ def upper_bound_rank(count: int, quantile: float) -> int | None:
     With the samples in rising order the bound is the sample at index `count - 1 - rank`: the largest rank with
     P(binomial(count, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
 
-    Args:
-        count: number of samples.
-        quantile: between 0 and 1, both excluded.
-
     Returns:
         The rank, or None where even the largest sample is no bound.
     """
@@ -124,13 +76,7 @@ def upper_bound_rank(count: int, quantile: float) -> int | None:
 
 
 def percentile(latencies_ns: NDArray[np.int64], quantile: float, *, rising: bool = False) -> Percentile:
-    """One percentile with its floor and bound.
-
-    Args:
-        latencies_ns: samples (N,) in nanoseconds.
-        quantile: between 0 and 1, both excluded.
-        rising: the samples are in rising order already.
-    """
+    """One percentile with its floor and bound."""
     ordered = latencies_ns if rising else np.sort(latencies_ns)
     floor = sample_floor(quantile)
     if len(ordered) < floor:

@@ -26,23 +26,13 @@ from mmkd_edge.errors import BackendError, MmkdError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+START_LIMIT_S = 120.0
+"""How long a process may take beyond its measured times: libraries, session, a slow card."""
+
 GRACE_S = 15.0
 """How long an interrupted process may take to hand over what it has."""
 
 _MODULE = "mmkd_bench.worker"
-_ERRORS: tuple[type[MmkdError], ...] = (
-    errors.UsageError,
-    errors.DatasetError,
-    errors.InputError,
-    errors.UnavailableError,
-    errors.BackendError,
-    errors.GateError,
-    errors.PerformanceError,
-    errors.ArtifactError,
-    errors.CheckpointError,
-    errors.ManifestError,
-    errors.BundleError,
-)
 
 Progress = Callable[[str], object]
 """Gets one line when a launch begins."""
@@ -52,11 +42,7 @@ ReportT = TypeVar("ReportT")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after something was measured: who shows results catches it, everybody else just ends.
-
-    Attributes:
-        report: what there is, in the form of the whole.
-    """
+    """Ctrl-C, after something was measured: who shows results catches it, everybody else just ends."""
 
     def __init__(self, report: Any) -> None:
         self.report = report
@@ -112,14 +98,6 @@ def run_launches(
 ) -> Launched[OutcomeT]:
     """Carry out a job in one new process after another.
 
-    Args:
-        job: what to do in each.
-        outcome_type: what the job gives.
-        launches: how many processes.
-        limit_s: a process that takes longer is ended.
-        doing: what a process does, for the progress.
-        progress: gets one line when a launch begins.
-
     Raises:
         MmkdError: what a process raised, crashed by or took too long for; see `run_job`.
         KeyboardInterrupt: Ctrl-C came before anything was measured.
@@ -146,11 +124,6 @@ def run_job(job: Job, outcome_type: type[OutcomeT], *, limit_s: float) -> Ended[
     """Carry out a job in a new process.
 
     Ctrl-C asks the process for what it has; a second one ends it at once.
-
-    Args:
-        job: what to do.
-        outcome_type: what the job gives.
-        limit_s: a process that takes longer is ended.
 
     Raises:
         MmkdError: what the process raised, with the same class and message.
@@ -229,9 +202,9 @@ def _wait_kindly(process: subprocess.Popen[bytes]) -> None:
 
 def _error(data: bytes) -> Exception:
     failure = msgspec.json.decode(data, type=Failure)
-    for error in _ERRORS:
-        if error.__name__ == failure.error:
-            return error(failure.message)
+    kind: type[MmkdError] | None = getattr(errors, failure.error, None) if failure.error else None
+    if kind is not None:
+        return kind(failure.message)
     return RuntimeError(f"the measuring process failed: {failure.message}\n{failure.trace}".rstrip())
 
 

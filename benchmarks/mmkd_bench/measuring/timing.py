@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from mmkd_report.documents.bench import TimeWindow, WarmUp
 
 STABLE_WITHIN = 0.10
 """Three windows are stable when each lies this close to their mean (perf_analyzer's stability criterion)."""
 
+SEED = 0
 WARM_SLICE_S = 0.05
 WARM_SLICE_CALLS = 20
 
@@ -66,43 +68,8 @@ class PacedSamples:
         return self.lateness_ns + self.samples.latency_ns
 
 
-class WarmUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What it took until calls were steady.
-
-    Attributes:
-        calls: number of calls.
-        seconds: length of the warm-up.
-        stable: the last three slices agreed; False when the limit ended the warm-up.
-    """
-
-    calls: int
-    seconds: float
-    stable: bool
-
-
-class TimeWindow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One third of a loop.
-
-    Attributes:
-        count: number of calls that began in it.
-        p50_us: median latency.
-        p90_us: 90th percentile of latency.
-    """
-
-    count: int
-    p50_us: float
-    p90_us: float
-
-
 def closed_loop(call: Call, windows: Sequence[Any], *, duration_s: float, stop: Event) -> Samples:
-    """Call again as soon as the answer is there, until the time is over or `stop` is set. At least one call.
-
-    Args:
-        call: what is measured.
-        windows: arguments, taken in turn.
-        duration_s: length of the loop in seconds.
-        stop: ends the loop early, between two calls.
-    """
+    """Call again as soon as the answer is there, until the time is over or `stop` is set. At least one call."""
     starts, latencies = array("q"), array("q")
     clock = time.perf_counter_ns
     begin = clock()
@@ -159,14 +126,7 @@ def paced_loop(
 
 
 def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) -> WarmUp:
-    """Call until the medians of three slices in a row agree, or the limit is reached.
-
-    Args:
-        call: what is measured afterwards.
-        windows: arguments, taken in turn.
-        limit_s: longest warm-up in seconds.
-        stop: ends the warm-up early.
-    """
+    """Call until the medians of three slices in a row agree, or the limit is reached."""
     medians: list[float] = []
     slice_ns: list[int] = []
     calls, begin = 0, time.perf_counter_ns()
@@ -185,6 +145,11 @@ def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) 
         if after >= limit or stop.is_set():
             break
     return WarmUp(calls=calls, seconds=(time.perf_counter_ns() - begin) / 1e9, stable=False)
+
+
+def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
+    """When each of several sources of one rate asks first, in seconds, (N,)."""
+    return np.random.default_rng(SEED).random(count) / rate_hz
 
 
 def is_steady(values: Sequence[float]) -> bool:

@@ -1,23 +1,20 @@
-"""Reports as text for other programs and for people: numbers with units, CSV, Markdown. Prints nothing."""
+"""Reports in words: figures with their units, and sentences. Prints nothing."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mmkd_bench.compare import VERDICT_QUANTITIES, Change, Comparison
-from mmkd_bench.machine.facts import Clocks, MachineFacts
-from mmkd_bench.measuring.percentiles import QUANTILES, LatencySummary, Percentile, quantile_name
-from mmkd_bench.report import BenchReport, Launch
+from mmkd_report.documents.bench import (
+    BenchReport,
+    Clocks,
+    LatencySummary,
+    MachineFacts,
+    Percentile,
+)
 
 if TYPE_CHECKING:
-    from mmkd_bench.capacity import CapacityReport
-    from mmkd_bench.paired import Spread
-    from mmkd_bench.plan import PlanReport
-    from mmkd_bench.teacher import TeacherReport
+    from mmkd_report.documents.bench_others import CapacityReport, PlanReport, Spread, TeacherReport
 
 
 def duration_text(microseconds: float) -> str:
@@ -221,11 +218,6 @@ def _two(summary: LatencySummary) -> str:
     return ", ".join([*found, f"max {duration_text(summary.max_us)}"])
 
 
-def interruption_lines(*, complete: bool) -> list[str]:
-    """What a report has to say of Ctrl-C."""
-    return [] if complete else ["interrupted: less was measured than asked for"]
-
-
 def carried_text(report: CapacityReport) -> str:
     """The answer of capacity."""
     if report.settled:
@@ -235,7 +227,7 @@ def carried_text(report: CapacityReport) -> str:
         return f"at least {plural(report.streams, 'stream')}, {ended}"
     if not report.estimate:
         return f"not known, {ended}"
-    return f"not known, {ended}; {plural(report.estimate, 'stream')} in short trials that do not count"
+    return f"not known, {ended}; {plural(report.estimate, 'stream')} in short loads that do not count"
 
 
 def ratio_text(second: str, first: str, ratio: Spread) -> str:
@@ -264,7 +256,7 @@ def model_text(report: PlanReport) -> str:
 
 def spared_lines(report: TeacherReport) -> list[str]:
     """What the sensors cost that the student no longer needs."""
-    spared = report.spared
+    spared = [sensor for sensor in report.sensors if not sensor.needed]
     if not spared:
         return ["the student needs every sensor of the teacher"]
     names = ", ".join(sensor.modality for sensor in spared)
@@ -289,138 +281,8 @@ def spared_lines(report: TeacherReport) -> list[str]:
     return lines
 
 
-def markdown_from_report(report: BenchReport) -> str:
-    """One report for a pull request."""
-    latency = report.result.latency
-    rows = [
-        (
-            entry.name,
-            percentile_text(entry, latency.count),
-            "" if entry.upper_us is None else duration_text(entry.upper_us),
-        )
-        for entry in latency.percentiles
-    ]
-    rows.append(("max", duration_text(latency.max_us), ""))
-    stages = [(stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us)) for stage in report.result.stages]
-    lines = [
-        f"### {subject_text(report)}",
-        "",
-        *markdown_table(("latency", f"of {latency.count:,} calls", "99 % bound"), rows),
-        *(f"\n{line}" for line in longer_lines(report)),
-        "",
-        *markdown_table(("stage", "p50", "p90"), stages),
-        "",
-        *markdown_table(("", "figure"), fact_rows(report)),
-        "",
-        machine_text(report),
-        "",
-        *(f"- {line}" for line in stability_lines(report)),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_from_comparison(comparison: Comparison) -> str:
-    """One comparison for a pull request."""
-    lines = [
-        f"### Verdict: {comparison.verdict}",
-        "",
-        *markdown_table(("", "before", "after", "change", "95 % interval"), change_rows(comparison)),
-        "",
-        *(f"- **failed:** {sentence}" for sentence in comparison.failed),
-        *(f"- differs: {difference}" for difference in comparison.differences),
-        *(f"- {remark}" for remark in comparison.remarks),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def change_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
-    """Quantity, before, after, change, interval."""
-    return [
-        (
-            change.quantity + (" *" if change.quantity in VERDICT_QUANTITIES else ""),
-            _value_text(change.before, change.unit),
-            _value_text(change.after, change.unit),
-            "" if change.change is None else f"{change.change:+.1%}",
-            _interval_text(change),
-        )
-        for change in comparison.changes
-    ]
-
-
-def _interval_text(change: Change) -> str:
-    if change.low is None or change.high is None:
-        return ""
-    return f"{change.low:+.1%} to {change.high:+.1%}" + ("" if change.judged else ", not judged")
-
-
-def csv_from_report(report: BenchReport) -> str:
-    """One row per launch, and one for all of them together; a figure that was not measured is an empty cell."""
-    header, rows = _csv_rows(report)
-    return csv_text(header, rows)
-
-
-def csv_from_comparison(comparison: Comparison) -> str:
-    """One row per quantity."""
-    names = ("quantity", "unit", "before", "after", "change", "low", "high", "judged")
-    return csv_text(names, [[getattr(change, name) for name in names] for change in comparison.changes])
-
-
-def _csv_rows(report: BenchReport) -> tuple[Sequence[str], list[Sequence[object]]]:
-    subject, configuration, result = report.subject, report.configuration, report.result
-    names = [f"{quantile_name(quantile)}_us" for quantile in QUANTILES]
-    header = [
-        *("bundle", "sha256", "modality", "backend", "precision", "threads", "clients", "rate_hz", "batch", "hop"),
-        *("launch", "samples"),
-        *(*names, "max_us", "throughput_hz", "load_ms", "first_call_ms", "rss_mb", "gpu_memory_mb"),
-        *(f"{stage.name}_us" for stage in result.stages),
-    ]
-    fixed = (
-        *(subject.bundle, subject.sha256, subject.modality, configuration.backend, configuration.precision),
-        *(configuration.threads, configuration.clients, configuration.rate_hz),
-        *(configuration.batch, configuration.hop),
-    )
-
-    def row(name: object, latency: LatencySummary, figures: Sequence[object]) -> Sequence[object]:
-        values = [latency.value_us(quantile) for quantile in QUANTILES]
-        return (*fixed, name, latency.count, *values, latency.max_us, *figures)
-
-    def figures(found: Launch) -> Sequence[object]:
-        stages = [stage.p50_us for stage in found.stages]
-        return (found.throughput_hz, found.load_ms, found.first_call_ms, found.rss_mb, found.gpu_memory_mb, *stages)
-
-    rows = [row(number, one.latency, figures(one)) for number, one in enumerate(report.launches, start=1)]
-    stages = [stage.p50_us for stage in result.stages]
-    together = (
-        result.throughput_hz,
-        result.load_ms,
-        result.first_call_ms,
-        result.rss_mb,
-        result.gpu_memory_mb,
-        *stages,
-    )
-    return header, [*rows, row("all", result.latency, together)]
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A header and rows; None is an empty cell."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose first column is text."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    alignment = ["---", *("---:" for _ in header[1:])]
-    return [line(header), line(alignment), *(line(row) for row in rows)]
-
-
-def _value_text(value: float | None, unit: str) -> str:
+def value_text(value: float | None, unit: str) -> str:
+    """A value in its unit."""
     if value is None:
         return "not measured"
     if unit == "µs":

@@ -209,7 +209,7 @@ def _instruments(duration_s: float) -> Instruments:
 
 
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
-    from mmkd_bench.paired import measure_pair
+    from mmkd_bench.pair import measure_pair
     from mmkd_export.demo.chain import PairTimes
 
     pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
@@ -225,8 +225,9 @@ def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
 
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
     from mmkd_bench.demo import demo_document
-    from mmkd_bench.measuring.subject import Choice
-    from mmkd_bench.run import Settings, measure_bundle
+    from mmkd_bench.measuring.opening import Choice
+    from mmkd_bench.run import measure_bundle
+    from mmkd_report.documents.bench import Settings
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report

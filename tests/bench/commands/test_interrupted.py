@@ -17,19 +17,22 @@ import pytest
 from msgspec.structs import replace
 
 from mmkd_bench import capacity, plan
-from mmkd_bench.capacity import CapacityReport, Question, measure_capacity, measure_load
-from mmkd_bench.contest import measure_rivals
-from mmkd_bench.measuring import load
+from mmkd_bench.capacity import Question, measure_capacity, measure_load
+from mmkd_bench.load import offering
+from mmkd_bench.load.offering import Demand
+from mmkd_bench.load.search import search_load
 from mmkd_bench.measuring.jobs import LoadJob
-from mmkd_bench.measuring.load import Demand, search_load
+from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.measuring.subject import Choice
-from mmkd_bench.paired import measure_overhead, measure_pair
+from mmkd_bench.pair import measure_overhead, measure_pair
 from mmkd_bench.plan import measure_plan
-from mmkd_bench.report import BenchReport, Launch
-from mmkd_bench.run import Settings, measure_bundle
-from mmkd_bench.show.tables import markdown_of
+from mmkd_bench.rivals import measure_rivals
+from mmkd_bench.run import measure_bundle
+from mmkd_bench.show.render import markdown_of
+from mmkd_bench.show.sheets import sheet_of
 from mmkd_bench.show.text import carried_text, model_text
+from mmkd_report.documents.bench import BenchReport, Launch, Settings
+from mmkd_report.documents.bench_others import CapacityReport, Level
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
@@ -68,13 +71,15 @@ def test_calls_in_turn_keep_the_launches_that_were_over(bundle: Path, name: str)
         else getattr(report, "ratio" if name == "pair" else "overhead_us").repeats
     )
     assert repeats == 5  # those of one launch
-    assert markdown_of(report).endswith("- interrupted: less was measured than asked for\n")
+    assert markdown_of(sheet_of(report)).endswith("- interrupted: less was measured than asked for\n")
 
 
 def test_a_run_keeps_the_launches_that_were_over(bundle: Path) -> None:
-    settings = Settings(launches=4, duration_s=0.4, energy=False)
+    settings = Settings(launches=4, duration_s=0.4)
     run = partial_report(
-        lambda: measure_bundle(Choice(bundle=str(bundle), backend="ort"), settings, progress=ctrl_c_at("launch 2"))
+        lambda: measure_bundle(
+            Choice(bundle=str(bundle), backend="ort"), settings, energy=False, progress=ctrl_c_at("launch 2")
+        )
     )
     assert (run.report.complete, len(run.report.launches)) == (False, 1)
     assert run.report.result.latency.count == len(run.samples["latency_ns"])
@@ -164,10 +169,10 @@ def test_capacity_keeps_its_trials_and_what_was_judged(bundle: Path, monkeypatch
     assert carried_text(report) == "at least 4 streams, interrupted"
 
 
-def test_a_trial_that_is_cut_short_does_not_count() -> None:
+def test_a_short_load_that_is_cut_short_does_not_count() -> None:
     stop = Event()
     zeros = np.zeros(10, dtype=np.int64)
-    level = load.judged_level(
+    level = offering.judged_level(
         streams=1,
         demand=Demand(rate_hz=100.0, deadline_ms=50.0, servers=1),
         duration_s=0.1,
@@ -179,16 +184,16 @@ def test_a_trial_that_is_cut_short_does_not_count() -> None:
     )
     assert level.carried
 
-    def trial(streams: int) -> load.Level:
+    def probe(streams: int) -> Level:
         if len(tried) == 3:
             stop.set()
         tried.append(streams)
         return level
 
     tried: list[int] = []
-    found, trials = search_load(trial, first_guess=8, stop=stop)
+    found, levels = search_load(probe, first_guess=8, stop=stop)
     assert tried == [8, 8, 10, 10]
-    assert (found, len(trials)) == (8, 3)
+    assert (found, len(levels)) == (8, 3)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmkd_bench.commands.bench import make_app
+from mmkd_bench.commands.app import make_app
 from mmkd_bench.compare import compare
-from mmkd_bench.report import BenchReport, Launch, write_report
+from mmkd_bench.report_file import write_report
 from mmkd_edge.errors import UsageError
+from mmkd_report.documents.bench import BenchReport, Launch
 
 
 def test_reports_become_one_page(

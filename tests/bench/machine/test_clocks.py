@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_bench.machine.clocks import parse_jetson_clocks, read_clocks
-from mmkd_bench.machine.facts import Clocks
+from mmkd_report.documents.bench import Clocks
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from mmkd_bench.machine.facts import (
-    MachineFacts,
-    Temperature,
     cpu_quota,
     read_machine,
     read_number,
@@ -15,6 +13,7 @@ from mmkd_bench.machine.facts import (
     resident_mb,
     resident_peak_mb,
 )
+from mmkd_report.documents.bench import MachineFacts, Temperature
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:

@@ -13,10 +13,10 @@ from mmkd_bench.machine.power import (
     counter_rise,
     find_sensor,
     parse_power_mode,
-    parse_tegrastats,
     power_sensor,
     read_power_mode,
     read_rails,
+    tegrastats_rails,
     total_power_mw,
 )
 from mmkd_edge.errors import UnavailableError
@@ -61,90 +61,33 @@ def orin_nano(tmp_path: Path) -> Path:
     )
 
 
-def test_a_line_of_jetpack_5() -> None:
-    stats = parse_tegrastats(_recorded("tegrastats_jp5_agx_orin"))
-    assert (stats.ram_used_mb, stats.ram_total_mb) == (1205, 30623)
-    assert stats.core_loads == (0.0, 0.0, 0.01, *(0.0,) * 9)
-    assert stats.core_mhz == (729, 729, 729, 729, 729, 730, 730, 729, 729, 729, 729, 729)
-    assert stats.gpu_load == 0.0
-    assert stats.celsius == {
-        "CPU": 43.5,
-        "Tdiode": 32.5,
-        "SOC2": 40.062,
-        "SOC0": 40.5,
-        "GPU": 38.156,
-        "SOC1": 39.125,
-    }
-    assert stats.rails_mw == {
-        "VDD_GPU_SOC": 4788.0,
-        "VDD_CPU_CV": 798.0,
-        "VIN_SYS_5V0": 3842.0,
-        "VDDQ_VDD2_1V8AO": 707.0,
-    }
+@pytest.mark.parametrize(
+    ("name", "rails_mw"),
+    [
+        ("jp4_xavier_nx", {"VDD_IN": 3902.0, "VDD_CPU_GPU_CV": 1331.0, "VDD_SOC": 997.0}),  # without units
+        (
+            "jp5_agx_orin",
+            {"VDD_GPU_SOC": 4788.0, "VDD_CPU_CV": 798.0, "VIN_SYS_5V0": 3842.0, "VDDQ_VDD2_1V8AO": 707.0},
+        ),
+        ("jp6_orin_nano", {"VDD_IN": 6030.0, "VDD_CPU_GPU_CV": 1913.0, "VDD_SOC": 1557.0}),
+        ("jp7_thor", {"VDD_GPU": 1962.0, "VDD_CPU_SOC_MSS": 5887.0, "VIN_SYS_5V0": 5635.0, "VIN": 19780.0}),
+        (  # three values per rail
+            "jp7_2_thor",
+            {"VDD_GPU": 37528.0, "VDD_CPU_SOC_MSS": 18961.0, "VIN_SYS_5V0": 18331.0, "VIN": 87426.0},
+        ),
+    ],
+)
+def test_the_rails_of_every_jetpack_are_read(name: str, rails_mw: dict[str, float]) -> None:
+    assert tegrastats_rails(_recorded(f"tegrastats_{name}")) == rails_mw
 
 
-def test_a_line_of_jetpack_6_with_cores_that_are_off_and_a_rail_below_zero() -> None:
-    stats = parse_tegrastats(_recorded("tegrastats_jp6_agx_orin"))
-    assert (stats.ram_used_mb, stats.ram_total_mb) == (10239, 62841)
-    assert stats.core_loads == (*(0.0,) * 8, *(None,) * 4)
-    assert stats.core_mhz == (1728, 1728, 1728, 1728, 1420, 1420, 1420, 1420, None, None, None, None)
-    assert stats.celsius["tboard"] == 27.0
-    assert stats.rails_mw["VDD_CPU_CV"] == -398.0
-
-
-def test_a_line_of_a_loaded_orin_nano() -> None:
-    stats = parse_tegrastats(_recorded("tegrastats_jp6_orin_nano"))
-    assert stats.core_loads == (0.45, 0.3, 0.42, 0.28, 0.46, 0.39)
-    assert stats.gpu_load == 0.55
-    assert stats.rails_mw == {"VDD_IN": 6030.0, "VDD_CPU_GPU_CV": 1913.0, "VDD_SOC": 1557.0}
-
-
-def test_a_line_of_jetpack_7_without_a_gpu_load() -> None:
-    stats = parse_tegrastats(_recorded("tegrastats_jp7_thor"))
-    assert (stats.ram_used_mb, stats.ram_total_mb) == (105265, 125772)
-    assert len(stats.core_loads) == 14
-    assert stats.core_loads[11] == 0.08
-    assert stats.gpu_load is None
-    assert stats.celsius["soc345"] == 37.406
-    assert stats.rails_mw == {
-        "VDD_GPU": 1962.0,
-        "VDD_CPU_SOC_MSS": 5887.0,
-        "VIN_SYS_5V0": 5635.0,
-        "VIN": 19780.0,
-    }
-
-
-def test_a_line_of_jetpack_7_2_with_three_values_per_rail() -> None:
-    stats = parse_tegrastats(_recorded("tegrastats_jp7_2_thor"))
-    assert stats.rails_mw == {
-        "VDD_GPU": 37528.0,
-        "VDD_CPU_SOC_MSS": 18961.0,
-        "VIN_SYS_5V0": 18331.0,
-        "VIN": 87426.0,
-    }
-    assert stats.celsius == {"cpu": 60.406, "tj": 63.281, "soc012": 58.468, "gpu": 62.906, "soc345": 63.281}
-
-
-def test_now_and_highest_temperature_and_a_common_frequency() -> None:
-    stats = parse_tegrastats("RAM 3429/125749MB CPU [0%,5%,off]@2601 cpu@49.75C/61.5C VIN 28906mW/14453mW/28906mW")
-    assert stats.celsius == {"cpu": 49.75}
-    assert stats.core_loads == (0.0, 0.05, None)
-    assert stats.core_mhz == (2601, 2601, None)
-
-
-def test_a_line_without_units_keeps_memory_and_rails_apart() -> None:
-    stats = parse_tegrastats(_recorded("tegrastats_jp4_xavier_nx"))
-    assert stats.rails_mw == {"VDD_IN": 3902.0, "VDD_CPU_GPU_CV": 1331.0, "VDD_SOC": 997.0}
-    assert stats.core_loads == (0.12, 0.08, 0.04, None, None, None)
-    assert stats.gpu_load == 0.33
+def test_a_rail_may_be_below_zero() -> None:
+    assert tegrastats_rails(_recorded("tegrastats_jp6_agx_orin"))["VDD_CPU_CV"] == -398.0
 
 
 @pytest.mark.parametrize("line", ["", "RAM", "CPU []", "nothing of this", "CPU [x%@y]"])
-def test_other_lines_give_nothing(line: str) -> None:
-    stats = parse_tegrastats(line)
-    assert stats.rails_mw == {}
-    assert stats.ram_used_mb is None
-    assert all(load is None for load in stats.core_loads)
+def test_other_lines_have_no_rails(line: str) -> None:
+    assert tegrastats_rails(line) == {}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +102,7 @@ def test_other_lines_give_nothing(line: str) -> None:
     ],
 )
 def test_the_whole_boards_power_counts_no_rail_twice(name: str, rails: tuple[str, ...], total_mw: float) -> None:
-    assert total_power_mw(parse_tegrastats(_recorded(name)).rails_mw) == (rails, total_mw)
+    assert total_power_mw(tegrastats_rails(_recorded(name))) == (rails, total_mw)
 
 
 def test_unknown_rails_do_not_tell_the_whole() -> None:

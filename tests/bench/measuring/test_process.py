@@ -14,25 +14,15 @@ import pytest
 from mmkd_bench.measuring import process
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
 from mmkd_bench.measuring.launch import measure_launch
+from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import run_job
 from mmkd_edge.errors import BackendError, BundleError, UsageError
+from mmkd_report.documents.bench import Settings
 
 
-def _job(bundle: Path | str, *, duration_s: float = 0.05, **changes: object) -> RunJob:
-    fields: dict[str, object] = {
-        "bundle": str(bundle),
-        "backend": "auto",
-        "precision": "auto",
-        "threads": None,
-        "clients": 1,
-        "mode": "closed",
-        "rate_hz": None,
-        "deadline_ms": None,
-        "duration_s": duration_s,
-        "warm_up_limit_s": 0.2,
-        "reference": None,
-    }
-    return RunJob(**{**fields, **changes})  # type: ignore[arg-type]
+def _job(bundle: Path | str, *, duration_s: float = 0.05) -> RunJob:
+    settings = Settings(launches=1, duration_s=duration_s, warm_up_limit_s=0.2)
+    return RunJob(choice=Choice(bundle=str(bundle)), settings=settings)
 
 
 def _interrupt_after(seconds: float) -> None:

@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 
 from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.report import BenchReport, Launch
+from mmkd_bench.show.render import csv_of, markdown_of
+from mmkd_bench.show.sheets import comparison_sheet, run_sheet
 from mmkd_bench.show.text import (
-    csv_from_comparison,
-    csv_from_report,
     duration_text,
     fact_rows,
     longer_lines,
     machine_text,
-    markdown_from_comparison,
-    markdown_from_report,
     significant,
 )
+from mmkd_report.documents.bench import BenchReport, Launch
 
 LaunchOf = Callable[..., Launch]
 ReportOf = Callable[[Sequence[Launch]], BenchReport]
@@ -47,7 +45,7 @@ def test_a_duration_keeps_its_value_in_its_unit(microseconds: float) -> None:
 
 
 def test_csv_has_a_row_per_launch_and_one_for_all(report: BenchReport) -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_from_report(report))))
+    rows = list(csv.DictReader(io.StringIO(csv_of(run_sheet(report)))))
     assert [row["launch"] for row in rows] == ["1", "2", "3", "4", "5", "all"]
     assert rows[5]["samples"] == "5000"
     assert float(rows[5]["p50_us"]) == 100.0
@@ -56,7 +54,7 @@ def test_csv_has_a_row_per_launch_and_one_for_all(report: BenchReport) -> None:
 
 
 def test_markdown_holds_the_figures(report: BenchReport) -> None:
-    text = markdown_from_report(report)
+    text = markdown_of(run_sheet(report))
     assert "| p50 | 100 µs | 100 µs |\n" in text
     assert "| p99.9 | needs 6,636 samples, has 5,000 |  |\n" in text
     assert "| energy | not measured: no sensor |\n" in text
@@ -66,7 +64,7 @@ def test_markdown_holds_the_figures(report: BenchReport) -> None:
 def test_a_run_says_how_long_it_takes_for_every_percentile(report: BenchReport) -> None:
     # 5,000 calls in 10 s: 6,636 take 13.3 s, and a tenth more to be sure.
     assert longer_lines(report) == ["enough for p99.9 at this pace: --duration-s 15"]
-    assert "enough for p99.9 at this pace: --duration-s 15\n" in markdown_from_report(report)
+    assert "enough for p99.9 at this pace: --duration-s 15\n" in markdown_of(run_sheet(report))
     enough = msgspec.structs.replace(
         report, result=msgspec.structs.replace(report.result, latency=summarise(np.arange(1, 6637)))
     )
@@ -98,7 +96,7 @@ def test_temperatures_are_those_before_the_first_launch_and_after_the_last(repor
 
 def test_markdown_escapes_what_would_end_a_cell(launch_of: LaunchOf, report_of: ReportOf) -> None:
     report = msgspec.structs.replace(report_of([launch_of()] * 5), energy_note="a|b")
-    assert "| energy | not measured: a\\|b |\n" in markdown_from_report(report)
+    assert "| energy | not measured: a\\|b |\n" in markdown_of(run_sheet(report))
 
 
 def test_a_comparison_reads_the_same_in_every_form(
@@ -106,10 +104,10 @@ def test_a_comparison_reads_the_same_in_every_form(
 ) -> None:
     slower = report_of([launch_of(120.0)] * 5)
     comparison = compare(report, slower, conditions=parse_conditions("p50>+5%"))
-    markdown = markdown_from_comparison(comparison)
+    markdown = markdown_of(comparison_sheet(comparison))
     assert markdown.startswith("### Verdict: slower\n")
     assert "| p50 * | 100 µs | 120 µs | +20.0% | +20.0% to +20.0% |\n" in markdown
-    assert "- **failed:** p50 changed by +20.0%" in markdown
-    first = next(csv.DictReader(io.StringIO(csv_from_comparison(comparison))))
+    assert "- failed: p50 changed by +20.0%" in markdown
+    first = next(csv.DictReader(io.StringIO(csv_of(comparison_sheet(comparison)))))
     assert (first["quantity"], first["unit"]) == ("p50", "µs")
     assert float(first["change"]) == pytest.approx(0.2)

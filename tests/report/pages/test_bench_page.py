@@ -67,9 +67,31 @@ CONFIGURATION: Document = {
 }
 
 
+QUIET: Document = dict.fromkeys(
+    ("others_share", "steal_share", "throttled_share", "switches_hz", "thermal_events", "frequency_drop")
+)
+
+
 def launch(p50_us: float) -> Document:
     windows = [{"count": 100, "p50_us": p50_us * (1 + 0.01 * part), "p90_us": 1.3 * p50_us} for part in range(20)]
-    return {"complete": True, "latency": latency(p50_us, 1000), "windows": windows}
+    return {
+        "complete": True,
+        "import_ms": 60.0,
+        "load_ms": 30.0,
+        "first_call_ms": 0.5,
+        "warm_up": {"calls": 100, "seconds": 0.2, "stable": True},
+        "latency": latency(p50_us, 1000),
+        "windows": windows,
+        "thirds_p50_us": [p50_us] * 3,
+        "stages": [],
+        "pace": None,
+        "throughput_hz": 4800.0,
+        "cpu_share": 0.99,
+        "rss_mb": 71.5,
+        "rss_peak_mb": 74.0,
+        "clock_cost_ns": 40.0,
+        "interference": dict(QUIET),
+    }
 
 
 def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int = 5000) -> Document:
@@ -91,12 +113,17 @@ def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int
             "usable_cores": 6,
             "memory_mb": 7620.0,
             "governors": ["schedutil"],
+            "frequency_mhz": 1510.0,
+            "frequency_max_mhz": 1510.0,
             "virtual": False,
             "container": False,
             "power_mode": "25W",
+            "load_1min": 0.1,
+            "temperatures": [{"zone": "cpu-thermal", "celsius": 45.0}],
             "os": "Linux 5.15",
             "python": "3.10.12",
             "versions": {"mmkd-edge": "0.1.0"},
+            "thread_variables": {},
             "clocks": {"source": "jetson_clocks", "moving": ["GPU 306 to 918 MHz"]},
             "gpus": [],
         },
@@ -146,7 +173,7 @@ def test_limits_and_temperatures_of_the_device_are_shown(parse: Any) -> None:
     assert "hottest zone" not in section(page, "measured").text
     document["machine"] |= {"cpu_quota": 1.5, "memory_limit_mb": 512.0}
     for number, one in enumerate(document["launches"]):
-        one["interference"] = {"celsius_before": 40.0 + number, "celsius_after": 41.4 + number}
+        one["interference"] |= {"celsius_before": 40.0 + number, "celsius_after": 41.4 + number}
     told = section(parse(render_bench([document])), "measured").text
     assert "limited to 1.50 cores' time, 512\u202fMB" in told
     assert "hottest zone 40\u202f°C before, 45\u202f°C after" in told

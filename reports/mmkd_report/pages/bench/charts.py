@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmkd_report.charts.plots import Axis, Dot, DotPanel, DotRow, LineChart, Series, Tick, axis, line_chart, row_height
-from mmkd_report.documents.bench import BenchDocument
+from mmkd_report.documents.bench import BenchReport
 from mmkd_report.words.formats import NOTHING, is_figure, significant, with_unit
 
 PLOT_LEFT, PLOT_RIGHT, PLOT_BOTTOM = 8.0, 332.0, 120.0
@@ -62,7 +62,7 @@ def time_text(microseconds: float | None) -> str:
     return with_unit(significant(microseconds / 1e6), "s")
 
 
-def distribution(document: BenchDocument, *, name: str) -> Distribution | None:
+def distribution(document: BenchReport, *, name: str) -> Distribution | None:
     """The distribution of a run; None where the document has none."""
     histogram = document.result.histogram
     if histogram is None or not sum(histogram.counts):
@@ -115,7 +115,7 @@ def label_ends(tick: Tick) -> tuple[float, float]:
     return (start, start + width) if start is not None else (tick.at - width / 2, tick.at + width / 2)
 
 
-def timeline(document: BenchDocument) -> LineChart | None:
+def timeline(document: BenchReport) -> LineChart | None:
     """The median of each stretch of time with a band up to its p90, launch by launch; None without stretches."""
     launch_s = document.configuration.duration_s / max(1, document.configuration.launches)
     series = []
@@ -152,13 +152,13 @@ def timeline(document: BenchDocument) -> LineChart | None:
     )
 
 
-def timeline_unit(document: BenchDocument) -> str:
+def timeline_unit(document: BenchReport) -> str:
     """The unit of the figures beside the timeline."""
     values = [window.p90_us for launch in document.launches for window in launch.windows]
     return "ms" if values and max(values) >= 999.5 else "µs"
 
 
-def stage_bars(document: BenchDocument) -> tuple[StageBar, ...]:
+def stage_bars(document: BenchReport) -> tuple[StageBar, ...]:
     """The steps of a call, each with its share of them all."""
     stages = document.result.stages
     total = sum(stage.p50_us for stage in stages) or 1.0
@@ -173,7 +173,7 @@ def stage_bars(document: BenchDocument) -> tuple[StageBar, ...]:
     )
 
 
-def device_panel(documents: Sequence[BenchDocument], names: Sequence[str]) -> DotPanel:
+def device_panel(documents: Sequence[BenchReport], names: Sequence[str]) -> DotPanel:
     """Runs beside each other: p50 of every launch as a dot, p50 of the run as a bar."""
     values = [launch.latency.value_us(0.5) for document in documents for launch in document.launches]
     over = axis([0.0, *values, *(document.result.latency.value_us(0.5) for document in documents)], floor=0.0)
@@ -194,7 +194,7 @@ def device_panel(documents: Sequence[BenchDocument], names: Sequence[str]) -> Do
     )
 
 
-def _device_row(document: BenchDocument, name: str, y: float, over: Axis) -> DotRow:
+def _device_row(document: BenchReport, name: str, y: float, over: Axis) -> DotRow:
     p50_us = document.result.latency.value_us(0.5)
     return DotRow(
         role="student",

@@ -1,7 +1,6 @@
 """The page of one or several benchmark runs: what a buyer reads before a device is bought.
 
-Owns which figures stand where and how they are put into words; geometry is in `bench_charts`, the document in
-`bench_document`.
+Owns which figures stand where and how they are put into words; geometry is in `charts`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmkd_report.charts.plots import LineChart
-from mmkd_report.documents.bench import BenchDocument, DeviceFacts, read_bench
+from mmkd_report.documents.bench import BenchReport, MachineFacts, read_bench
 from mmkd_report.errors import DocumentError
 from mmkd_report.pages.bench.charts import (
     Distribution,
@@ -97,7 +96,7 @@ def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = 
     )
 
 
-def run_names(runs: Sequence[BenchDocument]) -> list[str]:
+def run_names(runs: Sequence[BenchReport]) -> list[str]:
     """A name for each run: what tells it from the others, else the device."""
     parts = [_name_parts(run) for run in runs]
     kept = [number for number in range(len(parts[0])) if len({one[number] for one in parts}) > 1] or [0]
@@ -108,7 +107,7 @@ def run_names(runs: Sequence[BenchDocument]) -> list[str]:
     ]
 
 
-def _name_parts(run: BenchDocument) -> tuple[str, ...]:
+def _name_parts(run: BenchReport) -> tuple[str, ...]:
     how = run.configuration
     return (
         run.machine.name,
@@ -125,7 +124,7 @@ def _name_parts(run: BenchDocument) -> tuple[str, ...]:
     )
 
 
-def manner_text(run: BenchDocument) -> str:
+def manner_text(run: BenchReport) -> str:
     """How the calls of a run were made."""
     how = run.configuration
     call = "a hop of samples" if how.hop is not None else f"{how.batch} windows" if how.batch > 1 else "a window"
@@ -137,7 +136,7 @@ def manner_text(run: BenchDocument) -> str:
     return ", ".join(parts).replace("1 thread(s)", "1 thread").replace("thread(s)", "threads")
 
 
-def _answer(runs: Sequence[BenchDocument], names: Sequence[str], lead: Lead | None) -> list[str]:
+def _answer(runs: Sequence[BenchReport], names: Sequence[str], lead: Lead | None) -> list[str]:
     first = runs[0]
     if len(runs) > 1:
         return [_fastest(runs, names, lead)]
@@ -165,7 +164,7 @@ def fastest_two(medians_us: Sequence[float | None]) -> tuple[int, int] | None:
     return None if len(timed) < 2 else (timed[0][1], timed[1][1])
 
 
-def _fastest(runs: Sequence[BenchDocument], names: Sequence[str], lead: Lead | None) -> str:
+def _fastest(runs: Sequence[BenchReport], names: Sequence[str], lead: Lead | None) -> str:
     medians = [run.result.latency.value_us(0.5) for run in runs]
     two = fastest_two(medians)
     if two is None:
@@ -184,7 +183,7 @@ def _fastest(runs: Sequence[BenchDocument], names: Sequence[str], lead: Lead | N
     return f"{names[best]} and {names[second]} are equally fast within noise: {names[best]} {shown}, {beside}"
 
 
-def _caution(runs: Sequence[BenchDocument], names: Sequence[str]) -> str:
+def _caution(runs: Sequence[BenchReport], names: Sequence[str]) -> str:
     shaky = [name for run, name in zip(runs, names, strict=True) if not run.stability.stable or not run.complete]
     bundles = {run.subject.sha256 for run in runs}
     sentences = []
@@ -198,7 +197,7 @@ def _caution(runs: Sequence[BenchDocument], names: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def _key_figures(run: BenchDocument) -> list[tuple[str, str]]:
+def _key_figures(run: BenchReport) -> list[tuple[str, str]]:
     result, energy = run.result, run.energy
     return [
         (time_text(result.latency.value_us(0.5)), "at the median"),
@@ -213,7 +212,7 @@ def _key_figures(run: BenchDocument) -> list[tuple[str, str]]:
     ]
 
 
-def _view(run: BenchDocument, name: str) -> RunView:
+def _view(run: BenchReport, name: str) -> RunView:
     return RunView(
         name=name,
         manner=manner_text(run),
@@ -231,7 +230,7 @@ def _view(run: BenchDocument, name: str) -> RunView:
     )
 
 
-def _percentiles(run: BenchDocument) -> tuple[tuple[str, str, str], ...]:
+def _percentiles(run: BenchReport) -> tuple[tuple[str, str, str], ...]:
     latency = run.result.latency
     rows = [
         (
@@ -244,7 +243,7 @@ def _percentiles(run: BenchDocument) -> tuple[tuple[str, str, str], ...]:
     return (*rows, ("largest", time_text(latency.max_us), time_text(None)))
 
 
-def _figures(run: BenchDocument) -> tuple[tuple[str, str], ...]:
+def _figures(run: BenchReport) -> tuple[tuple[str, str], ...]:
     result = run.result
     gpu = f"not measured: {result.gpu_note}" if result.gpu_note else "not measured"
     rows = [
@@ -266,7 +265,7 @@ def _figures(run: BenchDocument) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
-def _energy(run: BenchDocument) -> tuple[tuple[str, str], ...]:
+def _energy(run: BenchReport) -> tuple[tuple[str, str], ...]:
     energy = run.energy
     if energy is None:
         return (("energy", f"not measured: {run.energy_note}"),)
@@ -278,7 +277,7 @@ def _energy(run: BenchDocument) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _device(run: BenchDocument) -> tuple[tuple[str, str], ...]:
+def _device(run: BenchReport) -> tuple[tuple[str, str], ...]:
     machine = run.machine
     clocks = machine.clocks
     rows = [
@@ -300,7 +299,7 @@ def _device(run: BenchDocument) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
-def _limits(machine: DeviceFacts) -> list[tuple[str, str]]:
+def _limits(machine: MachineFacts) -> list[tuple[str, str]]:
     """What a control group allows."""
     quota, limit_mb = machine.cpu_quota, machine.memory_limit_mb
     limits = [] if quota is None else [f"{significant(quota)} cores' time"]
@@ -308,7 +307,7 @@ def _limits(machine: DeviceFacts) -> list[tuple[str, str]]:
     return [("limited to", ", ".join(limits))] if limits else []
 
 
-def _temperatures(run: BenchDocument) -> list[tuple[str, str]]:
+def _temperatures(run: BenchReport) -> list[tuple[str, str]]:
     """The hottest zone before the first launch and after the last."""
     if not run.launches:
         return []
@@ -318,7 +317,7 @@ def _temperatures(run: BenchDocument) -> list[tuple[str, str]]:
     return [("hottest zone", f"{with_unit(f'{before:.0f}', '°C')} before, {with_unit(f'{after:.0f}', '°C')} after")]
 
 
-def _subject(run: BenchDocument) -> tuple[tuple[str, str], ...]:
+def _subject(run: BenchReport) -> tuple[tuple[str, str], ...]:
     subject, how = run.subject, run.configuration
     return (
         ("bundle", subject.bundle),
@@ -334,7 +333,7 @@ def _subject(run: BenchDocument) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _row(run: BenchDocument, name: str) -> tuple[str, ...]:
+def _row(run: BenchReport, name: str) -> tuple[str, ...]:
     result, energy = run.result, run.energy
     return (
         name,

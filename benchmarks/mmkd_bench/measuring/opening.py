@@ -1,0 +1,141 @@
+"""The bundle that is measured: opened as an application opens it, with windows to ask it about.
+
+The windows are the bundle's own golden windows: real recordings, missing values included, so no measurement depends on
+made-up data, and every machine is asked the same. Of a bundle with several students the first is measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.backends.base import check_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.predict.profile import find_profile
+from mmkd_edge.predict.sensors import SensorChecks
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.spec import ModalitySpec
+from mmkd_report.documents.bench import Subject
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STALE_S = 60.0
+"""From this age an input counts as stale where every check is on: what is measured is the comparison."""
+
+Precision = Literal["auto", "fp32", "fp16", "int8", "bf16"]
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What to open and how, in the words of `EdgePredictor.open`; `checked` turns every sensor check on."""
+
+    bundle: str
+    backend: str = "auto"
+    precision: Precision = "auto"
+    threads: int | None = None
+    reference: str | None = None
+    checked: bool = False
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle as it was opened, and what executes it."""
+
+    subject: Subject
+    backend: str
+    precision: str
+    threads: int
+
+
+def open_predictor(choice: Choice) -> EdgePredictor:
+    """Open a bundle, verified and warm.
+
+    A modality that is normalised per group needs a reference before it answers. Without one it gets a stand-in: the
+    arithmetic, and so the latency, is the same.
+
+    Raises:
+        MmkdError: the bundle cannot be opened with this choice.
+    """
+    predictor = _open(choice, choice.reference)
+    modality = predictor.modality
+    if modality.normalise == "none" or predictor.reference is not None:
+        return predictor
+    predictor.close()
+    return _open(choice, stand_in_reference(modality))
+
+
+def settle_backend(bundle: Bundle, choice: Choice) -> None:
+    """Hold the contest of a first opening before anything is measured: no launch then holds it, and all agree.
+
+    Raises:
+        MmkdError: the bundle cannot be opened with this choice.
+    """
+    if choice.backend == "auto" and find_profile(bundle.sha256).profile is None:
+        open_predictor(choice).close()
+
+
+def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
+    return EdgePredictor.open(
+        choice.bundle,
+        backend=check_backend(choice.backend),
+        precision=choice.precision,
+        threads=choice.threads,
+        reference=reference,
+        checks=_every_check(choice.bundle) if choice.checked else None,
+        stale_s=STALE_S if choice.checked else None,
+    )
+
+
+def _every_check(path: str) -> SensorChecks:
+    """All that can be looked for: channels that are flat, stuck for a quarter of a window, silent for a tenth."""
+    with Bundle.open(path) as bundle:
+        duration_s = bundle.manifest.models[0].modality.duration_s
+    return SensorChecks(flat=True, stuck_s=duration_s / 4, dropout_s=duration_s / 10)
+
+
+def stand_in_reference(modality: ModalitySpec) -> Reference:
+    """Statistics that map z-scores to valid raw values and back."""
+    low, high = modality.range or (-1e3, 1e3)
+    channels = len(modality.channels)
+    return Reference(
+        modality=modality.name, mean=(0.5 * (low + high),) * channels, std=((high - low) / 1e3,) * channels
+    )
+
+
+def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[np.float32], ...]:
+    """The bundle's golden windows as a sensor would give them, each float32 (T, C)."""
+    assert predictor.bundle is not None
+    golden = predictor.bundle.golden(predictor.entry.name).windows
+    reference = predictor.reference
+    if reference is None:
+        return tuple(np.ascontiguousarray(window) for window in golden)
+    # The golden windows of a modality that is normalised per group are z-scores.
+    raw = golden * np.asarray(reference.std) + np.asarray(reference.mean)
+    return tuple(np.ascontiguousarray(window, dtype=np.float32) for window in raw)
+
+
+def asked(predictor: EdgePredictor, window: NDArray[np.float32]) -> object:
+    """A window as `predict` takes it: of several students the first is meant, by its name."""
+    return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
+
+
+def describe(predictor: EdgePredictor, bundle: str) -> Opened:
+    """What a report says of the bundle and of what executes it."""
+    info, entry, modality = predictor.info(), predictor.entry, predictor.modality
+    artifact: Any = next(artifact for artifact in entry.artifacts if artifact.file == info.artifact)
+    subject = Subject(
+        bundle=bundle,
+        sha256=info.bundle_sha256,
+        size_bytes=Path(bundle).stat().st_size,
+        model=entry.name,
+        modality=modality.name,
+        rate_hz=modality.rate_hz,
+        window_s=modality.duration_s,
+        artifact=artifact.file,
+        artifact_size_bytes=artifact.size_bytes,
+        parameters=entry.parameters,
+    )
+    return Opened(subject=subject, backend=info.backend, precision=info.precision, threads=predictor.backend.threads)

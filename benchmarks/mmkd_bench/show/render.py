@@ -1,0 +1,143 @@
+"""One description of a report, its sheet, for people on a terminal and in Markdown, and for programs as CSV.
+
+Owns the form alone; what is in a sheet is in `sheets`. Colour and width on a terminal are rich's choice: none where
+nobody watches, NO_COLOR obeyed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from mmkd_edge.command.tables import WholeWords
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: what people read above it, what programs do, and how a cell is written for people.
+
+    Attributes:
+        title: for people; None hides the column from them.
+        name: for programs, with the unit of its numbers; None hides the column from them.
+        write: a cell that is not None, for people.
+        is_text: stands left and may wrap; the first column always does.
+    """
+
+    title: str | None = None
+    name: str | None = None
+    write: Callable[[Any], str] = str
+    is_text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of plain values below columns; None is what was not measured."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+    def written(self) -> Iterator[list[str]]:
+        """The rows for people, without those that have nothing but a name."""
+        for row in self.rows:
+            cells = [
+                "" if cell is None else column.write(cell)
+                for column, cell in zip(self.columns, row, strict=True)
+                if column.title is not None
+            ]
+            if any(cells[1:]):
+                yield cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A sentence; `style` is rich's."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """What is shown of one report.
+
+    Attributes:
+        parts: for people, from top to bottom.
+        csv: the rows for programs.
+        style: of the heading on a terminal.
+    """
+
+    heading: str
+    parts: tuple[Table | Line, ...]
+    csv: Table
+    style: str = "bold"
+
+
+def show(sheet: Sheet) -> None:
+    """Write a sheet to stdout as tables on a terminal."""
+    Console(highlight=False).print(rich_of(sheet))
+
+
+def rich_of(sheet: Sheet) -> RenderableType:
+    """A sheet for a terminal."""
+    drawn: list[RenderableType] = [Text(sheet.heading, style=sheet.style)]
+    is_below_table = False
+    for part in sheet.parts:
+        is_table = isinstance(part, Table)
+        drawn += [Text()] if is_table or is_below_table else []
+        drawn.append(_rich_table(part) if isinstance(part, Table) else Text(part.text, style=part.style))
+        is_below_table = is_table
+    return Group(*drawn)
+
+
+def csv_of(sheet: Sheet) -> str:
+    """A sheet as CSV: plain numbers, None as an empty cell."""
+    kept = [number for number, column in enumerate(sheet.csv.columns) if column.name is not None]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([sheet.csv.columns[number].name for number in kept])
+    writer.writerows([[row[number] for number in kept] for row in sheet.csv.rows])
+    return buffer.getvalue()
+
+
+def markdown_of(sheet: Sheet) -> str:
+    """A sheet as Markdown, for a pull request."""
+    lines, tells = [f"### {sheet.heading}"], False
+    for part in sheet.parts:
+        if isinstance(part, Line):
+            lines += ["", f"- {part.text}"] if not tells else [f"- {part.text}"]
+        else:
+            titles = _titles(part)
+            aligned = ["---" if column.is_text or not number else "---:" for number, column in enumerate(titles)]
+            cells = [[column.title or "" for column in titles], aligned, *part.written()]
+            lines += ["", *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)]
+        tells = isinstance(part, Line)
+    return "\n".join(lines) + "\n"
+
+
+def _titles(table: Table) -> list[Column]:
+    return [column for column in table.columns if column.title is not None]
+
+
+def _rich_table(table: Table) -> WholeWords:
+    titles = _titles(table)
+    has_header = any(column.title for column in titles)
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", show_header=has_header)
+    for number, column in enumerate(titles):
+        is_text = column.is_text or not number
+        drawn.add_column(
+            column.title or "",
+            justify="left" if is_text else "right",
+            no_wrap=not is_text,
+            overflow="fold",
+            style="" if has_header or number else "dim",
+        )
+    for row in table.written():
+        drawn.add_row(*(Text(cell) for cell in row))
+    return WholeWords(drawn)

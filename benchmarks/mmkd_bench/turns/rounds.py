@@ -1,0 +1,118 @@
+"""Things called in turn in one process: what is left of a difference when the machine's mood is taken out.
+
+Two runs after one another meet two different machines: another clock speed, another neighbour. Calls that alternate
+meet the same one, so ratios and differences of neighbours hold where single figures move. The order of a round
+alternates too: whoever goes second finds the caches as the first left them.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmkd_bench.measuring.jobs import InTurnOutcome, Timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WARM_UP_S = 0.5
+MIN_ROUNDS = 20
+
+
+def time_in_turn(
+    calls: Mapping[str, Callable[[], object]], *, repeats: int, duration_s: float, stop: Event, twice: bool = False
+) -> InTurnOutcome | None:
+    """Call all in turn, in both orders, and take percentiles per repeat.
+
+    Args:
+        calls: what is called, by name.
+        repeats: how many stretches of time get percentiles of their own.
+        duration_s: all repeats together; every repeat has at least 20 rounds.
+        stop: ends the measurement; a repeat that it cuts short does not count.
+        twice: see `take_turns`.
+
+    Returns:
+        The percentiles; None where `stop` came before the first repeat was over.
+    """
+    in_order = tuple(calls.values())
+    take_turns(in_order, duration_s=min(WARM_UP_S, duration_s), stop=stop)
+    percentiles: list[NDArray[np.float64]] = []
+    differences_us, count = [], 0
+    for _ in range(repeats):
+        lengths = take_turns(in_order, duration_s=duration_s / repeats, stop=stop, twice=twice)
+        if stop.is_set():
+            break
+        percentiles.append(np.quantile(lengths, (0.5, 0.9, 0.99), axis=1) / 1e3)  # (3, calls)
+        differences_us.append(float(np.median(lengths[0] - lengths[-1])) / 1e3)
+        count += len(lengths[0])
+    if not percentiles:
+        return None
+    p50_us, p90_us, p99_us = np.stack(percentiles).transpose(1, 2, 0)  # each (calls, repeats)
+    return InTurnOutcome(
+        times=tuple(
+            Timed(name=name, p50_us=tuple(p50.tolist()), p90_us=tuple(p90.tolist()), p99_us=tuple(p99.tolist()))
+            for name, p50, p90, p99 in zip(calls, p50_us, p90_us, p99_us, strict=True)
+        ),
+        difference_us=tuple(differences_us),
+        count=count,
+    )
+
+
+def take_turns(
+    calls: Sequence[Callable[[], object]],
+    *,
+    duration_s: float,
+    stop: Event,
+    twice: bool = False,
+    burst: int = 1,
+    min_rounds: int = MIN_ROUNDS,
+) -> tuple[NDArray[np.int64], ...]:
+    """Call all of them again and again, each round in the opposite order of the last.
+
+    Args:
+        calls: what is called; all get the same number of calls.
+        duration_s: when to end, between two rounds.
+        stop: ends it early, between two rounds, but not before the first is over.
+        twice: whether each is called once more before the calls that are timed: it finds the caches as it left them
+            itself, and not as its neighbour did.
+        burst: timed calls in a row.
+        min_rounds: how many rounds there are at least.
+
+    Returns:
+        For each the lengths of its calls in ns, (N,).
+    """
+    clock = time.perf_counter_ns
+    lengths = tuple(array("q") for _ in calls)
+    end = clock() + round(duration_s * 1e9)
+    order = tuple(zip(calls, lengths, strict=True))
+    rounds = 0
+    while not rounds or ((rounds < min_rounds or clock() < end) and not stop.is_set()):
+        for call, kept in order:
+            if twice:
+                call()
+            for _ in range(burst):
+                before = clock()
+                call()
+                kept.append(clock() - before)
+        order = order[::-1]
+        rounds += 1
+    return tuple(np.array(length, dtype=np.int64) for length in lengths)
+
+
+def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
+    """`call` without an argument: it takes the next of `arguments` each time."""
+    position, count = 0, len(arguments)
+
+    def turn() -> object:
+        """Call it with the next one."""
+        nonlocal position
+        argument = arguments[position]
+        position = position + 1 if position + 1 < count else 0
+        return call(argument)
+
+    return turn

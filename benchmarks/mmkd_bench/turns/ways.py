@@ -1,0 +1,194 @@
+"""Inside the measuring process of `mmkd-bench tune`: every way to run a student, checked first, then called in turn.
+
+All engines are open at the same time and take turns, so that whatever disturbs the machine disturbs all alike; a way is
+judged by its median over that of the first one. Each turn is a short burst whose first call does not count: that one
+finds the caches as the other engines left them. A way that a gate refuses is never timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome, Way
+from mmkd_bench.turns.rounds import take_turns, turning
+from mmkd_edge.bundle.bundle import Bundle, Golden
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import GateError, MmkdError
+from mmkd_edge.predict.engine import Engine, answers_of, open_engine
+from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.predict.profile import LeftOut, Trial, best_trial
+from mmkd_edge.predict.selftest import run_selftest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Times = NDArray[np.int64]
+
+WARM_UP_S = 0.5
+SCREENING_SHARE = 0.3
+"""Of the time: for a first look at every way, which decides who takes part in the rest."""
+FINALISTS = 6
+BURST = 8
+"""Counted calls in a row."""
+MIN_ROUNDS = 2
+TIMED_WINDOWS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """A way that passed, with its times in ns and its ratio to the first way."""
+
+    way: Way
+    engine: Engine
+    times: Times
+    ratio: float = 1.0
+
+    def trial(self) -> Trial:
+        """What a profile keeps of it."""
+        setup = self.way.setup
+        p50_us, p99_us = (float(value) / 1e3 for value in np.quantile(self.times, (0.5, 0.99)))
+        return Trial(
+            model=self.way.model,
+            backend=setup.backend,
+            precision=setup.precision,
+            threads=setup.threads,
+            options=setup.options,
+            p50_us=p50_us,
+            p99_us=p99_us,
+            ratio=self.ratio,
+            calls=len(self.times),
+        )
+
+
+def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
+    """Carry out one job in this process: with what was measured until `stop` came; None where that is nothing.
+
+    Raises:
+        MmkdError: the bundle cannot be opened.
+    """
+    trials: list[Trial] = []
+    left_out: list[LeftOut] = []
+    with Bundle.open(job.bundle) as bundle:
+        entries = bundle.manifest.models
+        for entry in entries:
+            ways = [way for way in job.ways if way.model == entry.name]
+            timed, refused = _open_all(bundle, entry, ways, max_drop_points=job.max_drop_points)
+            left_out += refused
+            try:
+                if stop.is_set():
+                    break
+                windows = bundle.golden(entry.name).windows[:TIMED_WINDOWS]
+                found = _measure(timed, windows, duration_s=job.duration_s / len(entries), stop=stop)
+            finally:
+                for one in timed:
+                    one.engine.backend.close()
+            trials += [one.trial() for one in found]
+    return TuneOutcome(trials=tuple(trials), left_out=tuple(left_out)) if trials or not stop.is_set() else None
+
+
+def _open_all(
+    bundle: Bundle, entry: ModelEntry, ways: Sequence[Way], *, max_drop_points: float
+) -> tuple[list[_Timed], list[LeftOut]]:
+    golden = bundle.golden(entry.name)
+    passed: list[_Timed] = []
+    refused: dict[tuple[str, str], LeftOut] = {}
+    for way in ways:
+        setup = way.setup
+        if (setup.backend, setup.precision) in refused:
+            continue
+        try:
+            engine = open_engine(bundle, entry, setup)
+            try:
+                run_selftest(engine, bundle)
+                if setup.precision != "fp32":
+                    require_score(engine, golden, max_drop_points=max_drop_points)
+            except BaseException:
+                engine.backend.close()
+                raise
+        except MmkdError as error:
+            # What one number of threads cannot do, others cannot either.
+            refused[setup.backend, setup.precision] = LeftOut(
+                model=entry.name, backend=setup.backend, precision=setup.precision, reason=str(error)
+            )
+            continue
+        passed.append(_Timed(way=way, engine=engine, times=np.empty(0, dtype=np.int64)))
+    return passed, list(refused.values())
+
+
+def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> None:
+    """Hold an engine of lower precision to the task, on the golden windows that judge and have a label.
+
+    The metric is the one that the student was validated with; one window may always be lost.
+
+    Raises:
+        GateError: it loses more than `max_drop_points`, percentage points of the metric.
+    """
+    if engine.task.kind != "classification":
+        return  # the export's gate knows the metrics of other tasks; here the self-test judges
+    known = np.flatnonzero(golden.judge & (golden.labels >= 0))
+    if len(known) == 0:
+        return  # the self-test judged it; the export's own gate had no more than that either
+    labels = golden.labels[known]
+    logits, _ = answers_of(engine, golden.windows[known])
+    balanced = engine.entry.validation_metric == "balanced_accuracy"
+    before = score(golden.logits[known].argmax(axis=1), labels, balanced=balanced)
+    after = score(logits.argmax(axis=1), labels, balanced=balanced)
+    counts = np.unique(labels, return_counts=True)[1]
+    one_window = 100 / (len(counts) * int(counts.min()) if balanced else len(labels))
+    drop, allowed = before - after, max(max_drop_points, one_window)
+    if drop > allowed + 1e-9:  # float64 sums of percentages
+        raise GateError(
+            f"loses {drop:.2f} points of {engine.entry.validation_metric} on {len(known)} golden windows, "
+            f"more than the {allowed:.2f} that it may"
+        )
+
+
+def score(answers: NDArray[np.int64], labels: NDArray[np.int64], *, balanced: bool) -> float:
+    """Per cent of the labels (N,) that the answers (N,) hit; balanced: the mean of that over the classes there are."""
+    hits = answers == labels
+    if not balanced:
+        return 100 * float(hits.mean())
+    return 100 * float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _measure(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s: float, stop: Event) -> list[_Timed]:
+    """Times of all: everybody has a first look, the best go on for the rest of the time."""
+    if not timed:
+        return []
+    _turns(timed, windows, duration_s=min(WARM_UP_S, duration_s / 10), stop=stop)
+    seen = _turns(timed, windows, duration_s=SCREENING_SHARE * duration_s, stop=stop)
+    finalists = _finalists(seen)
+    again = _turns(finalists, windows, duration_s=(1 - SCREENING_SHARE) * duration_s, stop=stop)
+    replaced = {id(one.engine): one for one in again}
+    return [replaced.get(id(one.engine), one) for one in seen]
+
+
+def _turns(timed: Sequence[_Timed], windows: NDArray[np.float32], *, duration_s: float, stop: Event) -> list[_Timed]:
+    engine = timed[0].engine
+    feeds = [engine.feeds(*prepare(window, engine.modality)) for window in windows]
+    calls = [turning(one.engine.backend.run, feeds) for one in timed]
+    times = take_turns(calls, duration_s=duration_s, stop=stop, twice=True, burst=BURST, min_rounds=MIN_ROUNDS)
+    first = float(np.median(times[0]))
+    return [
+        replace(one, times=lengths, ratio=float(np.median(lengths)) / first)
+        for one, lengths in zip(timed, times, strict=True)
+    ]
+
+
+def _finalists(seen: Sequence[_Timed]) -> list[_Timed]:
+    """The first way, which all are compared with, the best of each backend and precision, and the best of the rest."""
+    left = {number: one.trial() for number, one in enumerate(seen)}
+    model = seen[0].way.model
+    chosen = {0}
+    for backend, precision in {(trial.backend, trial.precision) for trial in left.values()}:
+        best = best_trial(left.values(), model=model, backend=backend, precision=precision)
+        chosen |= {number for number, trial in left.items() if trial is best}
+    while len(chosen) < min(FINALISTS, len(seen)):
+        best = best_trial((trial for number, trial in left.items() if number not in chosen), model=model)
+        chosen |= {number for number, trial in left.items() if trial is best}
+    return [seen[number] for number in sorted(chosen)]

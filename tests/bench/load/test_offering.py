@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import threading
+import time
+from threading import Event, Timer
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmkd_bench.load import search
+from mmkd_bench.load.offering import backlog_growth_ns, offer_load, schedule_ns
+from mmkd_bench.load.search import RESOLUTION, find_capacity, search_streams
+from mmkd_bench.measuring.jobs import Demand
+
+
+@given(st.integers(1, 50), st.floats(0.5, 200.0), st.floats(0.01, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_every_stream_asks_at_its_rate(streams: int, rate_hz: float, duration_s: float) -> None:
+    due_ns = schedule_ns(streams, rate_hz=rate_hz, duration_s=duration_s)
+    assert (np.diff(due_ns) >= 0).all()
+    assert len(due_ns) >= 1
+    # Each stream has its phase in one period: within one window of rate times duration.
+    assert abs(len(due_ns) - streams * rate_hz * duration_s) <= streams + 1
+    if len(due_ns) > streams:
+        # Windows of one stream are one period apart; nanoseconds are whole.
+        np.testing.assert_allclose(due_ns[streams:] - due_ns[:-streams], 1e9 / rate_hz, atol=2)
+
+
+def test_streams_do_not_agree_on_when_to_begin() -> None:
+    gaps_ns = np.diff(schedule_ns(100, rate_hz=10.0, duration_s=0.1))
+    assert gaps_ns.std() > 0.5 * gaps_ns.mean()
+
+
+def test_a_light_load_is_carried() -> None:
+    demand = Demand(rate_hz=20.0, deadline_ms=900.0, servers=2)
+    level = offer_load(time.sleep, [0.001], streams=3, demand=demand, duration_s=0.5, stop=Event()).level
+    assert level.carried
+    assert level.missed == 0
+    assert level.answered == level.due
+    assert level.offered_hz == 60.0
+    assert level.service.min_us >= 1000
+    assert level.response.min_us >= level.service.min_us
+
+
+def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
+    # One server, 10 ms each: 100 a second, and 1000 come due.
+    demand = Demand(rate_hz=100.0, deadline_ms=20.0, servers=1)
+    begin = time.monotonic()
+    level = offer_load(time.sleep, [0.01], streams=10, demand=demand, duration_s=0.3, stop=Event()).level
+    assert time.monotonic() - begin < 5
+    assert not level.carried
+    assert level.answered < level.due
+    assert level.due - level.answered <= level.missed <= level.due
+
+
+def test_a_response_counts_from_the_moment_a_window_came_due() -> None:
+    # Two windows due at nearly the same time, one server: the second waits for the first.
+    demand = Demand(rate_hz=1.0, deadline_ms=1000.0, servers=1)
+    level = offer_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0, stop=Event()).level
+    due_ms = schedule_ns(8, rate_hz=1.0, duration_s=1.0) / 1e6
+    closest_ms = np.diff(due_ms).min()
+    assert closest_ms < 45
+    assert level.response.max_us / 1e3 >= 100 - closest_ms
+
+
+def test_servers_answer_at_the_same_time() -> None:
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def call(_window: object) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.02)
+        with lock:
+            inside -= 1
+
+    demand = Demand(rate_hz=100.0, deadline_ms=1000.0, servers=3)
+    offer_load(call, [None], streams=4, demand=demand, duration_s=0.2, stop=Event())
+    assert most == 3
+
+
+def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline() -> None:
+    # One server, 10 ms each: 100 a second, and 120 come due. After half a second the wait is 0.1 s of 10 allowed.
+    demand = Demand(rate_hz=20.0, deadline_ms=10_000.0, servers=1)
+    level = offer_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5, stop=Event()).level
+    assert level.missed == 0
+    assert not level.carried
+
+
+def test_growth_is_the_rise_of_the_wait() -> None:
+    wait_ns = np.arange(1000, dtype=np.int64) * 10
+    # Medians of 0..99 and 900..999, times ten.
+    assert backlog_growth_ns(wait_ns) == 9000.0
+    assert backlog_growth_ns(np.array([5], dtype=np.int64)) == 0.0
+
+
+def test_an_error_in_a_server_is_raised() -> None:
+    def call(_window: object) -> None:
+        raise OSError("no sensor")
+
+    demand = Demand(rate_hz=100.0, deadline_ms=10.0, servers=2)
+    with pytest.raises(OSError, match="no sensor"):
+        offer_load(call, [None], streams=1, demand=demand, duration_s=0.1, stop=Event())
+
+
+def test_stop_ends_a_load() -> None:
+    stop = Event()
+    Timer(0.1, stop.set).start()
+    demand = Demand(rate_hz=50.0, deadline_ms=1000.0, servers=1)
+    begin = time.monotonic()
+    offer_load(time.sleep, [0.001], streams=2, demand=demand, duration_s=60.0, stop=stop)
+    assert time.monotonic() - begin < 10
+
+
+@given(st.integers(0, 30_000), st.integers(1, 50_000))
+@settings(max_examples=60, deadline=None)
+def test_the_search_finds_the_point(limit: int, first_guess: int) -> None:
+    tried: list[int] = []
+
+    def carries(streams: int) -> bool:
+        tried.append(streams)
+        return streams <= limit
+
+    found = search_streams(carries, first_guess=first_guess)
+    assert found <= limit <= found + max(1.0, RESOLUTION * found)
+    assert len(tried) < 80
+    assert all(streams >= 1 for streams in tried)
+
+
+def test_capacity_of_a_call_of_known_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "PROBE_S", 0.2)
+    monkeypatch.setattr(search, "MIN_PROBE_ARRIVALS", 20)
+    # 5 ms on one server: 200 a second, so at most 10 streams of 20 a second.
+    demand = Demand(rate_hz=20.0, deadline_ms=50.0, servers=1)
+    streams, levels = find_capacity(time.sleep, [0.005], demand=demand, stop=Event())
+    assert streams <= 10
+    assert all(level.streams <= 10 for level in levels if level.carried and level.due > 60)
+    assert any(not level.carried for level in levels)
+
+
+def test_capacity_stops_when_asked() -> None:
+    stop = Event()
+    stop.set()
+    demand = Demand(rate_hz=1.0, deadline_ms=1.0, servers=1)
+    assert find_capacity(time.sleep, [0.001], demand=demand, stop=stop) == (0, ())

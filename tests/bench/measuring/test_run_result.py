@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_bench.machine.facts import read_machine
+from mmkd_bench.measuring.clients import intervals_ns
+from mmkd_bench.measuring.launch import pace
+from mmkd_bench.measuring.run_result import joined, judge_stability, result_of
+from mmkd_bench.measuring.timing import PacedSamples, Samples
+from mmkd_report.documents.bench import Launch, MachineFacts, WarmUp
+
+LaunchOf = Callable[..., Launch]
+
+
+@pytest.fixture(scope="module")
+def machine() -> MachineFacts:
+    return msgspec.structs.replace(read_machine(), governors=())
+
+
+def _arrays(latency_us: list[int], lateness_us: list[int]) -> dict[str, np.ndarray]:
+    latency = np.array(latency_us, dtype=np.int64) * 1000
+    lateness = np.array(lateness_us, dtype=np.int64) * 1000
+    start = np.arange(len(latency), dtype=np.int64) * 20_000_000 + lateness
+    client = np.zeros(len(latency), dtype=np.int64)
+    return {"client": client, "start_ns": start, "latency_ns": latency, "lateness_ns": lateness}
+
+
+def test_percentiles_come_from_all_samples_together(launch_of: LaunchOf) -> None:
+    samples = [{"latency_ns": np.full(100, value, dtype=np.int64)} for value in (1000, 2000, 9000)]
+    found = result_of([launch_of()] * 3, samples, None)
+    assert found.latency.count == 300
+    assert found.latency.value_us(0.5) == 2.0
+    assert found.latency.value_us(0.9) == 9.0
+
+
+def test_other_figures_are_medians_over_launches(launch_of: LaunchOf) -> None:
+    launches = [msgspec.structs.replace(launch_of(), load_ms=value, rss_peak_mb=value) for value in (10.0, 20.0, 90.0)]
+    found = result_of(launches, [{"latency_ns": np.full(100, 1000, dtype=np.int64)}] * 3, None)
+    assert found.load_ms == 20.0
+    assert found.rss_peak_mb == 90.0  # a peak is the largest
+
+
+def test_samples_are_joined_with_the_number_of_their_launch() -> None:
+    together = joined([_arrays([5, 6], [0, 0]), _arrays([7], [1])])
+    assert together["launch"].tolist() == [0, 0, 1]
+    assert together["latency_ns"].tolist() == [5000, 6000, 7000]
+    assert together["lateness_ns"].tolist() == [0, 0, 1000]
+
+
+def test_missed_deadlines_are_counted_from_the_schedule() -> None:
+    arrays = _arrays([100, 100, 900], [0, 950, 50])
+    samples = Samples(start_ns=arrays["start_ns"], latency_ns=arrays["latency_ns"], elapsed_ns=1)
+    paced = PacedSamples(samples=samples, lateness_ns=arrays["lateness_ns"], overloaded=False)
+    # Answers came 0.1, 1.05 and 0.95 ms after their scheduled times.
+    found = [pace(paced, intervals_ns(arrays), deadline_ms=deadline_ms) for deadline_ms in (1.0, 0.9, None)]
+    assert [one.missed for one in found if one is not None] == [1, 2, 0]
+    assert found[0] is not None
+    assert found[0].response.max_us == 1050.0
+
+
+def test_the_step_between_launches_is_no_interval(launch_of: LaunchOf) -> None:
+    samples = [_arrays([100] * 100, [10] * 100), _arrays([100] * 100, [30] * 100)]
+    paced = PacedSamples(
+        samples=Samples(start_ns=samples[0]["start_ns"], latency_ns=samples[0]["latency_ns"], elapsed_ns=1),
+        lateness_ns=samples[0]["lateness_ns"],
+        overloaded=False,
+    )
+    one = pace(paced, intervals_ns(samples[0]), deadline_ms=20.0)
+    launches = [msgspec.structs.replace(launch_of(), pace=one)] * 2
+    found = result_of(launches, samples, 20.0).pace
+    assert found is not None
+    assert found.interval_std_us == 0.0
+    assert found.lateness.count == 200
+
+
+def test_launches_that_agree_are_stable(launch_of: LaunchOf, machine: MachineFacts) -> None:
+    found = judge_stability([launch_of(value) for value in (95.0, 100.0, 105.0)], machine)
+    assert found.stable
+    assert found.findings == ()
+
+
+def test_launches_that_differ_are_unstable(launch_of: LaunchOf, machine: MachineFacts) -> None:
+    found = judge_stability([launch_of(value) for value in (100.0, 100.0, 130.0)], machine)
+    assert not found.stable
+    assert found.findings == ("medians of launches ran from 100 to 130 µs",)
+
+
+def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why(launch_of: LaunchOf, machine: MachineFacts) -> None:
+    calm = launch_of()
+    hot = msgspec.structs.replace(calm.interference, thermal_events=7, others_share=0.5)
+    drifting = msgspec.structs.replace(calm, thirds_p50_us=(90.0, 100.0, 140.0), interference=hot)
+    found = judge_stability([calm, drifting], machine)
+    assert found.findings == ("launch 2: medians of its thirds were 90, 100, 140 µs",)
+    assert found.disturbances == (
+        "cores slowed down because of heat (7 events)",
+        "other processes used 50% of a core",
+    )
+
+
+def test_a_launch_that_never_warmed_up_is_unstable(launch_of: LaunchOf, machine: MachineFacts) -> None:
+    cold = msgspec.structs.replace(launch_of(), warm_up=WarmUp(calls=9, seconds=5.0, stable=False))
+    assert judge_stability([cold], machine).findings == ("launch 1 was not steady after 5.0 s of warm-up",)

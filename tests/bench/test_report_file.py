@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from mmkd_bench.report_file import decode_report, encode_report, read_report, write_report
+from mmkd_edge.errors import UsageError
+from mmkd_report.documents.bench import BenchReport, Launch
+
+LaunchOf = Callable[..., Launch]
+ReportOf = Callable[[Sequence[Launch]], BenchReport]
+
+
+@pytest.fixture
+def report(launch_of: LaunchOf, report_of: ReportOf) -> BenchReport:
+    return report_of([launch_of(100.0, seed=number, spread=0.01) for number in range(5)])
+
+
+def test_a_report_survives_its_file(report: BenchReport, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.json", report)
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_the_document_is_indented_json_with_a_version(report: BenchReport) -> None:
+    data = encode_report(report)
+    assert data.startswith(b'{\n  "format_version": 1,\n')
+    assert data.endswith(b"}\n")
+    assert json.loads(data)["result"]["latency"]["count"] == 5000
+
+
+def test_what_was_not_measured_is_null(report: BenchReport) -> None:
+    document = json.loads(encode_report(report))
+    assert document["energy"] is None
+    assert document["result"]["pace"] is None
+    p999 = document["result"]["latency"]["percentiles"][4]
+    assert p999 == {"quantile": 0.999, "value_us": None, "upper_us": None, "floor": 6636}
+
+
+def test_a_newer_version_is_refused(report: BenchReport) -> None:
+    newer = encode_report(report).replace(b'"format_version": 1', b'"format_version": 2', 1)
+    with pytest.raises(UsageError) as caught:
+        decode_report(newer, where="new.json")
+    assert str(caught.value) == (
+        "new.json: expected a report of format_version 1, got 2; read it with the mmkd-bench that wrote it"
+    )
+
+
+def test_the_path_of_a_fault_is_named(report: BenchReport) -> None:
+    wrong = encode_report(report).replace(b'"threads": 1', b'"threads": "one"', 1)
+    with pytest.raises(UsageError) as caught:
+        decode_report(wrong, where="a.json")
+    assert str(caught.value) == (
+        "a.json: not a valid benchmark report: Expected `int`, got `str` - at `$.configuration.threads`"
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"[1]", b"\xff", b'{"format_version": "1"}'])
+def test_other_files_are_not_reports(data: bytes) -> None:
+    with pytest.raises(UsageError) as caught:
+        decode_report(data, where="x")
+    assert str(caught.value).startswith("x: expected a benchmark report, cannot read it: ")
+
+
+def test_a_missing_file_says_what_is_expected(tmp_path: Path) -> None:
+    path = tmp_path / "absent.json"
+    with pytest.raises(UsageError) as caught:
+        read_report(path)
+    assert str(caught.value) == (
+        f"{path}: expected a report of 'mmkd-bench run --json', cannot open it: no such file or directory"
+    )
+
+
+RECORDED = Path(__file__).parent / "recorded" / "run_report_v1.json"
+
+
+def test_a_report_of_an_earlier_release_keeps_its_keys() -> None:
+    recorded = json.loads(RECORDED.read_text())
+    report = read_report(RECORDED)
+    assert json.loads(encode_report(report)) == recorded
+    assert (report.configuration.hop, report.configuration.mode, len(report.launches)) == (8, "paced", 2)
+
+
+def test_a_report_from_before_a_field_was_added_is_read() -> None:
+    recorded = json.loads(RECORDED.read_text())
+    for part, names in {
+        "configuration": ("batch", "hop", "jitter"),
+        "machine": ("clocks", "gpus"),
+        "result": ("gpu_memory_mb", "gpu_note", "histogram"),
+    }.items():
+        for name in names:
+            del recorded[part][name]
+    for launch in recorded["launches"]:
+        del launch["gpu_memory_mb"], launch["above_idle_mj"]
+    report = decode_report(json.dumps(recorded).encode(), where="early.json")
+    assert (report.configuration.batch, report.machine.gpus, report.result.histogram) == (1, (), None)
+    assert report.launches[0].above_idle_mj is None
+
+
+def test_a_key_that_this_release_does_not_know_is_left_alone() -> None:
+    later = json.loads(RECORDED.read_text()) | {"weather": "fine"}
+    assert decode_report(json.dumps(later).encode(), where="later.json") == read_report(RECORDED)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
+from mmkd_bench.rivals import measure_rivals
+from mmkd_bench.turns.rival_engines import time_rivals
+from mmkd_bench.turns.rival_tflite import convert, make_tflite, reason_in
+from mmkd_edge.errors import BundleError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.student import Student
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
+from mmkd_report.documents.bench_others import Rival
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
+TASK = TaskSpec(labels=("a", "b", "c", "d"))
+
+
+def _checkpoint(path: Path, *, seed: int) -> Path:
+    """A student with random weights."""
+    config = StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        state = Student(ACC, len(TASK.labels), config).state_dict()
+    windows = np.random.default_rng(seed).standard_normal((8, *ACC.shape)).astype(np.float32)
+    checkpoint = StudentCheckpoint(
+        modality=ACC,
+        task=TASK,
+        config=config,
+        facts=Facts(
+            dataset="noise",
+            dataset_sha256="0" * 64,
+            licence="CC0",
+            metric="balanced_accuracy",
+            score=0.25,
+            best_step=1,
+            training=TrainConfig(),
+            augment=AugmentConfig(),
+        ),
+        state=state,
+        carried=CarriedWindows(windows=windows, labels=np.arange(8, dtype=np.int64) % 4),
+    )
+    write_student(path, checkpoint)
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _checkpoint(tmp_path_factory.mktemp("student") / "student.ckpt", seed=0)
+
+
+@pytest.fixture(scope="module")
+def student_bundle(student: Path, build_bundle: Callable[..., Path]) -> Path:
+    return build_bundle(student.with_suffix(".edge"), model=onnx_from_student(read_student(student)))
+
+
+def _job(bundle: Path, checkpoint: Path | None = None, files: Path | None = None) -> RivalsJob:
+    return RivalsJob(
+        bundle=str(bundle),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        files=None if files is None else str(files),
+        reference=None,
+        threads=1,
+        repeats=2,
+        duration_s=0.1,
+    )
+
+
+def _outcome(job: RivalsJob) -> RivalsOutcome:
+    found = time_rivals(job, stop=Event())
+    assert found is not None
+    return found
+
+
+def _rival(outcome: RivalsOutcome, name: str) -> Rival:
+    return next(rival for rival in outcome.rivals if rival.name == name)
+
+
+def _p50_us(outcome: RivalsOutcome, name: str) -> tuple[float, ...]:
+    found = outcome.turns.of(name)
+    return () if found is None else found.p50_us
+
+
+def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
+    outcome = _outcome(_job(bundle))
+    names = [rival.name for rival in outcome.rivals]
+    assert names == [
+        "mmkd-edge predict",
+        "onnxruntime",
+        "mmkd-edge backend",
+        "mmkd-edge lower precision",
+        "openvino",
+        "openvino in its own precision",
+        "litert",
+        "torch eager",
+        "torch.compile",
+    ]
+    assert len(_p50_us(outcome, "mmkd-edge predict")) == 2
+    assert len(_p50_us(outcome, "onnxruntime")) == 2
+    assert _rival(outcome, "mmkd-edge lower precision").reason == (
+        "no profile takes a lower precision here; run mmkd-bench tune"
+    )
+    assert _rival(outcome, "mmkd-edge backend").reason == ""
+    assert all(bool(_p50_us(outcome, rival.name)) != bool(rival.reason) for rival in outcome.rivals)
+
+
+def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    outcome = _outcome(_job(bundle))
+    assert _p50_us(outcome, "openvino") == ()
+    assert _rival(outcome, "openvino").reason == "not installed: import of openvino halted; None in sys.modules"
+
+
+@pytest.mark.parametrize("name", ["litert", "torch eager", "torch.compile"])
+def test_engines_of_other_formats_need_the_checkpoint(bundle: Path, name: str) -> None:
+    rival = _rival(_outcome(_job(bundle)), name)
+    assert rival.reason == "not asked for: it needs the student's checkpoint; add --checkpoint student.ckpt"
+
+
+def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Path, student: Path) -> None:
+    outcome = _outcome(_job(student_bundle, student))
+    rival = _rival(outcome, "torch eager")
+    assert rival.reason == ""
+    assert len(_p50_us(outcome, "torch eager")) == 2
+    assert rival.max_abs_error is not None
+    assert rival.max_abs_error <= outcome.tolerance
+
+
+def test_a_bundle_with_a_temperature_is_held_against_its_checkpoint(
+    student: Path, build_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = onnx_from_student(read_student(student), temperature=2.5)
+    outcome = _outcome(_job(build_bundle(tmp_path / "warm.edge", model=model), student))
+    rival = _rival(outcome, "torch eager")
+    assert rival.reason == ""
+    assert rival.max_abs_error is not None
+    assert rival.max_abs_error <= outcome.tolerance
+
+
+def test_other_weights_are_not_timed(student_bundle: Path, tmp_path: Path) -> None:
+    other = _checkpoint(tmp_path / "other.ckpt", seed=1)
+    outcome = _outcome(_job(student_bundle, other))
+    rival = _rival(outcome, "torch eager")
+    assert _p50_us(outcome, "torch eager") == ()
+    assert rival.reason.startswith("its answers differ by ")
+    assert rival.reason.endswith(": not timed")
+
+
+def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(b"no checkpoint")
+    rival = _rival(_outcome(_job(bundle, path)), "torch eager")
+    assert str(path) in rival.reason
+
+
+def test_a_converter_that_is_not_installed_leaves_its_reason(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    convert(student, tmp_path)
+    assert reason_in(tmp_path) == "not installed: import of litert_torch halted; None in sys.modules"
+
+
+def test_a_reason_of_the_converter_is_that_of_its_engine(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "litert.reason").write_text("it has no operator for this network")
+    assert _rival(_outcome(_job(bundle, files=tmp_path)), "litert").reason == "it has no operator for this network"
+
+
+def test_a_converter_that_crashes_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'no layer for Gru' >&2\nkill -SEGV $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    lines: list[str] = []
+    for _ in range(2):  # what failed once is not tried again
+        make_tflite(student, tmp_path, progress=lines.append)
+    assert lines == ["converting for litert"]
+    assert reason_in(tmp_path) == "its converter ended with -11: no layer for Gru"
+
+
+def test_the_report_joins_processes(bundle: Path) -> None:
+    lines: list[str] = []
+    report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)
+    assert lines == [f"launch {number} of 2: all engines in turn for 0.1 s" for number in (1, 2)]
+    ours, plain = report.rivals[:2]
+    assert ours.ratio is not None
+    assert (ours.ratio.min, ours.ratio.max, ours.ratio.repeats) == (1.0, 1.0, 10)
+    assert plain.p50_us is not None
+    assert plain.ratio is not None
+    # predict is the backend's run and more; on this small graph it is far from equal.
+    backend = report.rivals[2]
+    assert backend.ratio is not None
+    assert backend.ratio.median < 1.0
+    assert report.peak_gflops > 1.0
+
+
+def test_a_damaged_bundle_is_never_timed(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.edge"
+    path.write_bytes(bundle.read_bytes()[:-1])
+    with pytest.raises(BundleError):
+        measure_rivals(path)
