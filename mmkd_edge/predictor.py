@@ -272,7 +272,7 @@ class EdgePredictor:
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.
 
-        The bundle is verified, opened as this predictor was, warmed up and held against a part of its golden windows;
+        The bundle is verified, opened as this predictor was, warmed up and tested on a part of its golden windows;
         then it answers. Whatever fails before leaves the earlier one in its place. The earlier one stays open until the
         next swap: `rollback` returns to it, and an engine that fails after the swap does so by itself.
 

@@ -119,7 +119,7 @@ def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Con
     """Compare two runs.
 
     A condition holds when the whole interval of the change lies beyond its limit: noise alone rarely does that. A
-    quantity with one value per run has no interval, and its change is held against the limit itself.
+    quantity with one value per run has no interval, and its change is compared with the limit itself.
 
     Raises:
         UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.

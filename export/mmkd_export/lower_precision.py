@@ -103,7 +103,7 @@ def without_slow(
 ) -> tuple[list[JudgedArtifact], list[LeftOut]]:
     """Gives the artifacts without those that are too slow to be kept, and what is left out; see `too_slow`.
 
-    A device runs files of one format, so every artifact is held against the fp32 artifact of its own.
+    A device runs files of one format, so every artifact is compared with the fp32 artifact of its own format.
     """
     kept: list[JudgedArtifact] = []
     left_out: list[LeftOut] = []

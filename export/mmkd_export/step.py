@@ -1,7 +1,7 @@
 """The step graph of a causal student, with the evidence for it.
 
-Owns its judgement: the graph follows a recording as a device does, step after step, and is held against one pass of the
-network over the whole recording; and golden windows, stepped through, are held against their stored answers.
+Owns its judgement: the graph follows a recording as a device does, step after step, and is compared with one pass of the
+network over the whole recording; and golden windows, stepped through, must give their stored answers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StepGraph:
 
 
 def step_from_checkpoint(checkpoint: StudentCheckpoint, evidence: Evidence) -> StepGraph:
-    """Makes a causal student's step graph and holds it against the network.
+    """Makes a causal student's step graph and compares it with the network.
 
     Raises:
         MmkdError: the exporter failed.
@@ -110,7 +110,7 @@ def judge_step(
 def stored_step(
     model: bytes, artifact: Artifact, streaming: Streaming, report: StepReport, evidence: Evidence
 ) -> StepGraph:
-    """Gives a step graph of an earlier bundle, held against its golden windows once more.
+    """Gives a step graph of an earlier bundle, compared with its golden windows once more.
 
     One whose backend is not installed here is kept as it is.
 

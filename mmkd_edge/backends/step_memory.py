@@ -1,6 +1,6 @@
 """The arrays that the steps of one stream read and write, whatever engine runs them.
 
-States live in memory of the stream's own that the engine reads where it is. A step gives back one slot of most of them,
+States live in memory of the stream's own that the engine reads where it is. A step returns one slot of most of them,
 so that nothing is moved and little is copied.
 """
 

@@ -2,7 +2,7 @@
 
 Owns what a bundle says of the windows of the training and of the spread between its people or machines. A new person
 differs from the training; what counts is whether he differs by more than those of the training differ from each other.
-And a device sees other shares of states and activities than the training had: so each window is held against the kind
+And a device sees other shares of states and activities than the training had: so each window is compared with the kind
 of windows that it is most like, and no share counts. Training and runtime measure by the same code. The verdict is in
 `drift_watch.py`.
 """
@@ -101,7 +101,7 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The windows of the training, and how its groups differ from each other.
 
     Attributes:
-        between: what was held against each other; blocks of windows where the dataset knows no groups.
+        between: what was compared with each other; blocks of windows where the dataset knows no groups.
         groups: how many there were.
         windows: how many windows of them were looked at.
         fewest_windows: fewer observed windows than this are not judged.

@@ -127,7 +127,7 @@ def _told(best: Trial, trials: Sequence[Trial], profile: ExecutionProfile) -> st
 def unsettled(
     entry: ModelEntry, taken: Setup, ways: Sequence[Setup], asked: Asked, found: FoundProfile | None
 ) -> tuple[Setup, ...]:
-    """Which of the other ways a contest should hold against the one that is taken: none where tuning has judged them.
+    """Which of the other ways a contest should compare with the one that is taken: none where tuning has judged them.
 
     Args:
         entry: the student.

@@ -1,4 +1,4 @@
-"""How long things take: a histogram of seconds whose size never grows, and what is told of it."""
+"""How long things take: a histogram of seconds whose size never grows, and what is reported of it."""
 
 from __future__ import annotations
 

@@ -16,4 +16,4 @@ INT8_TRAIN = TrainConfig(steps=300, learning_rate=2e-4)
 
 
 METHOD, METHOD_OF_OTHERS = "dist", "logit"
-"""What students are taught by where nobody says: of three classes or more, and of everything else (decision 012)."""
+"""What students are taught by where nobody chooses: of three classes or more, and of everything else (decision 012)."""

@@ -118,7 +118,7 @@ def run(
 
 
 def _hop(bundle: Path, *, stream: bool, hop: int | None) -> int | None:
-    """Samples of one push; one second of the first student's modality where nobody says it."""
+    """Samples of one push; one second of the first student's modality by default."""
     if not stream:
         if hop is not None:
             raise UsageError("hop: expected a stream as well; add --stream")

@@ -1,4 +1,4 @@
-"""What one core can do: the rate of a product of float32 matrices, to hold an engine's rate against.
+"""What one core can do: the rate of a product of float32 matrices, to compare an engine's rate with.
 
 Measured in a process of its own, because the library behind NumPy takes its number of threads from the environment
 when it is loaded.

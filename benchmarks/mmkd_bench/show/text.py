@@ -235,7 +235,7 @@ def ratio_text(second: str, first: str, ratio: Spread) -> str:
 
     Args:
         second: what the ratio is of.
-        first: what it is held against.
+        first: what it is compared with.
         ratio: first over second, repeat by repeat.
     """
     spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"

@@ -130,7 +130,7 @@ def _entries(
         within = float("inf") if name in (LOWER, OPENVINO_OWN) else tolerance
         entry, answers = _try(name, opener, feeds=feeds, expected=expected, tolerance=within, task=predictor.task)
         entries.append(entry)
-        # Plain ONNX Runtime comes first: the others are held against its answers.
+        # Plain ONNX Runtime comes first: the others are compared with its answers.
         expected = answers if expected is None else expected
     return entries
 

@@ -165,7 +165,7 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
 def answers_from_student(
     checkpoint: StudentCheckpoint, windows: NDArray[np.float32], *, temperature: float = 1.0
 ) -> Answers:
-    """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
+    """Gives torch's own answers for (N, T, C) windows: what every artifact is compared with."""
     import torch
 
     from mmkd_models.networks.student import ExportStudent

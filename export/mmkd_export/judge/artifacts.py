@@ -83,7 +83,7 @@ def judge_fp32(
     format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
     batch: BatchRange | None = None,
 ) -> JudgedArtifact:
-    """Runs an fp32 artifact over all windows in the backend of its format and holds it against the checkpoint.
+    """Runs an fp32 artifact over all windows in the backend of its format and compares it with the checkpoint.
 
     Raises:
         GateError: an answer differs from the checkpoint's by more than `FP32_TOLERANCE`.
@@ -99,7 +99,7 @@ def judge_fp32(
 
 
 def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 - the manifest's word
-    """Opens an artifact in the backend that is there for its format, with one thread."""
+    """Opens an artifact in the backend of its format, with one thread."""
     return open_backend(backend_for(format), model, threads=1)
 
 

@@ -145,7 +145,7 @@ class TrtBackend:
         return made
 
     def _taken(self) -> Execution:
-        """An execution for this call: an idle one, else a new one, else the next that another call gives back."""
+        """An execution for this call: an idle one, else a new one, else the next that another call returns."""
         with self._pool:
             while not self._ended:
                 if self._idle:

@@ -212,7 +212,7 @@ def _contestant(path: Path, dataset: Dataset, windows: Windows, part: str | None
 def _data_facts(
     dataset: Dataset, windows: Windows, part: str, judged: JudgedOptions, *, seen: Sequence[Seen | None]
 ) -> DataFacts:
-    """What is told of the windows, which the models know this much of."""
+    """What is reported of the windows, which the models know this much of."""
     return DataFacts(
         name=dataset.spec.name,
         sha256=dataset.sha256,

@@ -30,7 +30,7 @@ def rivals_on(
 
     Args:
         train: windows to learn from.
-        valid: windows on which they are held against students, by `metric`.
+        valid: windows on which they are compared with students, by `metric`.
         test: windows to judge by.
         metric: what validation chooses by.
         modality: their sensor.

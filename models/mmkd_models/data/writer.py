@@ -77,7 +77,7 @@ def write_dataset(
             (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers or names of the
             person, machine or session of each window, and, if there are any, `folds` (N,). Numbers are converted to
             the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows whether scores are
-            of people and machines never seen; windows that overlap and have none are told of in the log.
+            of people and machines never seen; windows that overlap and have none are named in the log.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.

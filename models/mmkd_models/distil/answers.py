@@ -2,7 +2,7 @@
 
 Batches follow from seed and step (docs/decisions/002), and what a frozen teacher says from the batch. So trainings that
 differ in nothing but the recipe or the learning rate hear the same answers, and one of them is enough to ask. A memory
-gives back what was said, bit for bit; what is not in it is asked anew. It holds outputs and embeddings alone: what a
+returns what was said, bit for bit; what is not in it is asked anew. It holds outputs and embeddings alone: what a
 teacher has inside is too large to keep.
 """
 

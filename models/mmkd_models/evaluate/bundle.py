@@ -83,7 +83,7 @@ def evaluate_bundle(
     Args:
         path: the bundle.
         windows: all labelled.
-        data: what is told of them.
+        data: what is reported of them.
         error_levels: to measure label sets at.
         on_part: called with the name of an artifact when it begins.
 
@@ -120,7 +120,7 @@ def evaluate_bundle(
 
 
 def _opened(bundle: Bundle, entry: ModelEntry, artifact: Artifact) -> Engine:
-    """An artifact in the backend that is there for its format, with one thread."""
+    """An artifact in the backend of its format, with one thread."""
     setup = Setup(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
     return open_engine(bundle, entry, setup)
 

@@ -24,7 +24,7 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         sha256: of its content.
         part: the split, or the fold whose test windows these are.
         windows: how many with a label.
-        groups: people, machines or sessions that they come from; 0 where nobody says.
+        groups: people, machines or sessions that they come from; 0 where it is unknown.
         split: how they were set apart from those that trained.
         labels: of the task.
     """

@@ -2,7 +2,7 @@
 
 Owns what guessing scores: the best single answer for all windows of a fold (its commonest class, the median or mean of
 its numbers, its commonest set of labels), or of classes each label as often as every other one, whichever is better. A
-guess that knows the truth's shares is the strictest one to be held against.
+guess that knows the truth's shares is the strictest one to beat.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """A checkpoint with what is told of its file, and what it knows of the windows that judge it."""
+    """A checkpoint with what is reported of its file, and what it knows of the windows that judge it."""
 
     path: str
     sha256: str
@@ -161,7 +161,7 @@ def evaluate(
         model: to judge.
         windows: all labelled.
         against: to compare with, on the same windows with the same samples missing.
-        data: what is told of the windows.
+        data: what is reported of the windows.
         metric: that gains are of.
         missing: whether to hide modalities and samples.
         seed: of what is hidden, and of the intervals.

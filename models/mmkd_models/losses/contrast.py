@@ -244,7 +244,7 @@ class CrdTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return False
 
     def compares_vectors(self) -> bool:
-        """Yes: windows are held against each other."""
+        """Yes: windows are compared with each other."""
         return True
 
     def check(self, *, kind: TaskKind, classes: int | None, mix: Mix | None) -> None:

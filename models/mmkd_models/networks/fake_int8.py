@@ -4,7 +4,7 @@ Values are rounded to the levels that INT8 has and stay float32 ("fake quantisat
 Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3). Rounding passes
 gradients straight through (Y. Bengio et al., 2013), and the ranges of activations are learnt (S. Esser et al., "Learned
 Step Size Quantization", ICLR 2020, equations 1 to 3, with their gradient scale). Owns this wrapper; the arithmetic is
-`mmkd_models.networks.int8`'s, and which layers take part is told by who asks.
+`mmkd_models.networks.int8`'s, and the caller says which layers take part.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class StepStudent(nn.Module):
     """One step of a causal student.
 
     What blocks of samples leave behind stands in slots, one for each block of a window. A step fills the slot of the
-    oldest block and gives back nothing else of them, so nothing is moved. The order of the slots does not matter:
-    what is summed has none, and attention is told how old each key is.
+    oldest block and returns nothing else of them, so nothing is moved. The order of the slots does not matter:
+    what is summed has none, and attention receives the age of each key.
 
     Args:
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.

@@ -278,7 +278,7 @@ def _share_teachers(out: Path, shared: Path) -> None:
 
 
 def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:
-    """Gives what a study is told of a portion."""
+    """Gives the options of a portion's study."""
     known = {method.name: method for method in shipped_methods()}
     student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
     teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)

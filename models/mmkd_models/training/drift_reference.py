@@ -1,7 +1,7 @@
-"""The windows of a training and how its groups differ: what a device later holds its inputs against.
+"""The windows of a training and how its groups differ: what a device later compares its inputs with.
 
 Owns the limits: a group never seen shall be outside of them with a stated probability. They are distribution-free:
-groups are held against kinds of windows that do not know them, and of G groups the largest such score is exceeded by
+groups are compared with kinds of windows that do not know them, and of G groups the largest such score is exceeded by
 one more group with probability 1 / (G + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; the kinds
 and the scales of the scores are fitted to the other groups, so approximately). A group is judged in blocks of
 neighbouring windows and by its worst: a device, too, may see one activity for long.

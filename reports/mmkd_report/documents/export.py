@@ -54,7 +54,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     macro_f1: float | None = None
 
     def metric(self, name: str) -> float | None:
-        """One of them by its name; None for a name that is none of theirs."""
+        """One of them by its name; None for an unknown name."""
         known = {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1}
         return known.get(name)
 

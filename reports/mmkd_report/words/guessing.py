@@ -17,7 +17,7 @@ class Guessing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_refuted(found: Guessing | None) -> bool:
-    """Whether a model was held against guessing and is not better; documents of earlier releases do not say."""
+    """Whether a model was compared with guessing and is not better; documents of earlier releases do not say."""
     return found is not None and not found.is_better
 
 

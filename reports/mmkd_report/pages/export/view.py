@@ -40,7 +40,7 @@ MOST_OPEN_HISTOGRAMS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """What is told of one artifact that was quantised: its attempts, its layers, and what these read."""
+    """What is reported of one artifact that was quantised: its attempts, its layers, and what these read."""
 
     name: str
     role: str
