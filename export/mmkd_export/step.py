@@ -1,6 +1,6 @@
 """The step graph of a causal student, with the evidence for it.
 
-Owns its judgement: the graph follows a recording as a device does, step after step, and is compared with one pass of the
+Owns its verdict: the graph follows a recording as a device does, step after step, and is compared with one pass of the
 network over the whole recording; and golden windows, stepped through, must give their stored answers.
 """
 
