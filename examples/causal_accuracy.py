@@ -18,10 +18,9 @@ from mmkd_models.compare.comparison import RESULT_FILE, FoldData, fold_data, tea
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.evaluate.by_group import Judged, judged_on
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
+from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_over_seeds
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import student_config
-from mmkd_models.study.gains import paired_gain
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.trainings import Run, distil
@@ -53,7 +52,7 @@ def main() -> None:
         print(row(str(fold.seed), (windowed, causal), (theirs[-1], ours[-1])), flush=True)
     groups = len({one.group for fold_of_groups in ours for one in fold_of_groups.by_group})
     for metric in METRICS:
-        gain = paired_gain(ours, theirs, metric)
+        gain = gain_over_seeds(ours, theirs, metric)
         interval = f" ({gain.low:+.1f} to {gain.high:+.1f})" if groups >= FEWEST_GROUPS else ""
         print(f"causal minus windowed, {metric}: {gain.mean:+.1f} points{interval}")
 

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.metrics.measures import Measure, figure_text, gain_text, measures_of, with_unit
+from mmkd_models.metrics.measures import figure_text, gain_text, measures_of, with_unit
+from mmkd_report.documents.figures import Measure
 
 MODELS = {
     "extra_trees": "extra-trees",

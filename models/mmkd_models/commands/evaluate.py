@@ -22,19 +22,21 @@ from mmkd_models.commands.evaluate_kinds import evaluate_kind, refuse_options
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import SplitName
+from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.bundle import evaluate_bundle
 from mmkd_models.evaluate.confidence import ERROR_LEVELS
-from mmkd_models.evaluate.facts import DataFacts
+from mmkd_models.evaluate.gains import interval_needs
 from mmkd_models.evaluate.guessing import guessing_line
-from mmkd_models.evaluate.paired import interval_needs
-from mmkd_models.evaluate.seen import Seen, refuse_seen, split_judged, windows_seen
+from mmkd_models.evaluate.seen import refuse_seen, split_judged, windows_seen
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.metrics.measures import measure_named
 from mmkd_models.networks.config import choice
+from mmkd_report.documents.evaluation import DataFacts, Seen
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluate.report import Contestant, EvaluationReport, Judgement
+    from mmkd_models.evaluate.report import Contestant
+    from mmkd_report.documents.evaluation import EvaluationDocument, Judgement
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -233,7 +235,7 @@ def _say(part: str) -> None:
     print(part, file=sys.stderr, flush=True)
 
 
-def _next_command(report: EvaluationReport, data: Path) -> str:
+def _next_command(report: EvaluationDocument, data: Path) -> str:
     name = report.model.path
     if not (report.samples or report.subsets):
         return shell_line("mmkd-evaluate", name, data, "--missing")
@@ -247,7 +249,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=_WIDTH_WITHOUT_TERMINAL)
 
 
-def _show(report: EvaluationReport) -> None:
+def _show(report: EvaluationDocument) -> None:
     console = _console()
     model, data = report.model, report.data
     console.print(
@@ -271,12 +273,12 @@ def _show(report: EvaluationReport) -> None:
     measure = measure_named(report.metric)
     console.print(guessing_line(report.complete.guessing, measure), soft_wrap=True)
     if report.complete.gain is not None and report.complete.gain.low is None:
-        console.print(interval_needs(data.split))
+        console.print(interval_needs(data.split or OF_GROUPS))
     for caution in report.cautions:
         console.print(f"caution: {caution}", soft_wrap=True)
 
 
-def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
+def _rows(report: EvaluationDocument) -> Iterator[tuple[str, Judgement]]:
     """Every condition once, by its name."""
     yield "everything there", report.complete
     for subset in report.subsets:
@@ -290,7 +292,7 @@ def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
             yield f"a burst of {one.share:.0%} missing", one
 
 
-def _cells(judgement: Judgement, report: EvaluationReport) -> Iterator[str]:
+def _cells(judgement: Judgement, report: EvaluationDocument) -> Iterator[str]:
     scores = judgement.scores
     yield from (f"{100 * value:.1f}" for value in (scores.accuracy, scores.balanced_accuracy, scores.macro_f1))
     if report.against is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from mmkd_edge.command.tables import WholeWords
-from mmkd_models.evaluate.bundle import BundleEvaluation
 from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
 from mmkd_models.evaluate.guessing import guessing_line
 from mmkd_models.metrics.measures import measure_named
+from mmkd_report.documents.evaluation import BundleEvaluation
 
 
 def show_bundle(report: BundleEvaluation, console: Console) -> None:

@@ -14,12 +14,14 @@ from rich.table import Table
 
 from mmkd_edge.command.tables import WholeWords
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.by_group import Judged, judged_on
-from mmkd_models.evaluate.facts import DataFacts
+from mmkd_models.evaluate.gains import gain_on_windows, interval_needs
 from mmkd_models.evaluate.guessing import guessing, guessing_line
-from mmkd_models.evaluate.paired import interval_needs, paired_gain
-from mmkd_models.metrics.measures import Measure, gain_text, measures_of, significant_text
+from mmkd_models.metrics.measures import gain_text, measures_of, significant_text
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
     from mmkd_models.evaluate.report import Contestant
@@ -77,7 +79,7 @@ def evaluate_kind(
     for path, found in beside.items():
         console.print(f"{path}: {guessing_line(found, measures[0])}", soft_wrap=True)
     if any(gain["low"] is None for gain in gains.values()):
-        console.print(interval_needs(data.split))
+        console.print(interval_needs(data.split or OF_GROUPS))
     for caution in cautions:
         console.print(f"caution: {caution}", soft_wrap=True)
 
@@ -86,7 +88,7 @@ def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: i
     """By measure, in its `gain_unit`: what ours is better by."""
     found = {}
     for measure in measures:
-        gain = paired_gain(ours, theirs, measure.name, seed=seed)
+        gain = gain_on_windows(ours, theirs, measure.name, seed=seed)
         found[measure.name] = {"gain": gain.points, "low": gain.low, "high": gain.high, "unit": measure.gain_unit}
     return found
 

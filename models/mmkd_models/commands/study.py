@@ -22,15 +22,16 @@ from mmkd_models.commands.train_options import MetricOption, chosen_metric
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import FOLDS, fold_count
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text
+from mmkd_models.metrics.measures import gain_text, measures_of, spread_text
 from mmkd_models.networks.config import choice, preset_named
 from mmkd_models.train_config import AugmentConfig
+from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.study.document import EntryRow, Latency, StudyDocument
     from mmkd_models.study.study import StudyOptions
     from mmkd_models.trials.executors import Executor
     from mmkd_models.trials.sizes import MeasureLatency
+    from mmkd_report.documents.study import EntryRow, PairLatency, StudyDocument
 
 _LAUNCHES = 2
 
@@ -249,13 +250,13 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
 
-    def measure(student: Path, teacher: Path) -> Latency:
+    def measure(student: Path, teacher: Path) -> PairLatency:
         from mmkd_bench.paired import measure_pair
         from mmkd_export.graph.onnx_from_student import onnx_from_teacher
         from mmkd_export.plan import export_plan
         from mmkd_export.run import export
-        from mmkd_models.study.document import Latency
         from mmkd_models.training.checkpoint import read_teacher
+        from mmkd_report.documents.study import PairLatency
 
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
@@ -263,7 +264,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
             model.write_bytes(onnx_from_teacher(taught_by.network(), taught_by.modalities))
             export(export_plan(student, output=bundle))
             pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
-        return Latency(
+        return PairLatency(
             student_ms={
                 "p50": pair.second_p50_us.median / 1000,
                 "p90": pair.second_p90_us.median / 1000,

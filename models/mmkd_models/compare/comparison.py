@@ -28,17 +28,16 @@ from mmkd_models.compare.fold_result import (
     ModalityResult,
     NetworkResult,
     SubsetScore,
-    TriedSize,
 )
 from mmkd_models.compare.fold_rivals import Rivals, rivals_on
-from mmkd_models.compare.gains import spread
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.data.split import OF_GROUPS, SplitBy, SplitFacts, split_facts
+from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.evaluate.by_group import GroupConfusion, Judged, judged_on
+from mmkd_models.evaluate.gains import spread
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
@@ -68,6 +67,8 @@ from mmkd_models.training.trainings import (
     visible_labels,
     with_learning_rate,
 )
+from mmkd_report.documents.demo import TriedSize
+from mmkd_report.documents.figures import Split, SplitBy
 
 RESULT_FILE = "fold.json"
 RIVALS_FILE = "rivals.json"
@@ -252,7 +253,7 @@ def _telling(say: OnStep, seed: int, stage: Stage, modality: str | None) -> Call
     return lambda progress: say(Step(seed=seed, stage=stage, modality=modality, progress=progress))
 
 
-def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: SplitFacts) -> FoldResult | None:
+def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: Split) -> FoldResult | None:
     if not path.exists():
         return None
     try:

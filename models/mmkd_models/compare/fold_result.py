@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import msgspec
 
-from mmkd_models.data.split import SplitFacts
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.evaluate.by_group import GroupConfusion, Judged
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
 from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import AugmentConfig, CurvePoint, TrainConfig
+from mmkd_report.documents.figures import Split
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,24 +144,7 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     windows: dict[str, int]
     groups: int
-    split: SplitFacts | msgspec.UnsetType = msgspec.UNSET
+    split: Split | msgspec.UnsetType = msgspec.UNSET
     teacher: NetworkResult
     teacher_subsets: tuple[SubsetScore, ...]
     students: dict[str, ModalityResult]
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean, sample standard deviation (None for a single seed) and the figure of every seed."""
-
-    mean: float
-    std: float | None
-    per_seed: tuple[float, ...]
-
-
-class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One size of teacher and its score on validation; both figures are None where it was the only one."""
-
-    preset: Preset
-    parameters: int | None
-    valid_score: Spread | None
-    chosen: bool

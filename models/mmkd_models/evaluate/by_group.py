@@ -20,6 +20,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.classes import Scores, scores_from_answers
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.metrics.weighted import weighted_f1, weighted_precision, weighted_share, weighted_values
+from mmkd_report.documents.evaluation import ClassScores
 
 FORMAT_VERSION = 1
 
@@ -127,6 +128,12 @@ def _group_answers(test: Windows, logits: NDArray[np.floating[Any]], group: int 
 
 def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, array.tolist()))
+
+
+def class_scores(judged: Judged) -> ClassScores:
+    """Gives the scores that a document holds."""
+    found = judged.scores
+    return ClassScores(**{name: found.metric(name) for name in ClassScores.__struct_fields__})
 
 
 def drawn_figures(

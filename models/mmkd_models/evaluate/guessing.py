@@ -14,28 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.evaluate.by_group import GroupAnswers, Judged, metric_of_confusions
-from mmkd_models.evaluate.intervals import DRAWS, ROUNDING, figure_draws, interval_of
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.metrics.measures import Measure, figure_text, measure_named, with_unit
+from mmkd_models.evaluate.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, interval_of
+from mmkd_models.metrics.measures import figure_text, measure_named, with_unit
+from mmkd_report.documents.figures import Guessing, Measure
 
 _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
-
-
-class Guessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model beside guessing, in one metric, mean over seeds.
-
-    Attributes:
-        figure: what guessing scores.
-        low: lower end of the 95 % interval of the model's own figure.
-        high: upper end.
-        is_better: whether that whole interval is on the better side of `figure`.
-    """
-
-    figure: float
-    low: float
-    high: float
-    is_better: bool
 
 
 def guessing(tests: Sequence[Judged], metric: str, *, seed: int = 0) -> Guessing:

@@ -10,59 +10,8 @@ import math
 import msgspec
 
 from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_report.documents.figures import MEASURES, Measure
 
-
-class Measure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One figure of a model, as it is told to people.
-
-    Attributes:
-        name: in documents, where the figure itself stands without unit and scale.
-        words: in a sentence.
-        short: above a column.
-        unit: `%` of a share, the target's of an error; empty where there is none.
-        gain_unit: of a difference: `points` of a share, else as `unit`.
-        scale: what the figure is multiplied by to be in `unit`.
-        lower_is_better: of errors.
-    """
-
-    name: str
-    words: str
-    short: str
-    unit: str = ""
-    gain_unit: str = ""
-    scale: float = 1.0
-    lower_is_better: bool = False
-
-    @property
-    def is_share(self) -> bool:
-        """Whether it is a share, told in percent, and its differences in points."""
-        return self.scale != 1
-
-    @property
-    def gain_scale(self) -> float:
-        """What a difference of two figures is multiplied by to be in `gain_unit`, and above 0 where it is a gain."""
-        return -self.scale if self.lower_is_better else self.scale
-
-
-def _share(name: str, words: str, short: str) -> Measure:
-    return Measure(name=name, words=words, short=short, unit="%", gain_unit="points", scale=100.0)
-
-
-def _error(name: str, words: str) -> Measure:
-    return Measure(name=name, words=words, short=name.upper(), lower_is_better=True)
-
-
-_MEASURES = (
-    _share("accuracy", "accuracy", "Accuracy"),
-    _share("balanced_accuracy", "balanced accuracy", "Balanced"),
-    _share("macro_f1", "macro-F1", "Macro-F1"),
-    _share("mean_average_precision", "mean average precision", "Mean precision"),
-    _share("subset_accuracy", "share of windows with every label right", "All right"),
-    _error("mae", "mean absolute error"),
-    _error("rmse", "root mean squared error"),
-    Measure(name="r2", words="R²", short="R²"),
-    Measure(name="pearson", words="correlation", short="Pearson"),
-)
 _OF_KIND: dict[TaskKind, tuple[str, ...]] = {
     "classification": ("accuracy", "balanced_accuracy", "macro_f1"),
     "multi_label": ("macro_f1", "mean_average_precision", "subset_accuracy"),
@@ -83,7 +32,7 @@ def written_measures(task: TaskSpec) -> tuple[Measure, ...] | msgspec.UnsetType:
 
 def measure_named(name: str) -> Measure:
     """Gives a figure by its name, an error without the unit that its task gives it."""
-    return next(measure for measure in _MEASURES if measure.name == name)
+    return next(measure for measure in MEASURES if measure.name == name)
 
 
 def told_by(task: TaskSpec, metric: str) -> Measure:

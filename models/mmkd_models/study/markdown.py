@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.compare.fold_result import Spread
 from mmkd_models.data.split import OF_GROUPS
-from mmkd_models.metrics.measures import Measure, figure_text, gain_text, measures_of, with_unit
-from mmkd_models.study.document import EntryRow, ScoreTable, StudyDocument
-from mmkd_models.study.gains import PairedGain
+from mmkd_models.metrics.measures import figure_text, gain_text, measures_of, with_unit
+from mmkd_report.documents.figures import Measure, Spread
+from mmkd_report.documents.study import EntryRow, ScoreTable, SeedGain, StudyDocument
 
 _RIVALS = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 
@@ -96,12 +95,12 @@ def _entry_row(row: EntryRow, told: Measure, measures: Sequence[Measure]) -> str
     return f"| {name} | {_scores(row.test, measures)} | {gain} | {gap} | {row.parameters:,} | {latency} |"
 
 
-def _gain(gain: PairedGain, told: Measure) -> str:
+def _gain(gain: SeedGain, told: Measure) -> str:
     std = "" if gain.std is None else f" ± {gain_text(told, gain.std).removeprefix('+')}"
     return f"{gain_text(told, gain.mean)}{std} ({_interval(gain, told)})"
 
 
-def _interval(gain: PairedGain, told: Measure) -> str:
+def _interval(gain: SeedGain, told: Measure) -> str:
     return f"{gain_text(told, gain.low)} to {gain_text(told, gain.high)}"
 
 

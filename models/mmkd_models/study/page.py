@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_models.compare.fold_result import Spread
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.study.document import ScoreTable
-from mmkd_models.study.gains import PairedGain
+from mmkd_models.evaluate.gains import FEWEST_GROUPS
 from mmkd_models.study.pool import (
     ALL_MODALITIES,
     DistillationResults,
@@ -18,6 +15,8 @@ from mmkd_models.study.pool import (
     SensorTable,
 )
 from mmkd_models.trials.plan import NONE
+from mmkd_report.documents.figures import Spread
+from mmkd_report.documents.study import ScoreTable, SeedGain
 
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _SENSOR_HEAD = (
@@ -131,7 +130,7 @@ def _method_row(row: MethodRow, metric: str, *, with_pair: bool) -> str:
     )
 
 
-def _gain(gain: PairedGain, groups: int) -> str:
+def _gain(gain: SeedGain, groups: int) -> str:
     """Without its interval where so few groups were resampled that it would be too narrow."""
     return _points(gain.mean, (gain.low, gain.high) if groups >= FEWEST_GROUPS else None)
 

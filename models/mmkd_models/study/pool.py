@@ -16,18 +16,23 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import NEAR_BEST
-from mmkd_models.compare.fold_result import Spread
-from mmkd_models.compare.gains import gap_recovered, spread
 from mmkd_models.evaluate.by_group import Judged
-from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
+from mmkd_models.evaluate.gains import (
+    FEWEST_GROUPS,
+    gain_draws,
+    gain_over_seeds,
+    gain_per_seed,
+    gap_recovered,
+    interval_of,
+    spread,
+)
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
-from mmkd_models.study.document import ScoreTable
-from mmkd_models.study.gains import PairedGain, paired_gain
 from mmkd_models.study.results import SeedResults, SizeResults
 from mmkd_models.study.table import score_table
 from mmkd_models.trials.plan import NONE, Entry, Method
+from mmkd_report.documents.figures import Spread
+from mmkd_report.documents.study import ScoreTable, SeedGain
 
 FORMAT_VERSION = 1
 ALL_MODALITIES = "all"
@@ -87,8 +92,8 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     learning_rates: tuple[float, ...]
     valid_gain_points: float | None
     test: ScoreTable
-    gain_points: dict[str, PairedGain] | None
-    over_extra_trees: dict[str, PairedGain] | None
+    gain_points: dict[str, SeedGain] | None
+    over_extra_trees: dict[str, SeedGain] | None
     gap_recovered: float | None
     parameters: int
 
@@ -182,7 +187,7 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
     Raises:
         UsageError: there is no result of classes.
     """
-    found = [one for one in found if one.dataset.kind is msgspec.UNSET]
+    found = [one for one in found if one.dataset.kind == "classification"]
     if not found:
         raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
     groups: dict[tuple[str, str, float], list[SeedResults]] = {}
@@ -361,9 +366,9 @@ def _method_row(
     )
 
 
-def _gains(ours: Mapping[int, Judged], theirs: Mapping[int, Judged], seeds: Sequence[int]) -> dict[str, PairedGain]:
+def _gains(ours: Mapping[int, Judged], theirs: Mapping[int, Judged], seeds: Sequence[int]) -> dict[str, SeedGain]:
     return {
-        metric: paired_gain([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
+        metric: gain_over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
         for metric in METRICS
     }
 

@@ -17,7 +17,6 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.evaluate.by_group import Judged
-from mmkd_models.study.document import DatasetFacts, StudentSize
 from mmkd_models.training.checkpoint import library_versions
 from mmkd_models.trials.choice import chosen_trials
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
@@ -34,6 +33,7 @@ from mmkd_models.trials.plan import (
 from mmkd_models.trials.rivals import RivalName, RivalResult, rival_file, rivals_on
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results
 from mmkd_models.trials.trials import TRIAL_FILE, TrialResult, judged_trial, trial_result
+from mmkd_report.documents.study import StudentSize, StudyDataset
 
 _CONDITIONS = Conditions.__struct_fields__
 
@@ -71,7 +71,7 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     format_version: int = FORMAT_VERSION
-    dataset: DatasetFacts
+    dataset: StudyDataset
     seed: int
     conditions: Conditions
     versions: dict[str, str]
@@ -153,7 +153,7 @@ def collect(
     folder: StudyFolder,
     results: Path,
     *,
-    dataset: DatasetFacts,
+    dataset: StudyDataset,
     seeds: Sequence[int],
     impossible: Sequence[Entry],
     compared: Sequence[TeacherChoice] = (),

@@ -21,18 +21,9 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
-from mmkd_models.data.split import OF_GROUPS, SplitBy, split_facts
+from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.metrics.measures import told_by, written_measures
 from mmkd_models.metrics.scores import check_metric
-from mmkd_models.study.document import (
-    Coverage,
-    DatasetFacts,
-    Recommendation,
-    Skipped,
-    StudentSize,
-    StudyDocument,
-    StudyFacts,
-)
 from mmkd_models.study.progress import Snapshot, StudyWatch
 from mmkd_models.study.results import collect, restore
 from mmkd_models.study.table import (
@@ -58,6 +49,17 @@ from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possibl
 from mmkd_models.trials.teachers import TEACHER_CHECKPOINT
 from mmkd_models.trials.trials import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.trials.workers import WorkOrder
+from mmkd_report.documents.figures import SplitBy
+from mmkd_report.documents.study import (
+    Coverage,
+    Recommendation,
+    Skipped,
+    StudentSize,
+    StudyDataset,
+    StudyDocument,
+    StudyFacts,
+    StudyMethod,
+)
 
 STUDY_FILE, STUDENT_FILE, CLAIM_FILE, JOURNAL_FILE = "study.json", "student.ckpt", "folder.json", "study.journal"
 
@@ -335,7 +337,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
         dataset=_dataset(folder.dataset),
         students=prepared.sizes,
         teachers=teacher_rows(folder, tested, options.compared, order.seeds),
-        methods=order.space.methods,
+        methods=tuple(msgspec.json.decode(msgspec.json.encode(one), type=StudyMethod) for one in order.space.methods),
         skipped=prepared.skipped,
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
         rivals=rival_rows(folder, options.rivals, tested_seeds),
@@ -348,7 +350,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
         trials=trial_rows(ended),
         versions=library_versions(),
         duration_s=0.0,
-        measures=written_measures(folder.dataset.spec.task),
+        figures=written_measures(folder.dataset.spec.task),
     )
 
 
@@ -401,9 +403,9 @@ def _coverage(
     )
 
 
-def _dataset(dataset: Dataset) -> DatasetFacts:
+def _dataset(dataset: Dataset) -> StudyDataset:
     spec, windows = dataset.spec, dataset.everything()
-    return DatasetFacts(
+    facts = StudyDataset(
         name=spec.name,
         sha256=dataset.sha256,
         source=spec.source,
@@ -412,9 +414,10 @@ def _dataset(dataset: Dataset) -> DatasetFacts:
         modalities=tuple(modality.name for modality in spec.modalities),
         windows=len(windows),
         groups=windows.group_count,
-        kind=msgspec.UNSET if spec.task.kind == "classification" else spec.task.kind,
         split=split_facts(windows),
     )
+    # Files do not say that a task is one of classes.
+    return facts if spec.task.kind == "classification" else msgspec.structs.replace(facts, kind=spec.task.kind)
 
 
 def _told_by(task: TaskSpec, metric: str) -> str | msgspec.UnsetType:

@@ -14,12 +14,11 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluate.by_group import Judged, drawn_figures, judged_on
-from mmkd_models.evaluate.intervals import gain_draws
+from mmkd_models.evaluate.gains import gain_draws, gain_over_seeds
 from mmkd_models.metrics.classes import Scores
-from mmkd_models.metrics.measures import Measure, measures_of, told_by
+from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import metrics_of, scores_from_logits
-from mmkd_models.study.gains import paired_gain
-from mmkd_report.words.measures import OF_CLASSES
+from mmkd_report.documents.figures import OF_CLASSES, Measure
 
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
 
@@ -82,10 +81,10 @@ def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit() -> None:
     truth = [[0.0], [10.0]]
     ours = judged_of(task, {0: (truth, [[1.0], [11.0]]), 1: (truth, [[1.0], [11.0]])})  # always 1 mm off
     theirs = judged_of(task, {0: (truth, [[2.0], [12.0]]), 1: (truth, [[5.0], [15.0]])})  # 2 mm, and 5 mm
-    gain = paired_gain([ours], [theirs], "mae")
+    gain = gain_over_seeds([ours], [theirs], "mae")
     assert (gain.mean, gain.low, gain.high) == (2.5, 1.0, 4.0)  # groups drawn alone: 1 mm and 4 mm
-    assert paired_gain([theirs], [ours], "mae").mean == -2.5
-    assert paired_gain([ours], [theirs], "r2").mean == pytest.approx((1 - 1 / 25) - (1 - 14.5 / 25))
+    assert gain_over_seeds([theirs], [ours], "mae").mean == -2.5
+    assert gain_over_seeds([ours], [theirs], "r2").mean == pytest.approx((1 - 1 / 25) - (1 - 14.5 / 25))
     assert set(np.unique(gain_draws([ours], [theirs], "mae")).tolist()) == {1.0, 2.5, 4.0}
 
 
@@ -93,7 +92,9 @@ def test_a_gain_of_labels_is_in_points() -> None:
     task = TaskSpec(kind="multi_label", labels=("a", "b"))
     truth = [[1.0, 0.0], [0.0, 1.0]]
     right, half = [[3.0, -3.0], [-3.0, 3.0]], [[3.0, -3.0], [3.0, 3.0]]
-    gain = paired_gain([judged_of(task, {0: (truth, right)})], [judged_of(task, {0: (truth, half)})], "subset_accuracy")
+    gain = gain_over_seeds(
+        [judged_of(task, {0: (truth, right)})], [judged_of(task, {0: (truth, half)})], "subset_accuracy"
+    )
     assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)
 
 

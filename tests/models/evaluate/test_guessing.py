@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.compare.gains import gap_recovered
 from mmkd_models.evaluate.by_group import GroupAnswers, GroupConfusion, Judged
+from mmkd_models.evaluate.gains import gap_recovered
 from mmkd_models.evaluate.guessing import guessed_figure, guessing
 from mmkd_models.metrics.classes import scores_from_answers
 

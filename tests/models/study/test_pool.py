@@ -17,7 +17,6 @@ from mmkd_models.data.batches import AugmentConfig
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.evaluate.by_group import GroupConfusion, Judged
 from mmkd_models.metrics.classes import scores_from_answers
-from mmkd_models.study.document import DatasetFacts, Latency, StudentSize
 from mmkd_models.study.page import results_page
 from mmkd_models.study.pool import DistillationResults, pooled_results
 from mmkd_models.study.results import SeedResults, SizeResults, TeacherRecord, TrialRecord
@@ -26,6 +25,7 @@ from mmkd_models.trials.plan import Candidate, Conditions, Entry, TeacherChoice,
 from mmkd_models.trials.rivals import RivalResult
 from mmkd_models.trials.teachers import TeacherResult
 from mmkd_models.trials.trials import TrialResult
+from mmkd_report.documents.study import PairLatency, StudentSize, StudyDataset
 
 EACH = 10  # windows of a class in a group
 
@@ -82,7 +82,7 @@ def seed_results(
     """One fold where labels alone, logits and extra-trees get so many of ten windows of the first class right."""
     of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
     return SeedResults(
-        dataset=DatasetFacts(
+        dataset=StudyDataset(
             name=dataset,
             sha256="cd" * 32,
             source="",
@@ -133,7 +133,7 @@ def results() -> DistillationResults:
         seed_results("rig", 0, groups=five, alone=4, taught=8, modality="gyro"),
         seed_results("walk", 0, groups=five, alone=6, taught=5, trees=7),
     ]
-    latency = Latency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
+    latency = PairLatency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
     size = StudentSize(preset="tiny", parameters=100, mflops=1.0, latency=latency, excluded="")
     sizes = SizeResults(
         dataset="rig", dataset_sha256="cd" * 32, modality="acc", teacher="acc+gyro:small", students=(size,)

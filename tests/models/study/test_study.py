@@ -24,7 +24,6 @@ import study_cases as cases
 from mmkd_edge.errors import MmkdError, PerformanceError, UsageError
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
-from mmkd_models.study.document import Latency, StudyDocument
 from mmkd_models.study.progress import Snapshot, state_in_words, study_view
 from mmkd_models.study.study import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student
@@ -35,6 +34,7 @@ from mmkd_models.trials.plan import Candidate, Entry, TeacherChoice, Trial, tria
 from mmkd_models.trials.search import distributions, open_study, search
 from mmkd_models.trials.trials import run_trial, trial_result
 from mmkd_models.trials.workers import WorkOrder, open_bench, work
+from mmkd_report.documents.study import PairLatency, StudyDocument
 
 WORK = """
 import sys, torch
@@ -78,12 +78,14 @@ def searched(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
     return out, study(machines, options, out=out, measure_latency=latency)
 
 
-def latency(student: Path, teacher: Path) -> Latency:
+def latency(student: Path, teacher: Path) -> PairLatency:
     """Latencies by size, as if they had been measured."""
     size = read_student(student).config.preset
     assert teacher.exists()
     own = {"tiny": 1.0, "small": 3.0}[size]
-    return Latency(student_ms={"p50": own, "p99": own}, teacher_ms={"p50": 6.0}, ratio=6.0 / own, machine={"cpu": "x"})
+    return PairLatency(
+        student_ms={"p50": own, "p99": own}, teacher_ms={"p50": 6.0}, ratio=6.0 / own, machine={"cpu": "x"}
+    )
 
 
 def trained_on(machines: Dataset, out: Path) -> StudyFolder:

@@ -22,11 +22,12 @@ from mmkd_report.charts.plots import (
     line_chart,
     tight_axis,
 )
-from mmkd_report.documents.demo import Attention, Contest, CurvePoint, DemoDocument, MissingSamples, Network, Spread
+from mmkd_report.documents.demo import Attention, Contest, CurvePoint, DemoDocument, MissingSamples, Network
+from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.pages.demo.answer import best_student, has_spread, mean_of
 from mmkd_report.pages.demo.tables import ROLE_NAMES
 from mmkd_report.words.formats import count, is_figure, percent, plain, significant
-from mmkd_report.words.measures import Measure, figure, tick, told
+from mmkd_report.words.measures import figure, tick, told
 
 # Middle tones, legible on paper and on a dark screen: the maps are pictures and cannot follow the style sheet.
 MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
@@ -52,12 +53,16 @@ class AttentionPair:
 def accuracy_panels(demo: DemoDocument) -> tuple[DotPanel, ...]:
     """One panel for the teacher and one per modality, over one shared axis."""
     measure = demo.told_by
-    groups = [("All sensors", [("teacher", demo.teacher.score(measure))])]
+    reference = demo.teacher.score(measure)
+    groups: list[tuple[str, list[tuple[str, Spread]]]] = [
+        ("All sensors", [] if reference is None else [("teacher", reference)])
+    ]
     groups += [(name, list(_scores(contest, measure))) for name, contest in demo.students.items()]
-    values = [value for _, rows in groups for _, spread in rows if spread for value in (spread.mean, *spread.per_seed)]
+    values = [value for _, rows in groups for _, spread in rows for value in (spread.mean, *spread.per_seed)]
     over = axis(values, floor=measure.floor, ceiling=measure.ceiling)
-    reference = mean_of(demo.teacher.score(measure))
-    return tuple(_dot_panel(title, rows, over, reference, demo.seeds, measure) for title, rows in groups if rows)
+    return tuple(
+        _dot_panel(title, rows, over, mean_of(reference), demo.seeds, measure) for title, rows in groups if rows
+    )
 
 
 def _scores(contest: Contest, measure: Measure) -> Iterator[tuple[str, Spread]]:
@@ -70,20 +75,20 @@ def _scores(contest: Contest, measure: Measure) -> Iterator[tuple[str, Spread]]:
     }
     for role, competitor in competitors.items():
         spread = competitor.score(measure) if competitor is not None else None
-        if spread is not None and is_figure(spread.mean):
+        if spread is not None:
             yield role, spread
 
 
 def _dot_panel(
     title: str,
-    rows: Sequence[tuple[str, Spread | None]],
+    rows: Sequence[tuple[str, Spread]],
     over: Axis,
     reference: float | None,
     seeds: Sequence[int],
     measure: Measure,
 ) -> DotPanel:
     drawn = tuple(
-        _dot_row(role, spread or Spread(), (index + 0.5) * ROW_HEIGHT, over, seeds, measure)
+        _dot_row(role, spread, (index + 0.5) * ROW_HEIGHT, over, seeds, measure)
         for index, (role, spread) in enumerate(rows)
     )
     spoken = "; ".join(f"{row.name} {row.mean} {measure.unit}".rstrip() for row in drawn)
@@ -103,7 +108,6 @@ def _dot_row(role: str, spread: Spread, y: float, over: Axis, seeds: Sequence[in
     dots = tuple(
         Dot(x=_x(over, value), title=f"seed {names[index] if names else index}: {told(value, measure)}")
         for index, value in enumerate(spread.per_seed)
-        if is_figure(value)
     )
     return DotRow(
         role=role,
@@ -111,20 +115,19 @@ def _dot_row(role: str, spread: Spread, y: float, over: Axis, seeds: Sequence[in
         mean=figure(spread.mean, measure),
         spread=figure(spread.std, measure) if has_spread(spread, seeds) else "",
         y=y,
-        mean_x=_x(over, spread.mean) if is_figure(spread.mean) else None,
+        mean_x=_x(over, spread.mean),
         dots=dots,
     )
 
 
-def _links(measures: dict[str, Spread | None], drawn: Sequence[DotRow], over: Axis) -> Iterator[Link]:
+def _links(measures: dict[str, Spread], drawn: Sequence[DotRow], over: Axis) -> Iterator[Link]:
     """From the baseline to the student of the same seed: the gain, seed by seed."""
     baseline, student = measures.get("baseline"), measures.get("student")
     if baseline is None or student is None or len(baseline.per_seed) != len(student.per_seed):
         return
     height = {row.role: row.y for row in drawn}
     for before, after in zip(baseline.per_seed, student.per_seed, strict=True):
-        if is_figure(before) and is_figure(after):
-            yield Link(x1=_x(over, before), y1=height["baseline"], x2=_x(over, after), y2=height["student"])
+        yield Link(x1=_x(over, before), y1=height["baseline"], x2=_x(over, after), y2=height["student"])
 
 
 def _x(over: Axis, value: float) -> float:

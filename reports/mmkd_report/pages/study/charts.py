@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from mmkd_report.charts.plots import Axis, Dot, DotPanel, DotRow, Tick, axis, row_height
 from mmkd_report.charts.scatter import Point, Scatter, scatter
+from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.study import NONE, Effect, EntryRow, StudyDocument, teacher_of
 from mmkd_report.words.formats import is_figure, significant, with_unit
-from mmkd_report.words.measures import Measure, difference, figure, tick, told, with_gain_unit
+from mmkd_report.words.measures import difference, figure, tick, told, with_gain_unit
 
 _SHAPES = {"baseline": "circle", "student": "square", "teacher": "diamond"}
 _ROLE_NAMES = {"baseline": "Labels alone", "student": "Distilled", "teacher": "Chosen by validation"}

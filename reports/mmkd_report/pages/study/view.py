@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.study import (
     NONE,
     EntryRow,
@@ -25,7 +26,7 @@ from mmkd_report.pages.page import render_page
 from mmkd_report.pages.study.answer import RIVAL_NAMES, answer, caution, key_figures, question
 from mmkd_report.pages.study.charts import effect_panels, entry_name, gain_panels, pareto, score_panels
 from mmkd_report.words.formats import NOTHING, count, is_figure, magnitude, plain, share, significant, with_unit
-from mmkd_report.words.measures import Measure, difference, figure, gain_interval, labels_in_words, spread_of_seeds
+from mmkd_report.words.measures import difference, figure, gain_interval, labels_in_words, spread_of_seeds
 
 _AS_USUAL = (None, "none", "fresh")  # what a recipe says where it asks for nothing special
 MOST_TRIALS = 300
