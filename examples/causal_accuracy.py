@@ -17,8 +17,8 @@ import msgspec
 from mmkd_models.compare.comparison import RESULT_FILE, FoldData, fold_data, teacher_path
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.evaluate.by_group import Judged, judged_on
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_over_seeds
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
@@ -82,12 +82,12 @@ def causal_student(folder: Path, modality: str, fold: FoldResult, data: FoldData
     return student
 
 
-def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Judged:
+def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Outcome:
     """Give the student's answers to the fold's test windows."""
-    return judged_on(data.test, logits_of(student.network(), data.test, modality=modality))
+    return outcome_on(data.test, logits_of(student.network(), data.test, modality=modality))
 
 
-def row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Judged, Judged]) -> str:
+def row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Outcome, Outcome]) -> str:
     """Give one fold: validation scores of the windowed and the causal student, and what they reach in each metric."""
     cells = [f"{100 * one.facts.score:.1f}" for one in students]
     for metric in METRICS:

@@ -1,4 +1,4 @@
-"""The demo's chain after training: bundles, the device runtime's answers, latencies, and their place in the document."""
+"""The demo's chain after training: bundles, the device runtime's answers, latencies, all put into the document."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report.documents.demo import Attention, DemoBenchmark, DemoDocument, Latency, RatioRange
@@ -176,7 +176,7 @@ def _right(answers: Sequence[Prediction], part: Windows) -> int:
     return int((np.array([answer.index for answer in answers]) == part.labels).sum())
 
 
-def _agreed(answers: Sequence[Prediction], part: Windows, judged: Judged) -> int:
+def _agreed(answers: Sequence[Prediction], part: Windows, judged: Outcome) -> int:
     """How many windows have the labels that training gave them, or its number."""
     task = part.spec.task
     _, trained, groups = judged.windows

@@ -16,9 +16,9 @@ from mmkd_edge.command.tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import Judged, judged_on
 from mmkd_models.evaluate.gains import gain_on_windows, interval_needs
 from mmkd_models.evaluate.guessing import guessing, guessing_line
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.metrics.measures import gain_text, measures_of, significant_text
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.figures import Measure
@@ -47,7 +47,7 @@ def evaluate_kind(
     from mmkd_models.evaluate.report import check_contestants, logits_from
 
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
-    judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
+    judged = {one.path: outcome_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
     gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
     beside = {path: guessing([one], measures[0].name, seed=seed) for path, one in judged.items()}
@@ -84,7 +84,7 @@ def evaluate_kind(
         console.print(f"caution: {caution}", soft_wrap=True)
 
 
-def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:
+def _gains(ours: Outcome, theirs: Outcome, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:
     """By measure, in its `gain_unit`: what ours is better by."""
     found = {}
     for measure in measures:

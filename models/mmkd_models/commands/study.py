@@ -28,7 +28,7 @@ from mmkd_models.train_config import AugmentConfig
 from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.study.study import StudyOptions
+    from mmkd_models.study.run import StudyOptions
     from mmkd_models.trials.executors import Executor
     from mmkd_models.trials.sizes import MeasureLatency
     from mmkd_report.documents.study import EntryRow, PairLatency, StudyDocument
@@ -159,10 +159,11 @@ def study_command(
     """
     from mmkd_models.distil.methods import chosen_methods
     from mmkd_models.study.markdown import study_section
-    from mmkd_models.study.study import StudyOptions
-    from mmkd_models.trials.plan import NONE, Conditions, Space
+    from mmkd_models.study.run import StudyOptions
     from mmkd_models.trials.rivals import RIVALS
+    from mmkd_models.trials.space import Conditions, Space
     from mmkd_models.trials.teacher_text import teachers_from_text
+    from mmkd_report.documents.study import NONE
 
     check_folder(output)
     if table is not None:
@@ -216,7 +217,7 @@ def _run(
     dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
 ) -> StudyDocument:
     from mmkd_models.study.progress import study_view
-    from mmkd_models.study.study import study, write_document
+    from mmkd_models.study.run import study, write_document
 
     try:
         with study_view() as show:

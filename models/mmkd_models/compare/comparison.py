@@ -36,9 +36,9 @@ from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import BLOCKS
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged, judged_on
 from mmkd_models.evaluate.gains import spread
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, outcome_on
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
@@ -139,7 +139,7 @@ def compare_fold(
     finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config, split)
     if finished is not None:
         return finished
-    _claim(out / CLAIM_FILE, dataset, seed, config)
+    _take(out / CLAIM_FILE, dataset, seed, config)
     data = fold_data(dataset, seed=seed, label_share=config.label_share)
     say = on_step if on_step is not None else _silent
     teacher = _teacher(data, seed, config, out, say)
@@ -156,7 +156,7 @@ def compare_fold(
         },
         groups=dataset.everything().group_count,
         split=split,
-        teacher=_network_result(teacher, judged_on(data.test, logits_of(network, data.test, modality=None))),
+        teacher=_network_result(teacher, outcome_on(data.test, logits_of(network, data.test, modality=None))),
         teacher_subsets=tuple(
             SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
             for subset, scores in scores_by_subset(network, data.test).items()
@@ -201,7 +201,7 @@ def parts_of(
     """
     if (out / RESULT_FILE).exists():
         return (), (), ()
-    _claim(out / CLAIM_FILE, dataset, seed, config)
+    _take(out / CLAIM_FILE, dataset, seed, config)
     part = partial(Part, seed=seed, config=config, out=out)
     names = config.modalities
     teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
@@ -268,7 +268,7 @@ def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, spli
     return result
 
 
-class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose folder it is. The teacher's size is in the names of its files, since several may be tried."""
 
     config: ComparisonConfig
@@ -277,10 +277,10 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split: SplitBy = OF_GROUPS.by
 
 
-def _claim(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
+def _take(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
     """Writes down whose folder it is before anything is trained into it."""
     split = split_facts(dataset.everything()).by
-    ours = _Claim(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
+    ours = _Owner(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
     found = claimed(path, ours, what="the options of a comparison", cure="delete the folder")
     same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
     if msgspec.structs.replace(found, config=same_teacher) != ours:
@@ -354,7 +354,7 @@ def choose_teacher(
         return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
     say = on_step if on_step is not None else _silent
     for seed in seeds:
-        _claim(folder(seed) / CLAIM_FILE, dataset, seed, config)
+        _take(folder(seed) / CLAIM_FILE, dataset, seed, config)
     tried = []
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)
@@ -386,7 +386,7 @@ def _modality(
     rivals = _rivals(data, name, seed, config, out, say)
     test, first = data.test, _first_measure(data.test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
-    judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
+    judged = {who: outcome_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
     missing = {
         who: scores_by_missing_share(network, test, modality=name, seed=seed) for who, network in networks.items()
     }
@@ -467,7 +467,7 @@ def _rivals(data: FoldData, name: str, seed: int, config: ComparisonConfig, out:
     return rivals_on(data.training.train, *parts, metric=metric, modality=name, seed=seed, path=path)
 
 
-def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:
+def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Outcome) -> NetworkResult:
     facts, of_classes = checkpoint.facts, judged.class_scores is not msgspec.UNSET
     return NetworkResult(
         class_scores=judged.class_scores,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
 from mmkd_models.networks.config import Preset
@@ -67,7 +67,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
 
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
     by_group: tuple[GroupCount, ...] | msgspec.UnsetType = msgspec.UNSET
-    judged: Judged | msgspec.UnsetType = msgspec.UNSET
+    judged: Outcome | msgspec.UnsetType = msgspec.UNSET
     parameters: int
     learning_rate: float
     valid_score: float
@@ -79,7 +79,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
         return self.class_scores or self.test.scores
 
     @property
-    def test(self) -> Judged:
+    def test(self) -> Outcome:
         """What gains are counted from. Of classes it knows right and wrong, and so accuracy alone can be drawn."""
         if self.judged is not msgspec.UNSET:
             return self.judged
@@ -87,10 +87,10 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
             GroupConfusion(group=one.group, confusion=((one.right, one.windows - one.right), (0, 0)))
             for one in self.by_group or ()
         )
-        return Judged(class_scores=self.class_scores, confusions=counts)
+        return Outcome(class_scores=self.class_scores, confusions=counts)
 
 
-class RivalResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
+class FoldRival(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
     """A rival's scores, or the reason why there are none.
 
     Attributes:
@@ -101,7 +101,7 @@ class RivalResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scor
     """
 
     class_scores: Scores | None = None
-    judged: Judged | msgspec.UnsetType = msgspec.UNSET
+    judged: Outcome | msgspec.UnsetType = msgspec.UNSET
     valid_score: float | None = None
     reason: str = ""
 
@@ -124,8 +124,8 @@ class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
 
     baseline: NetworkResult
     student: NetworkResult
-    extra_trees: RivalResult
-    mini_rocket: RivalResult
+    extra_trees: FoldRival
+    mini_rocket: FoldRival
     missing: MissingCurve
 
 

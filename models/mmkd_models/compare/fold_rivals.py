@@ -9,7 +9,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.compare.fold_result import RivalResult
+from mmkd_models.compare.fold_result import FoldRival
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.rivals import JudgeRival, extra_trees_judged, mini_rocket_judged
 
@@ -17,8 +17,8 @@ from mmkd_models.evaluate.rivals import JudgeRival, extra_trees_judged, mini_roc
 class Rivals(msgspec.Struct, frozen=True, kw_only=True):
     """What the file keeps."""
 
-    extra_trees: RivalResult
-    mini_rocket: RivalResult
+    extra_trees: FoldRival
+    mini_rocket: FoldRival
 
 
 def rivals_on(
@@ -48,9 +48,9 @@ def rivals_on(
                 f"{path}: expected scores of rivals, got a damaged file ({error}); delete it"
             ) from error
 
-    def judged(judge: JudgeRival) -> RivalResult:
+    def judged(judge: JudgeRival) -> FoldRival:
         on_valid, on_test = judge(train, (valid, test), modality=modality, seed=seed)
-        return RivalResult(judged=on_test, valid_score=on_valid.scores.metric(metric))
+        return FoldRival(judged=on_test, valid_score=on_valid.scores.metric(metric))
 
     found = Rivals(extra_trees=judged(extra_trees_judged), mini_rocket=_mini_rocket(judged))
     if not found.mini_rocket.reason:
@@ -59,10 +59,10 @@ def rivals_on(
     return found
 
 
-def _mini_rocket(judged: Callable[[JudgeRival], RivalResult]) -> RivalResult:
+def _mini_rocket(judged: Callable[[JudgeRival], FoldRival]) -> FoldRival:
     try:
         return judged(mini_rocket_judged)
     except ImportError:
-        return RivalResult(reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
+        return FoldRival(reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
     except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(reason=f"MiniRocket refused these windows: {error}")
+        return FoldRival(reason=f"MiniRocket refused these windows: {error}")

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mmkd_models.compare.fold_result import FoldResult, ModalityResult, NetworkResult, RivalResult
+from mmkd_models.compare.fold_result import FoldResult, FoldRival, ModalityResult, NetworkResult
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.evaluate.gains import gain_of_pairs, gap_recovered, spread
@@ -158,7 +158,7 @@ def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[s
     return {one.name: spread([score.metric(one.name) for score in scores]) for one in measures}
 
 
-def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> Rival:
+def _rival(results: Sequence[FoldRival], measures: Sequence[Measure]) -> Rival:
     scores = [score for result in results if (score := result.scores) is not None]
     judged = [result.judged for result in results if result.judged is not msgspec.UNSET]
     valid = [result.valid_score for result in results if result.valid_score is not None]

@@ -17,9 +17,9 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.setup import Setup
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import class_scores, judged_on
 from mmkd_models.evaluate.confidence import ERROR_LEVELS, confidence_facts, reliability
 from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.outcome import class_scores, outcome_on
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.training.fits import check_fits
 from mmkd_report.documents.evaluation import ArtifactEvaluation, BundleEvaluation, DataFacts
@@ -85,7 +85,7 @@ def _evaluation(
 ) -> ArtifactEvaluation:
     labels = windows.labels
     logits, probabilities = answers_of(engine, windows.take(np.arange(len(windows)))[engine.modality.name])
-    judged = judged_on(windows, probabilities)
+    judged = outcome_on(windows, probabilities)
     confidence = None
     if artifact.confidence is not None:
         confidence = confidence_facts(

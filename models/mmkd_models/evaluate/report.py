@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import class_scores, judged_on
 from mmkd_models.evaluate.gains import gain_on_windows
 from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
+from mmkd_models.evaluate.outcome import class_scores, outcome_on
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.teacher import Teacher
@@ -194,11 +194,11 @@ class _Judge:
 
     def judgement(self, ours: Logits, theirs: Logits | None = None) -> Judgement:
         """Judges logits, beside others where there are some."""
-        judged = judged_on(self.windows, ours)
+        judged = outcome_on(self.windows, ours)
         beside = guessing([judged], self.metric, seed=self.seed)
         if theirs is None:
             return Judgement(scores=class_scores(judged), guessing=beside)
-        other = judged_on(self.windows, theirs)
+        other = outcome_on(self.windows, theirs)
         gain = gain_on_windows(judged, other, self.metric, seed=self.seed)
         return Judgement(scores=class_scores(judged), against=class_scores(other), gain=gain, guessing=beside)
 

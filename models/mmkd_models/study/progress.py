@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from mmkd_models.trials.choice import baseline_candidates
+from mmkd_models.trials.by_validation import baseline_candidates
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import NONE, Trial, candidates, teacher_name, trial_name
+from mmkd_models.trials.space import Trial, candidates, teacher_name, trial_name
+from mmkd_models.trials.students import TRIAL_FILE, TrialResult
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult
-from mmkd_models.trials.trials import TRIAL_FILE, TrialResult
-from mmkd_models.trials.workers import WorkOrder
+from mmkd_models.trials.worker import WorkOrder
+from mmkd_report.documents.study import NONE
 
 _EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0

@@ -16,24 +16,16 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.split import OF_GROUPS, split_facts
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.distil.method import Method
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.training.checkpoint import library_versions
-from mmkd_models.trials.choice import chosen_trials
+from mmkd_models.trials.by_validation import chosen_trials
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
-from mmkd_models.trials.plan import (
-    TEACHERS_FOLDER,
-    Conditions,
-    Entry,
-    Method,
-    TeacherChoice,
-    Trial,
-    candidates,
-    entries,
-)
-from mmkd_models.trials.rivals import RivalName, RivalResult, rival_file, rivals_on
-from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results
-from mmkd_models.trials.trials import TRIAL_FILE, TrialResult, judged_trial, trial_result
-from mmkd_report.documents.study import StudentSize, StudyDataset
+from mmkd_models.trials.rivals import RivalName, StudyRival, rival_file, rivals_on
+from mmkd_models.trials.space import TEACHERS_FOLDER, Conditions, Entry, TeacherChoice, Trial, candidates, entries
+from mmkd_models.trials.students import TRIAL_FILE, TrialResult, trial_outcome, trial_result
+from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, teacher_outcome, teacher_result, teacher_results
+from mmkd_report.documents.study import StudyDataset
 
 _CONDITIONS = Conditions.__struct_fields__
 
@@ -43,7 +35,7 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     name: str
     result: TrialResult
-    test: Judged | None
+    test: Outcome | None
 
 
 class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +44,7 @@ class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str
     choice: TeacherChoice
     result: TeacherResult | None
-    test: Judged | None
+    test: Outcome | None
 
 
 class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,28 +70,12 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     methods: tuple[Method, ...]
     teachers: tuple[TeacherRecord, ...]
     trials: tuple[TrialRecord, ...]
-    rivals: tuple[RivalResult, ...]
-
-
-class SizeResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What students of one sensor cost, and their latency beside a teacher's on the machine that was measured last."""
-
-    format_version: int = FORMAT_VERSION
-    dataset: str
-    dataset_sha256: str
-    modality: str
-    teacher: str
-    students: tuple[StudentSize, ...]
+    rivals: tuple[StudyRival, ...]
 
 
 def seed_file(results: Path, dataset: str, conditions: Conditions, seed: int) -> Path:
     """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`."""
     return results / f"{dataset}-{conditions.modality}-{100 * conditions.label_share:g}-seed{seed}.json"
-
-
-def size_file(results: Path, dataset: str, modality: str) -> Path:
-    """Gives where the costs of a sensor's students are kept."""
-    return results / f"{dataset}-{modality}-sizes.json"
 
 
 def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
@@ -112,7 +88,7 @@ def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
     known = 0
     for seed in seeds:
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
-        found = _read(path, SeedResults)
+        found = read_compact(path, SeedResults)
         if found is None:
             continue
         _check_same(found, folder, path)
@@ -178,7 +154,7 @@ def collect(
     written = []
     for seed in seeds:
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
-        before = _read(path, SeedResults)
+        before = read_compact(path, SeedResults)
         if before is not None:
             _check_same(before, folder, path)
         trials = list(_trial_records(folder, impossible, seed))
@@ -204,13 +180,13 @@ def collect(
 def _trial_records(folder: StudyFolder, impossible: Sequence[Entry], seed: int) -> Iterator[TrialRecord]:
     for entry in entries(folder.space, impossible):
         for result in chosen_trials(folder, entry, [seed]).values():
-            judged_trial(folder, result.trial)
+            trial_outcome(folder, result.trial)
     for candidate in candidates(folder.space, impossible):
         trial = Trial(candidate=candidate, seed=seed)
         ended = trial_result(folder, trial)
         if ended is not None and ended.state == "finished":
             path = folder.of_trial(trial)
-            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, Judged))
+            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, Outcome))
 
 
 def _teacher_records(folder: StudyFolder, compared: Sequence[TeacherChoice], seed: int) -> Iterator[TeacherRecord]:
@@ -223,7 +199,7 @@ def _teacher_records(folder: StudyFolder, compared: Sequence[TeacherChoice], see
                 name=folder.of_teacher(one, seed).name,
                 choice=one,
                 result=teacher_result(folder, one, seed) if single else None,
-                test=judged_teacher(folder, one, seed),
+                test=teacher_outcome(folder, one, seed),
             )
 
 
@@ -241,7 +217,7 @@ def _merged(before: Sequence[_Named], now: Sequence[_Named]) -> tuple[_Named, ..
     return tuple(found[name] for name in sorted(found))
 
 
-def _joined(before: Sequence[RivalResult], now: Sequence[RivalResult]) -> tuple[RivalResult, ...]:
+def _joined(before: Sequence[StudyRival], now: Sequence[StudyRival]) -> tuple[StudyRival, ...]:
     found = {one.rival: one for one in (*before, *now)}
     return tuple(found[name] for name in sorted(found))
 
@@ -258,27 +234,11 @@ def write_lines(path: Path, value: msgspec.Struct) -> None:
     write_file(path, ("{\n " + ",\n ".join(parts) + "\n}\n").encode())
 
 
-def read_seeds(results: Path) -> tuple[SeedResults, ...]:
-    """Gives the results of all seeds in a folder, by dataset, modality, label share and seed."""
-    found = [_read(path, SeedResults) for path in results.glob("*-seed*.json")]
-    return tuple(
-        sorted(
-            (one for one in found if one is not None),
-            key=lambda one: (one.dataset.name, one.conditions.modality, -one.conditions.label_share, one.seed),
-        )
-    )
-
-
-def read_sizes(results: Path) -> dict[tuple[str, str], SizeResults]:
-    """Gives the costs of students in a folder by dataset and modality."""
-    found = [_read(path, SizeResults) for path in sorted(results.glob("*-sizes.json"))]
-    return {(one.dataset, one.modality): one for one in found if one is not None}
-
-
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
-def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
+def read_compact(path: Path, kind: type[_Kind]) -> _Kind | None:
+    """Gives the results in a file, or None where there is none."""
     if not path.exists():
         return None
     try:

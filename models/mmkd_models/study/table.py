@@ -13,19 +13,20 @@ import msgspec
 import numpy as np
 
 from mmkd_models.compare.comparison import NEAR_BEST
-from mmkd_models.evaluate.by_group import Judged
 from mmkd_models.evaluate.gains import gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
 from mmkd_models.study.effects import FactorScore, effects
-from mmkd_models.trials.choice import chosen_trials, scores_of_candidate
+from mmkd_models.trials.by_validation import chosen_trials, scores_of_candidate
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import NONE, Candidate, Entry, TeacherChoice, Trial, candidates
 from mmkd_models.trials.rivals import RivalName, rival_on
-from mmkd_models.trials.teachers import judged_teacher, teacher_results
-from mmkd_models.trials.trials import TrialResult, judged_trial, trial_result
+from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, candidates
+from mmkd_models.trials.students import TrialResult, trial_outcome, trial_result
+from mmkd_models.trials.teachers import teacher_outcome, teacher_results
 from mmkd_report.documents.study import (
+    NONE,
     Effect,
     EntryRow,
     RivalRow,
@@ -44,7 +45,7 @@ class Tested:
 
     entry: Entry
     results: dict[int, TrialResult]
-    tests: dict[int, Judged]
+    tests: dict[int, Outcome]
     search_score: float | None
 
 
@@ -57,7 +58,7 @@ def tested_entries(
         results = chosen_trials(folder, entry, seeds)
         if not results:
             continue
-        tests = {seed: judged_trial(folder, result.trial) for seed, result in results.items()}
+        tests = {seed: trial_outcome(folder, result.trial) for seed, result in results.items()}
         score = _search_score(folder, entry, search_seeds) if search_seeds else None
         found.append(Tested(entry=entry, results=results, tests=tests, search_score=score))
     return tuple(found)
@@ -165,7 +166,7 @@ def _row(
     )
 
 
-def _gains(ours: dict[int, Judged], theirs: dict[int, Judged], metrics: Sequence[str]) -> dict[str, SeedGain] | None:
+def _gains(ours: dict[int, Outcome], theirs: dict[int, Outcome], metrics: Sequence[str]) -> dict[str, SeedGain] | None:
     both = [seed for seed in ours if seed in theirs]
     if not both:
         return None
@@ -184,7 +185,7 @@ def _gap_recovered(folder: StudyFolder, one: Tested, baseline: Tested) -> float 
     if not both:
         return None
     ours, alone = ([which.tests[seed] for seed in both] for which in (one, baseline))
-    return gap_recovered(ours, alone, [judged_teacher(folder, choice, seed) for seed in both], measure.name)
+    return gap_recovered(ours, alone, [teacher_outcome(folder, choice, seed) for seed in both], measure.name)
 
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
@@ -237,7 +238,7 @@ def teacher_rows(
                 parameters=sum(one.parameters for one in next(iter(found.values()))),
                 seeds=tuple(found),
                 valid_score=spread([results[0].score for results in found.values()]) if is_one else None,
-                test=score_table([judged_teacher(folder, choice, seed).scores for seed in found]),
+                test=score_table([teacher_outcome(folder, choice, seed).scores for seed in found]),
                 sha256=tuple(one.sha256 for results in found.values() for one in results),
             )
         )

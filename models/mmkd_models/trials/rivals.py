@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
 from mmkd_models.trials.folder import StudyFolder, read_result, write_result
 
@@ -16,7 +16,7 @@ RivalName = Literal["extra_trees", "mini_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 
 
-class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StudyRival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rival on the test windows of a seed's fold, or the reason why there are no answers of it.
 
     `valid_score` is what validation maximises; None also in files of earlier releases.
@@ -24,7 +24,7 @@ class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     rival: RivalName
     seed: int
-    test: Judged | None
+    test: Outcome | None
     reason: str = ""
     valid_score: float | None = None
 
@@ -34,30 +34,30 @@ def rival_file(folder: StudyFolder, rival: RivalName, seed: int) -> Path:
     return folder.out / "rivals" / f"{rival}-{folder.conditions.label_share:g}-seed{seed}.json"
 
 
-def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> RivalResult:
+def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> StudyRival:
     """Trains and judges a rival on the student's sensor and labels, once; later calls read what was found.
 
     What cannot be run here is told and not kept, so that it is tried again where it can.
     """
     path = rival_file(folder, rival, seed)
-    known = read_result(path, RivalResult)
+    known = read_result(path, StudyRival)
     if known is not None:
         return known
     try:
         valid, test = _judged(folder, rival, seed)
     except ImportError:
-        return RivalResult(
+        return StudyRival(
             rival=rival, seed=seed, test=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
         )
     except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(rival=rival, seed=seed, test=None, reason=f"refused these windows: {error}")
+        return StudyRival(rival=rival, seed=seed, test=None, reason=f"refused these windows: {error}")
     score = valid.scores.metric(folder.conditions.student_train.metric)
-    result = RivalResult(rival=rival, seed=seed, test=test, valid_score=score)
+    result = StudyRival(rival=rival, seed=seed, test=test, valid_score=score)
     write_result(path, result)
     return result
 
 
-def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> tuple[Judged, ...]:
+def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> tuple[Outcome, ...]:
     """On the validation windows of the fold, and on its test windows."""
     fold = folder.fold(seed)
     judge = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
@@ -65,6 +65,6 @@ def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> tuple[Judged, .
     return judge(fold.training.train, parts, modality=folder.conditions.modality, seed=seed)
 
 
-def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalResult, ...]:
+def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[StudyRival, ...]:
     """Gives every rival on every seed."""
     return tuple(rival_on(folder, rival, seed) for rival in rivals for seed in seeds)

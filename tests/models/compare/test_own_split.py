@@ -28,7 +28,7 @@ from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.batches import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.networks.config import teacher_config
-from mmkd_models.study.study import prepare_study
+from mmkd_models.study.run import prepare_study
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.cross_fit import cross_fit
 from mmkd_models.training.loop import TrainConfig

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.compare.fold_result import FoldResult, GroupCount, NetworkResult, RivalResult
+from mmkd_models.compare.fold_result import FoldResult, FoldRival, GroupCount, NetworkResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
 from mmkd_models.metrics.classes import Scores
@@ -123,7 +123,7 @@ def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
 
 
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
-    rival = RivalResult(class_scores=None, reason="aeon is not installed")
+    rival = FoldRival(class_scores=None, reason="aeon is not installed")
     entry = document_of(two_folds(fold_result, mini_rocket=rival), machines)["students"]["acc"]
     assert entry["mini_rocket"] == {
         "accuracy": None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_models.evaluate.gains import FEWEST_GROUPS
-from mmkd_models.study.pool import (
+from mmkd_report.documents.figures import Spread
+from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
+from proofs.study.pool import (
     ALL_MODALITIES,
     DistillationResults,
     MethodRow,
@@ -14,9 +16,6 @@ from mmkd_models.study.pool import (
     PooledRow,
     SensorTable,
 )
-from mmkd_models.trials.plan import NONE
-from mmkd_report.documents.figures import Spread
-from mmkd_report.documents.study import ScoreTable, SeedGain
 
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _SENSOR_HEAD = (

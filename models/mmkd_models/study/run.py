@@ -40,15 +40,15 @@ from mmkd_models.study.table import (
 )
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
 from mmkd_models.training.folder_owner import claimed
-from mmkd_models.trials.choice import best_seed, finalist_candidates
+from mmkd_models.trials.by_validation import best_seed, finalist_candidates
 from mmkd_models.trials.executors import Executor, run_workers
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
 from mmkd_models.trials.rivals import RivalName
 from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
+from mmkd_models.trials.space import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
+from mmkd_models.trials.students import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.trials.teachers import TEACHER_CHECKPOINT
-from mmkd_models.trials.trials import STUDENT_CHECKPOINT, TrialResult, student_of
-from mmkd_models.trials.workers import WorkOrder
+from mmkd_models.trials.worker import WorkOrder
 from mmkd_report.documents.figures import SplitBy
 from mmkd_report.documents.study import (
     Coverage,
@@ -154,7 +154,7 @@ def prepare_study(
 ) -> PreparedStudy:
     """Checks options and folder, and finds which sizes and methods are possible; arguments and errors as `study`."""
     _check(dataset, options, measure_latency)
-    _claim(out, options.conditions, split_facts(dataset.everything()).by)
+    _take(out, options.conditions, split_facts(dataset.everything()).by)
     return _prepare(dataset, options, out, measure_latency)
 
 
@@ -222,7 +222,7 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
         )
 
 
-class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose folder it is."""
 
     dataset_sha256: str
@@ -231,9 +231,9 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split: SplitBy = OF_GROUPS.by
 
 
-def _claim(out: Path, conditions: Conditions, split: SplitBy) -> None:
+def _take(out: Path, conditions: Conditions, split: SplitBy) -> None:
     check_folder(out)
-    ours = _Claim(
+    ours = _Owner(
         dataset_sha256=conditions.dataset_sha256,
         modality=conditions.modality,
         label_share=conditions.label_share,
@@ -241,7 +241,7 @@ def _claim(out: Path, conditions: Conditions, split: SplitBy) -> None:
     )
     path = out / CLAIM_FILE
     found = claimed(path, ours, what="whose folder it is", cure="choose another folder")
-    for key in _Claim.__struct_fields__:
+    for key in _Owner.__struct_fields__:
         wanted, got = getattr(ours, key), getattr(found, key)
         if wanted != got:
             raise UsageError(f"{path}: expected a study with {key} {wanted!r}, got {got!r}; choose another folder")

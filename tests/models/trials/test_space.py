@@ -15,13 +15,13 @@ import study_cases as cases
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.distil.learner import LogitTerm, Recipe, constant
+from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.networks.config import Preset
 from mmkd_models.training.loop import TrainConfig
-from mmkd_models.trials.plan import (
+from mmkd_models.trials.space import (
     Candidate,
     Entry,
-    Method,
     Space,
     TeacherChoice,
     Trial,

@@ -17,12 +17,10 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distil.method import Method
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.train_config import AugmentConfig, TrainConfig
-
-NONE = "none"
-"""The method that learns from labels alone: what every other one is measured against."""
+from mmkd_report.documents.study import NONE
 
 TEACHERS_FOLDER = "teachers"
 
@@ -74,23 +72,6 @@ def mixed_choice(choices: Sequence[TeacherChoice]) -> TeacherChoice:
         members.append(msgspec.structs.replace(one, number=counts[one] or msgspec.UNSET))
         counts[one] += 1
     return msgspec.structs.replace(members[0], further=tuple(members[1:]) or msgspec.UNSET)
-
-
-class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A way to train a student: a recipe by its name, `kind` or `kind@level`; no recipe means labels alone."""
-
-    name: str
-    recipe: Recipe | None
-
-    @property
-    def kind(self) -> str:
-        """Gives the part of the name before `@`: what is distilled."""
-        return self.name.partition("@")[0]
-
-    @property
-    def level(self) -> str:
-        """Gives the part of the name after `@`: between which layers; empty where the name has none."""
-        return self.name.partition("@")[2]
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import NEAR_BEST
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.distil.method import Method
 from mmkd_models.evaluate.gains import (
     FEWEST_GROUPS,
     gain_draws,
@@ -26,13 +26,15 @@ from mmkd_models.evaluate.gains import (
     interval_of,
     spread,
 )
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
-from mmkd_models.study.results import SeedResults, SizeResults
+from mmkd_models.study.results import SeedResults
 from mmkd_models.study.table import score_table
-from mmkd_models.trials.plan import NONE, Entry, Method
+from mmkd_models.trials.space import Entry
 from mmkd_report.documents.figures import Spread
-from mmkd_report.documents.study import ScoreTable, SeedGain
+from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
+from proofs.study.files import SizeResults
 
 FORMAT_VERSION = 1
 ALL_MODALITIES = "all"
@@ -175,7 +177,7 @@ class _Tested:
     """An entry on the seeds on which it is judged, with the learning rate that validated best."""
 
     entry: Entry
-    tests: dict[int, Judged]
+    tests: dict[int, Outcome]
     valid: dict[int, float]
     rates: dict[int, float]
     parameters: int
@@ -214,7 +216,7 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
 
 
 def _tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
-    best: dict[tuple[Entry, int], tuple[float, float, Judged, int]] = {}
+    best: dict[tuple[Entry, int], tuple[float, float, Outcome, int]] = {}
     for results in group:
         for record in results.trials:
             candidate, score = record.result.trial.candidate, record.result.score
@@ -235,7 +237,7 @@ def _table(
 ) -> SensorTable:
     first = group[0]
     teachers = _teacher_rows(group)
-    judged: dict[str, dict[int, Judged]] = {}
+    judged: dict[str, dict[int, Outcome]] = {}
     for results in group:
         for record in results.teachers:
             if record.test is not None and not record.choice.number:
@@ -336,8 +338,8 @@ def _rival_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
 def _method_row(
     one: _Tested,
     alone: _Tested | None,
-    teachers: Mapping[str, Mapping[int, Judged]],
-    trees: Mapping[int, Judged],
+    teachers: Mapping[str, Mapping[int, Outcome]],
+    trees: Mapping[int, Outcome],
     modalities: Sequence[str],
     metric: Metric,
 ) -> MethodRow:
@@ -366,7 +368,7 @@ def _method_row(
     )
 
 
-def _gains(ours: Mapping[int, Judged], theirs: Mapping[int, Judged], seeds: Sequence[int]) -> dict[str, SeedGain]:
+def _gains(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome], seeds: Sequence[int]) -> dict[str, SeedGain]:
     return {
         metric: gain_over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
         for metric in METRICS
@@ -374,7 +376,7 @@ def _gains(ours: Mapping[int, Judged], theirs: Mapping[int, Judged], seeds: Sequ
 
 
 def _gap(
-    one: _Tested, alone: _Tested, teacher: Mapping[int, Judged], seeds: Sequence[int], metric: Metric
+    one: _Tested, alone: _Tested, teacher: Mapping[int, Outcome], seeds: Sequence[int], metric: Metric
 ) -> float | None:
     both = [seed for seed in seeds if seed in teacher]
     if not both:
@@ -451,7 +453,7 @@ def _pooled_row(
     )
 
 
-_Pair = tuple[str, list[Judged], list[Judged]]
+_Pair = tuple[str, list[Outcome], list[Outcome]]
 
 
 def _pair(table: SensorTable, entries: Mapping[Entry, _Tested], own: Entry, other: Entry) -> _Pair:
