@@ -48,7 +48,6 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A teacher or a rival of one sensor's table.
 
     Attributes:
-        name: of it.
         seeds: on which it is finished.
         test: scores on the test windows.
         valid_score: of a single teacher.
@@ -69,9 +68,6 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A student of one sensor's table.
 
     Attributes:
-        student: its size.
-        method: its name.
-        teacher: name; None for labels alone.
         pair: the teacher's name with `all` for all modalities of the set.
         seeds: on which it and labels alone are finished.
         groups: of their test windows; an interval that resamples few groups is too narrow to mean anything.
@@ -82,7 +78,6 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         over_extra_trees: by metric; None where extra-trees are not finished on these seeds.
         gap_recovered: share of the way from labels alone to the teacher; None where that way is not above 0
             with its whole interval.
-        parameters: of the student.
     """
 
     student: str
@@ -134,7 +129,6 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         student: size.
-        method: its name.
         pair: its teacher's modalities, `all` where it has all of a set, and how it was made; of any size.
         label_share: of the labels.
         sets: names; sensors of a set count as their mean.

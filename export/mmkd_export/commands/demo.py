@@ -27,7 +27,6 @@ from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
 from mmkd_models.data.folds import check_seeds
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.metrics.measures import gain_text, spread_text, with_unit
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import Preset, preset_named
 from mmkd_models.train_config import AugmentConfig
@@ -306,6 +305,7 @@ def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
     from mmkd_report.pages.demo.answer import is_judged, recommendation
     from mmkd_report.pages.demo.tables import gap_text
     from mmkd_report.words.formats import for_terminal
+    from mmkd_report.words.measures import with_gain_unit
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -333,7 +333,7 @@ def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
     console.print(WholeWords(table))
     console.print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
-    console.print(f"mean gain {with_unit(gain, measure.gain_unit)} ({ends})")
+    console.print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
     bundle, written = str(measured.bundle), f"wrote {demo.report} and {measured.bundle}"
     if not is_judged(demo):
         print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")
@@ -352,11 +352,13 @@ def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
 
 
 def _gain(gain: Gain | None, measure: Measure) -> tuple[str, str]:
-    if gain is None or gain.mean is None or gain.low is None or gain.high is None:
-        return "-", "-"
-    return gain_text(measure, gain.mean), f"{gain_text(measure, gain.low)} to {gain_text(measure, gain.high)}"
+    from mmkd_report.words.terminal import gain_text, interval_text
+
+    return ("-", "-") if gain is None else (gain_text(gain.mean, measure), interval_text(gain.low, gain.high, measure))
 
 
 def _score(scored: Scored | None, measure: Measure) -> str:
+    from mmkd_report.words.terminal import spread_text
+
     score = None if scored is None else scored.score(measure)
-    return "-" if score is None else spread_text(measure, score.mean, score.std)
+    return "-" if score is None else spread_text(score.mean, score.std, measure)

@@ -77,10 +77,7 @@ class Measured:
         contests: what was measured of each modality's student.
         benchmark: the runtime's benchmark of the best student.
         best: the modality of that student, chosen by its score on validation.
-        bundle: its bundle.
         reference: the reference of one group of the test split, where the modality is normalised per group.
-        window_shape: (T, C) of its window.
-        machine: what it was measured on.
     """
 
     contests: dict[str, MeasuredStudent]
@@ -95,15 +92,7 @@ class Measured:
 def measure(
     dataset: Dataset, folds: Sequence[FoldResult], instruments: Instruments, *, out: Path, say: Say
 ) -> Measured:
-    """Exports the students of the first fold, runs and benchmarks them on this machine.
-
-    Args:
-        dataset: of the folds.
-        folds: finished ones; their checkpoints are in `out/seed-N`.
-        instruments: of the benchmark.
-        out: where bundles go.
-        say: gets one line when a part begins.
-    """
+    """Exports the students of the first fold, runs and benchmarks them on this machine."""
     fold = folds[0]
     folder = fold_folder(out, fold.seed)
     modalities = fold.config.modalities

@@ -27,7 +27,6 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.bundle import evaluate_bundle
 from mmkd_models.evaluate.confidence import ERROR_LEVELS
 from mmkd_models.evaluate.gains import interval_needs
-from mmkd_models.evaluate.guessing import guessing_line
 from mmkd_models.evaluate.seen import refuse_seen, split_judged, windows_seen
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.metrics.measures import measure_named
@@ -250,6 +249,8 @@ def _console() -> Console:
 
 
 def _show(report: EvaluationDocument) -> None:
+    from mmkd_report.words.terminal import guessing_line
+
     console = _console()
     model, data = report.model, report.data
     console.print(

@@ -6,13 +6,14 @@ from rich.console import Console
 
 from mmkd_edge.command.tables import WholeWords
 from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
-from mmkd_models.evaluate.guessing import guessing_line
 from mmkd_models.metrics.measures import measure_named
 from mmkd_report.documents.evaluation import BundleEvaluation
 
 
 def show_bundle(report: BundleEvaluation, console: Console) -> None:
     """Prints what was measured."""
+    from mmkd_report.words.terminal import guessing_line
+
     data = report.data
     console.print(
         f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.apart})",

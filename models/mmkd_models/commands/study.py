@@ -17,12 +17,10 @@ from mmkd_edge.command.outputs import check_file, check_folder
 from mmkd_edge.command.run import require_modules, shell_line
 from mmkd_edge.command.tables import WholeWords
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_edge.spec import TaskSpec
 from mmkd_models.commands.train_options import MetricOption, chosen_metric
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import FOLDS, fold_count
 from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.metrics.measures import gain_text, measures_of, spread_text
 from mmkd_models.networks.config import choice, preset_named
 from mmkd_models.train_config import AugmentConfig
 from mmkd_report.documents.figures import Measure
@@ -158,9 +156,8 @@ def study_command(
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
     from mmkd_models.distil.methods import chosen_methods
-    from mmkd_models.study.markdown import study_section
+    from mmkd_models.evaluate.rivals import RIVALS
     from mmkd_models.study.run import StudyOptions
-    from mmkd_models.trials.rivals import RIVALS
     from mmkd_models.trials.space import Conditions, Space
     from mmkd_models.trials.teacher_text import teachers_from_text
     from mmkd_report.documents.study import NONE
@@ -208,6 +205,8 @@ def study_command(
     meter = latency_meter(duration_s) if latency else None
     document = _run(dataset, options, output, meter=meter, results=results)
     if table is not None:
+        from mmkd_report.pages.study.markdown import study_section
+
         write_file(table, study_section(document).encode())
     _report(document, output, json=json)
     _check_limits(document)
@@ -325,14 +324,13 @@ def _show_table(document: StudyDocument) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmkd_models.study.markdown import judged_on
+    from mmkd_report.pages.study.markdown import judged_on
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
     facts = document.facts
-    measures = document.measures or measures_of(TaskSpec(labels=document.dataset.labels))
-    told = next(one for one in measures if one.name == (facts.told_by or facts.metric))
+    told = document.told_by
     counted = f" in {told.unit}" if told.unit and not told.is_share else ""
     table = Table(title=f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}")
     for heading in ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms"):
@@ -345,14 +343,16 @@ def _show_table(document: StudyDocument) -> None:
 
 
 def _cells(row: EntryRow, told: Measure) -> tuple[str, ...]:
+    from mmkd_report.words.terminal import gain_text, interval_text, spread_text
+
     score, gain = row.test[told.name], None if row.gain_points is None else row.gain_points[told.name]
     return (
         row.student,
         f"{row.method} *" if row.chosen else row.method,
         row.teacher or "-",
-        spread_text(told, score.mean, score.std),
-        "-" if gain is None else gain_text(told, gain.mean),
-        "-" if gain is None else f"{gain_text(told, gain.low)} to {gain_text(told, gain.high)}",
+        spread_text(score.mean, score.std, told),
+        "-" if gain is None else gain_text(gain.mean, told),
+        "-" if gain is None else interval_text(gain.low, gain.high, told),
         "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
         f"{row.parameters:,}",
         "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",

@@ -21,15 +21,9 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Attributes:
         label_share: share of the training windows whose labels anyone sees.
-        modalities: those a student is trained for.
-        teacher: size of the teacher.
-        student: size of students and baselines.
         self_training: train a second generation of the teacher on the unlabelled windows too.
         teacher_train: how the teacher is trained; its seed is the fold's.
-        student_train: how students and baselines are trained.
         baseline_learning_rates: those the baseline may choose from, by validation.
-        augment: the same for everyone.
-        recipe: of the distillation.
     """
 
     label_share: float
@@ -59,10 +53,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
         class_scores: of classes; in files `scores`. Unset of other kinds.
         by_group: of classes. Unset of other kinds.
         judged: of other kinds.
-        parameters: how many it has.
         learning_rate: peak, of its training.
-        valid_score: what validation maximised.
-        curve: of its training.
     """
 
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
@@ -97,7 +88,6 @@ class FoldRival(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores
         class_scores: of classes, in files `scores`, where there is no `judged`. None where there are none.
         judged: on the test windows; of classes unset in files of earlier releases.
         valid_score: what validation maximised, on the validation windows; None in files of earlier releases.
-        reason: why there are no scores.
     """
 
     class_scores: Scores | None = None

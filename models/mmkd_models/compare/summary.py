@@ -46,11 +46,6 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
     """Gives everything that follows from the folds.
 
     Of classes the document does not say what its figures are; of other kinds it does, by `measures` and `metric`.
-
-    Args:
-        spec: of the dataset.
-        sha256: of the dataset.
-        folds: one per seed, same options.
     """
     config, measures = folds[0].config, measures_of(spec.task)
     document = DemoDocument(

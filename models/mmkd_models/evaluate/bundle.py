@@ -35,13 +35,6 @@ def evaluate_bundle(
 ) -> BundleEvaluation:
     """Runs every artifact of a bundle over windows.
 
-    Args:
-        path: the bundle.
-        windows: all labelled.
-        data: what is told of them.
-        error_levels: to measure label sets at.
-        on_part: called with the name of an artifact when it begins.
-
     Raises:
         UsageError: a student does not take these windows.
         UnavailableError: the library of an artifact's backend is not installed.

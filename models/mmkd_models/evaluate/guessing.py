@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from mmkd_models.evaluate.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, interval_of
 from mmkd_models.evaluate.outcome import GroupAnswers, Outcome, metric_of_confusions
-from mmkd_models.metrics.measures import figure_text, measure_named, with_unit
-from mmkd_report.documents.figures import Guessing, Measure
+from mmkd_models.metrics.measures import measure_named
+from mmkd_report.documents.figures import Guessing
 
 _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
@@ -37,20 +37,6 @@ def guessing(tests: Sequence[Outcome], metric: str, *, seed: int = 0) -> Guessin
     more = figure - high if measure_named(metric).lower_is_better else low - figure
     is_better = more > ROUNDING * abs(figure)
     return Guessing(figure=figure, low=low, high=high, is_better=is_better)
-
-
-def guessing_line(found: Guessing | None, measure: Measure) -> str:
-    """Gives what a terminal says of it, and empty text where it was not asked.
-
-    Example:
-        >>> guessing_line(Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), measure_named("accuracy"))
-        'not better than guessing, so nothing is concluded: accuracy 35.0 to 75.0 %, guessing 50.0 %'
-    """
-    if found is None:
-        return ""
-    verdict = "better than guessing" if found.is_better else "not better than guessing, so nothing is concluded"
-    ends = f"{figure_text(measure, found.low)} to {with_unit(figure_text(measure, found.high), measure.unit)}"
-    return f"{verdict}: {measure.words} {ends}, guessing {with_unit(figure_text(measure, found.figure), measure.unit)}"
 
 
 def guessed_figure(judged: Outcome, metric: str) -> float:

@@ -50,7 +50,6 @@ class Outcome(
     """A finished network on the test windows of its fold.
 
     Attributes:
-        format_version: of the file.
         class_scores: of classes; in files `scores`. Unset of other kinds.
         confusions: of classes; in files `by_group`. Unset of other kinds.
         task: of other kinds.

@@ -75,16 +75,6 @@ def evaluate(
 ) -> EvaluationDocument:
     """Judges a model, and another one beside it.
 
-    Args:
-        model: to judge.
-        windows: all labelled.
-        against: to compare with, on the same windows with the same samples missing.
-        data: what is told of the windows.
-        metric: that gains are of.
-        missing: whether to hide modalities and samples.
-        seed: of what is hidden, and of the intervals.
-        on_part: called with a name when a part begins.
-
     Raises:
         UsageError: a model does not take these windows, or the two are not of one kind.
     """

@@ -6,7 +6,7 @@ Both see the labelled training windows of one modality and nothing else. A stude
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -20,11 +20,28 @@ _SPECTRUM_BINS = 32
 _TREES = 300
 
 
+RivalName = Literal["extra_trees", "mini_rocket"]
+RIVALS: tuple[RivalName, ...] = get_args(RivalName)
+
+
 class JudgeRival(Protocol):
     """Trains a rival once on the labelled windows of one modality, and judges it on the labelled ones of each part."""
 
     def __call__(self, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
         """Gives one result per part; what a rival needs and raises is said where it is written."""
+
+
+def rival_outcomes(
+    rival: RivalName, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int
+) -> tuple[Outcome, ...] | str:
+    """Judges a rival as `JudgeRival`, or gives the reason why that cannot be done here."""
+    judge: JudgeRival = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
+    try:
+        return judge(train, parts, modality=modality, seed=seed)
+    except ImportError:
+        return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
+    except ValueError as error:  # aeon refuses windows that are too short for its kernels
+        return f"{'MiniRocket' if rival == 'mini_rocket' else 'extra-trees'} refused these windows: {error}"
 
 
 def extra_trees_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:

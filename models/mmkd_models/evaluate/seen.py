@@ -53,15 +53,7 @@ def refuse_seen(path: str, seen: Seen | None, windows: int, *, part: str) -> Non
 
 
 def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: str, windows: int) -> Iterator[str]:
-    """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages.
-
-    Args:
-        path: of the model.
-        dataset_sha256: of what it was trained on.
-        seen: what it knows of the windows.
-        data_sha256: of what it is judged on.
-        windows: how many.
-    """
+    """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages."""
     if dataset_sha256 != data_sha256:
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
     elif seen is None:

@@ -25,10 +25,6 @@ def effects(trials: Sequence[FactorScore], metric: str = "accuracy") -> tuple[Ef
 
     The model is score = seed + sum over factors of the value's effect, without interactions: where a search tried some
     combinations more often than others, plain means would mix the factors up.
-
-    Args:
-        trials: finished ones.
-        metric: what their score is.
     """
     seeds, scale = sorted({trial.seed for trial in trials}), measure_named(metric).gain_scale
     everything = _effects(trials, scale)

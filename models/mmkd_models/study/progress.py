@@ -31,7 +31,6 @@ class Snapshot:
         done: trials that have ended, and teachers that are finished.
         expected: how many there will be; of a search, at most.
         best_score: the highest validation score of a finished trial; None before the first.
-        best: what that trial is.
         seconds_left: a guess from the trainings so far; None before the first.
     """
 
@@ -43,13 +42,7 @@ class Snapshot:
 
 
 class StudyWatch:
-    """Reads the folder about once a second, and tells how far the study is.
-
-    Args:
-        folder: of the study.
-        order: what the workers were told.
-        tell: gets the snapshot; None tells nobody.
-    """
+    """Reads the folder about once a second, and tells how far the study is."""
 
     def __init__(self, folder: StudyFolder, order: WorkOrder, tell: Callable[[Snapshot], None] | None) -> None:
         self._folder, self._order, self._tell = folder, order, tell

@@ -18,10 +18,11 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.distil.method import Method
 from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.training.checkpoint import library_versions
 from mmkd_models.trials.by_validation import chosen_trials
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
-from mmkd_models.trials.rivals import RivalName, StudyRival, rival_file, rivals_on
+from mmkd_models.trials.rivals import StudyRival, rival_file, rivals_on
 from mmkd_models.trials.space import TEACHERS_FOLDER, Conditions, Entry, TeacherChoice, Trial, candidates, entries
 from mmkd_models.trials.students import TRIAL_FILE, TrialResult, trial_outcome, trial_result
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, teacher_outcome, teacher_result, teacher_results
@@ -51,15 +52,9 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One file: everything that is finished on one seed and its fold.
 
     Attributes:
-        format_version: of the file.
-        dataset: what was trained on.
         seed: of everything random, and number of the fold.
         conditions: what all trials share; modality and label share among them.
-        versions: of what wrote the file last.
-        methods: recipes of the trials, by name.
         teachers: what taught, and teachers that were only compared.
-        trials: finished ones.
-        rivals: without a network.
     """
 
     format_version: int = FORMAT_VERSION
@@ -138,15 +133,6 @@ def collect(
     """Adds what a study's folder has finished to the results, judged on the test windows where the table needs it.
 
     Earlier results stay, unless the same trial is here too. A seed of which nothing is finished gets no file.
-
-    Args:
-        folder: of the study; its space says which trials are meant.
-        results: where the files are kept.
-        dataset: facts for the files.
-        seeds: those to collect.
-        impossible: combinations that no training can have.
-        compared: teachers that teach nobody.
-        rivals: those to train and judge too.
 
     Returns:
         The files that were written.

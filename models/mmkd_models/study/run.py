@@ -22,6 +22,7 @@ from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
 from mmkd_models.data.split import OF_GROUPS, split_facts
+from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.metrics.measures import told_by, written_measures
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.study.progress import Snapshot, StudyWatch
@@ -43,7 +44,6 @@ from mmkd_models.training.folder_owner import claimed
 from mmkd_models.trials.by_validation import best_seed, finalist_candidates
 from mmkd_models.trials.executors import Executor, run_workers
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.rivals import RivalName
 from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
 from mmkd_models.trials.space import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
 from mmkd_models.trials.students import STUDENT_CHECKPOINT, TrialResult, student_of
@@ -68,8 +68,6 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What a study is told.
 
     Attributes:
-        conditions: what all trials share.
-        space: what may be combined.
         grid: train everything on every seed, in place of a search.
         trials: candidates that a search may try, labels alone not counted.
         finalists: entries that a search trains on all seeds that count.
@@ -79,7 +77,6 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_parameters: of the student; None for any.
         budget_hours: after which nothing new is begun; None for any.
         workers: how many trainings at once.
-        executor: where they run.
         storage: as `open_storage` takes it; None keeps a journal in the study's folder.
         rivals: what is trained without a network to compare with.
         compared: teachers, of one member each, that are trained for their figures and teach nobody.

@@ -16,12 +16,13 @@ from mmkd_models.compare.comparison import NEAR_BEST
 from mmkd_models.evaluate.gains import gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
 from mmkd_models.study.effects import FactorScore, effects
 from mmkd_models.trials.by_validation import chosen_trials, scores_of_candidate
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.rivals import RivalName, rival_on
+from mmkd_models.trials.rivals import rival_on
 from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, candidates
 from mmkd_models.trials.students import TrialResult, trial_outcome, trial_result
 from mmkd_models.trials.teachers import teacher_outcome, teacher_results

@@ -20,11 +20,6 @@ from mmkd_models.trials.worker import TeacherTraining, Tick, Worker, WorkOrder, 
 def work(order: WorkOrder, number: int, *, tick: Tick | None = None) -> None:
     """Works until all is done or the time is used up; changes the folder and the storage.
 
-    Args:
-        order: the same for all workers.
-        number: of this worker, from 0.
-        tick: see `Tick`.
-
     Raises:
         UsageError: the folder, the dataset or the storage cannot be used from here.
     """

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 
 from mmkd_models.evaluate.outcome import Outcome
-from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
+from mmkd_models.evaluate.rivals import RivalName, rival_outcomes
 from mmkd_models.trials.folder import StudyFolder, read_result, write_result
-
-RivalName = Literal["extra_trees", "mini_rocket"]
-RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 
 
 class StudyRival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,26 +39,16 @@ def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> StudyRival:
     known = read_result(path, StudyRival)
     if known is not None:
         return known
-    try:
-        valid, test = _judged(folder, rival, seed)
-    except ImportError:
-        return StudyRival(
-            rival=rival, seed=seed, test=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
-        )
-    except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return StudyRival(rival=rival, seed=seed, test=None, reason=f"refused these windows: {error}")
+    fold = folder.fold(seed)
+    parts = (fold.training.valid, fold.test)
+    found = rival_outcomes(rival, fold.training.train, parts, modality=folder.conditions.modality, seed=seed)
+    if isinstance(found, str):
+        return StudyRival(rival=rival, seed=seed, test=None, reason=found)
+    valid, test = found
     score = valid.scores.metric(folder.conditions.student_train.metric)
     result = StudyRival(rival=rival, seed=seed, test=test, valid_score=score)
     write_result(path, result)
     return result
-
-
-def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> tuple[Outcome, ...]:
-    """On the validation windows of the fold, and on its test windows."""
-    fold = folder.fold(seed)
-    judge = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
-    parts = (fold.training.valid, fold.test)
-    return judge(fold.training.train, parts, modality=folder.conditions.modality, seed=seed)
 
 
 def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[StudyRival, ...]:

@@ -35,7 +35,6 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         modalities: what it sees, in the order of the dataset.
-        preset: its size.
         out_of_fold: how many teachers are cross-fitted in place of one.
         number: of an ensemble, which member it is, from 1 for the second one; the first one has none.
         further: what teaches beside it; these have no further ones.
@@ -84,7 +83,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self_training: train a second generation of every teacher on the unlabelled windows too.
         teacher_train: how teachers are trained; seeds are the trials'.
         student_train: how students are trained; seeds and learning rates are the trials'.
-        augment: the same for everyone.
         threads: of every training; other numbers of threads may give other last bits.
     """
 
@@ -102,10 +100,6 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What a study may combine.
 
     Attributes:
-        teachers: what may teach.
-        students: sizes.
-        methods: labels alone among them.
-        learning_rates: those that every entry may choose from.
         baseline_learning_rates: those that labels alone may choose from beside them.
     """
 

@@ -33,14 +33,10 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How a trial ended.
 
     Attributes:
-        format_version: of this file.
-        trial: which.
         state: finished, or pruned by the search as hopeless, or failed.
-        reason: why it failed; empty otherwise.
         score: on validation, of the weights that were kept; of a pruned one the best so far; None of a failed one.
         best_step: when they were reached.
         duration_s: of the training that finished it; a resumed one counts from where it was resumed.
-        parameters: of the student.
         teacher_sha256: of the teacher's checkpoint; None where labels alone taught.
         student_sha256: of the student's checkpoint; None where there is none.
     """

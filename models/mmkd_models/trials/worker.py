@@ -28,12 +28,8 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is told; it can be pickled.
 
     Attributes:
-        dataset: the dataset's directory.
         out: the study's folder, which all workers share.
         storage: where claims and the search are kept, as `open_storage` takes it.
-        conditions: of all trials.
-        space: what may be combined.
-        impossible: combinations that no training can have.
         grid: do everything; None of the search then.
         trials: candidates that the search may try, labels alone not counted.
         finalists: how many entries are trained on all seeds.

@@ -32,7 +32,6 @@ class WindowGain(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         points: ours minus theirs, in the metric's `gain_unit`: percentage points of a share.
         low: lower end of the 95 % interval; None where there are too few groups, or blocks where there are no groups.
-        high: upper end.
     """
 
     points: float
@@ -71,7 +70,6 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the windows that judge a model it knows.
 
     Attributes:
-        trained: how many trained it.
         chosen: how many chose its weights, as validation windows.
         fold: whose windows it was trained on; None for the dataset's own split.
     """
@@ -85,11 +83,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A model that was judged.
 
     Attributes:
-        sha256: of the checkpoint.
-        kind: `teacher` or `student`.
-        modalities: what it takes.
         dataset_sha256: of what it was trained on.
-        distilled: whether a teacher taught it.
         span_dropout: share of its training windows that lost a span.
         channel_dropout: share of its training windows' channels that were hidden.
         modality_dropout: share of its training windows that lost a modality; 0 for a student.
@@ -192,9 +186,7 @@ class SetCoverage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         least_probability: from which on a label is in the set.
         covered: windows whose set has the true label.
-        coverage: their share.
         low: of the 95 % interval of this share, were the windows independent of each other.
-        high: of the same interval.
         mean_set_size: labels in a set, on average.
         single_share: share of windows whose set has one label: on the others the predictor abstains.
         single_accuracy: share of these whose label is right; None where there are none.
@@ -237,8 +229,6 @@ class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact of a bundle on the windows.
 
     Attributes:
-        file: in the bundle.
-        backend: that ran it.
         confidence: what its calibration is worth; None where it has none.
         guessing: in balanced accuracy.
     """

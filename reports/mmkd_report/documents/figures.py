@@ -113,7 +113,6 @@ class Guessing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         figure: what guessing scores.
         low: lower end of the 95 % interval of the model's own figure.
-        high: upper end.
         is_better: whether that whole interval is on the better side of `figure`.
     """
 

@@ -47,7 +47,6 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
         told_by: the measure that gains are told in, where it is another one.
         search_seeds: seeds (and folds) of the search; empty for a grid.
         seeds: seeds (and folds) that the table is made of; the search looked at none of their test windows.
-        threads: of every training.
         student_steps: optimisation steps of every student and baseline.
         learning_rates: those that every entry could choose from.
         baseline_learning_rates: those that labels alone could choose from beside them.
@@ -136,9 +135,7 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of one teacher, of out-of-fold ones, or of several with `/` between them.
-        modalities: of all together.
         preset: its size; several with `+` between them.
-        parameters: of all networks.
         seeds: on which it is finished.
         valid_score: None where several networks answer together.
         test: scores of their mean probabilities.
@@ -174,20 +171,16 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
     Attributes:
-        student: its size.
         kind: what is distilled.
         level: between which layers; empty where the method does not say.
-        teacher: name; None for labels alone.
         seeds: on which it is finished.
         learning_rates: the one that validated best, for each seed.
         search_score: mean validation score on the search's seeds; None in a grid.
         gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone.
         gap_recovered: share of the way from labels alone to the teacher; None where that way is not
             above 0 with its whole interval.
-        parameters: of the student.
         latency_ms: p50 of the student; None where latencies were not measured.
         on_front: no other entry is better on test (by the study's metric) without being slower.
-        chosen: whether validation chose it.
         guessing: on the test windows, in what gains are told in.
     """
 
@@ -215,7 +208,6 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         chosen: name of the method (and size) that each seed's validation chose.
-        test: scores of these.
         gain_points: by metric, over labels alone of the same size.
     """
 
@@ -228,7 +220,6 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """What one value of a factor does to the validation score, all other factors the same.
 
     Attributes:
-        factor: method, level, teacher, student or learning rate.
         points: above the mean of the factor's values, weighted by their trials: percentage points of a share, of
             another metric its own unit.
         trials: how many finished trials have this value.
@@ -246,12 +237,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     """The student that is kept.
 
     Attributes:
-        student: its size.
-        teacher: name; None for labels alone.
         seed: of the checkpoint: the one that validates best among the entry's.
         checkpoint: its file; None where only figures are here, read from results of another machine.
-        sha256: of that file.
-        valid_score: of the checkpoint.
         latency: of the checkpoint, exported, with its teacher; None where it was not measured.
         within_limits: whether that keeps the limits of the study.
     """
