@@ -177,6 +177,25 @@ class _Tested:
     parameters: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _BestTrial:
+    """The trial of an entry on a seed whose learning rate validated best."""
+
+    valid: float
+    rate: float
+    test: Outcome
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The tests of two entries of one set on the seeds on which both are finished."""
+
+    dataset: str
+    ours: list[Outcome]
+    theirs: list[Outcome]
+
+
 def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
     """Gives the tables and pooled figures of all results of classes; errors in units of their own have no mean.
 
@@ -210,19 +229,21 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
 
 
 def _tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
-    best: dict[tuple[Entry, int], tuple[float, float, Outcome, int]] = {}
+    best: dict[tuple[Entry, int], _BestTrial] = {}
     for results in group:
         for record in results.trials:
             candidate, score = record.result.trial.candidate, record.result.score
             if record.test is None or score is None or record.result.parameters is None:
                 continue
             key = (candidate.entry, results.seed)
-            if key not in best or score > best[key][0]:
-                best[key] = (score, candidate.learning_rate, record.test, record.result.parameters)
+            if key not in best or score > best[key].valid:
+                best[key] = _BestTrial(
+                    valid=score, rate=candidate.learning_rate, test=record.test, parameters=record.result.parameters
+                )
     found: dict[Entry, _Tested] = {}
-    for (entry, seed), (score, rate, test, parameters) in sorted(best.items()):
-        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=parameters))
-        one.tests[seed], one.valid[seed], one.rates[seed] = test, score, rate
+    for (entry, seed), trial in sorted(best.items(), key=lambda item: item[0]):
+        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=trial.parameters))
+        one.tests[seed], one.valid[seed], one.rates[seed] = trial.test, trial.valid, trial.rate
     return found
 
 
@@ -443,40 +464,39 @@ def _pooled_row(
         below_extra_trees=tuple(
             name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
-        valid_gain=float(_over_sets([(table.dataset, row.valid_gain_points or 0.0) for table, row in found])),
+        valid_gain=float(
+            _over_sets([table.dataset for table, _ in found], [row.valid_gain_points or 0.0 for _, row in found])
+        ),
     )
-
-
-_Pair = tuple[str, list[Outcome], list[Outcome]]
 
 
 def _pair(table: SensorTable, entries: Mapping[Entry, _Tested], own: Entry, other: Entry) -> _Pair:
-    """The set, and the tests of both where both are finished."""
     ours, theirs = entries[own].tests, entries[other].tests
     seeds = [seed for seed in ours if seed in theirs]
-    return table.dataset, [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    return _Pair(dataset=table.dataset, ours=[ours[seed] for seed in seeds], theirs=[theirs[seed] for seed in seeds])
 
 
 def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
-    pairs = [pair for pair in pairs if pair[1]]
+    pairs = [pair for pair in pairs if pair.ours]
     if not pairs:
         return None
-    means = [(dataset, np.mean(gain_per_seed(ours, theirs, metric))) for dataset, ours, theirs in pairs]
-    drawn = [(dataset, gain_draws(ours, theirs, metric)) for dataset, ours, theirs in pairs]
-    low, high = interval_of(_over_sets(drawn))
-    groups = [{one.group for judged in ours for one in judged.by_group} for _, ours, _ in pairs]
+    sets = [pair.dataset for pair in pairs]
+    means = [np.mean(gain_per_seed(pair.ours, pair.theirs, metric)) for pair in pairs]
+    drawn = [gain_draws(pair.ours, pair.theirs, metric) for pair in pairs]
+    low, high = interval_of(_over_sets(sets, drawn))
+    groups = [{one.group for judged in pair.ours for one in judged.by_group} for pair in pairs]
     is_known = min(map(len, groups)) >= FEWEST_GROUPS
     return PooledGain(
-        mean=float(_over_sets(means)),
+        mean=float(_over_sets(sets, means)),
         low=low if is_known else None,
         high=high if is_known else None,
-        folds=sum(len(ours) for _, ours, _ in pairs),
+        folds=sum(len(pair.ours) for pair in pairs),
     )
 
 
-def _over_sets(figures: Sequence[tuple[str, Any]]) -> Any:
+def _over_sets(sets: Sequence[str], figures: Sequence[Any]) -> Any:
     """The mean over sets of the mean over a set's sensors, of numbers or of arrays."""
     by_set: dict[str, list[Any]] = {}
-    for dataset, figure in figures:
+    for dataset, figure in zip(sets, figures, strict=True):
         by_set.setdefault(dataset, []).append(figure)
     return np.nanmean([np.nanmean(own, axis=0) for own in by_set.values()], axis=0)

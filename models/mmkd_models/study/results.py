@@ -88,19 +88,22 @@ def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
             continue
         _check_same(found, folder, path)
         for trial in found.trials:
-            _put(folder.out / "trials" / trial.name, (TEST_FILE, trial.test), (TRIAL_FILE, trial.result))
+            path = folder.out / "trials" / trial.name
+            _put(path / TEST_FILE, trial.test)
+            _put(path / TRIAL_FILE, trial.result)
         for teacher in found.teachers:
-            _put(folder.out / TEACHERS_FOLDER / teacher.name, (TEST_FILE, teacher.test), (TEACHER_FILE, teacher.result))
+            path = folder.out / TEACHERS_FOLDER / teacher.name
+            _put(path / TEST_FILE, teacher.test)
+            _put(path / TEACHER_FILE, teacher.result)
         for rival in found.rivals:
-            _put(folder.out, (str(rival_file(folder, rival.rival, seed).relative_to(folder.out)), rival))
+            _put(rival_file(folder, rival.rival, seed), rival)
         known += len(found.trials)
     return known
 
 
-def _put(path: Path, *files: tuple[str, msgspec.Struct | None]) -> None:
-    for name, value in files:
-        if value is not None and not (path / name).exists():
-            write_result(path / name, value)
+def _put(path: Path, value: msgspec.Struct | None) -> None:
+    if value is not None and not path.exists():
+        write_result(path, value)
 
 
 def _check_same(found: SeedResults, folder: StudyFolder, path: Path) -> None:
@@ -147,16 +150,16 @@ def collect(
         teachers = list(_teacher_records(folder, compared, seed))
         if not trials and not teachers:
             continue
-        earlier = (before.trials, before.teachers, before.rivals, before.methods) if before else ((), (), (), ())
+        judged = [one for one in rivals_on(folder, rivals, [seed]) if one.test is not None]
         found = SeedResults(
             dataset=dataset,
             seed=seed,
             conditions=folder.conditions,
             versions=library_versions(),
-            methods=_merged(earlier[3], folder.space.methods),
-            teachers=_merged(earlier[1], teachers),
-            trials=_merged(earlier[0], trials),
-            rivals=_joined(earlier[2], [one for one in rivals_on(folder, rivals, [seed]) if one.test is not None]),
+            methods=_merged(before.methods if before else (), folder.space.methods),
+            teachers=_merged(before.teachers if before else (), teachers),
+            trials=_merged(before.trials if before else (), trials),
+            rivals=_merged(before.rivals if before else (), judged),
         )
         write_lines(path, found)
         written.append(path)
@@ -200,11 +203,6 @@ _Named = TypeVar("_Named", bound=_HasName)
 def _merged(before: Sequence[_Named], now: Sequence[_Named]) -> tuple[_Named, ...]:
     """By name, the later ones in place of the earlier ones."""
     found = {one.name: one for one in (*before, *now)}
-    return tuple(found[name] for name in sorted(found))
-
-
-def _joined(before: Sequence[StudyRival], now: Sequence[StudyRival]) -> tuple[StudyRival, ...]:
-    found = {one.rival: one for one in (*before, *now)}
     return tuple(found[name] for name in sorted(found))
 
 

@@ -24,6 +24,11 @@ class StudyRival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reason: str = ""
     valid_score: float | None = None
 
+    @property
+    def name(self) -> str:
+        """Gives what it is called."""
+        return self.rival
+
 
 def rival_file(folder: StudyFolder, rival: RivalName, seed: int) -> Path:
     """Gives where a study keeps what a rival found."""
