@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mmkd_report.charts.dots import SeedFigures, dot_panel
 from mmkd_report.charts.plots import (
     MAP_SIZE,
-    ROW_HEIGHT,
     AttentionMap,
     Axis,
-    Dot,
     DotPanel,
-    DotRow,
     LineChart,
-    Link,
     Series,
     Tick,
     attention_map,
@@ -27,7 +24,7 @@ from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.pages.demo.answer import best_student, has_spread, mean_of
 from mmkd_report.pages.demo.tables import ROLE_NAMES
 from mmkd_report.words.formats import count, is_figure, percent, plain, significant
-from mmkd_report.words.measures import figure, tick, told
+from mmkd_report.words.measures import figure, tick
 
 # Middle tones, legible on paper and on a dark screen: the maps are pictures and cannot follow the style sheet.
 MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
@@ -87,51 +84,19 @@ def _dot_panel(
     seeds: Sequence[int],
     measure: Measure,
 ) -> DotPanel:
-    drawn = tuple(
-        _dot_row(role, spread, (index + 0.5) * ROW_HEIGHT, over, seeds, measure)
-        for index, (role, spread) in enumerate(rows)
-    )
-    spoken = "; ".join(f"{row.name} {row.mean} {measure.unit}".rstrip() for row in drawn)
-    return DotPanel(
-        title=title,
-        description=f"{measure.title}, mean over seeds: {spoken}.",
-        rows=drawn,
-        links=tuple(_links(dict(rows), drawn, over)),
-        ticks=tuple(Tick(at=_x(over, at), label=tick(at, measure)) for at in over.ticks),
-        reference_x=_x(over, reference) if is_figure(reference) else None,
-        height=len(drawn) * ROW_HEIGHT,
-    )
-
-
-def _dot_row(role: str, spread: Spread, y: float, over: Axis, seeds: Sequence[int], measure: Measure) -> DotRow:
-    names = [str(seed) for seed in seeds] if len(seeds) == len(spread.per_seed) else []
-    dots = tuple(
-        Dot(x=_x(over, value), title=f"seed {names[index] if names else index}: {told(value, measure)}")
-        for index, value in enumerate(spread.per_seed)
-    )
-    return DotRow(
-        role=role,
-        name=ROLE_NAMES[role],
-        mean=figure(spread.mean, measure),
-        spread=figure(spread.std, measure) if has_spread(spread, seeds) else "",
-        y=y,
-        mean_x=_x(over, spread.mean),
-        dots=dots,
-    )
-
-
-def _links(measures: dict[str, Spread], drawn: Sequence[DotRow], over: Axis) -> Iterator[Link]:
-    """From the baseline to the student of the same seed: the gain, seed by seed."""
-    baseline, student = measures.get("baseline"), measures.get("student")
-    if baseline is None or student is None or len(baseline.per_seed) != len(student.per_seed):
-        return
-    height = {row.role: row.y for row in drawn}
-    for before, after in zip(baseline.per_seed, student.per_seed, strict=True):
-        yield Link(x1=_x(over, before), y1=height["baseline"], x2=_x(over, after), y2=height["student"])
-
-
-def _x(over: Axis, value: float) -> float:
-    return round(100 * over.place(value), 2)
+    figures = [
+        SeedFigures(
+            role=role,
+            name=ROLE_NAMES[role],
+            mean=spread.mean,
+            std=spread.std if has_spread(spread, seeds) else None,
+            seeds=seeds if len(seeds) == len(spread.per_seed) else range(len(spread.per_seed)),
+            per_seed=spread.per_seed,
+        )
+        for role, spread in rows
+    ]
+    about = f"{measure.title}, mean over seeds"
+    return dot_panel(figures, over, measure, title=title, about=about, reference=reference, paired=True)
 
 
 def curve_panels(demo: DemoDocument) -> tuple[CurvePanel, ...]:
