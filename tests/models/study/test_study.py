@@ -40,7 +40,8 @@ from mmkd_report.documents.study import PairLatency, StudyDocument
 WORK = """
 import sys, torch
 import msgspec
-from mmkd_models.trials.workers import WorkOrder, open_worker, work
+from mmkd_models.trials.phases import work
+from mmkd_models.trials.worker import WorkOrder
 torch.set_num_threads(1)
 work(msgspec.json.decode(sys.stdin.read(), type=WorkOrder), 0)
 """
