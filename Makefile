@@ -29,7 +29,7 @@ STUDY_SETS ?= models/mmkd_models/data/watch_exercises:gyro
 BUDGET_HOURS ?= 2
 FOLDS ?= 5
 study: $(READY)  ## compare every way to distil with labels alone, in stages; resumes; writes docs/results/distillation.md
-	$(BIN)/python examples/distillation_study.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency
+	$(BIN)/python benchmarks/proofs/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency
 
 # Whole files go to a process each, so that what they share is made once; every process keeps to one thread.
 PROCESSES ?= 2

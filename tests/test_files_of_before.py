@@ -16,10 +16,10 @@ from mmkd_edge import EdgePredictor
 from mmkd_models.data import open_dataset
 from mmkd_models.data.checking.check import check_dataset
 from mmkd_models.data.windows import Windows
-from mmkd_models.study.results import read_seeds, read_sizes
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, read_teachers
+from proofs.study.files import read_seeds, read_sizes
 
 ROOT = Path(__file__).parents[1]
 BEFORE = ROOT / "tests" / "before"

@@ -16,11 +16,10 @@ import msgspec
 from mmkd_models.compare.comparison import RESULT_FILE, FoldData, fold_data, teacher_path
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.evaluate.by_group import Judged, judged_on
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
+from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_over_seeds
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import student_config
-from mmkd_models.study.gains import paired_gain
 from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.trainings import Run, distil
@@ -53,7 +52,7 @@ def main() -> None:
         print(fold_row(str(fold.seed), (windowed, causal), (theirs[-1], ours[-1])), flush=True)
     groups = len({one.group for fold_of_groups in ours for one in fold_of_groups.by_group})
     for metric in METRICS:
-        gain = paired_gain(ours, theirs, metric)
+        gain = gain_over_seeds(ours, theirs, metric)
         interval = f" ({gain.low:+.1f} to {gain.high:+.1f})" if groups >= FEWEST_GROUPS else ""
         print(f"causal minus windowed, {metric}: {gain.mean:+.1f} points{interval}")
 
@@ -83,12 +82,12 @@ def causal_student(folder: Path, modality: str, fold: FoldResult, data: FoldData
     return student
 
 
-def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Judged:
+def judged(student: StudentCheckpoint, data: FoldData, modality: str) -> Outcome:
     """Give the student's answers to the fold's test windows."""
-    return judged_on(data.test, logits_of(student.network(), data.test, modality=modality))
+    return outcome_on(data.test, logits_of(student.network(), data.test, modality=modality))
 
 
-def fold_row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Judged, Judged]) -> str:
+def fold_row(name: str, students: tuple[StudentCheckpoint, StudentCheckpoint], tests: tuple[Outcome, Outcome]) -> str:
     """Give one fold: validation scores of the windowed and the causal student, and what they reach in each metric."""
     cells = [f"{100 * one.facts.score:.1f}" for one in students]
     for metric in METRICS:

@@ -14,7 +14,10 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.metrics.measures import Measure, figure_text, gain_text, measures_of, with_unit
+from mmkd_models.metrics.measures import measures_of
+from mmkd_report.documents.figures import Measure
+from mmkd_report.words.measures import with_gain_unit
+from mmkd_report.words.terminal import figure_text, gain_text
 from proofs.script import head, parser_of, row
 
 MODELS = {
@@ -52,7 +55,7 @@ def section(document: dict[str, Any]) -> str:
         f"{found['latency_ratio']:.1f} times lower latency"
         for sensor, found in students.items()
     )
-    gain = with_unit(gained(document["mean_gain_points"], told), told.gain_unit)
+    gain = with_gain_unit(gained(document["mean_gain_points"], told), told)
     mean = f"Mean gain over the sensors: {gain}. Student against teacher: {ratios}."
     return "\n".join([*rows, "", mean, *tried(teacher.get("sizes_tried", []))])
 
@@ -71,14 +74,14 @@ def model_row(sensor: str, model: str, found: dict[str, Any], measures: Sequence
 
 def written(spread: dict[str, Any], measure: Measure) -> str:
     """Give mean and standard deviation over the seeds, the mean alone where there was one seed."""
-    std = "" if spread["std"] is None else f" ± {figure_text(measure, spread['std'])}"
-    return figure_text(measure, spread["mean"]) + std
+    std = "" if spread["std"] is None else f" ± {figure_text(spread['std'], measure)}"
+    return figure_text(spread["mean"], measure) + std
 
 
 def gained(gain: dict[str, Any], measure: Measure) -> str:
     """Give a gain with its interval, where there is one."""
-    mean, ends = gain_text(measure, gain["mean"]), [gain["low"], gain["high"]]
-    return mean if None in ends else f"{mean} ({' to '.join(gain_text(measure, end) for end in ends)})"
+    mean, ends = gain_text(gain["mean"], measure), [gain["low"], gain["high"]]
+    return mean if None in ends else f"{mean} ({' to '.join(gain_text(end, measure) for end in ends)})"
 
 
 def recovered(found: dict[str, Any], teacher: dict[str, Any], measure: Measure) -> str:

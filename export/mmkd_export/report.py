@@ -18,9 +18,10 @@ from mmkd_export.judge.parity import Answers, ArtifactParity
 from mmkd_export.judge.windows import RealWindows
 from mmkd_export.precision.int8 import Attempt, LayerSensitivity
 from mmkd_models.data.labels import is_labelled
-from mmkd_models.evaluate.confidence import ConfidenceFacts
-from mmkd_models.metrics.measures import Measure, measures_of
+from mmkd_models.metrics.measures import measures_of
 from mmkd_models.metrics.scores import AnyMetric, of_classes
+from mmkd_report.documents.evaluation import ConfidenceFacts
+from mmkd_report.documents.figures import Measure
 
 FORMAT_VERSION = 1
 

@@ -17,11 +17,11 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.compare.fold_result import (
     ComparisonConfig,
     FoldResult,
+    FoldRival,
     GroupCount,
     MissingCurve,
     ModalityResult,
     NetworkResult,
-    RivalResult,
     SubsetScore,
 )
 from mmkd_models.data import Dataset, write_dataset
@@ -274,9 +274,9 @@ def fold_result() -> Callable[..., FoldResult]:
         windows: Mapping[int, int],
         teacher: Mapping[int, int],
         students: Mapping[str, tuple[Mapping[int, int], Mapping[int, int]]],
-        mini_rocket: RivalResult | None = None,
+        mini_rocket: FoldRival | None = None,
     ) -> FoldResult:
-        rival = RivalResult(
+        rival = FoldRival(
             class_scores=Scores(accuracy=0.5, balanced_accuracy=0.4, macro_f1=0.3, confusion=((1, 1), (0, 0)))
         )
         modalities = {

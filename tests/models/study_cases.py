@@ -9,11 +9,12 @@ import msgspec
 
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.study.study import StudyOptions
+from mmkd_models.study.run import StudyOptions
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.trials.plan import Conditions, Method, Space, TeacherChoice
-from mmkd_models.trials.workers import WorkOrder
+from mmkd_models.trials.space import Conditions, Space, TeacherChoice
+from mmkd_models.trials.worker import WorkOrder
 
 TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
 TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")

@@ -23,7 +23,6 @@ with loading("mmkd-demo"):
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
-    from mmkd_edge.spec import TaskSpec
     from mmkd_models.data.augment import AugmentConfig
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
@@ -35,16 +34,17 @@ with loading("mmkd-demo"):
         TEACHER_PRESET,
         TEACHER_TRAIN,
     )
-    from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text, with_unit
     from mmkd_models.metrics.scores import default_metric
     from mmkd_models.networks.config import Preset, preset_named
+    from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
     import typer
 
     from mmkd_export.demo.chain import Instruments, Measured, PairTimes
     from mmkd_models.compare.comparison import Part
-    from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult, TriedSize
+    from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+    from mmkd_report.documents.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
 
 _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
@@ -133,14 +133,12 @@ def demo(
         afterwards_s=afterwards_s,
     )
     measured = measure(data, folds, _instruments(duration_s), out=out, say=say)
-    document = _document(data, folds, measured, out) | {"duration_s": round(time.monotonic() - began, 1)}
-    if len(tried) > 1:
-        document["teacher"]["sizes_tried"] = [msgspec.to_builtins(size) for size in tried]
+    document = _document(data, folds, tried, measured, out, began=began)
     _write(out, document)
     if as_json:
         print(json_text(document, indent=1))
     else:
-        show_demo(document, measured, data.spec.task, dataset=data.path)
+        show_demo(document, measured, dataset=data.path)
 
 
 def _compare(
@@ -211,27 +209,30 @@ def _instruments(duration_s: float) -> Instruments:
 def _pair(first: Path, second: Path, *, duration_s: float) -> PairTimes:
     from mmkd_bench.pair import measure_pair
     from mmkd_export.demo.chain import PairTimes
+    from mmkd_report.documents.demo import Latency, RatioRange
 
     pair = measure_pair(first, second, launches=_LAUNCHES, duration_s=duration_s)
-    tails = {"p50": (pair.first_p50_us, pair.second_p50_us), "p90": (pair.first_p90_us, pair.second_p90_us)}
-    tails["p99"] = (pair.first_p99_us, pair.second_p99_us)
-    return PairTimes(
-        first_ms={name: both[0].median / 1000 for name, both in tails.items()},
-        second_ms={name: both[1].median / 1000 for name, both in tails.items()},
-        ratio=pair.ratio.median,
-        ratios=msgspec.to_builtins(pair.ratio),
+    teacher, student = (
+        Latency(p50=p50.median / 1000, p90=p90.median / 1000, p99=p99.median / 1000)
+        for p50, p90, p99 in (
+            (pair.first_p50_us, pair.first_p90_us, pair.first_p99_us),
+            (pair.second_p50_us, pair.second_p90_us, pair.second_p99_us),
+        )
     )
+    ratios = msgspec.convert(pair.ratio, RatioRange, from_attributes=True)
+    return PairTimes(first=teacher, second=student, ratio=pair.ratio.median, ratios=ratios)
 
 
-def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[DemoBenchmark, dict[str, Any]]:
     from mmkd_bench.demo import demo_document
     from mmkd_bench.measuring.opening import Choice
     from mmkd_bench.run import measure_bundle
     from mmkd_report.documents.bench import Settings
+    from mmkd_report.documents.demo import DemoBenchmark
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
-    return demo_document(report), msgspec.to_builtins(report.machine)
+    return msgspec.convert(demo_document(report), DemoBenchmark), msgspec.to_builtins(report.machine)
 
 
 def _presets(names: list[str] | None) -> tuple[Preset, ...]:
@@ -267,59 +268,61 @@ def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> Compa
     )
 
 
-def _document(data: Dataset, folds: list[FoldResult], measured: Measured, out: Path) -> dict[str, Any]:
+def _document(
+    data: Dataset,
+    folds: list[FoldResult],
+    tried: tuple[TriedSize, ...],
+    measured: Measured,
+    out: Path,
+    *,
+    began: float,
+) -> DemoDocument:
+    from mmkd_export.demo.chain import with_measured
     from mmkd_models.compare.summary import demo_document as comparison_document
     from mmkd_models.training.checkpoint import library_versions
 
-    document = comparison_document(data.spec, data.sha256, folds, measured=measured.entries)
-    return document | {
-        "command": shell_line("mmkd-demo", *sys.argv[1:]),
-        "benchmark": measured.benchmark,
-        "versions": library_versions(),
-        "machine": measured.machine,
-        "report": str(out / "report.html"),
-    }
+    document = with_measured(comparison_document(data.spec, data.sha256, folds), measured)
+    sizes = tried if len(tried) > 1 else None
+    return msgspec.structs.replace(
+        document,
+        teacher=msgspec.structs.replace(document.teacher, sizes_tried=sizes),
+        command=shell_line("mmkd-demo", *sys.argv[1:]),
+        versions=library_versions(),
+        report=str(out / "report.html"),
+        duration_s=round(time.monotonic() - began, 1),
+    )
 
 
-def _write(out: Path, document: dict[str, Any]) -> None:
+def _write(out: Path, document: DemoDocument) -> None:
     from mmkd_report import render_demo, write_page
 
     write_file(out / "demo.json", json_text(document, indent=1).encode())
-    write_page(out / "report.html", render_demo(document))
+    write_page(out / "report.html", render_demo(msgspec.to_builtins(document)))
 
 
-def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, dataset: Path) -> None:
+def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
     """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
-    from mmkd_report.documents.demo import read_demo
     from mmkd_report.pages.demo.answer import is_judged, recommendation
     from mmkd_report.pages.demo.tables import gap_text
     from mmkd_report.words.formats import for_terminal
+    from mmkd_report.words.measures import with_gain_unit
 
-    share, measure = document["label_share"], measures_of(task)[0]
+    measure = demo.told_by
     counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
-    title = (
-        f"{document['dataset']['name']}: {measure.words}{counted} on {document['split']['judged_on']}, "
-        f"{share:.0%} labelled"
-    )
+    judged_on = "" if demo.split is None else f" on {demo.split.judged_on}"
+    title = f"{demo.dataset.name}: {measure.words}{counted}{judged_on}, {demo.label_share:.0%} labelled"
     rivals = ("extra-trees", "MiniRocket", "baseline", "student")
     table = plain_table(("sensor", *rivals, "gain", "95 % interval", "gap recovered"), title=title)
-    demo = read_demo(document)
-    for name, entry in document["students"].items():
-        gain = entry["gain_points"]
-        table.add_row(
-            name,
-            *(_score(entry[who], measure) for who in ("extra_trees", "mini_rocket", "baseline", "student")),
-            gain_text(measure, gain["mean"]),
-            f"{gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])}",
-            for_terminal(gap_text(demo.students[name])),
-        )
+    for name, contest in demo.students.items():
+        competitors = (contest.extra_trees, contest.mini_rocket, contest.baseline, contest.student)
+        gain, ends = _gain(contest.gain_points, measure)
+        scores = (_score(one, measure) for one in competitors)
+        table.add_row(name, *scores, gain, ends, for_terminal(gap_text(contest)))
     show_table(table, width=120)
-    teacher = document["teacher"]
-    print(f"teacher (all sensors) {_score(teacher, measure)}, {teacher['parameters']:,} parameters")
-    mean = document["mean_gain_points"]
-    ends = f"{gain_text(measure, mean['low'])} to {gain_text(measure, mean['high'])}"
-    print(f"mean gain {with_unit(gain_text(measure, mean['mean']), measure.gain_unit)} ({ends})")
-    bundle, written = str(measured.bundle), f"wrote {document['report']} and {measured.bundle}"
+    print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
+    gain, ends = _gain(demo.mean_gain_points, measure)
+    print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
+    bundle, written = str(measured.bundle), f"wrote {demo.report} and {measured.bundle}"
     if not is_judged(demo):
         print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")
         return
@@ -336,6 +339,14 @@ def show_demo(document: dict[str, Any], measured: Measured, task: TaskSpec, *, d
     print(f"{written}; next: {shell_line('mmkd-bench', 'run', bundle, *option)}")
 
 
-def _score(entry: dict[str, Any], measure: Measure) -> str:
-    score = entry.get(measure.name)
-    return "-" if score is None else spread_text(measure, score["mean"], score["std"])
+def _gain(gain: Gain | None, measure: Measure) -> tuple[str, str]:
+    from mmkd_report.words.terminal import gain_text, interval_text
+
+    return ("-", "-") if gain is None else (gain_text(gain.mean, measure), interval_text(gain.low, gain.high, measure))
+
+
+def _score(scored: Scored | None, measure: Measure) -> str:
+    from mmkd_report.words.terminal import spread_text
+
+    score = None if scored is None else scored.score(measure)
+    return "-" if score is None else spread_text(score.mean, score.std, measure)

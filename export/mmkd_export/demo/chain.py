@@ -1,4 +1,4 @@
-"""The demo's chain after training: bundles, the device runtime's answers, latencies, the page's document."""
+"""The demo's chain after training: bundles, the device runtime's answers, latencies, all put into the document."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.reference import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import read_student, read_teacher
+from mmkd_report.documents.demo import Attention, DemoBenchmark, DemoDocument, Latency, RatioRange
 
 Say = Callable[[str], None]
 
@@ -36,12 +37,12 @@ _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 
 @dataclass(frozen=True, kw_only=True)
 class PairTimes:
-    """Latencies of two models that were called in turn: p50, p90, p99 in milliseconds, and how many times faster."""
+    """Latencies of two models that were called in turn, and how many times faster the second is."""
 
-    first_ms: dict[str, float]
-    second_ms: dict[str, float]
+    first: Latency
+    second: Latency
     ratio: float
-    ratios: dict[str, Any]
+    ratios: RatioRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +51,22 @@ class Instruments:
 
     Attributes:
         pair: compares two models (ONNX files or bundles) in one run.
-        bundle: benchmarks a bundle, with the reference file of a per-group modality; gives the benchmark's entry and
-            the machine's.
+        bundle: benchmarks a bundle, with the reference file of a per-group modality; gives its figures and the facts
+            of the machine.
     """
 
     pair: Callable[[Path, Path], PairTimes]
-    bundle: Callable[[Path, Path | None], tuple[dict[str, Any], dict[str, Any]]]
+    bundle: Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredStudent:
+    """The student of one modality: its bundle, the reference of a per-group one, its times after its teacher's."""
+
+    bundle: Path
+    reference: Path | None
+    attention: Attention | None
+    times: PairTimes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +74,14 @@ class Measured:
     """What was exported and measured on this machine.
 
     Attributes:
-        entries: "teacher" and each modality -> more keys for its entry in the document.
+        contests: what was measured of each modality's student.
         benchmark: the runtime's benchmark of the best student.
         best: the modality of that student, chosen by its score on validation.
-        bundle: its bundle.
         reference: the reference of one group of the test split, where the modality is normalised per group.
-        window_shape: (T, C) of its window.
-        machine: what it was measured on.
     """
 
-    entries: dict[str, dict[str, Any]]
-    benchmark: dict[str, Any]
+    contests: dict[str, MeasuredStudent]
+    benchmark: DemoBenchmark
     best: str
     bundle: Path
     reference: Path | None
@@ -84,38 +92,32 @@ class Measured:
 def measure(
     dataset: Dataset, folds: Sequence[FoldResult], instruments: Instruments, *, out: Path, say: Say
 ) -> Measured:
-    """Exports the students of the first fold, runs and benchmarks them on this machine.
-
-    Args:
-        dataset: of the folds.
-        folds: finished ones; their checkpoints are in `out/seed-N`.
-        instruments: of the benchmark.
-        out: where bundles go.
-        say: gets one line when a part begins.
-    """
+    """Exports the students of the first fold, runs and benchmarks them on this machine."""
     fold = folds[0]
     folder = fold_folder(out, fold.seed)
     modalities = fold.config.modalities
     bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
-    entries: dict[str, dict[str, Any]] = {name: {"bundle": str(path)} for name, path in bundles.items()}
     test = fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share).test
     references = {name: _group_reference(dataset, name, int(test.groups[0]), out) for name in modalities}
     teacher = read_teacher(teacher_path(folder, fold.config.teacher)).network()
+    attention = {}
     for name in modalities:
         say(f"check: {name} student in the runtime")
         _check_runtime(dataset, fold, name, bundles[name], test)
-        entries[name] |= _attention(test, teacher, folder, name)
-        if (reference := references[name]) is not None:
-            entries[name]["reference"] = str(reference)
-    entries["teacher"] = {}
-    _measure_latencies(entries, bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
+        attention[name] = _attention(test, teacher, folder, name)
+    times = _times(bundles, onnx_from_teacher(teacher, dataset.spec.modalities), instruments, say=say)
     best = max(modalities, key=lambda name: np.mean([one.students[name].student.valid_score for one in folds]))
     bundle = out / "student.edge"
     write_file(bundle, bundles[best].read_bytes())
     say(f"benchmark: {best} student through EdgePredictor")
     benchmark, machine = instruments.bundle(bundle, references[best])
     return Measured(
-        entries=entries,
+        contests={
+            name: MeasuredStudent(
+                bundle=bundles[name], reference=references[name], attention=attention[name], times=times[name]
+            )
+            for name in modalities
+        },
         benchmark=benchmark,
         best=best,
         bundle=bundle,
@@ -163,7 +165,7 @@ def _right(answers: Sequence[Prediction], part: Windows) -> int:
     return int((np.array([answer.index for answer in answers]) == part.labels).sum())
 
 
-def _agreed(answers: Sequence[Prediction], part: Windows, judged: Judged) -> int:
+def _agreed(answers: Sequence[Prediction], part: Windows, judged: Outcome) -> int:
     """How many windows have the labels that training gave them, or its number."""
     task = part.spec.task
     _, trained, groups = judged.windows
@@ -198,37 +200,55 @@ def _group_reference(dataset: Dataset, name: str, group: int, out: Path) -> Path
     return path
 
 
-def _attention(test: Windows, teacher: Teacher, folder: Path, name: str) -> dict[str, Any]:
+def _attention(test: Windows, teacher: Teacher, folder: Path, name: str) -> Attention | None:
     student = read_student(folder / name / "student.ckpt").network()
     view = attention_view(teacher, student, test, modality=name)
     if view is None:
-        return {}
-    return {
-        "attention": {
-            "teacher": np.round(view.teacher, 4).tolist(),
-            "student": np.round(view.student, 4).tolist(),
-            "teacher_layer": f"last cross-attention, query {name}",
-            "student_layer": "last self-attention",
-            "window_label": view.label,
-            "seconds": view.seconds,
-        }
-    }
+        return None
+    return Attention(
+        teacher=tuple(map(tuple, np.round(view.teacher, 4).tolist())),
+        student=tuple(map(tuple, np.round(view.student, 4).tolist())),
+        teacher_layer=f"last cross-attention, query {name}",
+        student_layer="last self-attention",
+        window_label=view.label,
+        seconds=view.seconds,
+    )
 
 
-def _measure_latencies(
-    entries: dict[str, dict[str, Any]],
-    bundles: dict[str, Path],
-    teacher: bytes,
-    instruments: Instruments,
-    *,
-    say: Say,
-) -> None:
+def _times(bundles: dict[str, Path], teacher: bytes, instruments: Instruments, *, say: Say) -> dict[str, PairTimes]:
     """Teacher and each student through ONNX Runtime, interleaved in the same processes, one thread each."""
+    found = {}
     with TemporaryDirectory() as temporary:
         model = Path(temporary) / "teacher.onnx"
         model.write_bytes(teacher)
         for name, bundle in bundles.items():
             say(f"latency: teacher against {name} student")
-            pair = instruments.pair(model, bundle)
-            entries["teacher"].setdefault("latency_ms", pair.first_ms)
-            entries[name] |= {"latency_ms": pair.second_ms, "latency_ratio": pair.ratio, "latency_ratios": pair.ratios}
+            found[name] = instruments.pair(model, bundle)
+    return found
+
+
+def with_measured(document: DemoDocument, measured: Measured) -> DemoDocument:
+    """Gives the document with what was measured on this machine; the baseline is the student with other weights."""
+    replace_in = msgspec.structs.replace
+    students = {}
+    for name, one in measured.contests.items():
+        contest, times = document.students[name], one.times
+        assert contest.baseline is not None  # folds have one
+        students[name] = replace_in(
+            contest,
+            student=replace_in(contest.student, latency_ms=times.second),
+            baseline=replace_in(contest.baseline, latency_ms=times.second),
+            bundle=str(one.bundle),
+            reference=None if one.reference is None else str(one.reference),
+            attention=one.attention,
+            latency_ratio=times.ratio,
+            latency_ratios=times.ratios,
+        )
+    first = next(iter(measured.contests.values())).times.first
+    return replace_in(
+        document,
+        students=students,
+        teacher=replace_in(document.teacher, latency_ms=first),
+        benchmark=measured.benchmark,
+        machine=measured.machine,
+    )

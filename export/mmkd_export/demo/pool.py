@@ -47,12 +47,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Pool:
-    """Workers that make parts. Leaving the `with` ends them, at once where it is left by an error or Ctrl-C.
-
-    Args:
-        dataset: of all parts.
-        workers: processes; 1 starts none.
-    """
+    """Workers that make parts. Leaving the `with` ends them, at once where it is left by an error or Ctrl-C."""
 
     def __init__(self, dataset: Dataset, workers: int) -> None:
         self._dataset = dataset

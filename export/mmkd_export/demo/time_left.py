@@ -19,9 +19,7 @@ class PartTime:
     """How far a part is.
 
     Attributes:
-        stage: its stage.
         cost: its share of the stage's cost, as for `STAGE_COSTS`.
-        done: from 0 to 1.
         measured: how much of it was done in `elapsed_s`; less than `done` where it goes on from an earlier run.
         elapsed_s: that it has been worked on.
     """

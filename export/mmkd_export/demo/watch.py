@@ -59,15 +59,7 @@ class Follower:
 
 
 class Watch:
-    """Follows the parts of all phases.
-
-    Args:
-        phases: all that is to be made, in the order in which it is begun.
-        workers: that make it.
-        afterwards_s: what comes after the parts takes.
-        tell: shows it.
-        clock: gives seconds.
-    """
+    """Follows the parts of all phases."""
 
     def __init__(
         self,

@@ -25,13 +25,14 @@ with loading("mmkd-evaluate"):
     from mmkd_models.data.windows import Windows
     from mmkd_models.evaluate.bundle import evaluate_bundle
     from mmkd_models.evaluate.confidence import ERROR_LEVELS
-    from mmkd_models.evaluate.facts import DataFacts
-    from mmkd_models.evaluate.seen import Seen, refuse_seen, split_judged, windows_seen
+    from mmkd_models.evaluate.seen import refuse_seen, split_judged, windows_seen
     from mmkd_models.metrics.classes import Metric
     from mmkd_models.networks.config import choice
+    from mmkd_report.documents.evaluation import DataFacts, Seen
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluate.report import Contestant, EvaluationReport
+    from mmkd_models.evaluate.report import Contestant
+    from mmkd_report.documents.evaluation import EvaluationDocument
 
 _ABOUT = "Judge a teacher or a student on a dataset, also with sensors, samples and whole spans missing."
 _NEEDS = ("torch", "safetensors", "lightning_fabric")
@@ -224,7 +225,7 @@ def _data_facts(
     )
 
 
-def _next_command(report: EvaluationReport, data: Path) -> str:
+def _next_command(report: EvaluationDocument, data: Path) -> str:
     name = report.model.path
     if not (report.samples or report.subsets):
         return shell_line("mmkd-evaluate", name, data, "--missing")

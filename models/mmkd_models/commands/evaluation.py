@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from mmkd_edge.command.show import json_text, plain_table, show_table
+from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.bundle import BundleEvaluation
-from mmkd_models.evaluate.by_group import Judged, judged_on
 from mmkd_models.evaluate.confidence_text import coverage_table, groups_text, reliability_text
-from mmkd_models.evaluate.facts import DataFacts
-from mmkd_models.evaluate.guessing import guessing, guessing_line
-from mmkd_models.evaluate.paired import interval_needs, paired_gain
-from mmkd_models.metrics.measures import Measure, gain_text, measure_named, measures_of, significant_text
+from mmkd_models.evaluate.gains import gain_on_windows, interval_needs
+from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.metrics.measures import measure_named, measures_of
+from mmkd_report.documents.evaluation import (
+    BundleEvaluation,
+    DataFacts,
+    EvaluationDocument,
+    Judgement,
+    KindEvaluation,
+    MeasureGain,
+)
+from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluate.report import Contestant, EvaluationReport, Judgement
+    from mmkd_models.evaluate.report import Contestant
 
 
 def show_bundle(report: BundleEvaluation) -> None:
     """Prints the scores of a bundle, its calibration, and label sets at several error levels."""
+    from mmkd_report.words.terminal import guessing_line
+
     data = report.data
     print(f"{report.bundle}: {report.model_id}, on {data.windows} {data.part} of {data.name} ({data.apart})")
     for caution in report.cautions:
@@ -43,8 +55,10 @@ def show_bundle(report: BundleEvaluation) -> None:
             print(line)
 
 
-def show_evaluation(report: EvaluationReport) -> None:
+def show_evaluation(report: EvaluationDocument) -> None:
     """Prints the scores of a teacher or a student on every condition."""
+    from mmkd_report.words.terminal import guessing_line
+
     model, data = report.model, report.data
     print(
         f"{model.path}: {model.kind} of {', '.join(model.modalities)}, {model.parameters:,} parameters, on "
@@ -63,12 +77,12 @@ def show_evaluation(report: EvaluationReport) -> None:
     measure = measure_named(report.metric)
     print(guessing_line(report.complete.guessing, measure))
     if report.complete.gain is not None and report.complete.gain.low is None:
-        print(interval_needs(data.split))
+        print(interval_needs(data.split or OF_GROUPS))
     for caution in report.cautions:
         print(f"caution: {caution}")
 
 
-def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
+def _rows(report: EvaluationDocument) -> Iterator[tuple[str, Judgement]]:
     """Every condition once, by its name."""
     yield "everything there", report.complete
     for subset in report.subsets:
@@ -82,7 +96,7 @@ def _rows(report: EvaluationReport) -> Iterator[tuple[str, Judgement]]:
             yield f"a burst of {one.share:.0%} missing", one
 
 
-def _cells(judgement: Judgement, report: EvaluationReport) -> Iterator[str]:
+def _cells(judgement: Judgement, report: EvaluationDocument) -> Iterator[str]:
     scores = judgement.scores
     yield from (f"{100 * value:.1f}" for value in (scores.accuracy, scores.balanced_accuracy, scores.macro_f1))
     if report.against is None:
@@ -104,36 +118,38 @@ def show_kind(
     A gain has an interval, by resampling whole groups or blocks, where there are `FEWEST_GROUPS` or more.
     """
     from mmkd_models.evaluate.report import check_contestants, logits_from
+    from mmkd_report.words.formats import for_terminal, significant
+    from mmkd_report.words.terminal import guessing_line
 
     check_contestants(contestants[0], contestants[1] if len(contestants) > 1 else None, windows)
-    judged = {one.path: judged_on(windows, logits_from(one, windows)) for one in contestants}
+    judged = {one.path: outcome_on(windows, logits_from(one, windows)) for one in contestants}
     measures = measures_of(windows.spec.task)
     gains = _gains(*judged.values(), measures=measures, seed=seed) if len(judged) > 1 else {}
     beside = {path: guessing([one], measures[0].name, seed=seed) for path, one in judged.items()}
     cautions = list(dict.fromkeys(text for one in contestants for text in one.cautions(data)))
     if as_json:
-        document = {
-            "data": data,
-            "seen": {one.path: one.seen for one in contestants},
-            "cautions": cautions,
-            "kind": windows.spec.task.kind,
-            "scores": {path: one.scores for path, one in judged.items()},
-            "guessing": {path: {measures[0].name: one} for path, one in beside.items()},
-            **({"gains": gains} if gains else {}),
-        }
+        document = KindEvaluation(
+            data=data,
+            seen={one.path: one.seen for one in contestants},
+            cautions=tuple(cautions),
+            kind=windows.spec.task.kind,
+            scores={path: msgspec.to_builtins(one.scores) for path, one in judged.items()},
+            guessing={path: {measures[0].name: one} for path, one in beside.items()},
+            gains=gains or msgspec.UNSET,
+        )
         print(json_text(document))
         return
     table = plain_table(["", *map(_heading, measures)])
     for path, one in judged.items():
-        table.add_row(path, *(significant_text(one.scores.metric(measure.name), digits=4) for measure in measures))
+        table.add_row(path, *(for_terminal(significant(one.scores.metric(measure.name), 4)) for measure in measures))
     if gains:
         table.add_row("gain", *(_gain_text(gains[measure.name], measure) for measure in measures))
     print(f"{data.windows} {data.part} of {data.name} ({data.apart})")
     show_table(table)
     for path, found in beside.items():
         print(f"{path}: {guessing_line(found, measures[0])}")
-    if any(gain["low"] is None for gain in gains.values()):
-        print(interval_needs(data.split))
+    if any(gain.low is None for gain in gains.values()):
+        print(interval_needs(data.split or OF_GROUPS))
     for caution in cautions:
         print(f"caution: {caution}")
 
@@ -143,17 +159,17 @@ def _heading(measure: Measure) -> str:
     return measure.name.replace("_", " ") + (f", {unit}" if unit else "")
 
 
-def _gains(ours: Judged, theirs: Judged, *, measures: Sequence[Measure], seed: int) -> dict[str, dict[str, Any]]:
+def _gains(ours: Outcome, theirs: Outcome, *, measures: Sequence[Measure], seed: int) -> dict[str, MeasureGain]:
     """By measure, in its `gain_unit`: what ours is better by."""
     found = {}
     for measure in measures:
-        gain = paired_gain(ours, theirs, measure.name, seed=seed)
-        found[measure.name] = {"gain": gain.points, "low": gain.low, "high": gain.high, "unit": measure.gain_unit}
+        gain = gain_on_windows(ours, theirs, measure.name, seed=seed)
+        found[measure.name] = MeasureGain(gain=gain.points, low=gain.low, high=gain.high, unit=measure.gain_unit)
     return found
 
 
-def _gain_text(gain: Mapping[str, Any], measure: Measure) -> str:
-    text = gain_text(measure, gain["gain"]) + (" points" if measure.is_share else "")
-    if gain["low"] is None:
-        return text
-    return f"{text} ({gain_text(measure, gain['low'])} to {gain_text(measure, gain['high'])})"
+def _gain_text(gain: MeasureGain, measure: Measure) -> str:
+    from mmkd_report.words.terminal import gain_text, interval_text
+
+    text = gain_text(gain.gain, measure) + (" points" if measure.is_share else "")
+    return text if gain.low is None else f"{text} ({interval_text(gain.low, gain.high, measure)})"

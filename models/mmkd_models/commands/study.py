@@ -20,20 +20,19 @@ with loading("mmkd-study"):
     from mmkd_edge.command.run import require_modules, run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
-    from mmkd_edge.spec import TaskSpec
     from mmkd_models.commands.options import NEEDS, Metric, Modality, chosen_metric
     from mmkd_models.data.augment import AugmentConfig
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
     from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.metrics.measures import Measure, gain_text, measures_of, spread_text
     from mmkd_models.networks.config import choice, preset_named
+    from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.study.document import EntryRow, Latency, StudyDocument
-    from mmkd_models.study.study import StudyOptions
-    from mmkd_models.trials.plan import Conditions, Space
+    from mmkd_models.study.run import StudyOptions
     from mmkd_models.trials.sizes import MeasureLatency
+    from mmkd_models.trials.space import Conditions, Space
+    from mmkd_report.documents.study import EntryRow, PairLatency, StudyDocument
 
 _LAUNCHES = 2
 _ABOUT = "Find the best student of one sensor within limits, and show what distillation buys."
@@ -183,12 +182,11 @@ def study_command(
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels alone.
     """
-    from mmkd_models.study.markdown import study_section
-    from mmkd_models.study.study import StudyOptions
+    from mmkd_models.evaluate.rivals import RIVALS
+    from mmkd_models.study.run import StudyOptions
     from mmkd_models.trials.executors import Executor
-    from mmkd_models.trials.plan import NONE
-    from mmkd_models.trials.rivals import RIVALS
     from mmkd_models.trials.teacher_text import teachers_from_text
+    from mmkd_report.documents.study import NONE
 
     check_folder(output)
     if told.table is not None:
@@ -219,13 +217,15 @@ def study_command(
     meter = latency_meter(limits.duration_s) if limits.latency else None
     document = _run(dataset, options, output, meter=meter, results=told.results)
     if told.table is not None:
+        from mmkd_report.pages.study.markdown import study_section
+
         write_file(told.table, study_section(document).encode())
     _report(document, output, json=told.json)
     _check_limits(document)
 
 
 def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, threads: int) -> Conditions:
-    from mmkd_models.trials.plan import Conditions
+    from mmkd_models.trials.space import Conditions
 
     metric = chosen_metric(training.metric, dataset.spec.task.kind)
     return Conditions(
@@ -242,7 +242,7 @@ def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, thr
 
 def _space(dataset: Dataset, options: SpaceOptions) -> Space:
     from mmkd_models.distil.methods import chosen_methods
-    from mmkd_models.trials.plan import Space
+    from mmkd_models.trials.space import Space
     from mmkd_models.trials.teacher_text import teachers_from_text
 
     return Space(
@@ -258,7 +258,7 @@ def _run(
     dataset: Dataset, options: StudyOptions, output: Path, *, meter: MeasureLatency | None, results: Path | None
 ) -> StudyDocument:
     from mmkd_models.study.progress import study_view
-    from mmkd_models.study.study import study, write_document
+    from mmkd_models.study.run import study, write_document
 
     try:
         with study_view() as show:
@@ -280,13 +280,13 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
 
-    def measure(student: Path, teacher: Path) -> Latency:
+    def measure(student: Path, teacher: Path) -> PairLatency:
         from mmkd_bench.pair import measure_pair
         from mmkd_export.graph.onnx_from_student import onnx_from_teacher
         from mmkd_export.plan import export_plan
         from mmkd_export.run import export
-        from mmkd_models.study.document import Latency
         from mmkd_models.training.checkpoint import read_teacher
+        from mmkd_report.documents.study import PairLatency
 
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
@@ -296,7 +296,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
             pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
         first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}
         second = {"p50": pair.second_p50_us, "p90": pair.second_p90_us, "p99": pair.second_p99_us}
-        return Latency(
+        return PairLatency(
             student_ms={name: value.median / 1000 for name, value in second.items()},
             teacher_ms={name: value.median / 1000 for name, value in first.items()},
             ratio=pair.ratio.median,
@@ -341,11 +341,10 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 
 
 def _show_table(document: StudyDocument) -> None:
-    from mmkd_models.study.markdown import judged_on
+    from mmkd_report.pages.study.markdown import judged_on
 
     facts = document.facts
-    measures = document.measures or measures_of(TaskSpec(labels=document.dataset.labels))
-    told = next(one for one in measures if one.name == (facts.told_by or facts.metric))
+    told = document.told_by
     counted = f" in {told.unit}" if told.unit and not told.is_share else ""
     title = f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}"
     headings = ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms")
@@ -358,14 +357,16 @@ def _show_table(document: StudyDocument) -> None:
 
 
 def _cells(row: EntryRow, told: Measure) -> tuple[str, ...]:
+    from mmkd_report.words.terminal import gain_text, interval_text, spread_text
+
     score, gain = row.test[told.name], None if row.gain_points is None else row.gain_points[told.name]
     return (
         row.student,
         f"{row.method} *" if row.chosen else row.method,
         row.teacher or "-",
-        spread_text(told, score.mean, score.std),
-        "-" if gain is None else gain_text(told, gain.mean),
-        "-" if gain is None else f"{gain_text(told, gain.low)} to {gain_text(told, gain.high)}",
+        spread_text(score.mean, score.std, told),
+        "-" if gain is None else gain_text(gain.mean, told),
+        "-" if gain is None else interval_text(gain.low, gain.high, told),
         "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
         f"{row.parameters:,}",
         "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",

@@ -28,7 +28,6 @@ class AttentionView:
         teacher: (L, L) last cross-attention whose query is the student's modality, heads averaged.
         student: (L, L) last self-attention, heads averaged.
         label: what is true of the window, in words.
-        seconds: its length.
     """
 
     teacher: NDArray[np.float32]

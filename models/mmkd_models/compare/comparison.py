@@ -28,18 +28,17 @@ from mmkd_models.compare.fold_result import (
     ModalityResult,
     NetworkResult,
     SubsetScore,
-    TriedSize,
 )
 from mmkd_models.compare.fold_rivals import Rivals, rivals_on
-from mmkd_models.compare.gains import spread
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.data.split import OF_GROUPS, SplitBy, SplitFacts, split_facts
+from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import BLOCKS
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged, judged_on
+from mmkd_models.evaluate.gains import spread
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, outcome_on
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.train_config import Progress, TrainConfig
@@ -67,6 +66,8 @@ from mmkd_models.training.trainings import (
     visible_labels,
     with_learning_rate,
 )
+from mmkd_report.documents.demo import TriedSize
+from mmkd_report.documents.figures import Split, SplitBy
 
 RESULT_FILE = "fold.json"
 RIVALS_FILE = "rivals.json"
@@ -116,6 +117,38 @@ def fold_data(dataset: Dataset, *, seed: int, label_share: float) -> FoldData:
     return FoldData(training=training, test=windows.subset(fold.test))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    """One fold of a comparison at work: what it is told, its windows, its folder, and whom it tells where it stands."""
+
+    data: FoldData
+    seed: int
+    config: ComparisonConfig
+    out: Path
+    say: OnStep
+
+    def run(self, train: TrainConfig, name: str, stage: Stage, modality: str | None = None) -> Run:
+        """Gives how a training of the fold is run."""
+        return Run(
+            train=msgspec.structs.replace(train, seed=self.seed),
+            augment=self.config.augment,
+            run_dir=self.out / "runs" / name,
+            resume=True,
+            answers=self.out / ANSWERS_FOLDER,
+            on_step=lambda done: self.say(Step(seed=self.seed, stage=stage, modality=modality, progress=done)),
+        )
+
+    def drop_state(self, *names: str) -> None:
+        """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
+        for name in names:
+            (self.out / "runs" / name / FILE_NAME).unlink(missing_ok=True)
+
+
+def _fold(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> _Fold:
+    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    return _Fold(data=data, seed=seed, config=config, out=out, say=say or _silent)
+
+
 def compare_fold(
     dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, on_step: OnStep | None = None
 ) -> FoldResult:
@@ -137,10 +170,9 @@ def compare_fold(
     finished = _finished(out / RESULT_FILE, dataset.sha256, seed, config, split)
     if finished is not None:
         return finished
-    _claim(out / CLAIM_FILE, dataset, seed, config)
-    data = fold_data(dataset, seed=seed, label_share=config.label_share)
-    say = on_step if on_step is not None else _silent
-    teacher = _teacher(data, seed, config, out, say)
+    _take(out / CLAIM_FILE, dataset, seed, config)
+    fold = _fold(dataset, seed=seed, config=config, out=out, say=on_step)
+    data, teacher = fold.data, _teacher(fold)
     network = teacher.network()
     result = FoldResult(
         config=config,
@@ -154,12 +186,12 @@ def compare_fold(
         },
         groups=dataset.everything().group_count,
         split=split,
-        teacher=_network_result(teacher, judged_on(data.test, logits_of(network, data.test, modality=None))),
+        teacher=_network_result(teacher, outcome_on(data.test, logits_of(network, data.test, modality=None))),
         teacher_subsets=tuple(
             SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
             for subset, scores in scores_by_subset(network, data.test).items()
         ),
-        students={name: _modality(data, name, seed, config, out, teacher, say) for name in config.modalities},
+        students={name: _modality(fold, name, teacher) for name in config.modalities},
     )
     write_file(out / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
     shutil.rmtree(out / ANSWERS_FOLDER, ignore_errors=True)
@@ -171,11 +203,7 @@ class Part:
     """One file of a fold, that needs no other part of its phase; it can be pickled.
 
     Attributes:
-        seed: number of the fold.
-        stage: what it is.
         modality: whose it is; None where it is of all.
-        config: of the comparison.
-        out: the fold's folder.
         block: of `BLOCKS`, to whose steps the teacher answers; None of everything else.
     """
 
@@ -199,7 +227,7 @@ def parts_of(
     """
     if (out / RESULT_FILE).exists():
         return (), (), ()
-    _claim(out / CLAIM_FILE, dataset, seed, config)
+    _take(out / CLAIM_FILE, dataset, seed, config)
     part = partial(Part, seed=seed, config=config, out=out)
     names = config.modalities
     teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
@@ -216,42 +244,34 @@ def parts_of(
 
 def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
     """Makes a part, where it is not there yet."""
-    seed, config, out = part.seed, part.config, part.out
-    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    fold = _fold(dataset, seed=part.seed, config=part.config, out=part.out, say=on_step)
     if part.stage == "teacher":
-        _teacher(data, seed, config, out, on_step)
-        return
-    if part.stage == "answers":
-        _answers(data, part, on_step)
-        return
-    assert part.modality is not None  # of the others
-    if part.stage == "baseline":
-        _baseline(data, part.modality, seed, config, out, on_step)
-    elif part.stage == "rivals":
-        _rivals(data, part.modality, seed, config, out, on_step)
+        _teacher(fold)
+    elif part.stage == "answers":
+        _answers(fold, part)
     else:
-        teacher = read_teacher(teacher_path(out, config.teacher))
-        _student(data, part.modality, seed, config, out, teacher, on_step)
+        assert part.modality is not None  # of the others
+        if part.stage == "baseline":
+            _baseline(fold, part.modality)
+        elif part.stage == "rivals":
+            _rivals(fold, part.modality)
+        else:
+            _student(fold, part.modality, read_teacher(teacher_path(part.out, part.config.teacher)))
 
 
-def _answers(data: FoldData, part: Part, say: OnStep) -> None:
+def _answers(fold: _Fold, part: Part) -> None:
     assert part.block is not None  # of answers
-    path = teacher_path(part.out, part.config.teacher)
-    on_step = _telling(say, part.seed, "answers", None)
-    run = _run(part.config, part.config.student_train, part.seed, part.out, "answers", on_step)
+    path, config = teacher_path(fold.out, fold.config.teacher), fold.config
     teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
-    keep_answers(data.training, run, part.block, teachers=teachers, recipe=part.config.recipe)
+    run = fold.run(config.student_train, "answers", "answers")
+    keep_answers(fold.data.training, run, part.block, teachers=teachers, recipe=config.recipe)
 
 
 def _silent(step: Step) -> None:
     return None
 
 
-def _telling(say: OnStep, seed: int, stage: Stage, modality: str | None) -> Callable[[Progress], None]:
-    return lambda progress: say(Step(seed=seed, stage=stage, modality=modality, progress=progress))
-
-
-def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: SplitFacts) -> FoldResult | None:
+def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, split: Split) -> FoldResult | None:
     if not path.exists():
         return None
     try:
@@ -266,7 +286,7 @@ def _finished(path: Path, sha256: str, seed: int, config: ComparisonConfig, spli
     return result
 
 
-class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose folder it is. The teacher's size is in the names of its files, since several may be tried."""
 
     config: ComparisonConfig
@@ -275,10 +295,10 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split: SplitBy = OF_GROUPS.by
 
 
-def _claim(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
+def _take(path: Path, dataset: Dataset, seed: int, config: ComparisonConfig) -> None:
     """Writes down whose folder it is before anything is trained into it."""
     split = split_facts(dataset.everything()).by
-    ours = _Claim(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
+    ours = _Owner(config=config, dataset_sha256=dataset.sha256, seed=seed, split=split)
     found = owner_of_folder(path, ours, what="the options of a comparison", cure="delete the folder")
     same_teacher = msgspec.structs.replace(found.config, teacher=config.teacher)
     if msgspec.structs.replace(found, config=same_teacher) != ours:
@@ -292,38 +312,18 @@ def _another_comparison(path: Path) -> UsageError:
     )
 
 
-def _run(
-    config: ComparisonConfig, train: TrainConfig, seed: int, out: Path, name: str, on_step: Callable[[Progress], None]
-) -> Run:
-    return Run(
-        train=msgspec.structs.replace(train, seed=seed),
-        augment=config.augment,
-        run_dir=out / "runs" / name,
-        resume=True,
-        answers=out / ANSWERS_FOLDER,
-        on_step=on_step,
-    )
-
-
-def _drop_state(out: Path, *names: str) -> None:
-    """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
-    for name in names:
-        (out / "runs" / name / FILE_NAME).unlink(missing_ok=True)
-
-
-def _teacher(data: FoldData, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> TeacherCheckpoint:
-    path = teacher_path(out, config.teacher)
+def _teacher(fold: _Fold) -> TeacherCheckpoint:
+    config = fold.config
+    path = teacher_path(fold.out, config.teacher)
     if path.exists():
         return read_teacher(path)
-    on_step = _telling(say, seed, "teacher", None)
     first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
-    run = _run(config, config.teacher_train, seed, out, first, on_step)
-    teacher = train_teacher(data.training, teacher_config(config.teacher), run)
+    run = fold.run(config.teacher_train, first, "teacher")
+    teacher = train_teacher(fold.data.training, teacher_config(config.teacher), run)
     if config.self_training:
-        run = _run(config, config.teacher_train, seed, out, second, on_step)
-        teacher = self_train(data.training, teacher, run)
+        teacher = self_train(fold.data.training, teacher, fold.run(config.teacher_train, second, "teacher"))
     write_teacher(path, teacher)
-    _drop_state(out, first, second)
+    fold.drop_state(first, second)
     return teacher
 
 
@@ -350,16 +350,12 @@ def choose_teacher(
     """
     if len(presets) == 1:
         return (TriedSize(preset=presets[0], parameters=None, valid_score=None, chosen=True),)
-    say = on_step if on_step is not None else _silent
     for seed in seeds:
-        _claim(folder(seed) / CLAIM_FILE, dataset, seed, config)
+        _take(folder(seed) / CLAIM_FILE, dataset, seed, config)
     tried = []
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)
-        teachers = [
-            _teacher(fold_data(dataset, seed=seed, label_share=config.label_share), seed, sized, folder(seed), say)
-            for seed in seeds
-        ]
+        teachers = [_teacher(_fold(dataset, seed=seed, config=sized, out=folder(seed), say=on_step)) for seed in seeds]
         parameters = sum(parameter.numel() for parameter in teachers[0].network().parameters())
         tried.append((parameters, preset, [teacher.facts.score for teacher in teachers]))
     best = max(float(np.mean(scores)) for _, _, scores in tried)
@@ -370,21 +366,12 @@ def choose_teacher(
     )
 
 
-def _modality(
-    data: FoldData,
-    name: str,
-    seed: int,
-    config: ComparisonConfig,
-    out: Path,
-    teacher: TeacherCheckpoint,
-    say: OnStep,
-) -> ModalityResult:
-    baseline = _baseline(data, name, seed, config, out, say)
-    student = _student(data, name, seed, config, out, teacher, say)
-    rivals = _rivals(data, name, seed, config, out, say)
-    test, first = data.test, _first_measure(data.test.spec)
+def _modality(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> ModalityResult:
+    baseline, student, rivals = _baseline(fold, name), _student(fold, name, teacher), _rivals(fold, name)
+    test, seed = fold.data.test, fold.seed
+    first = _first_measure(test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
-    judged = {who: judged_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
+    judged = {who: outcome_on(test, logits_of(network, test, modality=name)) for who, network in networks.items()}
     missing = {
         who: scores_by_missing_share(network, test, modality=name, seed=seed) for who, network in networks.items()
     }
@@ -405,67 +392,55 @@ def _first_measure(spec: DatasetSpec) -> str:
     return measures_of(spec.task)[0].name
 
 
-def _baseline(
-    data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep
-) -> StudentCheckpoint:
-    path = out / name / "baseline.ckpt"
+def _baseline(fold: _Fold, name: str) -> StudentCheckpoint:
+    path, config = fold.out / name / "baseline.ckpt", fold.config
     if path.exists():
         return read_student(path)
-    on_step = _telling(say, seed, "baseline", name)
     runs = {rate: f"{name}-baseline-{rate:g}" for rate in config.baseline_learning_rates}
     best: StudentCheckpoint | None = None
     for rate, run_name in runs.items():
-        run = _run(config, config.student_train, seed, out, run_name, on_step)
-        tried = train_baseline(data.training, name, student_config(config.student), with_learning_rate(run, rate))
+        run = with_learning_rate(fold.run(config.student_train, run_name, "baseline", name), rate)
+        tried = train_baseline(fold.data.training, name, student_config(config.student), run)
         if best is None or tried.facts.score > best.facts.score:
             best = tried
     if best is None:
         raise UsageError("baseline: expected one or more learning rates, got none; name some")
     write_student(path, best)
-    _drop_state(out, *runs.values())
+    fold.drop_state(*runs.values())
     return best
 
 
-def _student(
-    data: FoldData,
-    name: str,
-    seed: int,
-    config: ComparisonConfig,
-    out: Path,
-    teacher: TeacherCheckpoint,
-    say: OnStep,
-) -> StudentCheckpoint:
-    path, run_name = out / name / "student.ckpt", f"{name}-student"
-    teacher_sha256 = file_sha256(teacher_path(out, config.teacher))
+def _student(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheckpoint:
+    path, run_name, config = fold.out / name / "student.ckpt", f"{name}-student", fold.config
+    teacher_sha256 = file_sha256(teacher_path(fold.out, config.teacher))
     if path.exists():
         finished = read_student(path)
         if finished.facts.teacher_sha256 != teacher_sha256:
             raise _another_comparison(path)
         return finished
     student = distil(
-        data.training,
+        fold.data.training,
         name,
         student_config(config.student),
-        _run(config, config.student_train, seed, out, run_name, _telling(say, seed, "student", name)),
+        fold.run(config.student_train, run_name, "student", name),
         teacher=teacher,
         teacher_sha256=teacher_sha256,
         recipe=config.recipe,
     )
     write_student(path, student)
-    _drop_state(out, run_name)
+    fold.drop_state(run_name)
     return student
 
 
-def _rivals(data: FoldData, name: str, seed: int, config: ComparisonConfig, out: Path, say: OnStep) -> Rivals:
-    path = out / name / RIVALS_FILE
+def _rivals(fold: _Fold, name: str) -> Rivals:
+    path, training, test = fold.out / name / RIVALS_FILE, fold.data.training, fold.data.test
     if not path.exists():
-        say(Step(seed=seed, stage="rivals", modality=name, progress=None))
-    parts = (data.training.valid, data.test)
-    metric = config.student_train.metric
-    return rivals_on(data.training.train, *parts, metric=metric, modality=name, seed=seed, path=path)
+        fold.say(Step(seed=fold.seed, stage="rivals", modality=name, progress=None))
+    metric = fold.config.student_train.metric
+    return rivals_on(training.train, training.valid, test, metric=metric, modality=name, seed=fold.seed, path=path)
 
 
-def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Judged) -> NetworkResult:
+def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Outcome) -> NetworkResult:
     facts, of_classes = checkpoint.facts, judged.class_scores is not msgspec.UNSET
     return NetworkResult(
         class_scores=judged.class_scores,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.split import SplitFacts
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
 from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import CurvePoint, TrainConfig
+from mmkd_report.documents.figures import Split
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,15 +22,9 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Attributes:
         label_share: share of the training windows whose labels anyone sees.
-        modalities: those a student is trained for.
-        teacher: size of the teacher.
-        student: size of students and baselines.
         self_training: train a second generation of the teacher on the unlabelled windows too.
         teacher_train: how the teacher is trained; its seed is the fold's.
-        student_train: how students and baselines are trained.
         baseline_learning_rates: those the baseline may choose from, by validation.
-        augment: the same for everyone.
-        recipe: of the distillation.
     """
 
     label_share: float
@@ -60,15 +54,12 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
         class_scores: of classes; in files `scores`. Unset of other kinds.
         by_group: of classes. Unset of other kinds.
         judged: of other kinds.
-        parameters: how many it has.
         learning_rate: peak, of its training.
-        valid_score: what validation maximised.
-        curve: of its training.
     """
 
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
     by_group: tuple[GroupCount, ...] | msgspec.UnsetType = msgspec.UNSET
-    judged: Judged | msgspec.UnsetType = msgspec.UNSET
+    judged: Outcome | msgspec.UnsetType = msgspec.UNSET
     parameters: int
     learning_rate: float
     valid_score: float
@@ -80,7 +71,7 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
         return self.class_scores or self.test.scores
 
     @property
-    def test(self) -> Judged:
+    def test(self) -> Outcome:
         """What gains are counted from. Of classes it knows right and wrong, and so accuracy alone can be drawn."""
         if self.judged is not msgspec.UNSET:
             return self.judged
@@ -88,21 +79,20 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
             GroupConfusion(group=one.group, confusion=((one.right, one.windows - one.right), (0, 0)))
             for one in self.by_group or ()
         )
-        return Judged(class_scores=self.class_scores, confusions=counts)
+        return Outcome(class_scores=self.class_scores, confusions=counts)
 
 
-class RivalResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
+class FoldRival(msgspec.Struct, frozen=True, kw_only=True, rename={"class_scores": "scores"}):
     """A rival's scores, or the reason why there are none.
 
     Attributes:
         class_scores: of classes, in files `scores`, where there is no `judged`. None where there are none.
         judged: on the test windows; of classes unset in files of earlier releases.
         valid_score: what validation maximised, on the validation windows; None in files of earlier releases.
-        reason: why there are no scores.
     """
 
     class_scores: Scores | None = None
-    judged: Judged | msgspec.UnsetType = msgspec.UNSET
+    judged: Outcome | msgspec.UnsetType = msgspec.UNSET
     valid_score: float | None = None
     reason: str = ""
 
@@ -125,8 +115,8 @@ class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
 
     baseline: NetworkResult
     student: NetworkResult
-    extra_trees: RivalResult
-    mini_rocket: RivalResult
+    extra_trees: FoldRival
+    mini_rocket: FoldRival
     missing: MissingCurve
 
 
@@ -145,24 +135,7 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     windows: dict[str, int]
     groups: int
-    split: SplitFacts | msgspec.UnsetType = msgspec.UNSET
+    split: Split | msgspec.UnsetType = msgspec.UNSET
     teacher: NetworkResult
     teacher_subsets: tuple[SubsetScore, ...]
     students: dict[str, ModalityResult]
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean, sample standard deviation (None for a single seed) and the figure of every seed."""
-
-    mean: float
-    std: float | None
-    per_seed: tuple[float, ...]
-
-
-class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One size of teacher and its score on validation; both figures are None where it was the only one."""
-
-    preset: Preset
-    parameters: int | None
-    valid_score: Spread | None
-    chosen: bool

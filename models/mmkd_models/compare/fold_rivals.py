@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.compare.fold_result import RivalResult
+from mmkd_models.compare.fold_result import FoldRival
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.rivals import JudgeRival, extra_trees_judged, mini_rocket_judged
+from mmkd_models.evaluate.rivals import RivalName, rival_outcomes
 
 
 class Rivals(msgspec.Struct, frozen=True, kw_only=True):
     """What the file keeps."""
 
-    extra_trees: RivalResult
-    mini_rocket: RivalResult
+    extra_trees: FoldRival
+    mini_rocket: FoldRival
 
 
 def rivals_on(
@@ -26,16 +25,7 @@ def rivals_on(
 ) -> Rivals:
     """Trains and judges both rivals, or reads what was found before.
 
-    Where MiniRocket cannot be run, that is told and nothing is kept, so that it is tried again where it can.
-
-    Args:
-        train: windows to learn from.
-        valid: windows on which they are compared with students, by `metric`.
-        test: windows to judge by.
-        metric: what validation chooses by.
-        modality: their sensor.
-        seed: of what is drawn.
-        path: of the file.
+    Where a rival cannot be run, that is told and nothing is kept, so that it is tried again where it can.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -48,21 +38,15 @@ def rivals_on(
                 f"{path}: expected scores of rivals, got a damaged file ({error}); delete it"
             ) from error
 
-    def judged(judge: JudgeRival) -> RivalResult:
-        on_valid, on_test = judge(train, (valid, test), modality=modality, seed=seed)
-        return RivalResult(judged=on_test, valid_score=on_valid.scores.metric(metric))
+    def judged(rival: RivalName) -> FoldRival:
+        found = rival_outcomes(rival, train, (valid, test), modality=modality, seed=seed)
+        if isinstance(found, str):
+            return FoldRival(reason=found)
+        on_valid, on_test = found
+        return FoldRival(judged=on_test, valid_score=on_valid.scores.metric(metric))
 
-    found = Rivals(extra_trees=judged(extra_trees_judged), mini_rocket=_mini_rocket(judged))
-    if not found.mini_rocket.reason:
+    rivals = Rivals(extra_trees=judged("extra_trees"), mini_rocket=judged("mini_rocket"))
+    if not rivals.extra_trees.reason and not rivals.mini_rocket.reason:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, msgspec.json.encode(found))
-    return found
-
-
-def _mini_rocket(judged: Callable[[JudgeRival], RivalResult]) -> RivalResult:
-    try:
-        return judged(mini_rocket_judged)
-    except ImportError:
-        return RivalResult(reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'")
-    except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(reason=f"MiniRocket refused these windows: {error}")
+        write_file(path, msgspec.json.encode(rivals))
+    return rivals

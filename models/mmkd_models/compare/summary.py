@@ -1,205 +1,176 @@
-"""Folds of a comparison -> the document of `mmkd-demo --json`.
+"""Folds of a comparison -> the document of `mmkd-demo --json`, as far as it follows from them.
 
-Owns the sums: means and spreads over seeds, gains with their interval, the gap recovered, and
-what guessing would score. Measures nothing itself.
+Owns the sums: means and spreads over seeds, gains with their interval, the gap recovered, and what guessing would
+score. Measures nothing itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from mmkd_models.compare.fold_result import FoldResult, ModalityResult, NetworkResult, RivalResult
-from mmkd_models.compare.gains import gain_of_folds, gap_recovered, spread
+from mmkd_models.compare.fold_result import FoldResult, FoldRival, ModalityResult, NetworkResult
 from mmkd_models.data.spec import DatasetSpec
-from mmkd_models.data.split import OF_GROUPS, SplitFacts
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.data.split import OF_GROUPS
+from mmkd_models.evaluate.gains import gain_of_pairs, gap_recovered, spread
 from mmkd_models.evaluate.guessing import guessing
-from mmkd_models.evaluate.intervals import gain_of_pairs
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.labels import LabelScores
-from mmkd_models.metrics.measures import Measure, measures_of
+from mmkd_models.metrics.measures import measures_of
 from mmkd_models.metrics.scores import AnyScores
+from mmkd_report.documents.demo import (
+    FORMAT_VERSION,
+    Contest,
+    CurvePoint,
+    DemoDataset,
+    DemoDocument,
+    Gain,
+    MissingSamples,
+    Modality,
+    Network,
+    Rival,
+    SubsetScore,
+    Teacher,
+    WindowCounts,
+)
+from mmkd_report.documents.figures import Measure, Split
 
-FORMAT_VERSION = 1
 _PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
 
 
-def demo_document(
-    spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult], *, measured: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Gives everything that follows from the folds and from what was measured on this machine.
-
-    Args:
-        spec: of the dataset.
-        sha256: of the dataset.
-        folds: one per seed, same options.
-        measured: "teacher" and each modality -> more keys for its entry (latency, bundle, attention...).
+def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
+    """Gives everything that follows from the folds.
 
     Of classes the document does not say what its figures are; of other kinds it does, by `measures` and `metric`.
     """
-    modalities, measures = folds[0].config.modalities, measures_of(spec.task)
-    return {
-        "format_version": FORMAT_VERSION,
-        "dataset": _dataset(spec, sha256, folds),
-        "split": msgspec.to_builtins(_split(folds)),
-        "label_share": folds[0].config.label_share,
-        "seeds": [fold.seed for fold in folds],
-        **_told(spec, folds, measures),
-        "teacher": {
-            **_network([fold.teacher for fold in folds], measures),
-            "preset": folds[0].config.teacher,
-            "modalities": [modality.name for modality in spec.modalities],
-            "missing": _subsets(folds, measures[0]),
-            **measured.get("teacher", {}),
-        },
-        "students": {name: _student(name, folds, measures, measured.get(name, {})) for name in modalities},
-        "mean_gain_points": _gain(folds, modalities, measures[0]),
-    }
-
-
-def _split(folds: Sequence[FoldResult]) -> SplitFacts:
-    return folds[0].split or OF_GROUPS  # a fold that does not say it is of groups, or refused where it is read
-
-
-def _told(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> dict[str, Any]:
-    """What the figures are, where they are not those of classes."""
-    if spec.task.kind == "classification":
-        return {}
-    metric = folds[0].config.student_train.metric
-    return {"kind": spec.task.kind, "metric": metric, "measures": msgspec.to_builtins(list(measures))}
-
-
-def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "source": spec.source,
-        "licence": spec.licence,
-        "sha256": sha256,
-        "windows": folds[0].windows,
-        "groups": folds[0].groups,
-        "labels": list(spec.task.labels),
-        "modalities": [
-            {
-                "name": modality.name,
-                "channels": list(modality.channels),
-                "rate_hz": modality.rate_hz,
-                "samples": modality.samples,
-                "unit": modality.unit,
-            }
-            for modality in spec.modalities
-        ],
-    }
-
-
-def _student(
-    name: str, folds: Sequence[FoldResult], measures: Sequence[Measure], measured: Mapping[str, Any]
-) -> dict[str, Any]:
-    results, first = [fold.students[name] for fold in folds], measures[0]
-    student, baseline, teacher = (
-        [network.test for network in networks]
-        for networks in (
-            [result.student for result in results],
-            [result.baseline for result in results],
-            [fold.teacher for fold in folds],
-        )
+    config, measures = folds[0].config, measures_of(spec.task)
+    document = DemoDocument(
+        format_version=FORMAT_VERSION,
+        dataset=_dataset(spec, sha256, folds),
+        split=_split(folds),
+        label_share=config.label_share,
+        seeds=tuple(fold.seed for fold in folds),
+        teacher=_teacher(spec, folds, measures),
+        students={name: _contest(name, folds, measures) for name in config.modalities},
+        mean_gain_points=gain_of_folds(folds, config.modalities, measures[0]),
     )
-    latency = {"latency_ms": measured["latency_ms"]} if "latency_ms" in measured else {}
-    return {
-        "baseline": _network([result.baseline for result in results], measures) | latency,  # the same, other weights
-        "student": _network([result.student for result in results], measures)
-        | latency
-        | {"preset": folds[0].config.student},
-        "extra_trees": _rival([result.extra_trees for result in results], measures),
-        "mini_rocket": _rival([result.mini_rocket for result in results], measures),
-        "gain_points": _gain(folds, (name,), first),
-        "over_teacher_points": _difference(student, teacher, first),
-        "gap_points": _difference(teacher, baseline, first),
-        "gap_recovered": gap_recovered(student, baseline, teacher, first.name),
-        "parameters_ratio": folds[0].teacher.parameters / results[0].student.parameters,
-        "missing": _missing(results),
-        **{key: value for key, value in measured.items() if key != "latency_ms"},
-    }
+    if spec.task.kind == "classification":
+        return document
+    metric = config.student_train.metric
+    return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
 
 
-def _network(results: Sequence[NetworkResult], measures: Sequence[Measure]) -> dict[str, Any]:
-    scores = [result.scores for result in results]
-    return {
-        **{one.name: _spread([score.metric(one.name) for score in scores]) for one in measures},
-        "valid_score": _spread([result.valid_score for result in results]),
-        "parameters": results[0].parameters,
-        "learning_rate": [result.learning_rate for result in results],
-        **_guessing([result.test for result in results], measures[0]),
-        **_counts(scores),
-        "curve": [msgspec.to_builtins(point) for point in results[0].curve],
-    }
-
-
-def _counts(scores: Sequence[AnyScores]) -> dict[str, Any]:
-    """Windows over all seeds: (K, K) confusions of classes; of labels (K, 4) rightly, wrongly on, wrongly off, off."""
-    confusions = [score.confusion for score in scores if isinstance(score, Scores)]
-    if confusions:
-        return {"confusion": np.sum(confusions, axis=0).tolist()}
-    counts = [score.counts for score in scores if isinstance(score, LabelScores)]
-    return {"counts": np.sum(counts, axis=0).tolist()} if counts else {}
-
-
-def _rival(results: Sequence[RivalResult], measures: Sequence[Measure]) -> dict[str, Any]:
-    scores = [score for result in results if (score := result.scores) is not None]
-    judged = [result.judged for result in results if result.judged is not msgspec.UNSET]
-    valid = [result.valid_score for result in results if result.valid_score is not None]
-    names = [one.name for one in measures]
-    if len(scores) < len(results):
-        reason = next(result.reason for result in results if result.scores is None)
-        return {**dict.fromkeys(names), "reason": reason}
-    return {
-        **{name: _spread([score.metric(name) for score in scores]) for name in names},
-        **({"valid_score": _spread(valid)} if len(valid) == len(results) else {}),
-        **(_guessing(judged, measures[0]) if len(judged) == len(results) else {}),
-    }
-
-
-def _guessing(tests: Sequence[Judged], measure: Measure) -> dict[str, Any]:
-    return {"guessing": msgspec.to_builtins(guessing(tests, measure.name))}
-
-
-def _gain(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> dict[str, Any]:
-    mean, low, high = gain_of_folds(folds, modalities, measure)
+def gain_of_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
+    """Gives the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
+    pairs = [
+        ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
+        for name in modalities
+    ]
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
     resampled = _split(folds).resampled
     interval = _INTERVAL.format(_PEOPLE if resampled == OF_GROUPS.resampled else resampled)
-    return {"mean": mean, "low": low, "high": high, "method": f"mean over seeds of {gained}; {interval}"}
+    gain = gain_of_pairs(pairs, measure.name, seed=seed)
+    return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
 
 
-def _difference(ours: Sequence[Judged], theirs: Sequence[Judged], measure: Measure) -> dict[str, Any]:
-    """What ours are better by, in the measure's `gain_unit`."""
-    mean, low, high = gain_of_pairs([(ours, theirs)], measure.name)
-    return {"mean": mean, "low": low, "high": high}
+def _split(folds: Sequence[FoldResult]) -> Split:
+    return folds[0].split or OF_GROUPS  # a fold that does not say it is of groups, or refused where it is read
 
 
-def _subsets(folds: Sequence[FoldResult], measure: Measure) -> list[dict[str, Any]]:
-    return [
-        {
-            "modalities": list(subset.modalities),
-            measure.name: _spread([fold.teacher_subsets[row].figure for fold in folds]),
-        }
+def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDataset:
+    return DemoDataset(
+        name=spec.name,
+        source=spec.source,
+        licence=spec.licence,
+        sha256=sha256,
+        windows=msgspec.convert(folds[0].windows, WindowCounts),
+        groups=folds[0].groups,
+        labels=tuple(spec.task.labels),
+        modalities=tuple(msgspec.convert(modality, Modality, from_attributes=True) for modality in spec.modalities),
+    )
+
+
+def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> Teacher:
+    network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
+    subsets = tuple(
+        SubsetScore(
+            modalities=subset.modalities,
+            **{measures[0].name: spread([fold.teacher_subsets[row].figure for fold in folds])},
+        )
         for row, subset in enumerate(folds[0].teacher_subsets)
-    ]
+    )
+    return Teacher(
+        **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)}, missing=subsets
+    )
 
 
-def _missing(results: Sequence[ModalityResult]) -> dict[str, Any]:
-    shares = results[0].missing.shares
-    return {
-        "shares": list(shares),
-        "student": [_spread([result.missing.student[row] for result in results]) for row in range(len(shares))],
-        "baseline": [_spread([result.missing.baseline[row] for result in results]) for row in range(len(shares))],
-    }
+def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> Contest:
+    results, first = [fold.students[name] for fold in folds], measures[0]
+    student = [result.student.test for result in results]
+    baseline = [result.baseline.test for result in results]
+    teacher = [fold.teacher.test for fold in folds]
+    return Contest(
+        baseline=_network([result.baseline for result in results], measures),
+        student=_network([result.student for result in results], measures, preset=folds[0].config.student),
+        extra_trees=_rival([result.extra_trees for result in results], measures),
+        mini_rocket=_rival([result.mini_rocket for result in results], measures),
+        gain_points=gain_of_folds(folds, (name,), first),
+        over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
+        gap_points=gain_of_pairs([(teacher, baseline)], first.name),
+        gap_recovered=gap_recovered(student, baseline, teacher, first.name),
+        parameters_ratio=folds[0].teacher.parameters / results[0].student.parameters,
+        missing=_missing(results),
+    )
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    builtins: dict[str, Any] = msgspec.to_builtins(spread(values))
-    return builtins
+def _network(results: Sequence[NetworkResult], measures: Sequence[Measure], preset: str | None = None) -> Network:
+    scores = [result.scores for result in results]
+    confusions = [score.confusion for score in scores if isinstance(score, Scores)]
+    counts = [score.counts for score in scores if isinstance(score, LabelScores)]
+    return Network(
+        **_figures(scores, measures),
+        valid_score=spread([result.valid_score for result in results]),
+        parameters=results[0].parameters,
+        preset=preset,
+        learning_rate=tuple(result.learning_rate for result in results),
+        guessing=guessing([result.test for result in results], measures[0].name),
+        confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
+        counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
+        curve=tuple(msgspec.convert(point, CurvePoint, from_attributes=True) for point in results[0].curve),
+    )
+
+
+_Confusion = tuple[tuple[int, ...], ...]
+_Counts = tuple[tuple[int, int, int, int], ...]
+
+
+def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[str, Any]:
+    """Fields of `Scored`."""
+    return {one.name: spread([score.metric(one.name) for score in scores]) for one in measures}
+
+
+def _rival(results: Sequence[FoldRival], measures: Sequence[Measure]) -> Rival:
+    scores = [score for result in results if (score := result.scores) is not None]
+    judged = [result.judged for result in results if result.judged is not msgspec.UNSET]
+    valid = [result.valid_score for result in results if result.valid_score is not None]
+    if len(scores) < len(results):
+        reason = next(result.reason for result in results if result.scores is None)
+        return Rival(**dict.fromkeys([one.name for one in measures]), reason=reason)
+    return Rival(
+        **_figures(scores, measures),
+        valid_score=spread(valid) if len(valid) == len(results) else None,
+        guessing=guessing(judged, measures[0].name) if len(judged) == len(results) else None,
+    )
+
+
+def _missing(results: Sequence[ModalityResult]) -> MissingSamples:
+    curves = [result.missing for result in results]
+    return MissingSamples(
+        shares=curves[0].shares,
+        student=tuple(spread(figures) for figures in zip(*(curve.student for curve in curves), strict=True)),
+        baseline=tuple(spread(figures) for figures in zip(*(curve.baseline for curve in curves), strict=True)),
+    )

@@ -6,16 +6,15 @@ Owns the words, once for titles, tables, pages and documents. Deals nothing; tha
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_report.documents.figures import Split
+
 if TYPE_CHECKING:
     from mmkd_models.data.windows import Windows
-
-SplitBy = Literal["groups", "own folds", "own split"]
 
 WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
 _NO_GROUPS = "no groups: may share people and machines with training"
@@ -23,24 +22,10 @@ _NO_GROUPS = "no groups: may share people and machines with training"
 _CORRELATION = 0.8
 
 
-class SplitFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the windows that judge were set apart.
-
-    Attributes:
-        by: `groups`, of which none is in two parts; without groups `own folds` or `own split`, those of the dataset.
-        judged_on: what the windows are, behind "accuracy on".
-        resampled: what intervals draw with replacement, behind "resampling".
-    """
-
-    by: SplitBy
-    judged_on: str
-    resampled: str
+OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resampled="whole groups")
 
 
-OF_GROUPS = SplitFacts(by="groups", judged_on="people and machines never seen", resampled="whole groups")
-
-
-def split_facts(windows: Windows, *, part: str = "test") -> SplitFacts:
+def split_facts(windows: Windows, *, part: str = "test") -> Split:
     """Gives what may be said of a part of these windows.
 
     Args:
@@ -49,10 +34,10 @@ def split_facts(windows: Windows, *, part: str = "test") -> SplitFacts:
     if windows.has_groups:
         return OF_GROUPS
     if windows.folds is not None:
-        return SplitFacts(
+        return Split(
             by="own folds", judged_on=f"the dataset's own folds; {_NO_GROUPS}", resampled=_resampled(windows, None)
         )
-    return SplitFacts(
+    return Split(
         by="own split",
         judged_on=f"windows of the dataset's own {part} split; {_NO_GROUPS}",
         resampled=_resampled(windows, part),

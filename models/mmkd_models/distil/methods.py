@@ -12,6 +12,7 @@ from pathlib import Path
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.defaults import METHOD, METHOD_OF_OTHERS
+from mmkd_models.distil.method import Method
 from mmkd_models.distil.recipe import Recipe, Term
 from mmkd_models.distil.recipe_text import recipe_from_file
 from mmkd_models.losses.attention import EdamTerm
@@ -25,7 +26,7 @@ from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import choice
-from mmkd_models.trials.plan import NONE, Method
+from mmkd_report.documents.study import NONE
 
 _TASK = TaskTerm(weight=constant(1.0))
 _LOGIT = LogitTerm(weight=constant(1.0), temperature=2.0)

@@ -1,6 +1,6 @@
 """A bundle judged on a dataset: every artifact as a device runs it, its scores, and whether its confidence holds.
 
-Owns the document of `mmkd-evaluate BUNDLE DATA`. The test split is the measure: its people, machines or sessions are
+The test split is the measure: its people, machines or sessions are
 others than those that calibrated the bundle.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import backend_for
@@ -18,56 +17,12 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.setup import Setup
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import judged_on
-from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
-from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
-from mmkd_models.evaluate.guessing import Guessing, guessing
+from mmkd_models.evaluate.confidence import ERROR_LEVELS, confidence_facts, reliability
+from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.outcome import class_scores, outcome_on
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.training.compatible import check_compatible
-
-FORMAT_VERSION = 1
-
-
-class ArtifactEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One artifact on the windows.
-
-    Attributes:
-        file: in the bundle.
-        backend: that ran it.
-        scores: of its answers.
-        reliability: of its probabilities.
-        confidence: what its calibration is worth; None where it has none.
-        guessing: whether it is better than that, in balanced accuracy.
-    """
-
-    file: str
-    backend: str
-    scores: JudgedScores
-    reliability: Reliability
-    confidence: ConfidenceFacts | None
-    guessing: Guessing
-
-
-class BundleEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole document.
-
-    Attributes:
-        format_version: of it.
-        bundle: its path.
-        sha256: of the bundle.
-        model_id: what people call it.
-        data: what it was judged on.
-        artifacts: of all students, in the bundle's order.
-        cautions: what has to be said of the scores, a sentence each; a bundle does not say which fold trained it.
-    """
-
-    format_version: int = FORMAT_VERSION
-    bundle: str
-    sha256: str
-    model_id: str
-    data: DataFacts
-    artifacts: tuple[ArtifactEvaluation, ...]
-    cautions: tuple[str, ...] = ()
+from mmkd_report.documents.evaluation import ArtifactEvaluation, BundleEvaluation, DataFacts
 
 
 def evaluate_bundle(
@@ -79,13 +34,6 @@ def evaluate_bundle(
     on_part: Callable[[str], None],
 ) -> BundleEvaluation:
     """Runs every artifact of a bundle over windows.
-
-    Args:
-        path: the bundle.
-        windows: all labelled.
-        data: what is reported of them.
-        error_levels: to measure label sets at.
-        on_part: called with the name of an artifact when it begins.
 
     Raises:
         UsageError: a student does not take these windows.
@@ -130,7 +78,7 @@ def _evaluation(
 ) -> ArtifactEvaluation:
     labels = windows.labels
     logits, probabilities = answers_of(engine, windows.take(np.arange(len(windows)))[engine.modality.name])
-    judged = judged_on(windows, probabilities)
+    judged = outcome_on(windows, probabilities)
     confidence = None
     if artifact.confidence is not None:
         confidence = confidence_facts(
@@ -144,7 +92,7 @@ def _evaluation(
     return ArtifactEvaluation(
         file=artifact.file,
         backend=engine.backend.version,
-        scores=judged_scores(judged),
+        scores=class_scores(judged),
         guessing=guessing([judged], "balanced_accuracy"),
         reliability=reliability(probabilities, labels),
         confidence=confidence,

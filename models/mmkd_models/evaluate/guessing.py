@@ -13,32 +13,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.by_group import GroupAnswers, Judged, metric_of_confusions
-from mmkd_models.evaluate.intervals import DRAWS, ROUNDING, figure_draws, interval_of
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.metrics.measures import Measure, figure_text, measure_named, with_unit
+from mmkd_models.evaluate.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, interval_of
+from mmkd_models.evaluate.outcome import GroupAnswers, Outcome, metric_of_confusions
+from mmkd_models.metrics.measures import measure_named
+from mmkd_report.documents.figures import Guessing
 
 _MOST_PARTS = 200  # that windows are drawn in where groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 
 
-class Guessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model beside guessing, in one metric, mean over seeds.
-
-    Attributes:
-        figure: what guessing scores.
-        low: lower end of the 95 % interval of the model's own figure.
-        high: upper end.
-        is_better: whether that whole interval is on the better side of `figure`.
-    """
-
-    figure: float
-    low: float
-    high: float
-    is_better: bool
-
-
-def guessing(tests: Sequence[Judged], metric: str, *, seed: int = 0) -> Guessing:
+def guessing(tests: Sequence[Outcome], metric: str, *, seed: int = 0) -> Guessing:
     """Gives what guessing scores on the test windows of each seed, and whether the model is better than that.
 
     The interval resamples whole groups, as those of gains do. Below `FEWEST_GROUPS` groups it is too narrow to mean
@@ -55,27 +39,13 @@ def guessing(tests: Sequence[Judged], metric: str, *, seed: int = 0) -> Guessing
     return Guessing(figure=figure, low=low, high=high, is_better=is_better)
 
 
-def guessing_line(found: Guessing | None, measure: Measure) -> str:
-    """Gives what a terminal says of it, and empty text where it was not asked.
-
-    Example:
-        >>> guessing_line(Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), measure_named("accuracy"))
-        'not better than guessing, so nothing is concluded: accuracy 35.0 to 75.0 %, guessing 50.0 %'
-    """
-    if found is None:
-        return ""
-    verdict = "better than guessing" if found.is_better else "not better than guessing, so nothing is concluded"
-    ends = f"{figure_text(measure, found.low)} to {with_unit(figure_text(measure, found.high), measure.unit)}"
-    return f"{verdict}: {measure.words} {ends}, guessing {with_unit(figure_text(measure, found.figure), measure.unit)}"
-
-
-def guessed_figure(judged: Judged, metric: str) -> float:
+def guessed_figure(judged: Outcome, metric: str) -> float:
     """Gives the best figure of a guess on these windows.
 
     Example:
         >>> from mmkd_models.metrics.classes import scores_from_answers
         >>> truth = np.array([0, 0, 0, 1])
-        >>> judged = Judged(class_scores=scores_from_answers(truth, truth, 2))
+        >>> judged = Outcome(class_scores=scores_from_answers(truth, truth, 2))
         >>> guessed_figure(judged, "accuracy"), guessed_figure(judged, "balanced_accuracy")
         (0.75, 0.5)
     """
@@ -95,7 +65,7 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
     return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
 
 
-def _guesses(judged: Judged) -> Iterator[NDArray[np.float64]]:
+def _guesses(judged: Outcome) -> Iterator[NDArray[np.float64]]:
     """Answers (K,): of numbers median and mean, of several labels all of them on and the commonest set."""
     truth, _, _ = judged.windows
     if judged.task is not msgspec.UNSET and judged.task.kind == "regression":
@@ -106,7 +76,7 @@ def _guesses(judged: Judged) -> Iterator[NDArray[np.float64]]:
     yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
 
 
-def _answered(judged: Judged, answer: NDArray[np.float64]) -> Judged:
+def _answered(judged: Outcome, answer: NDArray[np.float64]) -> Outcome:
     row = tuple(answer.tolist())
     return msgspec.structs.replace(
         judged,
@@ -114,7 +84,7 @@ def _answered(judged: Judged, answer: NDArray[np.float64]) -> Judged:
     )
 
 
-def _drawn_by_windows(judged: Judged, metric: str, seed: int) -> NDArray[np.float64]:
+def _drawn_by_windows(judged: Outcome, metric: str, seed: int) -> NDArray[np.float64]:
     """The figure (D,) of as many windows, drawn with replacement; of many, of neighbours together."""
     if judged.confusions is not msgspec.UNSET:
         counts = np.sum([one.confusion for one in judged.confusions], axis=0)

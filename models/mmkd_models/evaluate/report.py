@@ -1,6 +1,6 @@
 """One model judged on one dataset, beside another where there is one: what `mmkd-evaluate` measures.
 
-Owns the document and the order of what is measured. A student and a teacher may be compared with their like alone: the
+Owns the order of what is measured. A student and a teacher may be compared with their like alone: the
 same windows lose the same samples for both.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -16,112 +16,30 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import judged_on
-from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
-from mmkd_models.evaluate.guessing import Guessing, guessing
+from mmkd_models.evaluate.gains import gain_on_windows
+from mmkd_models.evaluate.guessing import guessing
 from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing_share, logits_by_subset
-from mmkd_models.evaluate.paired import PairedGain, paired_gain
-from mmkd_models.evaluate.seen import Seen, cautions_of
+from mmkd_models.evaluate.outcome import class_scores, outcome_on
+from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.predict import logits_of
-
-FORMAT_VERSION = 1
+from mmkd_report.documents.evaluation import (
+    DataFacts,
+    EvaluationDocument,
+    Judgement,
+    ModelFacts,
+    Seen,
+    ShareJudgement,
+    SubsetJudgement,
+)
 
 Checkpoint = StudentCheckpoint | TeacherCheckpoint
 Logits = NDArray[np.float32]
 Key = TypeVar("Key")
 OnPart = Callable[[str], None]
-
-
-class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the model does under one condition.
-
-    Attributes:
-        scores: of the model.
-        against: of the other one; None without one.
-        gain: model minus other, of the chosen metric; None without another one.
-        guessing: whether the model is better than that, in the chosen metric.
-    """
-
-    scores: JudgedScores
-    against: JudgedScores | None = None
-    gain: PairedGain | None = None
-    guessing: Guessing | None = None
-
-
-class SubsetJudgement(Judgement, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """With these modalities of a teacher alone."""
-
-    modalities: tuple[str, ...]
-
-
-class ShareJudgement(Judgement, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """With this share of the samples of every window missing, 0 to 1."""
-
-    share: float
-
-
-class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model that was judged.
-
-    Attributes:
-        path: of its checkpoint.
-        sha256: of that file.
-        kind: `teacher` or `student`.
-        modalities: what it takes.
-        parameters: how many it has.
-        dataset_sha256: of what it was trained on.
-        distilled: whether a teacher taught it.
-        span_dropout: share of its training windows that lost a span.
-        channel_dropout: share of its training windows' channels that were hidden.
-        modality_dropout: share of its training windows that lost a modality; 0 for a student.
-        seen: what it knows of the windows that judge it; None where it is of another dataset or nobody knows.
-    """
-
-    path: str
-    sha256: str
-    kind: Literal["teacher", "student"]
-    modalities: tuple[str, ...]
-    parameters: int
-    dataset_sha256: str
-    distilled: bool
-    span_dropout: float
-    channel_dropout: float
-    modality_dropout: float
-    seen: Seen | None
-
-
-class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole document.
-
-    Attributes:
-        format_version: of it.
-        model: that was judged.
-        against: the other one; None without one.
-        data: what they were judged on.
-        metric: that gains are of.
-        seed: of which samples went missing, and of the intervals.
-        complete: with everything there.
-        subsets: of a teacher's modalities, the largest first.
-        samples: while each sample is missing with a probability.
-        bursts: while one span of every window is missing.
-        cautions: what has to be said of the scores, a sentence each.
-    """
-
-    format_version: int = FORMAT_VERSION
-    model: ModelFacts
-    against: ModelFacts | None
-    data: DataFacts
-    metric: Metric
-    seed: int
-    complete: Judgement
-    subsets: tuple[SubsetJudgement, ...] = ()
-    samples: tuple[ShareJudgement, ...] = ()
-    bursts: tuple[ShareJudgement, ...] = ()
-    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,18 +72,8 @@ def evaluate(
     missing: bool,
     seed: int,
     on_part: OnPart,
-) -> EvaluationReport:
+) -> EvaluationDocument:
     """Judges a model, and another one beside it.
-
-    Args:
-        model: to judge.
-        windows: all labelled.
-        against: to compare with, on the same windows with the same samples missing.
-        data: what is reported of the windows.
-        metric: that gains are of.
-        missing: whether to hide modalities and samples.
-        seed: of what is hidden, and of the intervals.
-        on_part: called with a name when a part begins.
 
     Raises:
         UsageError: a model does not take these windows, or the two are not of one kind.
@@ -175,7 +83,7 @@ def evaluate(
     pair = [model] if against is None else [model, against]
     on_part("everything there")
     complete = judge.judgement(*(logits_from(one, windows) for one in pair))
-    report = EvaluationReport(
+    report = EvaluationDocument(
         model=_facts(model),
         against=None if against is None else _facts(against),
         data=data,
@@ -276,13 +184,13 @@ class _Judge:
 
     def judgement(self, ours: Logits, theirs: Logits | None = None) -> Judgement:
         """Judges logits, beside others where there are some."""
-        judged = judged_on(self.windows, ours)
+        judged = outcome_on(self.windows, ours)
         beside = guessing([judged], self.metric, seed=self.seed)
         if theirs is None:
-            return Judgement(scores=judged_scores(judged), guessing=beside)
-        other = judged_on(self.windows, theirs)
-        gain = paired_gain(judged, other, self.metric, seed=self.seed)
-        return Judgement(scores=judged_scores(judged), against=judged_scores(other), gain=gain, guessing=beside)
+            return Judgement(scores=class_scores(judged), guessing=beside)
+        other = outcome_on(self.windows, theirs)
+        gain = gain_on_windows(judged, other, self.metric, seed=self.seed)
+        return Judgement(scores=class_scores(judged), against=class_scores(other), gain=gain, guessing=beside)
 
 
 def _facts(one: Contestant) -> ModelFacts:

@@ -6,28 +6,45 @@ Both see the labelled training windows of one modality and nothing else. A stude
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluate.by_group import Judged, judged_on
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
 _TREES = 300
 
 
+RivalName = Literal["extra_trees", "mini_rocket"]
+RIVALS: tuple[RivalName, ...] = get_args(RivalName)
+
+
 class JudgeRival(Protocol):
     """Trains a rival once on the labelled windows of one modality, and judges it on the labelled ones of each part."""
 
-    def __call__(self, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Judged, ...]:
+    def __call__(self, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
         """Gives one result per part; what a rival needs and raises is said where it is written."""
 
 
-def extra_trees_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Judged, ...]:
+def rival_outcomes(
+    rival: RivalName, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int
+) -> tuple[Outcome, ...] | str:
+    """Judges a rival as `JudgeRival`, or gives the reason why that cannot be done here."""
+    judge: JudgeRival = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
+    try:
+        return judge(train, parts, modality=modality, seed=seed)
+    except ImportError:
+        return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
+    except ValueError as error:  # aeon refuses windows that are too short for its kernels
+        return f"{'MiniRocket' if rival == 'mini_rocket' else 'extra-trees'} refused these windows: {error}"
+
+
+def extra_trees_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
     """Judges extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`, as `JudgeRival`."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
@@ -39,7 +56,7 @@ def extra_trees_judged(train: Windows, parts: Sequence[Windows], *, modality: st
     return _judged(parts, lambda one: forest.predict(window_statistics(_window_values(one, modality))))
 
 
-def mini_rocket_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Judged, ...]:
+def mini_rocket_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
     """Judges MiniRocket (Dempster et al., KDD 2021) as aeon builds it, as `JudgeRival`.
 
     Missing samples are filled with 0. Of several labels and of a number its features go to the same ridge regression,
@@ -59,10 +76,10 @@ def mini_rocket_judged(train: Windows, parts: Sequence[Windows], *, modality: st
         torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
 
 
-def _judged(parts: Sequence[Windows], answers: Callable[[Windows], NDArray[Any]]) -> tuple[Judged, ...]:
+def _judged(parts: Sequence[Windows], answers: Callable[[Windows], NDArray[Any]]) -> tuple[Outcome, ...]:
     """Answers are class numbers (N,), of several labels shares of votes (N, K), of a regression numbers (N,)."""
     labelled = [_labelled(one) for one in parts]
-    return tuple(judged_on(one, _logits(one, np.asarray(answers(one)))) for one in labelled)
+    return tuple(outcome_on(one, _logits(one, np.asarray(answers(one)))) for one in labelled)
 
 
 def _keep_numba_from_openmp() -> None:

@@ -14,25 +14,13 @@ import numpy as np
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.split import SplitFacts, split_facts
+from mmkd_models.data.split import split_facts
 from mmkd_models.data.windows import Windows
+from mmkd_report.documents.evaluation import Seen
+from mmkd_report.documents.figures import Split
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.training.checkpoint import Facts
-
-
-class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which of the windows that judge a model it knows.
-
-    Attributes:
-        trained: how many trained it.
-        chosen: how many chose its weights, as validation windows.
-        fold: whose windows it was trained on; None for the dataset's own split.
-    """
-
-    trained: int
-    chosen: int
-    fold: int | None
 
 
 def windows_seen(facts: Facts, dataset: Dataset, windows: Windows) -> Seen | None:
@@ -65,15 +53,7 @@ def refuse_seen(path: str, seen: Seen | None, windows: int, *, part: str) -> Non
 
 
 def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: str, windows: int) -> Iterator[str]:
-    """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages.
-
-    Args:
-        path: of the model.
-        dataset_sha256: of what it was trained on.
-        seen: what it knows of the windows.
-        data_sha256: of what it is judged on.
-        windows: how many.
-    """
+    """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages."""
     if dataset_sha256 != data_sha256:
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
     elif seen is None:
@@ -84,7 +64,7 @@ def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: 
         yield f"{path} was chosen by {seen.chosen} of these {windows} windows: its scores flatter it"
 
 
-def split_judged(dataset: Dataset, seen: Sequence[Seen | None], *, split: str, part: str) -> SplitFacts:
+def split_judged(dataset: Dataset, seen: Sequence[Seen | None], *, split: str, part: str) -> Split:
     """Gives what may be said of windows that judge models which know this much of them; `part` is what they are."""
     found = split_facts(dataset.everything(), part=split)
     if any(one is not None and one.trained for one in seen):

@@ -5,64 +5,11 @@ Said here once: tables, gains and pages ask, and none of them knows a kind of ta
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_report.documents.figures import MEASURES, Measure
 
-
-class Measure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One figure of a model, as it is told to people.
-
-    Attributes:
-        name: in documents, where the figure itself stands without unit and scale.
-        words: in a sentence.
-        short: above a column.
-        unit: `%` of a share, the target's of an error; empty where there is none.
-        gain_unit: of a difference: `points` of a share, else as `unit`.
-        scale: what the figure is multiplied by to be in `unit`.
-        lower_is_better: of errors.
-    """
-
-    name: str
-    words: str
-    short: str
-    unit: str = ""
-    gain_unit: str = ""
-    scale: float = 1.0
-    lower_is_better: bool = False
-
-    @property
-    def is_share(self) -> bool:
-        """Whether it is a share, told in percent, and its differences in points."""
-        return self.scale != 1
-
-    @property
-    def gain_scale(self) -> float:
-        """What a difference of two figures is multiplied by to be in `gain_unit`, and above 0 where it is a gain."""
-        return -self.scale if self.lower_is_better else self.scale
-
-
-def _share(name: str, words: str, short: str) -> Measure:
-    return Measure(name=name, words=words, short=short, unit="%", gain_unit="points", scale=100.0)
-
-
-def _error(name: str, words: str) -> Measure:
-    return Measure(name=name, words=words, short=name.upper(), lower_is_better=True)
-
-
-_MEASURES = (
-    _share("accuracy", "accuracy", "Accuracy"),
-    _share("balanced_accuracy", "balanced accuracy", "Balanced"),
-    _share("macro_f1", "macro-F1", "Macro-F1"),
-    _share("mean_average_precision", "mean average precision", "Mean precision"),
-    _share("subset_accuracy", "share of windows with every label right", "All right"),
-    _error("mae", "mean absolute error"),
-    _error("rmse", "root mean squared error"),
-    Measure(name="r2", words="R²", short="R²"),
-    Measure(name="pearson", words="correlation", short="Pearson"),
-)
 _OF_KIND: dict[TaskKind, tuple[str, ...]] = {
     "classification": ("accuracy", "balanced_accuracy", "macro_f1"),
     "multi_label": ("macro_f1", "mean_average_precision", "subset_accuracy"),
@@ -83,62 +30,13 @@ def written_measures(task: TaskSpec) -> tuple[Measure, ...] | msgspec.UnsetType:
 
 def measure_named(name: str) -> Measure:
     """Gives a figure by its name, an error without the unit that its task gives it."""
-    return next(measure for measure in _MEASURES if measure.name == name)
+    return next(measure for measure in MEASURES if measure.name == name)
 
 
 def told_by(task: TaskSpec, metric: str) -> Measure:
     """Gives what a study tells gains in: the metric that validation maximised, of a number the error in its unit."""
     first = measures_of(task)[0]
     return first if first.lower_is_better else next(one for one in measures_of(task) if one.name == metric)
-
-
-def figure_text(measure: Measure, figure: float) -> str:
-    """Gives a figure in its unit, without the unit: percent with one digit after the point, else three digits.
-
-    Example:
-        >>> figure_text(measure_named("accuracy"), 0.8125), figure_text(measure_named("mae"), 1234.5)
-        ('81.2', '1234')
-    """
-    return f"{measure.scale * figure:.1f}" if measure.is_share else significant_text(figure)
-
-
-def gain_text(measure: Measure, gain: float) -> str:
-    """Gives a signed difference in the measure's `gain_unit`, without the unit.
-
-    Example:
-        >>> gain_text(measure_named("accuracy"), 3.16), gain_text(measure_named("mae"), -0.01234)
-        ('+3.2', '-0.0123')
-    """
-    return f"{gain:+.1f}" if measure.is_share else ("-" if gain < 0 else "+") + significant_text(abs(gain))
-
-
-def spread_text(measure: Measure, mean: float, std: float | None) -> str:
-    """Gives a figure with its spread for a terminal: shares as fractions, errors in their unit.
-
-    Example:
-        >>> spread_text(measure_named("accuracy"), 0.8125, 0.025), spread_text(measure_named("mae"), 12.25, None)
-        ('0.812 ± 0.025', '12.2')
-    """
-    both = [value for value in (mean, std) if value is not None]
-    return " ± ".join(significant_text(value) if measure.lower_is_better else f"{value:.3f}" for value in both)
-
-
-def with_unit(text: str, unit: str) -> str:
-    """Gives a figure with the unit behind it; as it is where there is none."""
-    return f"{text} {unit}" if unit else text
-
-
-def significant_text(value: float, digits: int = 3) -> str:
-    """Gives a number with that many digits that count, and no more than whole ones of a large number.
-
-    Example:
-        >>> significant_text(0.01234), significant_text(101325.0), significant_text(0.0)
-        ('0.0123', '101325', '0')
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    places = digits - 1 - math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    return f"{value:.{max(0, places)}f}"
 
 
 def _in_unit(measure: Measure, unit: str) -> Measure:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from mmkd_models.trials.choice import baseline_candidates
+from mmkd_models.trials.by_validation import baseline_candidates
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import NONE, Trial, candidates, teacher_name, trial_name
+from mmkd_models.trials.space import Trial, candidates, teacher_name, trial_name
+from mmkd_models.trials.students import TRIAL_FILE, TrialResult
 from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult
-from mmkd_models.trials.trials import TRIAL_FILE, TrialResult
-from mmkd_models.trials.workers import WorkOrder
+from mmkd_models.trials.worker import WorkOrder
+from mmkd_report.documents.study import NONE
 
 _EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0
@@ -30,7 +31,6 @@ class Snapshot:
         done: trials that have ended, and teachers that are finished.
         expected: how many there will be; of a search, at most.
         best_score: the highest validation score of a finished trial; None before the first.
-        best: what that trial is.
         seconds_left: a guess from the trainings so far; None before the first.
     """
 
@@ -42,13 +42,7 @@ class Snapshot:
 
 
 class StudyWatch:
-    """Reads the folder about once a second, and tells how far the study is.
-
-    Args:
-        folder: of the study.
-        order: what the workers were told.
-        tell: gets the snapshot; None tells nobody.
-    """
+    """Reads the folder about once a second, and tells how far the study is."""
 
     def __init__(self, folder: StudyFolder, order: WorkOrder, tell: Callable[[Snapshot], None] | None) -> None:
         self._folder, self._order, self._tell = folder, order, tell

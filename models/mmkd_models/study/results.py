@@ -16,24 +16,17 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.split import OF_GROUPS, split_facts
-from mmkd_models.evaluate.by_group import Judged
-from mmkd_models.study.document import DatasetFacts, StudentSize
+from mmkd_models.distil.method import Method
+from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.training.checkpoint import library_versions
-from mmkd_models.trials.choice import chosen_trials
+from mmkd_models.trials.by_validation import chosen_trials
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, write_result
-from mmkd_models.trials.plan import (
-    TEACHERS_FOLDER,
-    Conditions,
-    Entry,
-    Method,
-    TeacherChoice,
-    Trial,
-    candidates,
-    entries,
-)
-from mmkd_models.trials.rivals import RivalName, RivalResult, rival_file, rivals_on
-from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, judged_teacher, teacher_result, teacher_results
-from mmkd_models.trials.trials import TRIAL_FILE, TrialResult, judged_trial, trial_result
+from mmkd_models.trials.rivals import StudyRival, rival_file, rivals_on
+from mmkd_models.trials.space import TEACHERS_FOLDER, Conditions, Entry, TeacherChoice, Trial, candidates, entries
+from mmkd_models.trials.students import TRIAL_FILE, TrialResult, trial_outcome, trial_result
+from mmkd_models.trials.teachers import TEACHER_FILE, TeacherResult, teacher_outcome, teacher_result, teacher_results
+from mmkd_report.documents.study import StudyDataset
 
 _CONDITIONS = Conditions.__struct_fields__
 
@@ -43,7 +36,7 @@ class TrialRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     name: str
     result: TrialResult
-    test: Judged | None
+    test: Outcome | None
 
 
 class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,54 +45,32 @@ class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str
     choice: TeacherChoice
     result: TeacherResult | None
-    test: Judged | None
+    test: Outcome | None
 
 
 class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file: everything that is finished on one seed and its fold.
 
     Attributes:
-        format_version: of the file.
-        dataset: what was trained on.
         seed: of everything random, and number of the fold.
         conditions: what all trials share; modality and label share among them.
-        versions: of what wrote the file last.
-        methods: recipes of the trials, by name.
         teachers: what taught, and teachers that were only compared.
-        trials: finished ones.
-        rivals: without a network.
     """
 
     format_version: int = FORMAT_VERSION
-    dataset: DatasetFacts
+    dataset: StudyDataset
     seed: int
     conditions: Conditions
     versions: dict[str, str]
     methods: tuple[Method, ...]
     teachers: tuple[TeacherRecord, ...]
     trials: tuple[TrialRecord, ...]
-    rivals: tuple[RivalResult, ...]
-
-
-class SizeResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What students of one sensor cost, and their latency beside a teacher's on the machine that was measured last."""
-
-    format_version: int = FORMAT_VERSION
-    dataset: str
-    dataset_sha256: str
-    modality: str
-    teacher: str
-    students: tuple[StudentSize, ...]
+    rivals: tuple[StudyRival, ...]
 
 
 def seed_file(results: Path, dataset: str, conditions: Conditions, seed: int) -> Path:
     """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`."""
     return results / f"{dataset}-{conditions.modality}-{100 * conditions.label_share:g}-seed{seed}.json"
-
-
-def size_file(results: Path, dataset: str, modality: str) -> Path:
-    """Gives where the costs of a sensor's students are kept."""
-    return results / f"{dataset}-{modality}-sizes.json"
 
 
 def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
@@ -112,24 +83,27 @@ def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
     known = 0
     for seed in seeds:
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
-        found = _read(path, SeedResults)
+        found = read_compact(path, SeedResults)
         if found is None:
             continue
         _check_same(found, folder, path)
         for trial in found.trials:
-            _put(folder.out / "trials" / trial.name, (TEST_FILE, trial.test), (TRIAL_FILE, trial.result))
+            path = folder.out / "trials" / trial.name
+            _put(path / TEST_FILE, trial.test)
+            _put(path / TRIAL_FILE, trial.result)
         for teacher in found.teachers:
-            _put(folder.out / TEACHERS_FOLDER / teacher.name, (TEST_FILE, teacher.test), (TEACHER_FILE, teacher.result))
+            path = folder.out / TEACHERS_FOLDER / teacher.name
+            _put(path / TEST_FILE, teacher.test)
+            _put(path / TEACHER_FILE, teacher.result)
         for rival in found.rivals:
-            _put(folder.out, (str(rival_file(folder, rival.rival, seed).relative_to(folder.out)), rival))
+            _put(rival_file(folder, rival.rival, seed), rival)
         known += len(found.trials)
     return known
 
 
-def _put(path: Path, *files: tuple[str, msgspec.Struct | None]) -> None:
-    for name, value in files:
-        if value is not None and not (path / name).exists():
-            write_result(path / name, value)
+def _put(path: Path, value: msgspec.Struct | None) -> None:
+    if value is not None and not path.exists():
+        write_result(path, value)
 
 
 def _check_same(found: SeedResults, folder: StudyFolder, path: Path) -> None:
@@ -153,7 +127,7 @@ def collect(
     folder: StudyFolder,
     results: Path,
     *,
-    dataset: DatasetFacts,
+    dataset: StudyDataset,
     seeds: Sequence[int],
     impossible: Sequence[Entry],
     compared: Sequence[TeacherChoice] = (),
@@ -163,38 +137,29 @@ def collect(
 
     Earlier results stay, unless the same trial is here too. A seed of which nothing is finished gets no file.
 
-    Args:
-        folder: of the study; its space says which trials are meant.
-        results: where the files are kept.
-        dataset: facts for the files.
-        seeds: those to collect.
-        impossible: combinations that no training can have.
-        compared: teachers that teach nobody.
-        rivals: those to train and judge too.
-
     Returns:
         The files that were written.
     """
     written = []
     for seed in seeds:
         path = seed_file(results, folder.dataset.spec.name, folder.conditions, seed)
-        before = _read(path, SeedResults)
+        before = read_compact(path, SeedResults)
         if before is not None:
             _check_same(before, folder, path)
         trials = list(_trial_records(folder, impossible, seed))
         teachers = list(_teacher_records(folder, compared, seed))
         if not trials and not teachers:
             continue
-        earlier = (before.trials, before.teachers, before.rivals, before.methods) if before else ((), (), (), ())
+        judged = [one for one in rivals_on(folder, rivals, [seed]) if one.test is not None]
         found = SeedResults(
             dataset=dataset,
             seed=seed,
             conditions=folder.conditions,
             versions=library_versions(),
-            methods=_merged(earlier[3], folder.space.methods),
-            teachers=_merged(earlier[1], teachers),
-            trials=_merged(earlier[0], trials),
-            rivals=_joined(earlier[2], [one for one in rivals_on(folder, rivals, [seed]) if one.test is not None]),
+            methods=_merged(before.methods if before else (), folder.space.methods),
+            teachers=_merged(before.teachers if before else (), teachers),
+            trials=_merged(before.trials if before else (), trials),
+            rivals=_merged(before.rivals if before else (), judged),
         )
         write_lines(path, found)
         written.append(path)
@@ -204,13 +169,13 @@ def collect(
 def _trial_records(folder: StudyFolder, impossible: Sequence[Entry], seed: int) -> Iterator[TrialRecord]:
     for entry in entries(folder.space, impossible):
         for result in chosen_trials(folder, entry, [seed]).values():
-            judged_trial(folder, result.trial)
+            trial_outcome(folder, result.trial)
     for candidate in candidates(folder.space, impossible):
         trial = Trial(candidate=candidate, seed=seed)
         ended = trial_result(folder, trial)
         if ended is not None and ended.state == "finished":
             path = folder.of_trial(trial)
-            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, Judged))
+            yield TrialRecord(name=path.name, result=ended, test=read_result(path / TEST_FILE, Outcome))
 
 
 def _teacher_records(folder: StudyFolder, compared: Sequence[TeacherChoice], seed: int) -> Iterator[TeacherRecord]:
@@ -223,7 +188,7 @@ def _teacher_records(folder: StudyFolder, compared: Sequence[TeacherChoice], see
                 name=folder.of_teacher(one, seed).name,
                 choice=one,
                 result=teacher_result(folder, one, seed) if single else None,
-                test=judged_teacher(folder, one, seed),
+                test=teacher_outcome(folder, one, seed),
             )
 
 
@@ -241,11 +206,6 @@ def _merged(before: Sequence[_Named], now: Sequence[_Named]) -> tuple[_Named, ..
     return tuple(found[name] for name in sorted(found))
 
 
-def _joined(before: Sequence[RivalResult], now: Sequence[RivalResult]) -> tuple[RivalResult, ...]:
-    found = {one.rival: one for one in (*before, *now)}
-    return tuple(found[name] for name in sorted(found))
-
-
 def write_lines(path: Path, value: msgspec.Struct) -> None:
     """Replaces the file: JSON with a line for every key, and for every item of a list, so that changes are small."""
     parts = []
@@ -258,27 +218,11 @@ def write_lines(path: Path, value: msgspec.Struct) -> None:
     write_file(path, ("{\n " + ",\n ".join(parts) + "\n}\n").encode())
 
 
-def read_seeds(results: Path) -> tuple[SeedResults, ...]:
-    """Gives the results of all seeds in a folder, by dataset, modality, label share and seed."""
-    found = [_read(path, SeedResults) for path in results.glob("*-seed*.json")]
-    return tuple(
-        sorted(
-            (one for one in found if one is not None),
-            key=lambda one: (one.dataset.name, one.conditions.modality, -one.conditions.label_share, one.seed),
-        )
-    )
-
-
-def read_sizes(results: Path) -> dict[tuple[str, str], SizeResults]:
-    """Gives the costs of students in a folder by dataset and modality."""
-    found = [_read(path, SizeResults) for path in sorted(results.glob("*-sizes.json"))]
-    return {(one.dataset, one.modality): one for one in found if one is not None}
-
-
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
-def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
+def read_compact(path: Path, kind: type[_Kind]) -> _Kind | None:
+    """Gives the results in a file, or None where there is none."""
     if not path.exists():
         return None
     try:

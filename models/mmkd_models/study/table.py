@@ -13,19 +13,31 @@ import msgspec
 import numpy as np
 
 from mmkd_models.compare.comparison import NEAR_BEST
-from mmkd_models.compare.gains import gap_recovered, spread
-from mmkd_models.evaluate.by_group import Judged
+from mmkd_models.evaluate.gains import gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import AnyScores, figures_in
-from mmkd_models.study.document import EntryRow, RivalRow, ScoreTable, Selection, StudentSize, TeacherRow, TrialRow
-from mmkd_models.study.gains import Effect, PairedGain, effects, paired_gain
-from mmkd_models.trials.choice import chosen_trials, scores_of_candidate
+from mmkd_models.study.effects import FactorScore, effects
+from mmkd_models.trials.by_validation import chosen_trials, scores_of_candidate
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import NONE, Candidate, Entry, TeacherChoice, Trial, candidates
-from mmkd_models.trials.rivals import RivalName, rival_on
-from mmkd_models.trials.teachers import judged_teacher, teacher_results
-from mmkd_models.trials.trials import TrialResult, judged_trial, trial_result
+from mmkd_models.trials.rivals import rival_on
+from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, candidates
+from mmkd_models.trials.students import TrialResult, trial_outcome, trial_result
+from mmkd_models.trials.teachers import teacher_outcome, teacher_results
+from mmkd_report.documents.study import (
+    NONE,
+    Effect,
+    EntryRow,
+    RivalRow,
+    ScoreTable,
+    SeedGain,
+    Selection,
+    StudentSize,
+    TeacherRow,
+    TrialRow,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +46,7 @@ class Tested:
 
     entry: Entry
     results: dict[int, TrialResult]
-    tests: dict[int, Judged]
+    tests: dict[int, Outcome]
     search_score: float | None
 
 
@@ -47,7 +59,7 @@ def tested_entries(
         results = chosen_trials(folder, entry, seeds)
         if not results:
             continue
-        tests = {seed: judged_trial(folder, result.trial) for seed, result in results.items()}
+        tests = {seed: trial_outcome(folder, result.trial) for seed, result in results.items()}
         score = _search_score(folder, entry, search_seeds) if search_seeds else None
         found.append(Tested(entry=entry, results=results, tests=tests, search_score=score))
     return tuple(found)
@@ -155,12 +167,12 @@ def _row(
     )
 
 
-def _gains(ours: dict[int, Judged], theirs: dict[int, Judged], metrics: Sequence[str]) -> dict[str, PairedGain] | None:
+def _gains(ours: dict[int, Outcome], theirs: dict[int, Outcome], metrics: Sequence[str]) -> dict[str, SeedGain] | None:
     both = [seed for seed in ours if seed in theirs]
     if not both:
         return None
     return {
-        metric: paired_gain([ours[seed] for seed in both], [theirs[seed] for seed in both], metric)
+        metric: gain_over_seeds([ours[seed] for seed in both], [theirs[seed] for seed in both], metric)
         for metric in metrics
     }
 
@@ -174,7 +186,7 @@ def _gap_recovered(folder: StudyFolder, one: Tested, baseline: Tested) -> float 
     if not both:
         return None
     ours, alone = ([which.tests[seed] for seed in both] for which in (one, baseline))
-    return gap_recovered(ours, alone, [judged_teacher(folder, choice, seed) for seed in both], measure.name)
+    return gap_recovered(ours, alone, [teacher_outcome(folder, choice, seed) for seed in both], measure.name)
 
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
@@ -203,7 +215,7 @@ def selection(folder: StudyFolder, tested: Sequence[Tested], seeds: Sequence[int
     return Selection(
         chosen=tuple(chosen),
         test=score_table([test.scores for test in ours]),
-        gain_points={metric: paired_gain(ours, theirs, metric) for metric in figures_in(ours[0].scores)},
+        gain_points={metric: gain_over_seeds(ours, theirs, metric) for metric in figures_in(ours[0].scores)},
     )
 
 
@@ -227,7 +239,7 @@ def teacher_rows(
                 parameters=sum(one.parameters for one in next(iter(found.values()))),
                 seeds=tuple(found),
                 valid_score=spread([results[0].score for results in found.values()]) if is_one else None,
-                test=score_table([judged_teacher(folder, choice, seed).scores for seed in found]),
+                test=score_table([teacher_outcome(folder, choice, seed).scores for seed in found]),
                 sha256=tuple(one.sha256 for results in found.values() for one in results),
             )
         )
@@ -290,11 +302,11 @@ def trial_rows(results: Sequence[TrialResult]) -> tuple[TrialRow, ...]:
 def factor_effects(folder: StudyFolder, results: Sequence[TrialResult]) -> tuple[tuple[Effect, ...], tuple[int, ...]]:
     """Gives the effect of each factor on validation, from all finished trials, and the seeds they are from."""
     known = [
-        (_factors(folder, result), result.trial.seed, result.score)
+        FactorScore(factors=_factors(folder, result), seed=result.trial.seed, score=result.score)
         for result in results
         if result.state == "finished" and result.score is not None
     ]
-    return effects(known, folder.conditions.student_train.metric), tuple(sorted({seed for _, seed, _ in known}))
+    return effects(known, folder.conditions.student_train.metric), tuple(sorted({one.seed for one in known}))
 
 
 def _factors(folder: StudyFolder, result: TrialResult) -> dict[str, str]:

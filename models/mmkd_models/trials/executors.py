@@ -13,7 +13,8 @@ from typing import Literal
 
 from mmkd_edge.errors import MmkdError, UnavailableError
 from mmkd_models.train_config import Progress
-from mmkd_models.trials.workers import WorkOrder, work
+from mmkd_models.trials.phases import work
+from mmkd_models.trials.worker import WorkOrder
 
 Executor = Literal["local", "ray"]
 Watch = Callable[[], None]

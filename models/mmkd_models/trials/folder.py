@@ -17,7 +17,7 @@ from mmkd_models.compare.comparison import ANSWERS_FOLDER, FoldData, fold_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.trainings import Run
-from mmkd_models.trials.plan import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
+from mmkd_models.trials.space import Conditions, Space, TeacherChoice, Trial, teacher_folder, trial_folder
 
 TEST_FILE = "test.json"
 FORMAT_VERSION = 1

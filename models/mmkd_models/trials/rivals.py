@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 
-from mmkd_models.evaluate.by_group import Judged
-from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged
+from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.rivals import RivalName, rival_outcomes
 from mmkd_models.trials.folder import StudyFolder, read_result, write_result
 
-RivalName = Literal["extra_trees", "mini_rocket"]
-RIVALS: tuple[RivalName, ...] = get_args(RivalName)
 
-
-class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StudyRival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rival on the test windows of a seed's fold, or the reason why there are no answers of it.
 
     `valid_score` is what validation maximises; None also in files of earlier releases.
@@ -24,9 +20,14 @@ class RivalResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     rival: RivalName
     seed: int
-    test: Judged | None
+    test: Outcome | None
     reason: str = ""
     valid_score: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Gives what it is called."""
+        return self.rival
 
 
 def rival_file(folder: StudyFolder, rival: RivalName, seed: int) -> Path:
@@ -34,37 +35,27 @@ def rival_file(folder: StudyFolder, rival: RivalName, seed: int) -> Path:
     return folder.out / "rivals" / f"{rival}-{folder.conditions.label_share:g}-seed{seed}.json"
 
 
-def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> RivalResult:
+def rival_on(folder: StudyFolder, rival: RivalName, seed: int) -> StudyRival:
     """Trains and judges a rival on the student's sensor and labels, once; later calls read what was found.
 
     What cannot be run here is told and not kept, so that it is tried again where it can.
     """
     path = rival_file(folder, rival, seed)
-    known = read_result(path, RivalResult)
+    known = read_result(path, StudyRival)
     if known is not None:
         return known
-    try:
-        valid, test = _judged(folder, rival, seed)
-    except ImportError:
-        return RivalResult(
-            rival=rival, seed=seed, test=None, reason="aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
-        )
-    except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return RivalResult(rival=rival, seed=seed, test=None, reason=f"refused these windows: {error}")
+    fold = folder.fold(seed)
+    parts = (fold.training.valid, fold.test)
+    found = rival_outcomes(rival, fold.training.train, parts, modality=folder.conditions.modality, seed=seed)
+    if isinstance(found, str):
+        return StudyRival(rival=rival, seed=seed, test=None, reason=found)
+    valid, test = found
     score = valid.scores.metric(folder.conditions.student_train.metric)
-    result = RivalResult(rival=rival, seed=seed, test=test, valid_score=score)
+    result = StudyRival(rival=rival, seed=seed, test=test, valid_score=score)
     write_result(path, result)
     return result
 
 
-def _judged(folder: StudyFolder, rival: RivalName, seed: int) -> tuple[Judged, ...]:
-    """On the validation windows of the fold, and on its test windows."""
-    fold = folder.fold(seed)
-    judge = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
-    parts = (fold.training.valid, fold.test)
-    return judge(fold.training.train, parts, modality=folder.conditions.modality, seed=seed)
-
-
-def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalResult, ...]:
+def rivals_on(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[StudyRival, ...]:
     """Gives every rival on every seed."""
     return tuple(rival_on(folder, rival, seed) for rival in rivals for seed in seeds)

@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 
 from mmkd_models.train_config import Progress
-from mmkd_models.trials.choice import baseline_candidates, scores_of_candidate
-from mmkd_models.trials.plan import NONE, Candidate, Entry, Trial, candidate_key, candidates
+from mmkd_models.trials.by_validation import baseline_candidates, scores_of_candidate
+from mmkd_models.trials.space import Candidate, Entry, Trial, candidate_key, candidates
+from mmkd_models.trials.students import TrialResult, end_trial, run_trial, trial_result
 from mmkd_models.trials.teachers import teacher_results
-from mmkd_models.trials.trials import TrialResult, end_trial, run_trial, trial_result
-from mmkd_models.trials.workers import WAIT_S, Bench, share, teacher_jobs
+from mmkd_models.trials.worker import WAIT_S, Worker, share, teacher_trainings
+from mmkd_report.documents.study import NONE
 
 if TYPE_CHECKING:
     import optuna  # pragma: no cover
@@ -30,28 +31,28 @@ _REPEATS = 10  # proposals that were tried already, in a row, before one is draw
 _CANDIDATE = "candidate"
 
 
-def search(bench: Bench, number: int) -> None:
+def search(worker: Worker, number: int) -> None:
     """Tries candidates until enough were tried, none is left or time is used up, and waits for the other workers'."""
-    study = open_study(bench, number)
-    _tell_finished(bench, study)
-    while not is_enough(bench):
-        if not _next(bench, study, number):
+    study = open_study(worker, number)
+    _tell_finished(worker, study)
+    while not is_enough(worker):
+        if not _next(worker, study, number):
             break
-    while any(_is_running(bench, candidate) for candidate in _distilled(bench)) and not bench.is_over:
-        bench.tick(None)
+    while any(_is_running(worker, candidate) for candidate in _distilled(worker)) and not worker.is_over:
+        worker.tick(None)
         time.sleep(WAIT_S)
-    _tell_finished(bench, study)
+    _tell_finished(worker, study)
 
 
-def open_study(bench: Bench, number: int) -> optuna.Study:
+def open_study(worker: Worker, number: int) -> optuna.Study:
     """Opens Optuna's study of this order; another space or other conditions are another study in the same storage."""
     import optuna
 
-    order = bench.order
-    name = f"{order.conditions.modality}-{_space_key(bench)}"
+    order = worker.order
+    name = f"{order.conditions.modality}-{_space_key(worker)}"
     evaluations = -(-order.conditions.student_train.steps // order.conditions.student_train.eval_every)
     return optuna.create_study(
-        storage=bench.claims.storage,
+        storage=worker.claims.storage,
         study_name=name,
         load_if_exists=True,
         direction="maximize",
@@ -62,28 +63,28 @@ def open_study(bench: Bench, number: int) -> optuna.Study:
     )
 
 
-def is_enough(bench: Bench) -> bool:
+def is_enough(worker: Worker) -> bool:
     """Whether the search has tried, or is trying, as many candidates as it may, or has to leave time for finalists."""
-    tried = [one for one in _distilled(bench) if _has_ended(bench, one) or _is_running(bench, one)]
-    deadline = bench.order.deadline
-    is_late = deadline is not None and time.time() + _finalists_s(bench) >= deadline
-    return len(tried) >= bench.order.trials or is_late
+    tried = [one for one in _distilled(worker) if _has_ended(worker, one) or _is_running(worker, one)]
+    deadline = worker.order.deadline
+    is_late = deadline is not None and time.time() + _finalists_s(worker) >= deadline
+    return len(tried) >= worker.order.trials or is_late
 
 
-def _distilled(bench: Bench) -> tuple[Candidate, ...]:
-    found = candidates(bench.order.space, bench.order.impossible)
+def _distilled(worker: Worker) -> tuple[Candidate, ...]:
+    found = candidates(worker.order.space, worker.order.impossible)
     return tuple(candidate for candidate in found if candidate.entry.method != NONE)
 
 
-def _finalists_s(bench: Bench) -> float:
+def _finalists_s(worker: Worker) -> float:
     """How long the finalists will take, from the trainings so far."""
-    order = bench.order
+    order = worker.order
     trials = [
-        trial_result(bench.folder, trial) for one in baseline_candidates(order.space) for trial in _trials(bench, one)
+        trial_result(worker.folder, trial) for one in baseline_candidates(order.space) for trial in _trials(worker, one)
     ]
     seconds = [result.duration_s for result in trials if result is not None and result.state == "finished"]
     teachers = [
-        teacher_results(bench.folder, teacher, seed) for teacher in order.space.teachers for seed in order.search_seeds
+        teacher_results(worker.folder, teacher, seed) for teacher in order.space.teachers for seed in order.search_seeds
     ]
     teaching = [sum(one.duration_s for one in results) for results in teachers if results is not None]
     each = float(np.mean(seconds)) if seconds else 0.0
@@ -93,62 +94,62 @@ def _finalists_s(bench: Bench) -> float:
     return len(order.seeds) * (each * entries + each_teacher * taught) / order.workers
 
 
-def _trials(bench: Bench, candidate: Candidate) -> list[Trial]:
-    return [Trial(candidate=candidate, seed=seed) for seed in bench.order.search_seeds]
+def _trials(worker: Worker, candidate: Candidate) -> list[Trial]:
+    return [Trial(candidate=candidate, seed=seed) for seed in worker.order.search_seeds]
 
 
-def _key(bench: Bench, candidate: Candidate) -> str:
-    return candidate_key(bench.order.conditions, bench.order.space, candidate, bench.order.search_seeds)
+def _key(worker: Worker, candidate: Candidate) -> str:
+    return candidate_key(worker.order.conditions, worker.order.space, candidate, worker.order.search_seeds)
 
 
-def _space_key(bench: Bench) -> str:
+def _space_key(worker: Worker) -> str:
     """A hash of all that Optuna's study depends on: every candidate, whatever it consists of."""
-    keys = [_key(bench, candidate) for candidate in candidates(bench.order.space, bench.order.impossible)]
+    keys = [_key(worker, candidate) for candidate in candidates(worker.order.space, worker.order.impossible)]
     return hashlib.sha256(msgspec.json.encode(keys)).hexdigest()[:10]
 
 
-def _has_ended(bench: Bench, candidate: Candidate) -> bool:
-    results = [trial_result(bench.folder, trial) for trial in _trials(bench, candidate)]
+def _has_ended(worker: Worker, candidate: Candidate) -> bool:
+    results = [trial_result(worker.folder, trial) for trial in _trials(worker, candidate)]
     given_up = any(result is not None and result.state != "finished" for result in results)
     return given_up or all(result is not None for result in results)
 
 
-def _is_running(bench: Bench, candidate: Candidate) -> bool:
-    return not _has_ended(bench, candidate) and bench.claims.is_held(_key(bench, candidate))
+def _is_running(worker: Worker, candidate: Candidate) -> bool:
+    return not _has_ended(worker, candidate) and worker.claims.is_held(_key(worker, candidate))
 
 
-def _next(bench: Bench, study: optuna.Study, number: int) -> bool:
+def _next(worker: Worker, study: optuna.Study, number: int) -> bool:
     """Tries one more candidate; gives False where none is left that nobody tries."""
     for _ in range(_REPEATS):
         proposal = study.ask()
-        candidate = _proposed(bench, proposal)
-        if candidate is not None and _try(bench, study, proposal, candidate):
+        candidate = _proposed(worker, proposal)
+        if candidate is not None and _try(worker, study, proposal, candidate):
             return True
-    free = [one for one in _distilled(bench) if not _has_ended(bench, one) and not _is_running(bench, one)]
+    free = [one for one in _distilled(worker) if not _has_ended(worker, one) and not _is_running(worker, one)]
     if not free:
         return False
     drawn = free[int(np.random.default_rng([number, len(free)]).integers(len(free)))]
     study.enqueue_trial(_parameters(drawn))
     proposal = study.ask()
-    candidate = _proposed(bench, proposal)
+    candidate = _proposed(worker, proposal)
     if candidate is not None:
-        _try(bench, study, proposal, candidate)
+        _try(worker, study, proposal, candidate)
     return True
 
 
-def _proposed(bench: Bench, proposal: optuna.Trial) -> Candidate | None:
+def _proposed(worker: Worker, proposal: optuna.Trial) -> Candidate | None:
     """The candidate that Optuna proposes; None, and the proposal is closed, where it cannot be trained."""
-    choices = _choices(bench)
+    choices = _choices(worker)
     values = {name: proposal.suggest_categorical(name, values) for name, values in choices.items()}
     entry = msgspec.convert({name: values[name] for name in ("student", "method", "teacher")}, Entry)
-    if entry in bench.order.impossible:
+    if entry in worker.order.impossible:
         _close(proposal, "impossible")
         return None
     return Candidate(entry=entry, learning_rate=float(values["learning_rate"]))
 
 
-def _choices(bench: Bench) -> dict[str, list[Any]]:
-    space = bench.order.space
+def _choices(worker: Worker) -> dict[str, list[Any]]:
+    space = worker.order.space
     return {
         "student": list(space.students),
         "method": [method.name for method in space.methods if method.name != NONE],
@@ -157,11 +158,11 @@ def _choices(bench: Bench) -> dict[str, list[Any]]:
     }
 
 
-def distributions(bench: Bench) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions(worker: Worker) -> dict[str, optuna.distributions.BaseDistribution]:
     """Gives what Optuna chooses among."""
     import optuna
 
-    return {name: optuna.distributions.CategoricalDistribution(values) for name, values in _choices(bench).items()}
+    return {name: optuna.distributions.CategoricalDistribution(values) for name, values in _choices(worker).items()}
 
 
 def _parameters(candidate: Candidate) -> dict[str, Any]:
@@ -181,39 +182,39 @@ def _close(proposal: optuna.Trial, why: str) -> None:
     proposal.study.tell(proposal, state=optuna.trial.TrialState.FAIL)
 
 
-def _try(bench: Bench, study: optuna.Study, proposal: optuna.Trial, candidate: Candidate) -> bool:
+def _try(worker: Worker, study: optuna.Study, proposal: optuna.Trial, candidate: Candidate) -> bool:
     """Trains a candidate unless somebody has or does."""
-    key = _key(bench, candidate)
-    with bench.claims.hold(key) as mine:
-        if not mine or _has_ended(bench, candidate):
+    key = _key(worker, candidate)
+    with worker.claims.hold(key) as mine:
+        if not mine or _has_ended(worker, candidate):
             _close(proposal, "tried already")
             return False
-        if _is_one_too_many(bench, candidate):
+        if _is_one_too_many(worker, candidate):
             _close(proposal, "enough were tried")
             return True
         proposal.set_user_attr(_CANDIDATE, key)
-        _run(bench, study, proposal, candidate)
+        _run(worker, study, proposal, candidate)
         return True
 
 
-def _is_one_too_many(bench: Bench, candidate: Candidate) -> bool:
+def _is_one_too_many(worker: Worker, candidate: Candidate) -> bool:
     """Whether others have taken, a moment before, the last candidates that may be tried."""
-    own = bench.claims.number(_key(bench, candidate))
+    own = worker.claims.number(_key(worker, candidate))
     earlier = [
         other
-        for other in _distilled(bench)
-        if _has_ended(bench, other) or (_is_running(bench, other) and bench.claims.number(_key(bench, other)) < own)
+        for other in _distilled(worker)
+        if _has_ended(worker, other) or (_is_running(worker, other) and worker.claims.number(_key(worker, other)) < own)
     ]
-    return len(earlier) >= bench.order.trials
+    return len(earlier) >= worker.order.trials
 
 
-def _run(bench: Bench, study: optuna.Study, proposal: optuna.Trial, candidate: Candidate) -> None:
+def _run(worker: Worker, study: optuna.Study, proposal: optuna.Trial, candidate: Candidate) -> None:
     """Trains a candidate on the search's seeds, one after the other, and tells Optuna how it ended."""
     import optuna
 
     scores: list[float] = []
-    for trial in _trials(bench, candidate):
-        result = _run_one(bench, proposal, trial, scores)
+    for trial in _trials(worker, candidate):
+        result = _run_one(worker, proposal, trial, scores)
         if result is None or result.state == "failed":
             _close(proposal, "time used up" if result is None else result.reason)
             return
@@ -221,35 +222,35 @@ def _run(bench: Bench, study: optuna.Study, proposal: optuna.Trial, candidate: C
             study.tell(proposal, state=optuna.trial.TrialState.PRUNED)
             return
         scores.append(0.0 if result.score is None else result.score)
-    if _is_first_to_tell(bench, candidate):
+    if _is_first_to_tell(worker, candidate):
         study.tell(proposal, float(np.mean(scores)))
     else:
         _close(proposal, "told already")
 
 
-def _run_one(bench: Bench, proposal: optuna.Trial, trial: Trial, scores: list[float]) -> TrialResult | None:
+def _run_one(worker: Worker, proposal: optuna.Trial, trial: Trial, scores: list[float]) -> TrialResult | None:
     """Trains one trial, or waits for whoever does; gives None where the time is used up before it begins."""
-    space, name = bench.order.space, trial.candidate.entry.teacher
+    space, name = worker.order.space, trial.candidate.entry.teacher
     if name is not None:
-        share(bench, teacher_jobs(bench, [space.teacher(name)], trial.seed))
-    while (result := trial_result(bench.folder, trial)) is None and not bench.is_over:
-        with bench.claims.hold(bench.folder.of_trial(trial).name) as mine:
+        share(worker, teacher_trainings(worker, [space.teacher(name)], trial.seed))
+    while (result := trial_result(worker.folder, trial)) is None and not worker.is_over:
+        with worker.claims.hold(worker.folder.of_trial(trial).name) as mine:
             if mine:
-                return _pruned_or_finished(bench, proposal, trial, scores)
-        bench.tick(None)
+                return _pruned_or_finished(worker, proposal, trial, scores)
+        worker.tick(None)
         time.sleep(WAIT_S)
     return result
 
 
-def _pruned_or_finished(bench: Bench, proposal: optuna.Trial, trial: Trial, scores: list[float]) -> TrialResult:
+def _pruned_or_finished(worker: Worker, proposal: optuna.Trial, trial: Trial, scores: list[float]) -> TrialResult:
     import optuna
 
-    train, began = bench.order.conditions.student_train, time.monotonic()
+    train, began = worker.order.conditions.student_train, time.monotonic()
     evaluations = -(-train.steps // train.eval_every)
     best: list[float] = []
 
     def watch(progress: Progress) -> None:
-        bench.tick(progress)
+        worker.tick(progress)
         is_validated = progress.step % train.eval_every == 0 or progress.step == progress.steps
         if not is_validated or progress.best_score is None:
             return
@@ -260,33 +261,33 @@ def _pruned_or_finished(bench: Bench, proposal: optuna.Trial, trial: Trial, scor
             raise optuna.TrialPruned
 
     try:
-        return run_trial(bench.folder, trial, on_step=watch)
+        return run_trial(worker.folder, trial, on_step=watch)
     except optuna.TrialPruned:
         duration_s = time.monotonic() - began
-        return end_trial(bench.folder, trial, state="pruned", score=best[-1], duration_s=duration_s)
+        return end_trial(worker.folder, trial, state="pruned", score=best[-1], duration_s=duration_s)
 
 
-def _tell_finished(bench: Bench, study: optuna.Study) -> None:
+def _tell_finished(worker: Worker, study: optuna.Study) -> None:
     """Tells Optuna of candidates whose process did not live to do so, and closes what dead processes left open."""
     import optuna
 
     for open_trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         key = open_trial.user_attrs.get(_CANDIDATE)
-        if key is not None and not bench.claims.is_held(key):
+        if key is not None and not worker.claims.is_held(key):
             study.tell(open_trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-    for candidate in _distilled(bench):
-        scores = scores_of_candidate(bench.folder, candidate, bench.order.search_seeds)
-        if scores is None or _is_running(bench, candidate) or not _is_first_to_tell(bench, candidate):
+    for candidate in _distilled(worker):
+        scores = scores_of_candidate(worker.folder, candidate, worker.order.search_seeds)
+        if scores is None or _is_running(worker, candidate) or not _is_first_to_tell(worker, candidate):
             continue
         study.add_trial(
             optuna.trial.create_trial(
                 params=_parameters(candidate),
-                distributions=distributions(bench),
+                distributions=distributions(worker),
                 value=float(np.mean(scores)),
-                user_attrs={_CANDIDATE: _key(bench, candidate)},
+                user_attrs={_CANDIDATE: _key(worker, candidate)},
             )
         )
 
 
-def _is_first_to_tell(bench: Bench, candidate: Candidate) -> bool:
-    return bench.claims.once(f"told/{_space_key(bench)}/{_key(bench, candidate)}")
+def _is_first_to_tell(worker: Worker, candidate: Candidate) -> bool:
+    return worker.claims.once(f"told/{_space_key(worker)}/{_key(worker, candidate)}")

@@ -13,12 +13,12 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, PerformanceError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.method import Method
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.study.document import Latency, Skipped, StudentSize
 from mmkd_models.training.checkpoint import (
     Facts,
     StudentCheckpoint,
@@ -30,11 +30,12 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import NONE, Entry, Method, Space, TeacherChoice, entries
+from mmkd_models.trials.space import Entry, Space, TeacherChoice, entries
+from mmkd_report.documents.study import NONE, PairLatency, Skipped, StudentSize
 
 _FEW = 2  # windows of a memory bank that is made to see whether it can be
 
-MeasureLatency = Callable[[Path, Path], Latency]
+MeasureLatency = Callable[[Path, Path], PairLatency]
 """From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
 
 
@@ -146,10 +147,10 @@ def _mflops(network: Student, spec: ModalitySpec) -> float:
     return float(counter.get_total_flops() / 1e6)
 
 
-def _latency_of_size(folder: StudyFolder, preset: Preset, measure_latency: MeasureLatency) -> Latency:
+def _latency_of_size(folder: StudyFolder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
     path = folder.out / "latency" / f"{preset}.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Latency)
+        return msgspec.json.decode(path.read_bytes(), type=PairLatency)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     except msgspec.DecodeError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.networks.config import preset_named
-from mmkd_models.trials.plan import TeacherChoice, mixed_choice
+from mmkd_models.trials.space import TeacherChoice, mixed_choice
 
 _OPTION = "--teacher"
 _ENSEMBLE, _OUT_OF_FOLD = "ensemble", "out-of-fold"

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from mmkd_models.distil.mixing import together
-from mmkd_models.evaluate.by_group import Judged, judged_on
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.teacher import Teacher
@@ -27,7 +27,7 @@ from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy, read_teachers, write_teacher_set
 from mmkd_models.training.trainings import self_train, train_teacher
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, run_in, write_result
-from mmkd_models.trials.plan import TeacherChoice
+from mmkd_models.trials.space import TeacherChoice
 
 TEACHER_FILE, TEACHER_CHECKPOINT = "teacher.json", "teacher.ckpt"
 _SEEDS_APART = 1000  # members of an ensemble start where no fold's seed does
@@ -115,14 +115,14 @@ def taught_by(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> tuple[T
     return tuple(TaughtBy(checkpoint=read_teachers(path), sha256=file_sha256(path)) for path in paths)
 
 
-def judged_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> Judged:
+def teacher_outcome(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> Outcome:
     """Judges what teaches on the test windows of its fold, once; later calls read what was found.
 
     Several networks answer by the mean of their probabilities, or of their numbers. No out-of-fold teacher has seen a
     test window.
     """
     path = folder.of_teacher(teacher, seed) / TEST_FILE
-    known = read_result(path, Judged)
+    known = read_result(path, Outcome)
     if known is not None:
         return known
     test = folder.fold(seed).test
@@ -133,7 +133,7 @@ def judged_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> Ju
     ]
     goal = Goal(kind=test.spec.task.kind)
     mean = together(goal, [torch.from_numpy(one) for one in logits], temperature=1.0, mix="probabilities")
-    found = judged_on(test, mean.numpy())
+    found = outcome_on(test, mean.numpy())
     write_result(path, found)
     return found
 

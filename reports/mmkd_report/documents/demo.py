@@ -1,9 +1,8 @@
-"""The document of `mmkd-demo --json` as typed, frozen data: what the demo page is made of.
+"""The document of `mmkd-demo --json`: a teacher, and for every sensor a student and its rivals.
 
-Owns the reading and checking of that document; a page only ever sees what passed here. Keys that a run could not fill
-may be absent or null: they become None, and the page leaves their place out. Unknown keys are left alone, so that the
-document may grow. Fractions run from 0 to 1, gains are percentage points; of tasks that are not of classes `measures`
-say what figures are.
+Owns its reading and checking; a page only ever sees what passed here. Keys that a run could not fill are absent, or
+null: they become None, and the page leaves their place out. Unknown keys are left alone, so that the document may grow.
+Fractions run from 0 to 1, gains are percentage points; of tasks that are not of classes `measures` say what they are.
 """
 
 from __future__ import annotations
@@ -13,24 +12,15 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.reading import Split, typed
+from mmkd_report.documents.figures import NULL, OF_CLASSES, Guessing, Measure, Split, Spread
+from mmkd_report.documents.reading import typed
 from mmkd_report.errors import DocumentError
-from mmkd_report.words.guessing import Guessing
-from mmkd_report.words.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """One measure over seeds: `mean` and sample `std`, and the figure of each seed in the order of `seeds`."""
-
-    mean: float | None = None
-    std: float | None = None
-    per_seed: tuple[float | None, ...] = ()
-
-
-class Gain(msgspec.Struct, frozen=True, kw_only=True):
-    """What the student is better by than the baseline, in percentage points or the first measure's own unit."""
+class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one is better by than another, in percentage points or the first measure's own unit, with its interval."""
 
     mean: float | None = None
     low: float | None = None
@@ -38,55 +28,68 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
     method: str | None = None
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
+class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Percentiles of the latency of one window in milliseconds, and from how many samples."""
 
-    p50: float | None = None
-    p90: float | None = None
-    p99: float | None = None
+    p50: float | None = NULL
+    p90: float | None = NULL
+    p99: float | None = NULL
     samples: int | None = None
 
 
-class RatioRange(msgspec.Struct, frozen=True, kw_only=True):
-    """The smallest and largest of a ratio that was measured `repeats` times in one run."""
+class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A ratio that was measured `repeats` times in one run."""
 
+    median: float | None = None
     min: float | None = None
     max: float | None = None
+    std: float | None = NULL
     repeats: int | None = None
 
 
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One validation during training."""
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One validation during training; `terms` are the parts of the loss."""
 
     step: int
     train_loss: float | None = None
     valid_score: float | None = None
+    terms: dict[str, float] | None = None
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures on the test windows; which of them there are follows from the task."""
+_Figure = Spread | None | msgspec.UnsetType
 
-    accuracy: Spread | float | None = None
-    balanced_accuracy: Spread | float | None = None
-    macro_f1: Spread | float | None = None
-    mean_average_precision: Spread | float | None = None
-    subset_accuracy: Spread | float | None = None
-    mae: Spread | float | None = None
-    rmse: Spread | float | None = None
-    r2: Spread | float | None = None
-    pearson: Spread | float | None = None
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures on the test windows; which of them there are follows from the task.
+
+    Those of a rival that was not run are null.
+    """
+
+    accuracy: _Figure = msgspec.UNSET
+    balanced_accuracy: _Figure = msgspec.UNSET
+    macro_f1: _Figure = msgspec.UNSET
+    mean_average_precision: _Figure = msgspec.UNSET
+    subset_accuracy: _Figure = msgspec.UNSET
+    mae: _Figure = msgspec.UNSET
+    rmse: _Figure = msgspec.UNSET
+    r2: _Figure = msgspec.UNSET
+    pearson: _Figure = msgspec.UNSET
 
     def score(self, measure: Measure) -> Spread | None:
-        """One of them; a bare figure is a mean of which no spread is known. None where it is missing."""
-        found: Spread | float | None = getattr(self, measure.name)
-        return spread_of(found)
+        """One of them; None where it is missing."""
+        found: _Figure = getattr(self, measure.name)
+        return found or None
 
 
-class Network(Scored, frozen=True, kw_only=True):
-    """A trained network: teacher, student or baseline. `confusion` is (K, K), rows true, columns answered.
+class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
+    """A trained network: teacher, student or baseline.
 
-    `valid_score` is what the network was chosen by, on validation windows. `counts` is (K, 4): windows in which a label
-    was rightly on, wrongly on, wrongly off, rightly off.
+    Attributes:
+        valid_score: what the network was chosen by, on validation windows.
+        confusion: (K, K) windows over all seeds, rows true, columns answered.
+        counts: (K, 4): windows in which a label was rightly on, wrongly on, wrongly off, rightly off.
+        curve: of the first seed's training.
+        learning_rate: the peak of each seed's training.
     """
 
     valid_score: Spread | None = None
@@ -102,7 +105,7 @@ class Network(Scored, frozen=True, kw_only=True):
 
 
 class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One teacher size that was tried, with its score on validation."""
+    """One teacher size that was tried, with its score on validation; figures are None where it was the only one."""
 
     preset: str
     parameters: int | None = None
@@ -110,20 +113,20 @@ class TriedSize(msgspec.Struct, frozen=True, kw_only=True):
     chosen: bool = False
 
 
-class SubsetScore(Scored, frozen=True, kw_only=True):
+class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """The teacher with only these modalities."""
 
     modalities: tuple[str, ...]
 
 
-class Teacher(Network, frozen=True, kw_only=True):
+class Teacher(Network, frozen=True, kw_only=True, omit_defaults=True):
     """The multimodal network, the sizes tried and its answers under every subset of modalities."""
 
     sizes_tried: tuple[TriedSize, ...] | None = None
     missing: tuple[SubsetScore, ...] | None = None
 
 
-class Rival(Scored, frozen=True, kw_only=True):
+class Rival(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """A classical method on the same sensor and labels, or the reason why it was not run."""
 
     reason: str | None = None
@@ -150,7 +153,7 @@ class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
     baseline: tuple[Spread | None, ...] = ()
 
 
-class Contest(msgspec.Struct, frozen=True, kw_only=True):
+class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One modality: its student, what it is compared with, and what distillation bought.
 
     `gap_points` is what the teacher is better by than labels only, `over_teacher_points` the student than the teacher.
@@ -163,7 +166,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True):
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None
     gap_points: Gain | None = None
-    gap_recovered: float | None = None
+    gap_recovered: float | None = NULL
     bundle: str | None = None
     reference: str | None = None
     latency_ratio: float | None = None
@@ -183,15 +186,16 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
     unit: str | None = None
 
 
-class WindowCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many windows each split holds."""
+class WindowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many windows each split holds, and how many of `train` show their label."""
 
     train: int | None = None
+    labelled: int | None = None
     valid: int | None = None
     test: int | None = None
 
 
-class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
+class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where the figures come from."""
 
     name: str
@@ -205,12 +209,14 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     modalities: tuple[Modality, ...] = ()
 
 
-class BenchmarkFacts(msgspec.Struct, frozen=True, kw_only=True):
+class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
     """The device runtime measured on one bundle: milliseconds, stages in microseconds, memory in megabytes."""
 
     bundle: str | None = None
     backend: str | None = None
+    precision: str | None = None
     threads: int | None = None
+    launches: int | None = None
     latency_ms: Latency | None = None
     stages_us: dict[str, float | None] | None = None
     load_ms: float | None = None
@@ -220,11 +226,11 @@ class BenchmarkFacts(msgspec.Struct, frozen=True, kw_only=True):
     machine: dict[str, Any] | None = None
 
 
-class DemoDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document."""
+class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole document; `kind`, `metric` and `measures` are written where the task is not one of classes."""
 
     format_version: int
-    dataset: DatasetFacts
+    dataset: DemoDataset
     teacher: Teacher
     students: dict[str, Contest]
     command: str | None = None
@@ -232,9 +238,10 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True):
     split: Split | None = None
     seeds: tuple[int, ...] = ()
     mean_gain_points: Gain | None = None
-    benchmark: BenchmarkFacts | None = None
+    benchmark: DemoBenchmark | None = None
     versions: dict[str, Any] | None = None
     machine: dict[str, Any] | None = None
+    report: str | None = None
     duration_s: float | None = None
     kind: str = "classification"
     metric: str | None = None
@@ -266,11 +273,6 @@ def read_demo(document: Mapping[str, Any]) -> DemoDocument:
     for problem in _contradictions(demo):
         raise DocumentError(f"demo document: {problem}")
     return demo
-
-
-def spread_of(measure: Spread | float | None) -> Spread | None:
-    """A measure as a spread: a bare figure is a mean of which no spread is known."""
-    return Spread(mean=measure) if isinstance(measure, (int, float)) else measure
 
 
 def _contradictions(demo: DemoDocument) -> Iterator[str]:

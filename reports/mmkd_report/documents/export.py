@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from mmkd_report.documents.figures import OF_CLASSES, Measure
 from mmkd_report.documents.reading import typed
 from mmkd_report.errors import DocumentError
-from mmkd_report.words.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
 

@@ -12,20 +12,6 @@ from mmkd_report.errors import DocumentError
 Document = TypeVar("Document")
 
 
-class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """How the windows that judge were set apart from those that trained; early documents do not say.
-
-    Attributes:
-        by: `groups`, of which none is in both; else `own folds` or `own split` of a dataset without groups.
-        judged_on: what they are, behind "judged on".
-        resampled: what intervals draw, behind "resampling".
-    """
-
-    by: str
-    judged_on: str
-    resampled: str
-
-
 CORRECT_IT = "correct the value, or leave it out where it is optional"
 
 

@@ -1,7 +1,7 @@
-"""The document `study.json` as typed, frozen data: what the study page is made of.
+"""The document `study.json`: what a study was told, tried and found, and which student it recommends.
 
-Owns the reading and checking of that document. Unknown keys are left alone, so that the document may grow. Fractions
-run from 0 to 1, gains and effects are percentage points; of tasks that are not of classes `measures` say what they are.
+Owns its reading and checking. Unknown keys are left alone, so that the document may grow. Fractions run from 0 to 1,
+gains and effects are percentage points; of tasks that are not of classes `measures` say what they are.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.reading import Split, typed
+from mmkd_report.documents.figures import OF_CLASSES, Guessing, Measure, Split, Spread
+from mmkd_report.documents.reading import typed
 from mmkd_report.errors import DocumentError
-from mmkd_report.words.guessing import Guessing
-from mmkd_report.words.measures import OF_CLASSES, Measure
 
 FORMAT_VERSION = 1
 NONE = "none"
-"""The method that learns from labels alone."""
+"""The method that learns from labels alone: what every other one is measured against."""
+
+ScoreTable = dict[str, Spread]
+"""Scores on the test windows, over seeds, by the names of the document's measures."""
 
 
-class SeedSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """One measure over seeds."""
+class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
+    """What one is better by than another on the same seeds: mean, sample deviation, 95 % interval, every seed.
 
-    mean: float
-    std: float | None = None
-    per_seed: tuple[float, ...] = ()
-
-
-class PairedGain(msgspec.Struct, frozen=True, kw_only=True):
-    """A paired difference over seeds, with its interval."""
+    Of a share in percentage points; of other measures in their own unit.
+    """
 
     mean: float
     std: float | None
@@ -39,24 +36,38 @@ class PairedGain(msgspec.Struct, frozen=True, kw_only=True):
     per_seed: tuple[float, ...]
 
 
-ScoreTable = dict[str, SeedSpread]
-"""Scores on the test windows, by the names of the document's measures."""
-
-
 class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the study was told."""
+    """What a study was told.
+
+    Attributes:
+        mode: `grid` trains everything on every seed; `search` looks on the search's seeds for what is worth that.
+        modality: the student's.
+        label_share: share of the training windows whose labels anyone saw.
+        metric: what validation maximised, and what the study chose by.
+        told_by: the measure that gains are told in, where it is another one.
+        search_seeds: seeds (and folds) of the search; empty for a grid.
+        seeds: seeds (and folds) that the table is made of; the search looked at none of their test windows.
+        student_steps: optimisation steps of every student and baseline.
+        learning_rates: those that every entry could choose from.
+        baseline_learning_rates: those that labels alone could choose from beside them.
+        trials: candidates that the search was allowed.
+        budget_hours: time that was allowed; None for any.
+        max_latency_ms: of a student's median; None for any.
+        max_parameters: of a student; None for any.
+    """
 
     mode: str
     modality: str
     label_share: float
     metric: str
-    told_by: str | None = None
+    told_by: str | msgspec.UnsetType = msgspec.UNSET
     search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     threads: int
     student_steps: int
     teacher_steps: int
     learning_rates: tuple[float, ...]
+    baseline_learning_rates: tuple[float, ...] = ()
     trials: int | None = None
     budget_hours: float | None = None
     max_latency_ms: float | None = None
@@ -64,7 +75,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the work is done."""
+    """How much of the work is done: trials by how they ended, and those a grid has (None of a search)."""
 
     complete: bool
     finished: int
@@ -73,8 +84,8 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     expected: int | None = None
 
 
-class StudyDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """What the study trained on."""
+class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the study trained on; the kind of its task, where it is not of classes; `split`, which early files lack."""
 
     name: str
     sha256: str
@@ -89,7 +100,13 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies of a student and its teacher, and how many times faster the student is."""
+    """Latencies of an exported student and its teacher, called in turn in the same processes of one machine.
+
+    Attributes:
+        student_ms: p50, p90 and p99 of one window in milliseconds.
+        teacher_ms: the same of the teacher.
+        ratio: how many times faster the student is.
+    """
 
     student_ms: dict[str, float]
     teacher_ms: dict[str, float]
@@ -98,7 +115,13 @@ class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One student size; `excluded` says why it was left out."""
+    """One student size.
+
+    Attributes:
+        mflops: millions of multiplications and additions (counted as two) of one window.
+        latency: measured with the first teacher; None where latencies were not measured.
+        excluded: why it was left out of the study; empty where it was not.
+    """
 
     preset: str
     parameters: int
@@ -108,31 +131,58 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A teacher on the test windows."""
+    """What teaches, where it taught an entry of the table.
+
+    Attributes:
+        name: of one teacher, of out-of-fold ones, or of several with `/` between them.
+        preset: its size; several with `+` between them.
+        seeds: on which it is finished.
+        valid_score: None where several networks answer together.
+        test: scores of their mean probabilities.
+        sha256: hashes of the checkpoints, seed by seed.
+        is_reference: whether it is the smallest single teacher within half a point of the best on validation.
+    """
 
     name: str
     modalities: tuple[str, ...]
     preset: str
     parameters: int
     seeds: tuple[int, ...]
-    valid_score: SeedSpread | None
+    valid_score: Spread | None
     test: ScoreTable
     sha256: tuple[str, ...]
     is_reference: bool = False
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A rival without a network on the test windows, or why it has no scores."""
+    """A rival without a network on the same sensor and labels: scores, or why there are none.
+
+    `valid_score` is None where a seed was judged by an earlier release.
+    """
 
     name: str
     seeds: tuple[int, ...]
     test: ScoreTable | None
     reason: str = ""
-    valid_score: SeedSpread | None = None
+    valid_score: Spread | None = None
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        kind: what is distilled.
+        level: between which layers; empty where the method does not say.
+        seeds: on which it is finished.
+        learning_rates: the one that validated best, for each seed.
+        search_score: mean validation score on the search's seeds; None in a grid.
+        gain_points: by metric, over labels alone in the same size and on the same seeds; None for labels alone.
+        gap_recovered: share of the way from labels alone to the teacher; None where that way is not
+            above 0 with its whole interval.
+        latency_ms: p50 of the student; None where latencies were not measured.
+        on_front: no other entry is better on test (by the study's metric) without being slower.
+        guessing: on the test windows, in what gains are told in.
+    """
 
     student: str
     method: str
@@ -142,9 +192,9 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
     search_score: float | None
-    valid_score: SeedSpread
+    valid_score: Spread
     test: ScoreTable
-    gain_points: dict[str, PairedGain] | None
+    gain_points: dict[str, SeedGain] | None
     gap_recovered: float | None
     parameters: int
     latency_ms: float | None
@@ -154,15 +204,27 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What choosing by validation inside every fold gives."""
+    """What choosing by validation inside every fold gives: the figure of a grid that no choice has flattered.
+
+    Attributes:
+        chosen: name of the method (and size) that each seed's validation chose.
+        gain_points: by metric, over labels alone of the same size.
+    """
 
     chosen: tuple[str, ...]
     test: ScoreTable
-    gain_points: dict[str, PairedGain]
+    gain_points: dict[str, SeedGain]
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """What one value of a factor does to the validation score."""
+    """What one value of a factor does to the validation score, all other factors the same.
+
+    Attributes:
+        points: above the mean of the factor's values, weighted by their trials: percentage points of a share, of
+            another metric its own unit.
+        trials: how many finished trials have this value.
+        per_seed: the same from the trials of each seed alone; None where that seed does not tell.
+    """
 
     factor: str
     value: str
@@ -172,7 +234,14 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """The student that is kept."""
+    """The student that is kept.
+
+    Attributes:
+        seed: of the checkpoint: the one that validates best among the entry's.
+        checkpoint: its file; None where only figures are here, read from results of another machine.
+        latency: of the checkpoint, exported, with its teacher; None where it was not measured.
+        within_limits: whether that keeps the limits of the study.
+    """
 
     student: str
     method: str
@@ -194,7 +263,7 @@ class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """A combination that no training can have."""
+    """A combination that no training can have, and why."""
 
     student: str
     method: str
@@ -203,7 +272,7 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One training."""
+    """One training of a student: what it was, how it ended, its score on validation."""
 
     student: str
     method: str
@@ -215,12 +284,13 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int | None
     duration_s: float
     reason: str = ""
+    sha256: str | None = None
 
 
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document."""
+    """The whole document; `docs/study.md` describes it. `figures` are written where the task is not one of classes."""
 
-    format_version: int
+    format_version: int = FORMAT_VERSION
     facts: StudyFacts
     coverage: Coverage
     dataset: StudyDataset
@@ -238,7 +308,12 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Any]
     duration_s: float
     command: str = ""
-    measures: tuple[Measure, ...] = OF_CLASSES
+    figures: tuple[Measure, ...] | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="measures")
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the figures of the document are."""
+        return self.figures or OF_CLASSES
 
     @property
     def chosen_by(self) -> Measure:
@@ -264,7 +339,7 @@ def read_study(document: Mapping[str, Any]) -> StudyDocument:
         raise DocumentError(f"study document: expected one entry that is chosen, got {chosen}; mark the one that is")
     names = [one.name for one in study.measures]
     for key, name in (("metric", study.facts.metric), ("told_by", study.facts.told_by)):
-        if name is not None and name not in names:
+        if name and name not in names:
             raise DocumentError(
                 f"study document: facts.{key}: expected one of {', '.join(names)}, got {name!r}; correct it"
             )

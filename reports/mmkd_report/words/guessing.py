@@ -1,19 +1,9 @@
-"""A model beside guessing: the figures of a document, and the words for them on every page."""
+"""The words for a model beside guessing, on every page."""
 
 from __future__ import annotations
 
-import msgspec
-
-from mmkd_report.words.measures import Measure, figure, told
-
-
-class Guessing(msgspec.Struct, frozen=True, kw_only=True):
-    """What guessing scores, the 95 % interval of the model's own figure, and whether all of that is better."""
-
-    figure: float
-    low: float
-    high: float
-    is_better: bool
+from mmkd_report.documents.figures import Guessing, Measure
+from mmkd_report.words.measures import figure, told
 
 
 def is_refuted(found: Guessing | None) -> bool:
@@ -24,7 +14,7 @@ def is_refuted(found: Guessing | None) -> bool:
 def beside_guessing(name: str, mean: float | None, found: Guessing, measure: Measure) -> str:
     r"""A model's figure with its interval beside that of guessing, as part of a sentence.
 
-    >>> from mmkd_report.words.measures import OF_CLASSES
+    >>> from mmkd_report.documents.figures import OF_CLASSES
     >>> beside_guessing("acc", 0.55, Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), OF_CLASSES[0])
     'acc 55.0\u202f% (interval 35.0 to 75.0), guessing 50.0\u202f%'
     """

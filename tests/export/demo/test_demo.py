@@ -23,7 +23,7 @@ from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import run_demo, show_demo
-from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
+from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure, with_measured
 from mmkd_models.compare.comparison import compare_fold
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
@@ -32,11 +32,13 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.train_config import TrainConfig
 from mmkd_report import render_demo
+from mmkd_report.documents.demo import DemoBenchmark, Latency, RatioRange, read_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LIMIT_S = 300  # of one run on a busy machine
 LABELS = ("idle", "ok", "worn")
-TIMES = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
+TIMES_MS = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
+TIMES = Latency(**TIMES_MS)
 
 
 def split_of(groups: range, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
@@ -296,15 +298,15 @@ def test_the_last_words_say_what_the_rivals_say(
     for name, score in (("student", 0.8), ("baseline", 0.7), ("extra_trees", 0.6), ("mini_rocket", rocket)):
         entry[name]["valid_score"] = {"mean": score, "std": 0.0, "per_seed": [score, score]}
     measured = Measured(
-        entries={},
-        benchmark={},
+        contests={},
+        benchmark=DemoBenchmark(),
         best="acc",
         bundle=Path("demo/student.edge"),
         reference=None,
         window_shape=(40, 2),
         machine={},
     )
-    show_demo(document, measured, tiny.spec.task, dataset=tiny.path)
+    show_demo(read_demo(document), measured, dataset=tiny.path)
     lines = capsys.readouterr().out.splitlines()
     assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
     assert lines[-2].startswith(expected)
@@ -408,12 +410,12 @@ def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Fold
 def cheap_instruments(asked: list[tuple[Path, Path | None]]) -> Instruments:
     """Instruments that give fixed times and note which bundle and reference they were shown."""
 
-    def bundle(path: Path, reference: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def bundle(path: Path, reference: Path | None) -> tuple[DemoBenchmark, dict[str, Any]]:
         asked.append((path, reference))
-        return {"latency_ms": TIMES}, {"cpu": "a test"}
+        return DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}
 
     return Instruments(
-        pair=lambda first, second: PairTimes(first_ms=TIMES, second_ms=TIMES, ratio=1.0, ratios={}), bundle=bundle
+        pair=lambda first, second: PairTimes(first=TIMES, second=TIMES, ratio=1.0, ratios=RatioRange()), bundle=bundle
     )
 
 
@@ -431,7 +433,7 @@ def test_a_student_that_is_normalised_per_group_comes_with_a_reference(
     found, asked = measured
     reference = folder / "temp.reference.json"
     assert (found.best, found.bundle, found.reference) == ("temp", folder / "student.edge", reference)
-    assert found.entries["temp"]["reference"] == str(reference)
+    assert found.contests["temp"].reference == reference
     assert asked == [(folder / "student.edge", reference)]
     group = fold.students["temp"].student.by_group[0]
     rows = np.flatnonzero(dataset.everything().groups == group.group)
@@ -456,8 +458,10 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
 ) -> None:
     dataset, fold, folder = thermometer
     found, _ = measured
-    assert "attention" not in found.entries["temp"]
-    document = demo_document(dataset.spec, dataset.sha256, [fold], measured=found.entries)
+    assert found.contests["temp"].attention is None
+    document = msgspec.to_builtins(with_measured(demo_document(dataset.spec, dataset.sha256, [fold]), found))
+    assert "attention" not in document["students"]["temp"]
+    assert document["students"]["temp"]["baseline"]["latency_ms"] == document["teacher"]["latency_ms"] == TIMES_MS
     entry = document["students"]["temp"]
     assert entry["mini_rocket"]["accuracy"] is None
     assert entry["mini_rocket"]["reason"].startswith("MiniRocket refused these windows: ")

@@ -18,7 +18,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.demo import show_demo
-from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure
+from mmkd_export.demo.chain import Instruments, Measured, PairTimes, fold_folder, measure, with_measured
 from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
@@ -30,13 +30,14 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
+from mmkd_report.documents.demo import DemoBenchmark, Latency, RatioRange, read_demo
 
 TASKS = {
     "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),
     "regression": TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(900.0, 1500.0)),
 }
 KINDS = pytest.mark.parametrize("kind", list(TASKS))
-TIMES = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
+TIMES = Latency(p50=0.2, p90=0.3, p99=0.4)
 
 
 def split_of(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
@@ -64,8 +65,8 @@ class Shown:
 
 def instruments() -> Instruments:
     return Instruments(
-        pair=lambda first, second: PairTimes(first_ms=TIMES, second_ms=TIMES, ratio=1.0, ratios={}),
-        bundle=lambda path, reference: ({"latency_ms": TIMES}, {"cpu": "a test"}),
+        pair=lambda first, second: PairTimes(first=TIMES, second=TIMES, ratio=1.0, ratios=RatioRange()),
+        bundle=lambda path, reference: (DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}),
     )
 
 
@@ -99,9 +100,11 @@ def compared(kind: str, path: Path) -> Shown:
     )
     fold = compare_fold(dataset, seed=0, config=config, out=fold_folder(path, 0))
     found = measure(dataset, [fold], instruments(), out=path, say=lambda line: None)
-    document = demo_document(dataset.spec, dataset.sha256, [fold], measured=found.entries)
-    document = json.loads(msgspec.json.encode(document | {"report": "report.html"}))
-    return Shown(dataset=dataset, fold=fold, out=path, measured=found, document=document)
+    document = with_measured(demo_document(dataset.spec, dataset.sha256, [fold]), found)
+    document = msgspec.structs.replace(document, report="report.html")
+    return Shown(
+        dataset=dataset, fold=fold, out=path, measured=found, document=json.loads(msgspec.json.encode(document))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +190,7 @@ def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) 
 def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str) -> None:
     one, said = shown[kind], io.StringIO()
     with redirect_stdout(said):
-        show_demo(one.document, one.measured, TASKS[kind], dataset=Path("rig"))
+        show_demo(read_demo(one.document), one.measured, dataset=Path("rig"))
     entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
     if kind == "regression":
         assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"
@@ -204,7 +207,7 @@ def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Sho
     judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
     split = {"by": "own split", "judged_on": judged_on, "resampled": "blocks of 9 consecutive windows"}
     with redirect_stdout(said):
-        show_demo(one.document | {"split": split}, one.measured, TASKS["regression"], dataset=one.dataset.path)
+        show_demo(read_demo(one.document | {"split": split}), one.measured, dataset=Path("rig"))
     title = " ".join(said.getvalue().partition("┏")[0].split())
     assert title == f"rig: mean absolute error in rpm on {judged_on}, 50% labelled"
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.compare.fold_result import FoldResult, Spread
-from mmkd_models.compare.gains import gain_of_folds, spread
+from mmkd_models.compare.fold_result import FoldResult
+from mmkd_models.compare.summary import gain_of_folds
+from mmkd_models.evaluate.gains import spread
 from mmkd_models.metrics.measures import measure_named
+from mmkd_report.documents.figures import Spread
 
 MakeFold = Callable[..., FoldResult]
 WINDOWS = {10: 8, 11: 4, 12: 20}
@@ -35,7 +37,11 @@ def folds_of(make: MakeFold, drawn: Sequence[Sequence[Sequence[int]]]) -> list[F
 
 
 def gain_points(folds: Sequence[FoldResult], names: Sequence[str], *, seed: int = 0) -> tuple[float, float, float]:
-    return gain_of_folds(folds, names, measure_named("accuracy"), seed=seed)
+    gain = gain_of_folds(folds, names, measure_named("accuracy"), seed=seed)
+    assert gain.mean is not None
+    assert gain.low is not None
+    assert gain.high is not None
+    return gain.mean, gain.low, gain.high
 
 
 def accuracy_points(folds: Sequence[FoldResult], names: Sequence[str]) -> float:

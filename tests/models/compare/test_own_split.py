@@ -28,7 +28,7 @@ from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.networks.config import teacher_config
-from mmkd_models.study.study import prepare_study
+from mmkd_models.study.run import prepare_study
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.cross_fit import cross_fit
@@ -76,7 +76,7 @@ def test_document_and_page_of_a_comparison_say_what_the_split_was(
     _, fold = finished
     assert fold.groups == 0
     assert [one.windows for one in fold.teacher.by_group or ()] == [6, 2]  # blocks of the eight test windows
-    document = demo_document(dataset.spec, dataset.sha256, [fold], measured={})
+    document = msgspec.to_builtins(demo_document(dataset.spec, dataset.sha256, [fold]))
     assert document["split"] == OWN_SPLIT
     assert document["mean_gain_points"]["method"] == (
         "mean over seeds of student minus baseline; 95 % interval by resampling blocks of 6 consecutive windows with "
@@ -229,7 +229,7 @@ def test_groups_with_names_stand_in_the_files_of_a_comparison(
     again = msgspec.json.decode((tmp_path / RESULT_FILE).read_bytes(), type=FoldResult)
     assert again == fold
     assert [one.group for one in again.teacher.by_group or ()] == ["振動6", "振動9"]
-    document = demo_document(named.spec, named.sha256, [fold], measured={})
+    document = msgspec.to_builtins(demo_document(named.spec, named.sha256, [fold]))
     assert document["split"]["judged_on"] == "people and machines never seen"
     assert "Judged on people and machines never seen." in render_demo(document)
 

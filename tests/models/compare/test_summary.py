@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.compare.fold_result import FoldResult, GroupCount, NetworkResult, RivalResult
+from mmkd_models.compare.fold_result import FoldResult, FoldRival, GroupCount, NetworkResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
 from mmkd_models.metrics.classes import Scores
@@ -35,10 +35,10 @@ def two_folds(make: MakeFold, *, teacher: int = 9, **options: Any) -> list[FoldR
     return [first, second]
 
 
-def document_of(folds: list[FoldResult], dataset: Dataset, **measured: Any) -> dict[str, Any]:
+def document_of(folds: list[FoldResult], dataset: Dataset) -> dict[str, Any]:
     """The document as a reader of the JSON has it."""
     spec = msgspec.structs.replace(dataset.spec, task=TaskSpec(labels=("a", "b")))
-    document: dict[str, Any] = json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds, measured=measured)))
+    document: dict[str, Any] = json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds)))
     return document
 
 
@@ -123,7 +123,7 @@ def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
 
 
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
-    rival = RivalResult(class_scores=None, reason="aeon is not installed")
+    rival = FoldRival(class_scores=None, reason="aeon is not installed")
     entry = document_of(two_folds(fold_result, mini_rocket=rival), machines)["students"]["acc"]
     assert entry["mini_rocket"] == {
         "accuracy": None,
@@ -155,21 +155,6 @@ def test_sizes_and_the_datasets_facts_are_told(fold_result: MakeFold, machines: 
         "samples": 40,
         "unit": "g",
     }
-
-
-def test_what_was_measured_joins_its_network(fold_result: MakeFold, machines: Dataset) -> None:
-    latency = {"p50": 0.1, "p90": 0.2, "p99": 0.3}
-    document = document_of(
-        two_folds(fold_result),
-        machines,
-        teacher={"latency_ms": latency},
-        acc={"latency_ms": latency, "bundle": "a.edge"},
-    )
-    entry = document["students"]["acc"]
-    assert document["teacher"]["latency_ms"] == latency
-    assert entry["student"]["latency_ms"] == entry["baseline"]["latency_ms"] == latency  # one network, other weights
-    assert entry["bundle"] == "a.edge"
-    assert "latency_ms" not in entry
 
 
 def test_the_page_takes_the_document(fold_result: MakeFold, machines: Dataset) -> None:

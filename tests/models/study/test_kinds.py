@@ -116,7 +116,7 @@ def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str
     assert last.startswith("wrote ")
     head = (
         "| model | mean absolute error, rpm | root mean squared error, rpm | R² | correlation "
-        "| gain, rpm (95 % interval) | gap recovered | parameters | latency, ms |"
+        "| gain, rpm (95 % interval) | gap recovered | parameters | latency |"
     )
     assert head in found.table.splitlines()
     assert f"| {entry:.1f} |" in found.table

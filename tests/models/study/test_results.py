@@ -16,10 +16,11 @@ import study_cases as cases
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
-from mmkd_models.study.document import StudyDocument
-from mmkd_models.study.results import SeedResults, read_seeds
-from mmkd_models.study.study import StudyOptions, study
+from mmkd_models.study.results import SeedResults
+from mmkd_models.study.run import StudyOptions, study
 from mmkd_models.train_config import TrainConfig
+from mmkd_report.documents.study import StudyDocument
+from proofs.study.files import read_seeds
 
 ONE_RATE = {"learning_rates": (1e-3,)}
 

@@ -24,22 +24,24 @@ import study_cases as cases
 from mmkd_edge.errors import MmkdError, PerformanceError, UsageError
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
-from mmkd_models.study.document import Latency, StudyDocument
 from mmkd_models.study.progress import Snapshot, state_in_words, study_view
-from mmkd_models.study.study import seeds_that_count, study
+from mmkd_models.study.run import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
 from mmkd_models.trials.executors import run_workers
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import Candidate, Entry, TeacherChoice, Trial, trial_name
+from mmkd_models.trials.phases import work
 from mmkd_models.trials.search import distributions, open_study, search
-from mmkd_models.trials.trials import run_trial, trial_result
-from mmkd_models.trials.workers import WorkOrder, open_bench, work
+from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, trial_name
+from mmkd_models.trials.students import run_trial, trial_result
+from mmkd_models.trials.worker import WorkOrder, open_worker
+from mmkd_report.documents.study import PairLatency, StudyDocument
 
 WORK = """
 import sys, torch
 import msgspec
-from mmkd_models.trials.workers import WorkOrder, open_bench, work
+from mmkd_models.trials.phases import work
+from mmkd_models.trials.worker import WorkOrder
 torch.set_num_threads(1)
 work(msgspec.json.decode(sys.stdin.read(), type=WorkOrder), 0)
 """
@@ -78,12 +80,14 @@ def searched(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
     return out, study(machines, options, out=out, measure_latency=latency)
 
 
-def latency(student: Path, teacher: Path) -> Latency:
+def latency(student: Path, teacher: Path) -> PairLatency:
     """Latencies by size, as if they had been measured."""
     size = read_student(student).config.preset
     assert teacher.exists()
     own = {"tiny": 1.0, "small": 3.0}[size]
-    return Latency(student_ms={"p50": own, "p99": own}, teacher_ms={"p50": 6.0}, ratio=6.0 / own, machine={"cpu": "x"})
+    return PairLatency(
+        student_ms={"p50": own, "p99": own}, teacher_ms={"p50": 6.0}, ratio=6.0 / own, machine={"cpu": "x"}
+    )
 
 
 def trained_on(machines: Dataset, out: Path) -> StudyFolder:
@@ -306,18 +310,18 @@ def test_a_hopeless_candidate_is_given_up(machines: Dataset, tmp_path: Path) -> 
     import optuna
 
     order = cases.order(machines, tmp_path, grid=False, trials=1, search_seeds=(0,), seeds=(2,))
-    bench = open_bench(order)
-    known = open_study(bench, 0)
+    worker = open_worker(order)
+    known = open_study(worker, 0)
     for rate in (1e-3, 1e-2) * 3:  # better than anything can be, from the first validation on
         known.add_trial(
             optuna.trial.create_trial(
                 params={"student": "tiny", "method": "logit", "teacher": "acc+gyro:tiny", "learning_rate": rate},
-                distributions=distributions(bench),
+                distributions=distributions(worker),
                 value=2.0,
                 intermediate_values={1: 2.0, 2: 2.0},
             )
         )
-    search(bench, 0)
+    search(worker, 0)
     pruned = [result for path in tmp_path.glob("trials/*/trial.json") for result in [json.loads(path.read_text())]]
     assert [(one["state"], one["student_sha256"]) for one in pruned] == [("pruned", None)]
     assert 0 <= pruned[0]["score"] <= 1

@@ -17,16 +17,16 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
 from mmkd_models.metrics.classes import scores_from_answers
-from mmkd_models.study.document import StudyDocument, TeacherRow
-from mmkd_models.study.study import study
+from mmkd_models.study.run import study
 from mmkd_models.study.table import score_table, smallest_near_best
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import read_teacher_set
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import TeacherChoice
+from mmkd_models.trials.space import TeacherChoice
 from mmkd_models.trials.teacher_text import teachers_from_text
 from mmkd_models.trials.teachers import teacher_result
+from mmkd_report.documents.study import StudyDocument, TeacherRow
 
 ONE, FITTED, MIXED = "tiny", "tiny,out-of-fold=2", "tiny,ensemble=2/gyro:tiny"
 
@@ -155,7 +155,7 @@ def test_several_teachers_are_not_compared_as_one(machines: Dataset, tmp_path: P
 
 
 def teacher_row(name: str, parameters: int, score: float | None) -> TeacherRow:
-    from mmkd_models.compare.gains import spread
+    from mmkd_models.evaluate.gains import spread
 
     return TeacherRow(
         name=name,
@@ -177,7 +177,7 @@ def test_the_reference_is_the_smallest_within_half_a_point_of_the_best() -> None
 
 
 def test_a_teacher_choice_of_earlier_studies_keeps_its_name(machines: Dataset) -> None:
-    from mmkd_models.trials.plan import teacher_name
+    from mmkd_models.trials.space import teacher_name
 
     plain = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")
     fitted, second = (

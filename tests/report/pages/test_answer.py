@@ -43,7 +43,8 @@ def build(
         guess = guessing(0.5, 0.5, is_better=name in better)
         valid = found.get(f"valid_{name}")
         extra = {"guessing": guess} if "guess" in found else {}
-        return {"accuracy": found.get(name), "valid_score": None if valid is None else spread(valid), **extra}
+        test = {"mean": found[name]} if name in found else None
+        return {"accuracy": test, "valid_score": None if valid is None else spread(valid), **extra}
 
     return read_demo(
         {

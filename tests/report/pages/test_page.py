@@ -124,7 +124,7 @@ def test_every_seed_has_a_dot_at_its_accuracy(any_document, parse) -> None:
     rows = [row for plot in plots for row in plot.all("g")]
     assert len(rows) == len(expected)
     for row, measure in zip(rows, expected, strict=True):
-        mean, seeds = (measure["mean"], measure["per_seed"]) if isinstance(measure, dict) else (measure, [])
+        mean, seeds = measure["mean"], measure.get("per_seed", [])
         drawn = [float(dot.attrs["cx"].rstrip("%")) for dot in row.all("circle", "dot")]
         drawn.append(float(row.all("line", "mean")[0].attrs["x1"].rstrip("%")))
         accuracies = [low + (x - x0) / (x1 - x0) * (high - low) for x in drawn]

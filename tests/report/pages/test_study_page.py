@@ -12,6 +12,7 @@ import pytest
 from mmkd_report import DocumentError, render_study
 from mmkd_report.documents.study import read_study
 from mmkd_report.pages.study.answer import answer, key_figures
+from mmkd_report.pages.study.markdown import study_section
 
 Document = dict[str, Any]
 
@@ -559,3 +560,21 @@ def test_a_broken_document_is_refused_with_the_place(searched) -> None:
         with pytest.raises(DocumentError) as error:
             render_study(searched | change)
         assert str(error.value) == f"study document: {problem}"
+
+
+def test_the_section_of_markdown_has_the_rows_of_the_page_in_plain_signs(grid: Document) -> None:
+    assert study_section(read_study(grid)) == (
+        "## exercises, gyro, 100% labelled\n\n```sh\nmmkd-study exercises --modality gyro -o study\n```\n\n"
+        "| model | accuracy, % | balanced accuracy, % | macro-F1, % | gain, points (95 % interval) | gap recovered "
+        "| parameters | latency |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| acc+gyro:small | 90.0 | 89.0 | 88.0 |  |  | 743 k |  |\n"
+        "| **tiny, labels alone** | 70.0 | 69.0 | 68.0 |  |  | 60.9 k |  |\n"
+        "| tiny, logit | 65.0 | 64.0 | 63.0 | -5.0 (-7.5 to -2.7) | 44 % | 60.9 k |  |\n"
+        "| extra-trees | 75.0 | 74.0 | 73.0 |  |  |  |  |\n\n"
+        "Judged on people and machines never seen (1 fold), 100% labelled; intervals by resampling whole groups.\n"
+        "Coverage: a grid; seeds 0; 44 of 100 trainings finished, 9 given up as hopeless, 1 failed; not complete.\n"
+        "Students had 600 steps, teachers 300; every method chose its learning rate by validation among 0.001 and "
+        "0.003.\n"
+        "Chosen by validation: none, tiny.\n"
+    )

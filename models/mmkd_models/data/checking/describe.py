@@ -17,8 +17,9 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import RECORDINGS, is_cut_from_recordings
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
-from mmkd_models.data.split import SplitFacts, split_facts
+from mmkd_models.data.split import split_facts
 from mmkd_models.data.windows import Windows
+from mmkd_report.documents.figures import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class Description:
     splits: dict[SplitName, PartFacts]
     modalities: tuple[ModalityFacts, ...]
     groups: int | None
-    split: SplitFacts
+    split: Split
     folds: dict[str, int] | None
     recordings: RecordingFacts | None
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_report.documents.demo import Contest, DemoDocument, Gain, Spread, spread_of
+from mmkd_report.documents.demo import Contest, DemoDocument, Gain
+from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.words.formats import is_figure, listed, share, things
 from mmkd_report.words.guessing import beside_guessing, is_refuted
-from mmkd_report.words.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
+from mmkd_report.words.measures import difference, figure, gain_interval, size_of, told, with_gain_unit
 
 RIVALS = (("extra_trees", "extra-trees"), ("mini_rocket", "MiniRocket"))
 _MORE_AND_LESS = ("adds {}", "costs {}")
@@ -121,9 +122,8 @@ def best_student(demo: DemoDocument) -> str | None:
     return max(test, key=lambda name: demo.told_by.rank(test[name]), default=None)
 
 
-def mean_of(measure: Spread | float | None) -> float | None:
-    """The mean of a measure, None where it is missing."""
-    spread = spread_of(measure)
+def mean_of(spread: Spread | None) -> float | None:
+    """The mean of a measure; None where it is missing."""
     return None if spread is None else spread.mean
 
 

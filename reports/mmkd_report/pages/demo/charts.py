@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mmkd_report.charts.dots import SeedFigures, dot_panel
 from mmkd_report.charts.plots import (
     MAP_SIZE,
-    ROW_HEIGHT,
     AttentionMap,
     Axis,
-    Dot,
     DotPanel,
-    DotRow,
     LineChart,
-    Link,
     Series,
     Tick,
     attention_map,
@@ -22,11 +19,12 @@ from mmkd_report.charts.plots import (
     line_chart,
     tight_axis,
 )
-from mmkd_report.documents.demo import Attention, Contest, CurvePoint, DemoDocument, MissingSamples, Network, Spread
+from mmkd_report.documents.demo import Attention, Contest, CurvePoint, DemoDocument, MissingSamples, Network
+from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.pages.demo.answer import best_student, has_spread, mean_of
 from mmkd_report.pages.demo.tables import ROLE_NAMES
 from mmkd_report.words.formats import count, is_figure, percent, plain, significant
-from mmkd_report.words.measures import Measure, figure, tick, told
+from mmkd_report.words.measures import figure, tick
 
 # Middle tones, legible on paper and on a dark screen: the maps are pictures and cannot follow the style sheet.
 MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
@@ -52,12 +50,16 @@ class AttentionPair:
 def accuracy_panels(demo: DemoDocument) -> tuple[DotPanel, ...]:
     """One panel for the teacher and one per modality, over one shared axis."""
     measure = demo.told_by
-    groups = [("All sensors", [("teacher", demo.teacher.score(measure))])]
+    reference = demo.teacher.score(measure)
+    groups: list[tuple[str, list[tuple[str, Spread]]]] = [
+        ("All sensors", [] if reference is None else [("teacher", reference)])
+    ]
     groups += [(name, list(_scores(contest, measure))) for name, contest in demo.students.items()]
-    values = [value for _, rows in groups for _, spread in rows if spread for value in (spread.mean, *spread.per_seed)]
+    values = [value for _, rows in groups for _, spread in rows for value in (spread.mean, *spread.per_seed)]
     over = axis(values, floor=measure.floor, ceiling=measure.ceiling)
-    reference = mean_of(demo.teacher.score(measure))
-    return tuple(_dot_panel(title, rows, over, reference, demo.seeds, measure) for title, rows in groups if rows)
+    return tuple(
+        _dot_panel(title, rows, over, mean_of(reference), demo.seeds, measure) for title, rows in groups if rows
+    )
 
 
 def _scores(contest: Contest, measure: Measure) -> Iterator[tuple[str, Spread]]:
@@ -70,65 +72,31 @@ def _scores(contest: Contest, measure: Measure) -> Iterator[tuple[str, Spread]]:
     }
     for role, competitor in competitors.items():
         spread = competitor.score(measure) if competitor is not None else None
-        if spread is not None and is_figure(spread.mean):
+        if spread is not None:
             yield role, spread
 
 
 def _dot_panel(
     title: str,
-    rows: Sequence[tuple[str, Spread | None]],
+    rows: Sequence[tuple[str, Spread]],
     over: Axis,
     reference: float | None,
     seeds: Sequence[int],
     measure: Measure,
 ) -> DotPanel:
-    drawn = tuple(
-        _dot_row(role, spread or Spread(), (index + 0.5) * ROW_HEIGHT, over, seeds, measure)
-        for index, (role, spread) in enumerate(rows)
-    )
-    spoken = "; ".join(f"{row.name} {row.mean} {measure.unit}".rstrip() for row in drawn)
-    return DotPanel(
-        title=title,
-        description=f"{measure.title}, mean over seeds: {spoken}.",
-        rows=drawn,
-        links=tuple(_links(dict(rows), drawn, over)),
-        ticks=tuple(Tick(at=_x(over, at), label=tick(at, measure)) for at in over.ticks),
-        reference_x=_x(over, reference) if is_figure(reference) else None,
-        height=len(drawn) * ROW_HEIGHT,
-    )
-
-
-def _dot_row(role: str, spread: Spread, y: float, over: Axis, seeds: Sequence[int], measure: Measure) -> DotRow:
-    names = [str(seed) for seed in seeds] if len(seeds) == len(spread.per_seed) else []
-    dots = tuple(
-        Dot(x=_x(over, value), title=f"seed {names[index] if names else index}: {told(value, measure)}")
-        for index, value in enumerate(spread.per_seed)
-        if is_figure(value)
-    )
-    return DotRow(
-        role=role,
-        name=ROLE_NAMES[role],
-        mean=figure(spread.mean, measure),
-        spread=figure(spread.std, measure) if has_spread(spread, seeds) else "",
-        y=y,
-        mean_x=_x(over, spread.mean) if is_figure(spread.mean) else None,
-        dots=dots,
-    )
-
-
-def _links(measures: dict[str, Spread | None], drawn: Sequence[DotRow], over: Axis) -> Iterator[Link]:
-    """From the baseline to the student of the same seed: the gain, seed by seed."""
-    baseline, student = measures.get("baseline"), measures.get("student")
-    if baseline is None or student is None or len(baseline.per_seed) != len(student.per_seed):
-        return
-    height = {row.role: row.y for row in drawn}
-    for before, after in zip(baseline.per_seed, student.per_seed, strict=True):
-        if is_figure(before) and is_figure(after):
-            yield Link(x1=_x(over, before), y1=height["baseline"], x2=_x(over, after), y2=height["student"])
-
-
-def _x(over: Axis, value: float) -> float:
-    return round(100 * over.place(value), 2)
+    figures = [
+        SeedFigures(
+            role=role,
+            name=ROLE_NAMES[role],
+            mean=spread.mean,
+            std=spread.std if has_spread(spread, seeds) else None,
+            seeds=seeds if len(seeds) == len(spread.per_seed) else range(len(spread.per_seed)),
+            per_seed=spread.per_seed,
+        )
+        for role, spread in rows
+    ]
+    about = f"{measure.title}, mean over seeds"
+    return dot_panel(figures, over, measure, title=title, about=about, reference=reference, paired=True)
 
 
 def curve_panels(demo: DemoDocument) -> tuple[CurvePanel, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmkd_report.documents.demo import Contest, DemoDocument, Latency, RatioRange, Teacher
+from mmkd_report.documents.figures import Measure
 from mmkd_report.pages.demo.answer import best_student, mean_of
 from mmkd_report.words.formats import NOTHING, TIMES, is_figure, magnitude, significant, things, with_unit
 from mmkd_report.words.guessing import is_refuted
 from mmkd_report.words.key_figure import KeyFigure
-from mmkd_report.words.measures import Measure, difference, gain_interval, told
+from mmkd_report.words.measures import difference, gain_interval, told
 
 
 def key_figures(demo: DemoDocument) -> tuple[KeyFigure, ...]:

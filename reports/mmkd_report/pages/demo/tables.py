@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmkd_report.documents.demo import Contest, DemoDocument, Gain, Latency, Network, Rival, Scored, Spread, SubsetScore
+from mmkd_report.documents.demo import Contest, DemoDocument, Gain, Latency, Network, Rival, Scored, SubsetScore
+from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.pages.demo.answer import has_spread, mean_of
 from mmkd_report.words.formats import (
     NOTHING,
@@ -19,7 +20,7 @@ from mmkd_report.words.formats import (
     with_unit,
 )
 from mmkd_report.words.guessing import is_refuted
-from mmkd_report.words.measures import Measure, difference, gain_interval, spread_of_seeds
+from mmkd_report.words.measures import difference, gain_interval, spread_of_seeds
 
 ROLE_NAMES = {
     "teacher": "Teacher",

@@ -1,6 +1,6 @@
 """The page of `mmkd-evaluate`: what is left of a model when sensors, samples and whole spans are missing.
 
-Owns the reading of its document, the sentences, the curves and the table. Unknown keys of the document are left alone.
+Owns the sentences, the curves and the table.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import msgspec
-
 from mmkd_report.charts.plots import Axis, LineChart, Series, axis, line_chart, tight_axis
-from mmkd_report.documents.reading import Split, typed
-from mmkd_report.errors import DocumentError
+from mmkd_report.documents.evaluation import (
+    ClassScores,
+    DataFacts,
+    EvaluationDocument,
+    Judgement,
+    ModelFacts,
+    ShareJudgement,
+    read_evaluation,
+)
 from mmkd_report.pages.page import render_page
 from mmkd_report.words.formats import (
     NOTHING,
@@ -26,99 +31,10 @@ from mmkd_report.words.formats import (
     percent,
     points,
     share,
-    things,
     with_unit,
 )
-from mmkd_report.words.guessing import Guessing, beside_guessing, is_refuted
-from mmkd_report.words.measures import OF_CLASSES, Measure, told
-
-FORMAT_VERSION = 1
-
-
-class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Fractions from 0 to 1."""
-
-    accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
-
-
-class Gain(msgspec.Struct, frozen=True, kw_only=True):
-    """Model minus other in percentage points, with a 95 % interval where there are groups enough for one."""
-
-    points: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """The model under one condition, and the other one beside it; `modalities` of a subset, `share` of what is gone."""
-
-    scores: Scores
-    against: Scores | None = None
-    gain: Gain | None = None
-    guessing: Guessing | None = None
-    modalities: tuple[str, ...] = ()
-    share: float = 0.0
-
-
-class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that was judged."""
-
-    path: str
-    sha256: str
-    kind: str
-    modalities: tuple[str, ...]
-    parameters: int
-    dataset_sha256: str
-    distilled: bool
-    span_dropout: float
-    channel_dropout: float
-    modality_dropout: float = 0.0
-
-
-class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What it was judged on."""
-
-    name: str
-    sha256: str
-    part: str
-    windows: int
-    groups: int
-    labels: tuple[str, ...]
-    split: Split | None = None
-
-    @property
-    def apart(self) -> str:
-        """Their groups, or that they have none."""
-        has_none = self.split is not None and self.split.by != "groups"
-        return self.split.judged_on if self.split is not None and has_none else things(self.groups, "group")
-
-
-class EvaluationDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document."""
-
-    format_version: int
-    model: ModelFacts
-    data: DataFacts
-    metric: str
-    seed: int
-    complete: Judgement
-    against: ModelFacts | None = None
-    subsets: tuple[Judgement, ...] = ()
-    samples: tuple[Judgement, ...] = ()
-    bursts: tuple[Judgement, ...] = ()
-    cautions: tuple[str, ...] = ()
-
-    @property
-    def has_failures(self) -> bool:
-        """Whether anything was hidden from the model."""
-        return bool(self.subsets or self.samples or self.bursts)
-
-    @property
-    def measure(self) -> Measure:
-        """What gains and guessing are told in."""
-        return next(one for one in OF_CLASSES if one.name == self.metric)
+from mmkd_report.words.guessing import beside_guessing, is_refuted
+from mmkd_report.words.measures import told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,25 +83,6 @@ def render_evaluation(document: Mapping[str, Any]) -> str:
     )
 
 
-def read_evaluation(document: Mapping[str, Any]) -> EvaluationDocument:
-    """The typed form of a document of `mmkd-evaluate --json`.
-
-    Raises:
-        DocumentError: A format version that this release does not know, or a missing or mistyped value.
-    """
-    found = typed(
-        document,
-        EvaluationDocument,
-        name="evaluation",
-        version=FORMAT_VERSION,
-        advice="make it again with mmkd-evaluate",
-    )
-    if found.metric not in Scores.__struct_fields__:
-        known = ", ".join(Scores.__struct_fields__)
-        raise DocumentError(f"evaluation document: metric: expected one of {known}, got {found.metric!r}; correct it")
-    return found
-
-
 def _names(found: EvaluationDocument) -> tuple[str, str | None]:
     """The two models by their files' names, or by their paths where these are the same."""
     if found.against is None:
@@ -194,7 +91,7 @@ def _names(found: EvaluationDocument) -> tuple[str, str | None]:
     return (ours, theirs) if ours != theirs else (found.model.path, found.against.path)
 
 
-def _score(found: EvaluationDocument, scores: Scores | None) -> float | None:
+def _score(found: EvaluationDocument, scores: ClassScores | None) -> float | None:
     return None if scores is None else float(getattr(scores, found.metric))
 
 
@@ -249,7 +146,7 @@ def _charts(found: EvaluationDocument, role: str) -> Iterator[LineChart]:
 
 
 def _chart(
-    found: EvaluationDocument, role: str, title: str, label: str, part: Sequence[Judgement], over: Axis
+    found: EvaluationDocument, role: str, title: str, label: str, part: Sequence[ShareJudgement], over: Axis
 ) -> LineChart:
     shares = [one.share for one in part]
     name, other = _names(found)
@@ -278,7 +175,7 @@ def _groups(found: EvaluationDocument) -> Iterator[tuple[str, list[Row]]]:
     yield "A burst missing", [_row(found, with_unit(percent(one.share, 0), "%"), one) for one in _gone(found.bursts)]
 
 
-def _gone(part: Sequence[Judgement]) -> list[Judgement]:
+def _gone(part: Sequence[ShareJudgement]) -> list[ShareJudgement]:
     return [one for one in part if one.share > 0]
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from mmkd_report.charts.plots import PLOT_RIGHT, Axis, Tick, axis, tight_axis
 from mmkd_report.charts.scatter import Point, Scatter, scatter
 from mmkd_report.documents.export import Activation, ArtifactFacts, ExportDocument, Sensitivity
+from mmkd_report.documents.figures import Measure
 from mmkd_report.pages.export.answer import Timed, backend_name, error_text, latency_text, timed
 from mmkd_report.words.formats import TIMES, count, fixed, is_figure, percent, plain, significant, with_unit
-from mmkd_report.words.measures import Measure, figure, tick
+from mmkd_report.words.measures import figure, tick
 
 SHAPES = {"ort": "circle", "openvino": "square"}
 ROLES = ("fp32", "fp16", "int8")

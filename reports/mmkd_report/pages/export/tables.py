@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mmkd_report.documents.export import ArtifactFacts, Confidence, Coverage, ExportDocument, Gate
+from mmkd_report.documents.figures import Measure
 from mmkd_report.pages.export.answer import backend_name, error_text, latency_text, size_text
 from mmkd_report.pages.export.charts import precision_role
 from mmkd_report.words.formats import NOTHING, count, fixed, is_figure, percent, share
-from mmkd_report.words.measures import Measure, figure
+from mmkd_report.words.measures import figure
 
 METHOD_NAMES = {
     "minmax": "largest value",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
+from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.documents.study import (
     NONE,
     EntryRow,
-    PairedGain,
-    SeedSpread,
+    SeedGain,
     StudyDocument,
     baseline_of,
     chosen_entry,
@@ -18,7 +18,7 @@ from mmkd_report.documents.study import (
 from mmkd_report.words.formats import TIMES, is_figure, magnitude, share, significant, things, with_unit
 from mmkd_report.words.guessing import beside_guessing, is_refuted
 from mmkd_report.words.key_figure import KeyFigure
-from mmkd_report.words.measures import Measure, difference, figure, gain_interval, size_of, told, with_gain_unit
+from mmkd_report.words.measures import difference, figure, gain_interval, size_of, told, with_gain_unit
 
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _RIVALS_IN_WORDS = {
@@ -70,7 +70,7 @@ def caution(study: StudyDocument) -> str:
     return " ".join(said)
 
 
-def written(spread: SeedSpread, measure: Measure) -> str:
+def written(spread: Spread, measure: Measure) -> str:
     """A score in its unit with its spread."""
     return told(spread.mean, measure) + (f" (± {figure(spread.std, measure)})" if is_figure(spread.std) else "")
 
@@ -139,7 +139,7 @@ def _scores(score: str, measure: Measure) -> str:
     return f"scores {score} {measure.words}" if measure.is_share else f"has a {measure.words} of {score}"
 
 
-def _verdict(gain: PairedGain, measure: Measure) -> str:
+def _verdict(gain: SeedGain, measure: Measure) -> str:
     span = f"interval {gain_interval(gain.low, gain.high, measure)}"
     more, less = ("takes off", "adds") if measure.lower_is_better else ("adds", "costs")
     if gain.low > 0:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkd_report.charts.plots import Axis, Dot, DotPanel, DotRow, Tick, axis, row_height
+from mmkd_report.charts.dots import SeedFigures, dot_panel
+from mmkd_report.charts.plots import Axis, DotPanel, axis
 from mmkd_report.charts.scatter import Point, Scatter, scatter
+from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.study import NONE, Effect, EntryRow, StudyDocument, teacher_of
 from mmkd_report.words.formats import is_figure, significant, with_unit
-from mmkd_report.words.measures import Measure, difference, figure, tick, told, with_gain_unit
+from mmkd_report.words.measures import tick, told
 
 _SHAPES = {"baseline": "circle", "student": "square", "teacher": "diamond"}
 _ROLE_NAMES = {"baseline": "Labels alone", "student": "Distilled", "teacher": "Chosen by validation"}
@@ -52,33 +54,19 @@ def _sizes(study: StudyDocument) -> tuple[str, ...]:
 
 def _scores(size: str, rows: Sequence[EntryRow], study: StudyDocument, over: Axis, reference: float | None) -> DotPanel:
     measure = study.told_by
-    scores = [entry.test[measure.name] for entry in rows]
-    height = row_height(entry_name(entry, study) for entry in rows)
-    drawn = tuple(
-        DotRow(
+    figures = [
+        SeedFigures(
             role="baseline" if entry.method == NONE else "student",
             name=entry_name(entry, study),
-            mean=figure(score.mean, measure),
-            spread=figure(score.std, measure) if is_figure(score.std) else "",
-            y=(number + 0.5) * height,
-            mean_x=_x(over, score.mean),
-            dots=tuple(
-                Dot(x=_x(over, value), title=f"seed {seed}: {told(value, measure)}")
-                for seed, value in zip(entry.seeds, score.per_seed, strict=True)
-            ),
+            mean=entry.test[measure.name].mean,
+            std=entry.test[measure.name].std,
+            seeds=entry.seeds,
+            per_seed=entry.test[measure.name].per_seed,
         )
-        for number, (entry, score) in enumerate(zip(rows, scores, strict=True))
-    )
-    spoken = "; ".join(f"{row.name} {row.mean} {measure.unit}".rstrip() for row in drawn)
-    return DotPanel(
-        title=f"{size} student",
-        description=f"{measure.title}, mean over seeds: {spoken}.",
-        rows=drawn,
-        links=(),
-        ticks=tuple(Tick(at=_x(over, at), label=tick(at, measure)) for at in over.ticks),
-        reference_x=None if reference is None else _x(over, reference),
-        height=len(drawn) * height,
-    )
+        for entry in rows
+    ]
+    about = f"{measure.title}, mean over seeds"
+    return dot_panel(figures, over, measure, title=f"{size} student", about=about, reference=reference)
 
 
 def gain_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
@@ -93,70 +81,53 @@ def gain_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
         for size in _sizes(study)
     }
     over = axis([0.0, *(value for rows in gains.values() for _, gain in rows for value in gain.per_seed)])
-    panels = []
+    about, panels = _counted("Gain over labels alone", measure), []
     for size, rows in gains.items():
-        if rows:
-            figures = [(entry_name(entry, study), gain.mean, gain.std, gain.per_seed) for entry, gain in rows]
-            seeds = [entry.seeds for entry, _ in rows]
-            panels.append(_points_panel(f"{size} student", figures, seeds, over, "Gain over labels alone", measure))
+        figures = [
+            SeedFigures(
+                role="student",
+                name=entry_name(entry, study),
+                mean=gain.mean,
+                std=gain.std,
+                seeds=entry.seeds,
+                per_seed=gain.per_seed,
+            )
+            for entry, gain in rows
+        ]
+        if figures:
+            title = f"{size} student"
+            panels.append(dot_panel(figures, over, measure, title=title, about=about, reference=0.0, of_gains=True))
     return tuple(panels)
 
 
 def effect_panels(study: StudyDocument) -> tuple[DotPanel, ...]:
     """One panel per factor: what each of its values does to validation, seed by seed."""
     over = axis([0.0, *(value for effect in study.effects for value in (effect.points, *effect.per_seed))])
-    panels = []
+    measure, panels = study.chosen_by, []
     for factor in dict.fromkeys(effect.factor for effect in study.effects):
-        rows = [effect for effect in study.effects if effect.factor == factor]
-        figures = [(_effect_name(effect), effect.points, None, effect.per_seed) for effect in rows]
-        seeds = [study.effect_seeds] * len(rows)
-        panels.append(_points_panel(factor, figures, seeds, over, f"Effect of {factor}", study.chosen_by))
+        figures = [
+            SeedFigures(
+                role="student",
+                name=_effect_name(effect),
+                mean=effect.points,
+                std=None,
+                seeds=study.effect_seeds,
+                per_seed=effect.per_seed,
+            )
+            for effect in study.effects
+            if effect.factor == factor
+        ]
+        about = _counted(f"Effect of {factor}", measure)
+        panels.append(dot_panel(figures, over, measure, title=factor, about=about, reference=0.0, of_gains=True))
     return tuple(panels)
+
+
+def _counted(what: str, measure: Measure) -> str:
+    return f"{what} in {measure.gain_unit}" if measure.gain_unit else what
 
 
 def _effect_name(effect: Effect) -> str:
     return "labels alone" if effect.value == NONE and effect.factor == "method" else effect.value
-
-
-def _points_panel(
-    title: str,
-    figures: Sequence[tuple[str, float, float | None, Sequence[float | None]]],
-    seeds: Sequence[Sequence[int]],
-    over: Axis,
-    what: str,
-    measure: Measure,
-) -> DotPanel:
-    height = row_height(name for name, *_ in figures)
-    drawn = tuple(
-        DotRow(
-            role="student",
-            name=name,
-            mean=difference(mean, measure),
-            spread=difference(std, measure).lstrip("+") if is_figure(std) else "",
-            y=(number + 0.5) * height,
-            mean_x=_x(over, mean),
-            dots=tuple(
-                Dot(x=_x(over, value), title=f"seed {seed}: {with_gain_unit(difference(value, measure), measure)}")
-                for seed, value in zip(seeds[number], per_seed, strict=False)
-                if is_figure(value)
-            ),
-        )
-        for number, (name, mean, std, per_seed) in enumerate(figures)
-    )
-    spoken = "; ".join(f"{row.name} {row.mean}" for row in drawn)
-    return DotPanel(
-        title=title,
-        description=f"{what}{f' in {measure.gain_unit}' if measure.gain_unit else ''}: {spoken}.",
-        rows=drawn,
-        links=(),
-        ticks=tuple(Tick(at=_x(over, at), label=_gain_tick(at, measure)) for at in over.ticks),
-        reference_x=_x(over, 0.0),
-        height=len(drawn) * height,
-    )
-
-
-def _gain_tick(at: float, measure: Measure) -> str:
-    return difference(at, measure).removesuffix(".0") if measure.is_share else difference(float(f"{at:g}"), measure)
 
 
 def pareto(study: StudyDocument) -> Pareto | None:
@@ -200,7 +171,3 @@ def _role(entry: EntryRow) -> str:
     if entry.chosen:
         return "teacher"  # the page's second accent; no teacher is drawn here
     return "baseline" if entry.method == NONE else "student"
-
-
-def _x(over: Axis, value: float) -> float:
-    return round(100 * over.place(value), 2)

@@ -6,46 +6,27 @@ Joins the checked document, the sentences, the tables and the figures into the t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+from mmkd_report.documents.figures import Measure
 from mmkd_report.documents.study import (
-    NONE,
-    EntryRow,
-    ScoreTable,
     StudyDocument,
-    TeacherRow,
     TrialRow,
     chosen_entry,
     read_study,
 )
 from mmkd_report.pages.demo.tables import facts, machine_facts
 from mmkd_report.pages.page import render_page
-from mmkd_report.pages.study.answer import RIVAL_NAMES, answer, caution, key_figures, question
-from mmkd_report.pages.study.charts import effect_panels, entry_name, gain_panels, pareto, score_panels
-from mmkd_report.words.formats import NOTHING, count, is_figure, magnitude, plain, share, significant, with_unit
-from mmkd_report.words.measures import Measure, difference, figure, gain_interval, labels_in_words, spread_of_seeds
+from mmkd_report.pages.study.answer import answer, caution, key_figures, question
+from mmkd_report.pages.study.charts import effect_panels, gain_panels, pareto, score_panels
+from mmkd_report.pages.study.table import result_groups
+from mmkd_report.words.formats import NOTHING, count, plain, share, significant
+from mmkd_report.words.measures import figure, labels_in_words
 
 _AS_USUAL = (None, "none", "fresh")  # what a recipe says where it asks for nothing special
 MOST_TRIALS = 300
 """More of them are told by their number: the document has them all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRow:
-    """One written row of the main table; `scores` are those of the document's measures."""
-
-    role: str
-    name: str
-    mark: str
-    scores: tuple[str, ...]
-    gain: str
-    gain_interval: str
-    gap_recovered: str
-    parameters: str
-    latency: str
-    rates: str
 
 
 def render_study(document: Mapping[str, Any]) -> str:
@@ -76,7 +57,7 @@ def render_study(document: Mapping[str, Any]) -> str:
             "answer": answer(study),
             "caution": caution(study),
             "key_figures": key_figures(study),
-            "groups": _groups(study),
+            "groups": result_groups(study),
             "score_panels": score_panels(study),
             "gain_panels": gain_panels(study),
             "effect_panels": effect_panels(study),
@@ -91,87 +72,6 @@ def render_study(document: Mapping[str, Any]) -> str:
             "one_seed": len(study.facts.seeds) == 1,
         },
     )
-
-
-def _groups(study: StudyDocument) -> list[tuple[str, list[TableRow]]]:
-    """Teachers, then every student size with labels alone first, then the rivals."""
-    groups: list[tuple[str, list[TableRow]]] = []
-    if study.teachers:
-        groups.append(
-            (
-                "teachers",
-                [
-                    _other(
-                        "teacher",
-                        one.name,
-                        one.test,
-                        magnitude(one.parameters),
-                        measures=study.measures,
-                        mark=_mark(one, study),
-                    )
-                    for one in study.teachers
-                ],
-            )
-        )
-    for size in dict.fromkeys(entry.student for entry in study.entries):
-        rows = [_row(entry, study) for entry in study.entries if entry.student == size]
-        groups.append((f"{size} student", rows))
-    rivals = [
-        _other("extra_trees", RIVAL_NAMES.get(one.name, one.name), one.test, NOTHING, measures=study.measures)
-        for one in study.rivals
-        if one.test is not None
-    ]
-    if rivals:
-        groups.append(("without a network", rivals))
-    return groups
-
-
-def _row(entry: EntryRow, study: StudyDocument) -> TableRow:
-    measure = study.told_by
-    gain = None if entry.gain_points is None else entry.gain_points[measure.name]
-    return TableRow(
-        role="baseline" if entry.method == NONE else "student" if entry.chosen else "candidate",
-        name=entry_name(entry, study),
-        mark="chosen" if entry.chosen else "",
-        scores=_scores(entry.test, study.measures),
-        gain=NOTHING if gain is None else difference(gain.mean, measure) + _spread_of_gain(gain.std, measure),
-        gain_interval=NOTHING if gain is None else gain_interval(gain.low, gain.high, measure),
-        gap_recovered=NOTHING if entry.gap_recovered is None else share(round(entry.gap_recovered, 2)),
-        parameters=magnitude(entry.parameters),
-        latency=with_unit(significant(entry.latency_ms), "ms"),
-        rates=", ".join(plain(rate) for rate in dict.fromkeys(entry.learning_rates)),
-    )
-
-
-def _spread_of_gain(std: float | None, measure: Measure) -> str:
-    return f" ± {difference(std, measure).lstrip('+')}" if is_figure(std) else ""
-
-
-def _mark(teacher: TeacherRow, study: StudyDocument) -> str:
-    """Where several sizes can be compared, which one is the smallest within half a point of the best on validation."""
-    single = [one for one in study.teachers if one.valid_score is not None]
-    return "smallest near the best" if teacher.is_reference and len(single) > 1 else ""
-
-
-def _other(
-    role: str, name: str, test: ScoreTable, parameters: str, *, measures: Sequence[Measure], mark: str = ""
-) -> TableRow:
-    return TableRow(
-        role=role,
-        name=name,
-        mark=mark,
-        scores=_scores(test, measures),
-        gain=NOTHING,
-        gain_interval=NOTHING,
-        gap_recovered=NOTHING,
-        parameters=parameters,
-        latency=NOTHING,
-        rates="",
-    )
-
-
-def _scores(test: ScoreTable, measures: Sequence[Measure]) -> tuple[str, ...]:
-    return tuple(spread_of_seeds(test[one.name].mean, test[one.name].std, one) for one in measures)
 
 
 def _sizes(study: StudyDocument) -> list[tuple[str, str, str, str, str, str]]:

@@ -14,16 +14,16 @@ import study_cases as cases
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
+from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.trials.plan import (
+from mmkd_models.trials.space import (
     Candidate,
     Entry,
-    Method,
     Space,
     TeacherChoice,
     Trial,

@@ -18,12 +18,10 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distil.method import Method
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
-
-NONE = "none"
-"""The method that learns from labels alone: what every other one is measured against."""
+from mmkd_report.documents.study import NONE
 
 TEACHERS_FOLDER = "teachers"
 
@@ -38,7 +36,6 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         modalities: what it sees, in the order of the dataset.
-        preset: its size.
         out_of_fold: how many teachers are cross-fitted in place of one.
         number: of an ensemble, which member it is, from 1 for the second one; the first one has none.
         further: what teaches beside it; these have no further ones.
@@ -77,23 +74,6 @@ def mixed_choice(choices: Sequence[TeacherChoice]) -> TeacherChoice:
     return msgspec.structs.replace(members[0], further=tuple(members[1:]) or msgspec.UNSET)
 
 
-class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A way to train a student: a recipe by its name, `kind` or `kind@level`; no recipe means labels alone."""
-
-    name: str
-    recipe: Recipe | None
-
-    @property
-    def kind(self) -> str:
-        """Gives the part of the name before `@`: what is distilled."""
-        return self.name.partition("@")[0]
-
-    @property
-    def level(self) -> str:
-        """Gives the part of the name after `@`: between which layers; empty where the name has none."""
-        return self.name.partition("@")[2]
-
-
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all trials of a study share, and what decides their weights.
 
@@ -104,7 +84,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self_training: train a second generation of every teacher on the unlabelled windows too.
         teacher_train: how teachers are trained; seeds are the trials'.
         student_train: how students are trained; seeds and learning rates are the trials'.
-        augment: the same for everyone.
         threads: of every training; other numbers of threads may give other last bits.
     """
 
@@ -122,10 +101,6 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What a study may combine.
 
     Attributes:
-        teachers: what may teach.
-        students: sizes.
-        methods: labels alone among them.
-        learning_rates: those that every entry may choose from.
         baseline_learning_rates: those that labels alone may choose from beside them.
     """
 

@@ -1,6 +1,6 @@
 """Trials of a study on disk: trained once, resumed where they were, judged on the test windows when they are finished.
 
-The test windows are read by `judged_trial` here, `judged_teacher` and `rival_on` alone, which keep what they find.
+The test windows are read by `trial_outcome` here, `judged_teacher` and `rival_on` alone, which keep what they find.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.evaluate.by_group import Judged, judged_on
+from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows, file_sha256, read_student, write_student
@@ -21,7 +21,7 @@ from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.trainings import distil, train_baseline
 from mmkd_models.trials.folder import FORMAT_VERSION, TEST_FILE, StudyFolder, read_result, run_in, write_result
-from mmkd_models.trials.plan import Trial
+from mmkd_models.trials.space import Trial
 from mmkd_models.trials.teachers import is_here, taught_by
 
 TRIAL_FILE, STUDENT_CHECKPOINT = "trial.json", "student.ckpt"
@@ -33,14 +33,10 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How a trial ended.
 
     Attributes:
-        format_version: of this file.
-        trial: which.
         state: finished, or pruned by the search as hopeless, or failed.
-        reason: why it failed; empty otherwise.
         score: on validation, of the weights that were kept; of a pruned one the best so far; None of a failed one.
         best_step: when they were reached.
         duration_s: of the training that finished it; a resumed one counts from where it was resumed.
-        parameters: of the student.
         teacher_sha256: of the teacher's checkpoint; None where labels alone taught.
         student_sha256: of the student's checkpoint; None where there is none.
     """
@@ -151,14 +147,14 @@ def student_of(folder: StudyFolder, trial: Trial) -> StudentCheckpoint:
     return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
 
 
-def judged_trial(folder: StudyFolder, trial: Trial) -> Judged:
+def trial_outcome(folder: StudyFolder, trial: Trial) -> Outcome:
     """Judges a finished trial on the test windows of its fold, once; later calls read what was found."""
     path = folder.of_trial(trial)
-    known = read_result(path / TEST_FILE, Judged)
+    known = read_result(path / TEST_FILE, Outcome)
     if known is not None:
         return known
     network = read_student(path / STUDENT_CHECKPOINT).network()
     test = folder.fold(trial.seed).test
-    found = judged_on(test, logits_of(network, test, modality=folder.conditions.modality))
+    found = outcome_on(test, logits_of(network, test, modality=folder.conditions.modality))
     write_result(path / TEST_FILE, found)
     return found

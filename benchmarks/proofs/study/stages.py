@@ -22,16 +22,19 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
+from mmkd_models.evaluate.rivals import RIVALS
 from mmkd_models.networks.config import Preset, preset_named
-from mmkd_models.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_models.study.progress import Snapshot
-from mmkd_models.study.results import SeedResults, SizeResults, read_seeds, size_file, write_lines
-from mmkd_models.study.study import StudyOptions, prepare_study, run_study
-from mmkd_models.trials.plan import NONE, TEACHERS_FOLDER, Conditions, Method, Space
-from mmkd_models.trials.rivals import RIVALS
+from mmkd_models.study.results import SeedResults, write_lines
+from mmkd_models.study.run import StudyOptions, prepare_study, run_study
 from mmkd_models.trials.sizes import MeasureLatency
+from mmkd_models.trials.space import TEACHERS_FOLDER, Conditions, Space
 from mmkd_models.trials.teacher_text import teachers_from_text
+from mmkd_report.documents.study import NONE
+from proofs.study.files import SizeResults, read_seeds, size_file
+from proofs.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 
 LEARNING_RATES = (2e-3,)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)
@@ -183,14 +186,6 @@ def run_stages(
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> bool:
     """Trains what the results lack, portion by portion; gives whether all is there.
-
-    Args:
-        plan: see there.
-        build: folder of the trainings; may be deleted between runs.
-        results: folder of the compact results.
-        budget_hours: after which no training begins.
-        tell: called before each portion.
-        on_progress: as `study` calls it.
 
     Raises:
         UsageError: a set or modality is not there, or results are of other conditions.

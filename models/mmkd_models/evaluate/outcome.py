@@ -20,6 +20,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.classes import Scores, scores_from_answers
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.metrics.weighted import weighted_f1, weighted_precision, weighted_share, weighted_values
+from mmkd_report.documents.evaluation import ClassScores
 
 FORMAT_VERSION = 1
 
@@ -39,7 +40,7 @@ class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     answers: tuple[tuple[float, ...], ...]
 
 
-class Judged(
+class Outcome(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
@@ -49,7 +50,6 @@ class Judged(
     """A finished network on the test windows of its fold.
 
     Attributes:
-        format_version: of the file.
         class_scores: of classes; in files `scores`. Unset of other kinds.
         confusions: of classes; in files `by_group`. Unset of other kinds.
         task: of other kinds.
@@ -92,7 +92,7 @@ class Judged(
         return self.task
 
 
-def judged_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Judged:
+def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Outcome:
     """Scores logits (N, K) to the test windows, all of them labelled, altogether and by group.
 
     Of classes only their order counts: probabilities do as well.
@@ -104,9 +104,9 @@ def judged_on(test: Windows, logits: NDArray[np.floating[Any]]) -> Judged:
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
     if task.kind != "classification":
-        return Judged(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
+        return Outcome(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
     answers, classes = logits.argmax(1), len(task.labels)
-    return Judged(
+    return Outcome(
         class_scores=scores_from_answers(test.labels, answers, classes),
         confusions=tuple(
             GroupConfusion(
@@ -129,8 +129,14 @@ def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, array.tolist()))
 
 
+def class_scores(judged: Outcome) -> ClassScores:
+    """Gives the scores that a document holds."""
+    found = judged.scores
+    return ClassScores(**{name: found.metric(name) for name in ClassScores.__struct_fields__})
+
+
 def drawn_figures(
-    judged: Judged, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
+    judged: Outcome, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
     """Gives a metric when each of the groups counts as often as drawn.
 

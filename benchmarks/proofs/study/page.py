@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_models.compare.fold_result import Spread
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
-from mmkd_models.study.document import ScoreTable
-from mmkd_models.study.gains import PairedGain
-from mmkd_models.study.pool import (
+from mmkd_models.evaluate.gains import FEWEST_GROUPS
+from mmkd_report.documents.figures import Spread
+from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
+from proofs.study.pool import (
     ALL_MODALITIES,
     DistillationResults,
     MethodRow,
@@ -17,7 +16,6 @@ from mmkd_models.study.pool import (
     PooledRow,
     SensorTable,
 )
-from mmkd_models.trials.plan import NONE
 
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _SENSOR_HEAD = (
@@ -131,7 +129,7 @@ def _method_row(row: MethodRow, metric: str, *, with_pair: bool) -> str:
     )
 
 
-def _gain(gain: PairedGain, groups: int) -> str:
+def _gain(gain: SeedGain, groups: int) -> str:
     """Without its interval where so few groups were resampled that it would be too narrow."""
     return _points(gain.mean, (gain.low, gain.high) if groups >= FEWEST_GROUPS else None)
 

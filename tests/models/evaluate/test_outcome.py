@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
-from mmkd_models.evaluate.by_group import Judged, drawn_figures, judged_on
-from mmkd_models.evaluate.intervals import gain_draws
+from mmkd_models.evaluate.gains import gain_draws, gain_over_seeds
+from mmkd_models.evaluate.outcome import Outcome, drawn_figures, outcome_on
 from mmkd_models.metrics.classes import Scores
-from mmkd_models.metrics.measures import Measure, measures_of, told_by
+from mmkd_models.metrics.measures import measures_of, told_by
 from mmkd_models.metrics.scores import metrics_of, scores_from_logits
-from mmkd_models.study.gains import paired_gain
-from mmkd_report.words.measures import OF_CLASSES
+from mmkd_report.documents.figures import OF_CLASSES, Measure
 
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
 
@@ -35,7 +34,7 @@ def answers_of(dataset: Dataset, seed: int) -> NDArray[np.float32]:
 @KINDS
 def test_scores_and_groups_are_those_of_the_windows(rigs: dict[str, Dataset], kind: str) -> None:
     test, logits = rigs[kind].split("test"), answers_of(rigs[kind], 0)
-    judged = judged_on(test, logits)
+    judged = outcome_on(test, logits)
     expected = scores_from_logits(test.labels, logits, test.spec.task)
     for measure in measures_of(test.spec.task):
         assert judged.scores.metric(measure.name) == pytest.approx(expected.metric(measure.name), abs=1e-12)
@@ -47,7 +46,7 @@ def test_a_draw_is_the_score_of_its_groups_windows_written_one_after_another(
     rigs: dict[str, Dataset], kind: str
 ) -> None:
     test, logits = rigs[kind].split("test"), answers_of(rigs[kind], 1)
-    judged, groups = judged_on(test, logits), [11, 12, 13]
+    judged, groups = outcome_on(test, logits), [11, 12, 13]
     weights = np.array([[1, 1, 1], [3, 0, 0], [0, 2, 1], [1, 0, 2], [0, 0, 0]])
     for measure in measures_of(test.spec.task):
         drawn = drawn_figures(judged, groups, weights, measure.name)
@@ -70,11 +69,11 @@ def test_a_label_that_no_drawn_window_has_and_a_target_that_never_changes_score_
     assert drawn_figures(numbers, [0, 1], weights, "pearson").tolist() == [0.0, 0.0]
 
 
-def judged_of(task: TaskSpec, windows: dict[int, tuple[list[list[float]], list[list[float]]]]) -> Judged:
+def judged_of(task: TaskSpec, windows: dict[int, tuple[list[list[float]], list[list[float]]]]) -> Outcome:
     """From truth and answers by group."""
     parts = [{"group": group, "truth": truth, "answers": answers} for group, (truth, answers) in windows.items()]
     document = {"task": msgspec.to_builtins(task), "answers": parts}
-    return msgspec.json.decode(json.dumps(document).encode(), type=Judged)
+    return msgspec.json.decode(json.dumps(document).encode(), type=Outcome)
 
 
 def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit() -> None:
@@ -82,10 +81,10 @@ def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit() -> None:
     truth = [[0.0], [10.0]]
     ours = judged_of(task, {0: (truth, [[1.0], [11.0]]), 1: (truth, [[1.0], [11.0]])})  # always 1 mm off
     theirs = judged_of(task, {0: (truth, [[2.0], [12.0]]), 1: (truth, [[5.0], [15.0]])})  # 2 mm, and 5 mm
-    gain = paired_gain([ours], [theirs], "mae")
+    gain = gain_over_seeds([ours], [theirs], "mae")
     assert (gain.mean, gain.low, gain.high) == (2.5, 1.0, 4.0)  # groups drawn alone: 1 mm and 4 mm
-    assert paired_gain([theirs], [ours], "mae").mean == -2.5
-    assert paired_gain([ours], [theirs], "r2").mean == pytest.approx((1 - 1 / 25) - (1 - 14.5 / 25))
+    assert gain_over_seeds([theirs], [ours], "mae").mean == -2.5
+    assert gain_over_seeds([ours], [theirs], "r2").mean == pytest.approx((1 - 1 / 25) - (1 - 14.5 / 25))
     assert set(np.unique(gain_draws([ours], [theirs], "mae")).tolist()) == {1.0, 2.5, 4.0}
 
 
@@ -93,7 +92,9 @@ def test_a_gain_of_labels_is_in_points() -> None:
     task = TaskSpec(kind="multi_label", labels=("a", "b"))
     truth = [[1.0, 0.0], [0.0, 1.0]]
     right, half = [[3.0, -3.0], [-3.0, 3.0]], [[3.0, -3.0], [3.0, 3.0]]
-    gain = paired_gain([judged_of(task, {0: (truth, right)})], [judged_of(task, {0: (truth, half)})], "subset_accuracy")
+    gain = gain_over_seeds(
+        [judged_of(task, {0: (truth, right)})], [judged_of(task, {0: (truth, half)})], "subset_accuracy"
+    )
     assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)
 
 
@@ -101,8 +102,8 @@ def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs: dict[str, Dat
     for dataset in (*rigs.values(), machines):
         test = dataset.split("test")
         logits = np.eye(3)[test.labels] if dataset is machines else answers_of(dataset, 2)
-        judged = judged_on(test, logits)
-        assert msgspec.json.decode(msgspec.json.encode(judged), type=Judged) == judged
+        judged = outcome_on(test, logits)
+        assert msgspec.json.decode(msgspec.json.encode(judged), type=Outcome) == judged
     document: dict[str, Any] = json.loads(msgspec.json.encode(judged))
     assert list(document) == ["format_version", "scores", "by_group"]
     assert isinstance(judged.scores, Scores)
@@ -141,7 +142,7 @@ def test_answers_that_are_not_finite_are_refused(rigs: dict[str, Dataset], kind:
     test = rigs[kind].split("test")
     logits = answers_of(rigs[kind], 0) * np.nan
     with pytest.raises(MmkdError) as caught:
-        judged_on(test, logits)
+        outcome_on(test, logits)
     assert str(caught.value) == (
         "test windows: expected finite answers, got others; train again with a smaller learning rate"
     )

@@ -16,18 +16,25 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import NEAR_BEST
-from mmkd_models.compare.fold_result import Spread
-from mmkd_models.compare.gains import gap_recovered, spread
-from mmkd_models.evaluate.by_group import Judged
-from mmkd_models.evaluate.intervals import gain_draws, gain_per_seed, interval_of
-from mmkd_models.evaluate.paired import FEWEST_GROUPS
+from mmkd_models.distil.method import Method
+from mmkd_models.evaluate.gains import (
+    FEWEST_GROUPS,
+    gain_draws,
+    gain_over_seeds,
+    gain_per_seed,
+    gap_recovered,
+    interval_of,
+    spread,
+)
+from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.metrics.classes import Metric
 from mmkd_models.networks.config import Preset
-from mmkd_models.study.document import ScoreTable
-from mmkd_models.study.gains import PairedGain, paired_gain
-from mmkd_models.study.results import SeedResults, SizeResults
+from mmkd_models.study.results import SeedResults
 from mmkd_models.study.table import score_table
-from mmkd_models.trials.plan import NONE, Entry, Method
+from mmkd_models.trials.space import Entry
+from mmkd_report.documents.figures import Spread
+from mmkd_report.documents.study import NONE, ScoreTable, SeedGain
+from proofs.study.files import SizeResults
 
 FORMAT_VERSION = 1
 ALL_MODALITIES = "all"
@@ -41,7 +48,6 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A teacher or a rival of one sensor's table.
 
     Attributes:
-        name: of it.
         seeds: on which it is finished.
         test: scores on the test windows.
         valid_score: of a single teacher.
@@ -62,9 +68,6 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A student of one sensor's table.
 
     Attributes:
-        student: its size.
-        method: its name.
-        teacher: name; None for labels alone.
         pair: the teacher's name with `all` for all modalities of the set.
         seeds: on which it and labels alone are finished.
         groups: of their test windows; an interval that resamples few groups is too narrow to mean anything.
@@ -75,7 +78,6 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         over_extra_trees: by metric; None where extra-trees are not finished on these seeds.
         gap_recovered: share of the way from labels alone to the teacher; None where that way is not above 0
             with its whole interval.
-        parameters: of the student.
     """
 
     student: str
@@ -87,8 +89,8 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     learning_rates: tuple[float, ...]
     valid_gain_points: float | None
     test: ScoreTable
-    gain_points: dict[str, PairedGain] | None
-    over_extra_trees: dict[str, PairedGain] | None
+    gain_points: dict[str, SeedGain] | None
+    over_extra_trees: dict[str, SeedGain] | None
     gap_recovered: float | None
     parameters: int
 
@@ -127,7 +129,6 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         student: size.
-        method: its name.
         pair: its teacher's modalities, `all` where it has all of a set, and how it was made; of any size.
         label_share: of the labels.
         sets: names; sensors of a set count as their mean.
@@ -170,10 +171,29 @@ class _Tested:
     """An entry on the seeds on which it is judged, with the learning rate that validated best."""
 
     entry: Entry
-    tests: dict[int, Judged]
+    tests: dict[int, Outcome]
     valid: dict[int, float]
     rates: dict[int, float]
     parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BestTrial:
+    """The trial of an entry on a seed whose learning rate validated best."""
+
+    valid: float
+    rate: float
+    test: Outcome
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The tests of two entries of one set on the seeds on which both are finished."""
+
+    dataset: str
+    ours: list[Outcome]
+    theirs: list[Outcome]
 
 
 def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
@@ -182,7 +202,7 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
     Raises:
         UsageError: there is no result of classes.
     """
-    found = [one for one in found if one.dataset.kind is msgspec.UNSET]
+    found = [one for one in found if one.dataset.kind == "classification"]
     if not found:
         raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
     groups: dict[tuple[str, str, float], list[SeedResults]] = {}
@@ -209,19 +229,21 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
 
 
 def _tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
-    best: dict[tuple[Entry, int], tuple[float, float, Judged, int]] = {}
+    best: dict[tuple[Entry, int], _BestTrial] = {}
     for results in group:
         for record in results.trials:
             candidate, score = record.result.trial.candidate, record.result.score
             if record.test is None or score is None or record.result.parameters is None:
                 continue
             key = (candidate.entry, results.seed)
-            if key not in best or score > best[key][0]:
-                best[key] = (score, candidate.learning_rate, record.test, record.result.parameters)
+            if key not in best or score > best[key].valid:
+                best[key] = _BestTrial(
+                    valid=score, rate=candidate.learning_rate, test=record.test, parameters=record.result.parameters
+                )
     found: dict[Entry, _Tested] = {}
-    for (entry, seed), (score, rate, test, parameters) in sorted(best.items()):
-        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=parameters))
-        one.tests[seed], one.valid[seed], one.rates[seed] = test, score, rate
+    for (entry, seed), trial in sorted(best.items(), key=lambda item: item[0]):
+        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=trial.parameters))
+        one.tests[seed], one.valid[seed], one.rates[seed] = trial.test, trial.valid, trial.rate
     return found
 
 
@@ -230,7 +252,7 @@ def _table(
 ) -> SensorTable:
     first = group[0]
     teachers = _teacher_rows(group)
-    judged: dict[str, dict[int, Judged]] = {}
+    judged: dict[str, dict[int, Outcome]] = {}
     for results in group:
         for record in results.teachers:
             if record.test is not None and not record.choice.number:
@@ -331,8 +353,8 @@ def _rival_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
 def _method_row(
     one: _Tested,
     alone: _Tested | None,
-    teachers: Mapping[str, Mapping[int, Judged]],
-    trees: Mapping[int, Judged],
+    teachers: Mapping[str, Mapping[int, Outcome]],
+    trees: Mapping[int, Outcome],
     modalities: Sequence[str],
     metric: Metric,
 ) -> MethodRow:
@@ -361,15 +383,15 @@ def _method_row(
     )
 
 
-def _gains(ours: Mapping[int, Judged], theirs: Mapping[int, Judged], seeds: Sequence[int]) -> dict[str, PairedGain]:
+def _gains(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome], seeds: Sequence[int]) -> dict[str, SeedGain]:
     return {
-        metric: paired_gain([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
+        metric: gain_over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], metric)
         for metric in METRICS
     }
 
 
 def _gap(
-    one: _Tested, alone: _Tested, teacher: Mapping[int, Judged], seeds: Sequence[int], metric: Metric
+    one: _Tested, alone: _Tested, teacher: Mapping[int, Outcome], seeds: Sequence[int], metric: Metric
 ) -> float | None:
     both = [seed for seed in seeds if seed in teacher]
     if not both:
@@ -442,40 +464,39 @@ def _pooled_row(
         below_extra_trees=tuple(
             name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
-        valid_gain=float(_over_sets([(table.dataset, row.valid_gain_points or 0.0) for table, row in found])),
+        valid_gain=float(
+            _over_sets([table.dataset for table, _ in found], [row.valid_gain_points or 0.0 for _, row in found])
+        ),
     )
-
-
-_Pair = tuple[str, list[Judged], list[Judged]]
 
 
 def _pair(table: SensorTable, entries: Mapping[Entry, _Tested], own: Entry, other: Entry) -> _Pair:
-    """The set, and the tests of both where both are finished."""
     ours, theirs = entries[own].tests, entries[other].tests
     seeds = [seed for seed in ours if seed in theirs]
-    return table.dataset, [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    return _Pair(dataset=table.dataset, ours=[ours[seed] for seed in seeds], theirs=[theirs[seed] for seed in seeds])
 
 
 def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
-    pairs = [pair for pair in pairs if pair[1]]
+    pairs = [pair for pair in pairs if pair.ours]
     if not pairs:
         return None
-    means = [(dataset, np.mean(gain_per_seed(ours, theirs, metric))) for dataset, ours, theirs in pairs]
-    drawn = [(dataset, gain_draws(ours, theirs, metric)) for dataset, ours, theirs in pairs]
-    low, high = interval_of(_over_sets(drawn))
-    groups = [{one.group for judged in ours for one in judged.by_group} for _, ours, _ in pairs]
+    sets = [pair.dataset for pair in pairs]
+    means = [np.mean(gain_per_seed(pair.ours, pair.theirs, metric)) for pair in pairs]
+    drawn = [gain_draws(pair.ours, pair.theirs, metric) for pair in pairs]
+    low, high = interval_of(_over_sets(sets, drawn))
+    groups = [{one.group for judged in pair.ours for one in judged.by_group} for pair in pairs]
     is_known = min(map(len, groups)) >= FEWEST_GROUPS
     return PooledGain(
-        mean=float(_over_sets(means)),
+        mean=float(_over_sets(sets, means)),
         low=low if is_known else None,
         high=high if is_known else None,
-        folds=sum(len(ours) for _, ours, _ in pairs),
+        folds=sum(len(pair.ours) for pair in pairs),
     )
 
 
-def _over_sets(figures: Sequence[tuple[str, Any]]) -> Any:
+def _over_sets(sets: Sequence[str], figures: Sequence[Any]) -> Any:
     """The mean over sets of the mean over a set's sensors, of numbers or of arrays."""
     by_set: dict[str, list[Any]] = {}
-    for dataset, figure in figures:
+    for dataset, figure in zip(sets, figures, strict=True):
         by_set.setdefault(dataset, []).append(figure)
     return np.nanmean([np.nanmean(own, axis=0) for own in by_set.values()], axis=0)

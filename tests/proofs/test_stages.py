@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import study_cases as cases
@@ -18,8 +18,9 @@ from test_pool import seed_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.study.results import read_seeds, seed_file, write_lines
-from mmkd_models.study.stages import (
+from mmkd_models.study.results import seed_file, write_lines
+from proofs.study.files import read_seeds
+from proofs.study.stages import (
     Plan,
     Portion,
     Sensor,

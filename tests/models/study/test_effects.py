@@ -7,18 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged, metric_of_confusions
+from mmkd_models.evaluate.gains import gain_over_seeds
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, metric_of_confusions
 from mmkd_models.metrics.classes import Metric, scores_from_answers
-from mmkd_models.study.gains import effects, paired_gain
+from mmkd_models.study.effects import FactorScore, effects
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
-def result(answers: dict[int, tuple[list[int], list[int]]], classes: int = 2) -> Judged:
+def result(answers: dict[int, tuple[list[int], list[int]]], classes: int = 2) -> Outcome:
     """From (truth, answers) by group."""
     truth = np.array([label for labels, _ in answers.values() for label in labels])
     given_answers = np.array([label for _, labels in answers.values() for label in labels])
-    return Judged(
+    return Outcome(
         class_scores=scores_from_answers(truth, given_answers, classes),
         confusions=tuple(
             GroupConfusion(
@@ -48,7 +49,7 @@ def test_an_empty_confusion_has_no_metric() -> None:
 
 def test_a_gain_is_the_mean_of_the_differences_of_the_seeds() -> None:
     right, half = result({7: ([0, 1], [0, 1])}), result({7: ([0, 1], [0, 0])})
-    found = paired_gain([right, right], [half, right], "accuracy")
+    found = gain_over_seeds([right, right], [half, right], "accuracy")
     assert found.per_seed == (50.0, 0.0)
     assert found.mean == 25.0
     assert found.std == pytest.approx(35.355, abs=1e-3)
@@ -56,14 +57,14 @@ def test_a_gain_is_the_mean_of_the_differences_of_the_seeds() -> None:
 
 def test_with_one_group_the_interval_is_the_gain_itself() -> None:
     right, half = result({7: ([0, 1], [0, 1])}), result({7: ([0, 1], [0, 0])})
-    found = paired_gain([right], [half], "balanced_accuracy")
+    found = gain_over_seeds([right], [half], "balanced_accuracy")
     assert (found.mean, found.std, found.low, found.high) == (50.0, None, 50.0, 50.0)
 
 
 def test_the_interval_resamples_whole_groups() -> None:
     ours = result({1: ([0, 1], [0, 1]), 2: ([0, 1], [0, 1])})
     theirs = result({1: ([0, 1], [0, 1]), 2: ([0, 1], [1, 0])})
-    found = paired_gain([ours], [theirs], "accuracy")
+    found = gain_over_seeds([ours], [theirs], "accuracy")
     # Draws of two groups out of two: 1+1 gains 0, 1+2 gains 50, 2+2 gains 100 points.
     assert (found.mean, found.low, found.high) == (50.0, 0.0, 100.0)
 
@@ -71,21 +72,21 @@ def test_the_interval_resamples_whole_groups() -> None:
 def test_equal_networks_gain_nothing() -> None:
     one = result({1: ([0, 1, 1], [0, 1, 0]), 2: ([0, 1], [1, 1])})
     for metric in METRICS:
-        found = paired_gain([one, one], [one, one], metric)
+        found = gain_over_seeds([one, one], [one, one], metric)
         assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_seeds_with_other_groups_count_where_they_are_drawn() -> None:
     ours = [result({1: ([0, 1], [0, 1])}), result({2: ([0, 1], [0, 1])})]
     theirs = [result({1: ([0, 1], [0, 0])}), result({2: ([0, 1], [0, 0])})]
-    found = paired_gain(ours, theirs, "accuracy")
+    found = gain_over_seeds(ours, theirs, "accuracy")
     assert (found.mean, found.low, found.high) == (50.0, 50.0, 50.0)
 
 
 def test_effects_of_a_full_grid_are_differences_of_means() -> None:
     score = {("none", "tiny"): 0.5, ("logit", "tiny"): 0.6, ("none", "small"): 0.7, ("logit", "small"): 0.8}
     trials = [
-        ({"method": method, "student": student}, seed, value + 0.01 * seed)
+        FactorScore(factors={"method": method, "student": student}, seed=seed, score=value + 0.01 * seed)
         for (method, student), value in score.items()
         for seed in (0, 3)
     ]
@@ -103,9 +104,9 @@ def test_effects_of_a_full_grid_are_differences_of_means() -> None:
 def test_effects_are_not_mixed_up_where_a_search_tried_some_more_often() -> None:
     # logit was tried with the better size alone: its plain mean would be 20 points too good.
     trials = [
-        ({"method": "none", "student": "tiny"}, 0, 0.5),
-        ({"method": "none", "student": "small"}, 0, 0.7),
-        ({"method": "logit", "student": "small"}, 0, 0.8),
+        FactorScore(factors={"method": "none", "student": "tiny"}, seed=0, score=0.5),
+        FactorScore(factors={"method": "none", "student": "small"}, seed=0, score=0.7),
+        FactorScore(factors={"method": "logit", "student": "small"}, seed=0, score=0.8),
     ]
     found = {(effect.factor, effect.value): effect.points for effect in effects(trials)}
     assert found["method", "logit"] - found["method", "none"] == pytest.approx(10.0)
@@ -115,9 +116,9 @@ def test_effects_are_not_mixed_up_where_a_search_tried_some_more_often() -> None
 def test_what_only_some_methods_have_takes_nothing_from_the_method() -> None:
     # Levels differ by 2 points around edam's mean; that edam has levels at all is no effect of a level.
     trials = [
-        ({"method": "none"}, 0, 0.5),
-        ({"method": "edam", "level": "first"}, 0, 0.59),
-        ({"method": "edam", "level": "last"}, 0, 0.61),
+        FactorScore(factors={"method": "none"}, seed=0, score=0.5),
+        FactorScore(factors={"method": "edam", "level": "first"}, seed=0, score=0.59),
+        FactorScore(factors={"method": "edam", "level": "last"}, seed=0, score=0.61),
     ]
     found = {(effect.factor, effect.value): effect.points for effect in effects(trials)}
     assert found["method", "edam"] - found["method", "none"] == pytest.approx(10.0)
@@ -126,4 +127,12 @@ def test_what_only_some_methods_have_takes_nothing_from_the_method() -> None:
 
 
 def test_a_factor_with_one_value_has_no_effect() -> None:
-    assert effects([({"method": "none"}, 0, 0.5), ({"method": "none"}, 1, 0.6)]) == ()
+    assert (
+        effects(
+            [
+                FactorScore(factors={"method": "none"}, seed=0, score=0.5),
+                FactorScore(factors={"method": "none"}, seed=1, score=0.6),
+            ]
+        )
+        == ()
+    )

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged
-from mmkd_models.evaluate.paired import FEWEST_GROUPS, PairedGain, paired_gain
+from mmkd_models.evaluate.gains import FEWEST_GROUPS, gain_on_windows
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.metrics.classes import Metric, scores_from_answers
+from mmkd_report.documents.evaluation import WindowGain
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
-def judged(answers: NDArray[np.int64], truth: NDArray[np.int64], groups: NDArray[np.int64], classes: int = 3) -> Judged:
+def judged(
+    answers: NDArray[np.int64], truth: NDArray[np.int64], groups: NDArray[np.int64], classes: int = 3
+) -> Outcome:
     """Answers to windows of these groups."""
     rows = {int(group): groups == group for group in np.unique(groups)}
-    return Judged(
+    return Outcome(
         class_scores=scores_from_answers(truth, answers, classes),
         confusions=tuple(
             GroupConfusion(group=group, confusion=scores_from_answers(truth[its], answers[its], classes).confusion)
@@ -30,7 +33,7 @@ def judged(answers: NDArray[np.int64], truth: NDArray[np.int64], groups: NDArray
 def test_the_gain_of_one_more_right_answer_of_four() -> None:
     truth, groups = np.array([0, 0, 1, 1]), np.arange(4)
     ours, theirs = (judged(np.array(said), truth, groups, 2) for said in ([0, 0, 1, 0], [0, 1, 1, 0]))
-    assert paired_gain(ours, theirs, "accuracy", seed=0) == PairedGain(points=25.0, low=None, high=None)
+    assert gain_on_windows(ours, theirs, "accuracy", seed=0) == WindowGain(points=25.0, low=None, high=None)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -39,7 +42,7 @@ def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws(metric: Metric
     groups = np.repeat(np.arange(6), 20)
     truth = rng.integers(3, size=120)
     ours, theirs = (np.where(rng.uniform(size=120) < share, truth, rng.integers(3, size=120)) for share in (0.8, 0.6))
-    gain = paired_gain(judged(ours, truth, groups), judged(theirs, truth, groups), metric, seed=3)
+    gain = gain_on_windows(judged(ours, truth, groups), judged(theirs, truth, groups), metric, seed=3)
     drawn = []
     for weights in np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), size=2000):
         rows = np.concatenate([np.flatnonzero(groups == group) for group in np.repeat(np.arange(6), weights)])
@@ -55,8 +58,8 @@ def test_a_model_gains_nothing_over_itself() -> None:
     rng = np.random.default_rng(0)
     truth, answers = rng.integers(3, size=(2, 60))
     one = judged(answers, truth, np.repeat(np.arange(6), 10))
-    gain = paired_gain(one, one, "macro_f1", seed=0)
-    assert gain == PairedGain(points=0.0, low=0.0, high=0.0)
+    gain = gain_on_windows(one, one, "macro_f1", seed=0)
+    assert gain == WindowGain(points=0.0, low=0.0, high=0.0)
 
 
 def test_the_gain_of_the_other_side_is_the_same_with_another_sign() -> None:
@@ -64,7 +67,7 @@ def test_the_gain_of_the_other_side_is_the_same_with_another_sign() -> None:
     truth, *answers = rng.integers(3, size=(3, 60))
     ours, theirs = (judged(said, truth, np.repeat(np.arange(6), 10)) for said in answers)
     there, back = (
-        paired_gain(one, other, "balanced_accuracy", seed=0) for one, other in ((ours, theirs), (theirs, ours))
+        gain_on_windows(one, other, "balanced_accuracy", seed=0) for one, other in ((ours, theirs), (theirs, ours))
     )
     assert back.points == pytest.approx(-there.points)
     assert back.low == pytest.approx(-(there.high or 0.0))
@@ -75,6 +78,6 @@ def test_too_few_groups_give_no_interval() -> None:
     for groups in (1, FEWEST_GROUPS - 1, FEWEST_GROUPS):
         owners = np.arange(12) % groups
         right, wrong = (judged(said, truth, owners, 2) for said in (truth, 1 - truth))
-        gain = paired_gain(right, wrong, "accuracy", seed=0)
+        gain = gain_on_windows(right, wrong, "accuracy", seed=0)
         assert gain.points == 100.0
         assert (gain.low is None) == (groups < FEWEST_GROUPS)

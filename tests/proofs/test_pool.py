@@ -10,27 +10,28 @@ import msgspec
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.methods import shipped_methods
-from mmkd_models.evaluate.by_group import GroupConfusion, Judged
+from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.metrics.classes import scores_from_answers
-from mmkd_models.study.document import DatasetFacts, Latency, StudentSize
-from mmkd_models.study.page import results_page
-from mmkd_models.study.pool import DistillationResults, pooled_results
-from mmkd_models.study.results import SeedResults, SizeResults, TeacherRecord, TrialRecord
+from mmkd_models.study.results import SeedResults, TeacherRecord, TrialRecord
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.trials.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
-from mmkd_models.trials.rivals import RivalResult
+from mmkd_models.trials.rivals import StudyRival
+from mmkd_models.trials.space import Candidate, Conditions, Entry, TeacherChoice, Trial
+from mmkd_models.trials.students import TrialResult
 from mmkd_models.trials.teachers import TeacherResult
-from mmkd_models.trials.trials import TrialResult
+from mmkd_report.documents.study import PairLatency, StudentSize, StudyDataset
+from proofs.study.files import SizeResults
+from proofs.study.page import results_page
+from proofs.study.pool import DistillationResults, pooled_results
 
 EACH = 10  # windows of a class in a group
 
 
-def judged(right: Mapping[int, int]) -> Judged:
+def judged(right: Mapping[int, int]) -> Outcome:
     """Two classes, ten windows of each in every group; so many of the first are right, and all of the second."""
     truth, answers, groups = [], [], []
     for group, count in right.items():
@@ -47,10 +48,10 @@ def judged(right: Mapping[int, int]) -> Judged:
         )
         for group in right
     )
-    return Judged(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
+    return Outcome(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
 
 
-def trial(seed: int, method: str, teacher: str | None, rate: float, score: float, test: Judged | None) -> TrialRecord:
+def trial(seed: int, method: str, teacher: str | None, rate: float, score: float, test: Outcome | None) -> TrialRecord:
     candidate = Candidate(entry=Entry(student="tiny", method=method, teacher=teacher), learning_rate=rate)
     result = TrialResult(
         trial=Trial(candidate=candidate, seed=seed), state="finished", score=score, duration_s=1.0, parameters=100
@@ -58,7 +59,7 @@ def trial(seed: int, method: str, teacher: str | None, rate: float, score: float
     return TrialRecord(name=f"{method}-{rate:g}-{seed}-{teacher}", result=result, test=test)
 
 
-def teacher(seed: int, preset: str, score: float, parameters: int, test: Judged) -> TeacherRecord:
+def teacher(seed: int, preset: str, score: float, parameters: int, test: Outcome) -> TeacherRecord:
     choice = TeacherChoice(modalities=("acc", "gyro"), preset=preset)  # type: ignore[arg-type]
     result = TeacherResult(
         teacher=choice, seed=seed, score=score, duration_s=1.0, parameters=parameters, sha256="ab" * 32
@@ -82,7 +83,7 @@ def seed_results(
     """One fold where labels alone, logits and extra-trees get so many of ten windows of the first class right."""
     of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
     return SeedResults(
-        dataset=DatasetFacts(
+        dataset=StudyDataset(
             name=dataset,
             sha256="cd" * 32,
             source="",
@@ -119,7 +120,7 @@ def seed_results(
                 else [trial(seed, "dist", "acc+gyro:small", 2e-3, 0.7, judged(dict.fromkeys(groups, dist)))]
             ),
         ),
-        rivals=(RivalResult(rival="extra_trees", seed=seed, test=of["x"]),),
+        rivals=(StudyRival(rival="extra_trees", seed=seed, test=of["x"]),),
     )
 
 
@@ -133,7 +134,7 @@ def results() -> DistillationResults:
         seed_results("rig", 0, groups=five, alone=4, taught=8, modality="gyro"),
         seed_results("walk", 0, groups=five, alone=6, taught=5, trees=7),
     ]
-    latency = Latency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
+    latency = PairLatency(student_ms={"p50": 0.1}, teacher_ms={"p50": 0.6}, ratio=6.0, machine={})
     size = StudentSize(preset="tiny", parameters=100, mflops=1.0, latency=latency, excluded="")
     sizes = SizeResults(
         dataset="rig", dataset_sha256="cd" * 32, modality="acc", teacher="acc+gyro:small", students=(size,)

@@ -21,18 +21,10 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
-from mmkd_models.data.split import OF_GROUPS, SplitBy, split_facts
+from mmkd_models.data.split import OF_GROUPS, split_facts
+from mmkd_models.evaluate.rivals import RivalName
 from mmkd_models.metrics.measures import told_by, written_measures
 from mmkd_models.metrics.scores import check_metric
-from mmkd_models.study.document import (
-    Coverage,
-    DatasetFacts,
-    Recommendation,
-    Skipped,
-    StudentSize,
-    StudyDocument,
-    StudyFacts,
-)
 from mmkd_models.study.progress import Snapshot, StudyWatch
 from mmkd_models.study.results import collect, restore
 from mmkd_models.study.table import (
@@ -49,15 +41,25 @@ from mmkd_models.study.table import (
 )
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
 from mmkd_models.training.folder_owner import owner_of_folder
-from mmkd_models.trials.choice import best_seed, finalist_candidates
+from mmkd_models.trials.by_validation import best_seed, finalist_candidates
 from mmkd_models.trials.executors import Executor, run_workers
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.plan import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
-from mmkd_models.trials.rivals import RivalName
 from mmkd_models.trials.sizes import MeasureLatency, impossible_entries, possible_methods, student_sizes
+from mmkd_models.trials.space import Conditions, Entry, Space, TeacherChoice, candidates, check_space, entries
+from mmkd_models.trials.students import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.trials.teachers import TEACHER_CHECKPOINT
-from mmkd_models.trials.trials import STUDENT_CHECKPOINT, TrialResult, student_of
-from mmkd_models.trials.workers import WorkOrder
+from mmkd_models.trials.worker import WorkOrder
+from mmkd_report.documents.figures import SplitBy
+from mmkd_report.documents.study import (
+    Coverage,
+    Recommendation,
+    Skipped,
+    StudentSize,
+    StudyDataset,
+    StudyDocument,
+    StudyFacts,
+    StudyMethod,
+)
 
 STUDY_FILE, STUDENT_FILE, CLAIM_FILE, JOURNAL_FILE = "study.json", "student.ckpt", "folder.json", "study.journal"
 
@@ -66,8 +68,6 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What a study is told.
 
     Attributes:
-        conditions: what all trials share.
-        space: what may be combined.
         grid: train everything on every seed, in place of a search.
         trials: candidates that a search may try, labels alone not counted.
         finalists: entries that a search trains on all seeds that count.
@@ -77,7 +77,6 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_parameters: of the student; None for any.
         budget_hours: after which nothing new is begun; None for any.
         workers: how many trainings at once.
-        executor: where they run.
         storage: as `open_storage` takes it; None keeps a journal in the study's folder.
         rivals: what is trained without a network to compare with.
         compared: teachers, of one member each, that are trained for their figures and teach nobody.
@@ -152,7 +151,7 @@ def prepare_study(
 ) -> PreparedStudy:
     """Checks options and folder, and finds which sizes and methods are possible; arguments and errors as `study`."""
     _check(dataset, options, measure_latency)
-    _claim(out, options.conditions, split_facts(dataset.everything()).by)
+    _take(out, options.conditions, split_facts(dataset.everything()).by)
     return _prepare(dataset, options, out, measure_latency)
 
 
@@ -220,7 +219,7 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
         )
 
 
-class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose folder it is."""
 
     dataset_sha256: str
@@ -229,9 +228,9 @@ class _Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split: SplitBy = OF_GROUPS.by
 
 
-def _claim(out: Path, conditions: Conditions, split: SplitBy) -> None:
+def _take(out: Path, conditions: Conditions, split: SplitBy) -> None:
     check_folder(out)
-    ours = _Claim(
+    ours = _Owner(
         dataset_sha256=conditions.dataset_sha256,
         modality=conditions.modality,
         label_share=conditions.label_share,
@@ -239,7 +238,7 @@ def _claim(out: Path, conditions: Conditions, split: SplitBy) -> None:
     )
     path = out / CLAIM_FILE
     found = owner_of_folder(path, ours, what="whose folder it is", cure="choose another folder")
-    for key in _Claim.__struct_fields__:
+    for key in _Owner.__struct_fields__:
         wanted, got = getattr(ours, key), getattr(found, key)
         if wanted != got:
             raise UsageError(f"{path}: expected a study with {key} {wanted!r}, got {got!r}; choose another folder")
@@ -335,7 +334,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
         dataset=_dataset(folder.dataset),
         students=prepared.sizes,
         teachers=teacher_rows(folder, tested, options.compared, order.seeds),
-        methods=order.space.methods,
+        methods=tuple(msgspec.json.decode(msgspec.json.encode(one), type=StudyMethod) for one in order.space.methods),
         skipped=prepared.skipped,
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
         rivals=rival_rows(folder, options.rivals, tested_seeds),
@@ -348,7 +347,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
         trials=trial_rows(ended),
         versions=library_versions(),
         duration_s=0.0,
-        measures=written_measures(folder.dataset.spec.task),
+        figures=written_measures(folder.dataset.spec.task),
     )
 
 
@@ -401,9 +400,9 @@ def _coverage(
     )
 
 
-def _dataset(dataset: Dataset) -> DatasetFacts:
+def _dataset(dataset: Dataset) -> StudyDataset:
     spec, windows = dataset.spec, dataset.everything()
-    return DatasetFacts(
+    facts = StudyDataset(
         name=spec.name,
         sha256=dataset.sha256,
         source=spec.source,
@@ -412,9 +411,10 @@ def _dataset(dataset: Dataset) -> DatasetFacts:
         modalities=tuple(modality.name for modality in spec.modalities),
         windows=len(windows),
         groups=windows.group_count,
-        kind=msgspec.UNSET if spec.task.kind == "classification" else spec.task.kind,
         split=split_facts(windows),
     )
+    # Files do not say that a task is one of classes.
+    return facts if spec.task.kind == "classification" else msgspec.structs.replace(facts, kind=spec.task.kind)
 
 
 def _told_by(task: TaskSpec, metric: str) -> str | msgspec.UnsetType:

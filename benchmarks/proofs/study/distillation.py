@@ -1,6 +1,6 @@
 """Ways to distil, measured on several sets in stages: what `make study` runs. What is finished is not repeated.
 
-python examples/distillation_study.py models/mmkd_models/data/watch_exercises:gyro mydata:audio --budget-hours 2
+python benchmarks/proofs/study/distillation.py mydata:gyro mydata:audio --budget-hours 2
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.commands.study import latency_meter
-from mmkd_models.study.page import results_page
-from mmkd_models.study.pool import pooled_results
 from mmkd_models.study.progress import study_view
-from mmkd_models.study.results import read_seeds, read_sizes
-from mmkd_models.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text
+from proofs.study.files import read_seeds, read_sizes
+from proofs.study.page import results_page
+from proofs.study.pool import pooled_results
+from proofs.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text
 
 LATENCY_S = 4.0
 
