@@ -38,15 +38,14 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.judge.latency import paired_latency_us, processor_name
 from mmkd_export.judge.parity import answers_from_backend
-from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import ExportReport
 from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries
-from mmkd_export.targets.platforms import Target
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from mmkd_report.documents.export import ExportReport
 
 WORKSPACE_BYTES = 1 << 30
 REPEATS = 5
@@ -96,7 +95,7 @@ def main() -> None:
 
 def ours(checkpoint: Path, folder: Path) -> tuple[dict[str, bytes], ExportReport]:
     """Every artifact of a bundle; precisions that are named are kept however fast they are."""
-    targets: tuple[Target, ...] = ("onnx",) if missing_libraries() else ("onnx", "litert")
+    targets = ("onnx",) if missing_libraries() else ("onnx", "litert")
     plan = ExportPlan(
         source=checkpoint,
         output=folder / "ours.edge",

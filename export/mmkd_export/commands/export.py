@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import msgspec
 import typer
@@ -22,14 +22,32 @@ from mmkd_edge.command.run import check_page, shell_line
 from mmkd_edge.command.tables import WholeWords
 from mmkd_edge.errors import UsageError
 from mmkd_export.graph.calibration import CalibrationMethod
-from mmkd_export.join import export_several, several_plans
 from mmkd_export.judge.batch import batch_from_dim
-from mmkd_export.judge.gate import LEAST_JUDGING
-from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan, tflite_gain, with_tflite
-from mmkd_export.report import ArtifactReport, ExportReport, LeftOut
-from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
-from mmkd_export.targets.platforms import PLATFORMS, PlatformName, Target
+from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
+from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
+from mmkd_export.platforms import PLATFORMS, PlatformName
+from mmkd_export.preflight import check_plan
+from mmkd_export.run import (
+    ExportResult,
+    ExportStage,
+    OnStage,
+    export,
+    export_several,
+    export_stages,
+    several_plans,
+)
+from mmkd_export.targets.litert import tflite_gain, with_tflite
+from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_on
 from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
+from mmkd_report.documents.export import (
+    ArtifactReport,
+    ExportDocument,
+    ExportPreview,
+    ExportReport,
+    LeftOut,
+    SeveralExports,
+    encode_document,
+)
 
 app = command_app()
 
@@ -134,7 +152,9 @@ def export_(
     plan = ExportPlan(
         source=sources[0],
         output=export_plan(sources[0], output=output).output,
-        targets=tuple(_target(name) for name in dict.fromkeys(targets or ["onnx"])),
+        targets=tuple(
+            check_target(name) for name in dict.fromkeys([*(targets or []), *(["onnx"] if onnx_only else [])])
+        ),
         precisions=tuple(_precision(name) for name in dict.fromkeys(precisions or [])),
         platform=platform,
         calibration=calibration,
@@ -151,7 +171,7 @@ def export_(
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
-        plans = [one if onnx_only else with_tflite(one) for one in several_plans(plan, sources)]
+        plans = [with_tflite(one) for one in several_plans(plan, sources)]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
@@ -160,13 +180,12 @@ def export_(
         return
     if page is not None:
         check_page(page, extra="export")
-    gain = "" if onnx_only else tflite_gain(plan)
-    plan = plan if onnx_only else with_tflite(plan)
+    gain, plan = tflite_gain(plan), with_tflite(plan)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
-    with _progress() as on_step:
-        result = export(plan, on_step=on_step)
+    with _progress() as on_stage:
+        result = export(plan, on_stage=on_stage)
     if page is not None:
         _write_page(page, result)
     if as_json:
@@ -175,29 +194,22 @@ def export_(
     _show(result)
     if gain:
         print(gain)
-    files = [str(engine.path) for engine in result.engines] + ([] if page is None else [str(page)])
-    written = ", ".join(files if plan.engines_only else [str(result.path), *files])
+    files = [engine.path for engine in result.engines] + ([] if page is None else [str(page)])
+    written = ", ".join(files if keeps_bundle(plan) else [str(result.path), *files])
     print(f"wrote {written}; next: {_next_command(result)}")
 
 
 def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool) -> None:
-    with _progress() as on_step:
-        results = export_several(plans, output=output, on_step=on_step)
+    with _progress() as on_stage:
+        results = export_several(plans, output=output, on_stage=on_stage)
     if as_json:
-        print(_json({"bundle": str(output), "students": [_document(result) for result in results]}))
+        students = tuple(_document(result) for result in results)
+        print(_json(SeveralExports(bundle=str(output), students=students)))
         return
     for result in results:
         _show(result)
     modalities = ", ".join(result.report.student.modality for result in results)
     print(f"wrote {output} ({modalities}, asked in this order); next: {shell_line('mmkd-inspect', output)}")
-
-
-def _target(name: str) -> Target:
-    for known in get_args(Target):
-        if name == known:
-            target: Target = known
-            return target
-    raise UsageError(f"--target {name!r}: expected one of {', '.join(get_args(Target))}; see --list-targets")
 
 
 def _precision(name: str) -> PrecisionChoice:
@@ -216,41 +228,45 @@ def _write_page(page: Path, result: ExportResult) -> None:
 
 def _show_platforms(*, as_json: bool) -> None:
     if as_json:
-        print(_json({"platforms": PLATFORMS}))
+        platforms = [msgspec.to_builtins(row) | {"targets": targets_on(row)} for row in PLATFORMS]
+        rows = [{"name": row.name, "makes": row.makes} for row in TARGETS]
+        print(msgspec.json.format(msgspec.json.encode({"platforms": platforms, "targets": rows}), indent=2).decode())
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("platform", "for", "targets", "opset", "IR", "INT8", "run by this project"):
         table.add_column(heading)
     for row in PLATFORMS:
-        targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
+        targets, ops = " ".join(targets_on(row)), " ".join(row.int8_ops)
         table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
     _console().print(WholeWords(table))
+    for target in TARGETS:
+        print(f"--target {target.name}: {target.makes}")
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
     check_plan(plan)
-    platform = plan.resolved_platform.name
+    platform, stages = platform_of(plan).name, export_stages(plan)
     if as_json:
-        print(_json({"output": str(plan.output), "platform": platform, "steps": export_steps(plan)}))
+        print(_json(ExportPreview(output=str(plan.output), platform=platform, steps=stages)))
         return
     print(f"{plan.source} to {plan.output}, for {platform}:")
-    for number, name in enumerate(export_steps(plan), 1):
+    for number, name in enumerate(stages, 1):
         print(f"  {number} {name}")
     print("nothing was written; next: the same command without --dry-run")
 
 
-def _document(result: ExportResult) -> dict[str, Any]:
-    return {
-        "bundle": str(result.path),
-        "size_bytes": result.size_bytes,
-        "sha256": result.sha256,
-        "report": result.report,
-        "engines": [{"path": str(engine.path), "sidecar": engine.sidecar} for engine in result.engines],
-    }
+def _document(result: ExportResult) -> ExportDocument:
+    return ExportDocument(
+        bundle=str(result.path),
+        size_bytes=result.size_bytes,
+        sha256=result.sha256,
+        report=result.report,
+        engines=result.engines,
+    )
 
 
-def _json(document: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+def _json(document: msgspec.Struct) -> str:
+    return encode_document(document).decode().rstrip()
 
 
 def _next_command(result: ExportResult) -> str:
@@ -328,7 +344,7 @@ def _notes(result: ExportResult) -> Iterator[str]:
     """What a reader of the table would ask next."""
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
-            yield f"{_name(artifact)}: {artifact.gate.summary}"
+            yield f"{_name(artifact)}: {gate_summary(artifact.gate)}"
         if artifact.batch is not None:
             batch = artifact.batch
             yield (
@@ -364,15 +380,15 @@ def _console() -> Console:
 
 
 @contextmanager
-def _progress() -> Iterator[OnStep]:
-    """Gives an observer of the export that writes to stderr: one live line on a terminal, else a line for each step."""
+def _progress() -> Iterator[OnStage]:
+    """Gives an observer of the export that writes to stderr: one live line on a terminal, else a line a stage."""
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        yield lambda step: print(_step_text(step), file=sys.stderr, flush=True)
+        yield lambda stage: print(_stage_text(stage), file=sys.stderr, flush=True)
         return
     with Status("", console=console) as status:
-        yield lambda step: status.update(_step_text(step))
+        yield lambda stage: status.update(_stage_text(stage))
 
 
-def _step_text(step: ExportStep) -> str:
-    return f"{step.number}/{step.of} {step.name}"
+def _stage_text(stage: ExportStage) -> str:
+    return f"{stage.number}/{stage.of} {stage.name}"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.bundle.manifest import describe_tensors
+from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TensorSpec
 
@@ -21,6 +21,9 @@ OPSET = 20
 
 IR_VERSION = 10
 """What onnxruntime 1.17 and later reads; the onnx package itself would write newer ones."""
+
+FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3}
+"""What stands as the opset of an artifact; of a `.tflite` it is the version of the flatbuffer schema."""
 
 BATCH_AXIS = "batch"
 """The name of a first axis whose size may vary."""
@@ -150,6 +153,11 @@ def multiply_adds(model: onnx.ModelProto) -> int:
             flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
             total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if flipped else -1]
     return total
+
+
+def mflops_of(model: onnx.ModelProto) -> float:
+    """Millions of floating point operations for one window: two for each multiplication."""
+    return round(2 * multiply_adds(model) / 1e6, 3)
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmkd_report.documents.export import ArtifactFacts, Confidence, Coverage, ExportDocument, Gate
+from mmkd_report.documents.confidence import ConfidenceFacts, Coverage
+from mmkd_report.documents.export import ArtifactReport, ExportDocument, GateResult
 from mmkd_report.pages.export.answer import backend_name, error_text, latency_text, size_text
 from mmkd_report.pages.export.charts import precision_role
 from mmkd_report.words.formats import NOTHING, count, fixed, is_figure, percent, share
@@ -107,9 +108,9 @@ class ConfidenceTable:
     rows: tuple[CoverageRow, ...]
 
 
-def measured_artifacts(export: ExportDocument) -> tuple[tuple[ArtifactFacts, str | None], ...]:
+def measured_artifacts(export: ExportDocument) -> tuple[tuple[ArtifactReport, str | None], ...]:
     """Every artifact that was measured, with the reason where it was left out."""
-    kept: list[tuple[ArtifactFacts, str | None]] = [(artifact, None) for artifact in export.report.artifacts]
+    kept: list[tuple[ArtifactReport, str | None]] = [(artifact, None) for artifact in export.report.artifacts]
     return (*kept, *((one.artifact, one.reason) for one in export.report.left_out if one.artifact is not None))
 
 
@@ -117,12 +118,12 @@ def artifact_rows(export: ExportDocument, backends: tuple[str, ...]) -> tuple[Ar
     """All artifacts, those that were left out last."""
     measured = measured_artifacts(export)
     largest = max(artifact.size_bytes for artifact, _ in measured)
-    measures = export.report.measures
+    measures = export.report.told_in
     return tuple(_artifact_row(artifact, reason, measures, backends, largest) for artifact, reason in measured)
 
 
 def _artifact_row(
-    artifact: ArtifactFacts,
+    artifact: ArtifactReport,
     reason: str | None,
     measures: Sequence[Measure],
     backends: tuple[str, ...],
@@ -142,10 +143,10 @@ def _artifact_row(
     )
 
 
-def _verdict(gate: Gate | None, *, left_out: bool) -> str:
+def _verdict(gate: GateResult | None, *, left_out: bool) -> str:
     if left_out:
         return "left out" if gate is None or gate.passed else "gate not passed"
-    return "in the bundle, unjudged" if gate is not None and gate.unjudged else "in the bundle"
+    return "in the bundle, unjudged" if gate is not None and gate.unjudged is True else "in the bundle"
 
 
 def parity_rows(export: ExportDocument) -> tuple[ParityRow, ...]:
@@ -153,7 +154,7 @@ def parity_rows(export: ExportDocument) -> tuple[ParityRow, ...]:
     return tuple(row for artifact, _ in measured_artifacts(export) for row in _parity_rows(artifact))
 
 
-def _parity_rows(artifact: ArtifactFacts) -> Iterator[ParityRow]:
+def _parity_rows(artifact: ArtifactReport) -> Iterator[ParityRow]:
     for windows, parity in (("as recorded", artifact.parity), ("with gaps", artifact.parity_with_gaps)):
         for name, tensor in parity.tensors:
             yield ParityRow(
@@ -173,7 +174,7 @@ def run_rows(export: ExportDocument) -> tuple[RunRow, ...]:
         RunRow(
             artifact=artifact.name,
             role=precision_role(artifact.precision),
-            version=run.version or backend_name(run.backend),
+            version=run.version,
             largest=error_text(run.max_abs_error),
             agreement=share(run.label_agreement),
             latency=latency_text(run.latency_us),
@@ -215,7 +216,7 @@ def confidence_tables(export: ExportDocument) -> tuple[ConfidenceTable, ...]:
     )
 
 
-def _calibration(facts: Confidence) -> str:
+def _calibration(facts: ConfidenceFacts) -> str:
     before, after = facts.before, facts.after
     return (
         f"Temperature {fixed(facts.temperature, 2)} from {count(facts.calibrated_by)} windows. On "
@@ -236,7 +237,7 @@ def _coverage_row(coverage: Coverage) -> CoverageRow:
     )
 
 
-def attempt_rows(artifact: ArtifactFacts) -> tuple[AttemptRow, ...]:
+def attempt_rows(artifact: ArtifactReport) -> tuple[AttemptRow, ...]:
     """What was tried to quantise an artifact, in order."""
     return tuple(
         AttemptRow(
@@ -251,13 +252,13 @@ def attempt_rows(artifact: ArtifactFacts) -> tuple[AttemptRow, ...]:
     )
 
 
-def _drop(gate: Gate) -> str:
+def _drop(gate: GateResult) -> str:
     if not gate.finite:
         return "not numbers"
     return fixed(gate.drop_points, 2) if is_figure(gate.drop_points) else "no labels"
 
 
-def tried(artifact: ArtifactFacts) -> str:
+def tried(artifact: ArtifactReport) -> str:
     """What the attempts came to, in a sentence."""
     rows = artifact.attempts
     if not rows[-1].gate.passed:

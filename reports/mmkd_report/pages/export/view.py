@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd_report.documents.export import ArtifactFacts, ExportDocument, read_export
+from mmkd_report.documents.export import ArtifactReport, ExportDocument, read_export
 from mmkd_report.pages.export.answer import answer, key_figures, question, size_text
 from mmkd_report.pages.export.charts import (
     Histogram,
@@ -95,7 +95,7 @@ def render_export(document: Mapping[str, Any]) -> str:
     )
 
 
-def _quantised(artifact: ArtifactFacts) -> Quantised:
+def _quantised(artifact: ArtifactReport) -> Quantised:
     shown = histograms(artifact)
     return Quantised(
         name=artifact.name,
@@ -111,8 +111,7 @@ def _quantised(artifact: ArtifactFacts) -> Quantised:
 def _facts(export: ExportDocument) -> list[tuple[str, list[tuple[str, str]]]]:
     """Where everything comes from, in named groups of names and values."""
     report, student = export.report, export.report.student
-    teachers = (student.teacher_sha256, *student.further_teachers_sha256) if student.teacher_sha256 else ()
-    taught = ", ".join(teachers) or "none: trained on labels alone"
+    taught = ", ".join(student.teachers_sha256) or "none: trained on labels alone"
     groups = [
         ("Bundle", [("file", export.bundle), ("SHA-256", export.sha256), ("platform", report.platform)]),
         (

@@ -26,6 +26,8 @@ from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.errors import UnavailableError
 from mmkd_export.judge.latency import processor_name
+from mmkd_export.preflight import FOR_CHECKPOINT
+from mmkd_export.targets.table import TARGETS
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -103,14 +105,18 @@ _COMMANDS = (
     ),
     _Ability(
         what="mmkd-export",
-        modules=("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "typer", "rich"),
+        modules=(*FOR_CHECKPOINT, "typer", "rich"),
         advice="pip install 'mmkd-edge[export]'",
     ),
-    _Ability(
-        what="mmkd-export --target litert",
-        modules=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
-        advice="pip install 'mmkd-edge[litert-export]'",
-        tried=False,  # brings jax, takes seconds and writes to the terminal
+    *(
+        _Ability(
+            what=f"mmkd-export --target {target.name}",
+            modules=target.libraries,
+            advice=f"pip install '{target.extra}'",
+            tried=False,  # litert's brings jax, takes seconds and writes to the terminal
+        )
+        for target in TARGETS
+        if target.convert is not None
     ),
 )
 _ENGINES = (

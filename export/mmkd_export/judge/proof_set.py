@@ -1,4 +1,4 @@
-"""What every artifact of one student is judged by: real windows and the checkpoint's answers for them.
+"""What every artifact of one student is proven by: real windows and the checkpoint's answers for them.
 
 Owns which windows calibrate and which judge, and the check that calibration windows are of the kind that the student
 was trained on.
@@ -18,7 +18,7 @@ from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
-from mmkd_export.judge.gate import Judging
+from mmkd_export.judge.gate import JudgingWindows
 from mmkd_export.judge.parity import Answers
 from mmkd_export.judge.windows import RealWindows
 
@@ -34,7 +34,7 @@ _LARGEST_SHIFT = 5.0  # standard deviations of the training data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ProofSet:
     """Windows and answers.
 
     Attributes:
@@ -56,7 +56,7 @@ class Evidence:
     answers: Answers
     gaps: NDArray[np.float32]
     gap_answers: Answers
-    judging: Judging
+    judging: JudgingWindows
     calibration: NDArray[np.float32]
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
@@ -78,10 +78,10 @@ def feeds_of(windows: NDArray[np.float32], modality: ModalitySpec) -> Iterator[F
         yield {modality.name: values, f"{modality.name}_present": present}
 
 
-def judging_of(real: RealWindows, answers: Answers) -> Judging:
+def judging_of(real: RealWindows, answers: Answers) -> JudgingWindows:
     """Gives the judging half of the windows."""
     rows = np.flatnonzero(real.judge)
-    return Judging(
+    return JudgingWindows(
         windows=real.windows[rows],
         labels=real.labels[rows],
         answers=Answers(logits=answers.logits[rows], probabilities=answers.probabilities[rows]),
