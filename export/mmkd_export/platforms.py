@@ -21,12 +21,9 @@ class Platform:
 
     Attributes:
         name: what `--platform` takes.
-        title: for people.
         int8_ops: operators that INT8 makes faster there.
         engine_library: what builds engines for it; None where there are none.
         run_here: what the project's tests and measurements have run for it, in words.
-        opset: of every artifact.
-        ir_version: of every artifact.
     """
 
     name: PlatformName

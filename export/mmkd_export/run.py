@@ -57,12 +57,7 @@ class ExportResult:
     """A finished export.
 
     Attributes:
-        path: the bundle.
-        size_bytes: of the bundle.
         sha256: of the bundle, as `sha256sum` prints it.
-        manifest: what is in it.
-        report: what was measured.
-        engines: that were built beside it.
     """
 
     path: Path
@@ -113,10 +108,6 @@ def _is_timed(plan: ExportPlan, targets: Sequence[Target]) -> bool:
 
 def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult:
     """Exports a student to a bundle; writes nothing unless every gate passes.
-
-    Args:
-        plan: what to export.
-        on_stage: called when a stage begins.
 
     Raises:
         UsageError: a path or an option does not fit, or there are no real windows.

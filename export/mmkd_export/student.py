@@ -65,13 +65,9 @@ class ProvenStudent:
     """A student with its proven fp32 graph.
 
     Attributes:
-        modality: what it takes.
-        task: what it answers.
-        facts: where it comes from.
         licence: of the weights and the windows.
         tools: versions of what made the fp32 graph.
         proof_set: what every artifact is held against.
-        fp32: the proven graph.
         others: artifacts of other precisions that an earlier bundle had.
         streaming: how a causal student steps, but for the artifacts; None of a windowed one.
         steps: its step graphs.
@@ -121,13 +117,6 @@ def student_from_checkpoint(
     plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes, *, real: RealWindows, temperature: float
 ) -> ProvenStudent:
     """Holds a checkpoint's graph against torch.
-
-    Args:
-        plan: names the windows that judge.
-        checkpoint: the student.
-        graph: what `onnx_from_student` gave for it.
-        real: what `real_windows` gave.
-        temperature: in the graph.
 
     Raises:
         UsageError: the windows that judge do not fit.

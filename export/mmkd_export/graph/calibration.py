@@ -36,7 +36,6 @@ class Magnitudes:
     Attributes:
         counts: int64 (BINS,), bins of equal width from 0 to `top`.
         top: upper edge of the last bin; 0 where every value was 0.
-        largest: the largest |x| seen.
     """
 
     counts: NDArray[np.int64]
@@ -56,13 +55,7 @@ Feeds = Mapping[str, "NDArray[np.float32]"]
 
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:
-    """Runs a graph over windows, one at a time, and counts the magnitudes of some of its tensors.
-
-    Args:
-        model: the graph; not changed.
-        tensors: names of float32 tensors inside it.
-        feeds: the graph's inputs for each window.
-    """
+    """Runs a graph over windows, one at a time, and counts the magnitudes of some of its tensors."""
     found = {name: _empty() for name in tensors}
     session = _session_with_outputs(model, tensors)
     names = list(tensors)
@@ -75,13 +68,7 @@ def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Ite
 def channel_maxima(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]
 ) -> dict[str, NDArray[np.float32]]:
-    """Runs a graph over windows and gives the largest magnitude of every channel, the last axis, of some tensors.
-
-    Args:
-        model: the graph; not changed.
-        tensors: names of float32 tensors inside it.
-        feeds: the graph's inputs for each window.
-    """
+    """Runs a graph over windows and gives the largest magnitude of every channel, the last axis, of some tensors."""
     session = _session_with_outputs(model, tensors)
     names = list(tensors)
     found: dict[str, NDArray[np.float32]] = {}

@@ -127,9 +127,7 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
     the teacher's own; outputs as a student's.
 
     Raises:
-        UsageError: the modalities are not the teacher's.
         MmkdError: the exporter failed.
-        GateError: its graph has another signature.
     """
     names = tuple(modality.name for modality in modalities)
     if names != teacher.names:

@@ -50,10 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One answer.
 
     Attributes:
-        what: was asked.
         status: `ok`, `missing` where something is not installed, `problem` where it is and does not work.
-        found: versions or values; empty where there is nothing.
-        advice: what to do, usually a command; empty where nothing is to be done.
     """
 
     what: str
@@ -63,13 +60,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All answers.
-
-    Attributes:
-        machine: what the machine is, in words.
-        checks: the answers.
-        runs_bundles: whether a bundle can be run at all.
-    """
+    """All answers."""
 
     machine: tuple[Check, ...]
     checks: tuple[Check, ...]

@@ -93,8 +93,6 @@ def prove_fp32(
 
     Raises:
         GateError: an answer differs from the checkpoint's by more than `FP32_TOLERANCE`.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend does not run it.
     """
     answered, what = _answer_all(open_format(model, format), proof_set), file_name("fp32", format)
     stated = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
@@ -116,8 +114,6 @@ def measure_lower_precision(
 
     Raises:
         GateError: it does not take every batch of the range.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend does not run it.
     """
     answered = _answer_all(open_format(model, format), proof_set)
     tolerance = _SELF_TEST_FACTOR * answered.parity.max_abs_error + FP32_TOLERANCE
@@ -165,7 +161,6 @@ def prove_again(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule) -> 
 
     Raises:
         GateError: it does not pass on these windows, or they are too few.
-        BackendError: the backend of its format does not run it.
     """
     before, artifact, what = proven.report, proven.artifact, f"the earlier {proven.name}"
     require_windows(len(proof_set.judging.labels), what=what, rule=rule)

@@ -45,7 +45,6 @@ class JudgingWindows:
         windows: (N, T, C) float32 as `prepare` takes them. N > 0.
         labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
         answers: of the reference for them.
-        source: where they come from, for people.
     """
 
     windows: NDArray[np.float32]
@@ -59,7 +58,6 @@ class GateRule:
     """What the gate for lower precision asks.
 
     Attributes:
-        metric: of the task.
         max_drop_points: percentage points of it that may be lost; one window may always be.
         accept_unjudged: whether an artifact is taken, and marked, though fewer than `LEAST_JUDGING` windows judge it.
     """

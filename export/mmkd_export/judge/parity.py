@@ -35,11 +35,7 @@ class Answers:
 
 
 def answers_from_backend(backend: Backend, windows: NDArray[np.float32], modality: ModalitySpec) -> Answers:
-    """Runs an opened artifact over (N, T, C) windows, one at a time as a device does.
-
-    Raises:
-        BackendError: the engine failed.
-    """
+    """Runs an opened artifact over (N, T, C) windows, one at a time as a device does."""
     name = modality.name
     logits, probabilities = [], []
     for window in windows:
@@ -74,11 +70,6 @@ def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> Parity:
     """Gives what the manifest says of a comparison that passed.
 
-    Args:
-        parity: the comparison.
-        tolerance: largest difference of a logit or a probability.
-        what: the artifact, for the error message.
-
     Raises:
         GateError: an answer differs by more, or is not a number.
     """
@@ -108,10 +99,6 @@ def with_missing_samples(windows: NDArray[np.float32], *, seed: int) -> NDArray[
     """Gives copies of windows with gaps, so that the comparison also covers what dropouts do.
 
     One copy is missing altogether, one in four loses a channel, the others lose a span of a quarter of the window.
-
-    Args:
-        windows: (N, T, C), not changed.
-        seed: of where the gaps are.
     """
     rng = np.random.default_rng(seed)
     gaps: NDArray[np.float32] = windows.copy()

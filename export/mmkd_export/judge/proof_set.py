@@ -38,10 +38,7 @@ class ProofSet:
     """Windows and answers.
 
     Attributes:
-        modality: what the student takes.
-        task: what it answers.
         real: the windows that become golden windows.
-        answers: of the checkpoint for them.
         gaps: copies of the windows that miss samples, (N, T, C).
         gap_answers: of the fp32 network for these.
         judging: windows that only judge, with the checkpoint's answers.

@@ -33,13 +33,7 @@ _MOST_GOLDEN = 16
 
 @dataclass(frozen=True, kw_only=True)
 class StepGraph:
-    """A step graph that passed its gate.
-
-    Attributes:
-        model: the file.
-        artifact: what the manifest says of it.
-        report: what was measured.
-    """
+    """A step graph that passed its gate."""
 
     model: bytes
     artifact: Artifact
@@ -73,8 +67,6 @@ def prove_step(
 
     Raises:
         GateError: the graph does not answer as the network does.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend does not run it.
     """
     from mmkd_export.graph.onnx_from_student import steps_of
     from mmkd_export.judge.torch_answers import answers_along_recording

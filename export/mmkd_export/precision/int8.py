@@ -36,8 +36,6 @@ class Int8Options:
     Attributes:
         method: how ranges are chosen; None starts with those that training learnt, if it did, then takes minmax and may
             go on to percentile.
-        exclude: regular expression of layers that stay float32.
-        ops: operators that the platform runs faster in INT8.
     """
 
     method: CalibrationMethod | None = None
@@ -51,10 +49,7 @@ class Int8Graph:
 
     Attributes:
         model: the graph of the last attempt; it passed unless every remedy failed.
-        passed: whether it passed.
-        attempts: all, in order.
         sensitivity: of every layer, the most sensitive first.
-        layers: names of the layers that compute in INT8.
         activations: what the layers read on the calibration windows, in the graph of the last attempt.
     """
 

@@ -53,7 +53,6 @@ def make_lower_precision(
     Raises:
         GateError: it does not pass its gate, or too few windows judge.
         UsageError: there are no windows to calibrate with, or the plan excludes layers that do not exist.
-        BackendError: the backend does not run it.
     """
     require_windows(len(student.proof_set.judging.labels), what=f"{precision} graph", rule=rule)
     return _make_fp16(student, rule) if precision == "fp16" else _make_int8(student, plan, rule)

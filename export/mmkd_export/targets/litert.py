@@ -113,7 +113,6 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
     all float32. The probabilities are the softmax of the logits divided by `temperature`.
 
     Raises:
-        UnavailableError: litert-torch is not installed.
         MmkdError: it cannot convert the network.
     """
     return _converted(path, "window", temperature=temperature)

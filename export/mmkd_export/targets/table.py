@@ -35,14 +35,12 @@ class Target:
 
     Attributes:
         name: what `--target` takes.
-        makes: in words.
         platforms: that it exists for.
         libraries: modules without which a checkpoint cannot be exported for it.
         extra: of the distribution, that brings them.
         step: name of its step; empty where it adds none.
         format: of the artifacts that it adds.
         convert: adds the fp32 artifacts of its format; needs the network, so a bundle is no source for it.
-        int8: makes the INT8 artifact of its format.
         backend: that all ONNX artifacts are also run in.
         build: makes files beside the written bundle, for one student.
         platform_here: what it chooses where no platform is named; None takes the processor's.

@@ -48,7 +48,6 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact compares with the checkpoint.
 
     Attributes:
-        windows: how many were compared.
         probabilities: of a regression the values, as shares of the largest one.
         label_agreement: share of windows with the same label; of other tasks with the same answer.
     """
@@ -83,14 +82,11 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         windows: how many judged.
-        labelled: how many of them have a label.
         metric: what `drop_points` is a drop of.
         drop_points: percentage points of the metric lost against the reference on the same windows; negative where the
             artifact is better; None without labels.
         allowed_drop_points: the largest drop that passes.
         label_agreement: share of windows with the reference's label; of other tasks with its answer.
-        least_agreement: the smallest agreement that passes.
-        finite: whether every answer was a number.
         unjudged: true where too few windows judged, and that was accepted; else absent.
     """
 
@@ -115,7 +111,6 @@ class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact in one backend at export.
 
     Attributes:
-        version: the library behind it.
         max_abs_error: largest difference of a logit or probability from the checkpoint on the golden windows.
         label_agreement: share of these windows with the checkpoint's label.
         latency_us: median of one run on the exporting machine, one thread, all artifacts in turns; None where nothing
@@ -133,7 +128,6 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How many windows a graph takes at once, every size of which was run.
 
     Attributes:
-        optimum: what engines are built for.
         max_abs_error: largest difference of a logit or a probability from the answer for the window alone.
     """
 
@@ -144,13 +138,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to quantise, and what it gave.
-
-    Attributes:
-        remedy: what was new about it.
-        method: where ranges came from.
-        layers: how many layers had INT8.
-    """
+    """One way to quantise, and what it gave."""
 
     remedy: str
     method: RangeSource
@@ -178,8 +166,6 @@ class ActivationHistogram(msgspec.Struct, frozen=True, kw_only=True):
     """Magnitudes of one tensor over all calibration windows.
 
     Attributes:
-        layers: that read it.
-        largest: the largest magnitude that was seen.
         represented: the largest magnitude that INT8 represents, larger ones are clipped to it; None where no layer that
             reads the tensor computes in INT8.
         bin_width: in units of the tensor; 0 where every value was 0.
@@ -197,15 +183,12 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact: what it is, how it answers, what was tried to make it.
 
     Attributes:
-        file: in the bundle.
         parity: with the checkpoint, on all golden windows.
         parity_with_gaps: the same on copies of the windows that miss samples.
         scores: on the judging windows; None where none of them has a label, and of other tasks than classes.
         figures: of other tasks, scores on the judging windows by name; errors of a regression are in its unit.
         gate: of an artifact of lower precision; None for fp32, whose gate is the parity.
-        backends: where it was run.
         float_layers: layers or nodes that stay float32 though others of their kind do not, with the reason.
-        attempts: what was tried to quantise it.
         sensitivity: of its layers, the most sensitive first.
         activations: what its layers read on the calibration windows; of an INT8 artifact.
         batch: how many windows it takes at once; None where it takes one.
@@ -245,7 +228,6 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact that `auto`, or a default, tried and left out.
 
     Attributes:
-        format: of the file that would have been.
         artifact: what was measured of it; None where there was nothing to make.
     """
 
@@ -264,14 +246,12 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The student and where it comes from.
 
     Attributes:
-        checkpoint_sha256: of the checkpoint file.
         mflops: millions of floating point operations for one window: two for each multiplication of a convolution or
             a matrix product.
         nodes: operators in the fp32 graph.
         teacher_sha256: of the teacher's checkpoint; None where labels alone taught.
         further_teachers_sha256: of the other teachers' checkpoints, where several taught together.
         metric: what its training maximised on the validation split.
-        score: what it reached there.
         trained_with: versions of Python and the libraries.
     """
 
@@ -300,10 +280,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The windows that the export was judged by.
 
     Attributes:
-        source: where the golden windows come from.
-        count: how many there are.
         judged_by: where the judging windows come from.
-        judging: how many there are.
         labelled: how many of the judging ones have a label.
         caution: how little they prove; None where there are enough.
         synthetic: whether the golden windows were drawn from channel statistics and not recorded.
@@ -322,7 +299,6 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a causal student's step graph.
 
     Attributes:
-        file: its name in the bundle.
         stride: samples of one step.
         steps: how many were compared along a recording.
         parity: against one pass of the network over that recording, where a window has samples.
@@ -343,9 +319,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle's `report.json`. Latencies are in it only where they decided something: they belong to one machine.
 
     Attributes:
-        model_id: what people call the bundle.
         platform: what it was exported for.
-        artifacts: that entered the bundle.
         machine: the processor that latencies were measured on; None where nothing was timed.
         tools: versions of what made the bundle.
         others: of the students that follow in a bundle of several.
@@ -386,16 +360,9 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine.
 
     Attributes:
-        bundle_sha256: of the bundle file.
         artifact: the model file in the bundle.
-        onnx_sha256: of that file.
         engine: the engine's file name.
-        engine_sha256: of that file.
-        size_bytes: of that file.
-        library: that built it.
         library_version: in full; another version may refuse the engine.
-        platform: that it is for.
-        architecture: of the machine it was built on.
         device: the GPU, as the runtime describes it; None where it was built ahead of time, without one.
         workspace_bytes: that the builder might use.
         strongly_typed: whether the graph alone decided every precision.
