@@ -104,16 +104,11 @@ def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=(-1, *tensor.shape[1:])) for tensor in tensors)
 
 
-def has_any_batch(model: onnx.ModelProto) -> bool:
-    """Whether the first axis of a graph's inputs may vary."""
-    return any(value.type.tensor_type.shape.dim[0].dim_param == BATCH_AXIS for value in model.graph.input)
-
-
 def one_window(model: onnx.ModelProto) -> onnx.ModelProto:
     """Gives a graph whose batch may vary as one for a single window, else the graph itself."""
     import onnx
 
-    if not has_any_batch(model):
+    if all(value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS for value in model.graph.input):
         return model
     single = onnx.ModelProto()
     single.CopyFrom(model)

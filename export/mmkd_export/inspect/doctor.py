@@ -77,10 +77,9 @@ class _Ability:
     tried: bool = True
 
 
-_BACKENDS = (
-    _Ability(what="run bundles: ort", modules=("onnxruntime",), advice="pip install 'mmkd-edge[ort]'"),
-    _Ability(what="run bundles: openvino", modules=("openvino",), advice="pip install 'mmkd-edge[openvino]'"),
-    _Ability(what="run bundles: litert", modules=("ai_edge_litert",), advice="pip install 'mmkd-edge[litert]'"),
+_BACKENDS = tuple(
+    _Ability(what=f"run bundles: {name}", modules=(module,), advice=f"pip install 'mmkd-edge[{name}]'")
+    for name, module in (("ort", "onnxruntime"), ("openvino", "openvino"), ("litert", "ai_edge_litert"))
 )
 _RUNS_ONLY_TFLITE = "run bundles: litert"
 _COMMANDS = (

@@ -7,15 +7,15 @@ fail, or answer wrongly, with another. So every size in the range is run.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_edge.backends.ort import OrtBackend, import_onnxruntime
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.bundle.manifest import MOST_WINDOWS_AT_ONCE, BatchRange
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.graph.calibration import Feeds
+from mmkd_export.graph.calibration import Feeds, cpu_session
 from mmkd_export.judge.proof_set import ProofSet, feeds_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def require_batches(model: bytes, batch: BatchRange, proof_set: ProofSet, *, tol
     scale = np.where(np.arange(2 * classes) < classes, 1.0, answer_scale(proof_set.task, second))
     declared = f"{what}: the batch axis is declared {batch.minimum} to {batch.maximum}"
     worst = 0.0
-    session = _session(model)
+    session = cpu_session(model)
     for size in range(batch.minimum, batch.maximum + 1):
         try:
             answers = session.run(None, _joined(feeds[:size]))
@@ -99,11 +99,3 @@ def _windows(proof_set: ProofSet, count: int) -> NDArray[np.float32]:
 
 def _joined(feeds: list[Feeds]) -> dict[str, NDArray[np.float32]]:
     return {name: np.concatenate([window[name] for window in feeds]) for name in feeds[0]}
-
-
-def _session(model: bytes) -> Any:
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -63,10 +63,6 @@ class ProofSet:
         """(N, T, C) recorded windows to measure ranges on; never synthetic ones."""
         return self.calibration if self.real.synthetic else self.real.windows
 
-    def calibration_feeds(self) -> list[Feeds]:
-        """The graph's inputs for every calibration window."""
-        return list(feeds_of(self.calibration, self.modality))
-
 
 def feeds_of(windows: NDArray[np.float32], modality: ModalitySpec) -> Iterator[Feeds]:
     """Gives the graph's inputs for each of (N, T, C) windows."""
