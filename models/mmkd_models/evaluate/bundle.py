@@ -19,11 +19,12 @@ from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.setup import Setup
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.by_group import judged_on
-from mmkd_models.evaluate.confidence import ERROR_LEVELS, ConfidenceFacts, Reliability, confidence_facts, reliability
+from mmkd_models.evaluate.confidence import ERROR_LEVELS, confidence_facts, reliability
 from mmkd_models.evaluate.facts import DataFacts, JudgedScores, judged_scores
 from mmkd_models.evaluate.guessing import Guessing, guessing
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.training.compatible import check_compatible
+from mmkd_report.documents.confidence import ConfidenceFacts, Reliability
 
 FORMAT_VERSION = 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmkd_models.evaluate.confidence import ConfidenceFacts, Coverage
+from mmkd_report.documents.confidence import ConfidenceFacts, Coverage
 
 if TYPE_CHECKING:
     from rich.table import Table
