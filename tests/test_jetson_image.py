@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import example_bundle
-from mmkd_export.targets.platforms import PLATFORMS
+from mmkd_export.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile.jetson"

@@ -34,17 +34,17 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.calibration import Feeds
+from mmkd_export.judge.gate import gate_summary
 from mmkd_export.judge.latency import paired_latency_us, processor_name
 from mmkd_export.judge.parity import answers_from_backend
-from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import ExportReport
 from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries
-from mmkd_export.targets.platforms import Target
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from mmkd_report.documents.export import ExportReport
 from proofs.script import head, parser_of, row
 
 WORKSPACE_BYTES = 1 << 30
@@ -89,12 +89,12 @@ def main() -> None:
             print_table(models, opened, checkpoint.modality, windows, labels)
     for artifact in report.artifacts:
         for attempt in artifact.attempts:
-            print(f"int8, {attempt.remedy}: {attempt.gate.summary}")
+            print(f"int8, {attempt.remedy}: {gate_summary(attempt.gate)}")
 
 
 def ours(checkpoint: Path, folder: Path) -> tuple[dict[str, bytes], ExportReport]:
     """Every artifact of a bundle; precisions that are named are kept however fast they are."""
-    targets: tuple[Target, ...] = ("onnx",) if missing_libraries() else ("onnx", "litert")
+    targets = ("onnx",) if missing_libraries() else ("onnx", "litert")
     plan = ExportPlan(
         source=checkpoint,
         output=folder / "ours.edge",

@@ -1,14 +1,9 @@
-"""The plan of an export, and everything about it that can be checked before minutes are spent.
-
-Owns `ExportPlan` and `check_plan`, which reports all problems together. Reads no checkpoint.
-"""
+"""The plan of an export: what to export, for what, and where to. Reads no checkpoint and checks nothing."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,18 +11,13 @@ from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, BatchRange, ModelEntry
-from mmkd_edge.command.outputs import check_file, check_name
-from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_export.graph.calibration import CalibrationMethod
-from mmkd_export.targets.litert import EXTRA, missing_libraries
-from mmkd_export.targets.platforms import Platform, PlatformName, Target, choose_platform, platform_named
+from mmkd_export.platforms import Platform, PlatformName, platform_named
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 
 BUNDLE_SUFFIX = ".edge"
-
-_FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
-_FOR_BUNDLE = ("onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +27,7 @@ class ExportPlan:
     Attributes:
         source: the student's checkpoint, or an earlier bundle.
         output: the bundle that is written; an earlier one is replaced.
-        targets: what else than the bundle's ONNX artifacts is made or tested.
+        targets: what is made or tested beside the bundle's ONNX artifacts, by the names of `targets/table.py`.
         optional: those of them that are left out, with the reason, where they cannot be made.
         precisions: artifacts to make beside fp32; `auto` keeps what proves faster.
         platform: what it is for; None chooses by the targets and this machine.
@@ -49,12 +39,13 @@ class ExportPlan:
         accept_unjudged: whether lower precision is taken, and marked, though too few windows judge it.
         batch: how many windows the graphs take at once; None for one.
         drift_reference: a dataset directory, to measure how its groups differ from each other.
+        from_bundle: whether the source is an earlier bundle; its content decides when the plan is made, not its name.
     """
 
     source: Path
     output: Path
-    targets: tuple[Target, ...] = ("onnx",)
-    optional: tuple[Target, ...] = ()
+    targets: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     precisions: tuple[PrecisionChoice, ...] = ()
     platform: PlatformName | None = None
     calibration: Path | None = None
@@ -65,23 +56,21 @@ class ExportPlan:
     accept_unjudged: bool = False
     batch: BatchRange | None = None
     drift_reference: Path | None = None
+    from_bundle: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "from_bundle", is_bundle(self.source))
 
     @property
-    def from_bundle(self) -> bool:
-        """Whether the source is an earlier bundle; its content decides, not its name."""
-        return is_bundle(self.source)
+    def lower_precisions(self) -> tuple[PrecisionChoice, ...]:
+        """What is asked for beside fp32."""
+        return tuple(precision for precision in self.precisions if precision != "fp32")
 
     @property
-    def engines_only(self) -> bool:
-        """Whether nothing is asked but engines for what an earlier bundle holds, so that it stays as it is."""
-        makes = set(self.precisions) - {"fp32"}
-        makes_nothing = not makes and "openvino" not in self.targets and self.drift_reference is None
-        return self.from_bundle and makes_nothing and self.output == self.source
-
-    @property
-    def resolved_platform(self) -> Platform:
-        """The platform, chosen where it was left open."""
-        return choose_platform(self.platform, self.targets)
+    def platform_row(self) -> Platform:
+        """What is known of the platform; of a plan that names it, or that `targets.table.settled` gave."""
+        assert self.platform is not None
+        return platform_named(self.platform)
 
 
 def export_plan(source: Path, *, output: Path | None = None, calibration: Path | None = None) -> ExportPlan:
@@ -92,111 +81,6 @@ def export_plan(source: Path, *, output: Path | None = None, calibration: Path |
         'runs/student.edge'
     """
     return ExportPlan(source=source, output=output or source.with_suffix(BUNDLE_SUFFIX), calibration=calibration)
-
-
-def with_tflite(plan: ExportPlan) -> ExportPlan:
-    """The plan with a `.tflite` for LiteRT, where one can be made for its platform and the converter is installed."""
-    if not _takes_tflite(plan) or missing_libraries():
-        return plan
-    return replace(plan, targets=(*plan.targets, "litert"), optional=(*plan.optional, "litert"))
-
-
-def tflite_gain(plan: ExportPlan) -> str:
-    """What a device would gain from a `.tflite` that the missing converter cannot make; else empty."""
-    if not _takes_tflite(plan) or not missing_libraries():
-        return ""
-    return (
-        f"no .tflite: pip install '{EXTRA}' adds it, with which a tiny student took 116 us a window where "
-        "OpenVINO took 288 us and onnxruntime 292 us (docs/results/runtime.md)"
-    )
-
-
-def _takes_tflite(plan: ExportPlan) -> bool:
-    """Whether a `.tflite` could be added to what was asked for."""
-    if plan.from_bundle or plan.batch is not None or {"litert", "trt"} & set(plan.targets):
-        return False
-    return plan.platform is None or "litert" in platform_named(plan.platform).targets
-
-
-def check_plan(plan: ExportPlan) -> None:
-    """Checks what can be checked in a moment.
-
-    Raises:
-        UnavailableError: a library is missing, and nothing else is wrong.
-        UsageError: a path or an option does not fit; the message lists every problem.
-    """
-    problems = list(_problems(plan))
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise UsageError(f"{len(problems)} problems; nothing was exported:\n{lines}")
-
-
-def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
-    yield from _library_problems(plan)
-    try:
-        os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge or a bundle"))
-    except UsageError as error:
-        yield error
-    for path in (plan.calibration, plan.evaluation):
-        if path is not None and not path.exists():
-            yield UsageError(
-                f"{path}: expected a dataset directory or an .npz file of windows, found nothing there; check the path"
-            )
-    if plan.drift_reference is not None and not plan.drift_reference.is_dir():
-        yield UsageError(
-            f"{plan.drift_reference}: --drift-reference: expected a dataset directory, found none there; check the path"
-        )
-    try:
-        choose_platform(plan.platform, plan.targets)
-    except UsageError as error:
-        yield error
-    if not 0 <= plan.max_drop_points <= 100:
-        yield UsageError(f"--max-drop-points {plan.max_drop_points:g}: expected percentage points from 0 to 100")
-    if plan.from_bundle and "litert" in plan.targets:
-        yield UsageError(
-            f"{plan.source}: --target litert: expected a checkpoint, because the .tflite is made from the network "
-            "itself, got a bundle; export the checkpoint (a .tflite that a bundle already has stays in it)"
-        )
-    if plan.from_bundle and plan.batch is not None:
-        yield UsageError(
-            f"{plan.source}: --dim: expected a checkpoint, because the graph of a bundle keeps its axes, got a bundle; "
-            "export the checkpoint with --dim"
-        )
-    yield from _output_problems(plan.output)
-
-
-def _library_problems(plan: ExportPlan) -> Iterator[UnavailableError]:
-    if plan.engines_only:
-        return
-    source, needed = ("a bundle", _FOR_BUNDLE) if plan.from_bundle else ("a checkpoint", _FOR_CHECKPOINT)
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        yield UnavailableError(
-            f"an export from {source} needs {' and '.join(missing)}, which this Python lacks; "
-            "run: pip install 'mmkd-edge[export]'"
-        )
-    if "openvino" in plan.targets and importlib.util.find_spec("openvino") is None:
-        yield UnavailableError(
-            "--target openvino needs openvino, which this Python lacks; run: pip install 'mmkd-edge[openvino]'"
-        )
-    if "litert" in plan.targets and not plan.from_bundle and missing_libraries():
-        yield UnavailableError(
-            f"--target litert needs {' and '.join(missing_libraries())}, which this Python lacks; "
-            f"run: pip install '{EXTRA}'"
-        )
-
-
-def _output_problems(output: Path) -> Iterator[UsageError]:
-    try:
-        check_file(output)
-        if output.exists() and not is_bundle(output):
-            yield UsageError(f"{output}: exists and is not a bundle, so it is not overwritten; choose another -o")
-        else:
-            check_name(output, BUNDLE_SUFFIX)
-    except UsageError as error:
-        yield error
 
 
 def is_bundle(path: Path) -> bool:

@@ -6,26 +6,26 @@ graph was proven when it was made, and its golden windows hold the checkpoint's 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from mmkd_edge.backends.base import backend_for, is_installed
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.manifest import REPORT_FILE, Artifact, BatchRange, ModelEntry, Precision, Streaming
+from mmkd_edge.bundle.manifest import Artifact, BatchRange, ModelEntry, Precision, Streaming
 from mmkd_edge.drift.features import GroupReference
-from mmkd_edge.errors import BundleError, CheckpointError, UsageError
+from mmkd_edge.errors import BundleError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.graph.onnx_graph import multiply_adds
-from mmkd_export.judge.artifacts import JudgedArtifact, TaskGate, judge_again, judge_fp32, rescored, task_gate
+from mmkd_export.graph.onnx_graph import mflops_of
+from mmkd_export.judge.artifacts import ProvenArtifact, prove_again, prove_fp32, rescored
 from mmkd_export.judge.confidence import fit_temperature
-from mmkd_export.judge.gate import Judging
+from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
 from mmkd_export.judge.parity import (
     FP32_TOLERANCE,
     Answers,
@@ -34,7 +34,8 @@ from mmkd_export.judge.parity import (
     require_parity,
     with_missing_samples,
 )
-from mmkd_export.judge.reference_answers import Evidence, judging_of
+from mmkd_export.judge.proof_set import ProofSet, judging_of
+from mmkd_export.judge.step_graph import StepGraph, step_from_checkpoint, stored_step
 from mmkd_export.judge.tolerance import with_tolerance
 from mmkd_export.judge.windows import (
     RealWindows,
@@ -45,9 +46,8 @@ from mmkd_export.judge.windows import (
     windows_from_statistics,
 )
 from mmkd_export.plan import ExportPlan, only_student
-from mmkd_export.report import ExportReport, StepReport, StudentFacts, WindowFacts, decode_report
-from mmkd_export.step import StepGraph, step_from_checkpoint, stored_step
-from mmkd_models.metrics.scores import AnyMetric, metrics_of
+from mmkd_export.report import read_report
+from mmkd_report.documents.export import ExportReport, StepReport, StudentFacts, WindowFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,17 +61,13 @@ _FROM_BUNDLE = ("mmkd-edge", "onnx", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ProvenStudent:
     """A student with its proven fp32 graph.
 
     Attributes:
-        modality: what it takes.
-        task: what it answers.
-        facts: where it comes from.
         licence: of the weights and the windows.
         tools: versions of what made the fp32 graph.
-        evidence: what every artifact is judged by.
-        fp32: the proven graph.
+        proof_set: what every artifact is held against.
         others: artifacts of other precisions that an earlier bundle had.
         streaming: how a causal student steps, but for the artifacts; None of a windowed one.
         steps: its step graphs.
@@ -83,9 +79,9 @@ class Subject:
     facts: StudentFacts
     licence: str
     tools: dict[str, str]
-    evidence: Evidence
-    fp32: JudgedArtifact
-    others: tuple[JudgedArtifact, ...] = ()
+    proof_set: ProofSet
+    fp32: ProvenArtifact
+    others: tuple[ProvenArtifact, ...] = ()
     streaming: Streaming | None = None
     steps: tuple[StepGraph, ...] = ()
     group_reference: GroupReference | None = None
@@ -102,58 +98,51 @@ class Subject:
         return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
 
 
-def temperature_of(plan: ExportPlan, checkpoint: StudentCheckpoint) -> float:
-    """Gives the temperature that fits the windows of a plan that calibrate.
+def fitted_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> float:
+    """Gives the temperature that fits the windows that calibrate.
 
     1 where they are too few or drawn, and for tasks that are no classification.
     """
-    from mmkd_export.graph.onnx_from_student import answers_from_student
+    from mmkd_export.judge.torch_answers import answers_from_student
 
     if checkpoint.task.kind != "classification":
         return 1.0
-    real = _real_windows(plan, checkpoint)
     rows = np.flatnonzero(~real.judge & (real.labels >= 0))
     if len(rows) == 0:
         return 1.0
     return fit_temperature(answers_from_student(checkpoint, real.windows[rows]).logits, real.labels[rows])
 
 
-def subject_from_checkpoint(
-    plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes, *, temperature: float
-) -> Subject:
+def student_from_checkpoint(
+    plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes, *, real: RealWindows, temperature: float
+) -> ProvenStudent:
     """Holds a checkpoint's graph against torch.
 
-    Args:
-        plan: names the windows.
-        checkpoint: the student.
-        graph: what `onnx_from_student` gave for it.
-        temperature: in the graph.
-
     Raises:
-        UsageError: there are no real windows.
+        UsageError: the windows that judge do not fit.
         GateError: the graph does not answer as the checkpoint does.
     """
-    from mmkd_export.graph.onnx_from_student import answers_from_student, steps_of
+    from mmkd_export.graph.onnx_from_student import steps_of
+    from mmkd_export.judge.torch_answers import answers_from_student
     from mmkd_models.training.checkpoint import file_sha256
 
     def answer(windows: NDArray[np.float32]) -> Answers:
         return answers_from_student(checkpoint, windows, temperature=temperature)
 
-    real = _real_windows(plan, checkpoint)
-    evidence = _evidence(
+    proof_set = _proof_set(
         plan, checkpoint.modality, checkpoint.task, real=real, answers=answer(real.windows), answer=answer
     )
-    evidence = replace(evidence, temperature=temperature)
-    return Subject(
+    proof_set = replace(proof_set, temperature=temperature)
+    return ProvenStudent(
         modality=checkpoint.modality,
         task=checkpoint.task,
         facts=_student_facts(checkpoint, graph, checkpoint_sha256=file_sha256(plan.source)),
         licence=checkpoint.facts.licence or _NO_LICENCE,
         tools={name: version(name) for name in _FROM_TORCH},
-        evidence=evidence,
-        fp32=judge_fp32(graph, evidence, batch=plan.batch),
+        proof_set=proof_set,
+        fp32=prove_fp32(graph, proof_set, batch=plan.batch),
         streaming=steps_of(checkpoint) if checkpoint.config.causal else None,
-        steps=(step_from_checkpoint(checkpoint, evidence),) if checkpoint.config.causal else (),
+        steps=(step_from_checkpoint(checkpoint, proof_set),) if checkpoint.config.causal else (),
         group_reference=with_tolerance(
             _named_reference(plan, checkpoint.modality) or checkpoint.facts.group_reference or None,
             real,
@@ -163,7 +152,7 @@ def subject_from_checkpoint(
     )
 
 
-def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> Subject:
+def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> ProvenStudent:
     """Reads an earlier bundle and checks that this machine computes the answers stored in it.
 
     Args:
@@ -178,49 +167,49 @@ def subject_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> S
     with Bundle.open(plan.source) as bundle:
         manifest = bundle.manifest
         entry = only_student(bundle)
-        report = decode_report(bundle.read(REPORT_FILE))
+        report = read_report(bundle)
         golden = bundle.golden(entry.name)
         stored = _stored_artifacts(bundle, entry, report)
         step_files = entry.streaming.artifacts if entry.streaming else ()
         step_models = [bundle.read(artifact.file) for artifact in step_files]
     replaced = {"fp32", *remade}
-    graphs = [judged for judged in stored if judged.artifact.format == "onnx"]
-    fp32 = next((judged for judged in graphs if judged.artifact.precision == "fp32"), None)
+    graphs = [proven for proven in stored if proven.artifact.format == "onnx"]
+    fp32 = next((proven for proven in graphs if proven.artifact.precision == "fp32"), None)
     if fp32 is None:
         raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
-    if report.windows.synthetic and plan.calibration is None and _lower_precisions(plan):
+    if report.windows.synthetic and plan.calibration is None and plan.lower_precisions:
         raise UsageError(
-            f"{plan.source}: --precision {_lower_precisions(plan)[0]}: expected recorded windows, got a bundle whose "
+            f"{plan.source}: --precision {plan.lower_precisions[0]}: expected recorded windows, got a bundle whose "
             "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
         )
-    evidence = _evidence_from_golden(plan, entry, golden, fp32.model, windows=report.windows)
+    proof_set = _proof_set_of_bundle(plan, entry, golden, fp32.model, windows=report.windows)
     if fp32.artifact.confidence is not None:
-        evidence = replace(evidence, temperature=fp32.artifact.confidence.temperature)
-    gate = task_gate(report.student.metric, plan)
-    return Subject(
+        proof_set = replace(proof_set, temperature=fp32.artifact.confidence.temperature)
+    rule = _rule(report.student, entry.task, plan)
+    return ProvenStudent(
         modality=entry.modality,
         task=entry.task,
         facts=report.student,
         licence=manifest.licence,
         tools=report.tools | {name: version(name) for name in _FROM_BUNDLE},
-        evidence=evidence,
-        fp32=rescored(fp32, evidence),
+        proof_set=proof_set,
+        fp32=rescored(fp32, proof_set),
         others=(
-            *(_kept_litert(judged, evidence, gate, plan) for judged in stored if judged.artifact.format == "tflite"),
-            *(judge_again(judged, evidence, gate) for judged in graphs if judged.artifact.precision not in replaced),
+            *(_kept(proven, proof_set, rule, plan) for proven in stored if proven.artifact.format != "onnx"),
+            *(prove_again(proven, proof_set, rule) for proven in graphs if proven.artifact.precision not in replaced),
         ),
         streaming=entry.streaming,
         steps=tuple(
-            stored_step(model, artifact, entry.streaming, _step_report(report, artifact), evidence)
+            stored_step(model, artifact, entry.streaming, _step_report(report, artifact), proof_set)
             for model, artifact in zip(step_models, step_files, strict=True)
             if entry.streaming is not None
         ),
-        group_reference=_reference_of_bundle(plan, entry, evidence, graph=fp32.model),
+        group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
     )
 
 
 def _reference_of_bundle(
-    plan: ExportPlan, entry: ModelEntry, evidence: Evidence, *, graph: bytes
+    plan: ExportPlan, entry: ModelEntry, proof_set: ProofSet, *, graph: bytes
 ) -> GroupReference | None:
     """The spread between groups that the plan names, else that of the earlier bundle as it is."""
     named = _named_reference(plan, entry.modality)
@@ -230,7 +219,7 @@ def _reference_of_bundle(
     try:
         return with_tolerance(
             named,
-            evidence.real,
+            proof_set.real,
             task=entry.task,
             answer=lambda windows: answers_from_backend(backend, windows, entry.modality),
         )
@@ -257,21 +246,21 @@ def _step_report(report: ExportReport, artifact: Artifact) -> StepReport:
     return found
 
 
-def _kept_litert(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate, plan: ExportPlan) -> JudgedArtifact:
-    """An earlier `.tflite`, proven on the same golden windows; it is judged by others where LiteRT is there."""
-    if plan.evaluation is None and plan.calibration is None and judged.artifact.confidence is not None:
-        return judged
-    if importlib.util.find_spec("ai_edge_litert") is not None:
-        return rescored(judged, evidence) if judged.report.gate is None else judge_again(judged, evidence, gate)
+def _kept(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule, plan: ExportPlan) -> ProvenArtifact:
+    """An artifact of another format, proven on the same golden windows; others judge it where its backend is there."""
+    if plan.evaluation is None and plan.calibration is None and proven.artifact.confidence is not None:
+        return proven
+    if is_installed(backend_for(proven.artifact.format)):
+        return rescored(proven, proof_set) if proven.report.gate is None else prove_again(proven, proof_set, rule)
     if plan.evaluation is None:
-        return judged
-    return replace(judged, report=msgspec.structs.replace(judged.report, scores=None, confidence=None))
+        return proven
+    return replace(proven, report=msgspec.structs.replace(proven.report, scores=None, confidence=None))
 
 
-def _evidence_from_golden(
+def _proof_set_of_bundle(
     plan: ExportPlan, entry: ModelEntry, golden: Golden, graph: bytes, *, windows: WindowFacts
-) -> Evidence:
-    """Evidence from stored answers; windows that have none are answered by the proven graph."""
+) -> ProofSet:
+    """The proof set of stored answers; windows without any are answered by the fp32 graph."""
     backend = OrtBackend(graph)
 
     def answer(windows: NDArray[np.float32]) -> Answers:
@@ -288,18 +277,18 @@ def _evidence_from_golden(
         source=windows.source,
         synthetic=windows.synthetic,
     )
-    evidence = _evidence(plan, entry.modality, entry.task, real=real, answers=answers, answer=answer)
+    proof_set = _proof_set(plan, entry.modality, entry.task, real=real, answers=answers, answer=answer)
     if plan.calibration is not None:
         named = windows_from_path(plan.calibration, modality=entry.modality, task=entry.task)
         if windows.synthetic and plan.evaluation is None:  # the named windows judge too, so they are halved
-            evidence = replace(evidence, judging=judging_of(named, answer(named.windows)))
-        rows = others_than(named.windows, evidence.judging.windows)
-        evidence = replace(evidence, calibration=named.windows[rows], calibration_labels=named.labels[rows])
+            proof_set = replace(proof_set, judging=judging_of(named, answer(named.windows)))
+        rows = others_than(named.windows, proof_set.judging.windows)
+        proof_set = replace(proof_set, calibration=named.windows[rows], calibration_labels=named.labels[rows])
     backend.close()
-    return evidence
+    return proof_set
 
 
-def _evidence(
+def _proof_set(
     plan: ExportPlan,
     modality: ModalitySpec,
     task: TaskSpec,
@@ -307,7 +296,7 @@ def _evidence(
     real: RealWindows,
     answers: Answers,
     answer: Callable[[NDArray[np.float32]], Answers],
-) -> Evidence:
+) -> ProofSet:
     gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
     calibrate = np.flatnonzero(~real.judge & (not real.synthetic))
     judging = judging_of(real, answers)
@@ -320,8 +309,10 @@ def _evidence(
                 "all do; name others"
             )
         windows = chosen.windows[rows]
-        judging = Judging(windows=windows, labels=chosen.labels[rows], answers=answer(windows), source=chosen.source)
-    return Evidence(
+        judging = JudgingWindows(
+            windows=windows, labels=chosen.labels[rows], answers=answer(windows), source=chosen.source
+        )
+    return ProofSet(
         modality=modality,
         task=task,
         real=real,
@@ -334,44 +325,42 @@ def _evidence(
     )
 
 
-def _stored_artifacts(bundle: Bundle, entry: ModelEntry, report: ExportReport) -> list[JudgedArtifact]:
+def _stored_artifacts(bundle: Bundle, entry: ModelEntry, report: ExportReport) -> list[ProvenArtifact]:
     reports = {artifact.file: artifact for artifact in report.artifacts}
     return [
-        JudgedArtifact(model=bundle.read(artifact.file), artifact=artifact, report=reports[artifact.file])
+        ProvenArtifact(model=bundle.read(artifact.file), artifact=artifact, report=reports[artifact.file])
         for artifact in entry.artifacts
         if artifact.file in reports
     ]
 
 
-def require_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> None:
-    """Checks that there will be windows, before the network is converted.
+def real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows:
+    """Gives the windows that a plan names for a checkpoint, else those that it carries, else drawn ones.
 
     Raises:
         UsageError: lower precision is asked for, the checkpoint carries none and the plan names none; or those that
             the plan names do not fit.
     """
-    _real_windows(plan, checkpoint)
-
-
-def _real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows:
     if plan.calibration is not None:
         return windows_from_path(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
     carries = checkpoint.carried is not None and len(checkpoint.carried.windows) > 0
-    if carries or _lower_precisions(plan):
+    if carries or plan.lower_precisions:
         return windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
     front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
     return windows_from_statistics(checkpoint.modality, checkpoint.task, mean=front["mean"], std=front["std"])
 
 
-def _lower_precisions(plan: ExportPlan) -> list[str]:
-    return [precision for precision in plan.precisions if precision != "fp32"]
+def gate_rule(student: ProvenStudent, plan: ExportPlan) -> GateRule:
+    """The gate that a plan asks for."""
+    return _rule(student.facts, student.task, plan)
 
 
-def _metric(name: str, task: TaskSpec) -> AnyMetric:
-    known = metrics_of(task.kind)
-    if name not in known:
-        raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
-    return cast("AnyMetric", name)
+def _rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule:
+    return GateRule(
+        metric=check_metric(facts.metric, task),
+        max_drop_points=plan.max_drop_points,
+        accept_unjudged=plan.accept_unjudged,
+    )
 
 
 def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sha256: str) -> StudentFacts:
@@ -385,13 +374,13 @@ def _student_facts(checkpoint: StudentCheckpoint, graph: bytes, *, checkpoint_sh
         labels=checkpoint.task.labels,
         preset=checkpoint.config.preset,
         parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
-        mflops=round(2 * multiply_adds(model) / 1e6, 3),
+        mflops=mflops_of(model),
         nodes=len(model.graph.node),
         dataset=facts.dataset,
         dataset_sha256=facts.dataset_sha256,
         teacher_sha256=facts.teacher_sha256,
         further_teachers_sha256=facts.teachers_sha256[1:],
-        metric=_metric(facts.metric, checkpoint.task),
+        metric=check_metric(facts.metric, checkpoint.task),
         score=facts.score,
         trained_with=facts.versions,
     )

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.judge.parity import with_missing_samples
-from mmkd_export.judge.reference_answers import Evidence, judging_of
+from mmkd_export.judge.proof_set import ProofSet, judging_of
+from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.judge.windows import windows_from_checkpoint
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
@@ -94,12 +95,12 @@ def build_windows() -> Callable[..., CarriedWindows]:
     return make_windows
 
 
-def make_evidence(student: StudentCheckpoint) -> Evidence:
+def make_proof_set(student: StudentCheckpoint) -> ProofSet:
     """What `export` would judge the student's artifacts by."""
     real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
     gaps = with_missing_samples(real.windows, seed=0)
     answers = answers_from_student(student, real.windows)
-    return Evidence(
+    return ProofSet(
         modality=student.modality,
         task=student.task,
         real=real,
@@ -113,8 +114,8 @@ def make_evidence(student: StudentCheckpoint) -> Evidence:
 
 
 @pytest.fixture(scope="session")
-def build_evidence() -> Callable[[StudentCheckpoint], Evidence]:
-    return make_evidence
+def build_proof_set() -> Callable[[StudentCheckpoint], ProofSet]:
+    return make_proof_set
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Students of several labels and of numbers: exported, judged by metrics of their kind, and run as a device does."""
+"""Students of several labels and of numbers: exported, proven by metrics of their kind, and run as a device does."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.graph.onnx_from_student import answers_from_student
-from mmkd_export.inspection import inspect_file
-from mmkd_export.judge.gate import Judging, gate_facts
+from mmkd_export.inspect.files import inspect_file
+from mmkd_export.judge.gate import GateRule, JudgingWindows, gate_result, gate_summary
 from mmkd_export.judge.parity import Answers, compare
+from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.judge.windows import windows_from_path
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import decode_report
 from mmkd_export.run import export
 from mmkd_models.metrics.labels import label_scores
 from mmkd_models.metrics.values import value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from mmkd_report import render_export
+from mmkd_report.documents.export import decode_report
 from mmkd_report.words.formats import percent, significant, with_unit
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
@@ -157,7 +157,7 @@ def test_a_bundle_is_exported_again_without_its_checkpoint(bundles, tmp_path, ki
 
 def judging(task, labels, logits):
     answers = Answers(logits=logits, probabilities=1200 + 150 * logits)
-    return Judging(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
+    return JudgingWindows(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
 
 
 def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
@@ -166,9 +166,11 @@ def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
     other = logits.copy()
     other[:5, 1] *= -1  # one label of 5 windows
     got = Answers(logits=other, probabilities=other)
-    facts = gate_facts(got, judging(STATES, labels, logits), metric="subset_accuracy", task=STATES, max_drop_points=1.0)
+    facts = gate_result(
+        got, judging(STATES, labels, logits), GateRule(metric="subset_accuracy", max_drop_points=1.0), STATES
+    )
     assert (facts.label_agreement, facts.drop_points, facts.passed) == (0.975, 2.5, False)
-    assert facts.summary == (
+    assert gate_summary(facts) == (
         "subset accuracy drops by 2.50 points (at most 1.00), labels agree on 97.5% of 200 (at least 99.0%)"
     )
 
@@ -178,11 +180,11 @@ def test_the_gate_of_numbers_counts_windows_within_a_tenth_of_the_targets_spread
     labels = (1200 + 150 * logits[:, 0]).astype(np.float32)
     for shift, agrees in ((0.05, 1.0), (0.2, 0.0)):
         got = Answers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
-        facts = gate_facts(got, judging(SPEED, labels, logits), metric="r2", task=SPEED, max_drop_points=1.0)
+        facts = gate_result(got, judging(SPEED, labels, logits), GateRule(metric="r2", max_drop_points=1.0), SPEED)
         assert facts.label_agreement == agrees
         assert facts.drop_points == pytest.approx(100 * shift**2 / float(logits.var()), rel=1e-3)
         assert facts.passed == (agrees == 1.0)
-    assert facts.summary.endswith("answers agree on 0.0% of 200 (at least 99.0%)")
+    assert gate_summary(facts).endswith("answers agree on 0.0% of 200 (at least 99.0%)")
 
 
 def test_values_are_compared_as_shares_of_the_largest_one():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from mmkd_edge.bundle.manifest import BatchRange
 from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_export.plan import ExportPlan, check_plan, export_plan, tflite_gain, with_tflite
+from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_export.preflight import check_plan
 from mmkd_export.run import export
+from mmkd_export.targets.litert import tflite_gain, with_tflite
 
 
 def _refusal(plan: ExportPlan) -> str:
@@ -111,12 +114,13 @@ def broken_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("broken_converter")
 def test_a_tflite_is_added_where_it_can_be(student_file: Path, tmp_path: Path):
     plan = export_plan(student_file, output=tmp_path / "s.edge")
-    assert with_tflite(plan) == replace(plan, targets=("onnx", "litert"), optional=("litert",))
+    assert with_tflite(plan) == replace(plan, targets=("litert",), optional=("litert",))
     assert tflite_gain(plan) == ""
     with_openvino = replace(plan, targets=("openvino",), platform="cpu-arm")
     assert with_tflite(with_openvino).targets == ("openvino", "litert")
     batched = replace(plan, batch=BatchRange(minimum=1, optimum=2, maximum=4))
-    for as_it_is in (replace(plan, targets=("litert",)), replace(plan, targets=("trt",)), batched):
+    named = [replace(plan, targets=(name,)) for name in ("onnx", "litert", "trt")]
+    for as_it_is in (*named, batched):
         assert with_tflite(as_it_is) == as_it_is
     on_a_gpu = replace(plan, platform="jp6.2")
     assert with_tflite(on_a_gpu) == on_a_gpu
@@ -143,3 +147,48 @@ def test_a_missing_litert_is_named_with_its_extra(student_file: Path, tmp_path: 
         "run: pip install 'mmkd-edge[litert-export]'"
     )
     assert error.value.exit_code == 3
+
+
+def test_naming_the_onnx_artifacts_leaves_the_tflite_out(student_file: Path, tmp_path: Path):
+    plan = replace(export_plan(student_file, output=tmp_path / "s.edge"), targets=("onnx",))
+    assert with_tflite(plan) == plan
+    assert tflite_gain(plan) == ""
+
+
+def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
+    source = Path(shutil.copy(exported.path, tmp_path / "s.edge"))
+    plan = export_plan(source)
+    source.unlink()
+    assert plan.from_bundle
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"exclude": "head"},
+            "--exclude 'head': nothing is quantised; add --precision int8, or leave it out",
+        ),
+        (
+            {"method": "entropy", "precisions": ("fp16",)},
+            "--calib-method 'entropy': nothing is quantised; add --precision int8, or leave it out",
+        ),
+        (
+            {"max_drop_points": 2.0},
+            "--max-drop-points 2: no artifact of lower precision is judged; add --precision, or leave it out",
+        ),
+        (
+            {"accept_unjudged": True},
+            "--accept-unjudged: no artifact of lower precision is judged; add --precision, or leave it out",
+        ),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_an_error(
+    student_file: Path, tmp_path: Path, changes: dict[str, object], message: str
+):
+    plan = replace(export_plan(student_file, output=tmp_path / "s.edge"), **changes)  # type: ignore[arg-type]
+    assert _refusal(plan) == message
+
+
+def test_options_that_judge_an_earlier_artifact_again_are_taken(exported, tmp_path: Path):
+    check_plan(replace(export_plan(exported.path, output=tmp_path / "s.edge"), accept_unjudged=True))

@@ -17,10 +17,11 @@ import torch
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_export.judge.windows import RealWindows, windows_from_path
 from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
-from mmkd_export.report import decode_report
 from mmkd_export.run import ExportResult, export
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_report.documents.export import decode_report
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -123,6 +124,21 @@ def test_windows_named_by_the_user_replace_the_carried_ones(
     with Bundle.open(result.path) as bundle:
         assert bundle.golden("acc").labels.tolist() == [-1] * 5
         assert "| no labels | no labels | no labels |" in bundle.read("README.md").decode()
+
+
+def test_the_windows_of_an_export_are_read_once(
+    student_file: Path, student: StudentCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    np.savez(tmp_path / "line.npz", x_acc=student.carried.windows, y=student.carried.labels)
+    read: list[Path] = []
+
+    def counted(path: Path, **options: object) -> RealWindows:
+        read.append(path)
+        return windows_from_path(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("mmkd_export.student.windows_from_path", counted)
+    export(export_plan(student_file, output=tmp_path / "s.edge", calibration=tmp_path / "line.npz"))
+    assert read == [tmp_path / "line.npz"]
 
 
 @pytest.fixture(scope="module")

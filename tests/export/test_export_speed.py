@@ -18,15 +18,15 @@ from mmkd_edge.backends.openvino import OpenVinoBackend
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Precision
-from mmkd_export.doctor import examine
 from mmkd_export.graph.calibration import Feeds
+from mmkd_export.inspect.doctor import examine
 from mmkd_export.judge.latency import paired_latency_us
-from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import ExportReport
 from mmkd_export.run import ExportResult, export
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_report.documents.export import ExportReport
 
 pytestmark = [
     pytest.mark.slow,

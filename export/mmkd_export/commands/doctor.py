@@ -9,7 +9,7 @@ from mmkd_edge.command.interrupts import loading
 from mmkd_edge.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from mmkd_export.doctor import Check, Diagnosis
+    from mmkd_export.inspect.doctor import Check, Diagnosis
 
 _SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
 
@@ -31,7 +31,7 @@ def _run(arguments: list[str]) -> None:
         import msgspec
 
         from mmkd_bench.machine.power import read_power_mode
-        from mmkd_export.doctor import examine
+        from mmkd_export.inspect.doctor import examine
 
     diagnosis = examine(power_mode=read_power_mode)
     if options.json:

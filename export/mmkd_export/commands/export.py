@@ -9,7 +9,7 @@ with loading("mmkd-export"):
     from contextlib import contextmanager
     from dataclasses import dataclass
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
     import msgspec
 
@@ -18,14 +18,24 @@ with loading("mmkd-export"):
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_export.graph.calibration import CalibrationMethod
-    from mmkd_export.join import export_several, several_plans
     from mmkd_export.judge.batch import batch_from_dim
-    from mmkd_export.judge.gate import LEAST_JUDGING
-    from mmkd_export.plan import ExportPlan, PrecisionChoice, check_plan, export_plan, tflite_gain, with_tflite
-    from mmkd_export.report import ArtifactReport, LeftOut
-    from mmkd_export.run import ExportResult, ExportStep, OnStep, export, export_steps
-    from mmkd_export.targets.platforms import PLATFORMS, PlatformName, Target
+    from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
+    from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
+    from mmkd_export.platforms import PLATFORMS, PlatformName
+    from mmkd_export.preflight import check_plan
+    from mmkd_export.run import (
+        ExportResult,
+        ExportStage,
+        OnStage,
+        export,
+        export_several,
+        export_stages,
+        several_plans,
+    )
+    from mmkd_export.targets.litert import tflite_gain, with_tflite
+    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, platform_of, targets_on
     from mmkd_models.evaluate.confidence_text import SAME_GROUPS, coverage_table, reliability_text
+    from mmkd_report.documents.export import ArtifactReport, ExportDocument, ExportPreview, LeftOut, SeveralExports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,7 +170,7 @@ def export_(
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("of several students expected -o FILE, which they go into, and no --page; see --help")
-        plans = [one if made.onnx_only else with_tflite(one) for one in several_plans(plan, sources)]
+        plans = [with_tflite(one) for one in several_plans(plan, sources)]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
@@ -169,13 +179,12 @@ def export_(
         return
     if page is not None:
         check_page(page, extra="export")
-    gain = "" if made.onnx_only else tflite_gain(plan)
-    plan = plan if made.onnx_only else with_tflite(plan)
+    gain, plan = tflite_gain(plan), with_tflite(plan)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
-    with _progress() as on_step:
-        result = export(plan, on_step=on_step)
+    with _progress() as on_stage:
+        result = export(plan, on_stage=on_stage)
     if page is not None:
         _write_page(page, result)
     if as_json:
@@ -184,8 +193,8 @@ def export_(
     _show(result)
     if gain:
         print(gain)
-    files = [str(engine.path) for engine in result.engines] + ([] if page is None else [str(page)])
-    written = ", ".join(files if plan.engines_only else [str(result.path), *files])
+    files = [engine.path for engine in result.engines] + ([] if page is None else [str(page)])
+    written = ", ".join(files if keeps_bundle(plan) else [str(result.path), *files])
     print(f"wrote {written}; next: {shell_line('mmkd-bench', 'run', result.path)}")
 
 
@@ -196,12 +205,12 @@ def _plan(
     quantised: QuantisationOptions,
     judged: JudgingOptions,
 ) -> ExportPlan:
-    targets, precisions = dict.fromkeys(made.targets or ["onnx"]), dict.fromkeys(made.precisions or [])
+    targets = dict.fromkeys([*(made.targets or []), *(["onnx"] if made.onnx_only else [])])
     return ExportPlan(
         source=source,
         output=export_plan(source, output=output).output,
-        targets=tuple(_known(one, get_args(Target), option="--target", see="; see --list-targets") for one in targets),
-        precisions=tuple(_known(one, get_args(PrecisionChoice), option="--precision") for one in precisions),
+        targets=tuple(check_target(name) for name in targets),
+        precisions=tuple(_precision(name) for name in dict.fromkeys(made.precisions or [])),
         platform=made.platform,
         calibration=quantised.calibration,
         method=quantised.method,
@@ -215,10 +224,10 @@ def _plan(
 
 
 def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool) -> None:
-    with _progress() as on_step:
-        results = export_several(plans, output=output, on_step=on_step)
+    with _progress() as on_stage:
+        results = export_several(plans, output=output, on_stage=on_stage)
     if as_json:
-        print(json_text({"bundle": str(output), "students": [_document(result) for result in results]}))
+        print(json_text(SeveralExports(bundle=str(output), students=tuple(map(_document, results)))))
         return
     for result in results:
         _show(result)
@@ -226,10 +235,12 @@ def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool)
     print(f"wrote {output} ({modalities}, asked in this order); next: {shell_line('mmkd-inspect', output)}")
 
 
-def _known(name: str, known: tuple[str, ...], *, option: str, see: str = "") -> Any:
-    if name not in known:
-        raise UsageError(f"{option} {name!r}: expected one of {', '.join(known)}{see}")
-    return name
+def _precision(name: str) -> PrecisionChoice:
+    for known in get_args(PrecisionChoice):
+        if name == known:
+            precision: PrecisionChoice = known
+            return precision
+    raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
 
 
 def _write_page(page: Path, result: ExportResult) -> None:
@@ -240,36 +251,40 @@ def _write_page(page: Path, result: ExportResult) -> None:
 
 def _show_platforms(*, as_json: bool) -> None:
     if as_json:
-        print(json_text({"platforms": PLATFORMS}))
+        platforms = [msgspec.to_builtins(row) | {"targets": targets_on(row)} for row in PLATFORMS]
+        rows = [{"name": row.name, "makes": row.makes} for row in TARGETS]
+        print(json_text({"platforms": platforms, "targets": rows}))
         return
     headings = ("platform", "for", "targets", "opset", "IR", "INT8", "run by this project")
     table = plain_table(headings, left=headings)
     for row in PLATFORMS:
-        targets, ops = " ".join(row.targets), " ".join(row.int8_ops)
+        targets, ops = " ".join(targets_on(row)), " ".join(row.int8_ops)
         table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
     show_table(table)
+    for target in TARGETS:
+        print(f"--target {target.name}: {target.makes}")
 
 
 def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
     check_plan(plan)
-    platform = plan.resolved_platform.name
+    platform, stages = platform_of(plan).name, export_stages(plan)
     if as_json:
-        print(json_text({"output": str(plan.output), "platform": platform, "steps": export_steps(plan)}))
+        print(json_text(ExportPreview(output=str(plan.output), platform=platform, steps=stages)))
         return
     print(f"{plan.source} to {plan.output}, for {platform}:")
-    for number, name in enumerate(export_steps(plan), 1):
+    for number, name in enumerate(stages, 1):
         print(f"  {number} {name}")
     print("nothing was written; next: the same command without --dry-run")
 
 
-def _document(result: ExportResult) -> dict[str, Any]:
-    return {
-        "bundle": str(result.path),
-        "size_bytes": result.size_bytes,
-        "sha256": result.sha256,
-        "report": result.report,
-        "engines": [{"path": str(engine.path), "sidecar": engine.sidecar} for engine in result.engines],
-    }
+def _document(result: ExportResult) -> ExportDocument:
+    return ExportDocument(
+        bundle=str(result.path),
+        size_bytes=result.size_bytes,
+        sha256=result.sha256,
+        report=result.report,
+        engines=result.engines,
+    )
 
 
 def _show(result: ExportResult) -> None:
@@ -332,7 +347,7 @@ def _notes(result: ExportResult) -> Iterator[str]:
     """What a reader of the table would ask next."""
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
-            yield f"{_name(artifact)}: {artifact.gate.summary}"
+            yield f"{_name(artifact)}: {gate_summary(artifact.gate)}"
         if artifact.batch is not None:
             batch = artifact.batch
             yield (
@@ -360,18 +375,18 @@ def _name(made: ArtifactReport | LeftOut) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[OnStep]:
-    """Gives an observer of the export that writes to stderr: one live line on a terminal, else a line for each step."""
+def _progress() -> Iterator[OnStage]:
+    """Gives an observer of the export that writes to stderr: one live line on a terminal, else a line a stage."""
     from rich.console import Console
     from rich.status import Status
 
     errors = Console(stderr=True, highlight=False, markup=False)
     if not errors.is_terminal:
-        yield lambda step: say(_step_text(step))
+        yield lambda stage: say(_stage_text(stage))
         return
     with Status("", console=errors) as status:
-        yield lambda step: status.update(_step_text(step))
+        yield lambda stage: status.update(_stage_text(stage))
 
 
-def _step_text(step: ExportStep) -> str:
-    return f"{step.number}/{step.of} {step.name}"
+def _stage_text(stage: ExportStage) -> str:
+    return f"{stage.number}/{stage.of} {stage.name}"

@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
-        from mmkd_export.inspection import inspect_file
+        from mmkd_export.inspect.files import inspect_file
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
         return
@@ -54,7 +54,7 @@ def _show(facts: dict[str, str]) -> None:
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
-    from mmkd_export.inspection import differences, inspect_file
+    from mmkd_export.inspect.files import differences, inspect_file
 
     found = differences(inspect_file(one), inspect_file(other))
     if as_json:

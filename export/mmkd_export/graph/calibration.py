@@ -6,9 +6,9 @@ time and keeps a fixed number of counts for each tensor, however many windows th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,6 @@ class Magnitudes:
     Attributes:
         counts: int64 (BINS,), bins of equal width from 0 to `top`.
         top: upper edge of the last bin; 0 where every value was 0.
-        largest: the largest |x| seen.
     """
 
     counts: NDArray[np.int64]
@@ -44,73 +43,53 @@ class Magnitudes:
     largest: float
 
 
-class _Session(Protocol):
-    """What is used of an onnxruntime session."""
-
-    def run(self, names: list[str], feeds: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Runs the graph."""
-        ...
-
-
 Feeds = Mapping[str, "NDArray[np.float32]"]
 
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:
-    """Runs a graph over windows, one at a time, and counts the magnitudes of some of its tensors.
-
-    Args:
-        model: the graph; not changed.
-        tensors: names of float32 tensors inside it.
-        feeds: the graph's inputs for each window.
-    """
-    found = {name: _empty() for name in tensors}
-    session = _session_with_outputs(model, tensors)
-    names = list(tensors)
-    for window in feeds:
-        for name, values in zip(names, session.run(names, dict(window)), strict=True):
-            found[name] = add_values(found[name], values)
+    """Runs a graph over windows, one at a time, and counts the magnitudes of some of its tensors."""
+    empty = Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0)
+    found = dict.fromkeys(tensors, empty)
+    for name, values in _values(model, tensors, feeds):
+        found[name] = add_values(found[name], values)
     return found
 
 
 def channel_maxima(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]
 ) -> dict[str, NDArray[np.float32]]:
-    """Runs a graph over windows and gives the largest magnitude of every channel, the last axis, of some tensors.
-
-    Args:
-        model: the graph; not changed.
-        tensors: names of float32 tensors inside it.
-        feeds: the graph's inputs for each window.
-    """
-    session = _session_with_outputs(model, tensors)
-    names = list(tensors)
+    """Runs a graph over windows and gives the largest magnitude of every channel, the last axis, of some tensors."""
     found: dict[str, NDArray[np.float32]] = {}
-    for window in feeds:
-        for name, values in zip(names, session.run(names, dict(window)), strict=True):
-            here = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
-            found[name] = np.maximum(found[name], here) if name in found else here
+    for name, values in _values(model, tensors, feeds):
+        here = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
+        found[name] = np.maximum(found[name], here) if name in found else here
     return found
 
 
-def _session_with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> _Session:
+def _values(
+    model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Name and values of each of the tensors for each window in turn."""
     import onnx
 
-    onnxruntime = import_onnxruntime()
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     outputs = {output.name for output in probed.graph.output}
     for name in tensors:
         if name not in outputs:
             probed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session, names = cpu_session(graph_bytes(probed)), list(tensors)
+    for window in feeds:
+        yield from zip(names, session.run(names, dict(window)), strict=True)
+
+
+def cpu_session(model: bytes) -> Any:
+    """Opens a graph in onnxruntime itself, on one thread: a backend gives the two outputs of a student alone."""
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    session: _Session = onnxruntime.InferenceSession(graph_bytes(probed), options, providers=["CPUExecutionProvider"])
-    return session
-
-
-def _empty() -> Magnitudes:
-    return Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:

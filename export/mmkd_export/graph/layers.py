@@ -35,14 +35,9 @@ class Layer:
 
     Attributes:
         name: of the module in the network, such as `encoder.blocks.0.feedforward.up`.
-        node: index of its node in the graph.
-        op: of the node.
-        source: tensor that it reads.
-        weight: initializer with its weights.
         axis: of the weights that counts outputs.
         m: rows: positions in time, or tokens.
         k: inputs of one output value.
-        n: outputs.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """torch -> ONNX: the fp32 graph of a student, and of a teacher for comparison.
 
-The only module of the package that imports torch. Owns the exporter's settings and keeps its chatter off the user's
-terminal; what the graph must look like is `graph.py`'s.
+Owns the exporter's settings and keeps its chatter off the user's
+terminal; what the graph must look like is `onnx_graph.py`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from mmkd_edge.bundle.manifest import (
     BatchRange,
@@ -25,7 +24,6 @@ from mmkd_edge.bundle.manifest import (
     step_outputs,
 )
 from mmkd_edge.errors import MmkdError, UsageError
-from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_export.graph.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
 from mmkd_export.graph.onnx_graph import (
@@ -38,17 +36,14 @@ from mmkd_export.graph.onnx_graph import (
     clean_graph,
     graph_bytes,
 )
-from mmkd_export.judge.parity import Answers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from mmkd_models.networks.teacher import Teacher
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
-_BATCH = 64
 _STATISTICS = ("mean", "std")
 
 
@@ -114,20 +109,6 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
     )
 
 
-def answers_along_recording(
-    checkpoint: StudentCheckpoint, recording: NDArray[np.float32], *, temperature: float = 1.0
-) -> Answers:
-    """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
-    import torch
-
-    from mmkd_models.networks.step import answers_along
-
-    values, present = prepare_batch(recording[None], checkpoint.modality)
-    network = checkpoint.network()
-    logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
-    return Answers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())
-
-
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
     """Gives the layers that INT8 computes in where every operator gains by it: what a training for INT8 practises.
 
@@ -146,9 +127,7 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
     the teacher's own; outputs as a student's.
 
     Raises:
-        UsageError: the modalities are not the teacher's.
         MmkdError: the exporter failed.
-        GateError: its graph has another signature.
     """
     names = tuple(modality.name for modality in modalities)
     if names != teacher.names:
@@ -160,25 +139,6 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
         outputs=graph_outputs(TaskSpec(kind=teacher.answer.kind, labels=labels)),
         metadata=_metadata(modalities),
     )
-
-
-def answers_from_student(
-    checkpoint: StudentCheckpoint, windows: NDArray[np.float32], *, temperature: float = 1.0
-) -> Answers:
-    """Gives torch's own answers for (N, T, C) windows: what every artifact is compared with."""
-    import torch
-
-    from mmkd_models.networks.student import ExportStudent
-
-    student = ExportStudent(checkpoint.network(), temperature=temperature).eval()
-    logits, probabilities = [], []
-    with torch.no_grad():
-        for start in range(0, len(windows), _BATCH):
-            values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
-            answer = student(torch.from_numpy(values), torch.from_numpy(present))
-            logits.append(answer[0].numpy())
-            probabilities.append(answer[1].numpy())
-    return Answers(logits=np.concatenate(logits), probabilities=np.concatenate(probabilities))
 
 
 def _export_teacher(teacher: Teacher) -> nn.Module:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.bundle.manifest import describe_tensors
+from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TensorSpec
 
@@ -21,6 +21,9 @@ OPSET = 20
 
 IR_VERSION = 10
 """What onnxruntime 1.17 and later reads; the onnx package itself would write newer ones."""
+
+FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3}
+"""What stands as the opset of an artifact; of a `.tflite` it is the version of the flatbuffer schema."""
 
 BATCH_AXIS = "batch"
 """The name of a first axis whose size may vary."""
@@ -101,16 +104,11 @@ def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=(-1, *tensor.shape[1:])) for tensor in tensors)
 
 
-def has_any_batch(model: onnx.ModelProto) -> bool:
-    """Whether the first axis of a graph's inputs may vary."""
-    return any(value.type.tensor_type.shape.dim[0].dim_param == BATCH_AXIS for value in model.graph.input)
-
-
 def one_window(model: onnx.ModelProto) -> onnx.ModelProto:
     """Gives a graph whose batch may vary as one for a single window, else the graph itself."""
     import onnx
 
-    if not has_any_batch(model):
+    if all(value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS for value in model.graph.input):
         return model
     single = onnx.ModelProto()
     single.CopyFrom(model)
@@ -150,6 +148,11 @@ def multiply_adds(model: onnx.ModelProto) -> int:
             flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
             total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if flipped else -1]
     return total
+
+
+def mflops_of(model: onnx.ModelProto) -> float:
+    """Millions of floating point operations for one window: two for each multiplication."""
+    return round(2 * multiply_adds(model) / 1e6, 3)
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

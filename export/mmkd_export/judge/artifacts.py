@@ -1,4 +1,4 @@
-"""An artifact with the evidence for it: what the manifest and the report say of one model file.
+"""An artifact with the proof of it: what the manifest and the report say of one model file.
 
 Owns the judgement of one artifact: it is run as a device runs it, and compared with the checkpoint's answers.
 """
@@ -6,7 +6,6 @@ Owns the judgement of one artifact: it is run as a device runs it, and compared 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -15,36 +14,47 @@ import numpy as np
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, BatchRange, Confidence, Parity, Precision
 from mmkd_edge.errors import GateError
-from mmkd_export.graph.onnx_graph import OPSET
+from mmkd_export.graph.onnx_graph import FORMAT_VERSIONS
 from mmkd_export.judge.batch import require_batches
 from mmkd_export.judge.confidence import confidence_of
-from mmkd_export.judge.gate import GateFacts, gate_facts, require_gate, require_judging
+from mmkd_export.judge.gate import GateRule, answer_scores, gate_result, require_gate, require_windows
 from mmkd_export.judge.parity import (
     FP32_TOLERANCE,
     Answers,
-    ArtifactParity,
     answers_from_backend,
     compare,
     require_parity,
+    stated_parity,
 )
-from mmkd_export.judge.reference_answers import Evidence
-from mmkd_export.plan import ExportPlan
-from mmkd_export.report import ArtifactReport, BackendRun, BatchFacts, judged_figures, judged_scores
-from mmkd_export.targets.litert import SCHEMA_VERSION
+from mmkd_export.judge.proof_set import ProofSet
+from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluate.confidence import confidence_facts
-from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.metrics.measures import measures_of
+from mmkd_models.metrics.scores import of_classes
+from mmkd_report.documents.export import (
+    ArtifactParity,
+    ArtifactReport,
+    BackendRun,
+    BatchFacts,
+    ClassScores,
+)
 
 _SELF_TEST_FACTOR = 2.0
 """Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedArtifact:
-    """A model file that passed its gate."""
+class ProvenArtifact:
+    """A model file with what is known of it."""
 
     model: bytes
     artifact: Artifact
     report: ArtifactReport
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return file_name(self.artifact.precision, self.artifact.format)
 
 
 class RejectedError(GateError):
@@ -59,113 +69,103 @@ class RejectedError(GateError):
         self.report = report
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskGate:
-    """What the gate for lower precision asks: the metric, and the points of it that may be lost.
-
-    `accept_unjudged` takes an artifact though fewer than `LEAST_JUDGING` windows judge it, and marks it.
-    """
-
-    metric: AnyMetric
-    max_drop_points: float
-    accept_unjudged: bool = False
+def file_name(precision: str, file_format: ArtifactFormat) -> str:
+    """What messages call a model file: `int8 graph`, `fp32 .tflite`."""
+    return f"{precision} graph" if file_format == "onnx" else f"{precision} .{file_format}"
 
 
-def task_gate(metric: AnyMetric, plan: ExportPlan) -> TaskGate:
-    """The gate that a plan asks for."""
-    return TaskGate(metric=metric, max_drop_points=plan.max_drop_points, accept_unjudged=plan.accept_unjudged)
+def open_format(model: bytes, file_format: ArtifactFormat) -> Backend:
+    """Opens an artifact in the backend that is there for its format, with one thread."""
+    return open_backend(backend_for(file_format), model, threads=1)
 
 
-def judge_fp32(
+def prove_fp32(
     model: bytes,
-    evidence: Evidence,
+    proof_set: ProofSet,
     *,
     format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
     batch: BatchRange | None = None,
-) -> JudgedArtifact:
-    """Runs an fp32 artifact over all windows in the backend of its format and compares it with the checkpoint.
+) -> ProvenArtifact:
+    """Runs an fp32 artifact over all windows in the backend of its format and holds it against the checkpoint.
 
     Raises:
         GateError: an answer differs from the checkpoint's by more than `FP32_TOLERANCE`.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend does not run it.
     """
-    answered = _answer_all(open_format(model, format), evidence)
-    what = "fp32 graph" if format == "onnx" else f"fp32 .{format}"
-    proof = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
+    answered, what = _answer_all(open_format(model, format), proof_set), file_name("fp32", format)
+    stated = require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
     require_parity(answered.gap_parity, tolerance=FP32_TOLERANCE, what=f"{what}, windows with gaps")
-    judged = _judged(model, answered, evidence, precision="fp32", proof=proof, format=format)
-    return _with_batch(judged, batch, evidence)
+    proven = _described(model, answered, proof_set, precision="fp32", stated=stated, format=format)
+    return _with_batch(proven, batch, proof_set)
 
 
-def open_format(model: bytes, format: ArtifactFormat) -> Backend:  # noqa: A002 - the manifest's word
-    """Opens an artifact in the backend of its format, with one thread."""
-    return open_backend(backend_for(format), model, threads=1)
-
-
-def judge_lower(
+def measure_lower_precision(
     model: bytes,
-    evidence: Evidence,
-    gate: TaskGate,
+    proof_set: ProofSet,
+    rule: GateRule,
     *,
     precision: Precision,
     format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
     batch: BatchRange | None = None,
-) -> JudgedArtifact:
+) -> ProvenArtifact:
     """Runs an artifact of lower precision in the backend of its format; whether it passed is in its report's `gate`.
 
     Raises:
         GateError: it does not take every batch of the range.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend does not run it.
     """
-    answered = _answer_all(open_format(model, format), evidence)
-    parity = answered.parity
-    proof = Parity(
-        windows=parity.windows,
-        max_abs_error=parity.logits.max_abs_error,
-        mean_abs_error=parity.logits.mean_abs_error,
-        label_agreement=parity.label_agreement,
-        tolerance=_SELF_TEST_FACTOR * parity.max_abs_error + FP32_TOLERANCE,
+    answered = _answer_all(open_format(model, format), proof_set)
+    tolerance = _SELF_TEST_FACTOR * answered.parity.max_abs_error + FP32_TOLERANCE
+    stated = stated_parity(answered.parity, tolerance=tolerance)
+    proven = _described(model, answered, proof_set, precision=precision, stated=stated, format=format)
+    result = gate_result(answered.judging, proof_set.judging, rule, proof_set.task)
+    proven = replace(
+        proven,
+        artifact=msgspec.structs.replace(proven.artifact, unjudged=result.unjudged),
+        report=msgspec.structs.replace(proven.report, gate=result),
     )
-    judged = _judged(model, answered, evidence, precision=precision, proof=proof, format=format)
-    facts = task_gate_facts(answered.judging, evidence, gate)
-    judged = replace(
-        judged,
-        artifact=msgspec.structs.replace(judged.artifact, unjudged=facts.unjudged),
-        report=msgspec.structs.replace(judged.report, gate=facts),
-    )
-    return _with_batch(judged, batch, evidence) if facts.passed else judged
+    return _with_batch(proven, batch, proof_set) if result.passed else proven
 
 
-def _with_batch(judged: JudgedArtifact, batch: BatchRange | None, evidence: Evidence) -> JudgedArtifact:
+def require_passed(proven: ProvenArtifact, *, what: str, advice: str) -> ProvenArtifact:
+    """The same artifact of lower precision, where it passed its gate.
+
+    Raises:
+        RejectedError: it did not; the message has the figures.
+    """
+    assert proven.report.gate is not None
+    try:
+        require_gate(proven.report.gate, what=what, advice=advice)
+    except GateError as error:
+        raise RejectedError(str(error), report=proven.report) from error
+    return proven
+
+
+def _with_batch(proven: ProvenArtifact, batch: BatchRange | None, proof_set: ProofSet) -> ProvenArtifact:
     """Proves the range, where there is one, and gives the artifact that says so."""
     if batch is None:
-        return judged
-    precision, tolerance = judged.artifact.precision, judged.artifact.parity.tolerance
-    error = require_batches(judged.model, batch, evidence, tolerance=tolerance, what=f"{precision} graph")
+        return proven
+    tolerance = proven.artifact.parity.tolerance
+    error = require_batches(proven.model, batch, proof_set, tolerance=tolerance, what=proven.name)
     facts = BatchFacts(minimum=batch.minimum, optimum=batch.optimum, maximum=batch.maximum, max_abs_error=error)
     return replace(
-        judged,
-        artifact=msgspec.structs.replace(judged.artifact, batch=batch),
-        report=msgspec.structs.replace(judged.report, batch=facts),
+        proven,
+        artifact=msgspec.structs.replace(proven.artifact, batch=batch),
+        report=msgspec.structs.replace(proven.report, batch=facts),
     )
 
 
-def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> JudgedArtifact:
+def prove_again(proven: ProvenArtifact, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
     """Holds an earlier artifact of lower precision to its gate once more; what was tried to make it stays known.
 
     Raises:
         GateError: it does not pass on these windows, or they are too few.
-        BackendError: the backend of its format does not run it.
     """
-    before, artifact = judged.report, judged.artifact
-    precision, kind = artifact.precision, "graph" if artifact.format == "onnx" else f".{artifact.format}"
-    what = f"the earlier {precision} {kind}"
-    require_judging(len(evidence.judging.labels), what=what, accept_unjudged=gate.accept_unjudged)
-    again = judge_lower(judged.model, evidence, gate, precision=precision, format=artifact.format, batch=artifact.batch)
+    before, artifact, what = proven.report, proven.artifact, f"the earlier {proven.name}"
+    require_windows(len(proof_set.judging.labels), what=what, rule=rule)
+    again = measure_lower_precision(
+        proven.model, proof_set, rule, precision=artifact.precision, format=artifact.format, batch=artifact.batch
+    )
     assert again.report.gate is not None
-    advice = f"Export with another -o, or make it again with --precision {precision}"
+    advice = f"Export with another -o, or make it again with --precision {artifact.precision}"
     require_gate(again.report.gate, what=what, advice=advice)
     report = msgspec.structs.replace(
         again.report,
@@ -177,82 +177,74 @@ def judge_again(judged: JudgedArtifact, evidence: Evidence, gate: TaskGate) -> J
     return replace(again, report=report)
 
 
-def rescored(judged: JudgedArtifact, evidence: Evidence) -> JudgedArtifact:
+def rescored(proven: ProvenArtifact, proof_set: ProofSet) -> ProvenArtifact:
     """Gives an artifact with its scores on these judging windows; its parity was proven before."""
-    backend = open_format(judged.model, judged.artifact.format)
+    backend = open_format(proven.model, proven.artifact.format)
     try:
-        answers = answers_from_backend(backend, evidence.judging.windows, evidence.modality)
-        confidence = _calibrate(backend, evidence)
+        answers = answers_from_backend(backend, proof_set.judging.windows, proof_set.modality)
+        return _with_scores(proven, answers, _calibrated(backend, proof_set), proof_set)
     finally:
         backend.close()
-    scores = judged_scores(answers, evidence.judging, evidence.task)
-    figures = judged_figures(answers, evidence.judging, evidence.task)
-    report = msgspec.structs.replace(judged.report, scores=scores, figures=figures)
-    return _with_confidence(replace(judged, report=report), confidence, answers, evidence)
 
 
-def _calibrate(backend: Backend, evidence: Evidence) -> Confidence | None:
+def _calibrated(backend: Backend, proof_set: ProofSet) -> Confidence | None:
     """Calibrates the confidence of an opened classifier; None for other tasks, and without labelled windows."""
-    if evidence.task.kind != "classification":
+    if proof_set.task.kind != "classification":
         return None
-    rows = np.flatnonzero(evidence.calibration_labels >= 0)
+    rows = np.flatnonzero(proof_set.calibration_labels >= 0)
     if len(rows) == 0:
         return None
-    answers = answers_from_backend(backend, evidence.calibration[rows], evidence.modality)
-    labels = evidence.calibration_labels[rows]
-    return confidence_of(answers.probabilities, labels, temperature=evidence.temperature)
+    answers = answers_from_backend(backend, proof_set.calibration[rows], proof_set.modality)
+    labels = proof_set.calibration_labels[rows]
+    return confidence_of(answers.probabilities, labels, temperature=proof_set.temperature)
 
 
-def _with_confidence(
-    judged: JudgedArtifact, confidence: Confidence | None, judging: Answers, evidence: Evidence
-) -> JudgedArtifact:
-    """Gives an artifact its calibration, and what this is worth on the judging windows."""
+def _with_scores(
+    proven: ProvenArtifact, answers: Answers, confidence: Confidence | None, proof_set: ProofSet
+) -> ProvenArtifact:
+    """Gives an artifact its calibration, and what its answers for the judging windows are worth."""
+    task, labels = proof_set.task, proof_set.judging.labels
+    scores: ClassScores | None = None
+    figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET
+    rows = np.flatnonzero(is_labelled(labels))
+    if len(rows):
+        found = answer_scores(answers, labels[rows], rows, task)
+        if task.kind == "classification":
+            of = of_classes(found)
+            scores = ClassScores(accuracy=of.accuracy, balanced_accuracy=of.balanced_accuracy, macro_f1=of.macro_f1)
+        else:
+            figures = {measure.name: found.metric(measure.name) for measure in measures_of(task)}
     facts = None
     if confidence is not None:
-        facts = confidence_facts(confidence, judging.logits, judging.probabilities, evidence.judging.labels)
+        facts = confidence_facts(confidence, answers.logits, answers.probabilities, labels)
     return replace(
-        judged,
-        artifact=msgspec.structs.replace(judged.artifact, confidence=confidence),
-        report=msgspec.structs.replace(judged.report, confidence=facts),
+        proven,
+        artifact=msgspec.structs.replace(proven.artifact, confidence=confidence),
+        report=msgspec.structs.replace(proven.report, scores=scores, figures=figures, confidence=facts),
     )
 
 
-def task_gate_facts(answers: Answers, evidence: Evidence, gate: TaskGate) -> GateFacts:
-    """Holds answers for the judging windows against the checkpoint's."""
-    return gate_facts(
-        answers,
-        evidence.judging,
-        metric=gate.metric,
-        task=evidence.task,
-        max_drop_points=gate.max_drop_points,
-    )
-
-
-def with_backend(
-    judged: JudgedArtifact, evidence: Evidence, gate: TaskGate, *, open_backend: Callable[[bytes], Backend]
-) -> JudgedArtifact:
-    """Runs a judged artifact in another backend as well and holds it to the same gate.
+def proven_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
+    """Runs an artifact in another backend as well, closes it, and holds the artifact to the same gate.
 
     Raises:
         GateError: it answers otherwise there.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend does not run it.
     """
-    backend = open_backend(judged.model)
-    answered = _answer_all(backend, evidence)
-    what = f"{judged.report.precision} graph in {backend.version}"
-    if judged.report.precision == "fp32":
+    answered = _answer_all(backend, proof_set)
+    precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
+    if precision == "fp32":
         require_parity(answered.parity, tolerance=FP32_TOLERANCE, what=what)
     else:
-        advice = f"Export without --target {backend.name}, or without --precision {judged.report.precision}"
-        require_gate(task_gate_facts(answered.judging, evidence, gate), what=what, advice=advice)
-    others = tuple(run for run in judged.report.backends if run.backend != backend.name)
-    return replace(judged, report=msgspec.structs.replace(judged.report, backends=(*others, answered.run)))
+        result = gate_result(answered.judging, proof_set.judging, rule, proof_set.task)
+        advice = f"Export without --target {backend.name}, or without --precision {precision}"
+        require_gate(result, what=what, advice=advice)
+    others = tuple(run for run in proven.report.backends if run.backend != backend.name)
+    return replace(proven, report=msgspec.structs.replace(proven.report, backends=(*others, answered.run)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Answered:
-    """What a backend answered for all windows of the evidence."""
+    """What a backend answered for all windows of the proof set."""
 
     parity: ArtifactParity
     gap_parity: ArtifactParity
@@ -261,17 +253,20 @@ class _Answered:
     run: BackendRun
 
 
-def _answer_all(backend: Backend, evidence: Evidence) -> _Answered:
+def _answer_all(backend: Backend, proof_set: ProofSet) -> _Answered:
     """Runs a backend over all windows and closes it."""
-    modality = evidence.modality
+    modality, task = proof_set.modality, proof_set.task
     try:
-        task, real = evidence.task, evidence.real
-        parity = compare(evidence.answers, answers_from_backend(backend, real.windows, modality), task=task)
+        got, with_gaps, judging = (
+            answers_from_backend(backend, windows, modality)
+            for windows in (proof_set.real.windows, proof_set.gaps, proof_set.judging.windows)
+        )
+        parity = compare(proof_set.answers, got, task=task)
         return _Answered(
             parity=parity,
-            gap_parity=compare(evidence.gap_answers, answers_from_backend(backend, evidence.gaps, modality), task=task),
-            judging=answers_from_backend(backend, evidence.judging.windows, modality),
-            confidence=_calibrate(backend, evidence),
+            gap_parity=compare(proof_set.gap_answers, with_gaps, task=task),
+            judging=judging,
+            confidence=_calibrated(backend, proof_set),
             run=BackendRun(
                 backend=backend.name,
                 version=backend.version,
@@ -283,37 +278,40 @@ def _answer_all(backend: Backend, evidence: Evidence) -> _Answered:
         backend.close()
 
 
-def _judged(
-    model: bytes,
-    answered: _Answered,
-    evidence: Evidence,
-    *,
-    precision: Precision,
-    proof: Parity,
-    format: ArtifactFormat = "onnx",  # noqa: A002 - the manifest's word
-) -> JudgedArtifact:
-    file = f"{evidence.modality.name}/model.{precision}.{format}"
-    opset = OPSET if format == "onnx" else SCHEMA_VERSION
-    artifact = Artifact(
-        file=file,
+def artifact_of(model: bytes, file: str, *, precision: Precision, format: ArtifactFormat, parity: Parity) -> Artifact:  # noqa: A002 - the manifest's word
+    """What the manifest says of a model file."""
+    return Artifact(
+        file=f"{file}.{precision}.{format}",
         format=format,
         precision=precision,
-        opset=opset,
+        opset=FORMAT_VERSIONS[format],
         sha256=hashlib.sha256(model).hexdigest(),
         size_bytes=len(model),
-        parity=proof,
+        parity=parity,
     )
+
+
+def _described(
+    model: bytes,
+    answered: _Answered,
+    proof_set: ProofSet,
+    *,
+    precision: Precision,
+    stated: Parity,
+    format: ArtifactFormat,  # noqa: A002 - the manifest's word
+) -> ProvenArtifact:
+    file = f"{proof_set.modality.name}/model"
+    artifact = artifact_of(model, file, precision=precision, format=format, parity=stated)
     report = ArtifactReport(
-        file=file,
+        file=artifact.file,
         format=format,
         precision=precision,
-        opset=opset,
-        size_bytes=len(model),
+        opset=artifact.opset,
+        size_bytes=artifact.size_bytes,
         parity=answered.parity,
         parity_with_gaps=answered.gap_parity,
-        scores=judged_scores(answered.judging, evidence.judging, evidence.task),
-        figures=judged_figures(answered.judging, evidence.judging, evidence.task),
+        scores=None,
         backends=(answered.run,),
     )
-    judged = JudgedArtifact(model=model, artifact=artifact, report=report)
-    return _with_confidence(judged, answered.confidence, answered.judging, evidence)
+    proven = ProvenArtifact(model=model, artifact=artifact, report=report)
+    return _with_scores(proven, answered.judging, answered.confidence, proof_set)

@@ -7,16 +7,16 @@ fail, or answer wrongly, with another. So every size in the range is run.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_edge.backends.ort import OrtBackend, import_onnxruntime
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.bundle.manifest import MOST_WINDOWS_AT_ONCE, BatchRange
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.graph.calibration import Feeds
-from mmkd_export.judge.reference_answers import Evidence, feeds_of
+from mmkd_export.graph.calibration import Feeds, cpu_session
+from mmkd_export.judge.proof_set import ProofSet, feeds_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,13 +44,13 @@ def batch_from_dim(text: str) -> BatchRange:
     return BatchRange(minimum=sizes[0], optimum=sizes[1], maximum=sizes[2])
 
 
-def require_batches(model: bytes, batch: BatchRange, evidence: Evidence, *, tolerance: float, what: str) -> float:
+def require_batches(model: bytes, batch: BatchRange, proof_set: ProofSet, *, tolerance: float, what: str) -> float:
     """Runs every size of the range in onnxruntime, and holds each answer against that for its window alone.
 
     Args:
         model: the graph.
         batch: the range.
-        evidence: real windows, and copies of them that miss samples.
+        proof_set: real windows, and copies of them that miss samples.
         tolerance: largest difference of a logit or a probability.
         what: the artifact, for the error message.
 
@@ -60,18 +60,17 @@ def require_batches(model: bytes, batch: BatchRange, evidence: Evidence, *, tole
     Raises:
         GateError: the graph fails with a size, or answers otherwise.
     """
-    windows = _windows(evidence, batch.maximum)
-    feeds = list(feeds_of(windows, evidence.modality))
+    windows = _windows(proof_set, batch.maximum)
+    feeds = list(feeds_of(windows, proof_set.modality))
     single = OrtBackend(model)
     expected = [np.concatenate(single.run(window), axis=1) for window in feeds]  # each (1, 2 K)
     single.close()
-    second = np.concatenate(expected)[:, len(evidence.task.labels) :]
-    scale = np.where(
-        np.arange(2 * len(evidence.task.labels)) < len(evidence.task.labels), 1.0, answer_scale(evidence.task, second)
-    )
+    second = np.concatenate(expected)[:, len(proof_set.task.labels) :]
+    classes = len(proof_set.task.labels)
+    scale = np.where(np.arange(2 * classes) < classes, 1.0, answer_scale(proof_set.task, second))
     declared = f"{what}: the batch axis is declared {batch.minimum} to {batch.maximum}"
     worst = 0.0
-    session = _session(model)
+    session = cpu_session(model)
     for size in range(batch.minimum, batch.maximum + 1):
         try:
             answers = session.run(None, _joined(feeds[:size]))
@@ -91,20 +90,12 @@ def require_batches(model: bytes, batch: BatchRange, evidence: Evidence, *, tole
     return worst
 
 
-def _windows(evidence: Evidence, count: int) -> NDArray[np.float32]:
+def _windows(proof_set: ProofSet, count: int) -> NDArray[np.float32]:
     """Real windows and copies with gaps in turns, repeated where there are too few."""
-    pairs = np.stack([evidence.real.windows, evidence.gaps], axis=1)  # (N, 2, T, C)
+    pairs = np.stack([proof_set.real.windows, proof_set.gaps], axis=1)  # (N, 2, T, C)
     windows = pairs.reshape(-1, *pairs.shape[2:])
     return np.asarray(windows[np.arange(count) % len(windows)])
 
 
 def _joined(feeds: list[Feeds]) -> dict[str, NDArray[np.float32]]:
     return {name: np.concatenate([window[name] for window in feeds]) for name in feeds[0]}
-
-
-def _session(model: bytes) -> Any:
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -8,15 +8,17 @@ says too little, and lower precision is refused unless whoever exports accepts i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.golden import same_answers
-from mmkd_edge.errors import GateError, MmkdError
+from mmkd_edge.errors import CheckpointError, GateError, MmkdError
 from mmkd_export.judge.parity import Answers
 from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.metrics.scores import metrics_of
+from mmkd_report.documents.export import GateResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,14 +38,13 @@ FEW_WINDOWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
+class JudgingWindows:
     """Windows that only judge.
 
     Attributes:
         windows: (N, T, C) float32 as `prepare` takes them. N > 0.
         labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
         answers: of the reference for them.
-        source: where they come from, for people.
     """
 
     windows: NDArray[np.float32]
@@ -52,77 +53,60 @@ class Judging:
     source: str
 
 
-class GateFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an artifact did, and what it had to do.
+@dataclass(frozen=True, kw_only=True)
+class GateRule:
+    """What the gate for lower precision asks.
 
     Attributes:
-        windows: how many judged.
-        labelled: how many of them have a label.
-        metric: what `drop_points` is a drop of.
-        drop_points: percentage points of the metric lost against the reference on the same windows; negative where the
-            artifact is better; None without labels.
-        allowed_drop_points: the largest drop that passes.
-        label_agreement: share of windows with the reference's label, 0 to 1; see `same_answers` for other tasks.
-        least_agreement: the smallest agreement that passes.
-        finite: whether every answer was a number.
-        unjudged: true where fewer than `LEAST_JUDGING` windows judged, and that was accepted; else absent.
+        max_drop_points: percentage points of it that may be lost; one window may always be.
+        accept_unjudged: whether an artifact is taken, and marked, though fewer than `LEAST_JUDGING` windows judge it.
     """
 
-    windows: int
-    labelled: int
-    metric: str
-    drop_points: float | None
-    allowed_drop_points: float
-    label_agreement: float
-    least_agreement: float
-    finite: bool
-    unjudged: bool | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def passed(self) -> bool:
-        """Whether the artifact may enter a bundle."""
-        drops_little = self.drop_points is None or self.drop_points <= self.allowed_drop_points
-        return self.finite and drops_little and self.label_agreement >= self.least_agreement
-
-    @property
-    def summary(self) -> str:
-        """The figures in a line."""
-        if not self.finite:
-            return "some answers are not numbers"
-        what = "answers" if self.metric in ("r2", "pearson") else "labels"
-        agreement = (
-            f"{what} agree on {self.label_agreement:.1%} of {self.windows} (at least {self.least_agreement:.1%})"
-        )
-        if self.unjudged is True:
-            agreement += f", unjudged: fewer than {LEAST_JUDGING} windows"
-        if self.drop_points is None:
-            return f"{agreement}, no labels to score"
-        metric = self.metric.replace("_", " ")
-        return f"{metric} drops by {self.drop_points:.2f} points (at most {self.allowed_drop_points:.2f}), {agreement}"
+    metric: AnyMetric
+    max_drop_points: float
+    accept_unjudged: bool = False
 
 
-def gate_facts(
-    got: Answers, judging: Judging, *, metric: AnyMetric, task: TaskSpec, max_drop_points: float
-) -> GateFacts:
-    """Holds an artifact's answers against the reference's.
+def check_metric(name: str, task: TaskSpec) -> AnyMetric:
+    """The same name, where it is a metric of the task.
 
-    Args:
-        got: the artifact's answers for the judging windows.
-        judging: these windows, and the reference's answers.
-        metric: the task's.
-        task: what is answered.
-        max_drop_points: percentage points of the metric that may be lost; one window may always be.
+    Raises:
+        CheckpointError: it is none.
     """
+    known = metrics_of(task.kind)
+    if name not in known:
+        raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
+    return cast("AnyMetric", name)
+
+
+def gate_summary(result: GateResult) -> str:
+    """The figures of a gate in a line."""
+    if not result.finite:
+        return "some answers are not numbers"
+    what = "answers" if result.metric in ("r2", "pearson") else "labels"
+    agreement = (
+        f"{what} agree on {result.label_agreement:.1%} of {result.windows} (at least {result.least_agreement:.1%})"
+    )
+    if result.unjudged is True:
+        agreement += f", unjudged: fewer than {LEAST_JUDGING} windows"
+    if result.drop_points is None:
+        return f"{agreement}, no labels to score"
+    metric, allowed = result.metric.replace("_", " "), result.allowed_drop_points
+    return f"{metric} drops by {result.drop_points:.2f} points (at most {allowed:.2f}), {agreement}"
+
+
+def gate_result(got: Answers, judging: JudgingWindows, rule: GateRule, task: TaskSpec) -> GateResult:
+    """Holds an artifact's answers for the judging windows against the reference's."""
     windows = len(judging.labels)
     same = same_answers(task, judging.answers.logits, got.logits)
     known = np.flatnonzero(is_labelled(judging.labels))
-    drop, one_window = _drop_points(got, judging, known, metric=metric, task=task)
-    return GateFacts(
+    drop, one_window = _drop_points(got, judging, known, metric=rule.metric, task=task)
+    return GateResult(
         windows=windows,
         labelled=len(known),
-        metric=metric,
+        metric=rule.metric,
         drop_points=drop,
-        allowed_drop_points=max(max_drop_points, one_window),
+        allowed_drop_points=max(rule.max_drop_points, one_window),
         label_agreement=float(same.mean()),
         least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
         finite=bool(np.isfinite(got.logits).all() and np.isfinite(got.probabilities).all()),
@@ -131,7 +115,7 @@ def gate_facts(
 
 
 def _drop_points(
-    got: Answers, judging: Judging, known: NDArray[np.intp], *, metric: AnyMetric, task: TaskSpec
+    got: Answers, judging: JudgingWindows, known: NDArray[np.intp], *, metric: AnyMetric, task: TaskSpec
 ) -> tuple[float | None, float]:
     """The drop, and how much of the metric one window is worth, both in percentage points."""
     if len(known) == 0:
@@ -164,18 +148,13 @@ def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
     return 1 / (len(present) * int(present.min())) if len(present) else 0.0
 
 
-def require_judging(windows: int, *, what: str, accept_unjudged: bool) -> None:
-    """Checks that there are enough windows for a gate that can fail.
-
-    Args:
-        windows: how many judge.
-        what: would be judged.
-        accept_unjudged: whether fewer are taken; the artifact is marked then.
+def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
+    """Checks that there are enough windows for a gate that can fail, or that the rule takes fewer.
 
     Raises:
         GateError: there are too few.
     """
-    if windows < LEAST_JUDGING and not accept_unjudged:
+    if windows < LEAST_JUDGING and not rule.accept_unjudged:
         raise GateError(
             f"{what}: expected {LEAST_JUDGING} or more windows to judge by, so that the one that may always differ is "
             f"at most {1 / LEAST_JUDGING:.0%} of them, got {windows}, of which it is {1 / windows:.0%}"
@@ -183,14 +162,14 @@ def require_judging(windows: int, *, what: str, accept_unjudged: bool) -> None:
         )
 
 
-def require_gate(facts: GateFacts, *, what: str, advice: str) -> None:
+def require_gate(result: GateResult, *, what: str, advice: str) -> None:
     """Checks that an artifact passed.
 
     Raises:
         GateError: it did not; the message has the figures.
     """
-    if not facts.passed:
-        raise GateError(f"{what}: {facts.summary}{NOTHING_WRITTEN}. {advice}")
+    if not result.passed:
+        raise GateError(f"{what}: {gate_summary(result)}{NOTHING_WRITTEN}. {advice}")
 
 
 def left_out_reason(error: MmkdError) -> str:

@@ -28,10 +28,6 @@ def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -
 
     In every round each backend runs the same window; its first run of the round brings its weights back into the cache
     and is not timed.
-
-    Args:
-        backends: opened, of the same signature.
-        feeds: the inputs of windows, used in turn.
     """
     samples: dict[Key, list[int]] = {key: [] for key in backends}
     for backend in backends.values():

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import Backend
@@ -17,6 +16,7 @@ from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_report.documents.export import ArtifactParity, TensorParity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,47 +34,8 @@ class Answers:
     probabilities: NDArray[np.float32]
 
 
-class TensorParity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one output compares over all windows.
-
-    Attributes:
-        max_abs_error: largest difference.
-        mean_abs_error: mean difference.
-        cosine: smallest cosine between the two answers for one window; 1 where both are zero.
-    """
-
-    max_abs_error: float
-    mean_abs_error: float
-    cosine: float
-
-
-class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an artifact compares with the checkpoint.
-
-    Attributes:
-        windows: how many were compared.
-        logits: of the logits.
-        probabilities: of the probabilities; of a regression of the values, as shares of the largest one.
-        label_agreement: share of windows with the same label, 0 to 1; see `same_answers` for other tasks.
-    """
-
-    windows: int
-    logits: TensorParity
-    probabilities: TensorParity
-    label_agreement: float
-
-    @property
-    def max_abs_error(self) -> float:
-        """The largest difference of any output; NaN where an answer was not a number."""
-        return float(np.maximum(self.logits.max_abs_error, self.probabilities.max_abs_error))
-
-
 def answers_from_backend(backend: Backend, windows: NDArray[np.float32], modality: ModalitySpec) -> Answers:
-    """Runs an opened artifact over (N, T, C) windows, one at a time as a device does.
-
-    Raises:
-        BackendError: the engine failed.
-    """
+    """Runs an opened artifact over (N, T, C) windows, one at a time as a device does."""
     name = modality.name
     logits, probabilities = [], []
     for window in windows:
@@ -109,11 +70,6 @@ def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> Parity:
     """Gives what the manifest says of a comparison that passed.
 
-    Args:
-        parity: the comparison.
-        tolerance: largest difference of a logit or a probability.
-        what: the artifact, for the error message.
-
     Raises:
         GateError: an answer differs by more, or is not a number.
     """
@@ -124,10 +80,16 @@ def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> Pa
             f"difference of {parity.max_abs_error:.3g} (labels agree on {parity.label_agreement:.1%}); no bundle was "
             "written. Please report it with the versions of torch and onnxruntime"
         )
+    return stated_parity(parity, tolerance=tolerance)
+
+
+def stated_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
+    """Gives what the manifest says of a comparison."""
+    logits = parity.logits
     return Parity(
         windows=parity.windows,
-        max_abs_error=parity.logits.max_abs_error,
-        mean_abs_error=parity.logits.mean_abs_error,
+        max_abs_error=np.nan if logits.max_abs_error is None else logits.max_abs_error,
+        mean_abs_error=np.nan if logits.mean_abs_error is None else logits.mean_abs_error,
         label_agreement=parity.label_agreement,
         tolerance=tolerance,
     )
@@ -137,10 +99,6 @@ def with_missing_samples(windows: NDArray[np.float32], *, seed: int) -> NDArray[
     """Gives copies of windows with gaps, so that the comparison also covers what dropouts do.
 
     One copy is missing altogether, one in four loses a channel, the others lose a span of a quarter of the window.
-
-    Args:
-        windows: (N, T, C), not changed.
-        seed: of where the gaps are.
     """
     rng = np.random.default_rng(seed)
     gaps: NDArray[np.float32] = windows.copy()

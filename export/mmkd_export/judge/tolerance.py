@@ -43,12 +43,6 @@ def with_tolerance(
     """The reference with what the student bears; without where that cannot be measured.
 
     That is of a regression, whose answers are neither right nor wrong, on drawn windows, and on fewer than thirty.
-
-    Args:
-        reference: of the training; None stays None.
-        real: recorded windows.
-        task: what is answered.
-        answer: gives the student's answers for (N, T, C) windows.
     """
     if reference is None or real.synthetic or task.kind == "regression" or len(real.windows) < _FEWEST_WINDOWS:
         return reference

@@ -42,8 +42,6 @@ class RealWindows:
         windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0.
         labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
-        source: where they come from, for people.
-        synthetic: whether they were drawn and not recorded.
     """
 
     windows: NDArray[np.float32]

@@ -36,7 +36,6 @@ class HalfGraph:
 
     Attributes:
         model: it; inputs and outputs are float32.
-        nodes: how many nodes compute in FP16.
         too_large: name of a node that stays float32 because of its range, to the largest magnitude it meets.
     """
 

@@ -1,6 +1,6 @@
 """INT8 from real windows, with a remedy for every way it can go wrong before it is given up.
 
-Owns the order of the remedies and the evidence for each: what was tried, what it gave, which layers are sensitive. The
+Owns the order of the remedies and what speaks for each: what was tried, what it gave, which layers are sensitive. The
 form of the graph is `qdq.py`'s, the rule is `gate.py`'s. Never calibrates on anything but real windows.
 """
 
@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from mmkd_export.graph.activations import ActivationHistogram, activation_histograms
 from mmkd_export.graph.calibration import CalibrationMethod, Feeds, Magnitudes, clipping_range, tensor_magnitudes
 from mmkd_export.graph.layers import Layer, learnt_layers, learnt_ranges, select_layers
-from mmkd_export.judge.gate import GateFacts
 from mmkd_export.judge.parity import Answers
+from mmkd_export.precision.activations import activation_histograms
 from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.precision.smooth import smoothed_graph
+from mmkd_report.documents.export import ActivationHistogram, Attempt, GateResult, LayerSensitivity, RangeSource
 
 if TYPE_CHECKING:
     import onnx
-
-RangeSource = CalibrationMethod | Literal["learnt"]
-"""Where ranges come from: calibration, or the training of a student that practised INT8."""
 
 MOST_REVERTED_SHARE = 0.5
 """Above this share of layers back in float32, INT8 has nothing left to give."""
@@ -40,49 +36,11 @@ class Int8Options:
     Attributes:
         method: how ranges are chosen; None starts with those that training learnt, if it did, then takes minmax and may
             go on to percentile.
-        exclude: regular expression of layers that stay float32.
-        ops: operators that the platform runs faster in INT8.
     """
 
     method: CalibrationMethod | None = None
     exclude: str | None = None
     ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")
-
-
-class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What INT8 does to the answers when only this layer has it.
-
-    Attributes:
-        layer: the module.
-        rows: m of the product m x k times k x n.
-        inputs: k.
-        outputs: n.
-        divergence: mean Kullback-Leibler divergence of the probabilities from those in float32, in nats.
-        max_abs_error: largest difference of a logit.
-    """
-
-    layer: str
-    rows: int
-    inputs: int
-    outputs: int
-    divergence: float
-    max_abs_error: float
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to quantise, and what it gave.
-
-    Attributes:
-        remedy: what was new about it.
-        method: where ranges came from.
-        layers: how many layers had INT8.
-        gate: what it gave.
-    """
-
-    remedy: str
-    method: RangeSource
-    layers: int
-    gate: GateFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +49,7 @@ class Int8Graph:
 
     Attributes:
         model: the graph of the last attempt; it passed unless every remedy failed.
-        passed: whether it passed.
-        attempts: all, in order.
         sensitivity: of every layer, the most sensitive first.
-        layers: names of the layers that compute in INT8.
         activations: what the layers read on the calibration windows, in the graph of the last attempt.
     """
 
@@ -115,7 +70,7 @@ class _Variant:
 
 
 AnswerFunction = Callable[["onnx.ModelProto"], Answers]
-GateFunction = Callable[["onnx.ModelProto"], GateFacts]
+GateFunction = Callable[["onnx.ModelProto"], GateResult]
 
 
 def int8_graph(
@@ -240,20 +195,20 @@ def _sensitivity(
     search: _Search, layers: Sequence[Layer], method: CalibrationMethod, *, answer: AnswerFunction
 ) -> tuple[LayerSensitivity, ...]:
     expected = answer(search.model)
-    rows = []
+    rows: list[tuple[float, LayerSensitivity]] = []
     for layer in layers:
         got = answer(search.graph(_Variant(remedy="", method=method, layers=(layer,))))
-        rows.append(
-            LayerSensitivity(
-                layer=layer.name,
-                rows=layer.m,
-                inputs=layer.k,
-                outputs=layer.n,
-                divergence=_divergence(expected, got),
-                max_abs_error=float(np.abs(expected.logits - got.logits).max()),
-            )
+        divergence = _divergence(expected, got)
+        row = LayerSensitivity(
+            layer=layer.name,
+            rows=layer.m,
+            inputs=layer.k,
+            outputs=layer.n,
+            divergence=divergence,
+            max_abs_error=float(np.abs(expected.logits - got.logits).max()),
         )
-    return tuple(sorted(rows, key=lambda row: -row.divergence))
+        rows.append((divergence, row))
+    return tuple(row for _, row in sorted(rows, key=lambda found: -found[0]))
 
 
 def _divergence(expected: Answers, got: Answers) -> float:

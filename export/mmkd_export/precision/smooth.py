@@ -24,12 +24,7 @@ STRENGTH = 0.5
 
 
 def smoothed_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> onnx.ModelProto:
-    """Gives an equal graph whose products behind a LayerNorm read activations of more even channels.
-
-    Args:
-        model: the float32 graph; not changed.
-        feeds: the graph's inputs for calibration windows.
-    """
+    """Gives an equal graph whose products behind a LayerNorm read activations of more even channels."""
     import onnx
 
     copy = onnx.ModelProto()
@@ -47,12 +42,7 @@ def smoothed_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> onnx.Model
 
 
 def smoothing_scales(activations: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gives s_j = max|X_j|^a / max|W_j|^(1 - a) with a = `STRENGTH`; 1 for a channel that is always 0.
-
-    Args:
-        activations: (k,) largest magnitude of each input channel.
-        weights: (k, n).
-    """
+    """Gives s_j = max|X_j|^a / max|W_j|^(1 - a) with a = `STRENGTH`; 1 for a channel that is always 0."""
     of_weights = np.abs(weights).max(axis=1)
     usable = (activations > 0) & (of_weights > 0)
     a = np.where(usable, activations, 1.0)

@@ -1,8 +1,8 @@
-"""A checkpoint's student as a `.tflite` file, through litert-torch.
+"""The target `litert`: a checkpoint's student as a `.tflite` file, through litert-torch.
 
-Owns the conversion and what the file says of itself: the manifest's names for its tensors, the modality and the labels
-as metadata, and no class paths. The converter runs in a process of its own: it writes to the terminal from native code,
-and brings jax and transformers, which the rest of an export has no use for.
+Owns when one is made, the conversion, and what the file says of itself: the manifest's names for its tensors, the
+modality and the labels as metadata, and no class paths. The converter runs in a process of its own: it writes to the
+terminal from native code, and brings jax and transformers, which the rest of an export has no use for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,13 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import MmkdError, UnavailableError
+from mmkd_export.judge.artifacts import ProvenArtifact, measure_lower_precision, prove_fp32, require_passed
+from mmkd_export.judge.gate import GateRule, require_windows
+from mmkd_export.judge.step_graph import prove_step
+from mmkd_export.plan import ExportPlan
+from mmkd_export.platforms import PlatformName
+from mmkd_export.precision.int8_tflite import int8_tflite
+from mmkd_export.student import ProvenStudent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,18 +36,74 @@ if TYPE_CHECKING:
     from mmkd_edge.spec import TensorSpec
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-SCHEMA_VERSION = 3
-"""Of the TFLite flatbuffer schema; stands where an ONNX artifact has its opset."""
-
 EXTRA = "mmkd-edge[litert-export]"
-_LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
+PLATFORMS: tuple[PlatformName, ...] = ("cpu-x86", "cpu-arm")
+LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 _IDENTIFIER = b"TFL3"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
 
 
+def with_tflite(plan: ExportPlan) -> ExportPlan:
+    """The plan with a `.tflite`, where one can be made for its platform and the converter is installed."""
+    if not _takes_tflite(plan) or missing_libraries():
+        return plan
+    return replace(plan, targets=(*plan.targets, "litert"), optional=(*plan.optional, "litert"))
+
+
+def tflite_gain(plan: ExportPlan) -> str:
+    """What a device would gain from a `.tflite` that the missing converter cannot make; else empty."""
+    if not _takes_tflite(plan) or not missing_libraries():
+        return ""
+    return (
+        f"no .tflite: pip install '{EXTRA}' adds it, with which a tiny student took 116 us a window where "
+        "OpenVINO took 288 us and onnxruntime 292 us (docs/results/runtime.md)"
+    )
+
+
+def _takes_tflite(plan: ExportPlan) -> bool:
+    """Whether a `.tflite` could be added to what was asked for."""
+    if plan.from_bundle or plan.batch is not None or {"onnx", "litert", "trt"} & set(plan.targets):
+        return False
+    return plan.platform is None or plan.platform in PLATFORMS
+
+
+def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, plan: ExportPlan) -> ProvenStudent:
+    """Adds the fp32 `.tflite` of a checkpoint, and of a causal one that of its steps.
+
+    Raises:
+        MmkdError: it cannot be converted.
+        GateError: it does not answer as the checkpoint does.
+    """
+    proof_set = student.proof_set
+    model = tflite_from_checkpoint(plan.source, temperature=proof_set.temperature)
+    student = replace(student, others=(prove_fp32(model, proof_set, format="tflite"), *student.others))
+    if not student.steps:
+        return student
+    model = tflite_step_from_checkpoint(plan.source, temperature=proof_set.temperature)
+    step = prove_step(model, checkpoint, proof_set, format="tflite", mflops=student.steps[0].report.mflops)
+    return replace(student, steps=(*student.steps, step))
+
+
+def make_int8_tflite(student: ProvenStudent, plan: ExportPlan, rule: GateRule) -> ProvenArtifact:
+    """Makes the INT8 `.tflite` from the fp32 one.
+
+    Raises:
+        GateError: it does not pass its gate, or too few windows judge.
+    """
+    import onnx
+
+    what = "int8 .tflite"
+    require_windows(len(student.proof_set.judging.labels), what=what, rule=rule)
+    model = next(one.model for one in student.others if one.artifact.format == "tflite")
+    made = int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=plan.exclude)
+    proven = measure_lower_precision(made, student.proof_set, rule, precision="int8", format="tflite")
+    advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
+    return require_passed(proven, what=what, advice=advice)
+
+
 def missing_libraries() -> list[str]:
     """Names what `tflite_from_checkpoint` needs and this Python lacks."""
-    return [name.replace("_", "-") for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
 def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
@@ -49,7 +113,6 @@ def tflite_from_checkpoint(path: Path, *, temperature: float = 1.0) -> bytes:
     all float32. The probabilities are the softmax of the logits divided by `temperature`.
 
     Raises:
-        UnavailableError: litert-torch is not installed.
         MmkdError: it cannot convert the network.
     """
     return _converted(path, "window", temperature=temperature)

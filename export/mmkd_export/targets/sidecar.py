@@ -1,6 +1,6 @@
-"""The sidecar of a TensorRT engine: what it was built from, with and for, and when another one is needed.
+"""The sidecar of a TensorRT engine, `<engine>.json`: its key, which says when another engine is needed.
 
-Owns `<engine>.json` and the key in it. Builds nothing and needs no TensorRT.
+The schema is `mmkd_report.documents.export`. Builds nothing and needs no TensorRT.
 """
 
 from __future__ import annotations
@@ -9,61 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts, EngineLibrary, Profiles
-from mmkd_edge.bundle.manifest import Precision
+from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
 from mmkd_edge.errors import ArtifactError
-
-FORMAT_VERSION = 2
-
-
-class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine.
-
-    Attributes:
-        format_version: of this document.
-        model_id: of the bundle.
-        bundle_sha256: of the bundle file.
-        artifact: the model file in the bundle.
-        onnx_sha256: of that file.
-        precision: of its arithmetic.
-        engine: the engine's file name.
-        engine_sha256: of that file.
-        size_bytes: of that file.
-        library: that built it.
-        library_version: in full; another version may refuse the engine.
-        platform: that it is for.
-        architecture: of the machine it was built on.
-        device: the GPU; None where it was built ahead of time, without one.
-        workspace_bytes: that the builder might use.
-        strongly_typed: whether the graph alone decided every precision.
-        tf32: whether float32 products may be rounded to ten bits.
-        shapes: of every input; -1 where the batch may vary.
-        profiles: smallest, optimal and largest shape of every input whose batch may vary; empty where none does.
-        key: SHA-256 of everything that another engine would be needed for; see `engine_key`.
-        layers: the builder's own list of layers; empty where it gives none.
-    """
-
-    format_version: int = FORMAT_VERSION
-    model_id: str
-    bundle_sha256: str
-    artifact: str
-    onnx_sha256: str
-    precision: Precision
-    engine: str
-    engine_sha256: str
-    size_bytes: int
-    library: EngineLibrary
-    library_version: str
-    platform: str
-    architecture: str
-    device: DeviceFacts | None
-    workspace_bytes: int
-    strongly_typed: bool
-    tf32: bool
-    shapes: dict[str, tuple[int, ...]]
-    profiles: Profiles
-    key: str
-    layers: str
+from mmkd_report.documents.export import EngineSidecar, decode_sidecar
+from mmkd_report.errors import DocumentError
 
 
 def engine_key(sidecar: EngineSidecar) -> str:
@@ -77,12 +26,17 @@ def engine_key(sidecar: EngineSidecar) -> str:
         library=sidecar.library,
         library_version=sidecar.library_version,
         architecture=sidecar.architecture,
-        device=sidecar.device,
+        device=device_of(sidecar),
         strongly_typed=sidecar.strongly_typed,
         tf32=sidecar.tf32,
         profiles=sidecar.profiles,
     )
     return facts.key
+
+
+def device_of(sidecar: EngineSidecar) -> DeviceFacts | None:
+    """The GPU that an engine was built on, as the runtime knows it; None where it was built without one."""
+    return msgspec.convert(sidecar.device, DeviceFacts | None)
 
 
 def read_sidecar(path: Path) -> EngineSidecar:
@@ -92,6 +46,8 @@ def read_sidecar(path: Path) -> EngineSidecar:
         ArtifactError: it is no sidecar, or was written by another version.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=EngineSidecar)
-    except msgspec.MsgspecError as error:
-        raise ArtifactError(f"{path}: expected the sidecar of an engine: {error}; build the engine again") from error
+        sidecar = decode_sidecar(path.read_bytes())
+        device_of(sidecar)
+    except (DocumentError, msgspec.ValidationError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    return sidecar

@@ -1,4 +1,4 @@
-"""TensorRT engines beside a bundle: `<stem>.<precision>.engine`, with what each was built from and for.
+"""The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, with what each was built from and for.
 
 Owns the files. How an engine is built is `mmkd_edge.backends.trt`'s, so that the runtime builds by the same code; what
 an engine was built for stands in its sidecar, which is `sidecar.py`'s.
@@ -7,6 +7,7 @@ an engine was built for stands in its sidecar, which is `sidecar.py`'s.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import platform as host
 import re
 from collections.abc import Sequence
@@ -25,21 +26,14 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Artifact, Precision
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.errors import BackendError, UnavailableError
-from mmkd_export.plan import only_student
-from mmkd_export.targets.platforms import Platform
-from mmkd_export.targets.sidecar import EngineSidecar, engine_key
+from mmkd_export.plan import ExportPlan, only_student
+from mmkd_export.platforms import Platform, PlatformName
+from mmkd_export.targets.sidecar import engine_key
+from mmkd_report.documents.export import BuiltEngine, EngineSidecar, encode_document
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineFile:
-    """An engine that was written, with its sidecar `<path>.json` and its build log `<path>.log`."""
-
-    path: Path
-    sidecar: EngineSidecar
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bench:
+class _Builder:
     """What all engines of one call are built with."""
 
     module: Any
@@ -60,14 +54,31 @@ class _Bench:
         return f"{self.library}-{self.module.__version__}-{gpu}-cuda{self.device.cuda_runtime}.timing"
 
 
+def build_planned_engines(plan: ExportPlan) -> tuple[BuiltEngine, ...]:
+    """Builds engines of the precisions that a plan names, of all that its bundle holds where it names none."""
+    named: list[Precision] = [name for name in ("fp32", "fp16", "int8") if name in plan.precisions]
+    wanted = tuple(named) if named and "auto" not in plan.precisions else None
+    return build_engines(plan.output, plan.platform_row, precisions=wanted)
+
+
+def platform_here() -> PlatformName:
+    """The platform of this machine's TensorRT, or jp6.2 where there is none."""
+    if importlib.util.find_spec("tensorrt") is None:
+        return "jp6.2"
+    import tensorrt
+
+    major, minor = (int(part) for part in str(tensorrt.__version__).split(".")[:2])
+    return "jp6.2" if (major, minor) < (10, 13) else "jp7"
+
+
 def build_engines(
-    bundle: Path, platform_row: Platform, *, precisions: Sequence[Precision] | None = None
-) -> tuple[EngineFile, ...]:
+    bundle: Path, platform: Platform, *, precisions: Sequence[Precision] | None = None
+) -> tuple[BuiltEngine, ...]:
     """Builds an engine for the artifacts of a bundle and writes `<stem>.<precision>.engine` beside it.
 
     Args:
         bundle: the written bundle.
-        platform_row: what the engines are for; it has an engine library.
+        platform: what the engines are for; it has an engine library.
         precisions: of the artifacts; None takes all.
 
     Raises:
@@ -75,7 +86,7 @@ def build_engines(
         BackendError: the library refuses an artifact.
     """
     try:
-        bench = _bench(platform_row)
+        builder = _builder(platform)
         with Bundle.open(bundle) as opened:
             artifacts = only_student(opened).artifacts
             wanted = [
@@ -83,39 +94,39 @@ def build_engines(
                 for found in artifacts
                 if found.format == "onnx" and (precisions is None or found.precision in precisions)
             ]
-            return tuple(_build_one(opened, artifact, bench) for artifact in wanted)
+            return tuple(_build_one(opened, artifact, builder) for artifact in wanted)
     except (UnavailableError, BackendError) as error:
-        command = shell_line("mmkd-export", bundle.name, "--target", "trt", "--platform", platform_row.name)
+        command = shell_line("mmkd-export", bundle.name, "--target", "trt", "--platform", platform.name)
         raise type(error)(
             f"no engine was built: {error}\n{bundle} is written and complete; on the device run: {command}"
         ) from error
 
 
-def _bench(platform_row: Platform) -> _Bench:
-    library = platform_row.engine_library
-    assert library is not None  # choose_platform gave a platform that has the target
+def _builder(platform: Platform) -> _Builder:
+    library = platform.engine_library
+    assert library is not None  # the target exists for no other platform
     module = load_library(library)
     device, gpu_free_bytes = None, None  # TensorRT-RTX builds ahead of time, for any RTX GPU
     if library == "tensorrt":
         runtime = load_runtime()
         device, gpu_free_bytes = device_facts(runtime), free_bytes(runtime)
-    return _Bench(
+    return _Builder(
         module=module,
         library=library,
-        platform=platform_row,
+        platform=platform,
         device=device,
         workspace_bytes=workspace_bytes(gpu_free_bytes=gpu_free_bytes),
     )
 
 
-def _build_one(bundle: Bundle, artifact: Artifact, bench: _Bench) -> EngineFile:
+def _build_one(bundle: Bundle, artifact: Artifact, builder: _Builder) -> BuiltEngine:
     inputs = bundle.manifest.models[0].inputs
     profiles = engine_profiles(inputs, artifact.batch)
-    timings = None if bench.timing_cache_name is None else bundle.path.with_name(bench.timing_cache_name)
+    timings = None if builder.timing_cache_name is None else bundle.path.with_name(builder.timing_cache_name)
     built = engine_from_onnx(
         bundle.read(artifact.file),
-        bench.module,
-        workspace_bytes=bench.workspace_bytes,
+        builder.module,
+        workspace_bytes=builder.workspace_bytes,
         profiles=profiles,
         timing_cache=None if timings is None else _read_if_there(timings),
     )
@@ -129,12 +140,12 @@ def _build_one(bundle: Bundle, artifact: Artifact, bench: _Bench) -> EngineFile:
         engine=path.name,
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
         size_bytes=len(built.plan),
-        library=bench.library,
-        library_version=str(bench.module.__version__),
-        platform=bench.platform.name,
+        library=builder.library,
+        library_version=str(builder.module.__version__),
+        platform=builder.platform.name,
         architecture=host.machine(),
-        device=bench.device,
-        workspace_bytes=bench.workspace_bytes,
+        device=None if builder.device is None else msgspec.to_builtins(builder.device),
+        workspace_bytes=builder.workspace_bytes,
         strongly_typed=True,
         tf32=False,
         shapes={tensor.name: tensor.shape if artifact.batch is None else (-1, *tensor.shape[1:]) for tensor in inputs},
@@ -148,9 +159,8 @@ def _build_one(bundle: Bundle, artifact: Artifact, bench: _Bench) -> EngineFile:
     write_file(path, built.plan)
     write_file(path.with_name(path.name + ".log"), built.log.encode())
     # Last: a sidecar whose hash fits its engine means that all three are there.
-    document = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
-    write_file(path.with_name(path.name + ".json"), document)
-    return EngineFile(path=path, sidecar=sidecar)
+    write_file(path.with_name(path.name + ".json"), encode_document(sidecar))
+    return BuiltEngine(path=str(path), sidecar=sidecar)
 
 
 def _read_if_there(path: Path) -> bytes:

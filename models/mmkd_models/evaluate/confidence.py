@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
-from mmkd_report.documents.evaluation import ConfidenceFacts, Reliability, SetCoverage
+from mmkd_report.documents.confidence import ConfidenceFacts, Coverage, Reliability
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""
@@ -102,14 +102,14 @@ def _coverage(
     probabilities: NDArray[np.float32],
     labels: NDArray[np.int64],
     groups: NDArray[Any] | None,
-) -> SetCoverage:
+) -> Coverage:
     rows = np.arange(len(labels))
     sets = probabilities.astype(np.float64) >= least  # (N, K)
     sets[rows, probabilities.argmax(axis=1)] = True  # as `label_set` does: never empty
     covered, sizes = sets[rows, labels], sets.sum(axis=1)
     single = sizes == 1
     low, high = share_interval(int(covered.sum()), len(labels))
-    return SetCoverage(
+    return Coverage(
         error_level=error_level,
         least_probability=least,
         covered=int(covered.sum()),

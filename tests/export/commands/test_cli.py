@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_export.commands.export import main
-from mmkd_export.plan import export_plan, tflite_gain, with_tflite
+from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult
+from mmkd_export.targets.litert import tflite_gain, with_tflite
 from mmkd_models.evaluate.confidence_text import SAME_GROUPS, reliability_text
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
@@ -223,9 +224,14 @@ def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
         "jp6.2",
         "jp7",
         "trt-rtx",
+        *["--target"] * 4,
     ]
-    rows = json.loads(run("--list-targets", "--json").stdout)["platforms"]
-    assert rows[2]["engine_library"] == "tensorrt"
+    document = json.loads(run("--list-targets", "--json").stdout)
+    assert (document["platforms"][2]["engine_library"], document["platforms"][2]["targets"]) == (
+        "tensorrt",
+        ["onnx", "trt"],
+    )
+    assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "litert", "trt"]
 
 
 def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], student_file: Path, tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_export.doctor import Check, Diagnosis, examine
+from mmkd_export.inspect.doctor import Check, Diagnosis, examine
 
 GPU_DOUBLE = Path(__file__).parents[2] / "edge" / "gpu_double.py"
 

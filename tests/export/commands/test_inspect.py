@@ -17,10 +17,10 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_export.commands.inspect import main
-from mmkd_export.inspection import differences, inspect_file
+from mmkd_export.inspect.files import differences, inspect_file
 from mmkd_export.run import ExportResult
-from mmkd_export.targets.sidecar import EngineSidecar
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from mmkd_report.documents.export import EngineSidecar
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.manifest import BatchRange, graph_inputs
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.layers import learnt_layers
-from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student
+from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import multiply_adds
-from mmkd_export.judge.artifacts import judge_fp32
+from mmkd_export.judge.artifacts import prove_fp32
 from mmkd_export.judge.batch import batch_from_dim, require_batches
-from mmkd_export.judge.reference_answers import Evidence
+from mmkd_export.judge.proof_set import ProofSet
+from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -33,8 +34,8 @@ def any_batch_graph(student: StudentCheckpoint) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def evidence(student: StudentCheckpoint, build_evidence) -> Evidence:
-    return build_evidence(student)
+def proof_set(student: StudentCheckpoint, build_proof_set) -> ProofSet:
+    return build_proof_set(student)
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +152,9 @@ def _with_mixed_windows(graph: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def test_an_axis_that_fails_at_another_size_is_caught(any_batch_graph: bytes, evidence: Evidence):
+def test_an_axis_that_fails_at_another_size_is_caught(any_batch_graph: bytes, proof_set: ProofSet):
     with pytest.raises(GateError) as error:
-        judge_fp32(_with_fixed_batch(any_batch_graph), evidence, batch=RANGE)
+        prove_fp32(_with_fixed_batch(any_batch_graph), proof_set, batch=RANGE)
     message = str(error.value)
     assert message.startswith(
         "fp32 graph: the batch axis is declared 1 to 8, and the graph fails with 2 windows at once: [ONNXRuntimeError]"
@@ -162,10 +163,10 @@ def test_an_axis_that_fails_at_another_size_is_caught(any_batch_graph: bytes, ev
     assert error.value.exit_code == 4
 
 
-def test_an_axis_that_mixes_windows_is_caught(any_batch_graph: bytes, evidence: Evidence):
+def test_an_axis_that_mixes_windows_is_caught(any_batch_graph: bytes, proof_set: ProofSet):
     lying = _with_mixed_windows(any_batch_graph)
     with pytest.raises(GateError) as error:
-        require_batches(lying, RANGE, evidence, tolerance=1e-4, what="fp32 graph")
+        require_batches(lying, RANGE, proof_set, tolerance=1e-4, what="fp32 graph")
     message = str(error.value)
     assert message.startswith(
         "fp32 graph: the batch axis is declared 1 to 8, and 2 windows at once are answered otherwise than one by one: "

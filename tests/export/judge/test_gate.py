@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import onnx
@@ -7,11 +9,21 @@ import pytest
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.judge.gate import GateFacts, Judging, caution, gate_facts, require_gate, require_judging
+from mmkd_export.judge.gate import (
+    GateRule,
+    JudgingWindows,
+    caution,
+    gate_result,
+    gate_summary,
+    require_gate,
+    require_windows,
+)
 from mmkd_export.judge.parity import Answers
-from mmkd_export.judge.reference_answers import check_calibration, judging_of
+from mmkd_export.judge.proof_set import check_calibration, judging_of
 from mmkd_export.judge.windows import RealWindows
+from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_report.documents.export import GateResult
 
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
@@ -21,19 +33,16 @@ def _answers(labels: list[int], *, classes: int = 3) -> Answers:
     return Answers(logits=logits, probabilities=logits)
 
 
-def _judging(labels: list[int], answers: list[int]) -> Judging:
+def _judging(labels: list[int], answers: list[int]) -> JudgingWindows:
     windows = np.zeros((len(labels), 4, 1), dtype=np.float32)
-    return Judging(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
+    return JudgingWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
 
 
-def _facts(labels: list[int], before: list[int], after: list[int], *, metric: str = "accuracy", drop: float = 0.5):
-    return gate_facts(
-        _answers(after),
-        _judging(labels, before),
-        metric=metric,
-        task=TASK,
-        max_drop_points=drop,  # type: ignore[arg-type]
-    )
+def _facts(
+    labels: list[int], before: list[int], after: list[int], *, metric: AnyMetric = "accuracy", drop: float = 0.5
+) -> GateResult:
+    rule = GateRule(metric=metric, max_drop_points=drop)
+    return gate_result(_answers(after), _judging(labels, before), rule, TASK)
 
 
 def test_a_drop_is_paired_and_in_percentage_points():
@@ -88,13 +97,13 @@ def test_without_labels_only_agreement_counts():
     assert facts.drop_points is None
     assert facts.labelled == 0
     assert facts.passed
-    assert facts.summary == "labels agree on 99.0% of 100 (at least 99.0%), no labels to score"
+    assert gate_summary(facts) == "labels agree on 99.0% of 100 (at least 99.0%), no labels to score"
 
 
 def test_answers_that_are_no_numbers_fail():
     judging = _judging([0, 1], [0, 1])
     broken = Answers(logits=np.full((2, 3), np.nan, dtype=np.float32), probabilities=judging.answers.probabilities)
-    facts = gate_facts(broken, judging, metric="accuracy", task=TASK, max_drop_points=100)
+    facts = gate_result(broken, judging, GateRule(metric="accuracy", max_drop_points=100), TASK)
     assert not facts.passed
     with pytest.raises(GateError) as error:
         require_gate(facts, what="fp16 graph", advice="Export without it")
@@ -114,10 +123,11 @@ def test_a_failed_gate_says_what_was_lost():
 
 
 def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
-    require_judging(100, what="int8 graph", accept_unjudged=False)
-    require_judging(2, what="int8 graph", accept_unjudged=True)
+    strict = GateRule(metric="accuracy", max_drop_points=0.5)
+    require_windows(100, what="int8 graph", rule=strict)
+    require_windows(2, what="int8 graph", rule=replace(strict, accept_unjudged=True))
     with pytest.raises(GateError) as error:
-        require_judging(2, what="int8 graph", accept_unjudged=False)
+        require_windows(2, what="int8 graph", rule=strict)
     assert str(error.value) == (
         "int8 graph: expected 100 or more windows to judge by, so that the one that may always differ is at most 1% of "
         "them, got 2, of which it is 50%; no bundle was written. Name more with --eval DATA, or take it unjudged with "
@@ -126,7 +136,7 @@ def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
 
 
 def test_facts_of_too_few_windows_say_that_nothing_was_judged():
-    assert _facts([0, 1, 2], [0, 1, 2], [0, 1, 2]).summary == (
+    assert gate_summary(_facts([0, 1, 2], [0, 1, 2], [0, 1, 2])) == (
         "accuracy drops by 0.00 points (at most 33.33), labels agree on 100.0% of 3 (at least 66.7%), unjudged: fewer "
         "than 100 windows"
     )
@@ -144,7 +154,7 @@ def test_few_windows_are_said_to_prove_little():
 
 def test_facts_survive_the_report():
     facts = _facts([0, 1], [0, 1], [0, 1])
-    assert msgspec.json.decode(msgspec.json.encode(facts), type=GateFacts) == facts
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=GateResult) == facts
 
 
 def test_the_judging_half_keeps_its_answers():

@@ -13,7 +13,7 @@ from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.judge.artifacts import judge_fp32
+from mmkd_export.judge.artifacts import prove_fp32
 from mmkd_export.judge.parity import Answers, answers_from_backend, compare, require_parity, with_missing_samples
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -76,30 +76,32 @@ def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
     assert (backend.feeds[1]["acc_present"][0] == ~gap).all()
 
 
-def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, build_evidence):
-    judged = judge_fp32(student_graph, build_evidence(student))
-    assert judged.artifact.file == "acc/model.fp32.onnx"
-    assert judged.artifact.parity.windows == 12
-    assert judged.artifact.parity.max_abs_error < 1e-5
-    assert judged.report.parity_with_gaps.max_abs_error < 1e-5
-    assert judged.report.parity_with_gaps.logits.max_abs_error > 0  # other windows, so other rounding
-    assert judged.report.scores is not None
+def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, build_proof_set):
+    proven = prove_fp32(student_graph, build_proof_set(student))
+    assert proven.artifact.file == "acc/model.fp32.onnx"
+    assert proven.artifact.parity.windows == 12
+    assert proven.artifact.parity.max_abs_error < 1e-5
+    assert proven.report.parity_with_gaps.max_abs_error < 1e-5
+    assert proven.report.parity_with_gaps.logits.max_abs_error > 0  # other windows, so other rounding
+    assert proven.report.scores is not None
 
 
-def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, build_evidence):
+def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, build_proof_set):
     model = onnx.load_from_string(student_graph)
     head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
     head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
-    evidence = build_evidence(student)
+    proof_set = build_proof_set(student)
     with pytest.raises(GateError) as error:
-        judge_fp32(model.SerializeToString(), evidence)
+        prove_fp32(model.SerializeToString(), proof_set)
     bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "student.head.bias"))
     # Doubled weights add W e once more to W e + b, so the difference is the logits without their bias.
-    difference = np.abs(evidence.answers.logits - bias).max()
+    difference = np.abs(proof_set.answers.logits - bias).max()
     assert f"got a difference of {difference:.3g} " in str(error.value)
 
 
-def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint, student_graph: bytes, build_evidence):
+def test_a_graph_that_is_only_wrong_on_gaps_is_caught(
+    student: StudentCheckpoint, student_graph: bytes, build_proof_set
+):
     whole = student.carried.windows.copy()
     whole[np.isnan(whole)] = 0
     complete = replace(student, carried=replace(student.carried, windows=whole))
@@ -110,7 +112,7 @@ def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint
     for node in model.graph.node:
         node.input[:] = ["always" if name == "acc_present" else name for name in node.input]
     with pytest.raises(GateError, match="fp32 graph, windows with gaps: expected the checkpoint's answers within"):
-        judge_fp32(model.SerializeToString(), build_evidence(complete))
+        prove_fp32(model.SerializeToString(), build_proof_set(complete))
 
 
 @settings(max_examples=20, deadline=None)

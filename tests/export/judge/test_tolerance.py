@@ -15,7 +15,8 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_export.judge.parity import Answers
 from mmkd_export.judge.tolerance import with_tolerance
 from mmkd_export.judge.windows import RealWindows
-from mmkd_export.plan import ExportPlan, check_plan
+from mmkd_export.plan import ExportPlan
+from mmkd_export.preflight import check_plan
 from mmkd_export.run import export
 from mmkd_models.data import shipped_dataset
 

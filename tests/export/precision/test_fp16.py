@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
 from mmkd_models.training.checkpoint import StudentCheckpoint
 

@@ -8,18 +8,18 @@ import pytest
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.judge.gate import GateFacts
 from mmkd_export.judge.parity import Answers, answers_from_backend
-from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_report.documents.export import GateResult
 
 BLOCK = "encoder.blocks.0."
 
 
-def _gate(*, passes: bool) -> GateFacts:
-    return GateFacts(
+def _gate(*, passes: bool) -> GateResult:
+    return GateResult(
         windows=100,
         labelled=100,
         metric="accuracy",
@@ -42,7 +42,7 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
     def run(*, passing: int, graph: bytes = student_graph, **options: object) -> Int8Graph:
         count = 0
 
-        def gate(model: onnx.ModelProto) -> GateFacts:
+        def gate(model: onnx.ModelProto) -> GateResult:
             nonlocal count
             count += 1
             return _gate(passes=count == passing)

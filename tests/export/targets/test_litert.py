@@ -18,9 +18,10 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.graph.onnx_from_student import answers_from_student, onnx_from_student
-from mmkd_export.judge.artifacts import judge_fp32
-from mmkd_export.judge.reference_answers import Evidence, feeds_of
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.judge.artifacts import prove_fp32
+from mmkd_export.judge.proof_set import ProofSet, feeds_of
+from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
@@ -29,8 +30,8 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
 from mmkd_edge.backends.litert import LitertBackend
+from mmkd_export.precision.int8_tflite import int8_tflite
 from mmkd_export.targets.litert import model_metadata, tflite_from_checkpoint
-from mmkd_export.targets.litert_int8 import int8_tflite
 
 # litert-torch and its jax announce their own deprecations when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -244,7 +245,7 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
     student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        "mmkd_export.lower_precision.int8_tflite",
+        "mmkd_export.targets.litert.int8_tflite",
         lambda model, graph, exclude: _with_its_head_turned(int8_tflite(model, graph, exclude=exclude)),
     )
     plan = ExportPlan(
@@ -270,11 +271,11 @@ def test_altered_weights_do_not_pass_the_gate(
     tflite: bytes,
     student: StudentCheckpoint,
     build_student: Callable[..., StudentCheckpoint],
-    build_evidence: Callable[[StudentCheckpoint], Evidence],
+    build_proof_set: Callable[[StudentCheckpoint], ProofSet],
 ):
-    evidence = build_evidence(build_student(seed=1))
+    proof_set = build_proof_set(build_student(seed=1))
     with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
-        judge_fp32(tflite, evidence, format="tflite")
+        prove_fp32(tflite, proof_set, format="tflite")
 
 
 def test_an_export_from_the_bundle_keeps_the_tflite(litert_bundle: ExportResult, tmp_path: Path):

@@ -13,8 +13,9 @@ from onnx import numpy_helper
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
-from mmkd_export.judge.artifacts import JudgedArtifact, TaskGate, judge_fp32, with_backend
-from mmkd_export.judge.reference_answers import feeds_of
+from mmkd_export.judge.artifacts import ProvenArtifact, prove_fp32, proven_in
+from mmkd_export.judge.gate import GateRule
+from mmkd_export.judge.proof_set import feeds_of
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import ExportResult, export
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -23,7 +24,7 @@ pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'"
 
 from mmkd_edge.backends.openvino import OpenVinoBackend
 
-GATE = TaskGate(metric="accuracy", max_drop_points=0.5)
+GATE = GateRule(metric="accuracy", max_drop_points=0.5)
 
 
 def test_it_answers_as_onnxruntime_does(student_graph: bytes, student: StudentCheckpoint):
@@ -65,31 +66,29 @@ def test_the_target_is_recorded_with_its_answers_and_latency(exported: ExportRes
 
 
 def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
-    student: StudentCheckpoint, student_graph: bytes, build_evidence
+    student: StudentCheckpoint, student_graph: bytes, build_proof_set
 ):
-    evidence = build_evidence(student)
-    judged = judge_fp32(student_graph, evidence)
+    proof_set = build_proof_set(student)
+    proven = prove_fp32(student_graph, proof_set)
     model = onnx.load_from_string(student_graph)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.bias")
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([1, 0, 0, 0]), bias.name))
 
-    def other(_: bytes) -> OpenVinoBackend:
-        return OpenVinoBackend(model.SerializeToString())
-
+    other = OpenVinoBackend(model.SerializeToString())
     with pytest.raises(GateError, match=r"^fp32 graph in openvino .*: expected the checkpoint's answers within 0.0001"):
-        with_backend(judged, evidence, GATE, open_backend=other)
+        proven_in(proven, other, proof_set, GATE)
 
 
 def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
     exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def failing(judged: JudgedArtifact, evidence: object, gate: object, *, open_backend: object) -> JudgedArtifact:
+    def failing(proven: ProvenArtifact, *_: object) -> ProvenArtifact:
         """A processor on which OpenVINO's INT8 kernels answer otherwise."""
-        if judged.artifact.precision == "int8":
+        if proven.artifact.precision == "int8":
             raise GateError("int8 graph in openvino 2026.4.1: labels agree on 50.0%; no bundle was written")
-        return judged
+        return proven
 
-    monkeypatch.setattr("mmkd_export.run.with_backend", failing)
+    monkeypatch.setattr("mmkd_export.run.proven_in", failing)
     plan = ExportPlan(
         source=exported.path,
         output=tmp_path / "s.edge",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge.errors import MmkdError
-from mmkd_export.inspection import inspect_file
+from mmkd_export.inspect.files import inspect_file
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import run_train

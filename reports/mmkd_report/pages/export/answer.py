@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmkd_report.documents.export import ArtifactFacts, BackendRun, ExportDocument, Gate, Report
+from mmkd_report.documents.export import ArtifactReport, BackendRun, ExportDocument, ExportReport, GateResult
 from mmkd_report.words.formats import NOTHING, fixed, is_figure, listed, magnitude, plain, share, significant, with_unit
 from mmkd_report.words.key_figure import KeyFigure
 from mmkd_report.words.measures import told
@@ -20,7 +20,7 @@ NOTICEABLE = 1.1
 class Timed:
     """An artifact in a backend, with its latency in microseconds. `kept` says whether the bundle holds it."""
 
-    artifact: ArtifactFacts
+    artifact: ArtifactReport
     run: BackendRun
     latency_us: float
     kept: bool
@@ -140,18 +140,18 @@ def _gates(export: ExportDocument) -> Iterator[str]:
         if gate is None:
             continue
         verdict = f"{artifact.name} passed its gate: {_lost(gate, export.report)}"
-        if gate.unjudged:
+        if gate.unjudged is True:
             verdict = f"{artifact.name} is unjudged, its windows are too few: {_lost(gate, export.report)}"
         if len(artifact.attempts) > 1:
             verdict += f"; what repaired it was the remedy “{artifact.attempts[-1].remedy}”"
         yield f"{verdict}."
 
 
-def _lost(gate: Gate, report: Report) -> str:
+def _lost(gate: GateResult, report: ExportReport) -> str:
     same = f"the checkpoint's {report.answered} on {share(gate.label_agreement)} of {gate.windows} windows"
     if gate.drop_points is None:
         return same
-    metric = next((one.words for one in report.measures if one.name == gate.metric), gate.metric.replace("_", " "))
+    metric = next((one.words for one in report.told_in if one.name == gate.metric), gate.metric.replace("_", " "))
     if gate.drop_points == 0:
         return f"no {metric} lost, {same}"
     change = "lost" if gate.drop_points > 0 else "gained"
@@ -166,10 +166,8 @@ def _left_out(export: ExportDocument) -> Iterator[str]:
 
 def _parity(export: ExportDocument) -> Iterator[str]:
     first = export.report.artifacts[0]
-    worst = max(
-        (tensor.max_abs_error for _, tensor in first.parity.tensors if is_figure(tensor.max_abs_error)), default=None
-    )
-    if first.precision == "fp32" and worst is not None:
+    worst = first.parity.max_abs_error
+    if first.precision == "fp32" and is_figure(worst):
         kind = "synthetic" if export.report.windows.synthetic else "real"
         yield (
             f"The fp32 graph gives the checkpoint's answers within {error_text(worst)} on {first.parity.windows} "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mmkd_report.charts.plots import PLOT_RIGHT, Axis, Tick, axis, tight_axis
 from mmkd_report.charts.scatter import Point, Scatter, scatter
-from mmkd_report.documents.export import Activation, ArtifactFacts, ExportDocument, Sensitivity
+from mmkd_report.documents.export import ActivationHistogram, ArtifactReport, ExportDocument, LayerSensitivity
 from mmkd_report.documents.figures import Measure
 from mmkd_report.pages.export.answer import Timed, backend_name, error_text, latency_text, timed
 from mmkd_report.words.formats import TIMES, count, fixed, is_figure, percent, plain, significant, with_unit
@@ -127,13 +127,13 @@ def _digits(over: Axis) -> int:
     return 0 if (over.high - over.low) >= 0.04 else 1 if (over.high - over.low) >= 0.004 else 2
 
 
-def sensitivity_rows(artifact: ArtifactFacts) -> tuple[SensitivityRow, ...]:
+def sensitivity_rows(artifact: ArtifactReport) -> tuple[SensitivityRow, ...]:
     """The layers of an INT8 artifact, the most sensitive first."""
     largest = max((row.divergence for row in artifact.sensitivity if is_figure(row.divergence)), default=0.0)
     return tuple(_sensitivity_row(row, largest, artifact.float_layers) for row in artifact.sensitivity)
 
 
-def _sensitivity_row(row: Sensitivity, largest: float, float_layers: dict[str, str]) -> SensitivityRow:
+def _sensitivity_row(row: LayerSensitivity, largest: float, float_layers: dict[str, str]) -> SensitivityRow:
     known = row.divergence if is_figure(row.divergence) else 0.0
     return SensitivityRow(
         layer=row.layer,
@@ -145,12 +145,12 @@ def _sensitivity_row(row: Sensitivity, largest: float, float_layers: dict[str, s
     )
 
 
-def histograms(artifact: ArtifactFacts) -> tuple[Histogram, ...]:
+def histograms(artifact: ArtifactReport) -> tuple[Histogram, ...]:
     """What the layers of an INT8 artifact read on the calibration windows, in their order."""
     return tuple(_histogram(one) for one in artifact.activations if one.bin_width > 0)
 
 
-def _histogram(one: Activation) -> Histogram:
+def _histogram(one: ActivationHistogram) -> Histogram:
     end = max(one.bin_width * len(one.counts), one.represented or 0.0)
     heights = [math.log10(1 + number) for number in one.counts]
     tallest = max(heights) or 1.0
@@ -175,7 +175,7 @@ def _histogram(one: Activation) -> Histogram:
     )
 
 
-def _share(one: Activation, beyond: int) -> str:
+def _share(one: ActivationHistogram, beyond: int) -> str:
     total = sum(one.counts)
     share = 100 * beyond / total
     return with_unit(fixed(share, 2), "%") if share >= 0.005 else f"{beyond} of {count(total)} values"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd_report.documents.export import ArtifactFacts, ExportDocument, read_export
-from mmkd_report.pages.export.answer import answer, key_figures, question, size_text
+from mmkd_report.documents.export import ArtifactReport, ExportDocument, read_export
+from mmkd_report.pages.export.answer import answer, error_text, key_figures, latency_text, question, size_text
 from mmkd_report.pages.export.charts import (
     Histogram,
     SensitivityRow,
@@ -21,14 +21,11 @@ from mmkd_report.pages.export.charts import (
     sensitivity_rows,
 )
 from mmkd_report.pages.export.tables import (
-    AttemptRow,
+    METHOD_NAMES,
     artifact_rows,
-    attempt_rows,
-    confidence_tables,
-    gate_rows,
+    calibration_text,
+    drop_text,
     measured_artifacts,
-    parity_rows,
-    run_rows,
     tried,
 )
 from mmkd_report.pages.page import render_page
@@ -40,12 +37,11 @@ MOST_OPEN_HISTOGRAMS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """What is reported of one artifact that was quantised: its attempts, its layers, and what these read."""
+    """What is told of one artifact that was quantised: how that went, its layers, and what these read."""
 
-    name: str
+    artifact: ArtifactReport
     role: str
     verdict: str
-    attempts: tuple[AttemptRow, ...]
     sensitivity: tuple[SensitivityRow, ...]
     histograms: tuple[Histogram, ...]
     folded_histograms: tuple[Histogram, ...]
@@ -77,31 +73,31 @@ def render_export(document: Mapping[str, Any]) -> str:
             "answer": answer(export),
             "key_figures": key_figures(export),
             "labels": listed(report.student.labels),
-            "bundle_size": size_text(export.size_bytes),
             "backends": backends,
             "rows": artifact_rows(export, backends),
             "pareto": pareto(export),
-            "gates": gate_rows(export),
-            "confidence": confidence_tables(export),
+            "measured": measured,
+            "gated": [artifact for artifact in measured if artifact.gate is not None],
+            "calibrated": [artifact for artifact in report.artifacts if artifact.confidence is not None],
             "quantised": [_quantised(artifact) for artifact in measured if artifact.attempts],
-            "float_layers": [
-                (artifact.name, list(artifact.float_layers.items())) for artifact in measured if artifact.float_layers
-            ],
-            "parity": parity_rows(export),
-            "runs": run_rows(export),
-            "engines": [(engine, size_text(engine.sidecar.size_bytes)) for engine in export.engines],
             "facts": _facts(export),
+            "role_of": precision_role,
+            "size": size_text,
+            "error": error_text,
+            "latency": latency_text,
+            "drop": drop_text,
+            "calibration": calibration_text,
+            "range_names": METHOD_NAMES,
         },
     )
 
 
-def _quantised(artifact: ArtifactFacts) -> Quantised:
+def _quantised(artifact: ArtifactReport) -> Quantised:
     shown = histograms(artifact)
     return Quantised(
-        name=artifact.name,
+        artifact=artifact,
         role=precision_role(artifact.precision),
         verdict=tried(artifact),
-        attempts=attempt_rows(artifact),
         sensitivity=sensitivity_rows(artifact),
         histograms=shown[:MOST_OPEN_HISTOGRAMS],
         folded_histograms=shown[MOST_OPEN_HISTOGRAMS:],
@@ -111,8 +107,7 @@ def _quantised(artifact: ArtifactFacts) -> Quantised:
 def _facts(export: ExportDocument) -> list[tuple[str, list[tuple[str, str]]]]:
     """Where everything comes from, in named groups of names and values."""
     report, student = export.report, export.report.student
-    teachers = (student.teacher_sha256, *student.further_teachers_sha256) if student.teacher_sha256 else ()
-    taught = ", ".join(teachers) or "none: trained on labels alone"
+    taught = ", ".join(student.teachers_sha256) or "none: trained on labels alone"
     groups = [
         ("Bundle", [("file", export.bundle), ("SHA-256", export.sha256), ("platform", report.platform)]),
         (

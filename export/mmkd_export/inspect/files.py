@@ -19,13 +19,15 @@ import numpy as np
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
-from mmkd_edge.bundle.manifest import REPORT_FILE, ModelEntry
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.spec import TaskSpec, labels_text
+from mmkd_export.judge.gate import gate_summary
 from mmkd_export.plan import is_bundle
-from mmkd_export.report import ExportReport, decode_report
-from mmkd_export.targets.sidecar import read_sidecar
+from mmkd_export.report import read_report
+from mmkd_export.targets.sidecar import device_of, read_sidecar
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
+from mmkd_report.documents.export import ExportReport
 
 Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""
@@ -112,7 +114,7 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]
 
 def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     try:
-        report = decode_report(bundle.read(REPORT_FILE))
+        report = read_report(bundle)
     except BundleError:  # a report of another version is for people alone, and the bundle is sound
         return
     yield "platform", report.platform
@@ -124,7 +126,7 @@ def _student_facts(report: ExportReport, *, prefix: str) -> Iterator[tuple[str, 
     yield f"{prefix}checkpoint", report.student.checkpoint_sha256
     for artifact in report.artifacts:
         if artifact.gate is not None:
-            yield f"{prefix}gate.{artifact.precision}", artifact.gate.summary
+            yield f"{prefix}gate.{artifact.precision}", gate_summary(artifact.gate)
         for run in artifact.backends:
             if run.latency_us is not None:
                 yield (
@@ -237,7 +239,7 @@ def _engine_facts(sidecar_path: Path) -> Iterator[tuple[str, str]]:
     yield "precision", sidecar.precision
     yield "library", f"{sidecar.library} {sidecar.library_version}"
     yield "platform", f"{sidecar.platform}, {sidecar.architecture}"
-    device = sidecar.device
+    device = device_of(sidecar)
     yield (
         "device",
         "any of its kind: built ahead of time"

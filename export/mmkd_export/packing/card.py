@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_export.judge.gate import LEAST_JUDGING
-from mmkd_export.report import ArtifactReport, ExportReport
 from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
+from mmkd_report.documents.export import ArtifactReport, ExportReport
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
@@ -186,8 +186,7 @@ def _row(artifact: ArtifactReport) -> str:
 def _origin(report: ExportReport, licence: str) -> Iterator[str]:
     student = report.student
     taught = "Trained on labels alone"
-    if student.teacher_sha256:
-        hashes = (student.teacher_sha256, *student.further_teachers_sha256)
+    if hashes := student.teachers_sha256:
         who = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
         taught = f"Distilled from {who} with SHA-256 {', '.join(f'`{one}`' for one in hashes)}"
     metric = student.metric.replace("_", " ")

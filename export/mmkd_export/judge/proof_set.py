@@ -1,4 +1,4 @@
-"""What every artifact of one student is judged by: real windows and the checkpoint's answers for them.
+"""What every artifact of one student is proven by: real windows and the checkpoint's answers for them.
 
 Owns which windows calibrate and which judge, and the check that calibration windows are of the kind that the student
 was trained on.
@@ -18,7 +18,7 @@ from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
-from mmkd_export.judge.gate import Judging
+from mmkd_export.judge.gate import JudgingWindows
 from mmkd_export.judge.parity import Answers
 from mmkd_export.judge.windows import RealWindows
 
@@ -34,14 +34,11 @@ _LARGEST_SHIFT = 5.0  # standard deviations of the training data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ProofSet:
     """Windows and answers.
 
     Attributes:
-        modality: what the student takes.
-        task: what it answers.
         real: the windows that become golden windows.
-        answers: of the checkpoint for them.
         gaps: copies of the windows that miss samples, (N, T, C).
         gap_answers: of the fp32 network for these.
         judging: windows that only judge, with the checkpoint's answers.
@@ -56,7 +53,7 @@ class Evidence:
     answers: Answers
     gaps: NDArray[np.float32]
     gap_answers: Answers
-    judging: Judging
+    judging: JudgingWindows
     calibration: NDArray[np.float32]
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
@@ -66,10 +63,6 @@ class Evidence:
         """(N, T, C) recorded windows to measure ranges on; never synthetic ones."""
         return self.calibration if self.real.synthetic else self.real.windows
 
-    def calibration_feeds(self) -> list[Feeds]:
-        """The graph's inputs for every calibration window."""
-        return list(feeds_of(self.calibration, self.modality))
-
 
 def feeds_of(windows: NDArray[np.float32], modality: ModalitySpec) -> Iterator[Feeds]:
     """Gives the graph's inputs for each of (N, T, C) windows."""
@@ -78,10 +71,10 @@ def feeds_of(windows: NDArray[np.float32], modality: ModalitySpec) -> Iterator[F
         yield {modality.name: values, f"{modality.name}_present": present}
 
 
-def judging_of(real: RealWindows, answers: Answers) -> Judging:
+def judging_of(real: RealWindows, answers: Answers) -> JudgingWindows:
     """Gives the judging half of the windows."""
     rows = np.flatnonzero(real.judge)
-    return Judging(
+    return JudgingWindows(
         windows=real.windows[rows],
         labels=real.labels[rows],
         answers=Answers(logits=answers.logits[rows], probabilities=answers.probabilities[rows]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,24 +8,30 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_edge.testing import FakeBackend
 from mmkd_export.judge.latency import paired_latency_us, processor_name
-from mmkd_export.targets.platforms import PLATFORMS, choose_platform, platform_named
+from mmkd_export.plan import ExportPlan
+from mmkd_export.platforms import PLATFORMS, platform_named
+from mmkd_export.targets.table import TARGETS, check_target, platform_of, targets_on
+
+
+def _plan(*targets: str) -> ExportPlan:
+    return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), targets=targets)
 
 
 def test_every_platform_has_the_same_opset_and_ir():
     assert {(row.opset, row.ir_version) for row in PLATFORMS} == {(20, 10)}
     assert [row.name for row in PLATFORMS] == ["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
-    assert all("onnx" in row.targets and row.run_here for row in PLATFORMS)
+    assert all("onnx" in targets_on(row) and row.run_here for row in PLATFORMS)
 
 
 @pytest.mark.parametrize(("machine", "name"), [("x86_64", "cpu-x86"), ("aarch64", "cpu-arm")])
 def test_the_default_is_this_machine(machine: str, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert choose_platform(None, ("onnx",)).name == name
+    assert platform_of(_plan()).name == name
 
 
 def test_the_default_for_engines_is_jetpack_6_where_there_is_no_tensorrt(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert choose_platform(None, ("trt",)).name == "jp6.2"
+    assert platform_of(_plan("trt")).name == "jp6.2"
 
 
 @pytest.mark.parametrize(("version", "name"), [("10.3.0.30", "jp6.2"), ("10.13.3.9", "jp7"), ("11.4.1", "jp7")])
@@ -34,16 +41,38 @@ def test_the_default_for_engines_is_that_of_the_installed_tensorrt(
     (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "tensorrt", raising=False)
-    assert choose_platform(None, ("trt",)).name == name
+    assert platform_of(_plan("trt")).name == name
     __import__("sys").modules.pop("tensorrt", None)
 
 
 def test_a_target_that_a_platform_lacks_names_those_that_have_it():
     with pytest.raises(UsageError) as error:
-        choose_platform("cpu-arm", ("onnx", "openvino"))
+        platform_of(replace(_plan("onnx", "openvino"), platform="cpu-arm"))
     assert str(error.value) == (
         "--target openvino: does not exist for the platform cpu-arm; give --platform cpu-x86, or leave it out"
     )
+
+
+def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exist():
+    assert [row.name for row in TARGETS] == ["onnx", "openvino", "litert", "trt"]
+    known = {row.name for row in PLATFORMS}
+    for row in TARGETS:
+        assert row.makes
+        assert set(row.platforms) <= known
+        assert bool(row.step) == bool(row.convert or row.backend or row.build)
+    assert [" ".join(targets_on(row)) for row in PLATFORMS] == [
+        "onnx openvino litert",
+        "onnx litert",
+        "onnx trt",
+        "onnx trt",
+        "onnx trt",
+    ]
+
+
+def test_a_target_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(UsageError) as error:
+        check_target("ncnn")
+    assert str(error.value) == "--target 'ncnn': expected one of onnx, openvino, litert, trt; see --list-targets"
 
 
 def test_only_platforms_with_engines_have_a_gpu():

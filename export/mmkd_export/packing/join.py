@@ -5,24 +5,19 @@ Owns what they must have in common and how their bundles become one. Every stude
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
-from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
-from mmkd_edge.command.outputs import held
+from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, Manifest, ModelEntry, member_files
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import labels_text
-from mmkd_export.inspection import inspect_file
-from mmkd_export.plan import ExportPlan, check_plan
-from mmkd_export.report import ExportReport, decode_report, encode_report
-from mmkd_export.run import ExportResult, OnStep, export
+from mmkd_export.packing.contents import file_entry
+from mmkd_export.report import read_report
+from mmkd_report.documents.export import ExportReport, encode_document
 
 
 def join_bundles(paths: Sequence[Path], output: Path) -> None:
@@ -43,13 +38,13 @@ def join_bundles(paths: Sequence[Path], output: Path) -> None:
     for path in paths:
         with Bundle.open(path) as bundle:
             manifests.append(bundle.manifest)
-            reports.append(decode_report(bundle.read(REPORT_FILE)))
+            reports.append(read_report(bundle))
             cards.append(bundle.read(README_FILE).decode())
             members |= {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
     models = [model for manifest in manifests for model in manifest.models]
     check_students([(model.modality.name, labels_text(model.task)) for model in models])
     texts = {
-        REPORT_FILE: encode_report(msgspec.structs.replace(reports[0], others=_others(reports))),
+        REPORT_FILE: encode_document(msgspec.structs.replace(reports[0], others=_others(reports))),
         README_FILE: _card(models, cards).encode(),
     }
     manifest = Manifest(
@@ -57,48 +52,9 @@ def join_bundles(paths: Sequence[Path], output: Path) -> None:
         models=tuple(models),
         tools={name: version for found in reversed(manifests) for name, version in found.tools.items()},
         licence="; ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
-        files=tuple(
-            FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-            for name, data in texts.items()
-        ),
+        files=tuple(file_entry(name, data) for name, data in texts.items()),
     )
     write_bundle(output, manifest=manifest, members=members | texts)
-
-
-def several_plans(plan: ExportPlan, sources: Sequence[Path]) -> list[ExportPlan]:
-    """The plan for each of several students.
-
-    Raises:
-        UsageError: engines are asked for, which are built for one student.
-    """
-    if "trt" in plan.targets:
-        raise UsageError("--target trt: expected one student, got several; export each for its own engines")
-    return [replace(plan, source=source) for source in sources]
-
-
-def export_several(plans: Sequence[ExportPlan], *, output: Path, on_step: OnStep | None = None) -> list[ExportResult]:
-    """Exports several students into one bundle; writes nothing unless all pass their gates.
-
-    Args:
-        plans: what to export, the best student first; where they go is not read.
-        output: the bundle.
-        on_step: called when a step of a student begins.
-
-    Returns:
-        The export of each; its `path` is the joined bundle.
-
-    Raises:
-        UsageError: students do not belong together, or see `export`.
-        MmkdError: see `export`.
-    """
-    for plan in plans:
-        check_plan(replace(plan, output=output))
-    check_students([_read_student(plan.source) for plan in plans])
-    with held(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
-        parts = [replace(plan, output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)]
-        results = [export(part, on_step=on_step) for part in parts]
-        join_bundles([part.output for part in parts], output)
-    return [replace(result, path=output) for result in results]
 
 
 def check_students(students: Sequence[tuple[str, str]]) -> None:
@@ -122,13 +78,6 @@ def check_students(students: Sequence[tuple[str, str]]) -> None:
                 f"modality {name!r}: expected the first student's labels {students[0][1]}, got {labels}; "
                 "students of one bundle answer the same question"
             )
-
-
-def _read_student(path: Path) -> tuple[str, str]:
-    """Modality and labels of a checkpoint or a bundle, without reading tensors."""
-    facts = inspect_file(path)
-    name = next(key for key in facts if key.endswith(".window")).removesuffix(".window")
-    return name, facts.get("labels") or facts[f"{name}.labels"]
 
 
 def _others(reports: Sequence[ExportReport]) -> tuple[ExportReport, ...]:

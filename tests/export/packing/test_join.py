@@ -15,12 +15,11 @@ from mmkd_edge.drift.running import measure_statistics
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.commands.export import run_export
-from mmkd_export.inspection import inspect_file
-from mmkd_export.join import export_several, several_plans
+from mmkd_export.inspect.files import inspect_file
 from mmkd_export.plan import export_plan
-from mmkd_export.report import decode_report
-from mmkd_export.run import ExportResult, export
+from mmkd_export.run import ExportResult, export, export_several, several_plans
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_report.documents.export import decode_report
 
 GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
 

@@ -15,14 +15,14 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Precision
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.graph.onnx_from_student import answers_from_student
-from mmkd_export.judge.artifacts import JudgedArtifact
-from mmkd_export.judge.parity import ArtifactParity, TensorParity
-from mmkd_export.lower_precision import too_slow, wanted_formats, wanted_precisions, without_slow
+from mmkd_export.judge.artifacts import ProvenArtifact
+from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import ArtifactReport, BackendRun, LeftOut
-from mmkd_export.run import ExportResult, export, export_steps
+from mmkd_export.precision.make import wanted_precisions
+from mmkd_export.precision.speed import too_slow, without_slow
+from mmkd_export.run import ExportResult, export, export_stages
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_report.documents.export import ArtifactParity, ArtifactReport, BackendRun, LeftOut, TensorParity
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_auto_leaves_out_what_is_not_a_tenth_faster_in_the_best_backend():
     assert too_slow((), latencies) == {}
 
 
-def _timed(precision: Precision, file_format: ArtifactFormat, **latencies_us: float) -> JudgedArtifact:
+def _timed(precision: Precision, file_format: ArtifactFormat, **latencies_us: float) -> ProvenArtifact:
     """An artifact of which only these latencies are known."""
     runs = tuple(
         BackendRun(backend=name, version="1", max_abs_error=0.0, label_agreement=1.0, latency_us=latency_us)
@@ -319,7 +319,7 @@ def _timed(precision: Precision, file_format: ArtifactFormat, **latencies_us: fl
         size_bytes=1,
         parity=Parity(windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=1.0),
     )
-    return JudgedArtifact(model=b"", artifact=artifact, report=report)
+    return ProvenArtifact(model=b"", artifact=artifact, report=report)
 
 
 def test_auto_holds_every_artifact_against_fp32_of_its_own_format():
@@ -340,13 +340,6 @@ def test_auto_holds_every_artifact_against_fp32_of_its_own_format():
         )
     ]
     assert without_slow(timed, set()) == (timed, [])
-
-
-def test_int8_alone_is_made_as_a_tflite_too():
-    plan = _plan(targets=("onnx", "litert"), precisions=("int8", "fp16"), platform="cpu-arm")
-    assert wanted_formats(plan, "int8") == ("onnx", "tflite")
-    assert wanted_formats(plan, "fp16") == ("onnx",)
-    assert wanted_formats(_plan(precisions=("int8",)), "int8") == ("onnx",)
 
 
 def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResult, tmp_path: Path):
@@ -372,7 +365,7 @@ def test_auto_on_this_machine_gives_a_reason_or_an_artifact(exported: ExportResu
 
 
 def test_steps_are_those_of_the_plan(bundle: Path):
-    assert export_steps(_plan(precisions=("int8",), targets=("onnx", "openvino"), platform="cpu-x86")) == (
+    assert export_stages(_plan(precisions=("int8",), targets=("onnx", "openvino"), platform="cpu-x86")) == (
         "read the checkpoint",
         "convert it to ONNX",
         "compare with torch",
@@ -382,4 +375,4 @@ def test_steps_are_those_of_the_plan(bundle: Path):
         "write the bundle",
     )
     engines = replace(_plan(targets=("trt",), platform="trt-rtx"), source=bundle, output=bundle)
-    assert export_steps(engines) == ("verify the bundle", "build engines")
+    assert export_stages(engines) == ("verify the bundle", "build engines")

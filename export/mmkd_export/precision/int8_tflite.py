@@ -26,14 +26,7 @@ _BITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class _Product:
-    """One fully connected operator: m x k values times k x n weights.
-
-    Attributes:
-        output: name of the tensor that it gives.
-        m: rows.
-        k: inputs of one output value.
-        n: outputs.
-    """
+    """One fully connected operator: m x k values times k x n weights."""
 
     output: str
     m: int

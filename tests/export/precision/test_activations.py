@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_export.graph.activations import REPORTED_BINS, activation_histograms
 from mmkd_export.graph.calibration import Magnitudes, add_values, clipping_range, tensor_magnitudes
 from mmkd_export.graph.layers import Layer, learnt_layers
-from mmkd_export.graph.onnx_from_student import answers_from_student
-from mmkd_export.judge.reference_answers import Evidence, feeds_of
+from mmkd_export.judge.proof_set import ProofSet, feeds_of
+from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
-from mmkd_export.report import decode_report, encode_report
+from mmkd_export.precision.activations import REPORTED_BINS, activation_histograms
 from mmkd_export.run import ExportResult, export
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_report.documents.export import decode_report, encode_document
 
 EMPTY = Magnitudes(counts=np.zeros(2048, dtype=np.int64), top=0.0, largest=0.0)
 
@@ -72,7 +72,7 @@ def mixed(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
 
 
 def test_the_report_has_what_every_layer_read_on_the_calibration_windows(
-    mixed: ExportResult, student: StudentCheckpoint, student_graph: bytes, build_evidence: Callable[..., Evidence]
+    mixed: ExportResult, student: StudentCheckpoint, student_graph: bytes, build_proof_set: Callable[..., ProofSet]
 ):
     model = onnx.load_from_string(student_graph)
     layers = learnt_layers(model)
@@ -80,7 +80,7 @@ def test_the_report_has_what_every_layer_read_on_the_calibration_windows(
     assert fp32.activations == ()
     names = [name for histogram in int8.activations for name in histogram.layers]
     assert sorted(names) == sorted(layer.name for layer in layers)
-    windows = build_evidence(student).calibration
+    windows = build_proof_set(student).calibration
     sources = {layer.source for layer in layers}
     measured = tensor_magnitudes(model, sorted(sources), feeds_of(windows, student.modality))
     quantised = {layer.name for layer in layers} - set(int8.float_layers)
@@ -93,7 +93,7 @@ def test_the_report_has_what_every_layer_read_on_the_calibration_windows(
 
 
 def test_the_report_with_histograms_is_read_as_it_was_written(mixed: ExportResult):
-    assert decode_report(encode_report(mixed.report)) == mixed.report
+    assert decode_report(encode_document(mixed.report)) == mixed.report
 
 
 def test_an_artifact_from_an_earlier_bundle_keeps_its_histograms(mixed: ExportResult, tmp_path: Path):
@@ -144,7 +144,7 @@ def test_what_auto_left_out_is_reported_with_all_that_was_tried(
 def test_what_was_too_slow_is_reported_with_its_latency(
     exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mmkd_export.lower_precision.LEAST_SPEEDUP", 1000.0)
+    monkeypatch.setattr("mmkd_export.precision.speed.LEAST_SPEEDUP", 1000.0)
     result = export(
         ExportPlan(
             source=exported.path,

@@ -19,13 +19,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.base import why_absent
+from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.backends.openvino import import_openvino
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.errors import UnavailableError
 from mmkd_export.judge.latency import processor_name
+from mmkd_export.preflight import FOR_CHECKPOINT
+from mmkd_export.targets.table import TARGETS
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -48,10 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One answer.
 
     Attributes:
-        what: was asked.
         status: `ok`, `missing` where something is not installed, `problem` where it is and does not work.
-        found: versions or values; empty where there is nothing.
-        advice: what to do, usually a command; empty where nothing is to be done.
     """
 
     what: str
@@ -61,13 +60,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All answers.
-
-    Attributes:
-        machine: what the machine is, in words.
-        checks: the answers.
-        runs_bundles: whether a bundle can be run at all.
-    """
+    """All answers."""
 
     machine: tuple[Check, ...]
     checks: tuple[Check, ...]
@@ -84,12 +77,12 @@ class _Ability:
     tried: bool = True
 
 
-_BACKENDS = (
-    _Ability(what="run bundles: ort", modules=("onnxruntime",), advice="pip install 'mmkd-edge[ort]'"),
-    _Ability(what="run bundles: openvino", modules=("openvino",), advice="pip install 'mmkd-edge[openvino]'"),
-    _Ability(what="run bundles: litert", modules=("ai_edge_litert",), advice="pip install 'mmkd-edge[litert]'"),
+_BACKENDS = tuple(
+    _Ability(what=f"run bundles: {name}", modules=(row.library()[0],), advice=f"pip install 'mmkd-edge[{name}]'")
+    for name, row in BACKENDS.items()
+    if not row.on_gpu
 )
-_RUNS_ONLY_TFLITE = "run bundles: litert"
+_WITHOUT_ONNX = {f"run bundles: {name}" for name, row in BACKENDS.items() if "onnx" not in row.formats}
 _COMMANDS = (
     _Ability(
         what="mmkd-bench",
@@ -103,14 +96,18 @@ _COMMANDS = (
     ),
     _Ability(
         what="mmkd-export",
-        modules=("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "typer", "rich"),
+        modules=(*FOR_CHECKPOINT, "typer", "rich"),
         advice="pip install 'mmkd-edge[export]'",
     ),
-    _Ability(
-        what="mmkd-export --target litert",
-        modules=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
-        advice="pip install 'mmkd-edge[litert-export]'",
-        tried=False,  # brings jax, takes seconds and writes to the terminal
+    *(
+        _Ability(
+            what=f"mmkd-export --target {target.name}",
+            modules=target.libraries,
+            advice=f"pip install '{target.extra}'",
+            tried=False,  # litert's brings jax, takes seconds and writes to the terminal
+        )
+        for target in TARGETS
+        if target.convert is not None
     ),
 )
 _ENGINES = (
@@ -142,7 +139,7 @@ def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda:
     return Diagnosis(
         machine=tuple(_machine(root, power_mode)),
         checks=(*backends, *others, _driver(root)),
-        runs_bundles=any(check.status == "ok" and check.what != _RUNS_ONLY_TFLITE for check in backends),
+        runs_bundles=any(check.status == "ok" and check.what not in _WITHOUT_ONNX for check in backends),
     )
 
 

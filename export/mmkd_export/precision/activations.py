@@ -7,32 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 
 from mmkd_export.graph.calibration import BINS, Magnitudes
 from mmkd_export.graph.layers import Layer
+from mmkd_report.documents.export import ActivationHistogram
 
 REPORTED_BINS = 64
-
-
-class ActivationHistogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Magnitudes of one tensor over all calibration windows.
-
-    Attributes:
-        layers: that read it.
-        largest: the largest magnitude that was seen.
-        represented: the largest magnitude that INT8 represents, larger ones are clipped to it; None where no layer that
-            reads the tensor computes in INT8.
-        bin_width: width of a bin in units of the tensor; 0 where every value was 0.
-        counts: values in each bin, the first of which begins at 0; at most `REPORTED_BINS`.
-    """
-
-    layers: tuple[str, ...]
-    largest: float
-    represented: float | None
-    bin_width: float
-    counts: tuple[int, ...]
 
 
 def activation_histograms(

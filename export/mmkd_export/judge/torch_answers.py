@@ -1,0 +1,50 @@
+"""A student's own answers in torch: what every artifact is held against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_export.judge.parity import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmkd_models.training.checkpoint import StudentCheckpoint
+
+_BATCH = 64
+
+
+def answers_from_student(
+    checkpoint: StudentCheckpoint, windows: NDArray[np.float32], *, temperature: float = 1.0
+) -> Answers:
+    """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
+    import torch
+
+    from mmkd_models.networks.student import ExportStudent
+
+    student = ExportStudent(checkpoint.network(), temperature=temperature).eval()
+    logits, probabilities = [], []
+    with torch.no_grad():
+        for start in range(0, len(windows), _BATCH):
+            values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
+            answer = student(torch.from_numpy(values), torch.from_numpy(present))
+            logits.append(answer[0].numpy())
+            probabilities.append(answer[1].numpy())
+    return Answers(logits=np.concatenate(logits), probabilities=np.concatenate(probabilities))
+
+
+def answers_along_recording(
+    checkpoint: StudentCheckpoint, recording: NDArray[np.float32], *, temperature: float = 1.0
+) -> Answers:
+    """Gives torch's own answers after each block of a recording (T, C), in one pass over all of it."""
+    import torch
+
+    from mmkd_models.networks.step import answers_along
+
+    values, present = prepare_batch(recording[None], checkpoint.modality)
+    network = checkpoint.network()
+    logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
+    return Answers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())
