@@ -10,7 +10,6 @@ times: one thread, float32, the second of two calls in its turn.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from mmkd_bench.turns.rounds import time_in_turn, turning
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_models.networks.student import ExportStudent
 from mmkd_models.training.checkpoint import read_student
+from proofs.script import parser_of
 
 Run = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -37,8 +37,13 @@ def _unpacked(run: Callable[..., Any], fed: tuple[Any, ...]) -> Any:
     return run(*fed)
 
 
-def main(checkpoint: Path, bundle: Path) -> None:
+def main() -> None:
     """Print p50 and p99 of each."""
+    parser = parser_of(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="the student's checkpoint")
+    parser.add_argument("bundle", type=Path, help="its bundle")
+    arguments = parser.parse_args()
+    checkpoint, bundle = arguments.checkpoint, arguments.bundle
     torch.set_num_threads(1)
     student = read_student(checkpoint)
     network = ExportStudent(student.network()).eval()
@@ -126,4 +131,4 @@ def ncnn_run(network: torch.nn.Module, examples: tuple[torch.Tensor, ...], folde
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

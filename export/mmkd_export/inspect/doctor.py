@@ -101,7 +101,7 @@ _COMMANDS = (
     ),
     *(
         _Ability(
-            what=f"mmkd-export --target {target.name}",
+            what=" ".join(("mmkd-export", "--target", target.name)),
             modules=target.libraries,
             advice=f"pip install '{target.extra}'",
             tried=False,  # litert's brings jax, takes seconds and writes to the terminal
