@@ -1,14 +1,20 @@
-"""Numbers in, one self-contained HTML page out."""
+"""Numbers in, one self-contained HTML page out.
+
+Pages are imported when one is first asked for: who fills a document, a measuring process for one, needs none of them.
+"""
 
 from __future__ import annotations
 
-from mmkd_report.errors import DocumentError, PageError, ReportError
-from mmkd_report.pages.bench.view import render_bench
-from mmkd_report.pages.demo.view import render_demo
-from mmkd_report.pages.evaluation.view import render_evaluation
-from mmkd_report.pages.export.view import render_export
-from mmkd_report.pages.page import write_page
-from mmkd_report.pages.study.view import render_study
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmkd_report.errors import DocumentError, PageError, ReportError
+    from mmkd_report.pages.bench.view import render_bench
+    from mmkd_report.pages.demo.view import render_demo
+    from mmkd_report.pages.evaluation.view import render_evaluation
+    from mmkd_report.pages.export.view import render_export
+    from mmkd_report.pages.page import write_page
+    from mmkd_report.pages.study.view import render_study
 
 __all__ = [
     "DocumentError",
@@ -21,3 +27,21 @@ __all__ = [
     "render_study",
     "write_page",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.endswith("Error"):
+        home = "errors"
+    else:
+        home = "pages.page" if name == "write_page" else f"pages.{name.removeprefix('render_')}.view"
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
