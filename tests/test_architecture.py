@@ -308,3 +308,10 @@ def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once() 
     code = "import sys; before = set(sys.modules); import mmkd_edge; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "mmkd_edge\n"
+
+
+def test_one_place_makes_openvinos_root_object() -> None:
+    # A second one in a process makes the next signal a crash on processors with AMX: mmkd_edge/backends/openvino.py.
+    proofs = sorted((ROOT / "benchmarks" / "proofs").rglob("*.py"))
+    files = [path for _, path in FILES] + proofs
+    assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == ["openvino.py"]

@@ -26,6 +26,7 @@ import numpy as np
 
 from mmkd_bench.measuring.session import open_session
 from mmkd_bench.measuring.timing import closed_loop
+from mmkd_edge.backends.openvino import shared_core
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.predict.preprocess import prepare_batch
 from proofs.script import parser_of
@@ -98,10 +99,8 @@ def benchmark_app_us(model: Path) -> float:
 
 def openvino_ratios(model: bytes, feeds: Feeds) -> tuple[list[float], list[float]]:
     """Our median over the other's, round by round: as Python sees it, and by the engine's own clock."""
-    import openvino
-
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    core = openvino.Core()
+    core = shared_core()
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
     for name, array in feeds[0].items():
         request.get_tensor(name).data[:] = array

@@ -52,7 +52,7 @@ class OpenVinoBackend:
             ) from error
         self.threads = threads
         self.version = f"openvino {openvino.__version__.split('-')[0]}"
-        core = _core(os.getpid())
+        core = shared_core()
         if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UnavailableError(
                 f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
@@ -123,6 +123,11 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def shared_core() -> Any:
+    """OpenVINO's root object of this process; whoever makes another beside it risks a crash at the next signal."""
+    return _core(os.getpid())
 
 
 @cache

@@ -25,7 +25,7 @@ from mmkd_bench.measuring.session import open_session
 from mmkd_bench.turns.rival_tflite import TFLITE_FILE, reason_in
 from mmkd_bench.turns.rounds import time_in_turn, turning
 from mmkd_edge.backends.base import choose_artifact
-from mmkd_edge.backends.openvino import import_openvino
+from mmkd_edge.backends.openvino import import_openvino, shared_core
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.errors import MmkdError
@@ -220,8 +220,7 @@ def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str]
 def _open_openvino(
     model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int, own_precision: bool
 ) -> _Opened:
-    openvino = import_openvino()
-    core = openvino.Core()
+    core = shared_core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
@@ -239,7 +238,7 @@ def _open_openvino(
         request.infer({values_name: values, present_name: present}, share_inputs=True)
         return request.get_tensor(first).data.copy(), request.get_tensor(second).data.copy()
 
-    return _Opened(run=run, version=openvino.__version__.partition("-")[0])
+    return _Opened(run=run, version=import_openvino().__version__.partition("-")[0])
 
 
 def _tflite(job: RivalsJob, predictor: EdgePredictor) -> bytes:
