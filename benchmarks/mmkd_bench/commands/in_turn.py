@@ -19,13 +19,13 @@ from mmkd_bench.commands.options import (
     JsonOption,
     LaunchesOption,
     ReferenceOption,
-    say,
 )
 from mmkd_bench.commands.printing import print_measured
 from mmkd_bench.pair import measure_overhead, measure_pair
 from mmkd_bench.rivals import measure_rivals
 from mmkd_bench.teacher import measure_teacher
 from mmkd_bench.turns.pairs import is_zip
+from mmkd_edge.command.show import say
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_report.documents.bench_others import OverheadReport
 

@@ -7,7 +7,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from mmkd_bench.measuring.opening import Choice
@@ -48,19 +47,9 @@ ReferenceOption = Annotated[
 ]
 
 
-def json_text(document: msgspec.Struct) -> str:
-    """A document as indented JSON with a final line break."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode("utf-8") + "\n"
-
-
 def write(content: str) -> None:
     """Write a result to stdout."""
     sys.stdout.write(content)
-
-
-def say(line: str) -> None:
-    """Write a line of progress to stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def chosen(

@@ -7,10 +7,11 @@ from typing import TypeVar
 
 import msgspec
 
-from mmkd_bench.commands.options import Form, json_text, say, write
+from mmkd_bench.commands.options import Form, write
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.show.render import Sheet, csv_of, markdown_of, show
 from mmkd_bench.show.sheets import AnyReport, sheet_of
+from mmkd_edge.command.show import json_text, say
 
 ReportT = TypeVar("ReportT", bound=AnyReport)
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
@@ -40,7 +41,7 @@ def say_interrupted() -> None:
 def print_document(document: DocumentT, sheet: Callable[[DocumentT], Sheet], *, form: Form, json: bool) -> None:
     """Write a document to stdout; `sheet` makes what is shown of it."""
     if json or form is Form.json:
-        write(json_text(document))
+        write(json_text(document) + "\n")
     elif form is Form.csv:
         write(csv_of(sheet(document)))
     elif form is Form.md:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from mmkd_bench.commands.options import Form, FormOption, JsonOption, say
+from mmkd_bench.commands.options import Form, FormOption, JsonOption
 from mmkd_bench.commands.printing import print_document
 from mmkd_bench.compare import DEFAULT_CONDITIONS, MIN_LAUNCHES, parse_conditions, require_passed
 from mmkd_bench.compare import compare as compare_runs
 from mmkd_bench.report_file import read_report
 from mmkd_bench.show.sheets import comparison_sheet
 from mmkd_edge.command.run import check_page
+from mmkd_edge.command.show import say
 from mmkd_report.documents.bench import BenchReport
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from mmkd_bench.commands.options import (
     ReferenceOption,
     ThreadsOption,
     chosen,
-    say,
 )
 from mmkd_bench.commands.printing import print_document, say_interrupted
 from mmkd_bench.commands.reports import require_page, write_page_of
@@ -32,6 +31,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.command.interrupts import INTERRUPTED_EXIT_CODE
 from mmkd_edge.command.outputs import check_file
 from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_report.documents.bench import Settings
 

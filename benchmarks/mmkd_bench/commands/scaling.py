@@ -18,7 +18,6 @@ from mmkd_bench.commands.options import (
     ReferenceOption,
     ThreadsOption,
     chosen,
-    say,
     whole_numbers,
 )
 from mmkd_bench.commands.printing import print_measured
@@ -26,6 +25,7 @@ from mmkd_bench.load.offering import MISSED_SHARE
 from mmkd_bench.load.verdict import LAUNCHES
 from mmkd_bench.plan import measure_plan
 from mmkd_bench.show.text import plural
+from mmkd_edge.command.show import say
 from mmkd_edge.errors import PerformanceError
 from mmkd_report.documents.bench_others import CapacityReport
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mmkd_bench.commands.options import BundleArgument, JsonOption, json_text, say, whole_numbers, write
+from mmkd_bench.commands.options import BundleArgument, JsonOption, whole_numbers, write
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.show.render import show as show_sheet
 from mmkd_bench.show.sheets import profile_sheet
@@ -16,6 +16,7 @@ from mmkd_bench.tune import TuneSettings, tune_bundle
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder
 from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.show import json_text, say
 from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_profile
 
 
@@ -74,7 +75,7 @@ def tune(
 
 def _print(profile: ExecutionProfile, *, json: bool) -> None:
     if json:
-        write(json_text(profile))
+        write(json_text(profile) + "\n")
     else:
         show_sheet(profile_sheet(profile))
 
@@ -84,7 +85,7 @@ def _show(bundle: Path, *, json: bool) -> None:
         found = find_profile(opened.sha256)
     path = "" if found.path is None else str(found.path)
     if json:
-        write(json_text(ShownProfile(path=path, reason=found.reason, profile=found.profile)))
+        write(json_text(ShownProfile(path=path, reason=found.reason, profile=found.profile)) + "\n")
     elif found.profile is None:
         write(f"{found.reason}\n")
     else:

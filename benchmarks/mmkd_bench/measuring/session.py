@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmkd_edge.backends.ort import import_onnxruntime
-from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.errors import BackendError, UnavailableError, first_line
 
 
 def open_session(model: bytes, *, threads: int) -> Any:
@@ -29,5 +29,6 @@ def open_session(model: bytes, *, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises more types than its own for a bad model
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot open the model: {text}") from error
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} cannot open the model: {first_line(error)}"
+        ) from error

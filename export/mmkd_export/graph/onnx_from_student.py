@@ -23,7 +23,7 @@ from mmkd_edge.bundle.manifest import (
     step_inputs,
     step_outputs,
 )
-from mmkd_edge.errors import MmkdError, UsageError
+from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_export.graph.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
 from mmkd_export.graph.onnx_graph import (
@@ -196,8 +196,9 @@ def _onnx_from_module(
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps what it meets in types of its own private modules
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MmkdError(f"torch could not export the network: {first}; add --debug and report it") from error
+        raise MmkdError(
+            f"torch could not export the network: {first_line(error)}; add --debug and report it"
+        ) from error
     assert program is not None
     model = clean_graph(program.model_proto, metadata=metadata)
     if batch is not None:

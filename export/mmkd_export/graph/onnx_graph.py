@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
-from mmkd_edge.errors import GateError
+from mmkd_edge.errors import GateError, first_line
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def check_graph(
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise GateError(f"the exported graph is not valid ONNX: {first}; {_REPORT}") from error
+        raise GateError(f"the exported graph is not valid ONNX: {first_line(error)}; {_REPORT}") from error
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found.get("") != opset or set(found) != {""}:
         raise GateError(f"the exported graph: expected opset {opset} and no other operators, got {found}; {_REPORT}")

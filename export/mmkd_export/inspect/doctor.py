@@ -24,7 +24,7 @@ from mmkd_edge.backends.openvino import import_openvino
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
-from mmkd_edge.errors import UnavailableError
+from mmkd_edge.errors import UnavailableError, first_line
 from mmkd_export.judge.latency import processor_name
 from mmkd_export.preflight import FOR_CHECKPOINT
 from mmkd_export.targets.table import TARGETS
@@ -230,7 +230,7 @@ def _import_fault(module: str) -> str | None:
         own = error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
         return "" if own else f"{module} does not load: {error}"
     except Exception as error:  # a native library may fail in any way while it loads
-        return f"{module} does not load: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return f"{module} does not load: {first_line(error)}"
     return None
 
 

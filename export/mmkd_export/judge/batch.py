@@ -14,7 +14,7 @@ import numpy as np
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.bundle.manifest import MOST_WINDOWS_AT_ONCE, BatchRange
-from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.errors import GateError, UsageError, first_line
 from mmkd_export.graph.calibration import Feeds, cpu_session
 from mmkd_export.judge.proof_set import ProofSet, feeds_of
 
@@ -78,7 +78,7 @@ def require_batches(model: bytes, batch: BatchRange, proof_set: ProofSet, *, tol
             error = float((difference / scale).max())
         except Exception as fault:  # onnxruntime's own types, and shapes that do not fit
             raise GateError(
-                f"{declared}, and the graph fails with {size} windows at once: {str(fault).strip().splitlines()[0]}; "
+                f"{declared}, and the graph fails with {size} windows at once: {first_line(fault)}; "
                 "no bundle was written. Export without --dim"
             ) from fault
         if not error <= tolerance:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage  # pragma: no cover
@@ -61,7 +61,7 @@ def _sqlite_options() -> dict[str, Any]:
 def _no_storage(where: str, error: Exception) -> UsageError:
     return UsageError(
         f"--storage {where}: expected a journal file or a database URL such as sqlite:///study.db, cannot open it: "
-        f"{str(error).splitlines()[0]}; correct it"
+        f"{first_line(error)}; correct it"
     )
 
 
