@@ -22,6 +22,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
     check_batch,
@@ -36,7 +37,6 @@ from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, f
 from mmkd_edge.predict.confidence import check_error_level, threshold_of
 from mmkd_edge.predict.engine import Students, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
-from mmkd_edge.predict.opening import open_students
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare

@@ -315,3 +315,9 @@ def test_one_place_makes_openvinos_root_object() -> None:
     proofs = sorted((ROOT / "benchmarks" / "proofs").rglob("*.py"))
     files = [path for _, path in FILES] + proofs
     assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == ["openvino.py"]
+
+
+def test_what_answers_a_window_holds_no_timer() -> None:
+    timed = ("perf_counter", "process_time", "thread_time")
+    files = [path for room in ("predict", "backends") for path in sorted((ROOT / "mmkd_edge" / room).rglob("*.py"))]
+    assert [path.name for path in files if any(one in path.read_text(encoding="utf-8") for one in timed)] == []

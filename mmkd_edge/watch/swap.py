@@ -14,8 +14,8 @@ from functools import cache
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, MmkdError, UsageError
+from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.engine import Engine, Students
-from mmkd_edge.predict.opening import open_students
 from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.predict.setup import Asked
 from mmkd_edge.spec import labels_text

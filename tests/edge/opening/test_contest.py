@@ -16,7 +16,7 @@ from mmkd_edge import Bundle, EdgePredictor, Golden, UnavailableError
 from mmkd_edge.backends.base import BackendName
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.machine import this_machine
-from mmkd_edge.predict.contest import hold_contest
+from mmkd_edge.opening.contest import hold_contest
 from mmkd_edge.predict.engine import Engine, engine_of
 from mmkd_edge.predict.profile import ExecutionProfile, LeftOut, Trial, decode_profile, library_versions, profile_path
 from mmkd_edge.predict.profile import write_profile as keep
