@@ -73,6 +73,7 @@ class Monitor:
         self._given: deque[Prediction] = deque()
         self._every = every
         self._most = every or _SETTLED_TOGETHER
+        self._not_looked_at = 0  # answers since the last look, those in `_answers` aside
         self._lock = threading.Lock()
         self._ages = Histogram()
         self._predictions: dict[str, int] = {"ok": 0, "warming_up": 0, "degraded": 0, "stale": 0, "invalid": 0}
@@ -87,11 +88,13 @@ class Monitor:
     ) -> None:
         """Note what a student answered, for its statistics; now and then look at the window."""
         self._answers.append((statistics, prediction))
-        if len(self._answers) >= self._most:
+        if len(self._answers) + self._not_looked_at >= self._most:
             with self._lock:
-                if self._every and len(self._answers) >= self._most:  # else another thread has looked meanwhile
-                    statistics.observe(values, present)
                 self._settle()
+                if self._every and self._not_looked_at >= self._every:  # else another thread has looked meanwhile
+                    # Threads that waited for the lock have answered more than that; the rest counts for the next look.
+                    self._not_looked_at -= self._every
+                    statistics.observe(values, present)
 
     def given(self, predictions: Iterable[Prediction]) -> None:
         """Count predictions that the caller gets."""
@@ -101,7 +104,9 @@ class Monitor:
                 self._settle()
 
     def _settle(self) -> None:
-        for _ in range(len(self._answers)):
+        settled = len(self._answers)
+        self._not_looked_at += settled if self._every else 0
+        for _ in range(settled):
             statistics, prediction = self._answers.popleft()
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
