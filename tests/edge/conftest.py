@@ -175,6 +175,12 @@ class Kit:
 
 
 @pytest.fixture(autouse=True)
+def _no_contest_of_another_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up bundles are alike to the last byte, so that what one test found out of backends would decide another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def openvino_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is onnxruntime, which opens in milliseconds; the tests of OpenVINO put it back."""
     monkeypatch.setitem(sys.modules, "openvino", None)
