@@ -23,11 +23,11 @@ with loading("mmkd-demo"):
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
-    from mmkd_models.data.augment import AugmentConfig
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds
     from mmkd_models.defaults import (
+        AUGMENT,
         BASELINE_LEARNING_RATES,
         STUDENT_PRESET,
         STUDENT_TRAIN,
@@ -263,7 +263,7 @@ def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> Compa
         teacher_train=teacher_train,
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
-        augment=AugmentConfig(),
+        augment=AUGMENT,
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
     )
 

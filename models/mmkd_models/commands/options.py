@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
+import msgspec
+
 from mmkd_edge.command.options import Argument, Option
 from mmkd_edge.spec import TaskKind
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.defaults import STUDENT_TRAIN
+from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
 from mmkd_models.train_config import Precision, TrainConfig
@@ -79,7 +80,7 @@ def new_run(
     """A run on these windows, with its logs and resume state beside the checkpoint; what is left open is as usual."""
     from mmkd_models.training.trainings import Run
 
-    nothing_fails = AugmentConfig(channel_dropout=0.0, span_dropout=0.0)
+    nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
     return Run(
         train=TrainConfig(
             steps=usual.steps if options.steps is None else options.steps,
@@ -91,7 +92,7 @@ def new_run(
             precision=choice(options.precision, get_args(Precision), option="--precision"),
             devices=options.devices,
         ),
-        augment=AugmentConfig() if options.practise_missing else nothing_fails,
+        augment=AUGMENT if options.practise_missing else nothing_fails,
         run_dir=run_dir_of(output),
         resume=options.resume,
         embed_windows=embed_windows,

@@ -21,10 +21,9 @@ with loading("mmkd-study"):
     from mmkd_edge.command.show import json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
     from mmkd_models.commands.options import NEEDS, Metric, Modality, chosen_metric
-    from mmkd_models.data.augment import AugmentConfig
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
-    from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import choice, preset_named
     from mmkd_report.documents.figures import Measure
 
@@ -235,7 +234,7 @@ def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, thr
         self_training=training.self_training,
         teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
         student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
-        augment=AugmentConfig(),
+        augment=AUGMENT,
         threads=threads,
     )
 

@@ -35,6 +35,9 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
             over frames and its stem begins with a wide stride, so that both grow with the window and not with its
             square. None takes every window whole, as checkpoints do that do not name it.
+        movement: whether a window is also seen about its own mean, in units of how much windows usually move: where
+            levels differ between runs by a hundred times that, nothing else shows small movements. Windows that are
+            taken whole have it; long ones and causal students do not.
 
     Raises ValueError where the sizes describe no network.
     """
@@ -47,6 +50,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     most_tokens: int = 32
     dropout: float = 0.1
     frame: int | None = None
+    movement: bool = False
 
     def __post_init__(self) -> None:
         """Refuses sizes that describe no network, wherever they come from."""
@@ -102,7 +106,7 @@ def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
 def student_config(preset: Preset, *, causal: bool = False) -> StudentConfig:
     """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME, movement=True)
     return StudentConfig(preset=preset, encoder=encoder, causal=causal)
 
 
@@ -115,5 +119,5 @@ def student_like(teacher: TeacherConfig, *, causal: bool = False) -> StudentConf
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME, movement=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)

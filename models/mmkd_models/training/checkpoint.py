@@ -26,7 +26,7 @@ from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.batches import channel_movement, channel_statistics
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
@@ -264,6 +264,8 @@ def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
         front.std.copy_(torch.from_numpy(std))
+        if isinstance(front, FrontEnd) and front.has_movement:
+            front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
 
 
 def library_versions() -> dict[str, str]:
