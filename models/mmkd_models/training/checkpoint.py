@@ -55,6 +55,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
         further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
         recipe: of the distillation; None where labels alone taught.
+        prior_tau: how far the head's bias takes back that some classes had more labels than others, from 0 to 1; unset
+            where validation wanted nothing taken back.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
     """
@@ -72,6 +74,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     augment: AugmentConfig
     recipe: Recipe | None = None
     curve: tuple[CurvePoint, ...] = ()
+    prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 

@@ -51,6 +51,7 @@ from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
+from mmkd_models.training.prior import adjusted
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
 _LABELLED_SHARE = 0.25
@@ -116,11 +117,12 @@ def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> Teache
     )
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
+    result, tau = adjusted(teacher, result, data.train.labels, data.valid, metric=run.train.metric, modality=None)
     return TeacherCheckpoint(
         modalities=spec.modalities,
         task=spec.task,
         config=config,
-        facts=_facts(data, run, result, recipe=None),
+        facts=_facts(data, run, result, recipe=None, tau=tau),
         state=result.state,
     )
 
@@ -140,9 +142,10 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
+    result, tau = adjusted(teacher, result, data.train.labels, data.valid, metric=run.train.metric, modality=None)
     if result.scores.metric(run.train.metric) <= first.facts.score:
         return first
-    facts = _facts(data, run, result, recipe=None)
+    facts = _facts(data, run, result, recipe=None, tau=tau)
     return replace(first, facts=facts, state=result.state)
 
 
@@ -153,7 +156,8 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
-    return _student_checkpoint(data, modality, config, run, result, recipe=None)
+    result, tau = adjusted(student, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
+    return _student_checkpoint(data, modality, config, run, result, recipe=None, tau=tau)
 
 
 def distil(
@@ -183,7 +187,8 @@ def distil(
     _check_teachers(teachers, data.train)
     student = _new_student(data, modality, config, run)
     result = _learn(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
-    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers)
+    result, tau = adjusted(student, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
+    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers, tau=tau)
 
 
 def distil_int8(
@@ -425,13 +430,20 @@ def _check_labels(data: TrainingData) -> None:
 
 
 def _facts(
-    data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, teachers: Sequence[TaughtBy] = ()
+    data: TrainingData,
+    run: Run,
+    result: Fit,
+    *,
+    recipe: Recipe | None,
+    teachers: Sequence[TaughtBy] = (),
+    tau: float = 0.0,
 ) -> Facts:
     return msgspec.structs.replace(
         planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers),
         score=result.scores.metric(run.train.metric),
         best_step=result.best_step,
         curve=result.curve,
+        prior_tau=tau or msgspec.UNSET,
     )
 
 
@@ -472,9 +484,10 @@ def _student_checkpoint(
     *,
     recipe: Recipe | None,
     teachers: Sequence[TaughtBy] = (),
+    tau: float = 0.0,
 ) -> StudentCheckpoint:
     carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
-    facts = _facts(data, run, result, recipe=recipe, teachers=teachers)
+    facts = _facts(data, run, result, recipe=recipe, teachers=teachers, tau=tau)
     reference = group_reference(data.train, data.valid, modality)
     return StudentCheckpoint(
         modality=data.train.spec.modality(modality),
