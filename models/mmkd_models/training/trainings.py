@@ -22,7 +22,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.data.folds import label_subset
+from mmkd_models.data.labelled import Labelled, seen_labels
 from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
@@ -425,7 +425,7 @@ def _check_labels(data: TrainingData) -> None:
         wanted, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(
             f"training windows: expected {wanted} a labelled window, got none for {', '.join(absent)}; "
-            f"label some, raise --label-share, or take the {what} out of the dataset"
+            f"label some, raise --label-share or --labelled-groups, or take the {what} out of the dataset"
         )
 
 
@@ -499,9 +499,9 @@ def _student_checkpoint(
     )
 
 
-def visible_labels(train: Windows, *, share: float, seed: int) -> Labels:
-    """Gives the labels that training may see: a share of them by class, the others hidden; share 1 keeps all."""
-    return hide_labels(train.labels, label_subset(train.labels, share=share, seed=seed))
+def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:
+    """Gives the labels that training may see, the others hidden: a share of them by class, or those of whole groups."""
+    return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
 
 
 def with_learning_rate(run: Run, learning_rate: float) -> Run:

@@ -93,6 +93,7 @@ def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
         "4",
         "--duration-s",
         "0.4",
+        *(() if "--labelled-groups" in options else ("--label-share", "0.1")),
         *options,
     ]
     pipe = subprocess.PIPE
