@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Backend, BackendName, RunPrecision, check_backend
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
@@ -28,6 +29,7 @@ from mmkd_edge.predict.arguments import (
     check_batch,
     check_every,
     check_mapping,
+    check_moments,
     check_precision,
     check_stale,
     check_threads,
@@ -35,7 +37,7 @@ from mmkd_edge.predict.arguments import (
 )
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_living
 from mmkd_edge.predict.confidence import check_error_level, threshold_of
-from mmkd_edge.predict.engine import Students, engine_of
+from mmkd_edge.predict.engine import Students, answer_of, engine_of
 from mmkd_edge.predict.info import PredictorInfo, info_of
 from mmkd_edge.predict.policy import Policy, apply_policy, check_policy
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
@@ -142,7 +144,8 @@ class EdgePredictor:
             policy: what a prediction that is not `ok` becomes: `predict` answers where it can and says so in the
                 status, `abstain` keeps the status and names no class, `raise` raises a `SensorError`.
             checks: what is looked for in every window beyond missing values; None looks for nothing else.
-            stale_s: from this age of its input on a prediction is stale; None never says so.
+            stale_s: from this age of its input on a prediction is stale, and so it is where the input is as far in the
+                future: the clocks disagree. None never says so.
             error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
             observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
 
@@ -179,7 +182,7 @@ class EdgePredictor:
             window: a mapping from the modality's name to an array (T, C), or the bare array; raw values, NaN = missing.
                 Of a bundle with several students a mapping; the first student whose modality lives answers, and a
                 modality that is None or not in the mapping is absent.
-            input_age_s: how old the newest sample of the window is.
+            input_age_s: how old the newest sample of the window is; below 0 its clock is ahead of yours.
             deadline_s: a moment of `time.monotonic()`: when it has passed the engine is not asked any more, and an
                 answer that comes later is `stale`. An engine that runs is not interrupted.
 
@@ -187,10 +190,11 @@ class EdgePredictor:
             InputError: the window does not fit, or the modality needs a reference and none was given.
             SensorError: the prediction is not `ok`, and the policy is `raise`.
             BackendError: the engine failed, opening it again did not help, and the policy is `raise`.
-            UsageError: the predictor is closed, or belongs to another process.
+            UsageError: the predictor is closed, or belongs to another process; or an age or a moment is no number.
         """
         conditions = NO_CONDITIONS
         if input_age_s is not None or deadline_s is not None:
+            check_moments(input_age_s=input_age_s, deadline_s=deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
         if len(self._service.students.engines) == 1:
@@ -416,8 +420,9 @@ class EdgePredictor:
                 late = Fault(status="stale", reason="the deadline passed before the engine was asked")
                 return no_answer(worse(late, fault) or late, modality=modality, task=engine.task, input_age_s=age_s)
             try:
-                _, probabilities = engine.backend.run(engine.feeds(values, present))
+                _, probabilities = answer_of(engine, values, present)
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
+                let_handlers_through(error)
                 if service.recover(students, engine, error):
                     return self._answer(number, array, conditions)
                 failure = Fault(status="invalid", reason=f"the engine failed: {error}")

@@ -13,6 +13,7 @@ from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, BatchRange, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_export.graph.calibration import CalibrationMethod
+from mmkd_export.judge.plausible import RangeChoice
 from mmkd_export.platforms import Platform, PlatformName, platform_named
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
@@ -39,6 +40,7 @@ class ExportPlan:
         accept_unjudged: whether lower precision is taken, and marked, though too few windows judge it.
         batch: how many windows the graphs take at once; None for one.
         drift_reference: a dataset directory, to measure how its groups differ from each other.
+        value_range: which values of the sensor are plausible; see `judge/plausible.py`.
         from_bundle: whether the source is an earlier bundle; its content decides when the plan is made, not its name.
     """
 
@@ -56,6 +58,7 @@ class ExportPlan:
     accept_unjudged: bool = False
     batch: BatchRange | None = None
     drift_reference: Path | None = None
+    value_range: RangeChoice = "auto"
     from_bundle: bool = field(init=False)
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.judge.artifacts import ProvenArtifact, RejectedError, proven_in
 from mmkd_export.judge.gate import left_out_reason
 from mmkd_export.judge.latency import processor_name
+from mmkd_export.judge.plausible import NAMED, RULE, with_range
 from mmkd_export.packing.contents import pack_bundle
 from mmkd_export.packing.join import check_students, join_bundles
 from mmkd_export.plan import ExportPlan
@@ -242,11 +243,15 @@ def _read(plan: ExportPlan, targets: Sequence[Target], begin: _Begin) -> tuple[P
 
     checkpoint = read_student(plan.source)
     real = real_windows(plan, checkpoint)
+    declared = checkpoint.modality.range
+    checkpoint = with_range(checkpoint, real.windows, plan.value_range)
     begin(_TO_ONNX)
     temperature = fitted_temperature(checkpoint, real)
     graph = onnx_from_student(checkpoint, batch=plan.batch, temperature=temperature)
     begin(_COMPARE)
     student = student_from_checkpoint(plan, checkpoint, graph, real=real, temperature=temperature)
+    if checkpoint.modality.range != declared:
+        student = replace(student, range_rule=RULE if plan.value_range == "auto" else NAMED)
     return _converted(student, checkpoint, plan, targets, begin)
 
 

@@ -72,6 +72,7 @@ class ProvenStudent:
         streaming: how a causal student steps, but for the artifacts; None of a windowed one.
         steps: its step graphs.
         group_reference: how the groups of its training differ from each other; None where nobody measured it.
+        range_rule: where the range of its values comes from; None where the dataset declares it.
     """
 
     modality: ModalitySpec
@@ -85,6 +86,7 @@ class ProvenStudent:
     streaming: Streaming | None = None
     steps: tuple[StepGraph, ...] = ()
     group_reference: GroupReference | None = None
+    range_rule: str | None = None
 
     @property
     def batch(self) -> BatchRange | None:
@@ -205,6 +207,7 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
             if entry.streaming is not None
         ),
         group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
+        range_rule=report.range_rule or None,
     )
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from mmkd_edge.backends.onnx_wire import has_external_weights
 from mmkd_edge.errors import BackendError
 
-# How an ONNX tensor names the file that holds its weights: field 1, 8 bytes long (onnx.proto, `external_data`).
-_LOCATION = b"\n\x08location"
+# The key under which a tensor names its file (onnx.proto, `external_data`). However a model is encoded, a key is one
+# piece of bytes: without it no engine can find a file, and nothing needs to be parsed.
+_KEY = b"location"
 
 
 def refuse_external_weights(model: bytes) -> None:
     """Nothing, where a model has all its weights in itself.
 
     Raises:
-        BackendError: it has not.
+        BackendError: it has not, or it is none that can be read.
     """
-    if _LOCATION in model:
+    if _KEY not in model:
+        return
+    try:
+        outside = has_external_weights(model)
+    except ValueError as error:
+        raise BackendError(f"it is not readable as ONNX: {error}") from error
+    if outside:
         raise BackendError("its weights are in another file, which nothing verifies")

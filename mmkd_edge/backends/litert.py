@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
@@ -79,6 +80,7 @@ class LitertBackend:
             self.inputs = _tensors(inputs, first.get_input_details())
             self.outputs = _tensors(outputs, first.get_output_details())
         except Exception as error:
+            let_handlers_through(error)
             raise BackendError(
                 f"backend 'litert' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
@@ -98,6 +100,7 @@ class LitertBackend:
             first, second, *_ = self._results.values()
             logits, probabilities = interpreter.get_tensor(first), interpreter.get_tensor(second)
         except Exception as error:
+            let_handlers_through(error)
             # The interpreter is not put back: what a failed call leaves in it is not known.
             raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
         idle.append(instance)

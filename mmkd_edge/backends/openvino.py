@@ -8,7 +8,6 @@ shared call mixes their answers up.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmkd_edge.backends.external_weights import refuse_external_weights
 from mmkd_edge.backends.feeds import fill
+from mmkd_edge.backends.forks import refuse_in_child
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
 
@@ -68,6 +69,7 @@ class OpenVinoBackend:
             self._values = {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs}
             self._answers = tuple(request.get_tensor(name).data for name in (tensor.name for tensor in self.outputs))
         except Exception as error:
+            let_handlers_through(error)
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
             ) from error
@@ -86,6 +88,7 @@ class OpenVinoBackend:
                 logits, probabilities = self._answers
                 return logits.copy(), probabilities.copy()
             except Exception as error:
+                let_handlers_through(error)
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
@@ -126,13 +129,18 @@ def import_openvino() -> Any:
 
 
 def shared_core() -> Any:
-    """OpenVINO's root object of this process; whoever makes another beside it risks a crash at the next signal."""
-    return _core(os.getpid())
+    """OpenVINO's root object of this process; whoever makes another beside it risks a crash at the next signal.
+
+    Raises:
+        UnavailableError: this is the child of a process that had it before the fork, where OpenVINO may hang.
+    """
+    refuse_in_child("openvino", "OpenVINO")
+    return _core()
 
 
 @cache
-def _core(_process: int) -> Any:
-    """OpenVINO's root object, one per process and kept until its end; a child after a fork gets one of its own.
+def _core() -> Any:
+    """OpenVINO's root object, one per process and kept until its end.
 
     Where the processor has AMX, every `Core` gives its thread another stack for signals, and puts the earlier one back
     when it ends (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which

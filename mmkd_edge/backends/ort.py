@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.spec import TensorSpec
 
@@ -80,6 +81,7 @@ class OrtBackend:
             self.inputs = tuple(_tensor(node) for node in session.get_inputs())
             self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         except Exception as error:
+            let_handlers_through(error)
             raise BackendError(
                 f"backend 'ort' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
@@ -92,6 +94,7 @@ class OrtBackend:
         try:
             logits, probabilities = session.run(self._answers, feeds)
         except Exception as error:
+            let_handlers_through(error)
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
         return logits, probabilities
 

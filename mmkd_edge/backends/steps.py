@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import BACKENDS, BackendName, SteppingBackend
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.backends.step_memory import StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 from mmkd_edge.errors import BackendError, first_line
@@ -70,6 +71,7 @@ class _BoundSteps:
         except BackendError:  # it is closed
             raise
         except Exception as error:
+            let_handlers_through(error)
             raise BackendError(
                 f"backend {self._backend.name!r} ({self._backend.version}) failed to step: {first_line(error)}"
             ) from error

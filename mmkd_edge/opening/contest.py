@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import BACKENDS
+from mmkd_edge.backends.forks import ForkedError
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, MmkdError
 from mmkd_edge.predict.engine import Engine
@@ -46,7 +47,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         engine: the fastest; all others are closed.
         trials: what was measured, of the first engine too; none where nobody else could take part.
         left_out: who cannot take part here, and why.
-        untried: who was not tried for lack of time, and why.
+        untried: who was not tried, for lack of time for one, and why.
         spent_s: what it took.
     """
 
@@ -95,6 +96,8 @@ def hold_contest(
                 continue
             try:
                 rivals.append(_rival(setup, first, bundle, opened))
+            except ForkedError as error:
+                untried.append(str(error))
             except MmkdError as error:
                 left_out.append(_left_out(first, setup, error))
         runners = [first, *rivals]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -120,6 +121,19 @@ def check_stale(stale_s: float | None) -> float | None:
     if stale_s is not None and not stale_s > 0:
         raise UsageError(f"stale_s: expected seconds above 0, got {stale_s!r}")
     return stale_s
+
+
+def check_moments(**moments: Any) -> None:
+    """Refuse ages and moments that nothing can be compared with, which would count as fresh and in time.
+
+    Raises:
+        UsageError: one is neither None nor a number.
+    """
+    for name, value in moments.items():
+        if value is None or (isinstance(value, Real) and not isinstance(value, bool) and value == value):
+            continue
+        what = "a moment of time.monotonic()" if name == "deadline_s" else "seconds"
+        raise UsageError(f"{name}: expected {what}, or None; got {value!r}")
 
 
 def check_every(observe_every: Any) -> int:

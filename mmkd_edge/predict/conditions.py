@@ -34,9 +34,16 @@ NO_CONDITIONS = Conditions()
 
 
 def age_fault(input_age_s: float | None, stale_s: float | None) -> Fault | None:
-    """What the age of the input says against a window: from `stale_s` on it is stale."""
-    if input_age_s is None or stale_s is None or input_age_s <= stale_s:
+    """What the age of the input says against a window: from `stale_s` on it is stale.
+
+    As far in the future it is stale too: one of the clocks was set, and how old the sample is nobody can tell. Clocks
+    that disagree by less are in the nature of clocks.
+    """
+    if input_age_s is None or stale_s is None or abs(input_age_s) <= stale_s:
         return None
+    if input_age_s < 0:
+        reason = f"the newest sample is {-input_age_s:.3g} s in the future: the clocks disagree"
+        return Fault(status="stale", reason=reason)
     return Fault(status="stale", reason=f"the newest sample is {input_age_s:.3g} s old")
 
 

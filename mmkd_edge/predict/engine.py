@@ -190,8 +190,32 @@ def engine_of(
 
 def answers_of(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits and probabilities, each (N, K), for golden windows (N, T, C): raw, or z-scores of a per-group modality."""
-    answers = [engine.backend.run(engine.feeds(*prepare(window, engine.modality))) for window in windows]
+    answers = [answer_of(engine, *prepare(window, engine.modality)) for window in windows]
     return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
+
+
+def answer_of(
+    engine: Engine, values: NDArray[np.float32], present: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits and probabilities for what `prepare` gave, where the engine gave any.
+
+    Raises:
+        BackendError: it gave something else; whatever an engine of one's own raises comes as it is.
+    """
+    answer = engine.backend.run(engine.feeds(values, present))
+    outputs = engine.entry.outputs
+    if not isinstance(answer, tuple | list) or len(answer) != len(outputs):
+        raise BackendError(f"expected {describe_tensors(outputs)}, got {_told(answer)}")
+    for spec, array in zip(outputs, answer, strict=True):
+        if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype.kind != "f":
+            raise BackendError(f"expected {describe_tensors((spec,))}, got {_told(array)}")
+    return answer[0], answer[1]
+
+
+def _told(found: object) -> str:
+    if isinstance(found, np.ndarray):
+        return f"{found.dtype} {found.shape}"
+    return f"{type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else type(found).__name__
 
 
 def _statistics_of_golden(bundle: Bundle, entry: ModelEntry) -> InputStatistics | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.backends.steps import Steps, start_steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
@@ -64,7 +65,8 @@ class Stepping:
         self._filled = -samples % streaming.stride
         try:
             self._steps = start_steps(engine.step, streaming)
-        except Exception:  # an engine that cannot begin is one that fails
+        except Exception as error:  # an engine that cannot begin is one that fails
+            let_handlers_through(error)
             self._failed()
 
     def put(self, rows: NDArray[np.float32]) -> None:
@@ -84,8 +86,9 @@ class Stepping:
         try:
             _, self._answer = steps.push(values, present)
             self.fresh = True
-        except Exception:  # the state is lost; the next answer makes it again
+        except Exception as error:  # the state is lost; the next answer makes it again
             self._steps = self._answer = None
+            let_handlers_through(error)
             self._failed()
 
     def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32] | None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.predict.arguments import check_moments
 from mmkd_edge.predict.conditions import Conditions, age_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
@@ -140,6 +141,7 @@ class Stream:
             UsageError: some pushes have times and some do not, or the predictor is closed.
             SensorError: a prediction is not `ok`, and the policy is `raise`; the samples were taken.
         """
+        check_moments(now_s=now_s)
         rows = self._rows_of(samples)
         times = self._times_of(time_s, len(rows))
         if now_s is not None and times is None:
@@ -169,6 +171,7 @@ class Stream:
         Raises:
             SensorError: a prediction is not `ok`, and the policy is `raise`.
         """
+        check_moments(now_s=now_s)
         found: list[Prediction] = []
         for run in self._clock.release():
             self._follow(run, found, now_s)
@@ -192,6 +195,7 @@ class Stream:
         """
         if self._timed is False:
             raise UsageError("latest: expected a stream whose samples have times, got one without; push with time_s")
+        check_moments(now_s=now_s)
         if self._latest is None or self._latest_s is None:
             return None
         age_s = now_s - self._latest_s

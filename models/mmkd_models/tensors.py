@@ -17,6 +17,8 @@ from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
 _KINDS = ("student", "teacher", "teacher-set", "resume", "answers")
 _LENGTH_BYTES = 8
+# A tensor takes about 100 bytes of it; a million empty ones would take a gigabyte of memory to list.
+_MOST_HEADER_BYTES = 16 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
@@ -65,9 +67,15 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
 
     descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
     try:
-        start = read_exactly(descriptor, 8, offset=0)
+        start, size = read_exactly(descriptor, 8, offset=0), os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
+    header_bytes = int.from_bytes(start, "little")
+    if _MOST_HEADER_BYTES < header_bytes < size:
+        raise CheckpointError(
+            f"{path}: expected a header of at most {_MOST_HEADER_BYTES} bytes, got {header_bytes}; "
+            "it is no checkpoint of mmkd-edge, or was altered"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

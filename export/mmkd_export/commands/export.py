@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmkd_edge.command.interrupts import loading
 
 with loading("mmkd-export"):
+    import math
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager
     from dataclasses import dataclass
@@ -20,6 +21,7 @@ with loading("mmkd-export"):
     from mmkd_export.graph.calibration import CalibrationMethod
     from mmkd_export.judge.batch import batch_from_dim
     from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
+    from mmkd_export.judge.plausible import range_choice
     from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
     from mmkd_export.platforms import PLATFORMS, PlatformName
     from mmkd_export.preflight import check_plan
@@ -118,6 +120,15 @@ class JudgingOptions:
             "Measure on this dataset how people or machines differ, which a device judges drifts by; else taken "
             "from the training.",
             metavar="DATA",
+        ),
+    ] = None
+    value_range: Annotated[
+        str | None,
+        Option(
+            "Values that the sensor can give, none for any; else what the dataset declares, or a wide range from the "
+            "training.",
+            ("--range",),
+            "LOW:HIGH|none",
         ),
     ] = None
     max_drop: Annotated[
@@ -220,6 +231,7 @@ def _plan(
         accept_unjudged=judged.accept_unjudged,
         batch=None if quantised.dim is None else batch_from_dim(quantised.dim),
         drift_reference=judged.drift_reference,
+        value_range=range_choice(judged.value_range),
     )
 
 
@@ -360,6 +372,9 @@ def _notes(result: ExportResult) -> Iterator[str]:
         if artifact.precision == "fp16":
             for name, reason in artifact.float_layers.items():
                 yield f"fp16: {name} stays float32: it {reason}"
+    if isinstance(result.report.range_rule, str):
+        low, high = result.manifest.models[0].modality.range or (-math.inf, math.inf)
+        yield f"values outside {low:g} to {high:g} count as missing: {result.report.range_rule}; --range changes it"
     for left_out in result.report.left_out:
         yield f"{_name(left_out)}: left out: {left_out.reason}"
     for engine in result.engines:

@@ -33,6 +33,7 @@ Facts = dict[str, str]
 """Dotted name to value, in the order in which people read."""
 
 _HEADER_LENGTH_BYTES = 8
+_MOST_HEADER_BYTES = 16 << 20  # as `mmkd_models.tensors` reads, which needs torch
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
 """What checkpoints hold, in the words of safetensors and of torch."""
 _SIDECAR_SUFFIX = ".json"
@@ -124,6 +125,8 @@ def _report_facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 def _student_facts(report: ExportReport, *, prefix: str) -> Iterator[tuple[str, str]]:
     yield f"{prefix}checkpoint", report.student.checkpoint_sha256
+    if isinstance(report.range_rule, str):
+        yield f"{report.student.modality}.range_from", report.range_rule
     for artifact in report.artifacts:
         if artifact.gate is not None:
             yield f"{prefix}gate.{artifact.precision}", gate_summary(artifact.gate)
@@ -183,12 +186,22 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
 
 def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:
     """The JSON at the beginning of a safetensors file, checked against the file's size, and the whole file."""
+    descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
+    try:
+        length = int.from_bytes(read_exactly(descriptor, _HEADER_LENGTH_BYTES, offset=0), "little")
+    finally:
+        os.close(descriptor)
+    if _MOST_HEADER_BYTES < length < path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: expected a header of at most {_MOST_HEADER_BYTES} bytes, got {length}; "
+            "it is no checkpoint of mmkd-edge, or was altered"
+        )
     data = path.read_bytes()
     start = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
     try:
         header: dict[str, Any] = json.loads(data[_HEADER_LENGTH_BYTES:start])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, got a damaged or foreign file") from error
     expected = start + max(ends, default=0)
     if len(data) != expected:

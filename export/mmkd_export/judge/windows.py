@@ -7,7 +7,6 @@ network computes, and are called synthetic everywhere. Nothing is ever calibrate
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.bundle.files import open_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_text
@@ -211,13 +211,12 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
     import os
 
     os.close(open_file(path, expected="a dataset directory or an .npz file of windows"))
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
+    with path.open("rb") as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise UsageError(f"{path}: expected an .npz file of windows, got a single array; save it with np.savez")
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    try:
+        return read_npz(path)
+    except ArraysError as error:
         raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
 
 

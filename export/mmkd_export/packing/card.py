@@ -19,7 +19,7 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
     return "\n".join(
         [
             *_heading(report, entry),
-            *_input(entry),
+            *_input(entry, report.range_rule or ""),
             *_use(entry),
             *_measured(report),
             *_confidence(report),
@@ -50,7 +50,7 @@ def _answer(task: TaskSpec) -> str:
             return f"a number, the {task_text(task)}"
 
 
-def _input(entry: ModelEntry) -> Iterator[str]:
+def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
     modality = entry.modality
     samples, channels = modality.shape
     yield "## What it takes"
@@ -61,7 +61,8 @@ def _input(entry: ModelEntry) -> Iterator[str]:
         f"channels ({', '.join(modality.channels)}), raw values{unit}, float32. NaN means missing."
     )
     if modality.range is not None:
-        yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing."
+        why = f" ({range_rule})" if range_rule else ""
+        yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing{why}."
     if modality.normalise == "per_group":
         yield (
             "Raw values are only comparable within one group (person, machine or session): measure a reference with "

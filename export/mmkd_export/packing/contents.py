@@ -69,6 +69,7 @@ def pack_bundle(
         tools=student.tools,
         steps=tuple(step.report for step in student.steps),
         measures=_measures(student.task),
+        range_rule=student.range_rule or msgspec.UNSET,
     )
     golden = golden_bytes(_golden(student.proof_set))
     entry = _entry(student, artifacts, golden=golden)

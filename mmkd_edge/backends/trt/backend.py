@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.backends.external_weights import refuse_external_weights
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.backends.trt.build import BuiltEngine, engine_from_onnx, engine_logger, workspace_bytes
 from mmkd_edge.backends.trt.cache import load_engine
 from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
@@ -84,6 +85,7 @@ class TrtBackend:
                 self.inputs, self.outputs = _tensors(module, loaded.engine)
                 self._idle.append(self._execution(loaded.engine))
         except Exception as error:  # TensorRT raises more types than its own
+            let_handlers_through(error)
             raise BackendError(
                 f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
             ) from error
@@ -96,6 +98,7 @@ class TrtBackend:
         except BaseException as error:  # the GPU was asked nothing
             self._give_back(execution)
             if isinstance(error, Exception):
+                let_handlers_through(error)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
             raise
         try:
@@ -104,6 +107,7 @@ class TrtBackend:
         except BaseException as error:
             lost = self._drop(execution)
             if isinstance(error, Exception):
+                let_handlers_through(error)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{lost}") from error
             raise
         self._give_back(execution)
@@ -162,6 +166,7 @@ class TrtBackend:
                 return self._execution(engine)
         except BaseException as error:
             others = self._make_do_without()
+            let_handlers_through(error)
             if not isinstance(error, Exception):
                 raise
             if others:

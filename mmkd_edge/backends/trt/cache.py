@@ -131,7 +131,7 @@ def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, st
         plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
     except (UsageError, OSError):
         return None, _why_absent(folder, name, facts)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return None, f"the sidecar of the one in the cache is damaged: {error}"
     if sidecar.facts != facts:
         return None, f"the one in the cache was built for something else: {_difference(sidecar.facts, facts)}"
@@ -164,7 +164,7 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltEngine) -> N
 
 def _why_absent(folder: Path, name: str, facts: EngineFacts) -> str:
     for other in sorted(folder.glob(f"{facts.onnx_sha256[:16]}-*.json")):
-        with contextlib.suppress(UsageError, OSError, msgspec.MsgspecError):
+        with contextlib.suppress(UsageError, OSError, msgspec.MsgspecError, UnicodeDecodeError):
             known = msgspec.json.decode(_content(other, _MAX_SIDECAR_BYTES), type=CachedEngine).facts
             if other.stem != name and known.onnx_sha256 == facts.onnx_sha256:
                 return f"the one in the cache was built for something else: {_difference(known, facts)}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_edge.backends.feeds import fill
+from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.backends.trt.cuda_stream import CudaStream
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
@@ -93,6 +94,7 @@ class Execution:
             # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.
             replayed = [self._answer_into_nothing(feeds) for feeds in probes]
         except BackendError as error:
+            let_handlers_through(error)
             reason = f"CUDA records no graph of the call: {error}"
         else:
             if _same(replayed, plain):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import ArraysError, map_array
 from mmkd_edge.spec import TaskSpec, label_dtype
 from mmkd_models.data.labels import UNKNOWN, is_labelled, unlabelled_mark
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
@@ -36,6 +37,11 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
     """
     arrays: dict[str, AnyArray] = {}
     problems: list[str] = []
+    if spec.recordings is None and (path / RECORDINGS).is_dir() and not (path / SPLIT_NAMES[0]).is_dir():
+        problems.append(
+            f"{SPEC_FILE}: 'recordings': expected how windows are cut, since {RECORDINGS}/ is there; add it"
+        )
+        return arrays, problems
     for name, is_required in _file_names(spec, cut=is_cut_from_recordings(path, spec)):
         file = path / name
         if not file.is_file():
@@ -43,8 +49,8 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
                 problems.append(f"{name}: the file is missing; write it or take it out of {SPEC_FILE}")
             continue
         try:
-            arrays[name] = _map_array(file)
-        except (ValueError, EOFError, OSError) as error:
+            arrays[name] = map_array(file)
+        except ArraysError as error:
             problems.append(f"{name}: expected a .npy array, got something numpy cannot read ({error}); write it again")
     return arrays, problems
 
@@ -62,21 +68,14 @@ def _file_names(spec: DatasetSpec, *, cut: bool) -> Iterator[tuple[str, bool]]:
         yield f"{RECORDINGS}/splits.npy", True
 
 
-def _map_array(file: Path) -> AnyArray:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError:
-        array = np.load(file, allow_pickle=False)  # an array without elements cannot be mapped, but can be read
-    if not isinstance(array, np.ndarray):
-        raise ValueError("an archive of several arrays")  # noqa: TRY004 - the file's content is wrong, not a type
-    return array
-
-
 def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
     """Gives one text for every array that does not fit `dataset.json`; arrays that are not there are passed over."""
     found = list(_recording_problems(spec, arrays) if cut else _split_problems(spec, arrays))
     yield from found
-    if not found:
+    needed = (
+        [f"{RECORDINGS}/labels.npy", f"{RECORDINGS}/splits.npy"] if cut else [f"{s}/labels.npy" for s in SPLIT_NAMES]
+    )
+    if not found and all(name in arrays for name in needed):
         yield from _group_problems(spec, arrays, cut=cut)
 
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec, task_fault
 
@@ -116,9 +117,11 @@ def _decode(file: Path) -> DatasetSpec:
                 f"{file}: expected format_version {FORMAT_VERSION}, got {bytes(version).decode()};"
                 " use the mmkd-edge that wrote it, or a newer one"
             )
-        return msgspec.json.decode(content, type=DatasetSpec)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        spec = msgspec.json.decode(content, type=DatasetSpec)
+        parse_object(content)  # refuses a key that is there twice
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, JsonError) as error:
         raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
+    return spec
 
 
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:

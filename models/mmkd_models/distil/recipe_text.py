@@ -67,7 +67,7 @@ def recipe_from_file(path: Path) -> Recipe:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
         raise UsageError(f"{path}: expected a JSON file with a recipe, {error.strerror}; check the path") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: expected a recipe, {error}; --print-recipe prints one to start from") from error
 
 

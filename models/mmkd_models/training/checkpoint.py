@@ -40,6 +40,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import CurvePoint, TrainConfig
+from mmkd_models.training.network_bounds import check_bounds
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256
@@ -186,6 +187,7 @@ def read_student(path: Path) -> StudentCheckpoint:
     check_parts(tensors, ("student/", "carried/"), path)
     check_sizes((document.modality,), document.task, path)
     task = document.task
+    check_bounds((document.modality,), task, document.config.encoder, state, path=path)
     network = Student(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None
@@ -222,7 +224,8 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     state = part_named(tensors, "teacher/")
     check_parts(tensors, ("teacher/",), path)
     check_sizes(document.modalities, document.task, path)
-    task = document.task
+    task, config = document.task, document.config
+    check_bounds(document.modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
     network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     return TeacherCheckpoint(

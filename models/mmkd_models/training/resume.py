@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[ResumeFacts, dict[str, Tensor]]:
     tensors, raw = read_tensors(path, kind="resume")
     try:
         facts = msgspec.json.decode(raw, type=ResumeFacts)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: metadata: {error}; start without --resume") from error
     if facts.format_version != _FORMAT_VERSION:
         raise CheckpointError(

@@ -32,6 +32,7 @@ from mmkd_models.training.checkpoint import (
     part_named,
     read_teacher,
 )
+from mmkd_models.training.network_bounds import check_bounds
 
 _KIND = "teacher-set"
 
@@ -148,7 +149,9 @@ def read_teacher_set(path: Path) -> OutOfFoldCheckpoint:
         parts=parts,
         score=document.score,
     )
-    task = checkpoint.task
+    task, config = checkpoint.task, checkpoint.config
+    for state in checkpoint.states:
+        check_bounds(checkpoint.modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
     wanted = Teacher(checkpoint.modalities, len(task.labels), checkpoint.config, kind=task.kind).state_dict()
     for state in checkpoint.states:
         same_tensors(wanted, state, path=path)

@@ -325,6 +325,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
         others: of the students that follow in a bundle of several.
         steps: of a causal student, one for each of its step graphs.
         measures: what the figures of the artifacts are, where the student answers something else than classes.
+        range_rule: where the range of the sensor's values comes from, where the dataset does not declare it.
     """
 
     format_version: int = FORMAT_VERSION
@@ -339,6 +340,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     others: tuple[ExportReport, ...] = ()
     steps: tuple[StepReport, ...] = ()
     measures: Measures | msgspec.UnsetType = msgspec.UNSET
+    range_rule: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def told_in(self) -> Measures:
@@ -460,7 +462,7 @@ def decode_sidecar(data: bytes) -> EngineSidecar:
 def _decoded(data: bytes, kind: type[Document], *, what: str, advice: str) -> Document:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DocumentError(f"{what}: {error}; {advice}") from error
 
 

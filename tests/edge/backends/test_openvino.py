@@ -170,7 +170,7 @@ def test_a_processor_without_bf16_is_named(kit: Any, monkeypatch: pytest.MonkeyP
         def get_property(self, *_: str) -> list[str]:
             return ["FP32"]
 
-    monkeypatch.setattr(module, "_core", lambda _: Plain())
+    monkeypatch.setattr(module, "_core", Plain)
     with pytest.raises(UnavailableError) as caught:
         OpenVinoBackend(kit.model(kit.modality), bf16=True)
     assert str(caught.value).startswith("backend 'openvino' (openvino ")
@@ -192,7 +192,7 @@ from mmkd_edge.backends.openvino import OpenVinoBackend
 with Bundle.open(example_bundle()) as bundle:
     model = bundle.read("acc/model.fp32.onnx")
 if sys.argv[1] == "several":
-    module._core = lambda process: module.import_openvino().Core()
+    module._core = lambda: module.import_openvino().Core()
 opened = [OpenVinoBackend(model) for _ in range(2)]
 while opened:
     opened.pop(0).close()
@@ -214,23 +214,33 @@ def test_more_than_one_core_would_let_a_signal_end_the_process() -> None:
     assert in_a_process(INTERRUPTED, "several").returncode == -signal.SIGSEGV
 
 
-def test_a_child_after_a_fork_opens_its_own() -> None:
-    script = (
-        "import os, sys, warnings\n"
-        "warnings.simplefilter('ignore')\n"  # Python warns of a fork with threads
-        "from mmkd_edge import Bundle, EdgePredictor, example_bundle\n"
-        "path = example_bundle()\n"
-        "with Bundle.open(path) as bundle: window = bundle.golden('acc').windows[0]\n"
-        "before = EdgePredictor.open(path, backend='openvino')\n"
-        "mine = before.predict(window)\n"
-        "if os.fork() == 0:\n"
-        "    with EdgePredictor.open(path, backend='openvino') as predictor:\n"
-        "        theirs = predictor.predict(window)\n"
-        "    os._exit(0 if (theirs.probabilities == mine.probabilities).all() else 1)\n"
-        "_, status = os.wait()\n"
-        "sys.exit(os.waitstatus_to_exitcode(status))\n"
-    )
-    assert in_a_process(script).returncode == 0
+IN_A_CHILD = """
+import os, sys
+from mmkd_edge import EdgePredictor, UnavailableError
+
+path = sys.argv[1]
+EdgePredictor.open(path, backend="openvino").close()
+if os.fork() == 0:
+    try:
+        EdgePredictor.open(path, backend="openvino")
+    except UnavailableError as error:
+        print(str(error).replace(str(os.getppid()), "PARENT").replace(str(os.getpid()), "CHILD"), flush=True)
+    with EdgePredictor.open(path) as predictor:
+        print(predictor.backend.name, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_the_child_of_a_fork_is_refused_and_finds_another_backend_by_itself(bundle_path: Path) -> None:
+    done = in_a_process(IN_A_CHILD, bundle_path)
+    assert done.stdout.splitlines() == [
+        (
+            "backend 'openvino': OpenVINO was started in process PARENT and cannot be used in its child CHILD; "
+            "start workers with multiprocessing's 'spawn', or open bundles only in them"
+        ),
+        "ort",
+    ]
 
 
 def test_nothing_is_sent_or_printed_and_no_folder_is_made(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_made_is_named(bundle_path: Path, cache: Path) -
             lambda data: data.replace(b'"format_version": 1', b'"format_version": 2'),
             "format_version: expected 1, got 2",
         ),
-        (lambda data: data + b" " * (1 << 20), "expected at most 1048576 bytes, got "),
+        (lambda data: data + b" " * (1 << 20), "expected at most 1048576 bytes, got more"),
     ],
 )
 def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path: Path, change: Any, fault: str) -> None:
@@ -143,6 +143,28 @@ def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path: Path, change: 
 
 
 # Opening with it.
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(bundle_path: Path) -> None:
+    path = write_profile(profile_of(bundle_path, trial()))
+    path.unlink()
+    os.mkfifo(path)
+    assert (
+        opened(bundle_path)[3] == f"the profile {path} cannot be read: it is no regular file; onnxruntime is installed"
+    )
+
+
+@pytest.mark.parametrize("name", ["profile", "another machine's"])
+def test_what_others_can_write_is_not_read(bundle_path: Path, name: str) -> None:
+    path = write_profile(profile_of(bundle_path, trial()))
+    if name != "profile":
+        path = path.rename(path.with_name(f"{path.name[:16]}-other.json"))
+    path.chmod(0o666)
+    reason = opened(bundle_path)[3]
+    if name == "profile":
+        assert reason == f"the profile {path} cannot be read: others can write it; onnxruntime is installed"
+    else:
+        assert reason == "no profile of this bundle on this machine; onnxruntime is installed"
 
 
 def test_open_takes_the_profiles_choice_and_says_so(bundle_path: Path) -> None:

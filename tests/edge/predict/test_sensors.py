@@ -197,6 +197,33 @@ def test_an_old_input_is_stale() -> None:
     assert old.label == "b"
 
 
+def test_an_input_as_far_in_the_future_is_stale_too() -> None:
+    entry = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
+    model = EdgePredictor(entry=entry.entry, backend=entry.backend, stale_s=1.0)
+    assert model.predict(window(), input_age_s=-0.5).status == "ok"  # clocks never agree wholly
+    future = model.predict(window(), input_age_s=-3600.0)
+    assert (future.status, future.input_age_s) == ("stale", -3600.0)
+    assert future.reason == "the newest sample is 3.6e+03 s in the future: the clocks disagree"
+
+
+@pytest.mark.parametrize("value", [float("nan"), "soon", True, np.float32("nan")])
+def test_ages_and_moments_that_nothing_compares_with_are_refused(value: Any) -> None:
+    model = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
+    assert refused(lambda: model.predict(window(), deadline_s=value)) == (
+        f"deadline_s: expected a moment of time.monotonic(), or None; got {value!r}"
+    )
+    assert refused(lambda: model.predict(window(), input_age_s=value)) == (
+        f"input_age_s: expected seconds, or None; got {value!r}"
+    )
+    stream = model.stream(hop=1)
+    for call in (
+        lambda: stream.push(window(), 0.0, now_s=value),
+        lambda: stream.flush(now_s=value),
+        lambda: stream.latest(value),
+    ):
+        assert refused(call) == f"now_s: expected seconds, or None; got {value!r}"
+
+
 def test_a_deadline_that_has_passed_spares_the_engine() -> None:
     asked: list[object] = []
 

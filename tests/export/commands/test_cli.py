@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_export.commands.export import main
+from mmkd_export.judge.plausible import RULE
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult
 from mmkd_export.targets.litert import tflite_gain, with_tflite
@@ -90,12 +91,13 @@ def test_the_command_shows_its_steps_and_the_result(
     assert lines[2].split()[:2] == ["fp32", "onnx"]
     facts = exported.report.artifacts[0].confidence
     assert facts is not None
-    assert lines[3] == "compared with torch on 12 validation windows carried by the checkpoint"
-    assert lines[4] == f"fp32 onnx: {reliability_text(facts)}"
-    assert lines[5].split("  ")[0] == "error level"
-    assert lines[6].split()[:2] == ["0.2", f"{facts.coverages[0].coverage:.1%}"]  # 6 windows support no smaller one
-    assert lines[7] == SAME_GROUPS
-    assert lines[8:] == [GAIN, f"wrote {output}; next: mmkd-bench run '{output}'"]
+    assert lines[3] == f"values outside -1000 to 1000 count as missing: {RULE}; --range changes it"
+    assert lines[4] == "compared with torch on 12 validation windows carried by the checkpoint"
+    assert lines[5] == f"fp32 onnx: {reliability_text(facts)}"
+    assert lines[6].split("  ")[0] == "error level"
+    assert lines[7].split()[:2] == ["0.2", f"{facts.coverages[0].coverage:.1%}"]  # 6 windows support no smaller one
+    assert lines[8] == SAME_GROUPS
+    assert lines[9:] == [GAIN, f"wrote {output}; next: mmkd-bench run '{output}'"]
 
 
 def test_json_is_one_document_and_another_process_gives_the_same_bundle(
@@ -275,7 +277,7 @@ def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], export
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]
     assert lines[4].startswith("int8: balanced accuracy drops by ")
-    assert lines[6] == (
+    assert lines[7] == (
         "6 judging windows prove little: even without one disagreement, up to 50.0% remain possible; "
         "name more with --eval DATA"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
@@ -278,3 +279,49 @@ def test_a_kind_of_task_that_there_is_not(rig, edit):
         f"{rig.path}/dataset.json: Invalid enum value 'multi-label' - at `$.task.kind`; correct the file,"
         " docs/datasets.md describes every key"
     )
+
+
+def test_missing_splits_of_recordings_are_one_problem(line):
+    (line.path / "recordings" / "splits.npy").unlink()
+    assert _refusal(line.path) == (
+        f"dataset {line.path}: recordings/splits.npy: the file is missing; write it or take it out of dataset.json"
+    )
+
+
+@pytest.mark.parametrize("name", ["labels", "lengths", "vib"])
+def test_any_missing_file_of_recordings_is_named(line, name):
+    (line.path / "recordings" / f"{name}.npy").unlink()
+    assert f"recordings/{name}.npy: the file is missing" in _refusal(line.path)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_missing_labels_are_named(rig, split):
+    (rig.path / split / "labels.npy").unlink()
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: {split}/labels.npy: the file is missing; write it or take it out of dataset.json"
+    )
+
+
+def test_recordings_that_nothing_describes(line):
+    file = line.path / "dataset.json"
+    document = json.loads(file.read_text())
+    del document["recordings"]
+    file.write_text(json.dumps(document))
+    assert _refusal(line.path) == (
+        f"dataset {line.path}: dataset.json: 'recordings': expected how windows are cut, since recordings/ is there;"
+        " add it"
+    )
+
+
+def test_a_key_that_is_there_twice(rig):
+    file = rig.path / "dataset.json"
+    file.write_text(file.read_text().replace('"licence"', '"name": "other", "licence"', 1))
+    assert _refusal(rig.path) == (
+        f"{file}: name: expected once, got it twice; correct the file, docs/datasets.md describes every key"
+    )
+
+
+def test_nesting_without_end(rig):
+    file = rig.path / "dataset.json"
+    file.write_text('{"name": ' + "[" * 100_000)
+    assert _refusal(rig.path).startswith(f"{file}: ")

@@ -8,6 +8,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -448,3 +449,38 @@ def test_carried_windows_without_labels_are_refused(path: Path) -> None:
 def test_carried_labels_out_of_range_are_refused(path: Path) -> None:
     rewrite(path, tensors=lambda tensors: tensors.update({"carried/labels": torch.tensor([0, 2, 1])}))
     assert refusal(path) == (f"{path}: carried windows: expected labels from 0 to 1, got 0 to 2; the file was altered")
+
+
+# Sizes that are claimed.
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda d: d["config"]["encoder"].update(width=48_000_000), "values in attention"),
+        (lambda d: d["config"]["encoder"].update(depth=1_000_000), "layers"),
+        (lambda d: d["config"]["encoder"].update(spectrum_bands=1 << 31), "spectrum_bands"),
+        (lambda d: d["config"]["encoder"].update(most_tokens=1 << 31), "most_tokens"),
+        (lambda d: d["config"]["encoder"].update(feedforward_ratio=1 << 31), "feedforward_ratio"),
+        (lambda d: d["config"]["encoder"].update(frame=1 << 31), "frame"),
+        (lambda d: d["modality"].update(samples=1 << 31), "acc: values of a window"),
+        (lambda d: d["modality"].update(samples=1 << 20), "acc: samples"),
+        (lambda d: d["task"].update(labels=[str(n) for n in range(10_001)]), "labels"),
+    ],
+)
+def test_sizes_that_no_file_has_are_refused_before_anything_is_built(
+    path: Path, change: Callable[[dict[str, Any]], object], name: str
+) -> None:
+    rewrite(path, document=change)
+    begun = time.perf_counter()
+    assert refusal(path).startswith(f"{path}: metadata: {name}: expected at most ")
+    assert time.perf_counter() - begun < 1
+
+
+def test_a_header_of_a_million_tensors_is_not_read(path: Path) -> None:
+    path.write_bytes(((16 << 20) + 1).to_bytes(8, "little") + b"{")
+    os.truncate(path, 64 << 20)
+    assert refusal(path) == (
+        f"{path}: expected a header of at most 16777216 bytes, got 16777217; "
+        "it is no checkpoint of mmkd-edge, or was altered"
+    )

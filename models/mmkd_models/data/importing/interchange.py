@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
@@ -164,9 +165,8 @@ def _load(file: Path) -> dict[str, AnyArray]:
             f"{file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
         )
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+        return dict(read_npz(file))
+    except ArraysError as error:
         raise DatasetError(
             f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"
         ) from error

@@ -1,0 +1,108 @@
+"""The range of values that a sensor can plausibly give, where the dataset declares none.
+
+A device treats a value outside as missing, so that a window of nothing but such values is `invalid` and never answered:
+INT8 above all makes a plausible answer of 1e38. The rule is generous, since what is only rare must not count as
+missing: whether windows still look like the training is for the drift verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.bundle.manifest import MAX_FLOAT32
+from mmkd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mmkd_models.training.checkpoint import StudentCheckpoint
+
+RangeChoice = tuple[float, float] | Literal["auto", "none"]
+
+STANDARD_DEVIATIONS = 1000.0
+"""From the training's mean. A rare event lies far out where a channel rests otherwise: one that fills a share p of the
+samples 1 / sqrt(p) standard deviations (a Bernoulli variable, whose variance is p (1 - p)), 1000 for one sample in a
+million."""
+
+RULE = (
+    f"no range was declared: the training's mean and {STANDARD_DEVIATIONS:g} standard deviations either way, of the "
+    "widest channel, and all that its windows have"
+)
+
+NAMED = "given at export with --range"
+
+
+def with_range(checkpoint: StudentCheckpoint, windows: NDArray[np.float32], choice: RangeChoice) -> StudentCheckpoint:
+    """The same student, whose values have the range that was chosen.
+
+    Args:
+        checkpoint: a student.
+        windows: (N, T, C) raw values that must be inside; NaN = missing.
+        choice: a range, `auto` for what the dataset declares or else the rule, `none` for no range at all.
+
+    Raises:
+        UsageError: the modality is normalised per group and a range was named or taken away.
+    """
+    modality = checkpoint.modality
+    if choice != "auto" and modality.normalise == "per_group":
+        raise UsageError(
+            f"--range: modality {modality.name!r} is normalised per group, and its range is that of the dataset; "
+            'write "range": [LOW, HIGH] into dataset.json and train again'
+        )
+    if choice == "auto" and (modality.range is not None or modality.normalise == "per_group"):
+        return checkpoint
+    chosen: tuple[float, float] | None = None
+    if choice == "auto":
+        front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
+        chosen = plausible_range(windows, mean=front["mean"], std=front["std"])
+    elif choice != "none":
+        chosen = choice
+    return replace(checkpoint, modality=msgspec.structs.replace(modality, range=chosen))
+
+
+def plausible_range(
+    windows: NDArray[np.float32], *, mean: Sequence[float], std: Sequence[float]
+) -> tuple[float, float] | None:
+    """The rule: two digits, rounded outwards; None where it would leave nothing of float32 out."""
+    finite = windows[np.isfinite(windows)]
+    span = [STANDARD_DEVIATIONS * deviation for deviation in std]
+    low = min([centre - reach for centre, reach in zip(mean, span, strict=True)] + [float(finite.min(initial=0.0))])
+    high = max([centre + reach for centre, reach in zip(mean, span, strict=True)] + [float(finite.max(initial=0.0))])
+    low, high = -_outwards(-low), _outwards(high)
+    return (low, high) if -MAX_FLOAT32 < low < high < MAX_FLOAT32 else None
+
+
+def _outwards(value: float) -> float:
+    """The next number upwards that has two digits."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    return float(f"{math.ceil(value / step - 1e-9) * step:.2g}")
+
+
+def range_choice(text: str | None) -> RangeChoice:
+    """What `--range` says: `LOW:HIGH` or `none`; nothing leaves it to the rule.
+
+    Raises:
+        UsageError: it says something else.
+
+    >>> range_choice("-16:16")
+    (-16.0, 16.0)
+    """
+    if text is None or text == "none":
+        return "auto" if text is None else "none"
+    low, _, high = text.partition(":")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (math.nan, math.nan)
+    if not -MAX_FLOAT32 <= found[0] < found[1] <= MAX_FLOAT32:
+        raise UsageError(f"--range {text!r}: expected LOW:HIGH with LOW below HIGH, or none; write --range=-16:16")
+    return found

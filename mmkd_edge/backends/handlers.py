@@ -1,0 +1,48 @@
+"""Exceptions that no engine raised: those of a signal handler, which may arrive in the middle of any call.
+
+A program that limits its time with SIGALRM, or ends in order on SIGTERM, raises from its handler. Whoever takes every
+exception of an engine for a failure of that engine would swallow it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+
+def let_handlers_through(error: BaseException | None) -> None:
+    """Nothing, unless an exception, or one that it was made from, comes out of an installed signal handler.
+
+    Raises:
+        BaseException: that of the handler, as it was raised.
+    """
+    codes: set[CodeType] | None = None
+    while error is not None:
+        codes = set(_handlers_codes()) if codes is None else codes
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code in codes:
+                raise error
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+
+
+def _handlers_codes() -> Iterator[CodeType]:
+    """The code of every signal handler of this process that is written in Python."""
+    for number in signal.valid_signals():
+        code = _code_of(signal.getsignal(number))
+        if code is not None:
+            yield code
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    if not callable(handler):  # by default, or ignored
+        return None
+    handler = getattr(handler, "func", handler)  # of a partial
+    for function in (handler, getattr(handler, "__func__", None), vars(type(handler)).get("__call__")):
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+    return None

@@ -1,0 +1,103 @@
+"""An ONNX model read by us, from its bytes: what an engine must not be handed can be told before one is.
+
+Owns the protobuf wire format (protobuf.dev/programming-guides/encoding) as far as a reader needs it, and the places of
+an ONNX model in which tensors and graphs stand (onnx.proto, field numbers). Looks, and copies nothing. Whatever a
+protobuf parser takes is taken: over-long numbers, unknown fields, a message in several pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+Value = int | memoryview
+Found = tuple[str, int, Value]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MOST_VARINT_BYTES = 10
+_DEEPEST = 100  # protobuf's own limit of nesting
+
+# What is in the fields of a message that hold messages, as far as a tensor, a node or a graph can be in them.
+_INNER: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "training": {1: "graph", 2: "graph"},
+    "tensor": {},
+    "opset": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+
+
+def walk(model: bytes) -> Iterator[Found]:
+    """Every field of a model and of what is inside it: the kind of message, the field's number, its value.
+
+    Raises:
+        ValueError: the bytes are no protobuf message.
+    """
+    waiting = [("model", memoryview(model), 0)]
+    while waiting:
+        kind, message, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError("messages are nested too deeply")
+        inner = _INNER[kind]
+        for number, value in fields(message):
+            yield kind, number, value
+            if number in inner:
+                if isinstance(value, int):
+                    raise ValueError(f"field {number} of a {kind} is no message")
+                waiting.append((inner[number], value, depth + 1))
+
+
+def has_external_weights(model: bytes) -> bool:
+    """Whether a tensor of a model has its values in another file.
+
+    Raises:
+        ValueError: the bytes are no protobuf message.
+    """
+    return any(kind == "tensor" and _is_external(number, value) for kind, number, value in walk(model))
+
+
+def _is_external(number: int, value: Value) -> bool:
+    return number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
+    """The fields of one message: the number, and a whole number or the bytes.
+
+    Raises:
+        ValueError: the bytes are no protobuf message.
+    """
+    place, size = 0, len(message)
+    while place < size:
+        tag, place = _varint(message, place)
+        number, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            value, place = _varint(message, place)
+            yield number, value
+            continue
+        if wire == _BYTES:
+            length, place = _varint(message, place)
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            raise ValueError(f"a field of wire type {wire}, which no engine takes")
+        if length > size - place:
+            raise ValueError("a field is longer than its message")
+        yield number, message[place : place + length]
+        place += length
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """A number, and where the next field begins."""
+    value = 0
+    for count in range(_MOST_VARINT_BYTES):
+        if place + count >= len(message):
+            raise ValueError("a number is cut off")
+        byte = message[place + count]
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value, place + count + 1
+    raise ValueError("a number is too long")

@@ -1,0 +1,69 @@
+"""Arrays in files of NumPy's formats, read with care: what is damaged or was made to harm is one error, in time.
+
+NumPy reads the header of a `.npy` as Python text, and `zipfile` whatever an archive claims: between them a damaged file
+gives a dozen types of exceptions. Pickles are never read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_UNPACKED_BYTES = 1 << 30
+"""What a compressed archive may always unpack to; a larger one to `MOST_UNPACKED_RATIO` times its size."""
+MOST_UNPACKED_RATIO = 20
+"""Recorded float32 packs to a half, int16 to a fifth; a channel that rests to far less, but not all of a gigabyte."""
+
+
+class ArraysError(ValueError):
+    """What is wrong with a file of arrays; the caller names the file and what it should be."""
+
+
+def map_array(file: Path) -> NDArray[Any]:
+    """The array of a `.npy` file, mapped read-only where it has elements.
+
+    Raises:
+        ArraysError: it is none that can be read.
+    """
+    try:
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except ValueError:
+            array = np.load(file, allow_pickle=False)  # an array without elements cannot be mapped, but can be read
+    except Exception as error:
+        raise ArraysError(_said(error)) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ArraysError("an archive of several arrays")
+    return array
+
+
+def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
+    """All arrays of an `.npz` file, by name.
+
+    Raises:
+        ArraysError: it is none that can be read, or unpacks to far more than its size.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        size = file.stat().st_size
+        fits = unpacked <= max(MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO * size)
+        if fits:
+            with np.load(file, allow_pickle=False) as loaded:
+                return {name: np.asarray(loaded[name]) for name in loaded.files}
+    except Exception as error:
+        raise ArraysError(_said(error)) from error
+    raise ArraysError(
+        f"{size} bytes unpack to {unpacked}, more than {MOST_UNPACKED_RATIO} times as many; "
+        "save it with numpy.savez, which does not compress"
+    )
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

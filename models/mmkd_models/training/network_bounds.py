@@ -1,0 +1,64 @@
+"""The sizes that a checkpoint claims, held against what is in the file, before any network is built from them.
+
+A file of kilobytes can claim a width of 48 million: building that network first and comparing its tensors then would
+take all memory. Owns the bounds of what is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from mmkd_edge.bundle.manifest import MAX_LABELS, MAX_WINDOW_VALUES
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.networks.config import EncoderConfig
+
+_MOST_MODALITIES = 64
+_MOST_WHOLE_SAMPLES = 1 << 14
+"""Of a window that is taken whole: its spectrum is a matrix of samples x samples, here of 1 GiB."""
+_LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 14, "feedforward_ratio": 64}
+
+
+def check_bounds(
+    modalities: Sequence[ModalitySpec],
+    task: TaskSpec,
+    encoder: EncoderConfig,
+    state: Mapping[str, Tensor],
+    *,
+    path: Path,
+    fusion_depth: int = 0,
+) -> None:
+    """Refuse sizes that the tensors of the file cannot have, or that no machine builds.
+
+    Args:
+        modalities: what the network takes.
+        task: what it answers.
+        encoder: the size of each of its encoders.
+        state: its tensors.
+        path: of the file, for the message.
+        fusion_depth: further layers of a teacher.
+
+    Raises:
+        CheckpointError: a size is beyond them.
+    """
+    # Queries, keys, values and what joins them: 4 x D x D values in each layer of each encoder.
+    layers = encoder.depth * len(modalities) + fusion_depth
+    values = sum(tensor.numel() for tensor in state.values())
+    whole = encoder.frame is None
+    claims = {
+        "modalities": (len(modalities), _MOST_MODALITIES),
+        "labels": (len(task.labels), MAX_LABELS),
+        "layers": (layers, len(state)),
+        "values in attention": (4 * layers * encoder.width**2, values),
+        **{name: (getattr(encoder, name) or 0, most) for name, most in _LARGEST.items()},
+        **{f"{m.name}: values of a window": (m.samples * len(m.channels), MAX_WINDOW_VALUES) for m in modalities},
+        **{f"{m.name}: samples": (m.samples, _MOST_WHOLE_SAMPLES) for m in modalities if whole},
+    }
+    for name, (claimed, most) in claims.items():
+        if claimed > most:
+            raise CheckpointError(
+                f"{path}: metadata: {name}: expected at most {most}, got {claimed}; the file was altered"
+            )
