@@ -89,7 +89,8 @@ def write_dataset(
             the window's start, `episodes` (N,), the number of the run it is of, and `columns`, a mapping of facts such
             as machine or campaign, (N,) text or numbers each. Numbers are
             converted to the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
-            whether scores are of people and machines never seen; windows that overlap and have none are named in the log.
+            whether scores are of people and machines never seen; windows that overlap and have none are named in the
+            log.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
