@@ -74,6 +74,9 @@ def import_(
             metavar="CONDITIONS",
         ),
     ] = "",
+    columns: Annotated[
+        str, Option("Further arrays of one value per window to keep as columns, separated by commas.", metavar="NAMES")
+    ] = "",
 ) -> None:
     """Read an interchange file (.npz) and write a dataset directory, checked in full."""
     check_absent(out)
@@ -82,6 +85,7 @@ def import_(
     report = import_interchange(
         file,
         out,
+        columns=_names(columns),
         name=name,
         per_group=_names(per_group),
         source=source,
@@ -221,6 +225,11 @@ def _closing_lines(description: Description) -> list[str]:
         lines.append(
             f"windows are cut from {facts.count} recordings, {facts.total_s / 60:.1f} min, one every {facts.hop_s:g} s"
         )
+    if description.columns:
+        lines.append(f"columns: {', '.join(f'{name} ({count})' for name, count in description.columns.items())}")
+    if description.times:
+        episodes = "" if description.episodes is None else f", {description.episodes} episodes"
+        lines.append(f"windows start from {description.times}{episodes}")
     lines += [f"source: {description.source}"] if description.source else []
     lines += [f"licence: {description.licence}"] if description.licence else []
     return [*lines, f"sha256: {description.sha256}"]
