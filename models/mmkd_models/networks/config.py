@@ -56,6 +56,48 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
 
+class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Convolutional features that share a dilation.
+
+    Attributes:
+        dilation: samples between two weights of a kernel.
+        padded: whether the kernels reach over the ends of the window, where they read the mean of the training.
+        features: how many there are.
+
+    Raises ValueError where the numbers describe no features.
+    """
+
+    dilation: int
+    padded: bool
+    features: int
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that describe no features, wherever they come from."""
+        if min(self.dilation, self.features) < 1:
+            raise ValueError("expected a dilation and a number of features >= 1")
+
+
+class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which convolutional features of a window are computed.
+
+    Attributes:
+        stride: samples between two positions of a kernel; above 1 in long windows alone.
+    """
+
+    groups: tuple[RocketGroup, ...]
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what describes no features, wherever it comes from."""
+        if not self.groups or self.stride < 1:
+            raise ValueError("expected groups of features and a stride >= 1")
+
+    @property
+    def features(self) -> int:
+        """Gives the number of features."""
+        return sum(group.features for group in self.groups)
+
+
 # Defaults are left out, so that a windowed student is described as it always was.
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A student: one encoder and a head.
