@@ -190,7 +190,7 @@ def features_of(
     return np.concatenate(parts) if parts else np.zeros((0, network.config.features), dtype=np.float32)
 
 
-def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int]) -> RocketFeatures:
+def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]) -> RocketFeatures:
     """Gives a network of these features alone, in ascending order; dilations of which nothing is kept are gone."""
     rows = np.unique(np.asarray(keep, dtype=np.int64))
     groups, states, first = [], [], 0
