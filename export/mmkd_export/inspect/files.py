@@ -165,6 +165,8 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield "labels", labels_text(task)
         prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
         yield "size", f"{config['preset']}, {_values(header, prefix):,} values in its tensors"
+        if kind == "student":
+            yield "student_kind", _student_kind(config)
         yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
         yield "best_step", ", ".join(str(member["best_step"]) for member in members)
         yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
@@ -182,6 +184,14 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         raise CheckpointError(
             f"{path}: its metadata lacks {error}; it was altered or made by another version"
         ) from error
+
+
+def _student_kind(config: Mapping[str, Any]) -> str:
+    """What the student is made of, and of how many convolutional features."""
+    kind = str(config.get("kind", "transformer"))
+    if "rocket" not in config:
+        return kind
+    return f"{kind}, {sum(group['features'] for group in config['rocket']['groups'])} convolutional features"
 
 
 def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:

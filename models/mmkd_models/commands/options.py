@@ -45,6 +45,13 @@ LabelledGroups = Annotated[
     int | None,
     Option("Use the labels of N whole groups of the training windows, not of a share.", metavar="N", shown=False),
 ]
+Kind = Annotated[
+    str,
+    Option(
+        "What the student is made of: transformer, rocket (convolutional features and a ridge regression, in seconds), "
+        "or hybrid (both in one graph; where one alone validates better, that one)."
+    ),
+]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
 

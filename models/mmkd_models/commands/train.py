@@ -20,6 +20,7 @@ with loading("mmkd-train"):
         Data,
         Embed,
         Json,
+        Kind,
         Modality,
         Output,
         TrainingOptions,
@@ -36,7 +37,7 @@ with loading("mmkd-train"):
         write_teachers_and_report,
     )
     from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import preset_named, student_config, teacher_config
+    from mmkd_models.networks.config import kind_named, preset_named, student_config, teacher_config
 
 if TYPE_CHECKING:
     import typer
@@ -135,16 +136,19 @@ def student(
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    kind: Kind = "transformer",
     causal: Causal = False,
     options: TrainingOptions,
     embed_windows: Embed = True,
     json: Json = False,
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
+    from mmkd_models.training.closed_form.students import labelled_student
     from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.trainings import planned_facts, train_baseline
+    from mmkd_models.training.trainings import planned_facts
 
-    size = student_config(preset_named(preset, option="--preset"), causal=causal)
+    chosen = kind_named(kind, option="--kind")
+    size = student_config(preset_named(preset, option="--preset"), causal=causal, kind=chosen)
     hold_output(context, output)
     training = training_data(data, options, modalities=[modality])
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)
@@ -152,7 +156,7 @@ def student(
         facts = planned_facts(training, run.train, run.augment)
         check_replaced(output, kind="student", modalities=[modality], config=size, facts=facts)
     with training_shown(f"{modality} baseline", output) as show:
-        checkpoint = train_baseline(training, modality, size, replace(run, on_step=show))
+        checkpoint = labelled_student(training, modality, size, replace(run, on_step=show))
     write_student_and_report(output, checkpoint, json=json)
 
 
