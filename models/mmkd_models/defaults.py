@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from mmkd_models.networks.config import Preset
+from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import TrainConfig
 
 TEACHER_PRESET: Preset = "small"
 STUDENT_PRESET: Preset = "tiny"
+
+COMMITTEE: tuple[MemberKind, ...] = ("transformer", "trees")
 
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
 STUDENT_TRAIN = TrainConfig(steps=800, learning_rate=2e-3)

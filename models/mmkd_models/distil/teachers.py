@@ -15,6 +15,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.distil.recipe import Recipe, Term, member_of, part_of
 from mmkd_models.losses.term import Mix, name_of
+from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
 
@@ -38,8 +39,8 @@ def answers_of(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> tu
 
 
 def known_teacher(teacher: nn.Module) -> Teacher | None:
-    """Gives a teacher of ours, of out-of-fold ones the first; None for a network of your own."""
-    if isinstance(teacher, OutOfFoldTeachers):
+    """Gives a teacher of ours, of several the first transformer; None for a network of your own."""
+    if isinstance(teacher, OutOfFoldTeachers | Committee):
         return teacher.first
     return teacher if isinstance(teacher, Teacher) else None
 

@@ -31,6 +31,7 @@ from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import goal_of
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.metrics.scores import check_metric
+from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.int8 import LearntInt8
@@ -136,7 +137,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     teacher = Teacher(first.modalities, len(first.task.labels), first.config, kind=first.task.kind)
     set_normalisation(teacher, data.train)
     learner = SelfTrainingLearner(
-        teacher, first.network(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
+        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
@@ -341,7 +342,9 @@ def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
         check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
-def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> Teacher | OutOfFoldTeachers:
+def _network(
+    checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData
+) -> Teacher | Committee | OutOfFoldTeachers:
     if isinstance(checkpoint, TeacherCheckpoint):
         return checkpoint.network()
     return checkpoint.teachers_of(data.train, dataset_sha256=data.sha256)
