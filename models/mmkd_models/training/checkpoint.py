@@ -161,10 +161,9 @@ class TeacherCheckpoint:
         """Gives the teacher with its weights, in evaluation mode: all members of a committee."""
         if self.committee is None:
             return self.transformer()
-        kinds = [member.kind for member in self.committee.members[1:]]
         further = [
-            member_from_state(kind, state, self.modalities, self.task, self.config)
-            for kind, state in zip(kinds, self.further, strict=True)
+            member_from_state(member, state, self.modalities, self.task, self.config)
+            for member, state in zip(self.committee.members[1:], self.further, strict=True)
         ]
         return Committee([self.transformer(), *further], self.committee, kind=self.task.kind).eval()
 
@@ -276,7 +275,7 @@ def _with_committee(
         if member.kind == "transformer":
             same_tensors(checkpoint.state, state, path=path)
         else:
-            fault = member_fault(member.kind, state, checkpoint.modalities, checkpoint.task)
+            fault = member_fault(member, state, checkpoint.modalities, checkpoint.task)
             if fault is not None:
                 raise CheckpointError(f"{path}: member {number} ({member.kind}): {fault}; the file was altered")
         states.append(state)

@@ -19,18 +19,26 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import TaskKind
+from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.committee.pool import Pool, pool_of
+from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
+from mmkd_models.networks.rocket import FEATURES, KERNELS, features_of, fit_rocket
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
+from mmkd_models.training.closed_form.ridge import fit_ridge
 from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
 
 _BATCH = 256
+LEAST_FEATURES = 6 * KERNELS
+"""Of a modality's kernels; where there are few modalities each has its share of what one alone has."""
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to what is called after each of its steps."""
@@ -138,7 +146,8 @@ SEEDS_APART = 1000
 def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
     began = time.monotonic()
     known = data.train.subset(np.flatnonzero(data.train.labelled))
-    return _Member(kind=kind, seed=seed, network=_trees(known, seed=seed), seconds=time.monotonic() - began)
+    network = _trees(known, seed=seed) if kind == "trees" else _rocket(data.train, known, seed=seed)
+    return _Member(kind=kind, seed=seed, network=network, seconds=time.monotonic() - began)
 
 
 def _trees(known: Windows, *, seed: int) -> Trees:
@@ -146,6 +155,33 @@ def _trees(known: Windows, *, seed: int) -> Trees:
     task = known.spec.task
     statistics = np.concatenate([statistics_of(inputs, names).numpy() for inputs in _batches(known)])
     return grown_trees(statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed)
+
+
+def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
+    """Kernels that are drawn on all training windows, and a ridge on the labelled ones: to 1 and -1, or to numbers."""
+    task, specs = train.spec.task, train.spec.modalities
+    each = max(LEAST_FEATURES, FEATURES // len(specs))
+    drawn, found = {}, []
+    for spec in specs:
+        values, present = prepare_batch(train.take(np.arange(len(train)))[spec.name], spec)
+        scale = channel_statistics(train, spec.name)
+        drawn[spec.name] = fit_rocket(spec, values, present, scale=scale, seed=seed, features=each)
+        rows = train.labelled
+        found.append(features_of(drawn[spec.name], values[rows], present[rows]))
+    targets = _targets(known.labels, classes=len(task.labels), kind=task.kind)
+    ridge = fit_ridge(np.concatenate(found, axis=1), targets, np.ones(len(known)))
+    network = Rocket(specs, {name: one.config for name, one in drawn.items()}, len(task.labels))
+    for name, one in drawn.items():
+        network.features[name].load_state_dict(one.state_dict())
+    network.weight.copy_(torch.from_numpy(ridge.weight))
+    network.bias.copy_(torch.from_numpy(ridge.bias))
+    return network.eval()
+
+
+def _targets(labels: Labels, *, classes: int, kind: TaskKind) -> NDArray[np.float64]:
+    if kind == "regression":
+        return labels.astype(np.float64)[:, None]
+    return 2.0 * (labels if kind == "multi_label" else np.eye(classes)[labels]) - 1
 
 
 def _batches(windows: Windows) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
@@ -194,6 +230,7 @@ def _facts(members: Sequence[_Member], pool: Pool, scores: Sequence[float]) -> C
                 weight=pool.weights[number],
                 score=scores[number],
                 log_likelihood=pool.likelihoods[number],
+                features=member.network.configs if isinstance(member.network, Rocket) else msgspec.UNSET,
             )
             for number, member in enumerate(members)
         ),

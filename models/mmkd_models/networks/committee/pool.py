@@ -47,9 +47,9 @@ def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArra
 
     Each temperature is the most likely one (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). Weights
     are those of the mixture that makes the labels likeliest, by expectation and maximisation, where the windows of a
-    group count as one and each member within a standard error of the best has one group more: with few groups such
-    members stay near equal. One whose answers are no likelier than the best constant one, by a standard error over the
-    groups, gets nothing; where that holds of all of them, they count alike.
+    group count as one and each member has one group more: with few groups members stay near each other. One whose
+    answers are no likelier than the best constant one, by a standard error over the groups, gets nothing; where that
+    holds of all of them, they count alike.
 
     Args:
         logits: (N, K) of each member; of a regression (N, 1) numbers.
@@ -63,11 +63,9 @@ def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArra
     owners = np.repeat(groups, len(each) // len(groups))
     constant = _of_the_constant(labels, kind=kind)
     tells = np.array([_is_above(one - constant, owners) for one in each.T])
-    best = each[:, each.mean(0).argmax()]
-    more = np.array([not _is_above(best - one, owners) for one in each.T], dtype=np.float64)
     weights = np.zeros(len(tells))
     if tells.any():
-        weights[tells] = mixture_weights(each[:, tells], groups=len(np.unique(groups)), more=more[tells])
+        weights[tells] = mixture_weights(each[:, tells], groups=len(np.unique(groups)))
     else:
         weights[:] = 1 / len(weights)
     pooled = pooled_logits([one / heat for one, heat in zip(logits, temperatures, strict=True)], weights, kind=kind)
@@ -117,11 +115,11 @@ def _lowest(cost: Callable[[float], float], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def mixture_weights(likelihoods: Floats, *, groups: int, more: Floats) -> Floats:
+def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
     """Gives (M,) weights with the sum 1 from log-likelihoods (answers, M) over so many groups.
 
     Source of the iteration: Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm",
-    JRSS B 39, 1977, section 4.3; `more`, the groups (M,) that each member has beside them, is a Dirichlet prior.
+    JRSS B 39, 1977, section 4.3; the group more of each member is a Dirichlet prior.
     """
     members = likelihoods.shape[1]
     shares = np.exp(likelihoods - likelihoods.max(1, keepdims=True))
@@ -129,7 +127,7 @@ def mixture_weights(likelihoods: Floats, *, groups: int, more: Floats) -> Floats
     for _ in range(_ROUNDS):
         of_each = weights * shares
         of_each /= of_each.sum(1, keepdims=True)
-        weights = (groups * of_each.mean(0) + more) / (groups + more.sum())
+        weights = (groups * of_each.mean(0) + 1) / (groups + members)
     return weights
 
 
