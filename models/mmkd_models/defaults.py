@@ -8,7 +8,7 @@ from mmkd_models.train_config import TrainConfig
 TEACHER_PRESET: Preset = "small"
 STUDENT_PRESET: Preset = "tiny"
 
-COMMITTEE: tuple[MemberKind, ...] = ("transformer", "trees")
+COMMITTEE: tuple[MemberKind, ...] = ("transformer", "rocket", "trees")
 
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
 STUDENT_TRAIN = TrainConfig(steps=800, learning_rate=2e-3)

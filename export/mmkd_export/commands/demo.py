@@ -29,6 +29,7 @@ with loading("mmkd-demo"):
     from mmkd_models.data.folds import check_seeds
     from mmkd_models.defaults import (
         BASELINE_LEARNING_RATES,
+        COMMITTEE,
         STUDENT_PRESET,
         STUDENT_TRAIN,
         TEACHER_PRESET,
@@ -87,6 +88,14 @@ class ComparisonOptions:
     method: Annotated[
         str | None,
         Option("How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill."),
+    ] = None
+    members: Annotated[
+        str | None,
+        Option(
+            "Who makes up the teacher: transformer, rocket, trees, with commas between them.",
+            metavar="NAMES",
+            shown=",".join(COMMITTEE),
+        ),
     ] = None
     self_training: Annotated[
         bool,
@@ -245,11 +254,13 @@ def _presets(names: list[str] | None) -> tuple[Preset, ...]:
 def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> ComparisonConfig:
     from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distil.methods import default_recipe, taught_by
+    from mmkd_models.training.committee import default_members, members_named
 
     size = preset_named(options.student, option="--student")
     names = options.modality or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    metric = default_metric(data.spec.task.kind)
+    metric, chosen = default_metric(data.spec.task.kind), options.members
+    members = default_members(data.spec.modalities) if chosen is None else members_named(chosen.split(","))
     teacher_train, student_train = (
         msgspec.structs.replace(train, metric=metric, steps=options.steps or train.steps)
         for train in (TEACHER_TRAIN, STUDENT_TRAIN)
@@ -265,6 +276,7 @@ def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> Compa
         baseline_learning_rates=BASELINE_LEARNING_RATES,
         augment=AugmentConfig(),
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
+        members=members,
     )
 
 

@@ -39,6 +39,13 @@ Causal = Annotated[
     bool,
     Option("Let no token see what comes after it: a stream then computes only the new samples.", ("--causal",)),
 ]
+Kind = Annotated[
+    str,
+    Option(
+        "What the student is made of: transformer, rocket (convolutional features and a ridge regression, in seconds), "
+        "or hybrid (both in one graph; where one alone validates better, that one)."
+    ),
+]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
 

@@ -92,8 +92,19 @@ def _finish_one(
     following: str,
     json: bool,
 ) -> None:
-    rows = {"validation": f"{facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}"}
+    steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
+    rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}", **_hybrid_rows(facts)}
     _finish(output, modalities, [network], {"facts": facts}, rows, following=following, json=json)
+
+
+def _hybrid_rows(facts: Facts) -> dict[str, str]:
+    """What validation said of the parts of a hybrid."""
+    if not facts.hybrid:
+        return {}
+    scores = dict(facts.hybrid.scores)
+    chosen = {0.0: "rocket alone", 1.0: "transformer alone"}.get(facts.hybrid.weight, "both")
+    together = f"{max(scores[0.25], scores[0.5], scores[0.75]):.3f}"
+    return {"hybrid": f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together}"}
 
 
 def _finish(

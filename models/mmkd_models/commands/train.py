@@ -21,6 +21,7 @@ with loading("mmkd-train"):
         Data,
         Embed,
         Json,
+        Kind,
         Modality,
         Output,
         TrainingOptions,
@@ -36,7 +37,7 @@ with loading("mmkd-train"):
         write_teachers_and_report,
     )
     from mmkd_models.defaults import COMMITTEE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import preset_named, student_config, teacher_config
+    from mmkd_models.networks.config import kind_named, preset_named, student_config, teacher_config
 
 if TYPE_CHECKING:
     import typer
@@ -109,9 +110,9 @@ def teacher(
     size = teacher_config(preset_named(preset, option="--preset"))
     if not options.practise_missing:
         size = msgspec.structs.replace(size, modality_dropout=0.0)
-    chosen = _members(members, out_of_fold)
     hold_output(context, output)
     training = training_data(data, options, modalities=modality)
+    chosen = _members(members, out_of_fold, training)
     run = new_run(output, training, options, TEACHER_TRAIN)
     if not (options.force or options.resume):
         check_replaced(
@@ -146,12 +147,12 @@ def teacher(
     write_committee_and_report(output, trained, following=following, json=json)
 
 
-def _members(named: str | None, out_of_fold: int | None) -> tuple[MemberKind, ...]:
+def _members(named: str | None, out_of_fold: int | None, training: TrainingData) -> tuple[MemberKind, ...]:
     """What is named, or else the default; out-of-fold teachers are transformers alone."""
-    from mmkd_models.training.committee import members_named
+    from mmkd_models.training.committee import default_members, members_named
 
     if named is None:
-        return COMMITTEE if out_of_fold is None else ("transformer",)
+        return ("transformer",) if out_of_fold is not None else default_members(training.train.spec.modalities)
     chosen = members_named(named.split(","))
     if out_of_fold is not None and len(chosen) > 1:
         raise UsageError(
@@ -168,16 +169,19 @@ def student(
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    kind: Kind = "transformer",
     causal: Causal = False,
     options: TrainingOptions,
     embed_windows: Embed = True,
     json: Json = False,
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
+    from mmkd_models.training.closed_form.students import labelled_student
     from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.trainings import planned_facts, train_baseline
+    from mmkd_models.training.trainings import planned_facts
 
-    size = student_config(preset_named(preset, option="--preset"), causal=causal)
+    chosen = kind_named(kind, option="--kind")
+    size = student_config(preset_named(preset, option="--preset"), causal=causal, kind=chosen)
     hold_output(context, output)
     training = training_data(data, options, modalities=[modality])
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)
@@ -185,7 +189,7 @@ def student(
         facts = planned_facts(training, run.train, run.augment)
         check_replaced(output, kind="student", modalities=[modality], config=size, facts=facts)
     with training_shown(f"{modality} baseline", output) as show:
-        checkpoint = train_baseline(training, modality, size, replace(run, on_step=show))
+        checkpoint = labelled_student(training, modality, size, replace(run, on_step=show))
     write_student_and_report(output, checkpoint, json=json)
 
 

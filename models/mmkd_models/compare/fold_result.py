@@ -12,7 +12,7 @@ from mmkd_models.distil.recipe import Recipe
 from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
-from mmkd_models.networks.config import Preset
+from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import CurvePoint, TrainConfig
 from mmkd_report.documents.figures import Split
 
@@ -23,6 +23,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         label_share: share of the training windows whose labels anyone sees.
         self_training: train a second generation of the teacher on the unlabelled windows too.
+        members: of the teacher, transformers first; of files of earlier releases a transformer alone.
         teacher_train: how the teacher is trained; its seed is the fold's.
         baseline_learning_rates: those the baseline may choose from, by validation.
     """
@@ -37,6 +38,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     baseline_learning_rates: tuple[float, ...]
     augment: AugmentConfig
     recipe: Recipe
+    members: tuple[MemberKind, ...] = ("transformer",)
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.committee.network import Committee
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import AnyStudent
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.predict import Change, logits_of
 
@@ -40,7 +40,7 @@ def logits_by_subset(teacher: Teacher | Committee, windows: Windows) -> dict[tup
 
 
 def logits_by_missing_share(
-    network: Student | Teacher | Committee,
+    network: AnyStudent | Teacher | Committee,
     windows: Windows,
     *,
     modality: str | None,
@@ -77,7 +77,7 @@ def scores_by_subset(teacher: Teacher | Committee, windows: Windows) -> dict[tup
 
 
 def scores_by_missing_share(
-    student: Student, windows: Windows, *, modality: str, seed: int, shares: Sequence[float] = MISSING_SHARES
+    student: AnyStudent, windows: Windows, *, modality: str, seed: int, shares: Sequence[float] = MISSING_SHARES
 ) -> dict[float, AnyScores]:
     """Scores a student while each sample (all channels) is missing with the probability `share`.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
-from mmkd_edge.errors import CheckpointError
+from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics
@@ -38,13 +38,27 @@ from mmkd_models.networks.encoder import Encoder, FrontEnd
 from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.fronts.long import LongFrontEnd
 from mmkd_models.networks.int8 import LearntInt8
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import CurvePoint, TrainConfig
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256
+
+
+class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How validation joined a transformer and convolutional features, or chose one of them.
+
+    Attributes:
+        weight: of the transformer: 0 is the features alone, 1 the transformer alone.
+        temperatures: of the transformer's logits and of the features'.
+        scores: validation at each weight that was tried.
+    """
+
+    weight: float
+    temperatures: tuple[float, float]
+    scores: tuple[tuple[float, float], ...]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +73,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         recipe: of the distillation; None where labels alone taught.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
+        hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
     """
 
     dataset: str
@@ -75,6 +90,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     recipe: Recipe | None = None
     curve: tuple[CurvePoint, ...] = ()
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
+    hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property
@@ -131,11 +147,40 @@ class StudentCheckpoint:
     carried: CarriedWindows | None
     int8: LearntInt8 | None = None
 
-    def network(self) -> Student:
+    def network(self) -> AnyStudent:
         """Gives the student with its weights, in evaluation mode."""
-        student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
+        student = student_network(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
+
+    def transformer(self, *, asked_by: str) -> Student:
+        """Gives the student, in evaluation mode, to whom only a transformer is of use.
+
+        Raises UsageError where it is of another kind.
+        """
+        network = self.network()
+        if not isinstance(network, Student):
+            raise UsageError(
+                f"{asked_by}: expected a student of the kind transformer, got a {self.config.kind}; "
+                "train one with --kind transformer"
+            )
+        return network
+
+    @property
+    def normalisation(self) -> dict[str, list[float]]:
+        """Gives mean and std (C,) of the training data's channels."""
+        part = "rocket" if self.config.kind == "rocket" else "encoder.front"
+        return {name: self.state[f"{part}.{name}"].tolist() for name in ("mean", "std")}
+
+    def with_added_bias(self, bias: NDArray[np.float32]) -> StudentCheckpoint:
+        """Gives the same student, of any kind, whose logits (K,) are that much higher, in every engine.
+
+        Raises ValueError where the task is a regression, or the bias is not one number a label.
+        """
+        before = self.state["head.bias"]
+        if self.task.kind == "regression" or bias.shape != before.shape:
+            raise ValueError(f"student: expected logits of classes and a bias {tuple(before.shape)}, got {bias.shape}")
+        return replace(self, state={**self.state, "head.bias": before + torch.from_numpy(bias).to(before.dtype)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +250,11 @@ def read_student(path: Path) -> StudentCheckpoint:
     check_parts(tensors, ("student/", "carried/"), path)
     check_sizes((document.modality,), document.task, path)
     task = document.task
-    network = Student(document.modality, len(task.labels), document.config, kind=task.kind)
+    if document.config.kind != "transformer" and document.config.rocket is None:
+        raise CheckpointError(
+            f"{path}: metadata: expected the features of a {document.config.kind}, got none; the file was altered"
+        )
+    network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None
     if int8 is not None:
@@ -356,7 +405,7 @@ def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) 
         raise CheckpointError(f"{path}: metadata: task.{fault[0]}: {fault[1]}; the file was altered")
 
 
-def _check_int8(int8: LearntInt8, network: Student, path: Path) -> None:
+def _check_int8(int8: LearntInt8, network: AnyStudent, path: Path) -> None:
     modules = dict(network.named_modules())
     unknown = [name for name in int8.ranges if name not in modules]
     if unknown:

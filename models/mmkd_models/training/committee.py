@@ -19,17 +19,18 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.spec import TaskKind
+from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
+from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.committee.pool import Pool, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
-from mmkd_models.networks.rocket import FEATURES, KERNELS, features_of, fit_rocket
+from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, features_of, fit_rocket
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
@@ -77,6 +78,12 @@ def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
     if twice:
         raise UsageError(f"--members: expected {twice[0]} once, got it twice; only transformers differ by their seed")
     return tuple(kind for kind in MEMBERS for name in names if name == kind)
+
+
+def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
+    """Gives who answers together where nobody chose: no rocket where windows are shorter than its kernels."""
+    is_long = all(modality.samples >= LENGTH for modality in modalities)
+    return tuple(kind for kind in COMMITTEE if kind != "rocket" or is_long)
 
 
 def train_committee(

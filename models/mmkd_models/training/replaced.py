@@ -14,7 +14,17 @@ from mmkd_models.tensors import documents_of
 from mmkd_models.training.checkpoint import Facts
 
 _CURE = "choose another name, or add --force to replace it"
-_OUTCOMES = {"group_reference", "dataset", "dataset_sha256", "licence", "score", "best_step", "curve", "versions"}
+_OUTCOMES = {
+    "group_reference",
+    "hybrid",
+    "dataset",
+    "dataset_sha256",
+    "licence",
+    "score",
+    "best_step",
+    "curve",
+    "versions",
+}
 _MOST_TOLD = 3
 _LONGEST = 80
 
@@ -96,9 +106,16 @@ def _traits(
         "teachers": teachers,
         "start": start_sha256,
         "members": ", ".join(members) or "transformer",
-        **dict(_flat(msgspec.to_builtins(config))),
+        **dict(_flat(_asked(config, facts))),
         **dict(_flat(settings)),
     }
+
+
+def _asked(config: StudentConfig | TeacherConfig, facts: Facts) -> dict[str, Any]:
+    """The configuration as it was asked for: without the features that training drew, and a hybrid's kind."""
+    asked: dict[str, Any] = msgspec.to_builtins(config)
+    asked.pop("rocket", None)
+    return asked | ({"kind": "hybrid"} if facts.hybrid else {})
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -108,7 +108,7 @@ class Run:
 def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> TeacherCheckpoint:
     """Trains a teacher on the labelled windows of all modalities of `data`."""
     spec = data.train.spec
-    _check_labels(data)
+    check_labels(data)
     torch.manual_seed(run.train.seed)
     teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
     set_normalisation(teacher, data.train)
@@ -149,7 +149,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
 
 def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
     """Trains a student on the labels of one modality alone: what distillation is measured against."""
-    _check_labels(data)
+    check_labels(data)
     student = _new_student(data, modality, config, run)
     learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
     origin = {"network": msgspec.to_builtins(config)}
@@ -181,7 +181,7 @@ def distil(
     twice.
     """
     teachers = (TaughtBy(checkpoint=teacher, sha256=teacher_sha256), *further)
-    _check_teachers(teachers, data.train)
+    check_teachers(teachers, data.train)
     student = _new_student(data, modality, config, run)
     result = _learn(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
     return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers)
@@ -211,7 +211,7 @@ def distil_int8(
     Raises UsageError where a teacher or the student was trained for other modalities, labels or windows than `data`
     has, no layer computes in INT8, or the recipe starts from the teacher's weights.
     """
-    _check_teachers(teachers, data.train)
+    check_teachers(teachers, data.train)
     modality = start.modality.name
     check_compatible("student", start.task, (start.modality,), data.train)
     if recipe.init == "teacher":
@@ -225,7 +225,9 @@ def distil_int8(
             "export it in fp32"
         )
     torch.manual_seed(run.train.seed)
-    student = FakeInt8Student(start.network(), groups, *_some_windows(data, modality, seed=run.train.seed))
+    student = FakeInt8Student(
+        start.transformer(asked_by="practising INT8"), groups, *_some_windows(data, modality, seed=run.train.seed)
+    )
     origin = {"int8": start_sha256, "int8_layers": [list(group) for group in groups]}
     result = _learn(
         student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=start.config, origin=origin
@@ -330,7 +332,8 @@ def _some_windows(data: TrainingData, modality: str, *, seed: int) -> tuple[torc
     return torch.from_numpy(values), torch.from_numpy(present)
 
 
-def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
+def check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
+    """Raises UsageError where a teacher is there twice, or was trained for other modalities or labels."""
     hashes = [one.sha256 for one in teachers]
     for number, one in enumerate(teachers):
         if hashes.index(one.sha256) < number:
@@ -412,8 +415,8 @@ def _fit(
     )
 
 
-def _check_labels(data: TrainingData) -> None:
-    """Refuses labels that leave a class or a label without an example; numbers are looked at where they are scaled."""
+def check_labels(data: TrainingData) -> None:
+    """Raises UsageError where a class or a label has no example; numbers are looked at where they are scaled."""
     task, known = data.train.spec.task, data.train.labels[data.train.labelled]
     if task.kind == "regression":
         return

@@ -51,7 +51,8 @@ class FixedViews(nn.Module):
                 weight = share[:, None].to(own)
                 own = weight * own + (1 - weight) * known[partner]
             given[number] = self.committee.logits_of_shares(own)
-        return self.committee(inputs, taps=taps, given=given)
+        output: TeacherOutput = self.committee(inputs, taps=taps, given=given)
+        return output
 
     def _shares_of(self, number: int) -> Tensor:
         """(N, K) float64 probabilities of the calibrated member, or its numbers."""
