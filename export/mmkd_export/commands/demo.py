@@ -30,6 +30,7 @@ with loading("mmkd-demo"):
     from mmkd_models.defaults import (
         AUGMENT,
         BASELINE_LEARNING_RATES,
+        COMMITTEE,
         STUDENT_PRESET,
         STUDENT_TRAIN,
         TEACHER_PRESET,
@@ -114,6 +115,14 @@ class ComparisonOptions:
     rival: Annotated[
         list[str] | None,
         Option("Compare with it too (repeat): multi_rocket_hydra, a minute more for each sensor and seed."),
+    ] = None
+    members: Annotated[
+        str | None,
+        Option(
+            "Who makes up the teacher: transformer, rocket, trees, with commas between them.",
+            metavar="NAMES",
+            shown=",".join(COMMITTEE),
+        ),
     ] = None
     self_training: Annotated[
         bool,
@@ -280,11 +289,13 @@ def _labelled(data: Dataset, options: ComparisonOptions) -> Labelled:
 def _config(data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled) -> ComparisonConfig:
     from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distil.methods import default_recipe, taught_by
+    from mmkd_models.training.committee import default_members, members_named
 
     size = preset_named(options.student, option="--student")
     names = options.modality or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    metric = default_metric(data.spec.task.kind)
+    metric, chosen = default_metric(data.spec.task.kind), options.members
+    members = default_members(data.spec.modalities) if chosen is None else members_named(chosen.split(","))
     teacher_train, student_train = (
         msgspec.structs.replace(train, metric=metric, steps=options.steps or train.steps)
         for train in (TEACHER_TRAIN, STUDENT_TRAIN)
@@ -302,6 +313,7 @@ def _config(data: Dataset, options: ComparisonOptions, teacher: Preset, labelled
         augment=AUGMENT,
         further_rivals=_further_rivals(options.rival) or msgspec.UNSET,
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
+        members=members,
     )
 
 

@@ -300,7 +300,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
             model, bundle = Path(temporary) / "teacher.onnx", Path(temporary) / "student.edge"
-            model.write_bytes(onnx_from_teacher(taught_by.network(), taught_by.modalities))
+            model.write_bytes(onnx_from_teacher(taught_by.transformer(), taught_by.modalities))
             export(export_plan(student, output=bundle))
             pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
         first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}

@@ -55,6 +55,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
+from mmkd_models.training.committee import train_committee
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
@@ -64,9 +65,7 @@ from mmkd_models.training.trainings import (
     TrainingData,
     distil,
     keep_answers,
-    self_train,
     train_baseline,
-    train_teacher,
     visible_labels,
     with_learning_rate,
 )
@@ -155,10 +154,11 @@ class _Fold:
             on_step=lambda done: self.say(Step(seed=self.seed, stage=stage, modality=modality, progress=done)),
         )
 
-    def drop_state(self, *names: str) -> None:
+    def drop_states(self, *names: str) -> None:
         """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
         for name in names:
-            (self.out / "runs" / name / FILE_NAME).unlink(missing_ok=True)
+            for state in list((self.out / "runs" / name).rglob(FILE_NAME)):
+                state.unlink()
 
 
 def _fold(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> _Fold:
@@ -342,13 +342,17 @@ def _teacher(fold: _Fold) -> TeacherCheckpoint:
     path = teacher_path(fold.out, config.teacher)
     if path.exists():
         return read_teacher(path)
-    first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
-    run = fold.run(config.teacher_train, first, "teacher")
-    teacher = train_teacher(fold.data.training, teacher_config(config.teacher), run)
-    if config.self_training:
-        teacher = self_train(fold.data.training, teacher, fold.run(config.teacher_train, second, "teacher"))
+    name = f"teacher-{config.teacher}"
+    run = fold.run(config.teacher_train, name, "teacher")
+    teacher = train_committee(
+        fold.data.training,
+        teacher_config(config.teacher),
+        run,
+        members=config.members,
+        self_training=config.self_training,
+    ).checkpoint
     write_teacher(path, teacher)
-    fold.drop_state(first, second)
+    fold.drop_states(name)
     return teacher
 
 
@@ -381,7 +385,7 @@ def choose_teacher(
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)
         teachers = [_teacher(_fold(dataset, seed=seed, config=sized, out=folder(seed), say=on_step)) for seed in seeds]
-        parameters = sum(parameter.numel() for parameter in teachers[0].network().parameters())
+        parameters = sum(parameter.numel() for parameter in teachers[0].transformer().parameters())
         tried.append((parameters, preset, [teacher.facts.score for teacher in teachers]))
     best = max(float(np.mean(scores)) for _, _, scores in tried)
     near = [size for size in sorted(tried) if float(np.mean(size[2])) >= best - NEAR_BEST]
@@ -431,7 +435,7 @@ def _baseline(fold: _Fold, name: str) -> StudentCheckpoint:
     if best is None:
         raise UsageError("baseline: expected one or more learning rates, got none; name some")
     write_student(path, best)
-    fold.drop_state(*runs.values())
+    fold.drop_states(*runs.values())
     return best
 
 
@@ -453,7 +457,7 @@ def _student(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheck
         recipe=config.recipe,
     )
     write_student(path, student)
-    fold.drop_state(run_name)
+    fold.drop_states(run_name)
     return student
 
 

@@ -14,7 +14,7 @@ from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.evaluate.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
-from mmkd_models.networks.config import Preset
+from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import CurvePoint, TrainConfig
 from mmkd_report.documents.figures import Split
 
@@ -26,6 +26,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         label_share: share of the training windows whose labels anyone sees; 1 where whole groups are labelled.
         labelled_groups: how many whole groups show their labels; unset where a share does.
         self_training: train a second generation of the teacher on the unlabelled windows too.
+        members: of the teacher, transformers first; of files of earlier releases a transformer alone.
         teacher_train: how the teacher is trained; its seed is the fold's.
         further_rivals: rivals beside the quick ones; unset where there are none.
         baseline_learning_rates: those the baseline may choose from, by validation.
@@ -42,6 +43,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     baseline_learning_rates: tuple[float, ...]
     augment: AugmentConfig
     recipe: Recipe
+    members: tuple[MemberKind, ...] = ("transformer",)
     further_rivals: tuple[RivalName, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property

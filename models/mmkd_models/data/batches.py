@@ -31,6 +31,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         labelled: (B,) 1 where `targets` holds, else 0.
         index: (B,) int64 row of the (first) window, for losses that remember windows.
         step: whose batch it is; None where it is no whole batch of a step.
+        partner: (B,) int64 row of the window that each is mixed with; None where none is mixed.
+        share: (B,) of the first window in the mixture.
     """
 
     inputs: dict[str, tuple[Tensor, Tensor]]
@@ -38,6 +40,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     labelled: Tensor
     index: Tensor
     step: int | None = None
+    partner: Tensor | None = None
+    share: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Gives the same batch on that device."""
@@ -47,6 +51,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             labelled=self.labelled.to(device),
             index=self.index.to(device),
             step=self.step,
+            partner=None if self.partner is None else self.partner.to(device),
+            share=None if self.share is None else self.share.to(device),
         )
 
 
@@ -102,7 +108,15 @@ class BatchSource:
                 values = (weight * values + (1 - weight) * other_values) * present
             inputs[modality.name] = self._disturb(values, present, self._statistics[modality.name], rng)
         targets, labelled = self._targets(rows, pairs, lam)
-        return Batch(inputs=inputs, targets=targets, labelled=labelled, index=torch.from_numpy(rows), step=step)
+        return Batch(
+            inputs=inputs,
+            targets=targets,
+            labelled=labelled,
+            index=torch.from_numpy(rows),
+            step=step,
+            partner=None if pairs is None else torch.from_numpy(rows[pairs]),
+            share=None if pairs is None else torch.from_numpy(lam),
+        )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
         """Without replacement inside an epoch: the step picks its slice of the epoch's permutation."""

@@ -11,6 +11,10 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 
+MemberKind = Literal["transformer", "rocket", "trees"]
+MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)
+"""What can be a member of a committee; transformers come first."""
+
 Preset = Literal["tiny", "small", "medium", "base"]
 
 StudentKind = Literal["transformer", "rocket", "hybrid"]

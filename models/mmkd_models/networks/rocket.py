@@ -40,8 +40,10 @@ MOST_DILATIONS = 8
 MOST_POSITIONS = 1024
 """A share of that many positions is known within 1.6 points; FP16 still counts them one by one."""
 
-_LENGTH = 9
-_REACH = _LENGTH // 2
+LENGTH = 9
+"""Of a kernel, in samples."""
+
+_REACH = LENGTH // 2
 _CLIP = 8.0  # standard deviations, as in the transformer's front-end
 _RAMP = 0.1  # width of the ramp in standard deviations of the kernel's answer in the window that gave the bias
 _NARROWEST = 1e-3  # of a ramp, in standard deviations of the training: FP16 holds what is divided by it
@@ -66,7 +68,7 @@ class _Group(nn.Module):
     def __init__(self, config: RocketGroup, channels: int) -> None:
         super().__init__()
         self.dilation, self.padded = config.dilation, config.padded
-        self.register_buffer("weight", torch.zeros(config.features, channels, _LENGTH))
+        self.register_buffer("weight", torch.zeros(config.features, channels, LENGTH))
         self.register_buffer("bias", torch.zeros(config.features))
         self.register_buffer("reads", torch.zeros(config.features, channels))
 
@@ -144,9 +146,9 @@ def fit_rocket(
     Raises UsageError where windows are shorter than a kernel, or there are none, or too few features are asked for.
     """
     samples = modality.samples
-    if samples < _LENGTH or len(values) == 0 or features < KERNELS:
+    if samples < LENGTH or len(values) == 0 or features < KERNELS:
         raise UsageError(
-            f"modality {modality.name!r}: rocket: expected windows of at least {_LENGTH} samples, one window or more "
+            f"modality {modality.name!r}: rocket: expected windows of at least {LENGTH} samples, one window or more "
             f"and at least {KERNELS} features, got {samples} samples, {len(values)} windows and {features} features; "
             "take longer windows, or the student kind 'transformer'"
         )
@@ -220,7 +222,7 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
         [(1, 6), (2, 3), (3, 3), (6, 3), (9, 3), (15, 3), (24, 3)]
     """
     count = min(features, most)
-    longest = np.log2((samples - 1) / (_LENGTH - 1))
+    longest = np.log2((samples - 1) / (LENGTH - 1))
     exponents = np.linspace(0.0, longest, count)
     found, times = np.unique(np.floor(2.0**exponents + 1e-9).astype(np.int64), return_counts=True)
     quantiles = times * features // count
@@ -230,8 +232,8 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
 
 def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
     """(n, 9): -1, and 2 at the three places of each kernel's number."""
-    places = np.array(list(itertools.combinations(range(_LENGTH), 3)), dtype=np.int64)[kernels]
-    weights = np.full((len(kernels), _LENGTH), -1.0, dtype=np.float32)
+    places = np.array(list(itertools.combinations(range(LENGTH), 3)), dtype=np.int64)[kernels]
+    weights = np.full((len(kernels), LENGTH), -1.0, dtype=np.float32)
     np.put_along_axis(weights, places, 2.0, axis=1)
     return torch.from_numpy(weights)
 
@@ -239,7 +241,7 @@ def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
 def _drawn_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
     """(n, C) 1 where a kernel reads a channel: 2^u of them, u even between 0 and log2 of at most nine, and one."""
     chosen = np.zeros((count, channels), dtype=np.float32)
-    sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, _LENGTH) + 1), size=count)).astype(np.int64)
+    sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
     for row, size in zip(chosen, sizes, strict=True):
         row[rng.permutation(channels)[:size]] = 1.0
     return torch.from_numpy(chosen)

@@ -31,6 +31,8 @@ from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import target_scale
+from mmkd_models.networks.committee.members import member_fault, member_from_state
+from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import Encoder, FrontEnd
 from mmkd_models.networks.fronts.causal import CausalFront
@@ -117,6 +119,7 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     task: TaskSpec
     config: TeacherConfig
     facts: Facts
+    committee: CommitteeFacts | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +189,35 @@ class StudentCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheckpoint:
-    """A trained teacher."""
+    """A trained teacher: a transformer, or a committee whose first member one is.
+
+    Attributes:
+        facts: of a committee the score is the committee's, and all else the first transformer's.
+        state: of the transformer.
+        committee: the members of a committee; None of a transformer.
+        further: the states of its members after the first.
+    """
 
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
     facts: Facts
     state: Mapping[str, Tensor]
+    committee: CommitteeFacts | None = None
+    further: tuple[Mapping[str, Tensor], ...] = ()
 
-    def network(self) -> Teacher:
-        """Gives the teacher with its weights, in evaluation mode."""
+    def network(self) -> Teacher | Committee:
+        """Gives the teacher with its weights, in evaluation mode: all members of a committee."""
+        if self.committee is None:
+            return self.transformer()
+        further = [
+            member_from_state(member, state, self.modalities, self.task, self.config)
+            for member, state in zip(self.committee.members[1:], self.further, strict=True)
+        ]
+        return Committee([self.transformer(), *further], self.committee, kind=self.task.kind).eval()
+
+    def transformer(self) -> Teacher:
+        """Gives the transformer, of a committee the first, in evaluation mode: what inner terms and graphs are of."""
         teacher = Teacher(self.modalities, len(self.task.labels), self.config, kind=self.task.kind)
         teacher.load_state_dict(self.state)
         return teacher.eval()
@@ -261,8 +283,11 @@ def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
         task=checkpoint.task,
         config=checkpoint.config,
         facts=checkpoint.facts,
+        committee=checkpoint.committee or msgspec.UNSET,
     )
     tensors = {f"teacher/{name}": tensor for name, tensor in checkpoint.state.items()}
+    for number, state in enumerate(checkpoint.further, start=1):
+        tensors |= {f"{_member(number)}{name}": tensor for name, tensor in state.items()}
     write_tensors(path, tensors, kind="teacher", document=msgspec.json.encode(document))
 
 
@@ -270,20 +295,46 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     """Gives the teacher in the file; errors as `read_student`."""
     tensors, raw = read_tensors(path, kind="teacher")
     document = decoded(raw, _TeacherDocument, path)
-    state = part_named(tensors, "teacher/")
-    check_parts(tensors, ("teacher/",), path)
+    committee = document.committee or None
+    state, further = part_named(tensors, "teacher/"), range(1, len(committee.members) if committee else 1)
+    check_parts(tensors, ("teacher/", *(_member(number) for number in further)), path)
     check_sizes(document.modalities, document.task, path)
     task, config = document.task, document.config
     check_bounds(document.modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
     network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
-    return TeacherCheckpoint(
+    checkpoint = TeacherCheckpoint(
         modalities=document.modalities,
         task=document.task,
         config=document.config,
         facts=document.facts,
         state=state,
     )
+    return checkpoint if committee is None else _with_committee(checkpoint, committee, tensors, path)
+
+
+def _member(number: int) -> str:
+    return f"member{number}/"
+
+
+def _with_committee(
+    checkpoint: TeacherCheckpoint, committee: CommitteeFacts, tensors: Mapping[str, Tensor], path: Path
+) -> TeacherCheckpoint:
+    """The checkpoint with the members after the first, each checked before anything is asked of it."""
+    fault = committee_fault(committee)
+    if fault is not None:
+        raise CheckpointError(f"{path}: committee: {fault}; the file was altered")
+    states = []
+    for number, member in enumerate(committee.members[1:], start=1):
+        state = part_named(tensors, _member(number))
+        if member.kind == "transformer":
+            same_tensors(checkpoint.state, state, path=path)
+        else:
+            fault = member_fault(member, state, checkpoint.modalities, checkpoint.task)
+            if fault is not None:
+                raise CheckpointError(f"{path}: member {number} ({member.kind}): {fault}; the file was altered")
+        states.append(state)
+    return replace(checkpoint, committee=committee, further=tuple(states))
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:

@@ -38,6 +38,7 @@ def check_replaced(
     facts: Facts,
     teachers: int = 1,
     start_sha256: str | None = None,
+    members: Sequence[str] = (),
 ) -> None:
     """Refuses to replace a file that is something else than an earlier result of the same training.
 
@@ -46,6 +47,7 @@ def check_replaced(
         facts: what is known of it before the training.
         teachers: how many a teacher-set has.
         start_sha256: of the student that practises INT8.
+        members: of a committee; a single one is none.
 
     Raises UsageError where the file holds something else, or is of other data or settings.
     """
@@ -58,7 +60,7 @@ def check_replaced(
     earlier = _earlier(found[kind], type(config))
     if earlier is None:
         raise UsageError(f"{output}: exists, and another version of mmkd-edge made it; {_CURE}")
-    ours = _traits(facts, config, modalities, teachers, start_sha256)
+    ours = _traits(facts, config, modalities, teachers, start_sha256, members if len(members) > 1 else ())
     changes = [
         _change(name, str(earlier.get(name)), str(ours.get(name)))
         for name in {**ours, **earlier}
@@ -82,6 +84,7 @@ def _earlier(document: bytes, config: type[StudentConfig | TeacherConfig]) -> di
             [spec["name"] for spec in specs],
             len(several),
             (found.get("int8") or {}).get("student_sha256"),
+            [member["kind"] for member in (found.get("committee") or {}).get("members", ())],
         )
     except (msgspec.MsgspecError, KeyError, TypeError, IndexError):
         return None
@@ -93,6 +96,7 @@ def _traits(
     modalities: Sequence[str],
     teachers: int,
     start_sha256: str | None,
+    members: Sequence[str],
 ) -> dict[str, Any]:
     """What decides a result, flat, in the order in which a difference is told."""
     settings = {name: value for name, value in msgspec.to_builtins(facts).items() if name not in _OUTCOMES}
@@ -101,6 +105,7 @@ def _traits(
         "modalities": ", ".join(modalities),
         "teachers": teachers,
         "start": start_sha256,
+        "members": ", ".join(members) or "transformer",
         **dict(_flat(_asked(config, facts))),
         **dict(_flat(settings)),
     }

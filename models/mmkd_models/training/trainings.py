@@ -31,10 +31,11 @@ from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import goal_of
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.metrics.scores import check_metric
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.int8 import LearntInt8
-from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainConfig
@@ -50,7 +51,7 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.loop import Fit, fit
-from mmkd_models.training.predict import scores_of
+from mmkd_models.training.predict import answers_to, scores_of
 from mmkd_models.training.prior import adjusted
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
@@ -138,7 +139,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     teacher = Teacher(first.modalities, len(first.task.labels), first.config, kind=first.task.kind)
     set_normalisation(teacher, data.train)
     learner = SelfTrainingLearner(
-        teacher, first.network(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
+        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
@@ -349,9 +350,12 @@ def check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
         check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
-def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> Teacher | OutOfFoldTeachers:
+def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> nn.Module:
     if isinstance(checkpoint, TeacherCheckpoint):
-        return checkpoint.network()
+        network, names = checkpoint.network(), [spec.name for spec in checkpoint.modalities]
+        if not isinstance(network, Committee):
+            return network
+        return FixedViews(network, lambda member: answers_to(member, data.train.with_modalities(names)))
     return checkpoint.teachers_of(data.train, dataset_sha256=data.sha256)
 
 
