@@ -216,8 +216,8 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
     for seed in range(options.seeds):
-        train = windows.subset(fold_indices(windows, fold=seed, seed=0).train)
-        seen_labels(train, conditions.labelled, seed=seed)  # refuses what a fold cannot have, before a folder is taken
+        known = windows.subset(fold_indices(windows, fold=seed, seed=0).train)
+        seen_labels(known, conditions.labelled, seed=seed)  # refuses what a fold cannot have, before a folder is taken
     if not options.grid and not 1 <= options.search_seeds < options.seeds and fold_count(windows) > 1:
         raise UsageError(
             f"study: expected search seeds from 1 to {options.seeds - 1} of {options.seeds} seeds, got "
