@@ -26,7 +26,7 @@ with loading("mmkd-demo"):
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds, fold_indices
-    from mmkd_models.data.labelled import A_TENTH, Labelled, labelled_from_options, usual_labelled
+    from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
     from mmkd_models.defaults import (
         AUGMENT,
         BASELINE_LEARNING_RATES,
@@ -279,11 +279,13 @@ def _presets(names: list[str] | None) -> tuple[Preset, ...]:
 
 
 def _labelled(data: Dataset, options: ComparisonOptions) -> Labelled:
-    if options.label_share is not None or options.labelled_groups is not None:
-        return labelled_from_options(options.label_share, options.labelled_groups, otherwise=A_TENTH)
     windows = data.everything()
     folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(options.seeds)]
-    return usual_labelled([windows.subset(fold.train) for fold in folds])
+    trainings = [windows.subset(fold.train) for fold in folds]
+    asked = labelled_from_options(options.label_share, options.labelled_groups, otherwise=usual_labelled(trainings))
+    for seed, training in enumerate(trainings):
+        seen_labels(training, asked, seed=seed)  # refuses what a fold cannot have, before a folder is taken
+    return asked
 
 
 def _config(data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled) -> ComparisonConfig:

@@ -22,6 +22,7 @@ from mmkd_models.compare.comparison import spread_in_time
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
+from mmkd_models.data.labelled import seen_labels
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.evaluate.label_leak import leak_of
 from mmkd_models.evaluate.rivals import RivalName
@@ -214,6 +215,9 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
     windows = dataset.everything()
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
+    for seed in range(options.seeds):
+        known = windows.subset(fold_indices(windows, fold=seed, seed=0).train)
+        seen_labels(known, conditions.labelled, seed=seed)  # refuses what a fold cannot have, before a folder is taken
     if not options.grid and not 1 <= options.search_seeds < options.seeds and fold_count(windows) > 1:
         raise UsageError(
             f"study: expected search seeds from 1 to {options.seeds - 1} of {options.seeds} seeds, got "
