@@ -164,7 +164,8 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
         texts[f"modalities[{number}].unit"] = [modality.unit]
     for key, names in texts.items():
         if name := unprintable_in(names):
-            yield f"{SPEC_FILE}: '{key}': expected text without control characters and line breaks, got {name!a}; rename it"
+            wanted = "expected text without control characters and line breaks"
+            yield f"{SPEC_FILE}: '{key}': {wanted}, got {name!a}; rename it"
 
 
 def _can_be_named(name: str) -> bool:
