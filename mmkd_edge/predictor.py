@@ -22,7 +22,7 @@ from mmkd_edge.backends.handlers import let_handlers_through
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
@@ -316,11 +316,16 @@ class EdgePredictor:
             BackendError: the backend failed.
             UsageError: the predictor is closed, or was made without a bundle.
         """
-        self._service.check_usable()
-        students = self._service.students
-        if students.bundle is None:
-            raise UsageError("self-test: this predictor was made without a bundle and has no golden windows")
-        return run_selftests(students.engines, students.bundle)
+        while True:
+            self._service.check_usable()
+            students = self._service.students
+            if students.bundle is None:
+                raise UsageError("self-test: this predictor was made without a bundle and has no golden windows")
+            try:
+                return run_selftests(students.engines, students.bundle)
+            except MmkdError:
+                if self._service.students is students:
+                    raise  # else a swap, or an engine opened again, has closed what was asked: ask who answers now
 
     def info(self) -> PredictorInfo:
         """What answers, and with what; of several students the first."""

@@ -77,7 +77,10 @@ class OrtBackend:
         # ONNX Runtime raises more types than its own for a bad model, UnicodeDecodeError among them.
         try:
             options = _options(onnxruntime, threads, graph=graph, spinning=spinning)
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            # Its fallback would print "EP Error" on stdout, and try the same provider once more.
+            session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
             self.inputs = tuple(_tensor(node) for node in session.get_inputs())
             self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         except Exception as error:

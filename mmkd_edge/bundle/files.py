@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from mmkd_edge.errors import UsageError
 
@@ -108,16 +109,18 @@ def cache_folder(kind: str) -> Path:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file so that any interruption leaves either the earlier file or the whole new one.
 
-    Writes a temporary sibling, flushes it to the disk, renames it over `path` and flushes the directory.
+    Writes a temporary sibling, flushes it to the disk, renames it over `path` and flushes the directory. A link stays a
+    link: what it leads to is written anew. The permissions of an earlier file are those of the new one.
 
     Raises:
         UsageError: the file cannot be written (no such directory, no permission, no space); the earlier one is intact.
+            Or the whole new one is in its place, and only the flush of the directory failed; the message says which.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     try:
-        _write_new(temporary, data)
-        temporary.replace(path)
-        _flush_directory(path.parent)
+        _write_new(temporary, data, mode=_mode_of(place))
+        temporary.replace(place)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -126,25 +129,44 @@ def write_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    try:
+        _flush_directory(place.parent)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the new file is in its place, but a power cut may still bring the earlier one back: the folder "
+            f"cannot be flushed: {fault_of(error)}"
+        ) from error
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _mode_of(path: Path) -> int | None:
+    """The permissions of a file; None where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except OSError:  # what else is wrong shows where the file is written
+        return None
+
+
+def _write_new(path: Path, data: bytes, *, mode: int | None) -> None:
     """Writes a file that has no name before it is whole, where the system can: a kill then leaves no half of it."""
     nameless = _open_nameless(path.parent)
-    if nameless is not None and _write_and_name(nameless, path, data):
+    if nameless is not None and _write_and_name(nameless, path, data, mode=mode):
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _write_all(file, data, mode=mode)
 
 
-def _write_and_name(descriptor: int, path: Path, data: bytes) -> bool:
+def _write_all(file: BinaryIO, data: bytes, *, mode: int | None) -> None:
+    if mode is not None:  # before there is anything to read
+        os.fchmod(file.fileno(), mode)
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_and_name(descriptor: int, path: Path, data: bytes, *, mode: int | None) -> bool:
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+        _write_all(file, data, mode=mode)
         try:
             # With a directory given, though an absolute path needs none, Python calls the linkat that follows the link.
             os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)

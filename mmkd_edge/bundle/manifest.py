@@ -18,6 +18,7 @@ import msgspec
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
+from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, task_fault
 
 FORMAT_VERSION = 1
@@ -313,6 +314,7 @@ def _check_version(document: dict[str, Any]) -> None:
 
 def _check_manifest(manifest: Manifest) -> None:
     _require(bool(manifest.model_id), "model_id", "expected a name, got none")
+    _check_printable([manifest.model_id], "model_id")
     names = tuple(entry.file for entry in manifest.files)
     wanted = (REPORT_FILE, README_FILE)
     _require(names == wanted, "files", f"expected {' and '.join(wanted)}, got {', '.join(names) or 'nothing'}")
@@ -329,6 +331,7 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_task(model.task, f"{path}.task")
     _check_tensors(model.inputs, graph_inputs(model.modality), f"{path}.inputs")
     _check_tensors(model.outputs, graph_outputs(model.task), f"{path}.outputs")
+    _check_printable([model.dataset_name], f"{path}.dataset_name")
     _check_hash(model.dataset_sha256, f"{path}.dataset_sha256")
     if model.teacher_sha256 is not None:
         _check_hash(model.teacher_sha256, f"{path}.teacher_sha256")
@@ -403,6 +406,8 @@ def _check_modality(modality: ModalitySpec, path: str) -> None:
     _require(modality.kind == "series", f"{path}.kind", f"{modality.kind!r} is not supported yet, only 'series' is")
     _require(bool(modality.channels), f"{path}.channels", "expected one name per channel, got none")
     _check_unique(modality.channels, f"{path}.channels", "name")
+    _check_printable(modality.channels, f"{path}.channels")
+    _check_printable([modality.unit], f"{path}.unit")
     _require(modality.rate_hz > 0, f"{path}.rate_hz", f"expected a rate above 0, got {modality.rate_hz}")
     _require(modality.samples >= 1, f"{path}.samples", f"expected at least 1, got {modality.samples}")
     values = modality.samples * len(modality.channels)
@@ -423,6 +428,8 @@ def _check_task(task: TaskSpec, path: str) -> None:
     _require(fewest <= count <= MAX_LABELS, f"{path}.labels", f"expected {fewest} to {MAX_LABELS} labels, got {count}")
     _require(all(task.labels), f"{path}.labels", "expected names, got an empty one")
     _check_unique(task.labels, f"{path}.labels", "label")
+    _check_printable(task.labels, f"{path}.labels")
+    _check_printable([task.unit or ""], f"{path}.unit")
 
 
 def _check_tensors(tensors: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...], path: str) -> None:
@@ -441,6 +448,11 @@ def _check_name(name: str, path: str) -> None:
     # What may go on an identifier: letters, the marks that belong to them in many scripts, digits and _.
     sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)
     _require(sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {wanted}, got {name!r}")
+
+
+def _check_printable(names: Sequence[str], path: str) -> None:
+    name = unprintable_in(names)
+    _require(not name, path, f"expected text without control characters and line breaks, got {name!a}")
 
 
 def _check_file(file: str, wanted: str, path: str) -> None:

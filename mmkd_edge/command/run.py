@@ -22,6 +22,7 @@ from mmkd_edge.command.help import bare_help, version_line
 from mmkd_edge.command.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.command.outputs import check_folder
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.printable import printable
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
@@ -78,7 +79,7 @@ def run_command(
         sys.exit(BROKEN_PIPE_EXIT_CODE)
     except Exception as error:
         message, exit_code = _message_and_exit_code(error)
-        _say(f"{name}: {message}", debug=debug)
+        _say(f"{name}: {printable(message, lines=True)}", debug=debug)
         _flush_stdout()
         sys.exit(exit_code)
     sys.exit(0)

@@ -18,6 +18,7 @@ with loading("mmkd-export"):
     from mmkd_edge.command.run import check_page, run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
+    from mmkd_edge.printable import printable
     from mmkd_export.graph.calibration import CalibrationMethod
     from mmkd_export.judge.batch import batch_from_dim
     from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
@@ -303,13 +304,13 @@ def _show(result: ExportResult) -> None:
     report = result.report
     student, windows = report.student, report.windows
     print(
-        f"{report.model_id}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
+        f"{printable(report.model_id)}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
         f"{result.size_bytes / 1000:.0f} kB"
     )
     show_table(_artifact_table(report.artifacts))
     for line in _notes(result):
-        print(line)
-    print(f"compared with torch on {windows.count} {windows.source}")
+        print(printable(line))
+    print(f"compared with torch on {windows.count} {printable(windows.source)}")
     if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
         print(windows.caution)
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]

@@ -48,12 +48,16 @@ def _run(arguments: list[str]) -> None:
 
 
 def _show(facts: dict[str, str]) -> None:
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
+    from mmkd_edge.printable import printable
+
+    shown = {printable(name): printable(value) for name, value in facts.items()}
+    width = max(map(len, shown))
+    for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
+    from mmkd_edge.printable import printable
     from mmkd_export.inspect.files import differences, inspect_file
 
     found = differences(inspect_file(one), inspect_file(other))
@@ -61,9 +65,9 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
         print(json.dumps({name: list(values) for name, values in found.items()}, indent=2))
         return
     for name, (mine, theirs) in found.items():
-        print(name)
-        print(f"  {one}: {'-' if mine is None else mine}")
-        print(f"  {other}: {'-' if theirs is None else theirs}")
+        print(printable(name))
+        print(f"  {one}: {'-' if mine is None else printable(mine)}")
+        print(f"  {other}: {'-' if theirs is None else printable(theirs)}")
     print(f"{len(found)} facts differ" if found else "the same")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.printable import printable
 from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_export.judge.gate import LEAST_JUDGING
 from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
@@ -17,7 +18,8 @@ from mmkd_report.documents.export import ArtifactReport, ExportReport
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
     """Gives the card as Markdown, the same for the same report."""
     return "\n".join(
-        [
+        printable(line)
+        for line in [
             *_heading(report, entry),
             *_input(entry, report.range_rule or ""),
             *_use(entry),

@@ -6,7 +6,7 @@ Owns the words of `dataset.json` and their checks. Reads no arrays.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +14,7 @@ import msgspec
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec, task_fault
 
 SplitName = Literal["train", "valid", "test"]
@@ -128,6 +129,7 @@ def _decode(file: Path) -> DatasetSpec:
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     """Gives one text for every rule that `dataset.json` breaks beyond types."""
     yield from _task_problems(spec.task)
+    yield from _text_problems(spec)
     if not spec.modalities:
         yield f"{SPEC_FILE}: 'modalities': expected one or more, got none; describe each sensor"
     names = [modality.name for modality in spec.modalities]
@@ -149,6 +151,22 @@ def _task_problems(task: TaskSpec) -> Iterator[str]:
     fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
     if len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
         yield f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
+
+
+def _text_problems(spec: DatasetSpec) -> Iterator[str]:
+    """Names that would mislead whoever reads them on a terminal."""
+    texts: dict[str, Sequence[str]] = {
+        "name": [spec.name],
+        "task.labels": spec.task.labels,
+        "task.unit": [spec.task.unit or ""],
+    }
+    for number, modality in enumerate(spec.modalities):
+        texts[f"modalities[{number}].channels"] = modality.channels
+        texts[f"modalities[{number}].unit"] = [modality.unit]
+    for key, names in texts.items():
+        if name := unprintable_in(names):
+            wanted = "expected text without control characters and line breaks"
+            yield f"{SPEC_FILE}: '{key}': {wanted}, got {name!a}; rename it"
 
 
 def _can_be_named(name: str) -> bool:

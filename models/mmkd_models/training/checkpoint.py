@@ -24,6 +24,7 @@ from torch import Tensor
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_movement, channel_statistics
@@ -407,6 +408,12 @@ def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) 
         raise CheckpointError(
             f"{path}: metadata: expected modalities with samples, channels and a rate, and two labels or more, got "
             f"{[(m.name, m.shape, m.rate_hz) for m in modalities]} and {list(task.labels)}; the file was altered"
+        )
+    names = [*task.labels, task.unit or "", *(text for m in modalities for text in (m.name, m.unit, *m.channels))]
+    if name := unprintable_in(names):
+        raise CheckpointError(
+            f"{path}: metadata: expected names without control characters and line breaks, got {name!a}; "
+            "the file was altered"
         )
     fault = task_fault(task)
     if fault is not None:

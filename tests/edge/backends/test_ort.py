@@ -107,6 +107,18 @@ def test_weights_outside_the_verified_bytes_are_never_read(
     assert "/dev/null/weights.bin" in str(caught.value)
 
 
+def test_a_model_that_fails_writes_nothing_on_stdout(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no memory")  # as pybind11 hands on what C++ throws: onnxruntime then tries once more
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(BackendError):
+        OrtBackend(kit.model(kit.modality))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_arithmetic_of_the_calling_thread_is_left_alone(kit: Any) -> None:
     backend = OrtBackend(kit.model(kit.modality))
     backend.run(kit.feeds())

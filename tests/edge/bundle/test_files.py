@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mmkd_edge import Bundle, UsageError
+from mmkd_edge.bundle import files
 from mmkd_edge.bundle.files import write_file
 
 
@@ -80,6 +81,44 @@ def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, m
             write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    write_file(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_flush_directory", failing(errno.EIO))
+        with pytest.raises(UsageError) as caught:
+            write_file(path, b"new")
+    assert str(caught.value) == (
+        f"{path}: the new file is in its place, but a power cut may still bring the earlier one back: the folder "
+        "cannot be flushed: input/output error"
+    )
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_file_that_is_written_again_keeps_its_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    if not nameless:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    path = tmp_path / "a"
+    write_file(path, b"old")
+    path.chmod(0o600)
+    write_file(path, b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (b"new", 0o600)
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    target, link = tmp_path / "versions" / "1", tmp_path / "current"
+    target.write_bytes(b"old")
+    link.symlink_to(Path("versions") / "1")
+    write_file(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert len(list(tmp_path.rglob("*"))) == 3
 
 
 WRITER = """

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from mmkd_edge import Manifest, ManifestError, ModalitySpec, TaskSpec, decode_manifest, encode_manifest
 from mmkd_edge.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, graph_inputs, graph_outputs, member_files
+from mmkd_edge.printable import printable
 
 AGAIN = "; export the bundle again"
+
+HIDDEN = ["\x1b[2Jok", "ok\nkind  bundle, every byte verified", "a\x85b", "a\u202eb", "a\u2028b"]
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_the_file_is_readable_and_ends_with_a_line(manifest: Manifest) -> None:
 
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True)
-texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10)
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10).filter(lambda text: printable(text) == text)
 finite = st.floats(-1e30, 1e30)
 
 
@@ -371,3 +374,27 @@ def test_confidence_belongs_to_classifiers(document: dict[str, Any]) -> None:
     assert message(several) == (
         "manifest.json: models[0].artifacts[0].confidence: expected none for multi_label, got one" + AGAIN
     )
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ("model_id", "model_id"),
+        ("models.0.dataset_name", "models[0].dataset_name"),
+        ("models.0.modality.channels.1", "models[0].modality.channels"),
+        ("models.0.modality.unit", "models[0].modality.unit"),
+        ("models.0.task.labels.0", "models[0].task.labels"),
+    ],
+)
+def test_names_that_would_mislead_whoever_reads_them_are_refused(
+    document: dict[str, Any], key: str, where: str, text: str
+) -> None:
+    assert message(changed(document, key, text)) == (
+        f"manifest.json: {where}: expected text without control characters and line breaks, got {text!a}{AGAIN}"
+    )
+
+
+@pytest.mark.parametrize("text", ["ruhig ß", "می\u200cروم", "क्\u200dष", "静か", "a b", "🙂", "\ufeffax"])
+def test_names_of_any_script_are_taken(document: dict[str, Any], text: str) -> None:
+    decode_manifest(json.dumps(changed(document, "models.0.task.labels.0", text)).encode())

@@ -197,3 +197,9 @@ def test_a_reader_that_leaves_early_causes_no_noise(tmp_path):
     error_text = process.stderr.read()
     process.stderr.close()
     assert (process.wait(timeout=20), error_text) == (141, "")
+
+
+def test_what_an_error_repeats_from_a_file_cannot_repaint_the_terminal(capsys):
+    with pytest.raises(SystemExit):
+        run_command("mmkd-x", _raising(UsageError("two:\n  - \x1b[2Jok\r\u202e")), arguments=[])
+    assert capsys.readouterr().err == "mmkd-x: two:\n  - \\x1b[2Jok\\r\\u202e\n"

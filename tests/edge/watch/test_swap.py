@@ -327,6 +327,22 @@ def ask_in_child(predictor: EdgePredictor, answers: Any) -> None:
     answers.put((os.getpid(), said(UsageError, lambda: predictor.predict(window()))))
 
 
+def test_a_selftest_during_swaps_asks_who_answers_then(
+    predictor: EdgePredictor, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mmkd_edge.predictor as module
+
+    def interrupted(engines: Any, bundle: Any) -> Any:
+        monkeypatch.setattr(module, "run_selftests", original)
+        for _ in range(2):  # the second one closes what this self-test holds
+            predictor.swap(bundle_path)
+        return original(engines, bundle)
+
+    original = module.run_selftests
+    monkeypatch.setattr(module, "run_selftests", interrupted)
+    assert predictor.selftest().windows == 4
+
+
 def open_in_child(path: str, answers: Any) -> None:
     with EdgePredictor.open(path) as predictor:
         answers.put(predictor.predict(window()).probabilities.tobytes())

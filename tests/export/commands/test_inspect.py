@@ -267,3 +267,18 @@ def test_nothing_but_the_runtime_is_needed(exported: ExportResult, student_file:
     for path in (exported.path, student_file):
         done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(
+    run: Callable[..., tuple[object, str, str]], engine: Path
+) -> None:
+    sidecar = engine.with_name(f"{engine.name}.json")
+    document = json.loads(sidecar.read_text())
+    document["model_id"] = "\x1b[2Jtoy\nkind  bundle, every byte verified"
+    sidecar.write_text(json.dumps(document))
+    code, out, _ = run(engine)
+    assert code == 0
+    assert "model_id" in out
+    assert "\x1b" not in out
+    assert "\\x1b[2Jtoy\\nkind  bundle, every byte verified\n" in out
+    assert sum(line.startswith("kind") for line in out.splitlines()) == 1

@@ -325,3 +325,17 @@ def test_nesting_without_end(rig):
     file = rig.path / "dataset.json"
     file.write_text('{"name": ' + "[" * 100_000)
     assert _refusal(rig.path).startswith(f"{file}: ")
+
+
+def test_names_that_would_mislead_whoever_reads_them(rig, edit):
+    def change(document):
+        document["task"]["labels"][0] = "\x1b[2Jok"
+        document["modalities"][0]["channels"][0] = "x\ny"
+
+    edit(change)
+    wanted = "expected text without control characters and line breaks, got"
+    assert _refusal(rig.path) == (
+        f"dataset {rig.path}: 2 problems\n"
+        f"  - dataset.json: 'task.labels': {wanted} '\\x1b[2Jok'; rename it\n"
+        f"  - dataset.json: 'modalities[0].channels': {wanted} 'x\\ny'; rename it"
+    )

@@ -484,3 +484,11 @@ def test_a_header_of_a_million_tensors_is_not_read(path: Path) -> None:
         f"{path}: expected a header of at most 16777216 bytes, got 16777217; "
         "it is no checkpoint of mmkd-edge, or was altered"
     )
+
+
+def test_names_that_would_mislead_whoever_reads_them_are_refused(path: Path) -> None:
+    rewrite(path, document=lambda d: d["modality"].update(unit="g\x1b]0;owned\x07"))
+    assert refusal(path) == (
+        f"{path}: metadata: expected names without control characters and line breaks, got 'g\\x1b]0;owned\\x07'; "
+        "the file was altered"
+    )
