@@ -70,9 +70,11 @@ class Clock:
         import polars as pl
 
         if self._unit == "auto":
-            self._unit = (
-                "iso" if self._table.time_format or column.head(1).cast(pl.Float64, strict=False)[0] is None else "auto"
-            )
+            first = column.head(1)
+            if self._table.decimal == ",":
+                first = first.str.replace(",", ".", literal=True)
+            is_number = first.cast(pl.Float64, strict=False)[0] is not None
+            self._unit = "auto" if is_number and not self._table.time_format else "iso"
         return self._unit == "iso"
 
     def _from_numbers(self, block: Block, column: pl.Series) -> Times:

@@ -196,7 +196,7 @@ class _Work:
         if len(problems) == 1:
             raise DatasetError(problems[0])
         if problems:
-            raise DatasetError("\n  - ".join([f"{len(problems)} problems", *problems]))
+            raise DatasetError("\n  - ".join([f"recordings: {len(problems)} problems", *problems]))
 
     def _read(
         self, parts: dict[str, str], files: Mapping[str, Sequence[FoundFile]], stack: ExitStack, problems: list[str]

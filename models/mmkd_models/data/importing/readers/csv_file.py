@@ -139,6 +139,10 @@ def _decoded(
         line += error.object[: error.start].count(b"\n")
         byte = error.object[error.start]
         guess = next((name for name in ("shift_jis", "cp1252") if _is_decodable(raw, name)), "latin-1")
+        if encoding.startswith("utf-16"):
+            raise DatasetError(
+                f"{file}:{line}: expected text in {encoding}, got an odd byte at its end; copy the file again"
+            ) from error
         raise DatasetError(
             f"{file}:{line}: expected text in {encoding}, got byte 0x{byte:02x};"
             f" set encoding, perhaps to '{guess}', or write the file as UTF-8"

@@ -32,6 +32,8 @@ def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
 
 
 def _columns(file: Path) -> dict[str, AnyArray]:
+    if not zipfile.is_zipfile(file):
+        raise DatasetError(f"{file}: expected a NumPy archive (.npz), got another format; write it with numpy.savez")
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
