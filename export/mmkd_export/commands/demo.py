@@ -128,6 +128,13 @@ class ComparisonOptions:
         bool,
         Option("Let the teacher learn from unlabelled windows too.", ("--self-training/--no-self-training",)),
     ] = True
+    choose: Annotated[
+        bool,
+        Option(
+            "Train each student in several ways and ship what validation prefers, labels alone among them.",
+            ("--choose/--no-choose",),
+        ),
+    ] = True
     steps: Annotated[int | None, Option("Training steps of every network; default as shipped.", min=1)] = None
 
 
@@ -316,6 +323,7 @@ def _config(data: Dataset, options: ComparisonOptions, teacher: Preset, labelled
         further_rivals=_further_rivals(options.rival) or msgspec.UNSET,
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
         members=members,
+        choose=options.choose,
     )
 
 

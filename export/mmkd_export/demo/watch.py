@@ -12,6 +12,7 @@ from mmkd_models.compare.comparison import Part, Step
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.study.progress import duration_in_words
 from mmkd_models.training.progress import terms_in_words
+from mmkd_models.training.race import mixings
 
 _PLAIN_EVERY_S = 10.0
 _GENERATIONS = (0.43, 0.57)
@@ -122,7 +123,11 @@ def _shares_of(part: Part) -> tuple[float, ...]:
     """What each of a part's trainings takes of its time."""
     if part.stage == "teacher" and part.config.self_training and not part.config.labelled.is_all:
         return _GENERATIONS
-    count = len(part.config.baseline_learning_rates) if part.stage == "baseline" else 1
+    count = 1
+    if part.config.choose and part.stage in ("baseline", "student", "answers"):
+        count = len(mixings(part.config.augment))
+    elif part.stage == "baseline":
+        count = len(part.config.baseline_learning_rates)
     return (1 / max(count, 1),) * max(count, 1)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -58,6 +58,7 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.predict import logits_of
+from mmkd_models.training.race import labelled_race, mixings, taught_race
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import (
@@ -289,7 +290,9 @@ def _answers(fold: _Fold, part: Part) -> None:
     path, config = teacher_path(fold.out, fold.config.teacher), fold.config
     teachers = (TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path)),)
     run = fold.run(config.student_train, "answers", "answers")
-    keep_answers(fold.data.training, run, part.block, teachers=teachers, recipe=config.recipe)
+    for augment in mixings(config.augment) if config.choose else (config.augment,):
+        own = replace(run, augment=augment)
+        keep_answers(fold.data.training, own, part.block, teachers=teachers, recipe=config.recipe)
 
 
 def _silent(step: Step) -> None:
@@ -425,6 +428,13 @@ def _baseline(fold: _Fold, name: str) -> StudentCheckpoint:
     path, config = fold.out / name / "baseline.ckpt", fold.config
     if path.exists():
         return read_student(path)
+    if config.choose:
+        run_name = f"{name}-baseline"
+        run = fold.run(config.student_train, run_name, "baseline", name)
+        chosen = labelled_race(fold.data.training, name, student_config(config.student), run)
+        write_student(path, chosen)
+        fold.drop_states(run_name)
+        return chosen
     runs = {rate: f"{name}-baseline-{rate:g}" for rate in config.baseline_learning_rates}
     best: StudentCheckpoint | None = None
     for rate, run_name in runs.items():
@@ -444,18 +454,23 @@ def _student(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheck
     teacher_sha256 = file_sha256(teacher_path(fold.out, config.teacher))
     if path.exists():
         finished = read_student(path)
-        if finished.facts.teacher_sha256 != teacher_sha256:
+        if finished.facts.teacher_sha256 not in (teacher_sha256, None):  # None: labels alone won
             raise _another_comparison(path)
         return finished
-    student = distil(
-        fold.data.training,
-        name,
-        student_config(config.student),
-        fold.run(config.student_train, run_name, "student", name),
-        teacher=teacher,
-        teacher_sha256=teacher_sha256,
-        recipe=config.recipe,
-    )
+    data, size = fold.data.training, student_config(config.student)
+    run = fold.run(config.student_train, run_name, "student", name)
+    if config.choose:
+        student = taught_race(
+            data,
+            name,
+            size,
+            run,
+            teachers=(TaughtBy(checkpoint=teacher, sha256=teacher_sha256),),
+            recipe=config.recipe,
+            labelled=_baseline(fold, name),
+        )
+    else:
+        student = distil(data, name, size, run, teacher=teacher, teacher_sha256=teacher_sha256, recipe=config.recipe)
     write_student(path, student)
     fold.drop_states(run_name)
     return student

@@ -29,7 +29,9 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         members: of the teacher, transformers first; of files of earlier releases a transformer alone.
         teacher_train: how the teacher is trained; its seed is the fold's.
         further_rivals: rivals beside the quick ones; unset where there are none.
-        baseline_learning_rates: those the baseline may choose from, by validation.
+        choose: whether a race chooses how each student is trained, labels alone among the ways; of files of earlier
+            releases it did not.
+        baseline_learning_rates: where there is no race, those the baseline may choose from, by validation.
     """
 
     label_share: float
@@ -45,6 +47,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     recipe: Recipe
     members: tuple[MemberKind, ...] = ("transformer",)
     further_rivals: tuple[RivalName, ...] | msgspec.UnsetType = msgspec.UNSET
+    choose: bool = False
 
     @property
     def untaught_rivals(self) -> tuple[RivalName, ...]:

@@ -63,6 +63,19 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     scores: tuple[tuple[float, float], ...]
 
 
+class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way of training a student that took part in a race.
+
+    Attributes:
+        valid_score: of the metric, on validation.
+        log_likelihood: mean over validation, in nats, of calibrated answers.
+    """
+
+    name: str
+    valid_score: float
+    log_likelihood: float
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a network comes from.
 
@@ -77,6 +90,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             where validation wanted nothing taken back.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
+        shipped: which of `race` this is; unset where there was none.
+        race: the ways of training that validation chose among.
         hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
     """
 
@@ -96,6 +111,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
     hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
+    shipped: str | msgspec.UnsetType = msgspec.UNSET
+    race: tuple[Contender, ...] | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property
@@ -259,7 +276,12 @@ def read_student(path: Path) -> StudentCheckpoint:
         raise CheckpointError(
             f"{path}: metadata: expected the features of a {document.config.kind}, got none; the file was altered"
         )
-    check_bounds((document.modality,), task, document.config.encoder, state, path=path)
+    config = document.config
+    encoder, features = (
+        None if config.kind == "rocket" else config.encoder,
+        config.rocket.features if config.rocket else 0,
+    )
+    check_bounds((document.modality,), task, encoder, state, path=path, features=features)
     network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None

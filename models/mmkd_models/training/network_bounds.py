@@ -25,40 +25,54 @@ _LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 14,
 def check_bounds(
     modalities: Sequence[ModalitySpec],
     task: TaskSpec,
-    encoder: EncoderConfig,
+    encoder: EncoderConfig | None,
     state: Mapping[str, Tensor],
     *,
     path: Path,
     fusion_depth: int = 0,
+    features: int = 0,
 ) -> None:
     """Refuse sizes that the tensors of the file cannot have, or that no machine builds.
 
     Args:
         modalities: what the network takes.
         task: what it answers.
-        encoder: the size of each of its encoders.
+        encoder: the size of each of its encoders; None of a network that has none.
         state: its tensors.
         path: of the file, for the message.
         fusion_depth: further layers of a teacher.
+        features: convolutional ones.
 
     Raises:
         CheckpointError: a size is beyond them.
     """
-    # Queries, keys, values and what joins them: 4 x D x D values in each layer of each encoder.
-    layers = encoder.depth * len(modalities) + fusion_depth
     values = sum(tensor.numel() for tensor in state.values())
-    whole = encoder.frame is None
     claims = {
         "modalities": (len(modalities), _MOST_MODALITIES),
         "labels": (len(task.labels), MAX_LABELS),
-        "layers": (layers, len(state)),
-        "values in attention": (4 * layers * encoder.width**2, values),
-        **{name: (getattr(encoder, name) or 0, most) for name, most in _LARGEST.items()},
         **{f"{m.name}: values of a window": (m.samples * len(m.channels), MAX_WINDOW_VALUES) for m in modalities},
-        **{f"{m.name}: samples": (m.samples, _MOST_WHOLE_SAMPLES) for m in modalities if whole},
+        **({} if encoder is None else _of_encoders(encoder, modalities, state, values, fusion_depth)),
+        "features": (features, values),
     }
     for name, (claimed, most) in claims.items():
         if claimed > most:
             raise CheckpointError(
                 f"{path}: metadata: {name}: expected at most {most}, got {claimed}; the file was altered"
             )
+
+
+def _of_encoders(
+    encoder: EncoderConfig,
+    modalities: Sequence[ModalitySpec],
+    state: Mapping[str, Tensor],
+    values: int,
+    fusion_depth: int,
+) -> dict[str, tuple[int, int]]:
+    # Queries, keys, values and what joins them: 4 x D x D values in each layer of each encoder.
+    layers = encoder.depth * len(modalities) + fusion_depth
+    return {
+        "layers": (layers, len(state)),
+        "values in attention": (4 * layers * encoder.width**2, values),
+        **{name: (getattr(encoder, name) or 0, most) for name, most in _LARGEST.items()},
+        **{f"{m.name}: samples": (m.samples, _MOST_WHOLE_SAMPLES) for m in modalities if encoder.frame is None},
+    }

@@ -7,21 +7,22 @@ Whether it pays is told by validation, and only beyond a standard error: validat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Groups, Windows
 from mmkd_models.metrics.classes import scores_from_answers
-from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
-from mmkd_models.networks.student import Student
+from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.networks.student import AnyStudent, Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.loop import Fit
-from mmkd_models.training.predict import logits_of
+from mmkd_models.training.predict import logits_of, scores_of
 
 TAUS = (0.5, 1.0)
 
@@ -32,29 +33,42 @@ _FEWEST_GROUPS = 3
 
 
 def adjusted(
-    network: Student | Teacher, result: Fit, labels: Labels, valid: Windows, *, metric: AnyMetric, modality: str | None
-) -> tuple[Fit, float]:
+    network: AnyStudent | Teacher,
+    state: Mapping[str, Tensor],
+    labels: Labels,
+    valid: Windows,
+    *,
+    metric: AnyMetric,
+    modality: str | None,
+) -> tuple[dict[str, Tensor], float]:
     """Folds the adjustment that validation chose into the bias of the head, and gives its tau: 0 where it chose none.
 
     Args:
-        network: of the result, whose weights it is given.
+        network: that is given the weights.
         labels: that taught; tasks of other kinds than classes have no prior to take back.
         modality: the student's; None for a teacher.
     """
     task = valid.spec.task
     if task.kind != "classification":
-        return result, 0.0
-    network.cpu().load_state_dict(result.state)
+        return dict(state), 0.0
+    network.cpu().load_state_dict(state)
     known = valid.subset(np.flatnonzero(valid.labelled))
     logits = logits_of(network, known, modality=modality)
     prior = log_prior(labels, len(task.labels))
     tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=metric)
+    return {**state, "head.bias": state["head.bias"] - tau * torch.from_numpy(prior).float()}, tau
+
+
+def adjusted_fit(
+    network: Student | Teacher, result: Fit, labels: Labels, valid: Windows, *, metric: AnyMetric, modality: str | None
+) -> tuple[Fit, float]:
+    """Gives the training with its weights `adjusted`, and their scores."""
+    state, tau = adjusted(network, result.state, labels, valid, metric=metric, modality=modality)
     if not tau:
         return result, tau
-    shift = tau * prior
-    bias = result.state["head.bias"] - torch.from_numpy(shift).float()
-    scores = scores_from_logits(known.labels, logits - shift, task)
-    return replace(result, state={**result.state, "head.bias": bias}, scores=scores), tau
+    network.load_state_dict(state)
+    seen = valid if modality is None else valid.with_modalities((modality,))
+    return replace(result, state=state, scores=scores_of(network, seen, modality=modality)), tau
 
 
 def log_prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:

@@ -52,7 +52,7 @@ from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import answers_to, scores_of
-from mmkd_models.training.prior import adjusted
+from mmkd_models.training.prior import adjusted_fit
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
 _LABELLED_SHARE = 0.25
@@ -118,7 +118,7 @@ def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> Teache
     )
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
-    result, tau = adjusted(teacher, result, data.train.labels, data.valid, metric=run.train.metric, modality=None)
+    result, tau = _adjusted(teacher, result, data, run, modality=None)
     return TeacherCheckpoint(
         modalities=spec.modalities,
         task=spec.task,
@@ -143,7 +143,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
-    result, tau = adjusted(teacher, result, data.train.labels, data.valid, metric=run.train.metric, modality=None)
+    result, tau = _adjusted(teacher, result, data, run, modality=None)
     if result.scores.metric(run.train.metric) <= first.facts.score:
         return first
     facts = _facts(data, run, result, recipe=None, tau=tau)
@@ -157,7 +157,7 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
-    result, tau = adjusted(student, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
+    result, tau = _adjusted(student, result, data, run, modality=modality)
     return _student_checkpoint(data, modality, config, run, result, recipe=None, tau=tau)
 
 
@@ -188,7 +188,7 @@ def distil(
     check_teachers(teachers, data.train)
     student = _new_student(data, modality, config, run)
     result = _learn(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
-    result, tau = adjusted(student, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
+    result, tau = _adjusted(student, result, data, run, modality=modality)
     return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers, tau=tau)
 
 
@@ -418,6 +418,12 @@ def _fit(
         resume=run.resume,
         on_step=run.on_step,
     )
+
+
+def _adjusted(
+    network: Student | Teacher, result: Fit, data: TrainingData, run: Run, *, modality: str | None
+) -> tuple[Fit, float]:
+    return adjusted_fit(network, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
 
 
 def check_labels(data: TrainingData) -> None:

@@ -12,7 +12,7 @@ from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.prior import adjusted, chosen_tau, log_prior
+from mmkd_models.training.prior import adjusted_fit, chosen_tau, log_prior
 from mmkd_models.training.trainings import Run, TrainingData, train_baseline
 
 
@@ -69,8 +69,8 @@ def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:
     state = {**trained.state, "head.bias": trained.state["head.bias"] + favour}
     student, valid = trained.network(), data.valid.with_modalities(("acc",))
     fit = Fit(state=state, scores=scores_of(student, valid, modality="acc"), best_step=1, curve=(), stopped_at=1)
-    assert adjusted(student, fit, labels, valid, metric="accuracy", modality="acc") == (fit, 0.0)
-    back, tau = adjusted(student, fit, labels, valid, metric="balanced_accuracy", modality="acc")
+    assert adjusted_fit(student, fit, labels, valid, metric="accuracy", modality="acc") == (fit, 0.0)
+    back, tau = adjusted_fit(student, fit, labels, valid, metric="balanced_accuracy", modality="acc")
     assert tau > 0
     assert torch.allclose(back.state["head.bias"], state["head.bias"] - tau * favour)
     student.load_state_dict(back.state)

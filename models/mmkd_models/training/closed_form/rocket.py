@@ -33,6 +33,7 @@ from mmkd_models.training.closed_form.targets import (
 from mmkd_models.training.closed_form.temperature import fitted_temperature
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.predict import scores_of
+from mmkd_models.training.prior import adjusted
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, check_labels, check_teachers, planned_facts
 
@@ -165,7 +166,12 @@ def _checkpoint(
     network: RocketStudent,
     teachers: Sequence[TaughtBy],
 ) -> StudentCheckpoint:
-    scores = scores_of(network, data.valid.with_modalities([modality]), modality=modality)
+    valid = data.valid.with_modalities([modality])
+    state, tau = adjusted(
+        network, network.state_dict(), data.train.labels, valid, metric=run.train.metric, modality=modality
+    )
+    network.load_state_dict(state)
+    scores = scores_of(network, valid, modality=modality)
     reference = group_reference(data.train, data.valid, modality)
     facts = planned_facts(data, run.train, run.augment, teachers=teachers)
     return StudentCheckpoint(
@@ -173,8 +179,11 @@ def _checkpoint(
         task=data.train.spec.task,
         config=config,
         facts=msgspec.structs.replace(
-            facts, score=scores.metric(run.train.metric), group_reference=reference or msgspec.UNSET
+            facts,
+            score=scores.metric(run.train.metric),
+            prior_tau=tau or msgspec.UNSET,
+            group_reference=reference or msgspec.UNSET,
         ),
-        state={name: value.detach().clone() for name, value in network.state_dict().items()},
+        state={name: value.detach().clone() for name, value in state.items()},
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,
     )

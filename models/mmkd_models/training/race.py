@@ -1,0 +1,142 @@
+"""The race: one student trained in several ways, of which validation ships one.
+
+With and without mixed windows, transformer, convolutional features and both in one graph; and where teachers teach,
+labels alone take part too, so that teaching never makes a student worse than validation can tell. Owns which ways there
+are and the rule that chooses; how each is trained is the trainings'.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.windows import Windows
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.scores import scores_from_logits
+from mmkd_models.networks.committee.pool import likeliest_temperature, log_likelihood
+from mmkd_models.networks.config import StudentConfig
+from mmkd_models.networks.rocket import LENGTH
+from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
+from mmkd_models.training.closed_form.hybrid import fit_hybrid
+from mmkd_models.training.closed_form.students import labelled_student, taught_student
+from mmkd_models.training.predict import logits_of
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData
+
+logger = logging.getLogger(__name__)
+
+MIXED, UNMIXED, ROCKET, HYBRID = "mixed windows", "unmixed windows", "convolutional features", "hybrid"
+LABELS_ALONE = "labels alone"
+
+Train = Callable[[StudentConfig, Run], StudentCheckpoint]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runner:
+    """A trained student, and what validation says of it."""
+
+    name: str
+    checkpoint: StudentCheckpoint
+    facts: Contender
+    standard_error: float
+
+
+def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
+    """Gives the augmentations that take part: as it is, and without mixed windows where there are some."""
+    unmixed = msgspec.structs.replace(augment, mixup=0.0)
+    return (augment,) if augment == unmixed else (augment, unmixed)
+
+
+def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
+    """Gives the student of labels alone that validates best.
+
+    Args:
+        config: of the kind transformer; causal students, and windows too short for features, race as transformers.
+        run: how each is trained, in folders of their own below its `run_dir`; finished trainings are not kept.
+    """
+
+    def train(own: StudentConfig, run: Run) -> StudentCheckpoint:
+        return labelled_student(data, modality, own, run)
+
+    runners = _raced(data, modality, config, run, train)
+    return _shipped(runners, runners)
+
+
+def taught_race(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: Run,
+    *,
+    teachers: Sequence[TaughtBy],
+    recipe: Recipe,
+    labelled: StudentCheckpoint,
+) -> StudentCheckpoint:
+    """Gives the taught student that validates best, or that of labels alone where it validates better.
+
+    Args:
+        labelled: the student of labels alone, from `labelled_race` or any other of the same windows.
+    """
+
+    def train(own: StudentConfig, run: Run) -> StudentCheckpoint:
+        return taught_student(data, modality, own, run, teachers=teachers, recipe=recipe)
+
+    runners = _raced(data, modality, config, run, train)
+    alone = _runner(LABELS_ALONE, labelled, data.valid)
+    return _shipped((_first(runners), alone), (*runners, alone))
+
+
+def _raced(data: TrainingData, modality: str, config: StudentConfig, run: Run, train: Train) -> tuple[_Runner, ...]:
+    """Every way there is."""
+    found = []
+    for name, augment in zip((MIXED, UNMIXED), mixings(run.augment), strict=False):
+        folder = None if run.run_dir is None else run.run_dir / name.split()[0]
+        found.append(_runner(name, train(config, replace(run, augment=augment, run_dir=folder)), data.valid))
+    if config.causal or data.train.spec.modality(modality).samples < LENGTH:
+        return tuple(found)
+    rocket = train(msgspec.structs.replace(config, kind="rocket"), run)
+    found.append(_runner(ROCKET, rocket, data.valid))
+    joined = fit_hybrid(data, _first(found[:-1]).checkpoint, rocket, run)
+    if joined.config.kind == "hybrid":
+        found.append(_runner(HYBRID, joined, data.valid))
+    return tuple(found)
+
+
+def _runner(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Runner:
+    task, metric = checkpoint.task, checkpoint.facts.metric
+    modality = checkpoint.modality.name
+    known = valid.with_modalities((modality,)).subset(np.flatnonzero(valid.labelled))
+    logits = logits_of(checkpoint.network(), known, modality=modality).astype(np.float64)
+    scores = scores_from_logits(known.labels, logits, task)
+    heat = 1.0 if task.kind == "regression" else likeliest_temperature(logits, known.labels, kind=task.kind)
+    likelihood = float(log_likelihood(logits / heat, known.labels, kind=task.kind).mean())
+    logger.info("race: %s: validation %.4f, log-likelihood %.4f", name, scores.metric(metric), likelihood)
+    return _Runner(
+        name=name,
+        checkpoint=checkpoint,
+        facts=Contender(name=name, valid_score=scores.metric(metric), log_likelihood=likelihood),
+        standard_error=scores.standard_error(metric) if isinstance(scores, Scores) else 0.0,
+    )
+
+
+def _first(runners: Sequence[_Runner]) -> _Runner:
+    """Of those within a standard error of the best score the likeliest: scores of few windows say less than that."""
+    best = max(runners, key=lambda one: one.facts.valid_score)
+    least = best.facts.valid_score - best.standard_error
+    near = [one for one in runners if one.facts.valid_score >= least]
+    return max(near, key=lambda one: one.facts.log_likelihood)
+
+
+def _shipped(last: Sequence[_Runner], all_of_them: Sequence[_Runner]) -> StudentCheckpoint:
+    winner = _first(last)
+    facts = msgspec.structs.replace(
+        winner.checkpoint.facts, shipped=winner.name, race=tuple(one.facts for one in all_of_them)
+    )
+    logger.info("race: shipped %s", winner.name)
+    return replace(winner.checkpoint, facts=facts)

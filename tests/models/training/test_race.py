@@ -1,0 +1,99 @@
+"""The race between ways of training a student: who takes part, who is shipped, and that a bad teacher hurts nobody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_models.data import Dataset
+from mmkd_models.defaults import AUGMENT
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training import race
+from mmkd_models.training.checkpoint import Contender, StudentCheckpoint, read_student, write_student
+from mmkd_models.training.race import LABELS_ALONE, labelled_race, mixings, taught_race
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+
+RUN = Run(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
+
+
+@pytest.fixture(scope="module")
+def data(dataset: Dataset) -> TrainingData:
+    return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
+
+
+@pytest.fixture(scope="module")
+def labelled(data: TrainingData) -> StudentCheckpoint:
+    return labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
+
+
+def runner(name: str, score: float, likelihood: float, error: float, checkpoint: StudentCheckpoint) -> race._Runner:
+    facts = Contender(name=name, valid_score=score, log_likelihood=likelihood)
+    return race._Runner(name=name, checkpoint=checkpoint, facts=facts, standard_error=error)
+
+
+def test_augmentation_takes_part_with_and_without_mixed_windows() -> None:
+    assert [one.mixup for one in mixings(AUGMENT)] == [AUGMENT.mixup, 0.0]
+    unmixed = msgspec.structs.replace(AUGMENT, mixup=0.0)
+    assert mixings(unmixed) == (unmixed,)
+
+
+def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
+    labelled: StudentCheckpoint, tmp_path: Path
+) -> None:
+    names = [one.name for one in labelled.facts.race or ()]
+    assert names[:3] == ["mixed windows", "unmixed windows", "convolutional features"]
+    assert labelled.facts.shipped in names
+    write_student(tmp_path / "student.ckpt", labelled)
+    assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
+
+
+def test_of_those_within_a_standard_error_the_likeliest_is_shipped(labelled: StudentCheckpoint) -> None:
+    far = runner("far", 0.70, -0.1, 0.05, labelled)
+    near = runner("near", 0.76, -0.4, 0.05, labelled)
+    best = runner("best", 0.80, -0.6, 0.05, labelled)
+    assert race._first((far, near, best)) is near
+    assert race._first((far, runner("near", 0.74, -0.4, 0.05, labelled), best)) is best
+
+
+def test_labels_alone_are_shipped_where_the_teacher_knows_nothing(
+    data: TrainingData, labelled: StudentCheckpoint
+) -> None:
+    """The teacher's answers are those of other windows, so what it teaches is wrong half of the time."""
+    wrong = 1 - data.train.labels
+    fooled = replace(data, train=data.train.with_labels(wrong), valid=data.valid.with_labels(1 - data.valid.labels))
+    teacher = train_teacher(
+        fooled, teacher_config("tiny"), replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
+    )
+    strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
+    alone = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong)
+    unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
+    student = taught_race(
+        unlabelled,
+        "acc",
+        student_config("tiny"),
+        strong,
+        teachers=(TaughtBy(checkpoint=teacher, sha256="cd" * 32),),
+        recipe=default_recipe(data.train.spec.task),
+        labelled=alone,
+    )
+    assert student.facts.shipped == LABELS_ALONE
+    assert student.facts.teacher_sha256 is None
+    assert [one.name for one in student.facts.race or ()][-1] == LABELS_ALONE
+    assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
+
+
+def test_the_same_race_ends_with_the_same_bytes(
+    data: TrainingData, labelled: StudentCheckpoint, tmp_path: Path
+) -> None:
+    again = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
+    paths = [tmp_path / name for name in ("a.ckpt", "b.ckpt")]
+    for path, checkpoint in zip(paths, (labelled, again), strict=True):
+        write_student(path, checkpoint)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
