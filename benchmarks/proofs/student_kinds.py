@@ -10,7 +10,6 @@ one thread, the graphs in turn.
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from pathlib import Path
 
@@ -43,7 +42,6 @@ ROUNDS, CALLS = 30, 20
 def main() -> None:
     """Trains, judges, exports and times."""
     options = _options()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     name = options.modality
     fold = fold_data(open_dataset(options.dataset), seed=options.fold, label_share=options.label_share)
