@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
@@ -30,10 +31,11 @@ from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.metrics.scores import default_metric
-from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_teacher, write_teacher
@@ -84,7 +86,7 @@ def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
     )
     assert isinstance(mean, Tensor)
     output = network(batch.inputs, taps=True)
-    torch.testing.assert_close(output.logits, (mean.log() / facts.temperature).float())
+    torch.testing.assert_close(output.logits, mean.log().float())
     inside = checkpoint.transformer()(batch.inputs, taps=True)
     for name in ("embedding", "pooled", "hidden", "cross_attention", "self_attention", "valid"):
         torch.testing.assert_close(getattr(output, name), getattr(inside, name))
@@ -100,7 +102,7 @@ def test_a_window_without_a_modality_is_answered_by_the_transformer(
     assert facts is not None
     found = committee_of(checkpoint)(inputs).logits
     alone = checkpoint.transformer()(inputs).logits.double() / facts.members[0].temperature
-    expected = torch.log_softmax(alone, -1) / facts.temperature
+    expected = torch.log_softmax(alone, -1)
     torch.testing.assert_close(found[:4], expected[:4].float())
     assert not torch.allclose(found[4:], expected[4:].float())
 
@@ -217,8 +219,8 @@ def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
             "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
         ),
         (
-            lambda found: found["committee"].update(temperature=0.0),
-            "committee: expected temperatures above 0, got {heat0:g}, {heat1:g}, 0",
+            lambda found: members_in(found)[0].update(temperature=0.0),
+            "committee: expected temperatures above 0, got 0, {heat1:g}",
         ),
     ],
 )
@@ -398,7 +400,7 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
             shares = share * known[batch.index] + (1 - share) * known[batch.partner]
         mean = mean + one.weight * shares
     assert isinstance(mean, Tensor)
-    torch.testing.assert_close(found.logits, (mean.log() / facts.temperature).float())
+    torch.testing.assert_close(found.logits, mean.log().float())
 
 
 def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(
@@ -417,3 +419,36 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(
     for _ in range(2):
         answers_of([views], batch, taps=True)
     assert [type(member).__name__ for member in asked] == ["Rocket", "Trees"]
+
+
+class Says(torch.nn.Module):
+    """A member that says the same of every window."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor([logits])
+
+    def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
+        return TeacherOutput(logits=self.logits, embedding=self.logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "expected"),
+    [
+        ("classification", [math.log(0.8), math.log(0.2)], [math.log(0.4), math.log(0.6)], [math.log(0.5)] * 2),
+        ("multi_label", [math.log(4)], [math.log(2 / 3)], [0.0]),  # 0.25 x 0.8 + 0.75 x 0.4 is a half
+        ("regression", [10.0], [20.0], [17.5]),
+    ],
+)
+def test_the_pool_of_two_by_hand(kind: TaskKind, one: list[float], other: list[float], expected: list[float]) -> None:
+    facts = CommitteeFacts(
+        members=tuple(
+            MemberFacts(kind="transformer", seed=0, temperature=1.0, weight=weight, score=0.5, log_likelihood=-1.0)
+            for weight in (0.25, 0.75)
+        )
+    )
+    first = Says(one)
+    first.names = ("acc",)  # type: ignore[assignment]
+    inputs = {"acc": (torch.ones(1, 4, 1), torch.ones(1, 4, 1))}
+    found = Committee([first, Says(other)], facts, kind=kind)(inputs).logits[0].tolist()
+    assert found == pytest.approx(expected, abs=1e-6)  # logits are float32
