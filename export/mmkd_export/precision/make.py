@@ -115,8 +115,8 @@ def _make_int8(student: ProvenStudent, plan: ExportPlan, rule: GateRule) -> Prov
 def _require_layers(found: Int8Graph) -> None:
     if not found.attempts:
         raise GateError(
-            "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or "
-            "was excluded; export without --precision int8"
+            "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, "
+            "reads the sensor itself as convolutional features do, or was excluded; export without --precision int8"
         )
 
 

@@ -125,8 +125,9 @@ def _finish(
         print(json_text({"checkpoint": str(output), "modalities": names, "parameters": parameters, **facts}))
         return
     count = f"{parameters:,}" if len(networks) == 1 else f"{parameters:,} in {len(networks)} teachers"
-    logs = shell_line("tensorboard", "--logdir", run_dir_of(output))
-    for heading, text in {"modalities": ", ".join(names), "parameters": count, **rows, "logs": logs}.items():
+    folder = run_dir_of(output)
+    logs = {"logs": shell_line("tensorboard", "--logdir", folder)} if folder.exists() else {}
+    for heading, text in {"modalities": ", ".join(names), "parameters": count, **rows, **logs}.items():
         print(f"{heading:<13} {text}")
     print(f"wrote {output}; next: {following}")
 

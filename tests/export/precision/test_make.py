@@ -266,8 +266,8 @@ def test_a_student_without_a_layer_worth_it_says_so(exported: ExportResult, tmp_
     with pytest.raises(GateError) as error:
         export(plan)
     assert str(error.value) == (
-        "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or was "
-        "excluded; export without --precision int8"
+        "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, reads the "
+        "sensor itself as convolutional features do, or was excluded; export without --precision int8"
     )
 
 

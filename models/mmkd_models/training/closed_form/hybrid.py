@@ -62,7 +62,8 @@ def fit_hybrid(
     logger.info("hybrid: weight of the transformer %g, validation %s", weight, scores)
     if weight in (0.0, 1.0):
         alone = transformer if weight == 1.0 else rocket
-        return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid=facts))
+        own = {name: getattr(alone.facts, name) for name in ("score", "best_step", "curve")}
+        return replace(alone, facts=msgspec.structs.replace(transformer.facts, **own, hybrid=facts))
     config = msgspec.structs.replace(transformer.config, kind="hybrid", rocket=rocket.config.rocket)
     joined = replace(transformer, config=config, state=_joined(transformer.state, rocket.state, facts))
     found = scores_of(joined.network(), valid, modality=modality).metric(run.train.metric)

@@ -1,0 +1,133 @@
+"""Students of convolutional features and hybrids: exported, and run by every engine that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from mmkd_edge import EdgePredictor
+from mmkd_edge.backends.base import open_backend
+from mmkd_edge.errors import GateError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_export.graph.layers import learnt_layers, select_layers
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.inspect.files import inspect_file
+from mmkd_export.judge.parity import with_missing_samples
+from mmkd_export.judge.torch_answers import answers_from_student
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import export
+from mmkd_models.networks.rocket import fit_rocket, pruned
+from mmkd_models.networks.student import student_network
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+
+KINDS = pytest.mark.parametrize("kind", ["rocket", "hybrid"])
+KNOWN_TO_ALL_ENGINES = {
+    *("Add", "Cast", "Clip", "Concat", "Conv", "Div", "Gemm", "MatMul", "Mul", "ReduceSum", "Slice", "Softmax", "Sub"),
+    *("Transpose", "Unsqueeze", "Squeeze", "Reshape", "Max", "Min", "Identity"),
+}
+
+
+@pytest.fixture(scope="module")
+def students(build_student: Callable[..., StudentCheckpoint]) -> dict[str, StudentCheckpoint]:
+    """By kind: features of the carried windows, half of them pruned, and heads with random weights."""
+    found = {}
+    for kind in ("rocket", "hybrid"):
+        start = build_student()
+        assert start.carried is not None
+        values, present = prepare_batch(start.carried.windows, start.modality)
+        scale = (values.mean((0, 1)), values.std((0, 1)))
+        features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
+        features = pruned(features, start.modality, np.arange(0, 168, 2))
+        config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = student_network(start.modality, len(start.task.labels), config)
+        state = network.state_dict() | {f"rocket.{name}": value for name, value in features.state_dict().items()}
+        found[kind] = replace(start, config=config, state=state)
+    return found
+
+
+@pytest.fixture(scope="module")
+def graphs(students: dict[str, StudentCheckpoint]) -> dict[str, bytes]:
+    return {kind: onnx_from_student(student) for kind, student in students.items()}
+
+
+@KINDS
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_every_engine_answers_as_torch_does_also_with_gaps(
+    students: dict[str, StudentCheckpoint], graphs: dict[str, bytes], kind: str, engine: str
+) -> None:
+    pytest.importorskip({"ort": "onnxruntime"}.get(engine, engine))
+    student = students[kind]
+    assert student.carried is not None
+    windows = np.concatenate([student.carried.windows, with_missing_samples(student.carried.windows, seed=0)])
+    windows[-1] = np.nan
+    backend = open_backend(engine, graphs[kind], threads=1)  # type: ignore[arg-type]
+    expected = answers_from_student(student, windows)
+    for number, window in enumerate(windows):
+        values, present = prepare_batch(window[None], student.modality)
+        logits, _ = backend.run({"acc": values, "acc_present": present})
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=2e-5)
+    backend.close()
+
+
+def test_the_graph_is_made_of_operators_that_all_engines_take(
+    students: dict[str, StudentCheckpoint], graphs: dict[str, bytes]
+) -> None:
+    graph = onnx.load_from_string(graphs["rocket"]).graph
+    assert {node.op_type for node in graph.node} <= KNOWN_TO_ALL_ENGINES
+    groups = students["rocket"].config.rocket
+    assert groups is not None
+    assert sum(node.op_type == "Conv" for node in graph.node) == len(groups.groups)
+
+
+@KINDS
+def test_convolutional_features_stay_float32_in_int8(graphs: dict[str, bytes], kind: str) -> None:
+    model = onnx.load_from_string(graphs[kind])
+    layers = learnt_layers(model)
+    assert any(layer.name.startswith("rocket.") for layer in layers)
+    chosen = select_layers(layers, exclude=None, ops=("Conv", "Gemm", "MatMul"))
+    assert not any(layer.name.startswith("rocket.") for layer in chosen)
+    assert bool(chosen) == (kind == "hybrid")
+
+
+@KINDS
+def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint], kind: str, tmp_path: Path) -> None:
+    write_student(tmp_path / "student.ckpt", students[kind])
+    assert inspect_file(tmp_path / "student.ckpt")["student_kind"] == f"{kind}, 84 convolutional features"
+    plan = ExportPlan(
+        source=tmp_path / "student.ckpt",
+        output=tmp_path / "student.edge",
+        accept_unjudged=True,
+        precisions=("fp16",) if kind == "rocket" else ("fp16", "int8"),
+        platform="jp6.2",
+        max_drop_points=100.0,
+    )
+    export(plan)
+    for precision in ("fp32", *plan.precisions):
+        with EdgePredictor.open(tmp_path / "student.edge", backend="ort", precision=precision) as predictor:
+            assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+
+
+def test_int8_of_features_alone_is_refused(students: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+    write_student(tmp_path / "student.ckpt", students["rocket"])
+    plan = ExportPlan(
+        source=tmp_path / "student.ckpt",
+        output=tmp_path / "student.edge",
+        accept_unjudged=True,
+        precisions=("int8",),
+        platform="jp6.2",
+    )
+    with pytest.raises(GateError) as error:
+        export(plan)
+    assert str(error.value) == (
+        "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, reads the "
+        "sensor itself as convolutional features do, or was excluded; export without --precision int8"
+    )

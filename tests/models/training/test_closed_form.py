@@ -1,0 +1,294 @@
+"""Students computed in closed form: the algebra against brute force, and what validation chooses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.distil.methods import taught_by
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.networks.config import (
+    EncoderConfig,
+    RocketConfig,
+    RocketGroup,
+    StudentConfig,
+    TeacherConfig,
+    student_config,
+)
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.closed_form.hybrid import fit_hybrid
+from mmkd_models.training.closed_form.ridge import eliminations, fit_ridge
+from mmkd_models.training.closed_form.rocket import fit_rocket_student
+from mmkd_models.training.closed_form.students import labelled_student, taught_student
+from mmkd_models.training.closed_form.targets import answers_from_logits, class_weights, targets_of
+from mmkd_models.training.closed_form.temperature import fitted_temperature
+from mmkd_models.training.predict import logits_of, scores_of
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+
+Floats = NDArray[np.float64]
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, spectrum_bands=4, dropout=0.0)
+SMALL = StudentConfig(preset="tiny", encoder=ENCODER)
+
+
+def of_kind(kind: Any) -> StudentConfig:
+    return msgspec.structs.replace(SMALL, kind=kind)
+
+
+def data_of(dataset: Dataset) -> TrainingData:
+    return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="d" * 64)
+
+
+def run_of(dataset: Dataset, *, steps: int = 4) -> Run:
+    train = TrainConfig(steps=steps, batch=16, metric=default_metric(dataset.spec.task.kind))
+    return Run(train=train, augment=AugmentConfig())
+
+
+def problem(count: int, features: int) -> tuple[Floats, Floats, Floats]:
+    rng = np.random.default_rng(count)
+    return rng.normal(size=(count, features)) + 1, rng.normal(size=(count, 2)), rng.uniform(0.5, 2, count)
+
+
+def solved(features: Floats, targets: Floats, weights: Floats, penalty: float) -> tuple[Floats, Floats]:
+    """Normal equations with a column of ones that has no penalty."""
+    inputs = np.column_stack([features, np.ones(len(features))])
+    penalties = penalty * np.diag([1.0] * features.shape[1] + [0.0])
+    found = np.linalg.solve((inputs.T * weights) @ inputs + penalties, (inputs.T * weights) @ targets)
+    return found[:-1], found[-1]
+
+
+@pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
+def test_ridge_solves_the_normal_equations(count: int, features: int) -> None:
+    given = problem(count, features)
+    found = fit_ridge(*given, penalties=(0.7,))
+    weight, bias = solved(*given, 0.7)
+    assert found.weight == pytest.approx(weight, abs=1e-9)
+    assert found.bias == pytest.approx(bias, abs=1e-9)
+
+
+@pytest.mark.parametrize(("count", "features"), [(12, 5), (9, 20)])
+def test_the_loss_of_leaving_one_out_is_that_of_leaving_each_out(count: int, features: int) -> None:
+    inputs, targets, weights = problem(count, features)
+    penalties = (0.1, 3.0, 100.0)
+    found = fit_ridge(inputs, targets, weights, penalties=penalties)
+    for penalty in penalties:
+        total = 0.0
+        for row in range(count):
+            rest = np.arange(count) != row
+            weight, bias = solved(inputs[rest], targets[rest], weights[rest], penalty)
+            total += weights[row] * np.square(targets[row] - inputs[row] @ weight - bias).sum()
+        assert found.loss[penalty] == pytest.approx(total / (weights.sum() * 2), rel=1e-8)
+    assert found.penalty == min(penalties, key=lambda penalty: found.loss[penalty])
+
+
+@pytest.mark.parametrize("count", [60, 12])
+def test_elimination_keeps_the_features_that_tell(count: int) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(count, 30))
+    targets = features[:, [3, 17]] @ np.array([[3.0], [-3.0]])
+    steps = list(eliminations(features, targets, np.ones(count), penalty=0.1, most=8, fewest=2))
+    assert [len(rows) for rows, _ in steps] == [8, 7, 6, 5, 4, 3, 2]
+    assert steps[-1][0].tolist() == [3, 17]
+    weight, bias = solved(features[:, [3, 17]], targets, np.ones(count), 0.1)
+    assert steps[-1][1].weight == pytest.approx(weight, abs=1e-9)
+    assert steps[-1][1].bias == pytest.approx(bias, abs=1e-9)
+
+
+def test_targets_are_half_the_teacher_and_half_the_label_where_there_is_one(machines: Dataset) -> None:
+    train = machines.split("train")
+    labels = train.labels.copy()
+    labels[1] = -1
+    answers = np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]])
+    rows = np.array([0, 1])  # of the classes 0 and, hidden, 1
+    found = targets_of(train.with_labels(labels), rows, answers)
+    assert found == pytest.approx(np.array([[0.2, -0.5, -0.7], [0.2, -0.6, -0.6]]))
+    alone = targets_of(train, np.array([0, 2]), None)
+    assert alone.tolist() == [[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]]
+
+
+def test_every_class_counts_alike() -> None:
+    targets = np.array([[1.0, -1.0]] * 3 + [[-1.0, 1.0]])
+    assert class_weights("classification", targets) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
+    assert class_weights("multi_label", targets).tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_the_temperature_is_the_best_of_a_grid(kind: Any) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.eye(3)[rng.integers(0, 3, 80)]
+    scores = 0.2 * truth + rng.normal(0, 0.2, (80, 3))
+
+    def loss(temperature: float) -> float:
+        found = answers_from_logits(kind, scores / temperature).clip(1e-12, 1 - 1e-12)
+        wanted = np.where(truth > 0, 1 - 1 / 82, 1 / 82 / (2 if kind == "classification" else 1))
+        rest = (1 - wanted) * np.log(1 - found) if kind == "multi_label" else 0.0
+        return float(-(wanted * np.log(found) + rest).sum())
+
+    found = fitted_temperature(kind, scores, truth)
+    assert loss(found) <= min(loss(tried) for tried in np.geomspace(0.01, 100, 400)) + 1e-9
+    assert fitted_temperature("regression", scores, truth) == 1.0
+
+
+@pytest.fixture(scope="module")
+def rocket(machines: Dataset) -> StudentCheckpoint:
+    return fit_rocket_student(data_of(machines), "acc", student_config("tiny", kind="rocket"), run_of(machines))
+
+
+def test_a_rocket_student_learns_from_labels_and_keeps_a_few_features(
+    rocket: StudentCheckpoint, machines: Dataset
+) -> None:
+    test = machines.split("test").with_modalities(["acc"])
+    assert scores_of(rocket.network(), test, modality="acc").metric("accuracy") >= 0.9
+    assert rocket.config.kind == "rocket"
+    assert rocket.config.rocket is not None
+    assert 84 <= rocket.config.rocket.features <= 336
+    assert (rocket.facts.teacher_sha256, rocket.facts.best_step, rocket.facts.recipe) == (None, 0, None)
+
+
+def test_the_same_seed_gives_the_same_student(rocket: StudentCheckpoint, machines: Dataset) -> None:
+    again = fit_rocket_student(data_of(machines), "acc", student_config("tiny", kind="rocket"), run_of(machines))
+    assert again.config == rocket.config
+    assert all(torch.equal(rocket.state[name], again.state[name]) for name in rocket.state)
+
+
+def test_a_rocket_student_survives_its_file(rocket: StudentCheckpoint, machines: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, rocket)
+    read, test = read_student(path), machines.split("test")
+    assert (read.config, read.facts) == (rocket.config, rocket.facts)
+    answers = [logits_of(one.network(), test, modality="acc") for one in (read, rocket)]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    assert read.normalisation["mean"] == rocket.state["rocket.mean"].tolist()
+
+
+def test_a_file_without_its_features_is_refused(rocket: StudentCheckpoint, tmp_path: Path) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, replace(rocket, config=msgspec.structs.replace(rocket.config, rocket=None)))
+    with pytest.raises(CheckpointError) as error:
+        read_student(path)
+    assert str(error.value) == f"{path}: metadata: expected the features of a rocket, got none; the file was altered"
+
+
+def test_an_added_bias_raises_the_logits_of_every_kind(rocket: StudentCheckpoint, machines: Dataset) -> None:
+    test, bias = machines.split("test"), np.array([0.5, 0.0, -1.0], dtype=np.float32)
+    before, after = (logits_of(one.network(), test, modality="acc") for one in (rocket, rocket.with_added_bias(bias)))
+    assert after - before == pytest.approx(np.broadcast_to(bias, before.shape), abs=1e-5)
+    with pytest.raises(ValueError, match=r"expected logits of classes and a bias \(3,\), got \(2,\)"):
+        rocket.with_added_bias(bias[:2])
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_several_labels_and_numbers_are_learnt_too(rigs: dict[str, Dataset], kind: str) -> None:
+    rig = rigs[kind]
+    student = fit_rocket_student(data_of(rig), "acc", student_config("tiny", kind="rocket"), run_of(rig))
+    found = scores_of(student.network(), rig.split("test").with_modalities(["acc"]), modality="acc")
+    if kind == "regression":
+        assert found.metric("r2") > 0.8
+    else:
+        labels, test = logits_of(student.network(), rig.split("test"), modality="acc"), rig.split("test").labels
+        assert ((labels[:, 0] > 0) == (test[:, 0] == 1)).mean() > 0.9  # what acc knows nothing of is the other
+
+
+@pytest.fixture(scope="module")
+def teacher(machines: Dataset) -> TaughtBy:
+    config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
+    checkpoint = train_teacher(data_of(machines), config, run_of(machines, steps=60))
+    return TaughtBy(checkpoint=checkpoint, sha256="7" * 64)
+
+
+def test_a_teacher_teaches_windows_without_labels(machines: Dataset, teacher: TaughtBy) -> None:
+    data = data_of(machines)
+    labels = np.full_like(data.train.labels, -1)
+    data = replace(data, train=data.train.with_labels(labels))
+    student = taught_student(
+        data,
+        "acc",
+        student_config("tiny", kind="rocket"),
+        run_of(machines),
+        teachers=[teacher],
+        recipe=taught_by("logit"),
+    )
+    test = machines.split("test")
+    ours = logits_of(student.network(), test, modality="acc").argmax(1)
+    theirs = logits_of(teacher.checkpoint.network(), test, modality=None).argmax(1)  # type: ignore[union-attr]
+    assert (ours == theirs).mean() > 0.7
+    assert student.facts.teacher_sha256 == "7" * 64
+
+
+@pytest.fixture(scope="module")
+def transformer(machines: Dataset) -> StudentCheckpoint:
+    return labelled_student(data_of(machines), "acc", SMALL, run_of(machines, steps=30))
+
+
+def test_a_hybrid_is_the_weighted_sum_of_both_in_one_head(
+    rocket: StudentCheckpoint, transformer: StudentCheckpoint, machines: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_models.training.closed_form.hybrid.WEIGHTS", (0.75,))
+    joined = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
+    facts = joined.facts.hybrid
+    assert facts
+    test = machines.split("test")
+    first, second, both = (logits_of(one.network(), test, modality="acc") for one in (transformer, rocket, joined))
+    hot, cold = facts.temperatures
+    assert both == pytest.approx(0.75 * first / hot + 0.25 * second / cold, abs=1e-4)
+    assert joined.config.kind == "hybrid"
+    assert joined.normalisation == transformer.normalisation
+
+
+def test_the_part_that_validates_better_alone_is_shipped_alone(
+    rocket: StudentCheckpoint, transformer: StudentCheckpoint, machines: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weight, alone in ((0.0, rocket), (1.0, transformer)):
+        monkeypatch.setattr("mmkd_models.training.closed_form.hybrid.WEIGHTS", (weight,))
+        found = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
+        assert (found.config, found.state) == (alone.config, alone.state)
+        assert found.facts.hybrid
+        assert found.facts.hybrid.weight == weight
+
+
+def test_a_hybrid_trains_from_labels_and_survives_its_file(machines: Dataset, tmp_path: Path) -> None:
+    student = labelled_student(data_of(machines), "acc", of_kind("hybrid"), run_of(machines))
+    write_student(tmp_path / "student.ckpt", student)
+    read, test = read_student(tmp_path / "student.ckpt"), machines.split("test")
+    answers = [logits_of(one.network(), test, modality="acc") for one in (read, student)]
+    np.testing.assert_array_equal(answers[0], answers[1])
+
+
+def test_kinds_that_count_over_windows_cannot_be_causal() -> None:
+    with pytest.raises(UsageError) as error:
+        student_config("tiny", causal=True, kind="hybrid")
+    assert str(error.value) == (
+        "--causal: expected a student of the kind transformer, got hybrid, whose features are counted over whole "
+        "windows; leave out --causal, or take --kind transformer"
+    )
+
+
+def test_steps_and_int8_practice_are_refused_to_other_kinds(rocket: StudentCheckpoint) -> None:
+    with pytest.raises(UsageError) as error:
+        rocket.transformer(asked_by="practising INT8")
+    assert str(error.value) == (
+        "practising INT8: expected a student of the kind transformer, got a rocket; train one with --kind transformer"
+    )
+
+
+def test_a_transformer_is_described_as_it_was_before_there_were_kinds() -> None:
+    assert set(msgspec.to_builtins(student_config("tiny"))) == {"preset", "encoder"}
+
+
+def test_parts_that_a_kind_does_not_have_are_refused() -> None:
+    features = RocketConfig(groups=(RocketGroup(dilation=1, padded=True, features=3),))
+    with pytest.raises(ValueError, match="expected no convolutional features in a transformer"):
+        StudentConfig(preset="tiny", encoder=ENCODER, rocket=features)
+    with pytest.raises(ValueError, match="expected a windowed student of the kind rocket"):
+        StudentConfig(preset="tiny", encoder=ENCODER, kind="rocket", causal=True)
