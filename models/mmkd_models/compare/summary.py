@@ -112,7 +112,9 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
         for row, subset in enumerate(folds[0].teacher_subsets)
     )
     return Teacher(
-        **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)}, missing=subsets
+        **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)},
+        missing=subsets,
+        members=folds[0].config.members if len(folds[0].config.members) > 1 else (),
     )
 
 

@@ -228,7 +228,6 @@ def _logits(network: nn.Module, batches: Sequence[Any]) -> NDArray[np.float32]:
 
 def _facts(members: Sequence[_Member], pool: Pool, scores: Sequence[float]) -> CommitteeFacts:
     return CommitteeFacts(
-        temperature=pool.temperature,
         members=tuple(
             MemberFacts(
                 kind=member.kind,

@@ -129,8 +129,14 @@ class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Teacher(Network, frozen=True, kw_only=True, omit_defaults=True):
-    """The multimodal network, the sizes tried and its answers under every subset of modalities."""
+    """The multimodal teacher, the sizes tried and its answers under every subset of modalities.
 
+    Attributes:
+        members: of a committee, whose scores these are; parameters and latency are the first's, a transformer. Empty
+            where the teacher is that network alone.
+    """
+
+    members: tuple[str, ...] = ()
     sizes_tried: tuple[TriedSize, ...] | None = None
     missing: tuple[SubsetScore, ...] | None = None
 

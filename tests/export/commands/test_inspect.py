@@ -11,15 +11,22 @@ from types import ModuleType
 
 import msgspec
 import pytest
+import torch
 
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import differences, inspect_file
 from mmkd_export.run import ExportResult
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.networks.committee.network import CommitteeFacts, MemberFacts
+from mmkd_models.networks.config import teacher_config
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, read_student, write_teacher
 from mmkd_report.documents.export import EngineSidecar
 
 
@@ -282,3 +289,39 @@ def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(
     assert "\x1b" not in out
     assert "\\x1b[2Jtoy\\nkind  bundle, every byte verified\n" in out
     assert sum(line.startswith("kind") for line in out.splitlines()) == 1
+
+
+def test_the_members_of_a_committee_are_listed(run: Callable[..., tuple[object, str, str]], tmp_path: Path) -> None:
+    """As a reader without torch sees them: from the metadata alone."""
+    path, modality = tmp_path / "teacher.ckpt", ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40)
+    config, task = teacher_config("tiny"), TaskSpec(labels=("idle", "worn"))
+    facts = Facts(
+        dataset="machines",
+        dataset_sha256="ab" * 32,
+        licence="CC0-1.0",
+        metric="balanced_accuracy",
+        score=0.75,
+        best_step=4,
+        training=TrainConfig(),
+        augment=AugmentConfig(),
+    )
+    members = tuple(
+        MemberFacts(kind=kind, seed=3, temperature=0.5, weight=weight, score=0.7, log_likelihood=-0.6)
+        for kind, weight in (("transformer", 0.25), ("trees", 0.75))
+    )
+    checkpoint = TeacherCheckpoint(
+        modalities=(modality,),
+        task=task,
+        config=config,
+        facts=facts,
+        state=Teacher((modality,), 2, config).state_dict(),
+        committee=CommitteeFacts(members=members),
+        further=({"roots": torch.zeros(1, dtype=torch.int32)},),
+    )
+    write_teacher(path, checkpoint)
+    code, out, _ = run(path)
+    assert code == 0
+    assert [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("member.")] == [
+        ["member.0", "transformer of seed 3, weight 0.25, temperature 0.50, balanced_accuracy 0.7000 alone"],
+        ["member.1", "trees of seed 3, weight 0.75, temperature 0.50, balanced_accuracy 0.7000 alone"],
+    ]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.errors import MmkdError
+from mmkd_edge.errors import MmkdError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
@@ -412,3 +412,28 @@ def test_an_output_that_is_a_directory_is_refused_before_training(
 def test_a_share_of_labels_that_is_none_is_refused(machines: Dataset, share: str) -> None:
     found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", "--label-share", share)
     assert found == f"label share: expected above 0 and up to 1, got {float(share)}; 0.1 keeps a tenth of the labels"
+
+
+def test_the_members_that_are_named_make_the_teacher(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    options = (machines.path, "--preset", "tiny", "--steps", 2, "--members")
+    call("mmkd-train", "teacher", *options, "trees,transformer")
+    made = read_teacher(tmp_path / "teacher.ckpt").committee
+    assert made is not None
+    assert [member.kind for member in made.members] == ["transformer", "trees"]
+    with pytest.raises(UsageError) as caught:
+        call("mmkd-train", "teacher", *options, "transformer")
+    assert str(caught.value) == (
+        "teacher.ckpt: exists, and was trained otherwise: members transformer, trees is transformer now; choose "
+        "another name, or add --force to replace it"
+    )
+    call("mmkd-train", "teacher", *options, "transformer", "--force")
+    assert read_teacher(tmp_path / "teacher.ckpt").committee is None
+
+
+def test_a_committee_is_not_cross_fitted(call: Call, machines: Dataset) -> None:
+    with pytest.raises(UsageError) as caught:
+        call("mmkd-train", "teacher", machines.path, "--members", "transformer,trees", "--out-of-fold", 2)
+    assert str(caught.value) == (
+        "--out-of-fold 2: expected transformers alone, got --members transformer,trees; a committee is not "
+        "cross-fitted: leave one of the two out"
+    )

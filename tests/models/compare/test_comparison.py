@@ -25,6 +25,7 @@ from mmkd_models.compare.comparison import (
     teacher_path,
 )
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.networks.config import Preset, student_config, teacher_config
@@ -229,6 +230,21 @@ def test_a_student_learns_from_answers_that_were_kept_in_blocks(
     assert asked == 0
 
 
+def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
+    machines: Dataset, comparison: Make, tmp_path: Path
+) -> None:
+    members = ("transformer", "rocket", "trees")
+    config = comparison(members=members, self_training=False, baseline_learning_rates=(1e-3,))
+    result = compare_fold(machines, seed=1, config=config, out=tmp_path)
+    teacher = read_teacher(tmp_path / "teacher-tiny.ckpt")
+    test = fold_data(machines, seed=1, label_share=config.label_share).test
+    assert result.teacher.scores == scores_of(teacher.network(), test, modality=None)
+    assert result.teacher.parameters == sum(parameter.numel() for parameter in teacher.transformer().parameters())
+    assert compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=no_training) == result
+    demo = demo_document(machines.spec, machines.sha256, [result])
+    assert demo.teacher.members == members
+
+
 def test_damaged_scores_of_rivals_are_told(machines: Dataset, config: ComparisonConfig, copy: Path) -> None:
     (copy / "fold.json").unlink()
     path = copy / "acc" / "rivals.json"
@@ -264,6 +280,7 @@ def test_the_teacher_answers_the_batches_of_a_fold_once_for_all_its_students(
         {"student": "small"},
         {"self_training": False},
         {"baseline_learning_rates": (1e-3,)},
+        {"members": ("transformer", "trees")},
     ],
 )
 def test_a_finished_fold_of_other_options_is_refused(

@@ -12,7 +12,6 @@ from mmkd_models.networks.committee.pool import (
     log_likelihood,
     mixture_weights,
     pool_of,
-    pooled_logits,
 )
 
 RNG = np.random.default_rng(0)
@@ -25,16 +24,6 @@ def member(right: float, *, seed: int, sure: float = 3.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     said = np.where(rng.uniform(size=240) < right, LABELS, rng.integers(0, 3, 240))
     return sure * np.eye(3)[said]
-
-
-def test_the_pool_of_two_is_the_weighted_mean_of_their_probabilities() -> None:
-    one, other = np.log([[0.8, 0.2]]), np.log([[0.4, 0.6]])
-    pooled = np.exp(pooled_logits([one, other], np.array([0.25, 0.75]), kind="classification"))
-    assert pooled[0].tolist() == pytest.approx([0.5, 0.5])  # 0.25 x 0.8 + 0.75 x 0.4
-    odds = pooled_logits([np.log([[4.0]]), np.log([[0.25]])], np.array([0.5, 0.5]), kind="multi_label")
-    assert odds[0, 0] == pytest.approx(0.0)  # 0.8 and 0.2 are a half
-    numbers = pooled_logits([np.array([[10.0]]), np.array([[20.0]])], np.array([0.1, 0.9]), kind="regression")
-    assert numbers[0, 0] == pytest.approx(19.0)
 
 
 def test_the_weights_of_two_members_by_hand() -> None:
@@ -92,7 +81,7 @@ def test_labels_and_numbers_are_weighed_too() -> None:
     numbers = LABELS * 100.0
     near, far = numbers[:, None] + RNG.normal(0, 10, (240, 1)), RNG.normal(100, 80, (240, 1))
     found = pool_of([near, far], numbers, GROUPS, kind="regression")
-    assert (found.weights, found.temperatures, found.temperature) == ((1.0, 0.0), (1.0, 1.0), 1.0)
+    assert (found.weights, found.temperatures) == ((1.0, 0.0), (1.0, 1.0))
 
 
 def test_likelihoods_are_logarithms_of_what_is_said_of_the_truth() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,24 +18,29 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labels import hide_labels
 from mmkd_models.distil.learner import DistillLearner
 from mmkd_models.distil.recipe import Recipe
+from mmkd_models.distil.teachers import answers_of
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.metrics.scores import default_metric
-from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
+from mmkd_models.networks.committee.rocket import Rocket
+from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_teacher, write_teacher
-from mmkd_models.training.committee import members_named, train_committee
-from mmkd_models.training.predict import logits_of, scores_of
+from mmkd_models.training.committee import default_members, members_named, train_committee
+from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
@@ -80,7 +86,7 @@ def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
     )
     assert isinstance(mean, Tensor)
     output = network(batch.inputs, taps=True)
-    torch.testing.assert_close(output.logits, (mean.log() / facts.temperature).float())
+    torch.testing.assert_close(output.logits, mean.log().float())
     inside = checkpoint.transformer()(batch.inputs, taps=True)
     for name in ("embedding", "pooled", "hidden", "cross_attention", "self_attention", "valid"):
         torch.testing.assert_close(getattr(output, name), getattr(inside, name))
@@ -96,7 +102,7 @@ def test_a_window_without_a_modality_is_answered_by_the_transformer(
     assert facts is not None
     found = committee_of(checkpoint)(inputs).logits
     alone = checkpoint.transformer()(inputs).logits.double() / facts.members[0].temperature
-    expected = torch.log_softmax(alone, -1) / facts.temperature
+    expected = torch.log_softmax(alone, -1)
     torch.testing.assert_close(found[:4], expected[:4].float())
     assert not torch.allclose(found[4:], expected[4:].float())
 
@@ -213,8 +219,8 @@ def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
             "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
         ),
         (
-            lambda found: found["committee"].update(temperature=0.0),
-            "committee: expected temperatures above 0, got {heat0:g}, {heat1:g}, 0",
+            lambda found: members_in(found)[0].update(temperature=0.0),
+            "committee: expected temperatures above 0, got 0, {heat1:g}",
         ),
     ],
 )
@@ -295,3 +301,154 @@ def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(
     assert len(list((tmp_path / "answers").iterdir())) == 1
     states = [student.state for student in students]
     assert all(torch.equal(states[0][name], other[name]) for other in states[1:] for name in other)
+
+
+@pytest.fixture(scope="module")
+def whole(data: TrainingData) -> TeacherCheckpoint:
+    """A committee of every kind of member."""
+    return trained(data, members=members_named(["trees", "rocket", "transformer"]))
+
+
+def test_a_rocket_is_read_as_it_was_written(whole: TeacherCheckpoint, data: TrainingData, tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher.ckpt", whole)
+    back = read_teacher(tmp_path / "teacher.ckpt")
+    assert back.committee is not None
+    assert [member.kind for member in back.committee.members] == ["transformer", "rocket", "trees"]
+    np.testing.assert_array_equal(
+        logits_of(back.network(), data.valid, modality=None), logits_of(whole.network(), data.valid, modality=None)
+    )
+
+
+def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole: TeacherCheckpoint, data: TrainingData) -> None:
+    rocket = committee_of(whole).members[1]
+    assert isinstance(rocket, Rocket)
+    inputs = inputs_of(data.valid.take(np.arange(12)), data.valid)
+    features = np.concatenate([rocket.features[name](*inputs[name]).numpy() for name in ("acc", "gyro")], axis=1)
+    expected = features @ rocket.weight.numpy() + rocket.bias.numpy()
+    np.testing.assert_allclose(answers_to(rocket, data.valid).numpy(), expected, rtol=1e-5, atol=1e-5)
+    # Labels of the few windows that it was fitted to are told apart.
+    known = data.train.subset(np.flatnonzero(data.train.labelled))
+    assert (answers_to(rocket, known).argmax(1).numpy() == known.labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("document", "tensors", "message"),
+    [
+        (
+            lambda found: members_in(found)[1].pop("features"),
+            lambda parts: None,
+            "expected features of acc, gyro, got of none",
+        ),
+        (
+            lambda found: members_in(found)[1]["features"]["acc"]["groups"][0].update(features=10**12),
+            lambda parts: None,
+            "expected weights ({more}, 3), got ({now}, 3)",
+        ),
+        (
+            lambda found: None,
+            lambda parts: parts.pop("member1/features.acc.mean"),
+            "expected the tensors of its features, got others: features.acc.mean",
+        ),
+        (
+            lambda found: None,
+            lambda parts: parts["member1/bias"].fill_(torch.nan),
+            "expected finite tensors, got NaN or infinity",
+        ),
+    ],
+)
+def test_an_altered_rocket_is_refused(
+    document: Callable[[dict[str, Any]], object],
+    tensors: Callable[[dict[str, Tensor]], object],
+    message: str,
+    whole: TeacherCheckpoint,
+    tmp_path: Path,
+) -> None:
+    path, rocket = tmp_path / "teacher.ckpt", committee_of(whole).members[1]
+    assert isinstance(rocket, Rocket)
+    write_teacher(path, whole)
+    rewrite(path, document=document, tensors=tensors)
+    now, first = len(rocket.weight), rocket.configs["acc"].groups[0].features
+    with pytest.raises(CheckpointError) as caught:
+        read_teacher(path)
+    told = message.format(now=now, more=now - first + 10**12)
+    assert str(caught.value) == f"{path}: member 1 (rocket): {told}; the file was altered"
+
+
+def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket() -> None:
+    modality = ModalitySpec(name="slow", channels=("x",), rate_hz=1.0, samples=8)
+    assert default_members([modality]) == ("transformer", "trees")
+    assert default_members([msgspec.structs.replace(modality, samples=9)]) == ("transformer", "rocket", "trees")
+
+
+def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
+    whole: TeacherCheckpoint, data: TrainingData
+) -> None:
+    source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_share=0.5, seed=0)
+    batch, network, facts = source.at(2), committee_of(whole), whole.committee
+    assert batch.partner is not None
+    assert batch.share is not None
+    assert facts is not None
+    views = FixedViews(network, lambda member: answers_to(member, data.train))
+    (found,) = answers_of([views], batch, taps=False)
+    mean = 0.0
+    for member, one in zip(network.members, facts.members, strict=True):
+        if one.kind == "transformer":
+            shares = torch.softmax(member(batch.inputs).logits.double() / one.temperature, -1)
+        else:
+            known = torch.softmax(answers_to(member, data.train).double() / one.temperature, -1)
+            share = batch.share[:, None].double()
+            shares = share * known[batch.index] + (1 - share) * known[batch.partner]
+        mean = mean + one.weight * shares
+    assert isinstance(mean, Tensor)
+    torch.testing.assert_close(found.logits, mean.log().float())
+
+
+def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(
+    whole: TeacherCheckpoint, data: TrainingData
+) -> None:
+    source = BatchSource(data.train, AugmentConfig(mixup=0.0, noise=0.0, gain=0.0), batch=8, labelled_share=0.5, seed=0)
+    batch = source.at(0)
+    assert batch.partner is None
+    asked: list[torch.nn.Module] = []
+
+    def ask(member: torch.nn.Module) -> Tensor:
+        asked.append(member)
+        return answers_to(member, data.train)
+
+    views = FixedViews(committee_of(whole), ask)
+    for _ in range(2):
+        answers_of([views], batch, taps=True)
+    assert [type(member).__name__ for member in asked] == ["Rocket", "Trees"]
+
+
+class Says(torch.nn.Module):
+    """A member that says the same of every window."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor([logits])
+
+    def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
+        return TeacherOutput(logits=self.logits, embedding=self.logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "expected"),
+    [
+        ("classification", [math.log(0.8), math.log(0.2)], [math.log(0.4), math.log(0.6)], [math.log(0.5)] * 2),
+        ("multi_label", [math.log(4)], [math.log(2 / 3)], [0.0]),  # 0.25 x 0.8 + 0.75 x 0.4 is a half
+        ("regression", [10.0], [20.0], [17.5]),
+    ],
+)
+def test_the_pool_of_two_by_hand(kind: TaskKind, one: list[float], other: list[float], expected: list[float]) -> None:
+    facts = CommitteeFacts(
+        members=tuple(
+            MemberFacts(kind="transformer", seed=0, temperature=1.0, weight=weight, score=0.5, log_likelihood=-1.0)
+            for weight in (0.25, 0.75)
+        )
+    )
+    first = Says(one)
+    first.names = ("acc",)  # type: ignore[assignment]
+    inputs = {"acc": (torch.ones(1, 4, 1), torch.ones(1, 4, 1))}
+    found = Committee([first, Says(other)], facts, kind=kind)(inputs).logits[0].tolist()
+    assert found == pytest.approx(expected, abs=1e-6)  # logits are float32

@@ -257,6 +257,14 @@ def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
     ]
 
 
+def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors, parse) -> None:
+    two_sensors["teacher"]["members"] = ["transformer", "rocket", "trees"]
+    texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
+    assert texts[2].startswith("20× fewer parameters than the teacher's transformer · ")
+    assert texts[3].startswith("4.3× faster than the teacher's transformer (")
+    assert "network, teacher's transformer" in parse(render_demo(two_sensors)).text
+
+
 def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse) -> None:
     for contest in two_sensors["students"].values():
         contest["latency_ratios"].update(min=0.95, max=1.2)

@@ -42,10 +42,9 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The members of a committee in their order, the first of them a transformer; and the temperature of their mean."""
+    """The members of a committee in their order, the first of them a transformer."""
 
     members: tuple[MemberFacts, ...]
-    temperature: float
 
 
 def committee_fault(facts: CommitteeFacts) -> str | None:
@@ -56,7 +55,7 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
     weights = [member.weight for member in facts.members]
     if not (all(weight >= 0 for weight in weights) and math.isclose(sum(weights), 1, abs_tol=1e-6)):
         return f"expected weights from 0 with the sum 1, got {', '.join(f'{weight:g}' for weight in weights)}"
-    temperatures = [*(member.temperature for member in facts.members), facts.temperature]
+    temperatures = [member.temperature for member in facts.members]
     if not all(0 < one < math.inf for one in temperatures):
         return f"expected temperatures above 0, got {', '.join(f'{one:g}' for one in temperatures)}"
     return None
@@ -107,7 +106,7 @@ class Committee(nn.Module):
         counting = [number for number, one in enumerate(self.facts.members) if one.weight > 0]
         each = [known[number] if number in known else self._asked(number, inputs, output) for number in counting]
         pooled = self._pooled(torch.stack(each), self._weights(counting, inputs))
-        return replace(output, logits=(pooled / self.facts.temperature).to(output.logits))
+        return replace(output, logits=pooled.to(output.logits))
 
     def calibrated(self, number: int, logits: Tensor) -> Tensor:
         """Gives the logits of a member at its temperature, in float64."""
@@ -142,7 +141,7 @@ class Committee(nn.Module):
         return able / able.sum(0)
 
     def _pooled(self, logits: Tensor, weights: Tensor) -> Tensor:
-        """(M, B, K) and (M, B) -> (B, K); see `pool.pooled_logits`, which says the same of arrays."""
+        """(M, B, K) calibrated logits and (M, B) weights -> (B, K) logits of the weighted mean of probabilities."""
         if self.kind == "regression":
             return (weights[..., None] * logits).sum(0)
         prior = weights.log()[..., None]

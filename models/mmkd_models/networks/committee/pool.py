@@ -1,7 +1,10 @@
 """How members answer together: each calibrated, and weighted by what validation says of it.
 
 The opinion pool is linear: the weighted mean of the members' probabilities (Stone, "The opinion pool", Annals of
-Mathematical Statistics 32, 1961); of a regression the weighted mean of their numbers. Needs numpy alone.
+Mathematical Statistics 32, 1961); of a regression the weighted mean of their numbers. The mean of calibrated answers is
+softer than calibrated (Ranjan and Gneiting, "Combining probability forecasts", JRSS B 72, 2010), and is left so: on two
+folds of watch_exercises a temperature of its own, from two people's validation windows, made test answers less likely.
+Needs numpy alone.
 """
 
 from __future__ import annotations
@@ -31,14 +34,11 @@ class Pool:
     Attributes:
         temperatures: of each one's logits; 1 of a regression.
         weights: of each, with the sum 1.
-        temperature: of the mean of them: the logarithm of a mean of calibrated probabilities is too soft (Ranjan and
-            Gneiting, "Combining probability forecasts", JRSS B 72, 2010).
         likelihoods: mean log-likelihood of each one's calibrated answers on validation, in nats.
     """
 
     temperatures: tuple[float, ...]
     weights: tuple[float, ...]
-    temperature: float
     likelihoods: tuple[float, ...]
 
 
@@ -68,11 +68,9 @@ def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArra
         weights[tells] = mixture_weights(each[:, tells], groups=len(np.unique(groups)))
     else:
         weights[:] = 1 / len(weights)
-    pooled = pooled_logits([one / heat for one, heat in zip(logits, temperatures, strict=True)], weights, kind=kind)
     return Pool(
         temperatures=tuple(temperatures),
         weights=tuple(float(weight) for weight in weights),
-        temperature=1.0 if kind == "regression" else likeliest_temperature(pooled, labels, kind=kind),
         likelihoods=tuple(float(mean) for mean in each.mean(0)),
     )
 
@@ -129,20 +127,6 @@ def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
         of_each /= of_each.sum(1, keepdims=True)
         weights = (groups * of_each.mean(0) + 1) / (groups + members)
     return weights
-
-
-def pooled_logits(logits: Sequence[NDArray[Any]], weights: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Gives (N, K) logits of the weighted mean of the calibrated members' probabilities, or of their numbers."""
-    stacked = np.stack([np.asarray(one, dtype=np.float64) for one in logits])  # (M, N, K)
-    shares = np.asarray(weights, dtype=np.float64)[:, None, None]
-    if kind == "regression":
-        return np.asarray((shares * stacked).sum(0))
-    with np.errstate(divide="ignore"):
-        prior = np.log(shares)
-    if kind == "classification":
-        return np.asarray(np.logaddexp.reduce(prior + _log_softmax(stacked), axis=0))
-    on, off = (np.logaddexp.reduce(prior - np.logaddexp(0.0, sign * stacked), axis=0) for sign in (-1, 1))
-    return np.asarray(on - off)
 
 
 def _log_softmax(z: Floats) -> Floats:

@@ -152,6 +152,11 @@ def has_spread(spread: Spread, seeds: Sequence[int]) -> bool:
     return is_figure(spread.std) and max(len(seeds), len(spread.per_seed)) != 1
 
 
+def teacher_network(demo: DemoDocument) -> str:
+    """What parameters and latencies of the teacher are of, as part of a sentence."""
+    return "the teacher's transformer" if demo.teacher.members else "the teacher"
+
+
 def teacher_name(demo: DemoDocument) -> str:
     """The teacher and its sensors, as part of a sentence."""
     used = demo.teacher.modalities or [modality.name for modality in demo.dataset.modalities]

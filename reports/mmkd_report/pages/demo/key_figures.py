@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mmkd_report.documents.demo import Contest, DemoDocument, Latency, RatioRange, Teacher
 from mmkd_report.documents.figures import Measure
-from mmkd_report.pages.demo.answer import best_student, mean_of
+from mmkd_report.pages.demo.answer import best_student, mean_of, teacher_network
 from mmkd_report.words.formats import NOTHING, TIMES, is_figure, magnitude, significant, things, with_unit
 from mmkd_report.words.guessing import is_refuted
 from mmkd_report.words.key_figure import KeyFigure
@@ -66,7 +66,7 @@ def _parameters_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigu
         return
     sizes = f" · {magnitude(student)} instead of {magnitude(teacher)}" if teacher and student else ""
     word = "fewer" if ratio >= 1 else "more"
-    yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} parameters than the teacher{sizes}")
+    yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=f"{word} parameters than {teacher_network(demo)}{sizes}")
 
 
 def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]:
@@ -75,11 +75,13 @@ def _latency_figure(demo: DemoDocument, contest: Contest) -> Iterator[KeyFigure]
     own = with_unit(significant(student.p50), "ms")
     over = contest.latency_ratios
     if over is not None and is_figure(over.min) and is_figure(over.max) and over.min <= 1 <= over.max:
-        yield KeyFigure(figure=own, caption=f"per window, no certain difference to the teacher{_repeats(1.0, over)}")
+        yield KeyFigure(
+            figure=own, caption=f"per window, no certain difference to {teacher_network(demo)}{_repeats(1.0, over)}"
+        )
     elif is_figure(ratio) and ratio > 0:
         word = "faster" if ratio >= 1 else "slower"
         tail = f" · {own} per window" if own != NOTHING else ""
-        caption = f"{word} than the teacher{_repeats(ratio, contest.latency_ratios)}{tail}"
+        caption = f"{word} than {teacher_network(demo)}{_repeats(ratio, contest.latency_ratios)}{tail}"
         yield KeyFigure(figure=f"{_times(ratio)}{TIMES}", caption=caption)
     elif own != NOTHING:
         yield KeyFigure(figure=own, caption="per window, median")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmkd_report.documents.demo import Contest, DemoDocument, Gain, Latency, Network, Rival, Scored, SubsetScore
 from mmkd_report.documents.figures import Measure, Spread
-from mmkd_report.pages.demo.answer import has_spread, mean_of
+from mmkd_report.pages.demo.answer import has_spread, mean_of, teacher_network
 from mmkd_report.words.formats import (
     NOTHING,
     count,
@@ -265,7 +265,7 @@ def _subset_row(score: SubsetScore, columns: Sequence[str], demo: DemoDocument, 
 def latency_rows(demo: DemoDocument) -> tuple[tuple[str, Latency], ...]:
     """Latency of one whole prediction in the runtime, and of the bare networks, where they were measured."""
     measured = [("whole prediction", demo.benchmark.latency_ms if demo.benchmark else None)]
-    measured.append(("network, teacher", demo.teacher.latency_ms))
+    measured.append((f"network, {teacher_network(demo).removeprefix('the ')}", demo.teacher.latency_ms))
     measured += [(f"network, {name}", contest.student.latency_ms) for name, contest in demo.students.items()]
     return tuple((name, latency) for name, latency in measured if latency is not None and is_figure(latency.p50))
 
