@@ -6,8 +6,10 @@ of its dataset, by the code that wrote them.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,10 +17,13 @@ from numpy.typing import NDArray
 from mmkd_edge import EdgePredictor
 from mmkd_models.data import open_dataset
 from mmkd_models.data.checking.check import check_dataset
+from mmkd_models.data.labelled import ALL
 from mmkd_models.data.windows import Windows
+from mmkd_models.study.results import seed_file
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, read_teachers
+from mmkd_models.trials.space import Conditions
 from proofs.study.files import read_seeds, read_sizes
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +106,13 @@ def test_results_of_studies_are_read(folder: Path, seeds: int, sizes: int) -> No
     assert len(found) == seeds
     assert all(one.trials and one.teachers for one in found)
     assert len(read_sizes(folder)) == sizes
+
+
+def test_conditions_of_finished_studies_say_what_they_said_and_so_name_the_same_trials() -> None:
+    for path in sorted((BEFORE / "results").glob("*-seed*.json")):
+        written = json.loads(path.read_bytes())["conditions"]
+        found = msgspec.json.decode(json.dumps(written), type=Conditions)
+        again = json.loads(msgspec.json.encode(found))
+        assert set(again) == set(written)
+        assert (again["label_share"], found.labelled) == (1.0, ALL)
+        assert seed_file(path.parent, "two", found, int(path.stem[-1])) == path

@@ -348,7 +348,7 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(rigs
         train_baseline(replace(data, train=data.train.with_labels(labels)), "acc", STUDENT, run_of("multi_label"))
     assert str(error.value) == (
         "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
-        "--label-share, or take the label out of the dataset"
+        "--label-share or --labelled-groups, or take the label out of the dataset"
     )
     data = data_of(rigs["regression"])
     still = data.train.with_labels(np.full(len(data.train), 3.0))

@@ -173,6 +173,9 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
         fold = facts.get("fold", "not stated")
         yield "trained_on", f"fold {fold}" if isinstance(fold, int) else fold or "the dataset's own split"
+        if labelled := facts.get("labelled"):
+            groups = labelled["groups"]
+            yield "labelled", f"{labelled['share']:.0%} of the windows" if groups is None else f"{groups} whole groups"
         yield "licence", facts["licence"] or "not stated"
         if kind == "student":
             hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]

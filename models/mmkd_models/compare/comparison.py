@@ -123,7 +123,9 @@ def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled) -> FoldData:
     fold = fold_indices(windows, fold=seed, seed=0)
     whole = windows.subset(fold.train)
     train = whole.with_labels(visible_labels(whole, share=labelled.share, groups=labelled.groups, seed=seed))
-    training = TrainingData(train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=seed)
+    training = TrainingData(
+        train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=seed, labelled=labelled
+    )
     return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
 
 

@@ -28,6 +28,7 @@ from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_movement, channel_statistics
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
@@ -81,6 +82,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         fold: number of the fold whose windows trained; None for the dataset's own split, unset where nobody knows.
+        labelled: what showed its labels; unset where all did, and in files of earlier releases.
         score: of the kept weights on validation.
         best_step: when they were reached.
         teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
@@ -98,6 +100,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dataset: str
     dataset_sha256: str
     fold: int | msgspec.UnsetType | None = msgspec.UNSET
+    labelled: Labelled | msgspec.UnsetType = msgspec.UNSET
     licence: str
     metric: str
     score: float

@@ -22,7 +22,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.data.labelled import Labelled, seen_labels
+from mmkd_models.data.labelled import ALL, Labelled, seen_labels
 from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
@@ -65,6 +65,7 @@ class TrainingData:
 
     Attributes:
         fold: number of the fold that the windows are of; None for the dataset's own split, unset where nobody knows.
+        labelled: what of `train` shows its labels.
         held_back: of cross-fitted teachers, the number of the part that `train` is without, and how many there are.
     """
 
@@ -72,6 +73,7 @@ class TrainingData:
     valid: Windows
     sha256: str
     fold: int | msgspec.UnsetType | None = msgspec.UNSET
+    labelled: Labelled = ALL
     held_back: tuple[int, int] | None = None
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
@@ -475,6 +477,7 @@ def planned_facts(
         dataset=spec.name,
         dataset_sha256=data.sha256,
         fold=data.fold,
+        labelled=msgspec.UNSET if data.labelled.is_all else data.labelled,
         licence=spec.licence,
         metric=train.metric,
         score=math.nan,

@@ -19,6 +19,7 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distil.methods import taught_by
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import chosen_recipe, terms_text
@@ -103,7 +104,7 @@ def test_windows_stay_at_home_when_they_are_told_to(call: Call, machines: Datase
     assert read_student(tmp_path / "baseline.ckpt").carried is None
 
 
-@pytest.mark.parametrize("option", [("--label-share", 0.5), ("--fold", 1), ("--seed", 1)])
+@pytest.mark.parametrize("option", [("--label-share", 0.5), ("--labelled-groups", 2), ("--fold", 1), ("--seed", 1)])
 def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
     call: Call, machines: Dataset, tmp_path: Path, option: tuple[str, object]
 ) -> None:
@@ -111,6 +112,21 @@ def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
     baseline_of(call, machines, *option, "-o", "other.ckpt")
     plain, other = (read_student(tmp_path / f"{name}.ckpt") for name in ("plain", "other"))
     assert not all(torch.equal(plain.state[name], other.state[name]) for name in plain.state)
+
+
+def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_says_it(call: Call, machines: Dataset) -> None:
+    teacher = ("mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 2, "--labelled-groups", 2)
+    ended = call(*teacher)
+    assert ended.last_line == (
+        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt "
+        "--labelled-groups 2"
+    )
+    assert read_teacher(Path("teacher.ckpt")).facts.labelled == Labelled(groups=2)
+    refused = message_of("mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 2, "--label-share", 0.5)
+    assert refused == (
+        "teacher.ckpt: exists, and was trained otherwise: labelled.share 1.0 is 0.5 now, labelled.groups 2 is None "
+        "now; choose another name, or add --force to replace it"
+    )
 
 
 def test_options_reach_the_checkpoint(call: Call, machines: Dataset, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mmkd_models.compare.comparison import (
     fold_data,
     make_part,
     parts_of,
+    spread_in_time,
     teacher_path,
 )
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
@@ -189,6 +190,23 @@ def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
 
     assert compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=note) == finished[1]
     assert seen[0] == (stage, 4)  # the last validation was at 3
+
+
+def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_validation_as_it_was(
+    machines: Dataset,
+) -> None:
+    data, share = (fold_data(machines, seed=1, labelled=one) for one in (Labelled(groups=2), Labelled(share=0.5)))
+    train = data.training.train
+    shown = np.unique(train.groups[train.labelled])
+    assert len(shown) == 2
+    np.testing.assert_array_equal(train.labelled, np.isin(train.groups, shown))
+    np.testing.assert_array_equal(data.training.valid.labels, share.training.valid.labels)
+    assert data.training.labelled == Labelled(groups=2)
+    assert spread_in_time(data, Labelled(groups=2)) is msgspec.UNSET
+    judged = spread_in_time(share, Labelled(share=0.5))
+    assert judged is not msgspec.UNSET
+    hidden = int((~share.training.train.labelled).sum())
+    assert sum(sum(map(sum, one.confusion)) for one in judged.confusions or ()) == hidden
 
 
 def test_a_fold_that_is_made_in_parts_is_the_same_fold(
