@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
+from mmkd_models.defaults import AUGMENT
 from mmkd_models.distil.learner import DistillLearner, SupervisedLearner
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.contrast import CrdTerm
@@ -47,7 +47,7 @@ class _Teacher(nn.Module):
 
 torch.manual_seed(0)
 dataset = open_dataset(shipped_dataset("watch_exercises"))
-batches = BatchSource(dataset.split("train"), AugmentConfig(), batch=32, labelled_share=0.0, seed=0)
+batches = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_share=0.0, seed=0)
 config, judge = TrainConfig(steps=60, eval_every=30), partial(scores_of, windows=dataset.split("valid"))
 
 teacher = _Teacher()

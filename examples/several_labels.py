@@ -14,8 +14,7 @@ import numpy as np
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
-from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.defaults import STUDENT_TRAIN
+from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
@@ -40,7 +39,7 @@ train = arm.split("train")
 train = train.with_labels(visible_labels(train, share=0.1, seed=0))
 data = TrainingData(train=train, valid=arm.split("valid"), sha256=arm.sha256)
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 4
-run = Run(train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric="macro_f1"), augment=AugmentConfig())
+run = Run(train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric="macro_f1"), augment=AUGMENT)
 teacher, path, size = train_teacher(data, teacher_config("small"), run), Path("teacher.ckpt"), student_config("tiny")
 write_teacher(path, teacher)
 write_student(Path("baseline.ckpt"), train_baseline(data, "gyro", size, run))

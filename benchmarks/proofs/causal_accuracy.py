@@ -44,7 +44,7 @@ def main() -> None:
     ours, theirs = [], []
     for path in paths:
         fold = msgspec.json.decode(path.read_bytes(), type=FoldResult)
-        data = fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share)
+        data = fold_data(dataset, seed=fold.seed, labelled=fold.config.labelled)
         windowed = read_student(path.parent / arguments.modality / "student.ckpt")
         causal = causal_student(path.parent, arguments.modality, fold, data)
         ours.append(judged(causal, data, arguments.modality))

@@ -43,6 +43,7 @@ from mmkd_export.run import export
 from mmkd_export.targets.litert import missing_libraries
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.labelled import ALL
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 from mmkd_report.documents.export import ExportReport
 from proofs.script import head, parser_of, row
@@ -77,7 +78,7 @@ def main() -> None:
     checkpoint = read_student(options.checkpoint)
     dataset = open_dataset(options.data)
     fold = options.fold
-    test = dataset.split("test") if fold is None else fold_data(dataset, seed=fold, label_share=1.0).test
+    test = dataset.split("test") if fold is None else fold_data(dataset, seed=fold, labelled=ALL).test
     windows, labels = test.take(np.arange(len(test)))[checkpoint.modality.name], test.labels
     with tempfile.TemporaryDirectory() as folder:
         models, report = ours(options.checkpoint, Path(folder))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
@@ -20,7 +20,7 @@ FACTS = Facts(
     score=0.0,
     best_step=0,
     training=TrainConfig(),
-    augment=AugmentConfig(),
+    augment=AUGMENT,
 )
 
 

@@ -349,8 +349,8 @@ def real_windows(plan: ExportPlan, checkpoint: StudentCheckpoint) -> RealWindows
     carries = checkpoint.carried is not None and len(checkpoint.carried.windows) > 0
     if carries or plan.lower_precisions:
         return windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
-    front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
-    return windows_from_statistics(checkpoint.modality, checkpoint.task, mean=front["mean"], std=front["std"])
+    scale = checkpoint.normalisation
+    return windows_from_statistics(checkpoint.modality, checkpoint.task, mean=scale["mean"], std=scale["std"])
 
 
 def gate_rule(student: ProvenStudent, plan: ExportPlan) -> GateRule:

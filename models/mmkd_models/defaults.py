@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from mmkd_models.networks.config import Preset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import TrainConfig
 
 TEACHER_PRESET: Preset = "small"
 STUDENT_PRESET: Preset = "tiny"
 
+COMMITTEE: tuple[MemberKind, ...] = ("transformer", "rocket", "trees")
+
+AUGMENT = AugmentConfig(unit="window")
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
 STUDENT_TRAIN = TrainConfig(steps=800, learning_rate=2e-3)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)

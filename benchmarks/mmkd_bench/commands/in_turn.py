@@ -228,5 +228,5 @@ def _graph_of(path: Path) -> Iterator[Path]:
         say("exporting the teacher")
         checkpoint = read_teacher(path)
         graph = Path(folder) / "teacher.onnx"
-        graph.write_bytes(onnx_from_teacher(checkpoint.network(), checkpoint.modalities))
+        graph.write_bytes(onnx_from_teacher(checkpoint.transformer(), checkpoint.modalities))
         yield graph

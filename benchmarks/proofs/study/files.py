@@ -34,7 +34,13 @@ def read_seeds(results: Path) -> tuple[SeedResults, ...]:
     return tuple(
         sorted(
             (one for one in found if one is not None),
-            key=lambda one: (one.dataset.name, one.conditions.modality, -one.conditions.label_share, one.seed),
+            key=lambda one: (
+                one.dataset.name,
+                one.conditions.modality,
+                one.conditions.labelled_groups or 0,
+                -one.conditions.label_share,
+                one.seed,
+            ),
         )
     )
 

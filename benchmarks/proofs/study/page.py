@@ -31,8 +31,8 @@ _POOLED_HEAD = (
 def results_page(results: DistillationResults) -> str:
     """Gives the page below its introduction."""
     lines: list[str] = []
-    for share in dict.fromkeys(row.label_share for row in results.pooled):
-        lines += _pooled(results, share)
+    for share, whole_groups in dict.fromkeys((row.label_share, bool(row.whole_groups)) for row in results.pooled):
+        lines += _pooled(results, share, whole_groups)
     for table in results.tables:
         lines += _sensor(table, results)
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
@@ -40,11 +40,13 @@ def results_page(results: DistillationResults) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pooled(results: DistillationResults, share: float) -> Iterator[str]:
-    rows = [row for row in results.pooled if row.label_share == share]
-    tables = [table for table in results.tables if table.label_share == share]
+def _pooled(results: DistillationResults, share: float, whole_groups: bool) -> Iterator[str]:
+    layout = share, whole_groups
+    rows = [row for row in results.pooled if (row.label_share, bool(row.whole_groups)) == layout]
+    tables = [table for table in results.tables if (table.label_share, bool(table.labelled_groups)) == layout]
+    labelled = "some whole groups" if whole_groups else f"{share:.0%}"
     sets = list(dict.fromkeys(table.dataset for table in tables))
-    yield from (f"## Over the sets, {share:.0%} labelled", "")
+    yield from (f"## Over the sets, {labelled} labelled", "")
     yield (
         f"Covered: {len(sets)} {'set' if len(sets) == 1 else 'sets'} ({', '.join(sets)}); sensors: {len(tables)}; "
         f"folds: {sum(len(table.seeds) for table in tables)}; trainings: {sum(table.trainings for table in tables)}. "
@@ -76,7 +78,9 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _sensor(table: SensorTable, results: DistillationResults) -> Iterator[str]:
-    yield from (f"## {table.dataset}, {table.modality}, {table.label_share:.0%} labelled", "", _SENSOR_HEAD)
+    groups = table.labelled_groups
+    labelled = f"{groups} groups" if groups else f"{table.label_share:.0%}"
+    yield from (f"## {table.dataset}, {table.modality}, {labelled} labelled", "", _SENSOR_HEAD)
     yield "|---" * 9 + "|"
     yield from (_model_row(row) for row in table.teachers)
     yield from (_model_row(row) for row in table.rivals)

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import NEAR_BEST
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distil.method import Method
 from mmkd_models.evaluate.gains import (
     FEWEST_GROUPS,
@@ -102,6 +103,7 @@ class SensorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dataset_sha256: str
     modality: str
     label_share: float
+    labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
     seeds: tuple[int, ...]
     trainings: int
     teachers: tuple[ModelRow, ...]
@@ -131,6 +133,7 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         student: size.
         pair: its teacher's modalities, `all` where it has all of a set, and how it was made; of any size.
         label_share: of the labels.
+        whole_groups: set where whole groups of each set were labelled; unset where a share was.
         sets: names; sensors of a set count as their mean.
         folds: seeds, summed over sensors.
         gain: over labels alone, in points of the metric.
@@ -144,6 +147,7 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     method: str
     pair: str
     label_share: float
+    whole_groups: bool | msgspec.UnsetType = msgspec.UNSET
     sets: tuple[str, ...]
     folds: int
     gain: PooledGain
@@ -205,9 +209,9 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
     found = [one for one in found if one.dataset.kind == "classification"]
     if not found:
         raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
-    groups: dict[tuple[str, str, float], list[SeedResults]] = {}
+    groups: dict[tuple[str, str, Labelled], list[SeedResults]] = {}
     for one in found:
-        key = (one.dataset.name, one.conditions.modality, one.conditions.label_share)
+        key = (one.dataset.name, one.conditions.modality, one.conditions.labelled)
         groups.setdefault(key, []).append(one)
     metric = next(one for one in METRICS if one == found[0].conditions.student_train.metric)
     tables, tested = [], []
@@ -275,6 +279,7 @@ def _table(
         dataset_sha256=first.dataset.sha256,
         modality=first.conditions.modality,
         label_share=first.conditions.label_share,
+        labelled_groups=first.conditions.labelled_groups,
         seeds=tuple(results.seed for results in group),
         trainings=sum(len(results.trials) for results in group),
         teachers=teachers,
@@ -404,36 +409,45 @@ def _pooled(
     tables: Sequence[SensorTable], tested: Sequence[Mapping[Entry, _Tested]], metric: Metric
 ) -> tuple[PooledRow, ...]:
     keys = dict.fromkeys(
-        (row.student, row.method, _of_any_size(row), table.label_share)
+        (row.student, row.method, _of_any_size(row), _layout(table))
         for table in tables
         for row in table.students
         if row.gain_points is not None
     )
     rows = [_pooled_row(key, tables, tested, metric) for key in keys]
-    return tuple(sorted(rows, key=lambda row: (-row.label_share, -len(row.sets), -row.folds, -row.gain.mean)))
+    return tuple(
+        sorted(
+            rows, key=lambda row: (bool(row.whole_groups), -row.label_share, -len(row.sets), -row.folds, -row.gain.mean)
+        )
+    )
+
+
+def _layout(table: SensorTable) -> tuple[float, bool]:
+    """The share of labels, and whether whole groups were labelled, however many of a set."""
+    return table.label_share, bool(table.labelled_groups)
 
 
 def _of_any_size(row: MethodRow) -> str:
     return _SIZE.sub("", row.pair or "")
 
 
-def _row_of(key: tuple[str, str, str, float], table: SensorTable) -> MethodRow | None:
+def _row_of(key: tuple[str, str, str, tuple[float, bool]], table: SensorTable) -> MethodRow | None:
     """Gives the table's row; where teachers of several sizes taught, that of the student that validates best."""
     rows = [
         row
         for row in table.students
-        if (row.student, row.method, _of_any_size(row), table.label_share) == key and row.gain_points is not None
+        if (row.student, row.method, _of_any_size(row), _layout(table)) == key and row.gain_points is not None
     ]
     return max(rows, key=lambda row: row.valid_gain_points or 0.0, default=None)
 
 
 def _pooled_row(
-    key: tuple[str, str, str, float],
+    key: tuple[str, str, str, tuple[float, bool]],
     tables: Sequence[SensorTable],
     tested: Sequence[Mapping[Entry, _Tested]],
     metric: Metric,
 ) -> PooledRow:
-    student, method, pair, label_share = key
+    student, method, pair, (label_share, whole_groups) = key
     found: list[tuple[SensorTable, MethodRow]] = []
     over_alone, over_outputs = [], []
     for table, entries in zip(tables, tested, strict=True):
@@ -454,6 +468,7 @@ def _pooled_row(
         method=method,
         pair=pair,
         label_share=label_share,
+        whole_groups=whole_groups or msgspec.UNSET,
         sets=tuple(dict.fromkeys(table.dataset for table, _ in found)),
         folds=gain.folds,
         gain=gain,

@@ -18,10 +18,9 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import ANSWERS_FOLDER
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.spec import require_classification
-from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distil.method import Method
 from mmkd_models.distil.methods import shipped_methods
 from mmkd_models.evaluate.rivals import RIVALS
@@ -285,7 +284,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             self_training=True,
             teacher_train=teacher,
             student_train=student,
-            augment=AugmentConfig(),
+            augment=AUGMENT,
             threads=1,
         ),
         space=Space(

@@ -23,19 +23,21 @@ with loading("mmkd-demo"):
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
-    from mmkd_models.data.augment import AugmentConfig
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-    from mmkd_models.data.folds import check_seeds
+    from mmkd_models.data.folds import check_seeds, fold_indices
+    from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
     from mmkd_models.defaults import (
+        AUGMENT,
         BASELINE_LEARNING_RATES,
+        COMMITTEE,
         STUDENT_PRESET,
         STUDENT_TRAIN,
         TEACHER_PRESET,
         TEACHER_TRAIN,
     )
     from mmkd_models.metrics.scores import default_metric
-    from mmkd_models.networks.config import Preset, preset_named
+    from mmkd_models.networks.config import Preset, choice, preset_named
     from mmkd_report.documents.figures import Measure
 
 if TYPE_CHECKING:
@@ -44,13 +46,25 @@ if TYPE_CHECKING:
     from mmkd_export.demo.chain import Instruments, Measured, PairTimes
     from mmkd_models.compare.comparison import Part
     from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
+    from mmkd_models.evaluate.rivals import RivalName
     from mmkd_report.documents.demo import DemoBenchmark, DemoDocument, Gain, Scored, TriedSize
 
 _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
 )
-_ABOUT = "Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?"
+_ABOUT = "Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?"
 _EPILOG = "An interrupted run continues where it was: give the same --out and options."
+
+_COMPETITORS = (
+    ("extra_trees", "extra-trees"),
+    ("mini_rocket", "MiniRocket"),
+    ("rocket_and_trees", "both"),
+    ("multi_rocket_hydra", "Hydra"),
+    ("baseline", "baseline"),
+    ("taught_rocket", "taught rocket"),
+    ("student", "student"),
+)
+"""Fields of a sensor's contest, and what stands above their columns where one was run."""
 
 _LAUNCHES = 2
 _MOST_WORKERS = 8
@@ -79,7 +93,17 @@ class ComparisonOptions:
         Option("Train a student for this sensor (repeat); default every one.", metavar="NAME"),
     ] = None
     seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
-    label_share: Annotated[float, Option("Share of the training windows whose labels are seen; 1 is all.")] = 0.1
+    label_share: Annotated[
+        float | None, Option("Share of the training windows whose labels are seen; 1 is all.", shown=False)
+    ] = None
+    labelled_groups: Annotated[
+        int | None,
+        Option(
+            "Whole groups of the training windows whose labels are seen.",
+            metavar="N",
+            shown="a third, where there are 6 or more and some third has every class; else --label-share 0.1",
+        ),
+    ] = None
     teacher: Annotated[
         list[str] | None, Option("Teacher size (repeat): the smallest within 0.5 points of the best is taken.")
     ] = None
@@ -87,6 +111,18 @@ class ComparisonOptions:
     method: Annotated[
         str | None,
         Option("How students are taught: a name of mmkd-study --list-methods; default that of mmkd-distill."),
+    ] = None
+    rival: Annotated[
+        list[str] | None,
+        Option("Compare with it too (repeat): multi_rocket_hydra, a minute more for each sensor and seed."),
+    ] = None
+    members: Annotated[
+        str | None,
+        Option(
+            "Who makes up the teacher: transformer, rocket, trees, with commas between them.",
+            metavar="NAMES",
+            shown=",".join(COMMITTEE),
+        ),
     ] = None
     self_training: Annotated[
         bool,
@@ -107,7 +143,7 @@ def demo(
     ] = 4.0,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
-    """Everything was recorded, a tenth was labelled: which one sensor is enough, and what does distillation buy?
+    """Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?
 
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and two
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
@@ -121,7 +157,7 @@ def demo(
     check_seeds(data.everything(), seeds)
     refuse_shared_samples(data.everything())
     presets = _presets(compared.teacher)
-    config = _config(data, compared, presets[0])
+    config = _config(data, compared, presets[0], _labelled(data, compared))
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
     tried, folds = _compare(
         data,
@@ -242,20 +278,33 @@ def _presets(names: list[str] | None) -> tuple[Preset, ...]:
     return chosen
 
 
-def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> ComparisonConfig:
+def _labelled(data: Dataset, options: ComparisonOptions) -> Labelled:
+    windows = data.everything()
+    folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(options.seeds)]
+    trainings = [windows.subset(fold.train) for fold in folds]
+    asked = labelled_from_options(options.label_share, options.labelled_groups, otherwise=usual_labelled(trainings))
+    for seed, training in enumerate(trainings):
+        seen_labels(training, asked, seed=seed)  # refuses what a fold cannot have, before a folder is taken
+    return asked
+
+
+def _config(data: Dataset, options: ComparisonOptions, teacher: Preset, labelled: Labelled) -> ComparisonConfig:
     from mmkd_models.compare.fold_result import ComparisonConfig
     from mmkd_models.distil.methods import default_recipe, taught_by
+    from mmkd_models.training.committee import default_members, members_named
 
     size = preset_named(options.student, option="--student")
     names = options.modality or [spec.name for spec in data.spec.modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    metric = default_metric(data.spec.task.kind)
+    metric, chosen = default_metric(data.spec.task.kind), options.members
+    members = default_members(data.spec.modalities) if chosen is None else members_named(chosen.split(","))
     teacher_train, student_train = (
         msgspec.structs.replace(train, metric=metric, steps=options.steps or train.steps)
         for train in (TEACHER_TRAIN, STUDENT_TRAIN)
     )
     return ComparisonConfig(
-        label_share=options.label_share,
+        label_share=labelled.share,
+        labelled_groups=msgspec.UNSET if labelled.groups is None else labelled.groups,
         modalities=tuple(names),
         teacher=teacher,
         student=size,
@@ -263,9 +312,18 @@ def _config(data: Dataset, options: ComparisonOptions, teacher: Preset) -> Compa
         teacher_train=teacher_train,
         student_train=student_train,
         baseline_learning_rates=BASELINE_LEARNING_RATES,
-        augment=AugmentConfig(),
+        augment=AUGMENT,
+        further_rivals=_further_rivals(options.rival) or msgspec.UNSET,
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
+        members=members,
     )
+
+
+def _further_rivals(names: list[str] | None) -> tuple[RivalName, ...]:
+    from mmkd_models.evaluate.rivals import QUICK_RIVALS, RIVALS
+
+    asked = (choice(name, RIVALS, option="--rival") for name in dict.fromkeys(names or ()))
+    return tuple(name for name in asked if name not in QUICK_RIVALS)
 
 
 def _document(
@@ -302,26 +360,30 @@ def _write(out: Path, document: DemoDocument) -> None:
 
 def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
     """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
-    from mmkd_report.pages.demo.answer import is_judged, recommendation
+    from mmkd_report.pages.demo.answer import is_judged, leak, recommendation
     from mmkd_report.pages.demo.tables import gap_text
     from mmkd_report.words.formats import for_terminal
+    from mmkd_report.words.labelled import labelled_title
     from mmkd_report.words.measures import with_gain_unit
 
     measure = demo.told_by
     counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
     judged_on = "" if demo.split is None else f" on {demo.split.judged_on}"
-    title = f"{demo.dataset.name}: {measure.words}{counted}{judged_on}, {demo.label_share:.0%} labelled"
-    rivals = ("extra-trees", "MiniRocket", "baseline", "student")
-    table = plain_table(("sensor", *rivals, "gain", "95 % interval", "gap recovered"), title=title)
+    labelled = labelled_title(demo.label_share, demo.labelled_groups)
+    title = f"{demo.dataset.name}: {measure.words}{counted}{judged_on}, {labelled}"
+    columns = [(key, name) for key, name in _COMPETITORS if any(getattr(one, key) for one in demo.students.values())]
+    headings = ("sensor", *(name for _, name in columns), "gain", "95 % interval", "gap recovered")
+    table = plain_table(headings, title=title)
     for name, contest in demo.students.items():
-        competitors = (contest.extra_trees, contest.mini_rocket, contest.baseline, contest.student)
         gain, ends = _gain(contest.gain_points, measure)
-        scores = (_score(one, measure) for one in competitors)
+        scores = (_score(getattr(contest, key), measure) for key, _ in columns)
         table.add_row(name, *scores, gain, ends, for_terminal(gap_text(contest)))
     show_table(table, width=120)
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
     print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
+    if said := leak(demo):
+        print(for_terminal(said))
     bundle, written = str(measured.bundle), f"wrote {demo.report} and {measured.bundle}"
     if not is_judged(demo):
         print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")

@@ -97,9 +97,9 @@ def measure(
     folder = fold_folder(out, fold.seed)
     modalities = fold.config.modalities
     bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
-    test = fold_data(dataset, seed=fold.seed, label_share=fold.config.label_share).test
+    test = fold_data(dataset, seed=fold.seed, labelled=fold.config.labelled).test
     references = {name: _group_reference(dataset, name, int(test.groups[0]), out) for name in modalities}
-    teacher = read_teacher(teacher_path(folder, fold.config.teacher)).network()
+    teacher = read_teacher(teacher_path(folder, fold.config.teacher)).transformer()
     attention = {}
     for name in modalities:
         say(f"check: {name} student in the runtime")

@@ -120,7 +120,7 @@ def title_of(part: Part) -> str:
 
 def _shares_of(part: Part) -> tuple[float, ...]:
     """What each of a part's trainings takes of its time."""
-    if part.stage == "teacher" and part.config.self_training and part.config.label_share < 1:
+    if part.stage == "teacher" and part.config.self_training and not part.config.labelled.is_all:
         return _GENERATIONS
     count = len(part.config.baseline_learning_rates) if part.stage == "baseline" else 1
     return (1 / max(count, 1),) * max(count, 1)

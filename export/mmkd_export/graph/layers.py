@@ -28,6 +28,8 @@ SMALLEST_PRODUCT = 16
 """Below this many inputs or outputs a quantised product is no faster: its Q and DQ cost more than they save (NVIDIA
 ModelOpt leaves such products out too, and matrix-vector products at all)."""
 
+_READS_THE_SENSOR = "rocket."  # where a student's convolutional features are
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -91,7 +93,8 @@ def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence
     """Gives the layers that are worth quantising, of these operators, and not excluded by name.
 
     The first layer never is: it reads the sensor itself, whose glitches set its range, and most of the error of a
-    quantised student comes from it, for a few percent of the products.
+    quantised student comes from it, for a few percent of the products. Nor are convolutional features, which all read
+    the sensor, and compare what they find with a bias that lies within it.
 
     Args:
         layers: all of the graph, in order.
@@ -108,9 +111,10 @@ def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence
     if pattern is not None and not any(pattern.search(layer.name) for layer in layers):
         names = ", ".join(layer.name for layer in layers)
         raise UsageError(f"--exclude {exclude!r}: matches no layer; the layers are {names}")
+    learnt = [layer for layer in layers if not layer.name.startswith(_READS_THE_SENSOR)]
     return tuple(
         layer
-        for layer in layers[1:]
+        for layer in learnt[1:]
         if layer.worth_quantising and layer.op in ops and not (pattern and pattern.search(layer.name))
     )
 

@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
-_STATISTICS = ("mean", "std")
-
-
 def onnx_from_student(
     checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None, temperature: float = 1.0
 ) -> bytes:
@@ -69,7 +66,7 @@ def onnx_from_student(
         metadata=[
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
-            (STATISTICS_KEY, _json({name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in _STATISTICS})),
+            (STATISTICS_KEY, _json(checkpoint.normalisation)),
             *([(INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
             *([("mmkd_edge.batch", _json(batch))] if batch is not None else []),
         ],
@@ -81,7 +78,7 @@ def steps_of(checkpoint: StudentCheckpoint) -> Streaming:
     """Gives what the manifest will say of a causal student's steps, but for the artifacts."""
     from mmkd_models.networks.step import StepStudent
 
-    step = StepStudent(checkpoint.network())
+    step = StepStudent(checkpoint.transformer(asked_by="step graph"))
     return Streaming(
         stride=step.encoder.stride,
         memory=step.encoder.memory,
@@ -102,7 +99,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
 
     streaming = steps_of(checkpoint)
     return _onnx_from_module(
-        StepStudent(checkpoint.network(), temperature=temperature),
+        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature),
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],

@@ -165,6 +165,9 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield "labels", labels_text(task)
         prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
         yield "size", f"{config['preset']}, {_values(header, prefix):,} values in its tensors"
+        if kind == "student":
+            yield "student_kind", _student_kind(config)
+        yield from _committee_facts(document.get("committee"), facts["metric"])
         yield f"validation.{facts['metric']}", ", ".join(f"{member['score']:.4f}" for member in members)
         yield "best_step", ", ".join(str(member["best_step"]) for member in members)
         yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
@@ -182,6 +185,21 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         raise CheckpointError(
             f"{path}: its metadata lacks {error}; it was altered or made by another version"
         ) from error
+
+
+def _student_kind(config: Mapping[str, Any]) -> str:
+    """What the student is made of, and of how many convolutional features."""
+    kind = str(config.get("kind", "transformer"))
+    if "rocket" not in config:
+        return kind
+    return f"{kind}, {sum(group['features'] for group in config['rocket']['groups'])} convolutional features"
+
+
+def _committee_facts(committee: dict[str, Any] | None, metric: str) -> Iterator[tuple[str, str]]:
+    for number, member in enumerate(committee["members"] if committee else ()):
+        worth = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
+        alone = f"{metric} {member['score']:.4f} alone"
+        yield f"member.{number}", f"{member['kind']} of seed {member['seed']}, {worth}, {alone}"
 
 
 def _checkpoint_header(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -45,6 +45,6 @@ def answers_along_recording(
     from mmkd_models.networks.step import answers_along
 
     values, present = prepare_batch(recording[None], checkpoint.modality)
-    network = checkpoint.network()
+    network = checkpoint.transformer(asked_by="step graph")
     logits = answers_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, K)
     return Answers(logits=logits.numpy(), probabilities=network.answer(logits / temperature).numpy())

@@ -162,7 +162,7 @@ def tflite_step_from_student(checkpoint: StudentCheckpoint, *, temperature: floa
 
     streaming = steps_of(checkpoint)
     return _tflite_from_module(
-        StepStudent(checkpoint.network(), temperature=temperature),
+        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature),
         checkpoint,
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming),

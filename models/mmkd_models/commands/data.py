@@ -1,4 +1,4 @@
-"""`mmkd-data`: import, check, describe, reference, list; its arguments, and how facts look."""
+"""`mmkd-data`: recipe, import, check, describe, reference, list; its arguments, and how facts look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ with loading("mmkd-data"):
     from mmkd_edge.command.outputs import check_file, held
     from mmkd_edge.command.run import run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
-    from mmkd_edge.errors import DatasetError
+    from mmkd_edge.errors import DatasetError, UsageError
     from mmkd_edge.spec import TaskSpec, task_text
     from mmkd_models.data.checking.check import check_dataset
     from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
@@ -55,8 +55,13 @@ def run_data(arguments: Sequence[str]) -> None:
 def import_(
     context: typer.Context,
     *,
-    file: Annotated[Path, Argument("FILE.npz", "Windows in the interchange form.")],
-    out: Annotated[Path, Option("The directory to make.", ("-o", "--out"), "DIR")],
+    file: Annotated[
+        Path, Argument("FILE", "A recipe (.toml) for recordings, or windows in the interchange form (.npz).")
+    ],
+    out: Annotated[Path | None, Option("The directory to make.", ("-o", "--out"), "DIR")] = None,
+    try_only: Annotated[
+        bool, Option("Of a recipe: show what would be made and every problem; write nothing.", ("--check",))
+    ] = False,
     per_group: Annotated[str, Option("Modalities to z-score per group, separated by commas.", metavar="NAMES")] = "",
     name: Annotated[str | None, Option("Name of the dataset; else the file's.")] = None,
     source: Annotated[str, Option("Where the measurements come from.")] = "",
@@ -74,14 +79,25 @@ def import_(
             metavar="CONDITIONS",
         ),
     ] = "",
+    columns: Annotated[
+        str, Option("Further arrays of one value per window to keep as columns, separated by commas.", metavar="NAMES")
+    ] = "",
 ) -> None:
-    """Read an interchange file (.npz) and write a dataset directory, checked in full."""
+    """Read recordings by a recipe (.toml), or an interchange file (.npz), and write a dataset directory."""
+    if file.suffix == ".toml":
+        given = [per_group, name, source, licence, target, unit, targets, columns]
+        _import_recipe(context, file, None if try_only else _needed(out), is_bare=not any(given))
+        return
+    if try_only:
+        raise UsageError(f"--check: expected a recipe (.toml), got {file}; leave the option out")
+    out = _needed(out)
     check_absent(out)
     context.with_resource(held(out, needs_bytes=unpacked_bytes(file)))
     say(f"reading {file}")
     report = import_interchange(
         file,
         out,
+        columns=_names(columns),
         name=name,
         per_group=_names(per_group),
         source=source,
@@ -93,6 +109,28 @@ def import_(
     for line in _import_lines(report):
         print(line)
     print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
+
+
+def _needed(out: Path | None) -> Path:
+    if out is None:
+        raise UsageError("-o: expected the directory to make, got none; name one")
+    return out
+
+
+def _import_recipe(context: typer.Context, file: Path, out: Path | None, *, is_bare: bool) -> None:
+    from mmkd_models.commands.recipes import run_recipe
+
+    if not is_bare:
+        raise UsageError(f"{file}: a recipe says itself what the options for .npz files say; leave them out")
+    if out is not None:
+        check_absent(out)
+        context.with_resource(held(out))
+    for line in run_recipe(file, out):
+        print(line)
+    if out is None:
+        print(f"nothing was written; next: {shell_line('mmkd-data', 'import', file, '-o', 'DIR')}")
+    else:
+        print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
 
 
 def _names(text: str) -> list[str]:
@@ -221,6 +259,11 @@ def _closing_lines(description: Description) -> list[str]:
         lines.append(
             f"windows are cut from {facts.count} recordings, {facts.total_s / 60:.1f} min, one every {facts.hop_s:g} s"
         )
+    if description.columns:
+        lines.append(f"columns: {', '.join(f'{name} ({count})' for name, count in description.columns.items())}")
+    if description.times:
+        episodes = "" if description.episodes is None else f", {description.episodes} episodes"
+        lines.append(f"windows start from {description.times}{episodes}")
     lines += [f"source: {description.source}"] if description.source else []
     lines += [f"licence: {description.licence}"] if description.licence else []
     return [*lines, f"sha256: {description.sha256}"]

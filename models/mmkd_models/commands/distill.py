@@ -21,6 +21,7 @@ with loading("mmkd-distill"):
         Data,
         Embed,
         Json,
+        Kind,
         Modality,
         Output,
         TrainingOptions,
@@ -29,12 +30,13 @@ with loading("mmkd-distill"):
     )
     from mmkd_models.commands.outputs import hold_output, training_shown, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
-    from mmkd_models.networks.config import preset_named, student_config, student_like
+    from mmkd_models.networks.config import kind_named, preset_named, student_config, student_like
 
 if TYPE_CHECKING:
     import typer
 
     from mmkd_models.distil.recipe import Recipe
+    from mmkd_models.networks.config import StudentConfig
     from mmkd_models.training.checkpoint import StudentCheckpoint
     from mmkd_models.training.teacher_set import TaughtBy
     from mmkd_models.training.trainings import TrainingData
@@ -80,6 +82,7 @@ class StudentOptions:
             shown=f"{STUDENT_PRESET}; with --qat the student's",
         ),
     ] = None
+    kind: Kind = "transformer"
     causal: Causal = False
     qat: Annotated[
         Path | None,
@@ -180,11 +183,12 @@ def distill(
     result: ResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
+    from mmkd_models.training.closed_form.students import taught_student
     from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.trainings import distil, distil_int8, planned_facts
+    from mmkd_models.training.trainings import distil_int8, planned_facts
 
-    size = student.preset or STUDENT_PRESET
-    new = None if size == "teacher" else student_config(preset_named(size, option="--preset"), causal=student.causal)
+    _check_kind(student, taught)
+    new = _new_student(student)
     hold_output(context, output, teachers=teacher)
     training = training_data(data, options, modalities=None)
     start = _starting_student(student, modality, output)
@@ -193,7 +197,8 @@ def distill(
     seen = [spec.name for one in teachers for spec in one.checkpoint.modalities]
     training = training.for_pair(seen, modality)
     named = start.checkpoint.config if start else new
-    config = named or student_like(teachers[0].checkpoint.config, causal=student.causal)
+    kind = kind_named(student.kind, option="--kind")
+    config = named or student_like(teachers[0].checkpoint.config, causal=student.causal, kind=kind)
     run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=result.embed_windows)
     if not (options.force or options.resume):
         check_replaced(
@@ -201,7 +206,13 @@ def distill(
             kind="student",
             modalities=[modality],
             config=config,
-            facts=planned_facts(training, run.train, run.augment, recipe=recipe, teachers=teachers),
+            facts=planned_facts(
+                training,
+                run.train,
+                run.augment,
+                recipe=None if config.kind == "rocket" else recipe,
+                teachers=teachers,
+            ),
             start_sha256=None if start is None else start.sha256,
         )
     with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:
@@ -217,18 +228,45 @@ def distill(
                 recipe=recipe,
             )
         else:
-            first, *further = teachers
-            checkpoint = distil(
-                training,
-                modality,
-                config,
-                run,
-                teacher=first.checkpoint,
-                teacher_sha256=first.sha256,
-                recipe=recipe,
-                further=further,
-            )
+            checkpoint = taught_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)
+
+
+def _new_student(options: StudentOptions) -> StudentConfig | None:
+    """The student of a named size; None where it is that of the teacher's encoder."""
+    size = options.preset or STUDENT_PRESET
+    if size == "teacher":
+        return None
+    kind = kind_named(options.kind, option="--kind")
+    return student_config(preset_named(size, option="--preset"), causal=options.causal, kind=kind)
+
+
+def _check_kind(student: StudentOptions, taught: RecipeOptions) -> None:
+    """Refuses, for kinds that are not trained step by step, what only such a training can do."""
+    kind = kind_named(student.kind, option="--kind")
+    if kind == "transformer":
+        return
+    if student.qat is not None:
+        raise UsageError(
+            f"--kind {kind}: expected no kind beside --qat, which goes on with a student of the kind transformer; "
+            "leave it out"
+        )
+    named = [
+        name
+        for name, value in (
+            ("--recipe", taught.recipe),
+            ("--term", taught.term),
+            ("--trust", taught.trust),
+            ("--init", taught.init),
+            ("--mix", taught.mix),
+        )
+        if value
+    ]
+    if kind == "rocket" and named:
+        raise UsageError(
+            f"{named[0]}: expected no recipe beside --kind rocket, whose regression learns the teachers' "
+            "probabilities and the labels; leave it out, or take --kind hybrid"
+        )
 
 
 def _recipe(options: RecipeOptions, training: TrainingData) -> Recipe:

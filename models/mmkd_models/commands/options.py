@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
+import msgspec
+
 from mmkd_edge.command.options import Argument, Option
 from mmkd_edge.spec import TaskKind
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.defaults import STUDENT_TRAIN
+from mmkd_models.data.labelled import ALL, Labelled, labelled_from_options, options_of
+from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
 from mmkd_models.train_config import Precision, TrainConfig
@@ -39,6 +41,17 @@ Causal = Annotated[
     bool,
     Option("Let no token see what comes after it: a stream then computes only the new samples.", ("--causal",)),
 ]
+LabelledGroups = Annotated[
+    int | None,
+    Option("Use the labels of N whole groups of the training windows, not of a share.", metavar="N", shown=False),
+]
+Kind = Annotated[
+    str,
+    Option(
+        "What the student is made of: transformer, rocket (convolutional features and a ridge regression, in seconds), "
+        "or hybrid (both in one graph; where one alone validates better, that one)."
+    ),
+]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
 
@@ -47,7 +60,10 @@ Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("-
 class TrainingOptions:
     """What a network is trained on, how, and over which earlier file."""
 
-    label_share: Annotated[float, Option("Share of the training labels to use; 0.1 is a tenth.")] = 1.0
+    label_share: Annotated[
+        float | None, Option("Share of the training labels to use; 0.1 is a tenth.", shown="1, all")
+    ] = None
+    labelled_groups: LabelledGroups = None
     fold: Annotated[int | None, Option("Use grouped fold N of all windows, not the dataset's split.", min=0)] = None
     steps: Annotated[int | None, Option("Optimisation steps.", min=1)] = STUDENT_TRAIN.steps
     batch: Annotated[int, Option("Windows per step.", min=2)] = STUDENT_TRAIN.batch
@@ -79,7 +95,7 @@ def new_run(
     """A run on these windows, with its logs and resume state beside the checkpoint; what is left open is as usual."""
     from mmkd_models.training.trainings import Run
 
-    nothing_fails = AugmentConfig(channel_dropout=0.0, span_dropout=0.0)
+    nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
     return Run(
         train=TrainConfig(
             steps=usual.steps if options.steps is None else options.steps,
@@ -91,7 +107,7 @@ def new_run(
             precision=choice(options.precision, get_args(Precision), option="--precision"),
             devices=options.devices,
         ),
-        augment=AugmentConfig() if options.practise_missing else nothing_fails,
+        augment=AUGMENT if options.practise_missing else nothing_fails,
         run_dir=run_dir_of(output),
         resume=options.resume,
         embed_windows=embed_windows,
@@ -110,6 +126,7 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
     """The windows of the dataset's split, or of one grouped fold, with the labels that training may see."""
     from mmkd_models.training.trainings import TrainingData, visible_labels
 
+    labelled = _labelled(options)
     dataset = open_dataset(path)
     if options.fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")
@@ -117,7 +134,7 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
         windows = dataset.everything()
         rows = fold_indices(windows, fold=options.fold, seed=0)
         train, valid = windows.subset(rows.train), windows.subset(rows.valid)
-    train = train.with_labels(visible_labels(train, share=options.label_share, seed=options.seed))
+    train = train.with_labels(visible_labels(train, share=labelled.share, groups=labelled.groups, seed=options.seed))
     training = TrainingData(train=train, valid=valid, sha256=dataset.sha256, fold=options.fold)
     return training.with_modalities(modalities) if modalities else training
 
@@ -127,10 +144,14 @@ def same_windows(options: TrainingOptions) -> str:
 
     A student that is distilled from the teacher of one fold on another fold is judged on windows that its teacher knew.
     """
-    words = [] if options.label_share == 1 else [f"--label-share {options.label_share:g}"]
+    words = [word for word in [options_of(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]
     words += [] if options.seed == 0 else [f"--seed {options.seed}"]
     return "".join(f" {word}" for word in words)
+
+
+def _labelled(options: TrainingOptions) -> Labelled:
+    return labelled_from_options(options.label_share, options.labelled_groups, otherwise=ALL)
 
 
 def run_dir_of(output: Path) -> Path:

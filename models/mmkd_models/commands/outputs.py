@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mmkd_edge.command.outputs import check_name, held
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.command.show import json_text
@@ -21,7 +23,8 @@ if TYPE_CHECKING:  # --help needs no torch
     from torch import nn
 
     from mmkd_models.train_config import OnStep
-    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint
+    from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
+    from mmkd_models.training.committee import TrainedCommittee
     from mmkd_models.training.teacher_set import OutOfFoldCheckpoint
 
 
@@ -41,14 +44,31 @@ def write_teachers_and_report(output: Path, teachers: OutOfFoldCheckpoint, *, fo
     _finish(output, teachers.modalities, teachers.networks(), facts, rows, following=following, json=json)
 
 
-def write_teacher_and_report(output: Path, checkpoint: TeacherCheckpoint, *, following: str, json: bool) -> None:
-    """Writes a teacher and says what it is, in the first process."""
+def write_committee_and_report(output: Path, trained: TrainedCommittee, *, following: str, json: bool) -> None:
+    """Writes a teacher and says what it is and what each member is worth, in the first process."""
     from mmkd_models.training.checkpoint import write_teacher
 
     if not is_first_process():
         return
+    checkpoint = trained.checkpoint
     write_teacher(output, checkpoint)
-    _finish_one(output, checkpoint.modalities, checkpoint.network(), checkpoint.facts, following=following, json=json)
+    if checkpoint.committee is None:
+        network = checkpoint.network()
+        _finish_one(output, checkpoint.modalities, network, checkpoint.facts, following=following, json=json)
+        return
+    states = [checkpoint.state, *checkpoint.further]
+    worth = [
+        {**msgspec.to_builtins(member), "values": sum(tensor.numel() for tensor in state.values()), "seconds": seconds}
+        for member, state, seconds in zip(checkpoint.committee.members, states, trained.seconds, strict=True)
+    ]
+    rows = {"validation": f"{checkpoint.facts.metric} {checkpoint.facts.score:.3f} of the members together"}
+    rows |= {
+        f"member {number}": f"{one['kind']:<11} {checkpoint.facts.metric} {one['score']:.3f}, weight "
+        f"{one['weight']:.2f}, {one['values']:,} values, {one['seconds']:.1f} s"
+        for number, one in enumerate(worth)
+    }
+    facts = {"facts": checkpoint.facts, "members": worth}
+    _finish(output, checkpoint.modalities, [checkpoint.transformer()], facts, rows, following=following, json=json)
 
 
 def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
@@ -72,8 +92,19 @@ def _finish_one(
     following: str,
     json: bool,
 ) -> None:
-    rows = {"validation": f"{facts.metric} {facts.score:.3f} at step {facts.best_step} of {facts.training.steps}"}
+    steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
+    rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}", **_hybrid_rows(facts)}
     _finish(output, modalities, [network], {"facts": facts}, rows, following=following, json=json)
+
+
+def _hybrid_rows(facts: Facts) -> dict[str, str]:
+    """What validation said of the parts of a hybrid."""
+    if not facts.hybrid:
+        return {}
+    scores = dict(facts.hybrid.scores)
+    chosen = {0.0: "rocket alone", 1.0: "transformer alone"}.get(facts.hybrid.weight, "both")
+    together = f"{max(scores[0.25], scores[0.5], scores[0.75]):.3f}"
+    return {"hybrid": f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together}"}
 
 
 def _finish(

@@ -20,11 +20,11 @@ with loading("mmkd-study"):
     from mmkd_edge.command.run import require_modules, run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
-    from mmkd_models.commands.options import NEEDS, Metric, Modality, chosen_metric
-    from mmkd_models.data.augment import AugmentConfig
+    from mmkd_models.commands.options import NEEDS, LabelledGroups, Metric, Modality, chosen_metric
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
-    from mmkd_models.defaults import BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+    from mmkd_models.data.labelled import ALL, labelled_from_options
+    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import choice, preset_named
     from mmkd_report.documents.figures import Measure
 
@@ -86,7 +86,11 @@ class SpaceOptions:
         list[float] | None, Option("Further rate that labels alone may choose (repeat).")
     ] = None
     rival: Annotated[
-        list[str] | None, Option("Compare with it (repeat): extra_trees or mini_rocket; default both.")
+        list[str] | None,
+        Option(
+            "Compare with it (repeat): extra_trees, mini_rocket, rocket_and_trees (averaged), multi_rocket_hydra, or "
+            "taught_rocket (by the first teacher); default all."
+        ),
     ] = None
 
 
@@ -110,7 +114,10 @@ class SearchOptions:
 class StudyTraining:
     """How every network is trained."""
 
-    label_share: Annotated[float, Option("Share of the training labels that are seen; 1 is all.")] = 1.0
+    label_share: Annotated[float | None, Option("Share of the training labels that are seen; 1 is all.", shown="1")] = (
+        None
+    )
+    labelled_groups: LabelledGroups = None
     self_training: Annotated[
         bool, Option("Let teachers learn from unlabelled windows too.", ("--self-training/--no-self-training",))
     ] = True
@@ -228,14 +235,16 @@ def _conditions(dataset: Dataset, modality: str, training: StudyTraining, *, thr
     from mmkd_models.trials.space import Conditions
 
     metric = chosen_metric(training.metric, dataset.spec.task.kind)
+    labelled = labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL)
     return Conditions(
         dataset_sha256=dataset.sha256,
         modality=modality,
-        label_share=training.label_share,
+        label_share=labelled.share,
+        labelled_groups=msgspec.UNSET if labelled.groups is None else labelled.groups,
         self_training=training.self_training,
         teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
         student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
-        augment=AugmentConfig(),
+        augment=AUGMENT,
         threads=threads,
     )
 
@@ -291,7 +300,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         taught_by = read_teacher(teacher)
         with TemporaryDirectory() as temporary:
             model, bundle = Path(temporary) / "teacher.onnx", Path(temporary) / "student.edge"
-            model.write_bytes(onnx_from_teacher(taught_by.network(), taught_by.modalities))
+            model.write_bytes(onnx_from_teacher(taught_by.transformer(), taught_by.modalities))
             export(export_plan(student, output=bundle))
             pair = measure_pair(model, bundle, launches=_LAUNCHES, duration_s=duration_s)
         first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}
@@ -318,7 +327,7 @@ def _check_limits(document: StudyDocument) -> None:
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
     from mmkd_report.documents.study import read_study
-    from mmkd_report.pages.study.answer import verdict
+    from mmkd_report.pages.study.answer import study_leak, verdict
     from mmkd_report.words.formats import for_terminal
 
     page, told = output / "report.html", msgspec.to_builtins(document)
@@ -332,6 +341,8 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
         raise AssertionError("a study without a finished trial is an error")
     taught = "labels alone" if chosen.teacher is None else f"{chosen.method}, taught by {chosen.teacher}"
     print(for_terminal(verdict(read_study(told))))
+    if leak := study_leak(document):
+        print(for_terminal(leak))
     print(f"chosen by validation: {chosen.student} student, {taught}, seed {chosen.seed}")
     if chosen.checkpoint is None:
         print(f"wrote {page}; the chosen student was trained elsewhere, and only its figures are here")

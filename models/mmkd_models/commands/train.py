@@ -14,33 +14,35 @@ with loading("mmkd-train"):
 
     from mmkd_edge.command.options import Command, Option, run_line
     from mmkd_edge.command.run import run_command, shell_line
+    from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,
         Causal,
         Data,
         Embed,
         Json,
+        Kind,
         Modality,
         Output,
         TrainingOptions,
         new_run,
-        run_dir_of,
         same_windows,
         training_data,
     )
     from mmkd_models.commands.outputs import (
         hold_output,
         training_shown,
+        write_committee_and_report,
         write_student_and_report,
-        write_teacher_and_report,
         write_teachers_and_report,
     )
-    from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import preset_named, student_config, teacher_config
+    from mmkd_models.defaults import COMMITTEE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+    from mmkd_models.networks.config import kind_named, preset_named, student_config, teacher_config
 
 if TYPE_CHECKING:
     import typer
 
+    from mmkd_models.networks.config import MemberKind
     from mmkd_models.training.trainings import TrainingData
 
 _ABOUT = "Train a multimodal teacher, or a single-sensor student on labels alone (the baseline)."
@@ -70,10 +72,22 @@ def teacher(
         list[str] | None,
         Option("Use only these modalities (repeat; one makes a unimodal teacher); default all.", metavar="NAME"),
     ] = None,
-    preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = TEACHER_PRESET,
+    members: Annotated[
+        str | None,
+        Option(
+            "Who answers together: transformer, rocket, trees, with commas between them. A transformer alone is the "
+            "plain network; named twice, it is there with two seeds.",
+            metavar="NAMES",
+            shown=f"{','.join(COMMITTEE)}; with --out-of-fold transformer",
+        ),
+    ] = None,
+    preset: Annotated[str, Option("Size of a transformer: tiny, small, medium or base.")] = TEACHER_PRESET,
     self_training: Annotated[
         bool,
-        Option("Let a second generation learn from unlabelled windows.", ("--self-training/--no-self-training",)),
+        Option(
+            "Let a second generation of each transformer learn from unlabelled windows.",
+            ("--self-training/--no-self-training",),
+        ),
     ] = True,
     out_of_fold: Annotated[
         int | None,
@@ -87,16 +101,18 @@ def teacher(
     options: TrainingOptions = _AS_TEACHERS,
     json: Json = False,
 ) -> None:
-    """Train a teacher on all modalities of a dataset, or on those that are named."""
+    """Train a teacher on all modalities of a dataset, or on those that are named: a committee of several members."""
+    from mmkd_models.training.committee import train_committee
     from mmkd_models.training.cross_fit import cross_fit
     from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.trainings import planned_facts, self_train, train_teacher
+    from mmkd_models.training.trainings import planned_facts
 
     size = teacher_config(preset_named(preset, option="--preset"))
     if not options.practise_missing:
         size = msgspec.structs.replace(size, modality_dropout=0.0)
     hold_output(context, output)
     training = training_data(data, options, modalities=modality)
+    chosen = _members(members, out_of_fold, training)
     run = new_run(output, training, options, TEACHER_TRAIN)
     if not (options.force or options.resume):
         check_replaced(
@@ -106,6 +122,7 @@ def teacher(
             config=size,
             facts=planned_facts(training, run.train, run.augment),
             teachers=out_of_fold or 1,
+            members=chosen,
         )
     following = _distill_command(output, data, training) + same_windows(options)
     if out_of_fold is not None:
@@ -119,13 +136,30 @@ def teacher(
         )
         write_teachers_and_report(output, teachers, following=following, json=json)
         return
-    with training_shown("teacher", output) as show:
-        checkpoint = train_teacher(training, size, replace(run, on_step=show))
-    if self_training and not training.train.labelled.all():
-        with training_shown("teacher, second generation", output) as show:
-            second = replace(run, run_dir=run_dir_of(output) / "second", on_step=show)
-            checkpoint = self_train(training, checkpoint, second)
-    write_teacher_and_report(output, checkpoint, following=following, json=json)
+    trained = train_committee(
+        training,
+        size,
+        run,
+        members=chosen,
+        self_training=self_training,
+        watch=lambda name: training_shown(name, output),
+    )
+    write_committee_and_report(output, trained, following=following, json=json)
+
+
+def _members(named: str | None, out_of_fold: int | None, training: TrainingData) -> tuple[MemberKind, ...]:
+    """What is named, or else the default; out-of-fold teachers are transformers alone."""
+    from mmkd_models.training.committee import default_members, members_named
+
+    if named is None:
+        return ("transformer",) if out_of_fold is not None else default_members(training.train.spec.modalities)
+    chosen = members_named(named.split(","))
+    if out_of_fold is not None and len(chosen) > 1:
+        raise UsageError(
+            f"--out-of-fold {out_of_fold}: expected transformers alone, got --members {named}; a committee is not "
+            "cross-fitted: leave one of the two out"
+        )
+    return chosen
 
 
 def student(
@@ -135,16 +169,19 @@ def student(
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
+    kind: Kind = "transformer",
     causal: Causal = False,
     options: TrainingOptions,
     embed_windows: Embed = True,
     json: Json = False,
 ) -> None:
     """Train a student of one modality on labels alone: the baseline that distillation has to beat."""
+    from mmkd_models.training.closed_form.students import labelled_student
     from mmkd_models.training.replaced import check_replaced
-    from mmkd_models.training.trainings import planned_facts, train_baseline
+    from mmkd_models.training.trainings import planned_facts
 
-    size = student_config(preset_named(preset, option="--preset"), causal=causal)
+    chosen = kind_named(kind, option="--kind")
+    size = student_config(preset_named(preset, option="--preset"), causal=causal, kind=chosen)
     hold_output(context, output)
     training = training_data(data, options, modalities=[modality])
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)
@@ -152,7 +189,7 @@ def student(
         facts = planned_facts(training, run.train, run.augment)
         check_replaced(output, kind="student", modalities=[modality], config=size, facts=facts)
     with training_shown(f"{modality} baseline", output) as show:
-        checkpoint = train_baseline(training, modality, size, replace(run, on_step=show))
+        checkpoint = labelled_student(training, modality, size, replace(run, on_step=show))
     write_student_and_report(output, checkpoint, json=json)
 
 

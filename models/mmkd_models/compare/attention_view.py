@@ -16,7 +16,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.distil.learner import tokens_per_window
 from mmkd_models.losses.attention import aligned_map
 from mmkd_models.networks.encoder import EXTRA_TOKENS
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import AnyStudent, RocketStudent
 from mmkd_models.networks.teacher import Teacher
 
 
@@ -37,13 +37,16 @@ class AttentionView:
 
 
 @torch.no_grad()
-def attention_view(teacher: Teacher, student: Student, windows: Windows, *, modality: str) -> AttentionView | None:
+def attention_view(teacher: Teacher, student: AnyStudent, windows: Windows, *, modality: str) -> AttentionView | None:
     """Gives the maps of the first window that the teacher answers right; None where there is nothing to compare.
 
     Of several labels every one is right; of numbers it is the window whose answer is nearest.
 
-    Nothing to compare: a teacher of one modality, or without this one, has no such cross-attention.
+    Nothing to compare: a teacher of one modality, or without this one, has no such cross-attention, and a student of
+    convolutional features alone has no attention.
     """
+    if isinstance(student, RocketStudent):
+        return None
     if len(teacher.names) < 2 or modality not in teacher.names or len(windows) == 0:
         return None
     taken = windows.take(np.arange(min(len(windows), 64)))

@@ -29,16 +29,20 @@ from mmkd_models.compare.fold_result import (
     NetworkResult,
     SubsetScore,
 )
-from mmkd_models.compare.fold_rivals import Rivals, rivals_on
+from mmkd_models.compare.fold_rivals import Rivals, are_kept, rivals_on, teach_with
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.labels import Labels
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS, split_facts
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.evaluate.gains import spread
+from mmkd_models.evaluate.label_leak import labels_spread_in_time
 from mmkd_models.evaluate.missing import scores_by_missing_share, scores_by_subset
 from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, outcome_on
+from mmkd_models.evaluate.rivals import Contestants
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.train_config import Progress, TrainConfig
@@ -51,6 +55,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
+from mmkd_models.training.committee import train_committee
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
@@ -60,9 +65,7 @@ from mmkd_models.training.trainings import (
     TrainingData,
     distil,
     keep_answers,
-    self_train,
     train_baseline,
-    train_teacher,
     visible_labels,
     with_learning_rate,
 )
@@ -79,7 +82,7 @@ NEAR_BEST = 0.005
 """How far below the best validation score, as a fraction, a smaller teacher may lie and still be taken."""
 
 
-Stage = Literal["teacher", "baseline", "answers", "student", "rivals"]
+Stage = Literal["teacher", "baseline", "answers", "student", "rivals", "taught"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,24 +100,37 @@ OnStep = Callable[[Step], None]
 
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """The windows of one fold, with the labels that training may see."""
+    """The windows of one fold, with the labels that training may see.
+
+    Attributes:
+        truth: all labels that the training windows have in the dataset; no training sees them.
+    """
 
     training: TrainingData
     test: Windows
+    truth: Labels
 
 
-def fold_data(dataset: Dataset, *, seed: int, label_share: float) -> FoldData:
-    """Gives fold number `seed`; its training windows keep a share of their labels, chosen by the seed.
+def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled) -> FoldData:
+    """Gives fold number `seed`; its training windows keep some of their labels, chosen by the seed.
 
     Raises:
-        UsageError: the dataset has no such fold; without groups its own split is fold 0, the only one.
+        UsageError: the dataset has no such fold (without groups its own split is fold 0, the only one), or not these
+            labels.
     """
     windows = dataset.everything()
     fold = fold_indices(windows, fold=seed, seed=0)
-    train = windows.subset(fold.train)
-    train = train.with_labels(visible_labels(train, share=label_share, seed=seed))
+    whole = windows.subset(fold.train)
+    train = whole.with_labels(visible_labels(whole, share=labelled.share, groups=labelled.groups, seed=seed))
     training = TrainingData(train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=seed)
-    return FoldData(training=training, test=windows.subset(fold.test))
+    return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
+
+
+def spread_in_time(data: FoldData, labelled: Labelled) -> Outcome | msgspec.UnsetType:
+    """Judges labels spread in time on the hidden labels of a fold; whole groups leave nothing to spread."""
+    if labelled.groups is not None:
+        return msgspec.UNSET
+    return labels_spread_in_time(data.training.train, data.truth) or msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +154,15 @@ class _Fold:
             on_step=lambda done: self.say(Step(seed=self.seed, stage=stage, modality=modality, progress=done)),
         )
 
-    def drop_state(self, *names: str) -> None:
+    def drop_states(self, *names: str) -> None:
         """Drops the resume states of trainings whose checkpoint is written; their TensorBoard logs stay."""
         for name in names:
-            (self.out / "runs" / name / FILE_NAME).unlink(missing_ok=True)
+            for state in list((self.out / "runs" / name).rglob(FILE_NAME)):
+                state.unlink()
 
 
 def _fold(dataset: Dataset, *, seed: int, config: ComparisonConfig, out: Path, say: OnStep | None) -> _Fold:
-    data = fold_data(dataset, seed=seed, label_share=config.label_share)
+    data = fold_data(dataset, seed=seed, labelled=config.labelled)
     return _Fold(data=data, seed=seed, config=config, out=out, say=say or _silent)
 
 
@@ -185,12 +202,14 @@ def compare_fold(
             "test": len(data.test),
         },
         groups=dataset.everything().group_count,
+        train_groups=data.training.train.group_count,
         split=split,
         teacher=_network_result(teacher, outcome_on(data.test, logits_of(network, data.test, modality=None))),
         teacher_subsets=tuple(
             SubsetScore(modalities=subset, figure=scores.metric(_first_measure(dataset.spec)))
             for subset, scores in scores_by_subset(network, data.test).items()
         ),
+        spread_in_time=spread_in_time(data, config.labelled),
         students={name: _modality(fold, name, teacher) for name in config.modalities},
     )
     write_file(out / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
@@ -232,14 +251,16 @@ def parts_of(
     names = config.modalities
     teacher = () if teacher_path(out, config.teacher).exists() else (part(stage="teacher", modality=None),)
     baselines = [part(stage="baseline", modality=one) for one in names if not (out / one / "baseline.ckpt").exists()]
-    rivals = [part(stage="rivals", modality=one) for one in names if not (out / one / RIVALS_FILE).exists()]
+    apart = [(one, out / one / RIVALS_FILE) for one in names]
+    rivals = [part(stage="rivals", modality=one) for one, path in apart if not are_kept(path, config.untaught_rivals)]
+    taught = [part(stage="taught", modality=one) for one, path in apart if not are_kept(path, config.taught_rivals)]
     students = [part(stage="student", modality=one) for one in names if not (out / one / "student.ckpt").exists()]
     looks_inside = any(term.compares_layers() for term in config.recipe.terms)
     answers = [
         part(stage="answers", modality=None, block=block)
         for block in range(0 if looks_inside or not students else BLOCKS)
     ]
-    return (*teacher, *baselines, *rivals), tuple(answers), tuple(students)
+    return (*teacher, *baselines, *rivals), tuple(answers), (*students, *taught)
 
 
 def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
@@ -256,7 +277,11 @@ def make_part(dataset: Dataset, part: Part, on_step: OnStep) -> None:
         elif part.stage == "rivals":
             _rivals(fold, part.modality)
         else:
-            _student(fold, part.modality, read_teacher(teacher_path(part.out, part.config.teacher)))
+            teacher = read_teacher(teacher_path(part.out, part.config.teacher))
+            if part.stage == "taught":
+                _rivals(fold, part.modality, teacher)
+            else:
+                _student(fold, part.modality, teacher)
 
 
 def _answers(fold: _Fold, part: Part) -> None:
@@ -317,13 +342,17 @@ def _teacher(fold: _Fold) -> TeacherCheckpoint:
     path = teacher_path(fold.out, config.teacher)
     if path.exists():
         return read_teacher(path)
-    first, second = f"teacher-{config.teacher}", f"teacher-{config.teacher}-second"
-    run = fold.run(config.teacher_train, first, "teacher")
-    teacher = train_teacher(fold.data.training, teacher_config(config.teacher), run)
-    if config.self_training:
-        teacher = self_train(fold.data.training, teacher, fold.run(config.teacher_train, second, "teacher"))
+    name = f"teacher-{config.teacher}"
+    run = fold.run(config.teacher_train, name, "teacher")
+    teacher = train_committee(
+        fold.data.training,
+        teacher_config(config.teacher),
+        run,
+        members=config.members,
+        self_training=config.self_training,
+    ).checkpoint
     write_teacher(path, teacher)
-    fold.drop_state(first, second)
+    fold.drop_states(name)
     return teacher
 
 
@@ -356,7 +385,7 @@ def choose_teacher(
     for preset in presets:
         sized = msgspec.structs.replace(config, teacher=preset)
         teachers = [_teacher(_fold(dataset, seed=seed, config=sized, out=folder(seed), say=on_step)) for seed in seeds]
-        parameters = sum(parameter.numel() for parameter in teachers[0].network().parameters())
+        parameters = sum(parameter.numel() for parameter in teachers[0].transformer().parameters())
         tried.append((parameters, preset, [teacher.facts.score for teacher in teachers]))
     best = max(float(np.mean(scores)) for _, _, scores in tried)
     near = [size for size in sorted(tried) if float(np.mean(size[2])) >= best - NEAR_BEST]
@@ -367,7 +396,8 @@ def choose_teacher(
 
 
 def _modality(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> ModalityResult:
-    baseline, student, rivals = _baseline(fold, name), _student(fold, name, teacher), _rivals(fold, name)
+    baseline, student = _baseline(fold, name), _student(fold, name, teacher)
+    rivals = _rivals(fold, name) | _rivals(fold, name, teacher)
     test, seed = fold.data.test, fold.seed
     first = _first_measure(test.spec)
     networks = {"baseline": baseline.network(), "student": student.network()}
@@ -378,8 +408,7 @@ def _modality(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> ModalityRes
     return ModalityResult(
         baseline=_network_result(baseline, judged["baseline"]),
         student=_network_result(student, judged["student"]),
-        extra_trees=rivals.extra_trees,
-        mini_rocket=rivals.mini_rocket,
+        **rivals,
         missing=MissingCurve(
             shares=tuple(missing["student"]),
             student=tuple(scores.metric(first) for scores in missing["student"].values()),
@@ -406,7 +435,7 @@ def _baseline(fold: _Fold, name: str) -> StudentCheckpoint:
     if best is None:
         raise UsageError("baseline: expected one or more learning rates, got none; name some")
     write_student(path, best)
-    fold.drop_state(*runs.values())
+    fold.drop_states(*runs.values())
     return best
 
 
@@ -428,16 +457,25 @@ def _student(fold: _Fold, name: str, teacher: TeacherCheckpoint) -> StudentCheck
         recipe=config.recipe,
     )
     write_student(path, student)
-    fold.drop_state(run_name)
+    fold.drop_states(run_name)
     return student
 
 
-def _rivals(fold: _Fold, name: str) -> Rivals:
-    path, training, test = fold.out / name / RIVALS_FILE, fold.data.training, fold.data.test
-    if not path.exists():
-        fold.say(Step(seed=fold.seed, stage="rivals", modality=name, progress=None))
-    metric = fold.config.student_train.metric
-    return rivals_on(training.train, training.valid, test, metric=metric, modality=name, seed=fold.seed, path=path)
+def _rivals(fold: _Fold, name: str, teacher: TeacherCheckpoint | None = None) -> Rivals:
+    """Those that nobody teaches, or with a teacher those that it teaches."""
+    path, training, config = fold.out / name / RIVALS_FILE, fold.data.training, fold.config
+    names = config.untaught_rivals if teacher is None else config.taught_rivals
+    stage: Stage = "rivals" if teacher is None else "taught"
+    if not are_kept(path, names):
+        fold.say(Step(seed=fold.seed, stage=stage, modality=name, progress=None))
+    contestants = Contestants(
+        train=training.train,
+        parts=(training.valid, fold.data.test),
+        modality=name,
+        seed=fold.seed,
+        teach=None if teacher is None else teach_with(teacher.network()),
+    )
+    return rivals_on(contestants, names, metric=config.student_train.metric, path=path)
 
 
 def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Outcome) -> NetworkResult:

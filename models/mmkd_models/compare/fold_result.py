@@ -8,11 +8,13 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
+from mmkd_models.evaluate.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
-from mmkd_models.networks.config import Preset
+from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import CurvePoint, TrainConfig
 from mmkd_report.documents.figures import Split
 
@@ -21,13 +23,17 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Everything that decides a comparison but the fold.
 
     Attributes:
-        label_share: share of the training windows whose labels anyone sees.
+        label_share: share of the training windows whose labels anyone sees; 1 where whole groups are labelled.
+        labelled_groups: how many whole groups show their labels; unset where a share does.
         self_training: train a second generation of the teacher on the unlabelled windows too.
+        members: of the teacher, transformers first; of files of earlier releases a transformer alone.
         teacher_train: how the teacher is trained; its seed is the fold's.
+        further_rivals: rivals beside the quick ones; unset where there are none.
         baseline_learning_rates: those the baseline may choose from, by validation.
     """
 
     label_share: float
+    labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
     modalities: tuple[str, ...]
     teacher: Preset
     student: Preset
@@ -37,6 +43,23 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     baseline_learning_rates: tuple[float, ...]
     augment: AugmentConfig
     recipe: Recipe
+    members: tuple[MemberKind, ...] = ("transformer",)
+    further_rivals: tuple[RivalName, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def untaught_rivals(self) -> tuple[RivalName, ...]:
+        """Rivals that see labels alone."""
+        return tuple(one for one in (*QUICK_RIVALS, *(self.further_rivals or ())) if one != "taught_rocket")
+
+    @property
+    def taught_rivals(self) -> tuple[RivalName, ...]:
+        """Those that the teacher teaches too."""
+        return ("taught_rocket",)
+
+    @property
+    def labelled(self) -> Labelled:
+        """What is labelled."""
+        return Labelled(share=self.label_share, groups=self.labelled_groups or None)
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,12 +134,15 @@ class MissingCurve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModalityResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one modality on one fold."""
+    """Everything about one modality on one fold; rivals that were not run there are unset."""
 
     baseline: NetworkResult
     student: NetworkResult
     extra_trees: FoldRival
     mini_rocket: FoldRival
+    rocket_and_trees: FoldRival | msgspec.UnsetType = msgspec.UNSET
+    multi_rocket_hydra: FoldRival | msgspec.UnsetType = msgspec.UNSET
+    taught_rocket: FoldRival | msgspec.UnsetType = msgspec.UNSET
     missing: MissingCurve
 
 
@@ -128,14 +154,22 @@ class SubsetScore(msgspec.Struct, frozen=True, kw_only=True, rename={"figure": "
 
 
 class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a comparison, as it stands in `fold.json`; `split` says how it was made, unset in early files."""
+    """One fold of a comparison, as it stands in `fold.json`; `split` says how it was made, unset in early files.
+
+    Attributes:
+        train_groups: groups of the training windows; unset in files of earlier releases.
+        spread_in_time: labels spread in time, on the hidden ones of the training windows; unset where a share hides
+            none, where whole groups are labelled, and in files of earlier releases.
+    """
 
     config: ComparisonConfig
     dataset_sha256: str
     seed: int
     windows: dict[str, int]
     groups: int
+    train_groups: int | msgspec.UnsetType = msgspec.UNSET
     split: Split | msgspec.UnsetType = msgspec.UNSET
     teacher: NetworkResult
     teacher_subsets: tuple[SubsetScore, ...]
+    spread_in_time: Outcome | msgspec.UnsetType = msgspec.UNSET
     students: dict[str, ModalityResult]

@@ -17,6 +17,7 @@ from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.split import OF_GROUPS
 from mmkd_models.evaluate.gains import gain_of_pairs, gap_recovered, spread
 from mmkd_models.evaluate.guessing import guessing
+from mmkd_models.evaluate.label_leak import leak_of
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.labels import LabelScores
 from mmkd_models.metrics.measures import measures_of
@@ -36,7 +37,7 @@ from mmkd_report.documents.demo import (
     Teacher,
     WindowCounts,
 )
-from mmkd_report.documents.figures import Measure, Split
+from mmkd_report.documents.figures import LabelledGroups, Measure, Split
 
 _PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
@@ -52,7 +53,9 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
         format_version=FORMAT_VERSION,
         dataset=_dataset(spec, sha256, folds),
         split=_split(folds),
-        label_share=config.label_share,
+        label_share=None if config.labelled_groups else config.label_share,
+        labelled_groups=_labelled_groups(folds),
+        labels_spread_in_time=leak_of([fold.spread_in_time for fold in folds], measures[0].name),
         seeds=tuple(fold.seed for fold in folds),
         teacher=_teacher(spec, folds, measures),
         students={name: _contest(name, folds, measures) for name in config.modalities},
@@ -75,6 +78,11 @@ def gain_of_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measur
     interval = _INTERVAL.format(_PEOPLE if resampled == OF_GROUPS.resampled else resampled)
     gain = gain_of_pairs(pairs, measure.name, seed=seed)
     return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
+
+
+def _labelled_groups(folds: Sequence[FoldResult]) -> LabelledGroups | None:
+    labelled = folds[0].config.labelled_groups
+    return LabelledGroups(labelled=labelled, of=tuple(fold.train_groups or 0 for fold in folds)) if labelled else None
 
 
 def _split(folds: Sequence[FoldResult]) -> Split:
@@ -118,6 +126,9 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
         student=_network([result.student for result in results], measures, preset=folds[0].config.student),
         extra_trees=_rival([result.extra_trees for result in results], measures),
         mini_rocket=_rival([result.mini_rocket for result in results], measures),
+        rocket_and_trees=_further([result.rocket_and_trees for result in results], measures),
+        multi_rocket_hydra=_further([result.multi_rocket_hydra for result in results], measures),
+        taught_rocket=_further([result.taught_rocket for result in results], measures),
         gain_points=gain_of_folds(folds, (name,), first),
         over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
         gap_points=gain_of_pairs([(teacher, baseline)], first.name),
@@ -165,6 +176,12 @@ def _rival(results: Sequence[FoldRival], measures: Sequence[Measure]) -> Rival:
         valid_score=spread(valid) if len(valid) == len(results) else None,
         guessing=guessing(judged, measures[0].name) if len(judged) == len(results) else None,
     )
+
+
+def _further(results: Sequence[FoldRival | msgspec.UnsetType], measures: Sequence[Measure]) -> Rival | None:
+    """None where a fold has not run it."""
+    known = [result for result in results if result is not msgspec.UNSET]
+    return _rival(known, measures) if len(known) == len(results) else None
 
 
 def _missing(results: Sequence[ModalityResult]) -> MissingSamples:

@@ -31,6 +31,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         labelled: (B,) 1 where `targets` holds, else 0.
         index: (B,) int64 row of the (first) window, for losses that remember windows.
         step: whose batch it is; None where it is no whole batch of a step.
+        partner: (B,) int64 row of the window that each is mixed with; None where none is mixed.
+        share: (B,) of the first window in the mixture.
     """
 
     inputs: dict[str, tuple[Tensor, Tensor]]
@@ -38,6 +40,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     labelled: Tensor
     index: Tensor
     step: int | None = None
+    partner: Tensor | None = None
+    share: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Gives the same batch on that device."""
@@ -47,6 +51,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             labelled=self.labelled.to(device),
             index=self.index.to(device),
             step=self.step,
+            partner=None if self.partner is None else self.partner.to(device),
+            share=None if self.share is None else self.share.to(device),
         )
 
 
@@ -81,7 +87,8 @@ class BatchSource:
             )
         self._seed = seed
         self._part = part
-        self._statistics = {m.name: channel_statistics(windows, m.name) for m in windows.spec.modalities}
+        statistics = channel_statistics if config.unit == "set" else _about_the_window
+        self._statistics = {m.name: statistics(windows, m.name) for m in windows.spec.modalities}
 
     def at(self, step: int) -> Batch:
         """Gives the batch of that step; the same step gives the same batch."""
@@ -101,7 +108,15 @@ class BatchSource:
                 values = (weight * values + (1 - weight) * other_values) * present
             inputs[modality.name] = self._disturb(values, present, self._statistics[modality.name], rng)
         targets, labelled = self._targets(rows, pairs, lam)
-        return Batch(inputs=inputs, targets=targets, labelled=labelled, index=torch.from_numpy(rows), step=step)
+        return Batch(
+            inputs=inputs,
+            targets=targets,
+            labelled=labelled,
+            index=torch.from_numpy(rows),
+            step=step,
+            partner=None if pairs is None else torch.from_numpy(rows[pairs]),
+            share=None if pairs is None else torch.from_numpy(lam),
+        )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
         """Without replacement inside an epoch: the step picks its slice of the epoch's permutation."""
@@ -169,6 +184,8 @@ class BatchSource:
     ) -> tuple[Tensor, Tensor]:
         config = self._config
         mean, std = statistics
+        if config.unit == "window":
+            mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
         batch, samples, channels = values.shape
         gain = rng.uniform(1 - config.gain, 1 + config.gain, (batch, 1, 1)).astype(np.float32)
         noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
@@ -200,9 +217,7 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
     Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
     of the largest value and never 0.
     """
-    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 2048)).astype(np.int64))
-    modality = windows.spec.modality(name)
-    values, present = prepare_batch(windows.take(rows)[name], modality)
+    values, present = _some_windows(windows, name)
     flat = np.where(present > 0, values, np.nan).reshape(-1, values.shape[-1]).astype(np.float64)
     means, stds = np.zeros(flat.shape[1]), np.ones(flat.shape[1])
     for channel in range(flat.shape[1]):
@@ -214,3 +229,35 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
         means[channel] = inner.mean()
         stds[channel] = max(inner.std(), 1e-6 * max(np.abs(inner).max(), 1.0))
     return means.astype(np.float32), stds.astype(np.float32)
+
+
+def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
+    """Gives how much windows usually move about their own mean, (C,): the median of their standard deviations.
+
+    Over at most 2,048 evenly spaced windows. Where half of them stand still it is the mean, and never less than 1e-4 of
+    the channel's standard deviation over the whole set.
+    """
+    values, present = _some_windows(windows, name)
+    _, std = channel_statistics(windows, name)
+    count = np.maximum(present.sum(1), 1)  # (N, C)
+    centred = (values.astype(np.float64) - (values.sum(1) / count)[:, None]) * present
+    spread = np.sqrt((centred**2).sum(1) / count)
+    known = np.where(present.sum(1) > 1, spread, np.nan)
+    movement = np.zeros(known.shape[1])
+    for channel, found in enumerate(known.T):
+        found = found[np.isfinite(found)]
+        if len(found):
+            movement[channel] = np.median(found) or found.mean()
+    floored: NDArray[np.float32] = np.maximum(movement, 1e-4 * std).astype(np.float32)
+    return floored
+
+
+def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mean is each window's own, so none is given here."""
+    movement = channel_movement(windows, name)
+    return np.zeros_like(movement), movement
+
+
+def _some_windows(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 2048)).astype(np.int64))
+    return prepare_batch(windows.take(rows)[name], windows.spec.modality(name))

@@ -17,6 +17,8 @@ from mmkd_models.data.files import (
     RECORDINGS,
     Arrays,
     columns_of,
+    facts_of,
+    file_of,
     is_cut_from_recordings,
     load_arrays,
     structure_problems,
@@ -49,7 +51,7 @@ class Dataset:
     def sha256(self) -> str:
         """Hash over the content of `dataset.json` and of every array file; where the directory lies is not in it."""
         digest = hashlib.sha256()
-        for name in sorted([SPEC_FILE, *self.arrays]):
+        for name in sorted({SPEC_FILE, *map(file_of, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
             with (self.path / name).open("rb") as file:
                 while block := file.read(_HASHED_BLOCK_BYTES):
@@ -127,6 +129,9 @@ def windows_of(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Windows:
             has_groups=has_groups,
             splits=columns["splits"],
             folds=columns.get("folds"),
+            columns=facts_of(arrays),
+            times=columns.get("times"),
+            episodes=columns.get("episodes"),
             source=_stored_windows(spec, arrays),
             rows=np.arange(len(columns["labels"])),
         )

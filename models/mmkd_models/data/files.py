@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import ArraysError, map_array
+from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npz
 from mmkd_edge.spec import TaskSpec, label_dtype
 from mmkd_models.data.labels import UNKNOWN, is_labelled, unlabelled_mark
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
@@ -21,7 +21,15 @@ AnyArray = npt.NDArray[Any]
 Arrays = Mapping[str, AnyArray]  # by the file's name inside the dataset directory
 
 RECORDINGS = "recordings"
-_DTYPES = {"groups": ("int64", "text"), "folds": ("int64",), "splits": ("int8",)}
+_DTYPES = {
+    "groups": ("int64", "text"),
+    "folds": ("int64",),
+    "splits": ("int8",),
+    "times": ("float64",),
+    "episodes": ("int64",),
+}
+_PER_WINDOW = ("groups", "folds", "times", "episodes")  # optional, and then in every split
+COLUMNS = "columns.npz"
 
 
 def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:
@@ -49,9 +57,11 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
                 problems.append(f"{name}: the file is missing; write it or take it out of {SPEC_FILE}")
             continue
         try:
-            arrays[name] = map_array(file)
+            arrays.update(_map_columns(file, name) if file.suffix == ".npz" else {name: map_array(file)})
         except ArraysError as error:
-            problems.append(f"{name}: expected a .npy array, got something numpy cannot read ({error}); write it again")
+            problems.append(
+                f"{name}: expected a {file.suffix} array, got something numpy cannot read ({error}); write it again"
+            )
     return arrays, problems
 
 
@@ -63,9 +73,38 @@ def _file_names(spec: DatasetSpec, *, cut: bool) -> Iterator[tuple[str, bool]]:
         yield f"{folder}/labels.npy", True
         yield f"{folder}/groups.npy", False
         yield f"{folder}/folds.npy", False
+        if not cut:
+            yield from ((f"{folder}/{column}.npy", False) for column in _per_window(spec)[2:])
+            yield f"{folder}/{COLUMNS}", False
     if cut:
         yield f"{RECORDINGS}/lengths.npy", True
         yield f"{RECORDINGS}/splits.npy", True
+
+
+def _per_window(spec: DatasetSpec) -> list[str]:
+    """The optional files of one value per window; an old modality may have the name of one that came later."""
+    names = [modality.name for modality in spec.modalities]
+    return [column for column in _PER_WINDOW if column not in names]
+
+
+def column_key(split: str, column: str) -> str:
+    """Gives under which name a column's array is among the arrays of a dataset: `train/columns.npz:machine`."""
+    return f"{split}/{COLUMNS}:{column}"
+
+
+def file_of(name: str) -> str:
+    """Gives the file in which an array of this name lies."""
+    return name.partition(":")[0]
+
+
+def column_names(arrays: Arrays, split: str = "train") -> list[str]:
+    """Gives the names of the columns of one split, in the order of the file."""
+    prefix = column_key(split, "")
+    return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+
+
+def _map_columns(file: Path, name: str) -> dict[str, AnyArray]:
+    return {f"{name}:{column}": array for column, array in read_npz(file).items()}
 
 
 def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
@@ -88,10 +127,11 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
                 arrays, name, dtypes=("float32",), letters="(N, T, C)", shape=(count, *modality.shape)
             )
         yield from _label_problems(spec, arrays, f"{split}/labels.npy", letter="N", count=count)
-        for column in ("groups", "folds"):
+        for column in _per_window(spec):
             name = f"{split}/{column}.npy"
             yield from _dtype_and_shape_problems(arrays, name, dtypes=_DTYPES[column], letters="(N,)", shape=(count,))
-    for column in ("groups", "folds"):
+    yield from _column_problems(spec, arrays)
+    for column in _per_window(spec):
         names = [f"{split}/{column}.npy" for split in SPLIT_NAMES]
         missing = [name for name in names if name not in arrays]
         if 0 < len(missing) < len(names):
@@ -99,6 +139,35 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     kinds = {arrays[name].dtype.kind for split in SPLIT_NAMES if (name := f"{split}/groups.npy") in arrays}
     if kinds == {"i", "U"}:
         yield "groups: expected numbers in all splits or names in all, got both; write names in all"
+
+
+def _column_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
+    """What is wrong with the facts beside the labels: times that are none, columns that are not in every split."""
+    for split in SPLIT_NAMES:
+        times = arrays.get(f"{split}/times.npy") if "times" in _per_window(spec) else None
+        if times is not None and not np.isfinite(times).all():
+            row = int(np.flatnonzero(~np.isfinite(times))[0])
+            yield (
+                f"{split}/times.npy: expected UTC seconds, got {times[row]} in row {row}; leave times out, or give all"
+            )
+        names, expected = column_names(arrays, split), column_names(arrays)
+        if set(names) != set(expected):
+            yield (
+                f"{split}/{COLUMNS}: expected the columns of train, {', '.join(expected) or 'none'}, got"
+                f" {', '.join(names) or 'none'}; write every column for all splits"
+            )
+        for name in names:
+            yield from _dtype_and_shape_problems(
+                arrays,
+                column_key(split, name),
+                dtypes=("text", "int64", "float64"),
+                letters="(N,)",
+                shape=(spec.splits[split],),
+            )
+    for name in column_names(arrays):
+        kinds = {arrays[key].dtype.kind for split in SPLIT_NAMES if (key := column_key(split, name)) in arrays}
+        if len(kinds) > 1:
+            yield f"column {name!r}: expected one kind in all splits, text or numbers, got several; convert it"
 
 
 def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
@@ -240,11 +309,20 @@ def columns_of(arrays: Arrays, *, cut: bool) -> dict[str, AnyArray]:
         return {**found, "splits": found["splits"].astype(np.int64)}
     columns = {
         column: np.concatenate([arrays[f"{split}/{column}.npy"] for split in SPLIT_NAMES])
-        for column in ("labels", "groups", "folds")
-        if f"train/{column}.npy" in arrays
+        for column in ("labels", *_PER_WINDOW)
+        # an old modality may be called as a column that came later
+        if f"train/{column}.npy" in arrays and (column == "labels" or arrays[f"train/{column}.npy"].ndim == 1)
     }
     counts = [len(arrays[f"{split}/labels.npy"]) for split in SPLIT_NAMES]
     return {**columns, "splits": np.repeat(np.arange(len(SPLIT_NAMES)), counts)}
+
+
+def facts_of(arrays: Arrays) -> dict[str, AnyArray]:
+    """Gives the columns of a dataset of stored windows, one row per window, train, valid and test in this order."""
+    return {
+        name: np.concatenate([arrays[column_key(split, name)] for split in SPLIT_NAMES])
+        for name in column_names(arrays)
+    }
 
 
 def _groups_with_several(groups: AnyArray, numbers: npt.NDArray[np.int64]) -> list[tuple[int | str, list[int]]]:

@@ -28,6 +28,7 @@ MOST_WINDOW_VALUES = 1 << 20
 
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
 _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")
+_RESERVED_SINCE = ("times", "episodes")  # a dataset of an earlier version may have a modality of this name
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,11 +197,16 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Gives one text for every modality whose windows are too large to train on or to answer in time.
+    """Gives one text for every modality that no new dataset may have: too large to train on, or called as other files.
 
     They are not among `spec_problems`: a dataset that is there opens all the same.
     """
     for number, modality in enumerate(spec.modalities):
+        if modality.name in _RESERVED_SINCE:
+            yield (
+                f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): expected a name that is none of"
+                f" {', '.join(_RESERVED_SINCE)}, which are files of their own; rename it"
+            )
         samples, channels = modality.shape
         if samples * channels > MOST_WINDOW_VALUES:
             longest = MOST_WINDOW_VALUES // channels

@@ -5,8 +5,8 @@ Owns the order of steps from stored values to windows: gather, missing where inv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -51,6 +51,9 @@ class Windows:
         splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
         folds: int64 (N,), or None where the dataset has no folds.
         rows: int64 (N,), the row of each window in `source`.
+        columns: facts beside the label, such as machine or campaign: text, int64 or float64 (N,) each.
+        times: float64 (N,), UTC seconds at the window's start, or None where nobody knows.
+        episodes: int64 (N,), equal for windows of one run of a recording, or None.
         statistics: of the groups, or None where no modality is normalised per group.
     """
 
@@ -63,6 +66,9 @@ class Windows:
     source: WindowSource
     rows: Rows
     statistics: GroupStatistics | None = None
+    columns: Mapping[str, Groups] = field(default_factory=dict)
+    times: npt.NDArray[np.float64] | None = None
+    episodes: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,6 +128,9 @@ class Windows:
             groups=self.groups[index],
             splits=self.splits[index],
             folds=None if self.folds is None else self.folds[index],
+            columns={name: values[index] for name, values in self.columns.items()},
+            times=None if self.times is None else self.times[index],
+            episodes=None if self.episodes is None else self.episodes[index],
             rows=self.rows[index],
         )
 

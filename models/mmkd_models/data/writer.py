@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,15 @@ from mmkd_models.data.checking.check import content_problems
 from mmkd_models.data.checking.related import group_warnings, overlaps_of
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
-from mmkd_models.data.files import RECORDINGS, AnyArray, structure_problems
+from mmkd_models.data.files import (
+    COLUMNS,
+    RECORDINGS,
+    AnyArray,
+    column_key,
+    column_names,
+    file_of,
+    structure_problems,
+)
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.spec import (
     SPEC_FILE,
@@ -38,7 +47,8 @@ from mmkd_models.data.spec import (
 )
 
 _LOG = logging.getLogger(__name__)
-_COLUMNS = ("labels", "groups", "folds")
+_COLUMNS = ("labels", "groups", "folds", "times", "episodes")
+_FACTS = "columns"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +75,7 @@ def write_dataset(
     name: str,
     labels: Sequence[str] | TaskSpec,
     modalities: Sequence[ModalitySpec],
-    splits: Mapping[str, Mapping[str, npt.ArrayLike]],
+    splits: Mapping[str, Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]],
     source: str = "",
     licence: str = "",
 ) -> Dataset:
@@ -75,9 +85,12 @@ def write_dataset(
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
         splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing, `labels`
             (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers or names of the
-            person, machine or session of each window, and, if there are any, `folds` (N,). Numbers are converted to
-            the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows whether scores are
-            of people and machines never seen; windows that overlap and have none are named in the log.
+            person, machine or session of each window, and, if there are any, `folds` (N,), `times` (N,), UTC seconds at
+            the window's start, `episodes` (N,), the number of the run it is of, and `columns`, a mapping of facts such
+            as machine or campaign, (N,) text or numbers each. Numbers are
+            converted to the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
+            whether scores are of people and machines never seen; windows that overlap and have none are named in the
+            log.
 
     Raises:
         DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
@@ -87,7 +100,7 @@ def write_dataset(
         name=name,
         task=labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels)),
         modalities=tuple(modalities),
-        splits={split: len(np.atleast_1d(arrays.get("labels", []))) for split, arrays in splits.items()},
+        splits={split: len(np.atleast_1d(np.asarray(arrays.get("labels", [])))) for split, arrays in splits.items()},
         source=source,
         licence=licence,
     )
@@ -156,7 +169,7 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
 
 
 def _arrays_of_splits(
-    path: Path, spec: DatasetSpec, splits: Mapping[str, Mapping[str, npt.ArrayLike]]
+    path: Path, spec: DatasetSpec, splits: Mapping[str, Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]]
 ) -> dict[str, AnyArray]:
     names = [modality.name for modality in spec.modalities]
     arrays: dict[str, AnyArray] = {}
@@ -169,9 +182,12 @@ def _arrays_of_splits(
             if key not in given
         ]
         for key, values in given.items():
+            if isinstance(values, Mapping) and key == _FACTS:
+                arrays.update(_facts(split, values, problems))
+                continue
             if key not in (*names, *_COLUMNS):
                 problems.append(
-                    f"splits[{split!r}]: {key!r} is no modality and none of {', '.join(_COLUMNS)};"
+                    f"splits[{split!r}]: {key!r} is no modality and none of {', '.join((*_COLUMNS, _FACTS))};"
                     " describe it in 'modalities' or leave it out"
                 )
                 continue
@@ -188,7 +204,26 @@ def _arrays_of_splits(
     return arrays
 
 
+def _facts(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
+    """The columns of one split as they are stored; what cannot be is added to the problems."""
+    found: dict[str, AnyArray] = {}
+    for name, column in values.items():
+        array = np.asarray(column)
+        text = _names(array)
+        if text is not None:
+            found[column_key(split, name)] = text
+        elif array.dtype.kind in "biuf":
+            found[column_key(split, name)] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+        else:
+            problems.append(
+                f"splits[{split!r}]['columns'][{name!r}]: expected text or numbers, got {array.dtype}; convert it"
+            )
+    return found
+
+
 def _dtype(spec: DatasetSpec, key: str) -> str:
+    if key == "times":
+        return "float64"
     if key == "labels":
         return label_dtype(spec.task.kind)
     return "int64" if key in _COLUMNS else "float32"
@@ -203,7 +238,7 @@ def _names(values: AnyArray) -> AnyArray | None:
 
 def _converted(values: AnyArray, *, dtype: str) -> AnyArray | None:
     """Gives the values in that dtype, or None where that would lose more than precision."""
-    allowed = "biuf" if dtype == "float32" else "biu"
+    allowed = "biuf" if dtype.startswith("float") else "biu"
     if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
         return None
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
@@ -286,10 +321,14 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
+        for split in {name.partition("/")[0] for name in arrays}:
+            (temporary / split).mkdir()
+            columns = {name: arrays[column_key(split, name)] for name in column_names(arrays, split)}
+            if columns:
+                _save_columns(temporary / split / COLUMNS, columns)
         for name, array in arrays.items():
-            file = temporary / name
-            file.parent.mkdir(exist_ok=True)
-            _save(file, array)
+            if file_of(name) == name:
+                _save(temporary / name, array)
         text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
         (temporary / SPEC_FILE).write_bytes(text + b"\n")
         temporary.chmod(0o755)  # mkdtemp lets nobody else in; a dataset is an ordinary directory
@@ -297,6 +336,14 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _save_columns(file: Path, columns: Mapping[str, AnyArray]) -> None:
+    """Writes an archive as `np.savez` does, which takes no array by a name of its own parameters, such as `file`."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in columns.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 
 
 def _save(file: Path, array: AnyArray) -> None:

@@ -144,7 +144,7 @@ class DistillLearner(nn.Module):
         for number, pair in enumerate(pairs):
             _check_pair(part_of(recipe, number), pair, causal=causal)
         if recipe.init == "teacher":
-            take_encoder(student, teachers[0], modality)
+            take_encoder(student, known_teacher(teachers[0]) or teachers[0], modality)
         heads = {name_of(term): term.head(pairs[member_of(term)], windows=windows) for term in recipe.terms}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 

@@ -15,6 +15,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.distil.recipe import Recipe, Term, member_of, part_of
 from mmkd_models.losses.term import Mix, name_of
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
 
@@ -26,20 +28,23 @@ def mix_of(recipe: Recipe) -> Mix:
 
 @torch.no_grad()
 def answers_of(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
-    """Gives what each teacher says about a batch; out-of-fold teachers by the windows' numbers."""
+    """Gives what each teacher says about a batch; out-of-fold teachers and committees by the windows' numbers."""
     answers = []
     for teacher in teachers:
         at_hand = teacher.to(batch.targets.device)
         if isinstance(at_hand, OutOfFoldTeachers):
             answers.append(at_hand(batch.inputs, index=batch.index, taps=taps))
+        elif isinstance(at_hand, FixedViews):
+            mixed = {"index": batch.index, "partner": batch.partner, "share": batch.share}
+            answers.append(at_hand(batch.inputs, **mixed, taps=taps))
         else:
             answers.append(at_hand(batch.inputs, taps=taps))
     return tuple(answers)
 
 
 def known_teacher(teacher: nn.Module) -> Teacher | None:
-    """Gives a teacher of ours, of out-of-fold ones the first; None for a network of your own."""
-    if isinstance(teacher, OutOfFoldTeachers):
+    """Gives a teacher of ours, of several the first transformer; None for a network of your own."""
+    if isinstance(teacher, OutOfFoldTeachers | Committee | FixedViews):
         return teacher.first
     return teacher if isinstance(teacher, Teacher) else None
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.student import AnyStudent
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.predict import Change, logits_of
 
@@ -29,7 +30,7 @@ def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
     return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MOST_SUBSETS]
 
 
-def logits_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], NDArray[np.float32]]:
+def logits_by_subset(teacher: Teacher | Committee, windows: Windows) -> dict[tuple[str, ...], NDArray[np.float32]]:
     """Gives a teacher's logits (N, K) with every subset of its modalities, the others absent."""
     found = {}
     for subset in subsets_of(teacher.names):
@@ -39,7 +40,7 @@ def logits_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...]
 
 
 def logits_by_missing_share(
-    network: Student | Teacher,
+    network: AnyStudent | Teacher | Committee,
     windows: Windows,
     *,
     modality: str | None,
@@ -52,7 +53,7 @@ def logits_by_missing_share(
     The same seed hides the same samples, so two networks can be compared window by window.
 
     Args:
-        network: a Student of `modality`, or a Teacher, whose modalities all lose samples.
+        network: a Student of `modality`, or a teacher, whose modalities all lose samples.
         windows: N windows.
         modality: the student's; None for a teacher.
         seed: of which samples go missing.
@@ -67,7 +68,7 @@ def logits_by_missing_share(
     return found
 
 
-def scores_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...], AnyScores]:
+def scores_by_subset(teacher: Teacher | Committee, windows: Windows) -> dict[tuple[str, ...], AnyScores]:
     """Scores a teacher with every non-empty subset of its modalities, the others absent; at most 31, largest first.
 
     All of the windows are labelled.
@@ -76,7 +77,7 @@ def scores_by_subset(teacher: Teacher, windows: Windows) -> dict[tuple[str, ...]
 
 
 def scores_by_missing_share(
-    student: Student, windows: Windows, *, modality: str, seed: int, shares: Sequence[float] = MISSING_SHARES
+    student: AnyStudent, windows: Windows, *, modality: str, seed: int, shares: Sequence[float] = MISSING_SHARES
 ) -> dict[float, AnyScores]:
     """Scores a student while each sample (all channels) is missing with the probability `share`.
 

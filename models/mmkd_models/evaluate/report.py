@@ -22,6 +22,7 @@ from mmkd_models.evaluate.missing import MISSING_SHARES, Loss, logits_by_missing
 from mmkd_models.evaluate.outcome import class_scores, outcome_on
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.metrics.classes import Metric
+from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.compatible import check_compatible
@@ -141,7 +142,7 @@ def _subsets(judge: _Judge, pair: list[Contestant]) -> tuple[SubsetJudgement, ..
     found = []
     for one in pair:
         network = one.checkpoint.network()
-        assert isinstance(network, Teacher)  # `evaluate` asks for subsets of teachers alone
+        assert isinstance(network, Teacher | Committee)  # `evaluate` asks for subsets of teachers alone
         found.append(logits_by_subset(network, _narrowed(one, judge.windows)))
     judged = [(subset, judge.judgement(*given)) for subset, given in _shared(found)]
     return tuple(

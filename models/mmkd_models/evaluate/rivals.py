@@ -1,128 +1,155 @@
-"""Rivals that a user would try first on one sensor: extra-trees on window statistics, and MiniRocket.
+"""Rivals that a user would try first on one sensor: extra-trees on window statistics, rockets, and both averaged.
 
-Both see the labelled training windows of one modality and nothing else. A student that loses to them is no product.
+They see the labelled training windows of one modality and nothing else; a student that loses to them is no product.
+`taught_rocket` is no rival in that sense: the teacher has taught it too, and it shows what teaching gives a rocket.
+Every one answers with logits, settled in `settled.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.outcome import Outcome, outcome_on
+from mmkd_models.evaluate.rockets import (
+    Transform,
+    mini_rocket,
+    multi_rocket_hydra,
+    ridge_on_labels,
+    ridge_on_targets,
+    rocket_threads,
+    series_of,
+    taught_targets,
+)
+from mmkd_models.evaluate.settled import Answers, averaged, settled_answers
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
 _TREES = 300
 
 
-RivalName = Literal["extra_trees", "mini_rocket"]
+RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "taught_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
+QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "taught_rocket")
+"""Those that take a few seconds; MultiRocket-Hydra takes half a minute of a core for a fold, and compiles as long."""
+
+_WORDS: dict[RivalName, str] = {
+    "extra_trees": "extra-trees",
+    "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "MiniRocket and extra-trees",
+    "multi_rocket_hydra": "MultiRocket-Hydra",
+    "taught_rocket": "MiniRocket",
+}
+NO_TEACHER = "there is no teacher here that could teach it"
+
+Teach = Callable[[Windows], Answers]
+"""From windows to a teacher's probabilities (N, K), or its numbers (N, 1)."""
 
 
-class JudgeRival(Protocol):
-    """Trains a rival once on the labelled windows of one modality, and judges it on the labelled ones of each part."""
+@dataclass(frozen=True, kw_only=True)
+class Contestants:
+    """Rivals of one sensor on one fold; what one of them answers is kept for those that need it.
 
-    def __call__(self, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
-        """Gives one result per part; what a rival needs and raises is said where it is written."""
+    Attributes:
+        train: with the labels that are seen.
+        parts: the validation windows first, then those that judge.
+        teach: what the taught one learns from; None where there is no teacher.
+    """
+
+    train: Windows
+    parts: tuple[Windows, ...]
+    modality: str
+    seed: int
+    teach: Teach | None = None
+    _found: dict[RivalName, tuple[Answers, ...] | str] = field(default_factory=dict)
+
+    def judged(self, rival: RivalName) -> tuple[Outcome, ...] | str:
+        """Judges a rival on the labelled windows of each part, or gives the reason why that cannot be done here."""
+        answers = self.answers(rival)
+        if isinstance(answers, str):
+            return answers
+        return tuple(outcome_on(_labelled(part), one) for part, one in zip(self.parts, answers, strict=True))
+
+    def answers(self, rival: RivalName) -> tuple[Answers, ...] | str:
+        """Gives the settled answers to the labelled windows of each part, or the reason why there are none."""
+        if rival not in self._found:
+            self._found[rival] = self._answers(rival)
+        return self._found[rival]
+
+    def _answers(self, rival: RivalName) -> tuple[Answers, ...] | str:
+        if rival == "rocket_and_trees":
+            rocket, trees = self.answers("mini_rocket"), self.answers("extra_trees")
+            if isinstance(rocket, str) or isinstance(trees, str):
+                return rocket if isinstance(rocket, str) else str(trees)
+            kind = self.train.spec.task.kind
+            raw = [averaged(one, other, kind=kind) for one, other in zip(rocket, trees, strict=True)]
+        else:
+            try:
+                raw = self._raw(rival)
+            except ImportError:
+                return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
+            except ValueError as error:  # aeon refuses windows that are too short for its kernels
+                return f"{_WORDS[rival]} refused these windows: {error}"
+            if not raw:
+                return NO_TEACHER
+        return settled_answers(raw, train=_labelled(self.train), valid=_labelled(self.parts[0]))
+
+    def _raw(self, rival: RivalName) -> list[Answers]:
+        known, asked = _labelled(self.train), [_labelled(part) for part in self.parts]
+        task = self.train.spec.task
+        if rival == "extra_trees":
+            return _extra_trees(known, asked, modality=self.modality, seed=self.seed)
+        learnt_from = self.train if rival == "taught_rocket" else known
+        if rival == "taught_rocket" and self.teach is None:
+            return []
+        with rocket_threads():
+            series = series_of(learnt_from, self.modality)
+            made: Transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(
+                series, seed=self.seed
+            )
+            if rival == "taught_rocket" and self.teach is not None:
+                answering = ridge_on_targets(made(series), taught_targets(self.train, self.teach(self.train)))
+            else:
+                answering = ridge_on_labels(made(series), known.labels, task)
+            return [answering(made(series_of(part, self.modality))) for part in asked]
 
 
-def rival_outcomes(
+def rival_judged(
     rival: RivalName, train: Windows, parts: Sequence[Windows], *, modality: str, seed: int
 ) -> tuple[Outcome, ...] | str:
-    """Judges a rival as `JudgeRival`, or gives the reason why that cannot be done here."""
-    judge: JudgeRival = extra_trees_judged if rival == "extra_trees" else mini_rocket_judged
-    try:
-        return judge(train, parts, modality=modality, seed=seed)
-    except ImportError:
-        return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
-    except ValueError as error:  # aeon refuses windows that are too short for its kernels
-        return f"{'MiniRocket' if rival == 'mini_rocket' else 'extra-trees'} refused these windows: {error}"
+    """Judges one rival that nobody teaches, as `Contestants.judged`."""
+    return Contestants(train=train, parts=tuple(parts), modality=modality, seed=seed).judged(rival)
 
 
-def extra_trees_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
-    """Judges extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`, as `JudgeRival`."""
+def _extra_trees(known: Windows, asked: Sequence[Windows], *, modality: str, seed: int) -> list[Answers]:
+    """Extra-trees (Geurts et al., Machine Learning 63, 2006) on `window_statistics`.
+
+    Of classes and labels the share of the trees' votes, of which each answer has got one vote more, so that a logit is
+    finite; of a number the trees' mean.
+    """
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-    known = _labelled(train)
-    # Of several labels and of a number a forest gives the share of the trees' votes, or their mean.
-    kind = ExtraTreesClassifier if train.spec.task.kind == "classification" else ExtraTreesRegressor
+    task, classes = known.spec.task, len(known.spec.task.labels)
+    kind = ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor
     forest = kind(n_estimators=_TREES, random_state=seed)
     forest.fit(window_statistics(_window_values(known, modality)), known.labels)
-    return _judged(parts, lambda one: forest.predict(window_statistics(_window_values(one, modality))))
-
-
-def mini_rocket_judged(train: Windows, parts: Sequence[Windows], *, modality: str, seed: int) -> tuple[Outcome, ...]:
-    """Judges MiniRocket (Dempster et al., KDD 2021) as aeon builds it, as `JudgeRival`.
-
-    Missing samples are filled with 0. Of several labels and of a number its features go to the same ridge regression,
-    as the paper's section 3 has it.
-
-    Raises:
-        ImportError: aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
-        ValueError: the windows are too short for its kernels.
-    """
-    known = _labelled(train)
-    _keep_numba_from_openmp()
-    threads = torch.get_num_threads()
-    try:
-        answers = _fitted_rocket(known, _series(known, modality), seed=seed)
-        return _judged(parts, lambda one: answers(_series(one, modality)))
-    finally:
-        torch.set_num_threads(threads)  # numba sets the thread count of the OpenMP library that it shares with torch
-
-
-def _judged(parts: Sequence[Windows], answers: Callable[[Windows], NDArray[Any]]) -> tuple[Outcome, ...]:
-    """Answers are class numbers (N,), of several labels shares of votes (N, K), of a regression numbers (N,)."""
-    labelled = [_labelled(one) for one in parts]
-    return tuple(outcome_on(one, _logits(one, np.asarray(answers(one)))) for one in labelled)
-
-
-def _keep_numba_from_openmp() -> None:
-    """Lets numba, where it has not begun yet, use threads of its own kind.
-
-    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
-    """
-    from numba import config
-
-    config.THREADING_LAYER = "workqueue"
-
-
-def _fitted_rocket(
-    known: Windows, series: NDArray[np.float64], *, seed: int
-) -> Callable[[NDArray[np.float64]], NDArray[Any]]:
-    if known.spec.task.kind == "classification":
-        from aeon.classification.convolution_based import MiniRocketClassifier
-
-        classifier = MiniRocketClassifier(random_state=seed)
-        classifier.fit(series, known.labels)
-        return lambda asked: np.asarray(classifier.predict(asked))
-    from aeon.transformations.collection.convolution_based import MiniRocket
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    rocket = MiniRocket(random_state=seed)
-    # Scaling and penalties as in aeon's classifier.
-    ridge = make_pipeline(StandardScaler(with_mean=False), RidgeCV(np.logspace(-3, 3, 10)))
-    ridge.fit(rocket.fit_transform(series), known.labels)
-    return lambda asked: np.asarray(ridge.predict(rocket.transform(asked)))
-
-
-def _logits(windows: Windows, answers: NDArray[Any]) -> NDArray[np.float64]:
-    """What a network would answer (N, K): from class numbers (N,), shares (N, K) near 0 or 1, or numbers (N,)."""
-    task = windows.spec.task
-    if task.kind == "classification":
-        return np.eye(len(task.labels))[answers.astype(np.int64)]
-    if task.kind == "regression":
-        return answers.reshape(-1, 1).astype(np.float64)
-    shares = np.clip(answers.reshape(len(windows), -1).astype(np.float64), 1e-6, 1 - 1e-6)  # a logit must be finite
-    logits: NDArray[np.float64] = np.log(shares / (1 - shares))
-    return logits
+    found: list[Answers] = []
+    for part in asked:
+        statistics = window_statistics(_window_values(part, modality))
+        if task.kind == "classification":
+            shares = np.zeros((len(part), classes))
+            shares[:, forest.classes_] = forest.predict_proba(statistics)
+            found.append(np.log((shares * _TREES + 1 / classes) / (_TREES + 1)))
+            continue
+        numbers = np.asarray(forest.predict(statistics), dtype=np.float64).reshape(len(part), -1)
+        votes = (numbers * _TREES + 0.5) / (_TREES + 1)
+        found.append(numbers if task.kind == "regression" else np.log(votes / (1 - votes)))
+    return found
 
 
 def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -158,9 +185,3 @@ def _labelled(windows: Windows) -> Windows:
 
 def _window_values(windows: Windows, modality: str) -> NDArray[np.float32]:
     return windows.take(np.arange(len(windows)))[modality]
-
-
-def _series(windows: Windows, modality: str) -> NDArray[np.float64]:
-    values = _window_values(windows, modality).astype(np.float64)
-    series: NDArray[np.float64] = np.nan_to_num(values, nan=0.0).transpose(0, 2, 1)  # (N, C, T), as aeon wants it
-    return series

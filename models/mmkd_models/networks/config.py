@@ -11,7 +11,13 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 
+MemberKind = Literal["transformer", "rocket", "trees"]
+MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)
+"""What can be a member of a committee; transformers come first."""
+
 Preset = Literal["tiny", "small", "medium", "base"]
+
+StudentKind = Literal["transformer", "rocket", "hybrid"]
 
 FRAME = 256
 """Of every preset: windows of at most 1,024 samples are taken whole."""
@@ -21,6 +27,11 @@ _STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "ba
 
 _TEACHERS = {"tiny": (64, 4, 2, 1), "small": (96, 4, 2, 2), "medium": (128, 8, 3, 2), "base": (192, 8, 4, 2)}
 """Width, heads, depth, and layers of the fusion."""
+
+
+_ROCKET_FEATURES = {"tiny": 336, "small": 504, "medium": 1008, "base": 2016}
+"""Most convolutional features that a student keeps, of 2,016 that are drawn: a tenth or two do (Detach-ROCKET, G.
+Uribarri, F. Barone, A. Ansuini, E. Fransen, 2024, arXiv 2309.14518)."""
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +46,9 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
             over frames and its stem begins with a wide stride, so that both grow with the window and not with its
             square. None takes every window whole, as checkpoints do that do not name it.
+        movement: whether a window is also seen about its own mean, in units of how much windows usually move: where
+            levels differ between runs by a hundred times that, nothing else shows small movements. Windows that are
+            taken whole have it; long ones and causal students do not.
 
     Raises ValueError where the sizes describe no network.
     """
@@ -47,6 +61,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     most_tokens: int = 32
     dropout: float = 0.1
     frame: int | None = None
+    movement: bool = False
 
     def __post_init__(self) -> None:
         """Refuses sizes that describe no network, wherever they come from."""
@@ -56,17 +71,72 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
 
-# Defaults are left out, so that a windowed student is described as it always was.
-class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A student: one encoder and a head.
+class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Convolutional features that share a dilation.
 
     Attributes:
+        dilation: samples between two weights of a kernel.
+        padded: whether the kernels reach over the ends of the window, where they read the mean of the training.
+        features: how many there are.
+
+    Raises ValueError where the numbers describe no features.
+    """
+
+    dilation: int
+    padded: bool
+    features: int
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that describe no features, wherever they come from."""
+        if min(self.dilation, self.features) < 1:
+            raise ValueError("expected a dilation and a number of features >= 1")
+
+
+class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which convolutional features of a window are computed.
+
+    Attributes:
+        stride: samples between two positions of a kernel; above 1 in long windows alone.
+    """
+
+    groups: tuple[RocketGroup, ...]
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what describes no features, wherever it comes from."""
+        if not self.groups or self.stride < 1:
+            raise ValueError("expected groups of features and a stride >= 1")
+
+    @property
+    def features(self) -> int:
+        """Gives the number of features."""
+        return sum(group.features for group in self.groups)
+
+
+# Defaults are left out, so that a windowed student is described as it always was.
+class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A student: one encoder, convolutional features or both, and a head.
+
+    Attributes:
+        encoder: of the transformer; a student of the kind rocket has none.
         causal: whether no token sees what comes after it, so that a stream computes only what is new.
+        rocket: the convolutional features; None in a transformer, and before a training has drawn them.
+
+    Raises ValueError where the parts are not those of the kind.
     """
 
     preset: str
     encoder: EncoderConfig
     causal: bool = False
+    kind: StudentKind = "transformer"
+    rocket: RocketConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses parts that the kind does not have, wherever they come from."""
+        if self.kind == "transformer" and self.rocket is not None:
+            raise ValueError("expected no convolutional features in a transformer")
+        if self.kind != "transformer" and self.causal:
+            raise ValueError(f"expected a windowed student of the kind {self.kind}")
 
 
 class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,21 +169,49 @@ def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
     return value
 
 
-def student_config(preset: Preset, *, causal: bool = False) -> StudentConfig:
-    """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters."""
+def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = "transformer") -> StudentConfig:
+    """Gives the student of that size: tiny about 60 k, small 200 k, medium 800 k, base 2.7 M parameters.
+
+    Raises UsageError where a student of that kind cannot be causal.
+    """
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME)
-    return StudentConfig(preset=preset, encoder=encoder, causal=causal)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, frame=FRAME, movement=True)
+    check_causal(kind, causal=causal)
+    return StudentConfig(preset=preset, encoder=encoder, causal=causal, kind=kind)
 
 
-def student_like(teacher: TeacherConfig, *, causal: bool = False) -> StudentConfig:
+def check_causal(kind: StudentKind, *, causal: bool) -> None:
+    """Raises UsageError where a student of that kind cannot be causal."""
+    if causal and kind != "transformer":
+        raise UsageError(
+            f"--causal: expected a student of the kind transformer, got {kind}, whose features are counted over whole "
+            "windows; leave out --causal, or take --kind transformer"
+        )
+
+
+def kind_named(name: str, *, option: str) -> StudentKind:
+    """Gives the student kind of that name.
+
+    Raises UsageError where there is none; the message names the command's `option`.
+    """
+    chosen: StudentKind = choice(name, get_args(StudentKind), option=option)
+    return chosen
+
+
+def rocket_features_of(preset: str) -> int:
+    """Gives the most convolutional features that a student of that size keeps; of the teacher's size as of small."""
+    return _ROCKET_FEATURES.get(preset, _ROCKET_FEATURES["small"])
+
+
+def student_like(teacher: TeacherConfig, *, causal: bool = False, kind: StudentKind = "transformer") -> StudentConfig:
     """Gives a student of the size of the teacher's own encoders; a windowed one can start with the weights of one."""
     encoder = msgspec.structs.replace(teacher.encoder, dropout=0.0)
-    return StudentConfig(preset="teacher", encoder=encoder, causal=causal)
+    check_causal(kind, causal=causal)
+    return StudentConfig(preset="teacher", encoder=encoder, causal=causal, kind=kind)
 
 
 def teacher_config(preset: Preset) -> TeacherConfig:
     """Gives the teacher of that size; its parameters grow with the number of modalities."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
-    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME)
+    encoder = EncoderConfig(width=width, heads=heads, depth=depth, frame=FRAME, movement=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)

@@ -31,6 +31,9 @@ EXTRA_TOKENS = 2
 _CLIP = 8.0  # standard deviations; keeps one glitch of a sensor from owning the window (rosa_rotor's strain: 81,288)
 _CDF_LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)  # standard deviations of the training data
 _STATISTICS = 7 + len(_CDF_LEVELS)
+_FLAT = 1e-4  # variance below which a window counts as flat, of the training data's or, with movement, of its usual one
+_FLAT_MOVEMENT = 1e-3
+_STILL = 1e-2  # of the usual movement: a mean step below that counts as none
 _WIDE = 4  # halvings that the first convolution of a long window's stem makes at once, a price that a wide kernel pays
 
 
@@ -169,17 +172,26 @@ class FrontEnd(nn.Module):
     """Raw values and presence -> normalised views and summaries, all masked.
 
     Buffers hold the training data's statistics, so normalisation travels inside the graph.
+
+    Args:
+        movement: see `EncoderConfig`; what is told about extremes and steps is then in that unit, and there is a slope.
     """
 
     mean: Tensor
     std: Tensor
+    movement: Tensor
+    time: Tensor
     spectrum_basis: Tensor
     spectrum_bands: Tensor
     levels: Tensor
 
-    def __init__(self, modality: ModalitySpec, bands: int) -> None:
+    def __init__(self, modality: ModalitySpec, bands: int, *, movement: bool = False) -> None:
         super().__init__()
         samples, channels = modality.shape
+        self.has_movement = movement
+        if movement:
+            self.register_buffer("movement", torch.ones(channels))
+            self.register_buffer("time", torch.linspace(-1, 1, samples)[:, None], persistent=False)
         basis, band_matrix = spectrum_matrices(samples, bands)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -187,13 +199,14 @@ class FrontEnd(nn.Module):
         self.register_buffer("spectrum_bands", band_matrix, persistent=False)
         self.register_buffer("levels", torch.tensor(_CDF_LEVELS), persistent=False)
         self.bands = band_matrix.shape[1]
-        self.statistics = _STATISTICS * channels + channels * channels
+        self.statistics = (_STATISTICS + movement) * channels + channels * channels
+        self.views = 3 + movement
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the three views of a window.
 
         Returns:
-            series (B, T, 3 C): globally normalised, per-window normalised, presence;
+            series (B, T, 3 C or 4 C): globally normalised, per-window normalised, movement where it is seen, presence;
             spectrum (B, C * bands): log power in bands of the per-window normalised signal;
             statistics (B, S): moments, extremes, mean absolute step, soft distribution function, channel products.
         """
@@ -203,10 +216,14 @@ class FrontEnd(nn.Module):
         centred = (scaled - mean) * present
         # Twice: float32 leaves a rest of a large mean, which a tiny spread blows up, and engines sum in other orders.
         centred = (centred - centred.sum(1, keepdim=True) / count) * present
-        spread = ((centred * centred).sum(1, keepdim=True) / count + 1e-4).sqrt()
-        local = centred / spread
-        series = torch.cat([scaled, local, present], dim=-1)
-        return series, self._spectrum(local), self._statistics(scaled, local, present, (count, mean, spread))
+        moved = centred * (self.std / self.movement) if self.has_movement else centred
+        flat = _FLAT_MOVEMENT if self.has_movement else _FLAT
+        spread = ((moved * moved).sum(1, keepdim=True) / count + flat).sqrt()
+        local = moved / spread
+        moved = moved.clamp(-_CLIP, _CLIP)
+        views = [scaled, local, moved, present] if self.has_movement else [scaled, local, present]
+        statistics = self._statistics(scaled, moved, local, present, (count, mean, spread))
+        return torch.cat(views, dim=-1), self._spectrum(local), statistics
 
     def _spectrum(self, local: Tensor) -> Tensor:
         parts = local.transpose(1, 2) @ self.spectrum_basis  # (B, C, 2 F): real parts, then imaginary parts
@@ -214,13 +231,15 @@ class FrontEnd(nn.Module):
         power = (real * real + imaginary * imaginary) @ self.spectrum_bands  # (B, C, bands)
         return (power + 1e-3).log().flatten(1)
 
-    def _statistics(self, scaled: Tensor, local: Tensor, present: Tensor, moments: tuple[Tensor, ...]) -> Tensor:
+    def _statistics(
+        self, scaled: Tensor, moved: Tensor, local: Tensor, present: Tensor, moments: tuple[Tensor, ...]
+    ) -> Tensor:
         count, mean, spread = moments
-        absent = 1.0 - present
-        low = (scaled + absent * 2 * _CLIP).amin(1).clamp(max=_CLIP)  # (B, C)
-        high = (scaled - absent * 2 * _CLIP).amax(1).clamp(min=-_CLIP)
+        absent, seen = 1.0 - present, moved if self.has_movement else scaled
+        low = (seen + absent * 2 * _CLIP).amin(1).clamp(max=_CLIP)  # (B, C)
+        high = (seen - absent * 2 * _CLIP).amax(1).clamp(min=-_CLIP)
         pairs = present[:, 1:] * present[:, :-1]
-        step = ((scaled[:, 1:] - scaled[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
+        step = ((seen[:, 1:] - seen[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
         squares = local * local
         skewness = (squares * local).sum(1) / count[:, 0]
         kurtosis = ((squares * squares).sum(1) / count[:, 0] + 1e-2).log()
@@ -228,6 +247,9 @@ class FrontEnd(nn.Module):
         below = below.sum(1) / count.transpose(1, 2)  # (B, C, levels)
         products = local.transpose(1, 2) @ local / local.shape[1]  # (B, C, C), correlations of the channels
         one_each = [mean[:, 0], spread[:, 0].log(), low, high, step, skewness, kurtosis]
+        if self.has_movement:
+            one_each[4] = (step + _STILL).log()
+            one_each.append((moved * self.time).sum(1) / count[:, 0])  # slope
         return torch.cat([*one_each, below.flatten(1), products.flatten(1)], dim=-1)
 
 
@@ -244,13 +266,15 @@ class Encoder(nn.Module):
         self.stride = math.prod(strides)
         self.length = -(-modality.samples // self.stride)
         self.front: FrontEnd | LongFrontEnd
+        views = 3
         if config.frame is not None and is_long(modality.samples, config.frame):
             strides = (math.prod(strides[:_WIDE]), *strides[_WIDE:])
             self.front = LongFrontEnd(modality, config.spectrum_bands, frame=config.frame)
         else:
-            self.front = FrontEnd(modality, config.spectrum_bands)
+            self.front = FrontEnd(modality, config.spectrum_bands, movement=config.movement)
+            views = self.front.views
             self.register_buffer("coverage", _coverage(modality.samples, self.stride), persistent=False)
-        self.stem = _stem(3 * channels, config.width, strides)
+        self.stem = _stem(views * channels, config.width, strides)
         self.spectrum = nn.Linear(channels * self.front.bands, config.width)
         self.statistics = nn.Linear(self.front.statistics, config.width)
         self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)

@@ -1,9 +1,14 @@
-"""The student: one modality, one encoder, one head; the only network that leaves the training side."""
+"""The student: one modality, one head; the only network that leaves the training side.
+
+Owns which network a configuration describes: a transformer, convolutional features with a head, or both in one graph.
+Every kind ends in one linear `head`, so that what is added to its bias holds in every engine.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec, TaskKind
@@ -12,6 +17,7 @@ from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.dropout import Dropout
 from mmkd_models.networks.encoder import Encoder, Pool, Projections
+from mmkd_models.networks.rocket import RocketFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,78 @@ class Student(nn.Module):
         )
 
 
+class RocketStudent(nn.Module):
+    """Convolutional features of a window, and a linear head; the features are what it embeds a window in."""
+
+    def __init__(
+        self, modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
+    ) -> None:
+        super().__init__()
+        self.rocket = _rocket(modality, config)
+        self.head = nn.Linear(self.rocket.config.features, classes)
+        self.answer = Answer(kind)
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+        """Answers a batch of windows; there is nothing inside to tap."""
+        embedding = self.rocket(values, present)
+        return StudentOutput(logits=self.answer.logits(self.head(embedding)), embedding=embedding)
+
+
+class HybridStudent(nn.Module):
+    """A transformer beside convolutional features, and one linear head over what both give.
+
+    A weighted sum of two heads' logits is one head over both embeddings, so no engine computes more for it.
+    """
+
+    def __init__(
+        self, modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(modality, config.encoder)
+        self.pool = Pool(config.encoder.width)
+        self.rocket = _rocket(modality, config)
+        self.head = nn.Linear(config.encoder.width + self.rocket.config.features, classes)
+        self.answer = Answer(kind)
+
+    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+        """Answers a batch of windows; the taps are the transformer's."""
+        tokens = self.encoder(values, present, taps=taps)
+        embedding = torch.cat([self.pool(tokens.values, tokens.bias), self.rocket(values, present)], dim=-1)
+        return StudentOutput(
+            logits=self.answer.logits(self.head(embedding)),
+            embedding=embedding,
+            hidden=tokens.hidden,
+            attention=tuple(tap.map for tap in tokens.attention),
+            projections=tuple(tap.projections for tap in tokens.attention),
+            valid=tokens.valid if taps else None,
+        )
+
+
+AnyStudent = Student | RocketStudent | HybridStudent
+
+
+def student_network(
+    modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
+) -> AnyStudent:
+    """Gives the network that a configuration describes, with fresh weights.
+
+    Raises ValueError where it names convolutional features that no training has drawn.
+    """
+    match config.kind:
+        case "transformer":
+            return Student(modality, classes, config, kind=kind)
+        case "rocket":
+            return RocketStudent(modality, classes, config, kind=kind)
+        case "hybrid":
+            return HybridStudent(modality, classes, config, kind=kind)
+
+
+def _rocket(modality: ModalitySpec, config: StudentConfig) -> RocketFeatures:
+    if config.rocket is None:
+        raise ValueError(f"student: expected the features that a training drew for the kind {config.kind}, got none")
+    return RocketFeatures(modality, config.rocket)
+
+
 class ExportStudent(nn.Module):
     """The graph that is exported: raw values and presence in, logits and probabilities out.
 
@@ -73,7 +151,7 @@ class ExportStudent(nn.Module):
         temperature: what the logits are divided by for the probabilities; the logits themselves stay as they are.
     """
 
-    def __init__(self, student: Student, *, temperature: float = 1.0) -> None:
+    def __init__(self, student: AnyStudent, *, temperature: float = 1.0) -> None:
         super().__init__()
         self.student = student
         self.sharpness = 1 / temperature

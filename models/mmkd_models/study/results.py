@@ -69,8 +69,10 @@ class SeedResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def seed_file(results: Path, dataset: str, conditions: Conditions, seed: int) -> Path:
-    """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`."""
-    return results / f"{dataset}-{conditions.modality}-{100 * conditions.label_share:g}-seed{seed}.json"
+    """Gives where the results of a seed are kept: `watch_exercises-gyro-10-seed0.json`, or `...-2groups-seed0.json`."""
+    labelled = conditions.labelled
+    part = f"{100 * labelled.share:g}" if labelled.groups is None else labelled.file_part
+    return results / f"{dataset}-{conditions.modality}-{part}-seed{seed}.json"
 
 
 def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
@@ -96,7 +98,7 @@ def restore(folder: StudyFolder, results: Path, seeds: Sequence[int]) -> int:
             _put(path / TEST_FILE, teacher.test)
             _put(path / TEACHER_FILE, teacher.result)
         for rival in found.rivals:
-            _put(rival_file(folder, rival.rival, seed), rival)
+            _put(rival_file(folder, rival.rival, seed, rival.teacher or None), rival)
         known += len(found.trials)
     return known
 
@@ -120,7 +122,7 @@ def _check_same(found: SeedResults, folder: StudyFolder, path: Path) -> None:
 
 
 def _words(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return "none" if value is msgspec.UNSET else msgspec.json.encode(value).decode()
 
 
 def collect(

@@ -18,12 +18,15 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.command.outputs import check_folder
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.compare.comparison import spread_in_time
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
+from mmkd_models.data.labelled import seen_labels
 from mmkd_models.data.split import OF_GROUPS, split_facts
+from mmkd_models.evaluate.label_leak import leak_of
 from mmkd_models.evaluate.rivals import RivalName
-from mmkd_models.metrics.measures import told_by, written_measures
+from mmkd_models.metrics.measures import measures_of, told_by, written_measures
 from mmkd_models.metrics.scores import check_metric
 from mmkd_models.study.progress import Snapshot, StudyWatch
 from mmkd_models.study.results import collect, restore
@@ -49,7 +52,7 @@ from mmkd_models.trials.space import Conditions, Entry, Space, TeacherChoice, ca
 from mmkd_models.trials.students import STUDENT_CHECKPOINT, TrialResult, student_of
 from mmkd_models.trials.teachers import TEACHER_CHECKPOINT
 from mmkd_models.trials.worker import WorkOrder
-from mmkd_report.documents.figures import SplitBy
+from mmkd_report.documents.figures import LabelledGroups, SplitBy
 from mmkd_report.documents.study import (
     Coverage,
     Recommendation,
@@ -212,6 +215,9 @@ def _check(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLate
     windows = dataset.everything()
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
+    for seed in range(options.seeds):
+        known = windows.subset(fold_indices(windows, fold=seed, seed=0).train)
+        seen_labels(known, conditions.labelled, seed=seed)  # refuses what a fold cannot have, before a folder is taken
     if not options.grid and not 1 <= options.search_seeds < options.seeds and fold_count(windows) > 1:
         raise UsageError(
             f"study: expected search seeds from 1 to {options.seeds - 1} of {options.seeds} seeds, got "
@@ -225,6 +231,7 @@ class _Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dataset_sha256: str
     modality: str
     label_share: float
+    labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
     split: SplitBy = OF_GROUPS.by
 
 
@@ -234,6 +241,7 @@ def _take(out: Path, conditions: Conditions, split: SplitBy) -> None:
         dataset_sha256=conditions.dataset_sha256,
         modality=conditions.modality,
         label_share=conditions.label_share,
+        labelled_groups=conditions.labelled_groups,
         split=split,
     )
     path = out / CLAIM_FILE
@@ -241,7 +249,8 @@ def _take(out: Path, conditions: Conditions, split: SplitBy) -> None:
     for key in _Owner.__struct_fields__:
         wanted, got = getattr(ours, key), getattr(found, key)
         if wanted != got:
-            raise UsageError(f"{path}: expected a study with {key} {wanted!r}, got {got!r}; choose another folder")
+            told = ["none" if one is msgspec.UNSET else repr(one) for one in (wanted, got)]
+            raise UsageError(f"{path}: expected a study with {key} {told[0]}, got {told[1]}; choose another folder")
 
 
 def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
@@ -329,7 +338,7 @@ def _document(prepared: PreparedStudy, options: StudyOptions, measure_latency: M
     factors, effect_seeds = factor_effects(folder, ended)
     tested_seeds = sorted({seed for one in tested for seed in one.results})
     return StudyDocument(
-        facts=_facts(options, order, folder.dataset.spec.task),
+        facts=_facts(folder, options, order),
         coverage=_coverage(order, wanted, tested, ended),
         dataset=_dataset(folder.dataset),
         students=prepared.sizes,
@@ -363,12 +372,15 @@ def _first_reason(ended: Sequence[TrialResult]) -> str:
     return next((f" (the first failed: {result.reason})" for result in ended if result.reason), "")
 
 
-def _facts(options: StudyOptions, order: WorkOrder, task: TaskSpec) -> StudyFacts:
-    conditions = options.conditions
+def _facts(folder: StudyFolder, options: StudyOptions, order: WorkOrder) -> StudyFacts:
+    conditions, task = options.conditions, folder.dataset.spec.task
+    folds = [folder.fold(seed) for seed in order.seeds]
+    count = conditions.labelled.groups
+    of = tuple(fold.training.train.group_count for fold in folds)
     return StudyFacts(
         mode="grid" if options.grid else "search",
         modality=conditions.modality,
-        label_share=conditions.label_share,
+        label_share=conditions.label_share if count is None else None,
         metric=conditions.student_train.metric,
         told_by=_told_by(task, conditions.student_train.metric),
         search_seeds=order.search_seeds,
@@ -382,6 +394,10 @@ def _facts(options: StudyOptions, order: WorkOrder, task: TaskSpec) -> StudyFact
         budget_hours=options.budget_hours,
         max_latency_ms=options.max_latency_ms,
         max_parameters=options.max_parameters,
+        labelled_groups=None if count is None else LabelledGroups(labelled=count, of=of),
+        labels_spread_in_time=leak_of(
+            [spread_in_time(fold, conditions.labelled) for fold in folds], measures_of(task)[0].name
+        ),
     )
 
 

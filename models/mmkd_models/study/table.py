@@ -22,7 +22,7 @@ from mmkd_models.metrics.scores import AnyScores, figures_in
 from mmkd_models.study.effects import FactorScore, effects
 from mmkd_models.trials.by_validation import chosen_trials, scores_of_candidate
 from mmkd_models.trials.folder import StudyFolder
-from mmkd_models.trials.rivals import rival_on
+from mmkd_models.trials.rivals import rivals_on
 from mmkd_models.trials.space import Candidate, Entry, TeacherChoice, Trial, candidates
 from mmkd_models.trials.students import TrialResult, trial_outcome, trial_result
 from mmkd_models.trials.teachers import teacher_outcome, teacher_results
@@ -257,17 +257,19 @@ def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
 def rival_rows(folder: StudyFolder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalRow, ...]:
     """Gives the rivals on the same sensor, labels and seeds."""
     rows = []
+    judged = rivals_on(folder, rivals, seeds)
     for rival in rivals:
-        results = [rival_on(folder, rival, seed) for seed in seeds]
+        results = [one for one in judged if one.rival == rival]
         tests = {one.seed: one.test for one in results if one.test is not None}
         valid = [one.valid_score for one in results if one.valid_score is not None]
         rows.append(
             RivalRow(
                 name=rival,
+                teacher=next((one.teacher for one in results if one.teacher), None),
                 seeds=tuple(tests),
                 test=score_table([test.scores for test in tests.values()]) if tests else None,
                 reason=next((one.reason for one in results if one.test is None), ""),
-                valid_score=spread(valid) if len(valid) == len(results) else None,
+                valid_score=spread(valid) if valid and len(valid) == len(results) else None,
             )
         )
     return tuple(rows)

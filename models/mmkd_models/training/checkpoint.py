@@ -10,7 +10,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar, cast
@@ -23,21 +23,23 @@ from torch import Tensor
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
-from mmkd_edge.errors import CheckpointError
+from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.batches import channel_movement, channel_statistics
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import target_scale
+from mmkd_models.networks.committee.members import member_fault, member_from_state
+from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import Encoder, FrontEnd
 from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.fronts.long import LongFrontEnd
 from mmkd_models.networks.int8 import LearntInt8
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import CurvePoint, TrainConfig
@@ -45,6 +47,20 @@ from mmkd_models.training.network_bounds import check_bounds
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256
+
+
+class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How validation joined a transformer and convolutional features, or chose one of them.
+
+    Attributes:
+        weight: of the transformer: 0 is the features alone, 1 the transformer alone.
+        temperatures: of the transformer's logits and of the features'.
+        scores: validation at each weight that was tried.
+    """
+
+    weight: float
+    temperatures: tuple[float, float]
+    scores: tuple[tuple[float, float], ...]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,8 +73,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         teacher_sha256: of the teacher's checkpoint file; None for teachers and baselines.
         further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
         recipe: of the distillation; None where labels alone taught.
+        prior_tau: how far the head's bias takes back that some classes had more labels than others, from 0 to 1; unset
+            where validation wanted nothing taken back.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
+        hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
     """
 
     dataset: str
@@ -74,7 +93,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     augment: AugmentConfig
     recipe: Recipe | None = None
     curve: tuple[CurvePoint, ...] = ()
+    prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
+    hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property
@@ -99,6 +120,7 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     task: TaskSpec
     config: TeacherConfig
     facts: Facts
+    committee: CommitteeFacts | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,25 +152,73 @@ class StudentCheckpoint:
     carried: CarriedWindows | None
     int8: LearntInt8 | None = None
 
-    def network(self) -> Student:
+    def network(self) -> AnyStudent:
         """Gives the student with its weights, in evaluation mode."""
-        student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
+        student = student_network(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
+
+    def transformer(self, *, asked_by: str) -> Student:
+        """Gives the student, in evaluation mode, to whom only a transformer is of use.
+
+        Raises UsageError where it is of another kind.
+        """
+        network = self.network()
+        if not isinstance(network, Student):
+            raise UsageError(
+                f"{asked_by}: expected a student of the kind transformer, got a {self.config.kind}; "
+                "train one with --kind transformer"
+            )
+        return network
+
+    @property
+    def normalisation(self) -> dict[str, list[float]]:
+        """Gives mean and std (C,) of the training data's channels."""
+        part = "rocket" if self.config.kind == "rocket" else "encoder.front"
+        return {name: self.state[f"{part}.{name}"].tolist() for name in ("mean", "std")}
+
+    def with_added_bias(self, bias: NDArray[np.float32]) -> StudentCheckpoint:
+        """Gives the same student, of any kind, whose logits (K,) are that much higher, in every engine.
+
+        Raises ValueError where the task is a regression, or the bias is not one number a label.
+        """
+        before = self.state["head.bias"]
+        if self.task.kind == "regression" or bias.shape != before.shape:
+            raise ValueError(f"student: expected logits of classes and a bias {tuple(before.shape)}, got {bias.shape}")
+        return replace(self, state={**self.state, "head.bias": before + torch.from_numpy(bias).to(before.dtype)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheckpoint:
-    """A trained teacher."""
+    """A trained teacher: a transformer, or a committee whose first member one is.
+
+    Attributes:
+        facts: of a committee the score is the committee's, and all else the first transformer's.
+        state: of the transformer.
+        committee: the members of a committee; None of a transformer.
+        further: the states of its members after the first.
+    """
 
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
     facts: Facts
     state: Mapping[str, Tensor]
+    committee: CommitteeFacts | None = None
+    further: tuple[Mapping[str, Tensor], ...] = ()
 
-    def network(self) -> Teacher:
-        """Gives the teacher with its weights, in evaluation mode."""
+    def network(self) -> Teacher | Committee:
+        """Gives the teacher with its weights, in evaluation mode: all members of a committee."""
+        if self.committee is None:
+            return self.transformer()
+        further = [
+            member_from_state(member, state, self.modalities, self.task, self.config)
+            for member, state in zip(self.committee.members[1:], self.further, strict=True)
+        ]
+        return Committee([self.transformer(), *further], self.committee, kind=self.task.kind).eval()
+
+    def transformer(self) -> Teacher:
+        """Gives the transformer, of a committee the first, in evaluation mode: what inner terms and graphs are of."""
         teacher = Teacher(self.modalities, len(self.task.labels), self.config, kind=self.task.kind)
         teacher.load_state_dict(self.state)
         return teacher.eval()
@@ -185,8 +255,12 @@ def read_student(path: Path) -> StudentCheckpoint:
     check_parts(tensors, ("student/", "carried/"), path)
     check_sizes((document.modality,), document.task, path)
     task = document.task
+    if document.config.kind != "transformer" and document.config.rocket is None:
+        raise CheckpointError(
+            f"{path}: metadata: expected the features of a {document.config.kind}, got none; the file was altered"
+        )
     check_bounds((document.modality,), task, document.config.encoder, state, path=path)
-    network = Student(document.modality, len(task.labels), document.config, kind=task.kind)
+    network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None
     if int8 is not None:
@@ -210,8 +284,11 @@ def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
         task=checkpoint.task,
         config=checkpoint.config,
         facts=checkpoint.facts,
+        committee=checkpoint.committee or msgspec.UNSET,
     )
     tensors = {f"teacher/{name}": tensor for name, tensor in checkpoint.state.items()}
+    for number, state in enumerate(checkpoint.further, start=1):
+        tensors |= {f"{_member(number)}{name}": tensor for name, tensor in state.items()}
     write_tensors(path, tensors, kind="teacher", document=msgspec.json.encode(document))
 
 
@@ -219,20 +296,46 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     """Gives the teacher in the file; errors as `read_student`."""
     tensors, raw = read_tensors(path, kind="teacher")
     document = decoded(raw, _TeacherDocument, path)
-    state = part_named(tensors, "teacher/")
-    check_parts(tensors, ("teacher/",), path)
+    committee = document.committee or None
+    state, further = part_named(tensors, "teacher/"), range(1, len(committee.members) if committee else 1)
+    check_parts(tensors, ("teacher/", *(_member(number) for number in further)), path)
     check_sizes(document.modalities, document.task, path)
     task, config = document.task, document.config
     check_bounds(document.modalities, task, config.encoder, state, path=path, fusion_depth=config.fusion_depth)
     network = Teacher(document.modalities, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
-    return TeacherCheckpoint(
+    checkpoint = TeacherCheckpoint(
         modalities=document.modalities,
         task=document.task,
         config=document.config,
         facts=document.facts,
         state=state,
     )
+    return checkpoint if committee is None else _with_committee(checkpoint, committee, tensors, path)
+
+
+def _member(number: int) -> str:
+    return f"member{number}/"
+
+
+def _with_committee(
+    checkpoint: TeacherCheckpoint, committee: CommitteeFacts, tensors: Mapping[str, Tensor], path: Path
+) -> TeacherCheckpoint:
+    """The checkpoint with the members after the first, each checked before anything is asked of it."""
+    fault = committee_fault(committee)
+    if fault is not None:
+        raise CheckpointError(f"{path}: committee: {fault}; the file was altered")
+    states = []
+    for number, member in enumerate(committee.members[1:], start=1):
+        state = part_named(tensors, _member(number))
+        if member.kind == "transformer":
+            same_tensors(checkpoint.state, state, path=path)
+        else:
+            fault = member_fault(member, state, checkpoint.modalities, checkpoint.task)
+            if fault is not None:
+                raise CheckpointError(f"{path}: member {number} ({member.kind}): {fault}; the file was altered")
+        states.append(state)
+    return replace(checkpoint, committee=committee, further=tuple(states))
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
@@ -268,6 +371,8 @@ def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
         front.std.copy_(torch.from_numpy(std))
+        if isinstance(front, FrontEnd) and front.has_movement:
+            front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
 
 
 def library_versions() -> dict[str, str]:
@@ -315,7 +420,7 @@ def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) 
         raise CheckpointError(f"{path}: metadata: task.{fault[0]}: {fault[1]}; the file was altered")
 
 
-def _check_int8(int8: LearntInt8, network: Student, path: Path) -> None:
+def _check_int8(int8: LearntInt8, network: AnyStudent, path: Path) -> None:
     modules = dict(network.named_modules())
     unknown = [name for name in int8.ranges if name not in modules]
     if unknown:

@@ -114,5 +114,5 @@ def _scores(data: TrainingData, part: NDArray[np.int64], members: Sequence[Teach
         if len(rows):
             unseen = data.train.subset(rows)
             truth.append(unseen.labels)
-            logits.append(logits_of(member.network(), unseen, modality=None))
+            logits.append(logits_of(member.transformer(), unseen, modality=None))
     return scores_from_logits(np.concatenate(truth), np.concatenate(logits), data.train.spec.task)

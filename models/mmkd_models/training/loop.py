@@ -307,6 +307,8 @@ def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
         targets=batch.targets[rank::world_size],
         labelled=batch.labelled[rank::world_size],
         index=batch.index[rank::world_size],
+        partner=None if batch.partner is None else batch.partner[rank::world_size],
+        share=None if batch.share is None else batch.share[rank::world_size],
     )
 
 

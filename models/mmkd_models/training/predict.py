@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -50,6 +50,25 @@ def logits_of(
         parts.append(output.logits.float().cpu().numpy())
     network.train(training)
     return np.concatenate(parts)
+
+
+@torch.no_grad()
+def answers_to(network: nn.Module, windows: Windows) -> Tensor:
+    """Gives (N, K) what a network, or a member of a committee that gives bare logits, says of windows, on the CPU."""
+    found = []
+    for start in range(0, len(windows), _BATCH):
+        taken = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
+        inputs = inputs_of(taken, windows)
+        device = next((one.device for one in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+        answer = network({name: (v.to(device), p.to(device)) for name, (v, p) in inputs.items()})
+        found.append((answer.logits if isinstance(answer, TeacherOutput) else answer).cpu())
+    return torch.cat(found)
+
+
+def inputs_of(taken: Mapping[str, NDArray[np.float32]], windows: Windows) -> dict[str, tuple[Tensor, Tensor]]:
+    """Gives windows that were taken as networks read them: values and presence (B, T, C) of each modality."""
+    prepared = {spec.name: prepare_batch(taken[spec.name], spec) for spec in windows.spec.modalities}
+    return {name: (torch.from_numpy(values), torch.from_numpy(there)) for name, (values, there) in prepared.items()}
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:

@@ -14,7 +14,17 @@ from mmkd_models.tensors import documents_of
 from mmkd_models.training.checkpoint import Facts
 
 _CURE = "choose another name, or add --force to replace it"
-_OUTCOMES = {"group_reference", "dataset", "dataset_sha256", "licence", "score", "best_step", "curve", "versions"}
+_OUTCOMES = {
+    "group_reference",
+    "hybrid",
+    "dataset",
+    "dataset_sha256",
+    "licence",
+    "score",
+    "best_step",
+    "curve",
+    "versions",
+}
 _MOST_TOLD = 3
 _LONGEST = 80
 
@@ -28,6 +38,7 @@ def check_replaced(
     facts: Facts,
     teachers: int = 1,
     start_sha256: str | None = None,
+    members: Sequence[str] = (),
 ) -> None:
     """Refuses to replace a file that is something else than an earlier result of the same training.
 
@@ -36,6 +47,7 @@ def check_replaced(
         facts: what is known of it before the training.
         teachers: how many a teacher-set has.
         start_sha256: of the student that practises INT8.
+        members: of a committee; a single one is none.
 
     Raises UsageError where the file holds something else, or is of other data or settings.
     """
@@ -48,7 +60,7 @@ def check_replaced(
     earlier = _earlier(found[kind], type(config))
     if earlier is None:
         raise UsageError(f"{output}: exists, and another version of mmkd-edge made it; {_CURE}")
-    ours = _traits(facts, config, modalities, teachers, start_sha256)
+    ours = _traits(facts, config, modalities, teachers, start_sha256, members if len(members) > 1 else ())
     changes = [
         _change(name, str(earlier.get(name)), str(ours.get(name)))
         for name in {**ours, **earlier}
@@ -72,6 +84,7 @@ def _earlier(document: bytes, config: type[StudentConfig | TeacherConfig]) -> di
             [spec["name"] for spec in specs],
             len(several),
             (found.get("int8") or {}).get("student_sha256"),
+            [member["kind"] for member in (found.get("committee") or {}).get("members", ())],
         )
     except (msgspec.MsgspecError, KeyError, TypeError, IndexError):
         return None
@@ -83,6 +96,7 @@ def _traits(
     modalities: Sequence[str],
     teachers: int,
     start_sha256: str | None,
+    members: Sequence[str],
 ) -> dict[str, Any]:
     """What decides a result, flat, in the order in which a difference is told."""
     settings = {name: value for name, value in msgspec.to_builtins(facts).items() if name not in _OUTCOMES}
@@ -91,9 +105,17 @@ def _traits(
         "modalities": ", ".join(modalities),
         "teachers": teachers,
         "start": start_sha256,
-        **dict(_flat(msgspec.to_builtins(config))),
+        "members": ", ".join(members) or "transformer",
+        **dict(_flat(_asked(config, facts))),
         **dict(_flat(settings)),
     }
+
+
+def _asked(config: StudentConfig | TeacherConfig, facts: Facts) -> dict[str, Any]:
+    """The configuration as it was asked for: without the features that training drew, and a hybrid's kind."""
+    asked: dict[str, Any] = msgspec.to_builtins(config)
+    asked.pop("rocket", None)
+    return asked | ({"kind": "hybrid"} if facts.hybrid else {})
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.data.folds import label_subset
+from mmkd_models.data.labelled import Labelled, seen_labels
 from mmkd_models.data.labels import Labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
@@ -31,10 +31,11 @@ from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import goal_of
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.metrics.scores import check_metric
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.int8 import LearntInt8
-from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainConfig
@@ -50,7 +51,8 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.loop import Fit, fit
-from mmkd_models.training.predict import scores_of
+from mmkd_models.training.predict import answers_to, scores_of
+from mmkd_models.training.prior import adjusted
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
 _LABELLED_SHARE = 0.25
@@ -107,7 +109,7 @@ class Run:
 def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> TeacherCheckpoint:
     """Trains a teacher on the labelled windows of all modalities of `data`."""
     spec = data.train.spec
-    _check_labels(data)
+    check_labels(data)
     torch.manual_seed(run.train.seed)
     teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
     set_normalisation(teacher, data.train)
@@ -116,11 +118,12 @@ def train_teacher(data: TrainingData, config: TeacherConfig, run: Run) -> Teache
     )
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
+    result, tau = adjusted(teacher, result, data.train.labels, data.valid, metric=run.train.metric, modality=None)
     return TeacherCheckpoint(
         modalities=spec.modalities,
         task=spec.task,
         config=config,
-        facts=_facts(data, run, result, recipe=None),
+        facts=_facts(data, run, result, recipe=None, tau=tau),
         state=result.state,
     )
 
@@ -136,24 +139,26 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: Run) -> Teache
     teacher = Teacher(first.modalities, len(first.task.labels), first.config, kind=first.task.kind)
     set_normalisation(teacher, data.train)
     learner = SelfTrainingLearner(
-        teacher, first.network(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
+        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = _fit(learner, data, run, modality=None, labelled_share=_LABELLED_SHARE, origin=origin)
+    result, tau = adjusted(teacher, result, data.train.labels, data.valid, metric=run.train.metric, modality=None)
     if result.scores.metric(run.train.metric) <= first.facts.score:
         return first
-    facts = _facts(data, run, result, recipe=None)
+    facts = _facts(data, run, result, recipe=None, tau=tau)
     return replace(first, facts=facts, state=result.state)
 
 
 def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: Run) -> StudentCheckpoint:
     """Trains a student on the labels of one modality alone: what distillation is measured against."""
-    _check_labels(data)
+    check_labels(data)
     student = _new_student(data, modality, config, run)
     learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
     origin = {"network": msgspec.to_builtins(config)}
     result = _fit(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
-    return _student_checkpoint(data, modality, config, run, result, recipe=None)
+    result, tau = adjusted(student, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
+    return _student_checkpoint(data, modality, config, run, result, recipe=None, tau=tau)
 
 
 def distil(
@@ -180,10 +185,11 @@ def distil(
     twice.
     """
     teachers = (TaughtBy(checkpoint=teacher, sha256=teacher_sha256), *further)
-    _check_teachers(teachers, data.train)
+    check_teachers(teachers, data.train)
     student = _new_student(data, modality, config, run)
     result = _learn(student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=config)
-    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers)
+    result, tau = adjusted(student, result, data.train.labels, data.valid, metric=run.train.metric, modality=modality)
+    return _student_checkpoint(data, modality, config, run, result, recipe=recipe, teachers=teachers, tau=tau)
 
 
 def distil_int8(
@@ -210,7 +216,7 @@ def distil_int8(
     Raises UsageError where a teacher or the student was trained for other modalities, labels or windows than `data`
     has, no layer computes in INT8, or the recipe starts from the teacher's weights.
     """
-    _check_teachers(teachers, data.train)
+    check_teachers(teachers, data.train)
     modality = start.modality.name
     check_compatible("student", start.task, (start.modality,), data.train)
     if recipe.init == "teacher":
@@ -224,7 +230,9 @@ def distil_int8(
             "export it in fp32"
         )
     torch.manual_seed(run.train.seed)
-    student = FakeInt8Student(start.network(), groups, *_some_windows(data, modality, seed=run.train.seed))
+    student = FakeInt8Student(
+        start.transformer(asked_by="practising INT8"), groups, *_some_windows(data, modality, seed=run.train.seed)
+    )
     origin = {"int8": start_sha256, "int8_layers": [list(group) for group in groups]}
     result = _learn(
         student, data, run, modality=modality, teachers=teachers, recipe=recipe, config=start.config, origin=origin
@@ -329,7 +337,8 @@ def _some_windows(data: TrainingData, modality: str, *, seed: int) -> tuple[torc
     return torch.from_numpy(values), torch.from_numpy(present)
 
 
-def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
+def check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
+    """Raises UsageError where a teacher is there twice, or was trained for other modalities or labels."""
     hashes = [one.sha256 for one in teachers]
     for number, one in enumerate(teachers):
         if hashes.index(one.sha256) < number:
@@ -341,9 +350,12 @@ def _check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
         check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
-def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> Teacher | OutOfFoldTeachers:
+def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> nn.Module:
     if isinstance(checkpoint, TeacherCheckpoint):
-        return checkpoint.network()
+        network, names = checkpoint.network(), [spec.name for spec in checkpoint.modalities]
+        if not isinstance(network, Committee):
+            return network
+        return FixedViews(network, lambda member: answers_to(member, data.train.with_modalities(names)))
     return checkpoint.teachers_of(data.train, dataset_sha256=data.sha256)
 
 
@@ -408,8 +420,8 @@ def _fit(
     )
 
 
-def _check_labels(data: TrainingData) -> None:
-    """Refuses labels that leave a class or a label without an example; numbers are looked at where they are scaled."""
+def check_labels(data: TrainingData) -> None:
+    """Raises UsageError where a class or a label has no example; numbers are looked at where they are scaled."""
     task, known = data.train.spec.task, data.train.labels[data.train.labelled]
     if task.kind == "regression":
         return
@@ -420,18 +432,25 @@ def _check_labels(data: TrainingData) -> None:
         wanted, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(
             f"training windows: expected {wanted} a labelled window, got none for {', '.join(absent)}; "
-            f"label some, raise --label-share, or take the {what} out of the dataset"
+            f"label some, raise --label-share or --labelled-groups, or take the {what} out of the dataset"
         )
 
 
 def _facts(
-    data: TrainingData, run: Run, result: Fit, *, recipe: Recipe | None, teachers: Sequence[TaughtBy] = ()
+    data: TrainingData,
+    run: Run,
+    result: Fit,
+    *,
+    recipe: Recipe | None,
+    teachers: Sequence[TaughtBy] = (),
+    tau: float = 0.0,
 ) -> Facts:
     return msgspec.structs.replace(
         planned_facts(data, run.train, run.augment, recipe=recipe, teachers=teachers),
         score=result.scores.metric(run.train.metric),
         best_step=result.best_step,
         curve=result.curve,
+        prior_tau=tau or msgspec.UNSET,
     )
 
 
@@ -472,9 +491,10 @@ def _student_checkpoint(
     *,
     recipe: Recipe | None,
     teachers: Sequence[TaughtBy] = (),
+    tau: float = 0.0,
 ) -> StudentCheckpoint:
     carried = carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None
-    facts = _facts(data, run, result, recipe=recipe, teachers=teachers)
+    facts = _facts(data, run, result, recipe=recipe, teachers=teachers, tau=tau)
     reference = group_reference(data.train, data.valid, modality)
     return StudentCheckpoint(
         modality=data.train.spec.modality(modality),
@@ -486,9 +506,9 @@ def _student_checkpoint(
     )
 
 
-def visible_labels(train: Windows, *, share: float, seed: int) -> Labels:
-    """Gives the labels that training may see: a share of them by class, the others hidden; share 1 keeps all."""
-    return hide_labels(train.labels, label_subset(train.labels, share=share, seed=seed))
+def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:
+    """Gives the labels that training may see, the others hidden: a share of them by class, or those of whole groups."""
+    return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
 
 
 def with_learning_rate(run: Run, learning_rate: float) -> Run:

@@ -42,7 +42,7 @@ class StudyFolder:
 
     def fold(self, seed: int) -> FoldData:
         """Gives the windows of a seed's fold, with the labels that training may see."""
-        return fold_data(self.dataset, seed=seed, label_share=self.conditions.label_share)
+        return fold_data(self.dataset, seed=seed, labelled=self.conditions.labelled)
 
 
 def run_in(train: TrainConfig, folder: StudyFolder, run_dir: Path, seed: int, on_step: OnStep) -> Run:

@@ -18,6 +18,7 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distil.method import Method
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
@@ -80,7 +81,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         dataset_sha256: of the dataset's content.
         modality: the student's.
-        label_share: share of the training windows whose labels anyone sees.
+        label_share: share of the training windows whose labels anyone sees; 1 where whole groups are labelled.
+        labelled_groups: how many whole groups show their labels; unset where a share does, as in names of before.
         self_training: train a second generation of every teacher on the unlabelled windows too.
         teacher_train: how teachers are trained; seeds are the trials'.
         student_train: how students are trained; seeds and learning rates are the trials'.
@@ -90,11 +92,17 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dataset_sha256: str
     modality: str
     label_share: float
+    labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
     self_training: bool
     teacher_train: TrainConfig
     student_train: TrainConfig
     augment: AugmentConfig
     threads: int
+
+    @property
+    def labelled(self) -> Labelled:
+        """Gives what is labelled."""
+        return Labelled(share=self.label_share, groups=self.labelled_groups or None)
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

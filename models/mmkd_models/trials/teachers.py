@@ -17,6 +17,7 @@ import torch
 from mmkd_models.distil.mixing import together
 from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.losses.goal import Goal
+from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep
@@ -92,7 +93,7 @@ def run_teacher(folder: StudyFolder, teacher: TeacherChoice, seed: int, *, on_st
 
 def _train(
     folder: StudyFolder, teacher: TeacherChoice, seed: int, path: Path, on_step: OnStep
-) -> tuple[float, Sequence[Teacher]]:
+) -> tuple[float, Sequence[Teacher | Committee]]:
     """Writes the checkpoint of one member; gives its score and its networks."""
     conditions, config = folder.conditions, teacher_config(teacher.preset)
     data = folder.fold(seed).training.with_modalities(teacher.modalities)
@@ -138,5 +139,5 @@ def teacher_outcome(folder: StudyFolder, teacher: TeacherChoice, seed: int) -> O
     return found
 
 
-def _networks(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint) -> Sequence[Teacher]:
+def _networks(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint) -> Sequence[Teacher | Committee]:
     return (checkpoint.network(),) if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.networks()

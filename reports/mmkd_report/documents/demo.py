@@ -12,7 +12,16 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.figures import NULL, OF_CLASSES, Guessing, Measure, Split, Spread
+from mmkd_report.documents.figures import (
+    NULL,
+    OF_CLASSES,
+    Guessing,
+    LabelLeak,
+    LabelledGroups,
+    Measure,
+    Split,
+    Spread,
+)
 from mmkd_report.documents.reading import typed
 from mmkd_report.errors import DocumentError
 
@@ -157,12 +166,16 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One modality: its student, what it is compared with, and what distillation bought.
 
     `gap_points` is what the teacher is better by than labels only, `over_teacher_points` the student than the teacher.
+    `taught_rocket` learns from the same teacher as the student; the other rivals from labels alone.
     """
 
     student: Network
     baseline: Network | None = None
     extra_trees: Rival | None = None
     mini_rocket: Rival | None = None
+    rocket_and_trees: Rival | None = None
+    multi_rocket_hydra: Rival | None = None
+    taught_rocket: Rival | None = None
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None
     gap_points: Gain | None = None
@@ -227,7 +240,13 @@ class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole document; `kind`, `metric` and `measures` are written where the task is not one of classes."""
+    """The whole document; `kind`, `metric` and `measures` are written where the task is not one of classes.
+
+    Attributes:
+        label_share: of the training windows; None where whole groups are labelled.
+        labelled_groups: these; None where a share is labelled.
+        labels_spread_in_time: what a share of the labels tells of the others.
+    """
 
     format_version: int
     dataset: DemoDataset
@@ -235,6 +254,8 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     students: dict[str, Contest]
     command: str | None = None
     label_share: float | None = None
+    labelled_groups: LabelledGroups | None = None
+    labels_spread_in_time: LabelLeak | None = None
     split: Split | None = None
     seeds: tuple[int, ...] = ()
     mean_gain_points: Gain | None = None

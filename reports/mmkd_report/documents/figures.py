@@ -122,6 +122,32 @@ class Guessing(msgspec.Struct, frozen=True, kw_only=True):
     is_better: bool
 
 
+class LabelledGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """Whole groups of the training windows that show their labels, where all others show none.
+
+    Attributes:
+        labelled: how many.
+        of: how many groups the training windows of each seed have.
+    """
+
+    labelled: int
+    of: tuple[int, ...]
+
+
+class LabelLeak(msgspec.Struct, frozen=True, kw_only=True):
+    """Labels spread in time over the unlabelled training windows, without any sensor.
+
+    Attributes:
+        figure: what that scores on them, in the first measure.
+        guessing: the same beside guessing.
+        leaks: whether it is far above guessing, so that a random share of labels leaks through time.
+    """
+
+    figure: Spread
+    guessing: Guessing
+    leaks: bool
+
+
 SplitBy = Literal["groups", "own folds", "own split"]
 
 

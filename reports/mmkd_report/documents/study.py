@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.figures import OF_CLASSES, Guessing, Measure, Split, Spread
+from mmkd_report.documents.figures import OF_CLASSES, Guessing, LabelLeak, LabelledGroups, Measure, Split, Spread
 from mmkd_report.documents.reading import typed
 from mmkd_report.errors import DocumentError
 
@@ -42,7 +42,9 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         mode: `grid` trains everything on every seed; `search` looks on the search's seeds for what is worth that.
         modality: the student's.
-        label_share: share of the training windows whose labels anyone saw.
+        label_share: share of the training windows whose labels anyone saw; None where whole groups were labelled.
+        labelled_groups: these; None where a share was labelled.
+        labels_spread_in_time: what a share of the labels tells of the others; None where nobody looked.
         metric: what validation maximised, and what the study chose by.
         told_by: the measure that gains are told in, where it is another one.
         search_seeds: seeds (and folds) of the search; empty for a grid.
@@ -58,7 +60,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: str
     modality: str
-    label_share: float
+    label_share: float | None
     metric: str
     told_by: str | msgspec.UnsetType = msgspec.UNSET
     search_seeds: tuple[int, ...]
@@ -72,6 +74,8 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     budget_hours: float | None = None
     max_latency_ms: float | None = None
     max_parameters: int | None = None
+    labelled_groups: LabelledGroups | None = None
+    labels_spread_in_time: LabelLeak | None = None
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +161,9 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
     """A rival without a network on the same sensor and labels: scores, or why there are none.
 
-    `valid_score` is None where a seed was judged by an earlier release.
+    Attributes:
+        valid_score: None where a seed was judged by an earlier release.
+        teacher: what taught it beside the labels; None of those that only see labels.
     """
 
     name: str
@@ -165,6 +171,7 @@ class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
     test: ScoreTable | None
     reason: str = ""
     valid_score: Spread | None = None
+    teacher: str | None = None
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):

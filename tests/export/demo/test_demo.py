@@ -82,6 +82,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
 
 
+RIVALS_ASKED = (
+    "--rival: expected one of extra_trees, mini_rocket, rocket_and_trees, multi_rocket_hydra, taught_rocket, got "
+    "'arima'; choose one of them"
+)
+
+
 def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
     command = [
         str(Path(sys.executable).with_name("mmkd-demo")),
@@ -93,6 +99,7 @@ def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
         "4",
         "--duration-s",
         "0.4",
+        *(() if "--labelled-groups" in options else ("--label-share", "0.1")),
         *options,
     ]
     pipe = subprocess.PIPE
@@ -354,6 +361,18 @@ def test_options_of_another_run_are_refused(tiny: Dataset, first: First, other: 
             ["--modality", "acc", "--modality", "acc"],
             "modalities: expected each name once, got acc, acc; name each once",
         ),
+        (
+            ["--labelled-groups", "2", "--label-share", "0.1"],
+            "--labelled-groups 2: expected it without --label-share, got --label-share 0.1 too; leave one of them out",
+        ),
+        (
+            ["--labelled-groups", "7"],
+            (
+                "labelled groups: expected 1 to 6 of the labelled groups that dataset 'line 3' trains on, got 7; "
+                "choose another number"
+            ),
+        ),
+        (["--rival", "arima"], RIVALS_ASKED),
         (["--label-share", "0"], "label share: expected above 0 and up to 1, got 0.0; 0.1 keeps a tenth of the labels"),
     ],
 )

@@ -24,6 +24,7 @@ from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.train_config import TrainConfig
@@ -130,7 +131,7 @@ def figure_of(kind: str, truth: NDArray[np.generic], logits: NDArray[np.float32]
 def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown], kind: str) -> None:
     one, name = shown[kind], "mae" if kind == "regression" else "macro_f1"
     folder = fold_folder(one.out, 0)
-    test = fold_data(one.dataset, seed=0, label_share=0.5).test
+    test = fold_data(one.dataset, seed=0, labelled=Labelled(share=0.5)).test
     gyro = test.with_modalities(("gyro",))
     students = {who: read_student(folder / "gyro" / f"{who}.ckpt").network() for who in ("baseline", "student")}
     logits = {who: logits_of(network, gyro, modality="gyro") for who, network in students.items()}

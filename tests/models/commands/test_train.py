@@ -94,10 +94,25 @@ def test_a_teacher_is_trained_and_the_next_command_named(
     checkpoint = read_teacher(folder / "teacher.ckpt")
     parameters = sum(parameter.numel() for parameter in checkpoint.network().parameters())
     assert teacher.returncode == 0
+    assert checkpoint.committee is not None
+    states = [checkpoint.state, *checkpoint.further]
+    members = [
+        f"member {number}      {member.kind:<11} balanced_accuracy {member.score:.3f}, weight {member.weight:.2f}, "
+        f"{sum(tensor.numel() for tensor in state.values()):,} values, {seconds} s"
+        for number, (member, state, seconds) in enumerate(
+            zip(
+                checkpoint.committee.members,
+                states,
+                re.findall(r"values, (.*) s$", teacher.stdout, re.MULTILINE),
+                strict=True,
+            )
+        )
+    ]
     assert teacher.stdout.splitlines() == [
         "modalities    acc, gyro",
         f"parameters    {parameters:,}",
-        f"validation    balanced_accuracy {checkpoint.facts.score:.3f} at step 6 of 6",
+        f"validation    balanced_accuracy {checkpoint.facts.score:.3f} of the members together",
+        *members,
         "logs          tensorboard --logdir teacher.ckpt.run",
         f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt",
     ]

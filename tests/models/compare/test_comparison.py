@@ -26,6 +26,7 @@ from mmkd_models.compare.comparison import (
 )
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult
 from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_student, read_teacher, write_teacher
@@ -73,27 +74,27 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 def test_a_fold_shares_no_group_between_its_parts(machines: Dataset) -> None:
     for seed in range(5):
-        data = fold_data(machines, seed=seed, label_share=0.5)
+        data = fold_data(machines, seed=seed, labelled=Labelled(share=0.5))
         groups = [set(part.groups) for part in (data.training.train, data.training.valid, data.test)]
         assert sum(map(len, groups)) == len(set.union(*groups)) == 10
 
 
 def test_hidden_labels_are_minus_one_and_nobody_elses(machines: Dataset) -> None:
-    data = fold_data(machines, seed=1, label_share=0.5)
+    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5))
     train = data.training.train
     truth = machines.everything().labels[train.rows]
     assert [int((train.labels == label).sum()) for label in (0, 1, 2, -1)] == [6, 6, 6, 18]
     assert np.array_equal(train.labels, np.where(train.labels < 0, -1, truth))
     assert (data.training.valid.labels >= 0).all()
     assert (data.test.labels >= 0).all()
-    assert np.array_equal(train.labels, fold_data(machines, seed=1, label_share=0.5).training.train.labels)
+    assert np.array_equal(train.labels, fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training.train.labels)
 
 
 def test_every_network_is_what_its_training_gives_on_the_folds_labels(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Path, FoldResult]
 ) -> None:
     out, _ = finished
-    data = fold_data(machines, seed=1, label_share=0.5).training
+    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
     run = Run(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
     teacher = self_train(data, train_teacher(data, teacher_config("tiny"), run), run)
     kept = read_teacher(teacher_path(out, "tiny"))
@@ -114,7 +115,7 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Path, FoldResult]
 ) -> None:
     out, result = finished
-    data = fold_data(machines, seed=1, label_share=0.5).training
+    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
     tried = []
     for rate in config.baseline_learning_rates:
         train = msgspec.structs.replace(config.student_train, seed=1, learning_rate=rate)
@@ -129,7 +130,7 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
     machines: Dataset, finished: tuple[Path, FoldResult]
 ) -> None:
     out, result = finished
-    test = fold_data(machines, seed=1, label_share=0.5).test
+    test = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).test
     for name in ("student", "baseline"):
         network = read_student(out / "acc" / f"{name}.ckpt").network()
         found = getattr(result.students["acc"], name)
@@ -196,13 +197,13 @@ def test_a_fold_that_is_made_in_parts_is_the_same_fold(
     assert [[(part.stage, part.modality, part.block) for part in phase] for phase in phases] == [
         [("teacher", None, None), ("baseline", "acc", None), ("rivals", "acc", None)],
         [("answers", None, 0), ("answers", None, 1), ("answers", None, 2), ("answers", None, 3)],
-        [("student", "acc", None)],
+        [("student", "acc", None), ("taught", "acc", None)],
     ]
     for phase in phases:
         for part in reversed(phase):  # none needs another of its phase
             make_part(machines, part, lambda step: None)
     left = [[part.stage for part in phase] for phase in parts_of(machines, seed=1, config=config, out=tmp_path)]
-    assert left in ([[], [], []], [["rivals"], [], []])  # MiniRocket may not be installed
+    assert left in ([[], [], []], [["rivals"], [], ["taught"]])  # MiniRocket may not be installed
     assert compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=no_training) == finished[1]
     assert parts_of(machines, seed=1, config=config, out=tmp_path) == ((), (), ())
 
@@ -212,7 +213,7 @@ def test_a_student_learns_from_answers_that_were_kept_in_blocks(
 ) -> None:
     (copy / "acc" / "student.ckpt").unlink()
     (copy / "fold.json").unlink()
-    _, answers, (student,) = parts_of(machines, seed=1, config=config, out=copy)
+    _, answers, (student, *_) = parts_of(machines, seed=1, config=config, out=copy)
     for part in answers:
         make_part(machines, part, lambda step: None)
     asked = 0

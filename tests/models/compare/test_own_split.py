@@ -27,6 +27,7 @@ from mmkd_models.compare.summary import demo_document
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import part_of_windows
+from mmkd_models.data.labelled import ALL
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.study.run import prepare_study
 from mmkd_models.train_config import TrainConfig
@@ -58,13 +59,13 @@ def finished(
 
 
 def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(dataset: Dataset) -> None:
-    data = fold_data(dataset, seed=0, label_share=1.0)
+    data = fold_data(dataset, seed=0, labelled=ALL)
     assert [part.rows.tolist() for part in (data.training.train, data.training.valid, data.test)] == [
         list(range(32)),
         list(range(32, 48)),
         list(range(48, 56)),
     ]
-    assert message_of(lambda: fold_data(dataset, seed=1, label_share=1.0)) == (
+    assert message_of(lambda: fold_data(dataset, seed=1, labelled=ALL)) == (
         "fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
         f"to have more, {ASK}"
     )

@@ -17,13 +17,13 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Recording, Windows, write_dataset, write_recordings
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import Batch, BatchSource, channel_statistics
+from mmkd_models.data.batches import Batch, BatchSource, channel_movement, channel_statistics
 
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
 COUNT = 12
 
 
-def plain_but(**changes: float) -> AugmentConfig:
+def plain_but(**changes: float | str) -> AugmentConfig:
     return msgspec.structs.replace(PLAIN, **changes)
 
 
@@ -356,3 +356,43 @@ def test_a_channel_that_never_changes_or_is_never_there_has_usable_statistics(tm
     assert mean[1:].tolist() == [1000.0, 0.0]
     assert std[1] == pytest.approx(1e-3)
     assert std[2] == 1.0
+
+
+def slow_windows(tmp_path: Path) -> Windows:
+    """Two channels at levels from 1 to 8,000; in every window one moves by 0.5 and 2 about its level, the other not."""
+    level = np.array([1.0, 20.0, 400.0, 8000.0])[:, None, None]
+    wave = np.array([-1.0, 1.0] * 5)[:, None] * np.array([[0.5, 0.0]])
+    values = level + np.stack([wave, wave, 4 * wave, wave])
+    spec = ModalitySpec(name="a", channels=("x", "still"), rate_hz=1.0, samples=10)
+    splits = {
+        name: {"a": values + shift, "labels": np.arange(4) % 2, "groups": np.arange(4) + 10 * shift}
+        for shift, name in enumerate(("train", "valid", "test"))
+    }
+    made = write_dataset(tmp_path / "slow", name="slow", labels=["a", "b"], modalities=[spec], splits=splits)
+    return made.split("train")
+
+
+def test_movement_is_the_median_spread_about_each_windows_own_mean(tmp_path: Path) -> None:
+    windows = slow_windows(tmp_path)
+    moves, still = channel_movement(windows, "a").tolist()
+    assert moves == pytest.approx(0.5, rel=1e-3)  # of 0.5, 0.5, 2 and 0.5; float32 at a level of 8,000
+    assert still == pytest.approx(1e-4 * channel_statistics(windows, "a")[1][1])
+
+
+def test_noise_of_a_window_is_measured_in_its_movement_and_not_in_its_level(tmp_path: Path) -> None:
+    windows = slow_windows(tmp_path)
+    plain, noisy = (source(windows, plain_but(unit="window", noise=n), batch=4).at(0) for n in (0.0, 0.1))
+    added = (noisy.inputs["a"][0] - plain.inputs["a"][0])[..., 0]
+    assert float(added.std()) == pytest.approx(0.05, rel=0.3)  # 0.1 of 0.5, from 40 draws
+    drowned = source(windows, plain_but(noise=0.1), batch=4).at(0).inputs["a"][0] - plain.inputs["a"][0]
+    assert float(drowned[..., 0].std()) > 100
+
+
+def test_gain_of_a_window_leaves_its_level(tmp_path: Path) -> None:
+    windows = slow_windows(tmp_path)
+    plain, scaled = (source(windows, plain_but(unit="window", gain=g), batch=4).at(0) for g in (0.0, 0.5))
+    before, after = plain.inputs["a"][0], scaled.inputs["a"][0]
+    np.testing.assert_allclose(after.mean(1), before.mean(1), rtol=1e-5)
+    ratio = after.std(1)[:, 0] / before.std(1)[:, 0]
+    assert bool(((ratio > 0.49) & (ratio < 1.51)).all())
+    assert len(np.unique(ratio.round(decimals=3))) == 4

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
-from mmkd_models.evaluate.rivals import extra_trees_judged, mini_rocket_judged, window_statistics
+from mmkd_models.evaluate.outcome import Outcome
+from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged, window_statistics
+from mmkd_models.evaluate.rockets import taught_targets
+from mmkd_models.evaluate.settled import averaged, best_temperature, probabilities_of, settled_answers
 from mmkd_models.metrics.classes import Scores
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -113,9 +116,15 @@ def test_a_window_of_one_sample_has_finite_statistics() -> None:
     assert np.isfinite(window_statistics(np.array([[[2.0]], [[np.nan]]], dtype=np.float32))).all()
 
 
+def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[Outcome, ...]:
+    found = rival_judged(rival, train, parts, modality="acc", seed=0)
+    assert not isinstance(found, str), found
+    return found
+
+
 def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
     train, test = swings()
-    for judged in extra_trees_judged(train, (test, test), modality="acc", seed=0):  # once trained, twice asked
+    for judged in judged_by("extra_trees", train, test, test):  # once trained, twice asked
         scores = judged.class_scores
         assert isinstance(scores, Scores)
         assert (scores.accuracy, scores.confusion) == (1.0, ((8, 0), (0, 8)))
@@ -124,25 +133,85 @@ def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
 def test_extra_trees_of_the_same_seed_answer_the_same(swings: MakeWindows) -> None:
     train, test = swings()
     few = train.subset(np.arange(4))
-    assert extra_trees_judged(few, (test,), modality="acc", seed=3) == extra_trees_judged(
-        few, (test,), modality="acc", seed=3
-    )
+    assert judged_by("extra_trees", few, test) == judged_by("extra_trees", few, test)
 
 
 def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> None:
     plain, test = swings()
     mixed, _ = swings(unlabelled=True)
     assert len(mixed) == 2 * len(plain)
-    expected = extra_trees_judged(plain.subset(np.arange(3)), (test,), modality="acc", seed=0)
+    expected = judged_by("extra_trees", plain.subset(np.arange(3)), test)
     hidden = mixed.with_labels(np.where(np.arange(32) < 3, mixed.labels, -1))
-    assert extra_trees_judged(hidden, (test,), modality="acc", seed=0) == expected
+    assert judged_by("extra_trees", hidden, test) == expected
 
 
 def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: MakeWindows) -> None:
+    pytest.importorskip("aeon")
     train, test = swings(unlabelled=True)
     threads = torch.get_num_threads()
-    for judged in mini_rocket_judged(train, (test, train), modality="acc", seed=0):
-        assert judged.scores.accuracy == 1.0
+    for judged in judged_by("mini_rocket", train, test, train):
+        assert judged.scores.metric("accuracy") == 1.0
     assert torch.get_num_threads() == threads
     # Other kinds of numba's threads bring a second OpenMP beside torch's, which slows every later training.
     assert numba.threading_layer() == "workqueue"
+
+
+def test_mini_rocket_answers_as_the_classifier_of_aeon_does(swings: MakeWindows) -> None:
+    rockets = pytest.importorskip("aeon.classification.convolution_based")
+    train, test = swings()
+    (judged,) = judged_by("mini_rocket", train.subset(np.arange(5)), test)
+    series = [np.nan_to_num(one.take(np.arange(len(one)))["acc"]).transpose(0, 2, 1) for one in (train, test)]
+    classifier = rockets.MiniRocketClassifier(random_state=0).fit(series[0][:5], train.labels[:5])
+    assert judged.scores.metric("accuracy") == np.mean(classifier.predict(series[1]) == test.labels)
+
+
+def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWindows) -> None:
+    pytest.importorskip("aeon")
+    train, test = swings()
+    few = train.with_labels(np.where(np.arange(16) < 2, train.labels, -1))
+    swapped = Contestants(
+        train=few,
+        parts=(test, test),
+        modality="acc",
+        seed=0,
+        teach=lambda windows: np.eye(2)[1 - train.labels],  # a teacher that always errs
+    )
+    judged = swapped.judged("taught_rocket")
+    assert not isinstance(judged, str)
+    assert judged[1].scores.metric("accuracy") == 0.0
+    assert Contestants(train=few, parts=(test, test), modality="acc", seed=0).judged("taught_rocket") == (
+        "there is no teacher here that could teach it"
+    )
+
+
+def test_a_taught_rocket_learns_half_the_label_and_half_the_answer_where_there_is_a_label(swings: MakeWindows) -> None:
+    train, _ = swings()
+    two = train.subset(np.arange(2)).with_labels(np.array([1, -1]))
+    taught = np.array([[0.8, 0.2], [0.8, 0.2]])
+    # q = (0.4, 0.6) and (0.8, 0.2); the target is 2 q - 1
+    np.testing.assert_allclose(taught_targets(two, taught), [[-0.2, 0.2], [0.6, -0.6]])
+
+
+def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
+    certain, unsure = np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])
+    mean = probabilities_of(averaged(certain, unsure, kind="classification"), kind="classification")
+    np.testing.assert_allclose(mean, [[0.7, 0.3]])
+    numbers = averaged(np.array([[1.0]]), np.array([[4.0]]), kind="regression")
+    np.testing.assert_allclose(numbers, [[2.5]])
+
+
+def test_the_temperature_makes_the_labels_of_validation_likeliest() -> None:
+    # Three of four windows are right at equal logits: the likeliest probability is 3/4, a difference of log(3).
+    logits, labels = np.tile([[10.0, 0.0]], (4, 1)), np.array([0, 0, 0, 1])
+    assert 10 / best_temperature(logits, labels, kind="classification") == pytest.approx(math.log(3), rel=0.02)
+    several = np.array([[5.0], [5.0], [5.0], [5.0]])
+    on = np.array([[1], [1], [1], [0]], dtype=np.uint8)
+    assert 5 / best_temperature(several, on, kind="multi_label") == pytest.approx(math.log(3), rel=0.02)
+
+
+def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
+    train, test = swings()
+    raw = np.random.default_rng(0).normal(size=(16, 2))
+    (settled,) = settled_answers([raw], train=train, valid=test)
+    np.testing.assert_array_equal(settled.argmax(1), raw.argmax(1))
+    assert settled[0, 0] / raw[0, 0] == pytest.approx(settled[5, 1] / raw[5, 1])

@@ -488,3 +488,29 @@ def test_the_exported_graph_uses_only_plain_operators(samples: int) -> None:
     logits, probabilities = program.module()(*example)
     torch.testing.assert_close(logits, network.student(*example).logits)
     torch.testing.assert_close(probabilities, logits.softmax(-1))
+
+
+def test_with_movement_a_window_at_a_great_level_shows_what_it_shows_at_none() -> None:
+    spec = modality(samples=40, channels=2)
+    front = FrontEnd(spec, 8, movement=True)
+    front.std.fill_(40.0)
+    front.movement.fill_(0.5)
+    values, present = window(spec, missing=0.2)
+    series, spectrum, statistics = front(values, present)
+    shifted = front((values + 60.0) * present, present)
+    assert series.shape == (3, 40, 8)
+    np.testing.assert_allclose(shifted[0][..., 2:], series[..., 2:], atol=1e-3)  # float32 at a level of 60
+    np.testing.assert_allclose(shifted[1], spectrum, atol=1e-2)
+    means, moved = statistics[:, :2], statistics[:, 2:16]  # then spread, extremes, step, skewness, kurtosis, slope
+    np.testing.assert_allclose(shifted[2][:, :2] - means, 1.5, atol=1e-5)
+    np.testing.assert_allclose(shifted[2][:, 2:16], moved, atol=1e-3)
+
+
+def test_the_slope_is_of_time_from_minus_one_to_one_in_units_of_movement() -> None:
+    spec = modality(samples=5, channels=1)
+    front = FrontEnd(spec, 2, movement=True)
+    front.movement.fill_(2.0)
+    values = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]).reshape(1, 5, 1)
+    statistics = front(values, torch.ones_like(values))[2]
+    # Moved: -1, -0.5, 0, 0.5, 1; time: the same; their mean product.
+    assert float(statistics[0, 7]) == pytest.approx(0.5)

@@ -16,7 +16,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.commands.study import run_study
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
-from mmkd_models.evaluate.rivals import extra_trees_judged
+from mmkd_models.data.labelled import ALL
+from mmkd_models.evaluate.rivals import rival_judged
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 from mmkd_models.training.predict import logits_of
 
@@ -60,7 +61,7 @@ def _study(dataset: Dataset, path: Path) -> Studied:
 
 def figures_of(dataset: Dataset, student: StudentCheckpoint) -> dict[str, float]:
     """On the test windows of fold 0, by plain sums."""
-    test = fold_data(dataset, seed=0, label_share=1.0).test
+    test = fold_data(dataset, seed=0, labelled=ALL).test
     logits = logits_of(student.network(), test.with_modalities(("acc",)), modality="acc")
     if dataset.spec.task.kind == "multi_label":
         return {"subset_accuracy": float(((logits >= 0) == (test.labels == 1)).all(1).mean())}
@@ -96,9 +97,11 @@ def test_the_document_says_what_its_figures_are(
     assert document["facts"].get("told_by") == ("mae" if numbers else None)
     assert [one["name"] for one in document["measures"]] == list(document["entries"][0]["test"])
     assert document["measures"][0]["unit"] == ("rpm" if numbers else "%")
-    fold = fold_data(rigs[kind], seed=0, label_share=1.0)
+    fold = fold_data(rigs[kind], seed=0, labelled=ALL)
     parts = (fold.training.valid, fold.test)
-    valid, test = extra_trees_judged(fold.training.train, parts, modality="acc", seed=0)
+    judged = rival_judged("extra_trees", fold.training.train, parts, modality="acc", seed=0)
+    assert not isinstance(judged, str)
+    valid, test = judged
     (rival,) = document["rivals"]
     first = document["measures"][0]["name"]
     assert rival["test"][first]["mean"] == pytest.approx(test.scores.metric(first))

@@ -24,6 +24,7 @@ import study_cases as cases
 from mmkd_edge.errors import MmkdError, PerformanceError, UsageError
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.study.progress import Snapshot, state_in_words, study_view
 from mmkd_models.study.run import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student
@@ -130,7 +131,7 @@ def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_wind
             entry = Entry(student="tiny", method=row.method, teacher=row.teacher)
             trial = Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
             network = read_student(folder.of_trial(trial) / "student.ckpt").network()
-            test = fold_data(machines, seed=seed, label_share=0.5).test.with_modalities(("acc",))
+            test = fold_data(machines, seed=seed, labelled=Labelled(share=0.5)).test.with_modalities(("acc",))
             expected = scores_of(network, test, modality="acc")
             assert row.test["balanced_accuracy"].per_seed[place] == expected.balanced_accuracy
             assert row.test["macro_f1"].per_seed[place] == expected.macro_f1

@@ -16,6 +16,7 @@ import study_cases as cases
 from mmkd_edge.errors import UsageError
 from mmkd_models.compare.comparison import fold_data
 from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
 from mmkd_models.metrics.classes import scores_from_answers
 from mmkd_models.study.run import study
 from mmkd_models.study.table import score_table, smallest_near_best
@@ -122,7 +123,7 @@ def test_teachers_together_are_judged_by_their_mean_probabilities(
     machines: Dataset, mixed: tuple[Path, StudyDocument]
 ) -> None:
     out, document = mixed
-    folder, test = folder_of(machines, out), fold_data(machines, seed=0, label_share=0.5).test
+    folder, test = folder_of(machines, out), fold_data(machines, seed=0, labelled=Labelled(share=0.5)).test
     total = np.zeros((len(test), 3))
     for one in folder.space.teachers[2].members:
         network = read_teacher(folder.of_teacher(one, 0) / "teacher.ckpt").network()

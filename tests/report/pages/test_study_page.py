@@ -338,6 +338,29 @@ def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(
     assert first_sentence(searched) == expected
 
 
+def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Document) -> None:
+    taught = {"name": "taught_rocket", "teacher": "acc+gyro:small", "valid_score": spread([0.99] * 3)}
+    searched["rivals"].append(searched["rivals"][0] | taught | {"test": table([0.99, 0.98, 0.97])})
+    assert first_sentence(searched).startswith(f"Use {CHOSEN}")
+    page = render_study(searched)
+    assert "MiniRocket, taught by the same teacher" in page
+    assert "But on test" not in page
+
+
+def test_a_study_of_labelled_groups_says_so(searched: Document) -> None:
+    searched["facts"] |= {"label_share": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
+    assert "Labels of 4 of 12 to 13 groups to train on are seen" in render_study(searched)
+    section = study_section(read_study(searched))
+    assert section.startswith("## exercises, gyro, 4 of 12 to 13 groups labelled\n")
+    assert "people and machines never seen (3 folds), 4 of 12 to 13 groups labelled; intervals" in section
+
+
+def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched: Document) -> None:
+    guess = {"figure": 0.2, "low": 0.8, "high": 0.9, "is_better": True}
+    searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "guessing": guess, "leaks": True}
+    assert "labels of neighbouring windows tell 84.0\u202f% of the unlabelled ones" in render_study(searched)
+
+
 def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: Document, parse: Any) -> None:
     entry = searched["entries"][2]
     entry["guessing"] = {"figure": 0.7, "low": 0.65, "high": 0.8, "is_better": False}

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import loaded, windows_of
-from mmkd_models.data.files import RECORDINGS, Arrays
+from mmkd_models.data.files import RECORDINGS, Arrays, file_of
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message
@@ -142,6 +144,10 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
         yield f"no groups: scores are of {split_facts(windows).judged_on.partition(';')[0]}, which {_UNKNOWN}"
     if windows.folds is not None:
         yield f"{len(np.unique(windows.folds))} folds of whole groups"
+    if windows.columns:
+        yield f"columns: {columns_text(windows)}"
+    if windows.times is not None:
+        yield f"times: {times_text(windows.times)}"
     unlabelled = _counted((~windows.labelled).sum(), "unlabelled window")
     yield f"{_task_fact(windows)}; {unlabelled}"
     for name, found in scan.modalities.items():
@@ -151,6 +157,21 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
         text += f", {_counted(whole, 'window')} without any value"
         outside = int(found.outside.sum())
         yield text + (f", {_counted(outside, 'value')} outside the range" if outside else "")
+
+
+def columns_text(windows: Windows) -> str:
+    """Gives the columns and how many values each has: `machine (3 values), shift (2 values)`."""
+    return ", ".join(
+        f"{name} ({_counted(len(np.unique(values)), 'value')})" for name, values in windows.columns.items()
+    )
+
+
+def times_text(times: npt.NDArray[np.float64]) -> str:
+    """Gives the first and the last start of a window: `2026-11-02T06:00:00Z to 2026-11-06T21:59:58Z`."""
+    return " to ".join(
+        datetime.fromtimestamp(float(seconds), tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for seconds in (times.min(), times.max())
+    )
 
 
 def _task_fact(windows: Windows) -> str:
@@ -166,9 +187,10 @@ def _task_fact(windows: Windows) -> str:
 
 
 def _unused_files(path: Path, arrays: Arrays) -> Iterator[str]:
-    for file in sorted(path.rglob("*.npy")):
+    read = set(map(file_of, arrays))
+    for file in sorted([*path.rglob("*.npy"), *path.rglob("*.npz")]):
         name = file.relative_to(path).as_posix()
-        if name not in arrays:
+        if name not in read:
             yield f"{name}: nothing reads this file; describe it in dataset.json or remove it"
 
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.data.checking.check import split_numbers
+from mmkd_models.data.checking.check import split_numbers, times_text
 from mmkd_models.data.checking.scan import ModalityScan, scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import RECORDINGS, is_cut_from_recordings
@@ -87,6 +87,9 @@ class Description:
         split: how windows that judge are set apart from those that train.
         folds: number of windows of each fold, None without folds.
         recordings: None where windows are stored ready.
+        columns: how many different values each column has.
+        times: the first and the last start of a window in words, empty where nobody knows.
+        episodes: how many, None without.
     """
 
     name: str
@@ -101,6 +104,9 @@ class Description:
     split: Split
     folds: dict[str, int] | None
     recordings: RecordingFacts | None
+    columns: dict[str, int]
+    times: str
+    episodes: int | None
 
 
 def describe_dataset(dataset: Dataset) -> Description:
@@ -124,6 +130,9 @@ def describe_dataset(dataset: Dataset) -> Description:
         split=split_facts(windows),
         folds=None if folds is None else {str(name): int(count) for name, count in zip(*folds, strict=True)},
         recordings=_recording_facts(dataset),
+        columns={name: len(np.unique(values)) for name, values in windows.columns.items()},
+        times="" if windows.times is None else times_text(windows.times),
+        episodes=None if windows.episodes is None else len(np.unique(windows.episodes)),
     )
 
 

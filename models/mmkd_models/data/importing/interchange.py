@@ -1,15 +1,16 @@
 """The interchange form, one `.npz` of arrays, read into a dataset directory.
 
 Owns that form: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
-unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,),
-`unit_<modality>` and `range_<modality>` (2,); in place of `y` and `classes` numbers `targets` (N, M), NaN for unknown,
-and `target_names` (M,). Refuses pickled arrays. Other arrays are left out and named.
+unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,), `time` (N,) in
+UTC seconds, `episode` (N,), `column_<name>` (N,), `unit_<modality>` and `range_<modality>` (2,); in place of `y` and
+`classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). Refuses pickled arrays.
+Other arrays are left out and named.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from mmkd_models.data.writer import write_dataset
 
 _OF_CLASSES = ("y", "classes")
 _OF_TARGETS = ("targets", "target_names")
-_COLUMNS = {"groups": "group", "folds": "fold"}
+_COLUMNS = {"groups": "group", "folds": "fold", "times": "time", "episodes": "episode"}
+_FACT = "column_"
 _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_")
 
 
@@ -57,6 +59,7 @@ def import_interchange(
     target: str | None = None,
     unit: str = "",
     targets: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> ImportReport:
     """Reads an interchange file and writes a dataset directory.
 
@@ -69,6 +72,7 @@ def import_interchange(
         target: make a regression of the file's target of this name; None makes classes of `y`.
         targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,
             on where it is not 0, `NAME<VALUE` or `NAME>VALUE`. The condition is the label's name.
+        columns: names of further arrays (N,) to keep as columns, beside those called `column_<name>`.
 
     Raises:
         DatasetError: the file is no interchange file, or what it holds breaks the contract of docs/datasets.md.
@@ -80,7 +84,8 @@ def import_interchange(
     arrays = _load(file)
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
     required = (*(_OF_CLASSES if target is None and not targets else _OF_TARGETS), "split")
-    _check(file, arrays, names, required=required)
+    facts = _facts(file, arrays, columns)
+    _check(file, arrays, names, required=required, facts=facts.values())
     task, labels = _task(file, arrays, target=target, unit=unit, conditions=targets)
     for unknown in sorted(set(per_group) - set(names)):
         raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
@@ -92,11 +97,11 @@ def import_interchange(
         name=file.stem if name is None else name,
         labels=task,
         modalities=[_modality(file, arrays, name, per_group=name in per_group) for name in names],
-        splits=_splits(arrays, {**values, "labels": labels}),
+        splits=_splits(arrays, {**values, "labels": labels}, {name: arrays[key] for name, key in facts.items()}),
         source=source,
         licence=licence,
     )
-    used = {*required, *_COLUMNS.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
+    used = {*required, *_COLUMNS.values(), *facts.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
     return ImportReport(
         dataset=dataset,
         infinite={name: count for name, count in infinite.items() if count},
@@ -172,7 +177,23 @@ def _load(file: Path) -> dict[str, AnyArray]:
         ) from error
 
 
-def _check(file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str], *, required: Sequence[str]) -> None:
+def _facts(file: Path, arrays: Mapping[str, AnyArray], wanted: Sequence[str]) -> dict[str, str]:
+    """Which array each column is."""
+    for name in wanted:
+        if name not in arrays:
+            raise UsageError(f"{file}: column {name!r} is not in it; choose among {', '.join(arrays)}")
+    own = {key.removeprefix(_FACT): key for key in arrays if key.startswith(_FACT)}
+    return {**own, **{name: name for name in wanted}}
+
+
+def _check(
+    file: Path,
+    arrays: Mapping[str, AnyArray],
+    names: Sequence[str],
+    *,
+    required: Sequence[str],
+    facts: Iterable[str],
+) -> None:
     missing = [key for key in required if key not in arrays]
     missing += [
         f"{prefix}{name}" for name in names for prefix in ("rate_", "channels_") if f"{prefix}{name}" not in arrays
@@ -186,7 +207,7 @@ def _check(file: Path, arrays: Mapping[str, AnyArray], names: Sequence[str], *, 
     rows = required[0]
     counted = "labels in y" if rows == "y" else "rows of targets"
     count = arrays[rows].shape[:1]
-    for key in ("split", *_COLUMNS.values(), *(f"x_{name}" for name in names)):
+    for key in ("split", *_COLUMNS.values(), *facts, *(f"x_{name}" for name in names)):
         if key in arrays and arrays[key].shape[:1] != count:
             raise DatasetError(
                 f"{file}: {key}: expected one row for each of the {count[0] if count else 0} {counted},"
@@ -228,9 +249,14 @@ def _modality(file: Path, arrays: Mapping[str, AnyArray], name: str, *, per_grou
     )
 
 
-def _splits(arrays: Mapping[str, AnyArray], values: Mapping[str, AnyArray]) -> dict[str, dict[str, AnyArray]]:
+def _splits(
+    arrays: Mapping[str, AnyArray], values: Mapping[str, AnyArray], facts: Mapping[str, AnyArray]
+) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
     columns = {column: arrays[key] for column, key in _COLUMNS.items() if key in arrays}
-    return {
-        split: {key: array[arrays["split"] == number] for key, array in {**values, **columns}.items()}
-        for number, split in enumerate(SPLIT_NAMES)
-    }
+    found: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
+    for number, split in enumerate(SPLIT_NAMES):
+        here = arrays["split"] == number
+        found[split] = {key: array[here] for key, array in {**values, **columns}.items()}
+        if facts:
+            found[split]["columns"] = {name: array[here] for name, array in facts.items()}
+    return found

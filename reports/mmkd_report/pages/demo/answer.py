@@ -11,16 +11,28 @@ from mmkd_report.documents.demo import Contest, DemoDocument, Gain
 from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.words.formats import is_figure, listed, share, things
 from mmkd_report.words.guessing import beside_guessing, is_refuted
+from mmkd_report.words.labelled import leak_sentence, of_groups
 from mmkd_report.words.measures import difference, figure, gain_interval, size_of, told, with_gain_unit
 
-RIVALS = (("extra_trees", "extra-trees"), ("mini_rocket", "MiniRocket"))
+RIVALS = (
+    ("extra_trees", "extra-trees"),
+    ("mini_rocket", "MiniRocket"),
+    ("rocket_and_trees", "MiniRocket and extra-trees averaged"),
+    ("multi_rocket_hydra", "MultiRocket-Hydra"),
+)
+"""Field and name of what learns from labels alone; MiniRocket that the teacher taught is no rival of a student."""
+
+_ALWAYS = ("extra_trees", "mini_rocket")  # others are named where they were run
 _MORE_AND_LESS = ("adds {}", "costs {}")
 MOST_NAMED = 3  # sensors whose gains still read well in one sentence
 
 
 def question(demo: DemoDocument) -> str:
     """The question of the page in the words of the set."""
-    if demo.label_share is None:
+    if demo.labelled_groups is not None:
+        was = "was" if demo.labelled_groups.labelled == 1 else "were"
+        setting = f"Everything was recorded, {of_groups(demo.labelled_groups)} {was} labelled."
+    elif demo.label_share is None:
         setting = "Everything was recorded."
     elif demo.label_share < 1:
         setting = f"Everything was recorded, {share(demo.label_share)} was labelled."
@@ -56,7 +68,10 @@ def recommendation(demo: DemoDocument) -> str:
     student, rivals = mean_of(contest.student.valid_score), validated_rivals(contest)
     if not is_figure(student) or not rivals:
         return ""
-    own, unknown = told(student, measure), [name for _, name in RIVALS if name not in rivals]
+    own = told(student, measure)
+    unknown = [
+        name for key, name in RIVALS if name not in rivals and (key in _ALWAYS or getattr(contest, key) is not None)
+    ]
     first = max(rivals, key=lambda name: rivals[name])
     if rivals[first] >= student:
         theirs = told(rivals[first], measure)
@@ -64,6 +79,11 @@ def recommendation(demo: DemoDocument) -> str:
     beaten = listed([f"{name} {told(score, measure)}" for name, score in rivals.items()])
     tail = f"; {' and '.join(unknown)} {'was' if len(unknown) == 1 else 'were'} not validated" if unknown else ""
     return f"Recommended: the student of {best}, ahead on validation with {own} of {beaten}{tail}."
+
+
+def leak(demo: DemoDocument) -> str:
+    """That the share of labels leaks through time, where it does; else empty."""
+    return leak_sentence(demo.labels_spread_in_time, demo.label_share, demo.told_by, split=demo.split)
 
 
 def is_judged(demo: DemoDocument) -> bool:

@@ -67,7 +67,10 @@ def _scores(contest: Contest, measure: Measure) -> Iterator[tuple[str, Spread]]:
     competitors = {
         "extra_trees": contest.extra_trees,
         "mini_rocket": contest.mini_rocket,
+        "rocket_and_trees": contest.rocket_and_trees,
+        "multi_rocket_hydra": contest.multi_rocket_hydra,
         "baseline": contest.baseline,
+        "taught_rocket": contest.taught_rocket,
         "student": contest.student,
     }
     for role, competitor in competitors.items():

@@ -26,6 +26,9 @@ ROLE_NAMES = {
     "teacher": "Teacher",
     "extra_trees": "Extra-trees",
     "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "MiniRocket + trees",
+    "multi_rocket_hydra": "MultiRocket-Hydra",
+    "taught_rocket": "MiniRocket, taught",
     "baseline": "Labels only",
     "student": "Distilled student",
 }
@@ -117,11 +120,24 @@ def _modality_group(name: str, contest: Contest, demo: DemoDocument) -> ResultGr
     rows = [
         _rival_row("extra_trees", contest.extra_trees, demo),
         _rival_row("mini_rocket", contest.mini_rocket, demo),
+        *(_rival_row(key, rival, demo) for key, rival in further_rivals(contest).items() if key != "taught_rocket"),
     ]
     if contest.baseline is not None:
         rows.append(_network_row("baseline", contest.baseline, demo))
+    if contest.taught_rocket is not None:
+        rows.append(_rival_row("taught_rocket", contest.taught_rocket, demo))
     rows.append(_network_row("student", contest.student, demo, gain=contest.gain_points, gap=gap_text(contest)))
     return ResultGroup(title=name, rows=tuple(rows))
+
+
+def further_rivals(contest: Contest) -> dict[str, Rival]:
+    """What was run beside the two that always are, by its field."""
+    further = {
+        "rocket_and_trees": contest.rocket_and_trees,
+        "multi_rocket_hydra": contest.multi_rocket_hydra,
+        "taught_rocket": contest.taught_rocket,
+    }
+    return {key: rival for key, rival in further.items() if rival is not None}
 
 
 def _network_row(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkd_report.documents.demo import DemoDocument, Network, read_demo
-from mmkd_report.pages.demo.answer import answer, best_student, question, teacher_name
+from mmkd_report.pages.demo.answer import answer, best_student, leak, question, teacher_name
 from mmkd_report.pages.demo.charts import accuracy_panels, attention_pair, curve_panels, missing_charts
 from mmkd_report.pages.demo.key_figures import key_figures
 from mmkd_report.pages.demo.tables import (
@@ -26,6 +26,7 @@ from mmkd_report.pages.demo.tables import (
     written_spread,
 )
 from mmkd_report.pages.page import render_page
+from mmkd_report.words.labelled import what_is_labelled
 from mmkd_report.words.measures import labels_in_words, told
 
 
@@ -50,6 +51,8 @@ def render_demo(document: Mapping[str, Any]) -> str:
             "demo": demo,
             "question": question(demo),
             "answer": answer(demo),
+            "leak": leak(demo),
+            "labelled": "" if demo.labelled_groups is None else what_is_labelled(demo.labelled_groups),
             "best": best,
             "best_bundle": demo.students[best].bundle if best is not None else None,
             "best_reference": demo.students[best].reference if best is not None else None,

@@ -18,12 +18,22 @@ from mmkd_report.documents.study import (
 from mmkd_report.words.formats import TIMES, is_figure, magnitude, share, significant, things, with_unit
 from mmkd_report.words.guessing import beside_guessing, is_refuted
 from mmkd_report.words.key_figure import KeyFigure
+from mmkd_report.words.labelled import leak_sentence
 from mmkd_report.words.measures import difference, figure, gain_interval, size_of, told, with_gain_unit
 
-RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
+RIVAL_NAMES = {
+    "extra_trees": "extra-trees",
+    "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "MiniRocket and extra-trees averaged",
+    "multi_rocket_hydra": "MultiRocket-Hydra",
+    "taught_rocket": "MiniRocket, taught by the same teacher",
+}
 _RIVALS_IN_WORDS = {
     "extra_trees": "extra-trees on window statistics",
     "mini_rocket": "MiniRocket's features on windows",
+    "rocket_and_trees": "MiniRocket and extra-trees averaged",
+    "multi_rocket_hydra": "MultiRocket's and Hydra's features on windows",
+    "taught_rocket": "MiniRocket's features, taught by the same teacher,",
 }
 
 
@@ -67,7 +77,15 @@ def caution(study: StudyDocument) -> str:
         said.append(f"The study is not complete: {done}{expected}; the same command continues it.")
     if len(study.facts.seeds) == 1:
         said.append("One seed has no spread: another fold may say something else.")
-    return " ".join(said)
+    said.append(study_leak(study))
+    return " ".join(one for one in said if one)
+
+
+def study_leak(study: StudyDocument) -> str:
+    """That the share of labels leaks through time, where it does; else empty."""
+    facts = study.facts
+    leak, share_of_labels = facts.labels_spread_in_time, facts.label_share
+    return leak_sentence(leak, share_of_labels, study.measures[0], split=study.dataset.split)
 
 
 def written(spread: Spread, measure: Measure) -> str:
@@ -101,6 +119,8 @@ def _validated_rivals(study: StudyDocument) -> Iterator[tuple[float, float, str]
     entry = chosen_entry(study)
     own = dict(zip(entry.seeds, entry.valid_score.per_seed, strict=False))
     for rival in study.rivals:
+        if rival.teacher is not None:
+            continue  # it is what this study is for as well
         found = rival.valid_score
         theirs = {} if found is None else dict(zip(rival.seeds, found.per_seed, strict=False))
         both = [seed for seed in own if seed in theirs]
@@ -183,7 +203,7 @@ def _against_rivals(study: StudyDocument) -> str:
             continue
         name, score = _in_words(rival.name), rival.test[measure.name]
         told_score, verb = written(score, measure), "score" if measure.is_share else "have"
-        if measure.rank(score.mean) > measure.rank(own.mean):
+        if rival.teacher is None and measure.rank(score.mean) > measure.rank(own.mean):
             better = f"{told_score}, the student {written(own, measure)}"
             sentences.append(f"But on test {name} of the same sensor are ahead: {better}.")
         else:

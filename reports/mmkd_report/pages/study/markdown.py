@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_report.documents.study import StudyDocument
+from mmkd_report.pages.study.answer import study_leak
 from mmkd_report.pages.study.table import TableRow, result_groups
 from mmkd_report.words.formats import NOTHING, for_terminal, listed, plain, things
+from mmkd_report.words.labelled import labelled_title
 from mmkd_report.words.measures import difference, gain_interval, with_gain_unit
 
 
@@ -16,7 +18,7 @@ def study_section(study: StudyDocument) -> str:
     head = ["model", *(f"{one.words}, {one.unit}" if one.unit else one.words for one in study.measures)]
     head += [f"{told.gain_heading.lower()} (95 % interval)", "gap recovered", "parameters", "latency"]
     lines = [
-        f"## {study.dataset.name}, {facts.modality}, {facts.label_share:.0%} labelled",
+        f"## {study.dataset.name}, {facts.modality}, {labelled_title(facts.label_share, facts.labelled_groups)}",
         "",
         "```sh",
         study.command,
@@ -36,7 +38,7 @@ def judged_on(study: StudyDocument) -> str:
     split, folds = study.dataset.split, len(study.facts.seeds)
     of_folds = "" if split is not None and split.by == "own split" else f" ({things(folds, 'fold')})"
     windows = "people and machines never seen" if split is None else split.judged_on
-    return f"{windows}{of_folds}, {study.facts.label_share:.0%} labelled"
+    return f"{windows}{of_folds}, {labelled_title(study.facts.label_share, study.facts.labelled_groups)}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -65,6 +67,8 @@ def _notes(study: StudyDocument) -> Iterator[str]:
         f"Students had {facts.student_steps} steps, teachers {facts.teacher_steps}; every method chose its learning "
         f"rate by validation among {listed([plain(rate) for rate in facts.learning_rates])}."
     )
+    if leak := study_leak(study):
+        yield leak
     yield f"Chosen by validation: {chosen.method}, {chosen.student}."
     if study.selection is not None and len(facts.seeds) > 1:
         gain = study.selection.gain_points[told.name]

@@ -22,6 +22,7 @@ from mmkd_report.pages.study.answer import answer, caution, key_figures, questio
 from mmkd_report.pages.study.charts import effect_panels, gain_panels, pareto, score_panels
 from mmkd_report.pages.study.table import result_groups
 from mmkd_report.words.formats import NOTHING, count, plain, share, significant
+from mmkd_report.words.labelled import what_is_labelled
 from mmkd_report.words.measures import figure, labels_in_words
 
 _AS_USUAL = (None, "none", "fresh")  # what a recipe says where it asks for nothing special
@@ -43,6 +44,7 @@ def render_study(document: Mapping[str, Any]) -> str:
     """
     study = read_study(document)
     best, latency = chosen_entry(study), study.recommendation.latency
+    groups = study.facts.labelled_groups
     return render_page(
         "study.html.j2",
         {
@@ -54,6 +56,7 @@ def render_study(document: Mapping[str, Any]) -> str:
             "chosen_by": study.chosen_by,
             "labels": labels_in_words(study.dataset.kind, study.dataset.labels),
             "question": question(study),
+            "labelled": "" if groups is None else what_is_labelled(groups),
             "answer": answer(study),
             "caution": caution(study),
             "key_figures": key_figures(study),

@@ -1,0 +1,109 @@
+"""How `mmkd-data import recipe.toml` and `mmkd-data recipe` look: the way there, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmkd_edge.command.run import require_modules
+from mmkd_models.data.spec import SPLIT_NAMES
+
+if TYPE_CHECKING:
+    from mmkd_models.data.importing.from_recipe import RecipeReport
+
+_PLAIN_EVERY_S = 10.0
+_MEGABYTE = 1e6
+
+
+def run_recipe(file: Path, out: Path | None) -> list[str]:
+    """Carries a recipe out, or tries it where `out` is None, and gives what to say about it."""
+    require_modules(("polars",), by="mmkd-data import of a recipe", extra="import")
+    from mmkd_models.data.importing.from_recipe import import_recipe, try_recipe
+    from mmkd_models.data.importing.recipe import read_recipe
+
+    recipe = read_recipe(file)
+    with reading_bar(f"reading {file}") as tell:
+        if out is None:
+            report = try_recipe(recipe, file.parent, tell=tell)
+        else:
+            report = import_recipe(recipe, file.parent, out, tell=tell)
+    return [*clock_lines(report), *window_lines(report)]
+
+
+def clock_lines(report: RecipeReport) -> list[str]:
+    """A line for each sensor: files, rate, jitter, drift and gaps; the worst recording is named."""
+    lines = []
+    for sensor in report.sensors:
+        clocks = [one for one in report.clocks if one.sensor == sensor.name]
+        text = f"{sensor.name}: {report.files[sensor.name]} files, {' '.join(sensor.channels)}, {sensor.rate_hz:g} Hz"
+        if clocks:
+            jitter = max(clocks, key=lambda one: one.facts.jitter_p99_ms)
+            drift = max(clocks, key=lambda one: abs(one.drift_ppm))
+            gap = max(clocks, key=lambda one: one.facts.longest_gap_s)
+            text += (
+                f"; jitter p99 up to {jitter.facts.jitter_p99_ms:.3g} ms ({jitter.recording}), drift up to"
+                f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(one.facts.gaps for one in clocks)}"
+            )
+            text += f", the longest {gap.facts.longest_gap_s:.3g} s ({gap.recording})" if gap.facts.gaps else ""
+        lines.append(text)
+    return lines
+
+
+def window_lines(report: RecipeReport) -> list[str]:
+    """Windows of each class and split, what was left out and why, and what is not known."""
+    built = report.built
+    spec = built.dataset.spec
+    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
+    lines = [f"{spec.name}: {sum(spec.splits.values())} windows of {built.recordings} recordings ({counts})"]
+    for name in spec.task.labels:
+        lines.append(f"  {name}: " + ", ".join(f"{split} {built.classes[split][name]}" for split in SPLIT_NAMES))
+    lines += [f"left out: {count} windows {reason}" for reason, count in built.left_out.items()]
+    lines += [f"absent: {text}; its windows are NaN there" for text in built.absent]
+    if not built.has_times:
+        lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
+    for split in SPLIT_NAMES[1:]:
+        missing = [name for name, count in built.classes[split].items() if not count]
+        if missing:
+            lines.append(
+                f"warning: {split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
+            )
+    return lines
+
+
+@contextmanager
+def reading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives an observer of the bytes that are read: a bar with the time left, plain lines where nobody watches."""
+    if not sys.stderr.isatty():
+        yield _plain_lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
+
+
+def _plain_lines(title: str) -> Callable[[int, int], None]:
+    begun = time.monotonic()
+    last = begun
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PLAIN_EVERY_S:
+            last = now
+            left_s = (now - begun) * (total - done) / max(done, 1)
+            sys.stderr.write(f"{title}: {done / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB, {left_s:.0f} s left\n")
+            sys.stderr.flush()
+
+    return show

@@ -1,0 +1,126 @@
+"""Windows of recordings on their grids: where each starts, what it is of, and which are left out.
+
+Owns the plan of an import. Holds no values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.importing.clock import time_text
+from mmkd_models.data.importing.intervals import known_labels, majority, refuse_overlaps
+from mmkd_models.data.importing.recipe import LabelRule, WindowRule
+from mmkd_models.data.importing.recorded import Interval, Recorded
+from mmkd_models.data.importing.series import SECOND_NS, Floats, Times
+from mmkd_models.data.sources import first_sample, window_starts_s
+
+_WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cut:
+    """The windows of one recording, in order of time.
+
+    Attributes:
+        starts_s: (W,) seconds from the origin of the recording's grids.
+        labels: (W,) text, empty for unlabelled.
+        groups: (W,) text, or None where the split asks for no group.
+        columns: (W,) text each.
+        left_out: how many windows were not taken, by reason.
+    """
+
+    starts_s: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.object_]
+    groups: npt.NDArray[np.object_] | None
+    columns: Mapping[str, npt.NDArray[np.object_]]
+    left_out: Mapping[str, int]
+
+
+def cut(
+    recorded: Recorded,
+    grids: Mapping[str, Floats],
+    modalities: Sequence[ModalitySpec],
+    *,
+    origin_ns: int,
+    labels: LabelRule,
+    windows: WindowRule,
+    group: str,
+) -> Cut:
+    """Plans the windows of a recording.
+
+    Raises DatasetError where labels overlap or are unknown, or a window has no group.
+    """
+    lengths = [len(grids[modality.name]) for modality in modalities]
+    starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
+    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    length_ns = round(windows.length_s * SECOND_NS)
+    found = _labels(recorded, labels, starts_ns, length_ns)
+    names = dict.fromkeys([*windows.columns, *([group] if group else [])])
+    facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
+    reasons = {"without any value": ~_filled(grids, modalities, starts_s)}
+    if group:
+        groups, at_start = facts[group], _fact(recorded, group, starts_ns, 2)
+        reasons[f"with more than one {group}"] = (groups == "") & (at_start != "")
+        _refuse_no_group(recorded, group, at_start, starts_ns)
+    if labels.unlabelled == "drop":
+        reasons["without a label"] = found == ""
+    keep = np.ones(len(starts_s), dtype=bool)
+    left_out: Counter[str] = Counter()
+    for reason, mask in reasons.items():
+        left_out[reason] += int((keep & mask).sum())
+        keep &= ~mask
+    return Cut(
+        starts_s=starts_s[keep],
+        labels=found[keep],
+        groups=facts[group][keep] if group else None,
+        columns={name: facts[name][keep] for name in windows.columns},
+        left_out=left_out,
+    )
+
+
+def _labels(recorded: Recorded, rule: LabelRule, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
+    if rule.path:
+        value = recorded.parts.get(rule.path, "")
+        known_labels([Interval(start_ns=0, end_ns=0, value=value, place=recorded.name)], rule)
+        return np.full(len(starts_ns), "" if value in rule.ignore else value, dtype=object)
+    given = recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
+    intervals = known_labels(given, rule)
+    refuse_overlaps(intervals)
+    return majority(intervals, starts_ns, length_ns, purity=rule.purity)
+
+
+def _fact(recorded: Recorded, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
+    """The value of a part of the path, or of a column where it is the same all through the window; else empty."""
+    if name in recorded.parts:
+        return np.full(len(starts_ns), recorded.parts[name], dtype=object)
+    runs = [run for run in recorded.runs.get(name, ()) if run.value]
+    return majority(runs, starts_ns, length_ns, purity=_WHOLE)
+
+
+def _refuse_no_group(recorded: Recorded, group: str, at_start: npt.NDArray[np.object_], starts_ns: Times) -> None:
+    none = np.flatnonzero(at_start == "")
+    if len(none):
+        when = time_text(int(starts_ns[none[0]])) if recorded.is_utc else f"{starts_ns[none[0]] / SECOND_NS:g} s"
+        raise DatasetError(
+            f"{recorded.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
+            f" ({len(none)} such); fill it in, or choose another 'split.group'"
+        )
+
+
+def _filled(
+    grids: Mapping[str, Floats], modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """(W,) whether any sensor has a value in the window."""
+    filled = np.zeros(len(starts_s), dtype=bool)
+    for modality in modalities:
+        there = np.concatenate([[0], np.cumsum((~np.isnan(grids[modality.name])).any(axis=1))])
+        first = first_sample(starts_s, modality.rate_hz)
+        filled |= there[first + modality.samples] > there[first]
+    return filled

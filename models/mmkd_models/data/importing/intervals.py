@@ -1,0 +1,167 @@
+"""Stretches of time with a value: read from files, made of columns, refused where they overlap, asked about windows.
+
+Owns what a label file says. Cuts nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.clock import Clock
+from mmkd_models.data.importing.patterns import found_files
+from mmkd_models.data.importing.readers.block import require_columns, texts
+from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
+from mmkd_models.data.importing.recipe import LabelRule
+from mmkd_models.data.importing.recorded import Interval
+from mmkd_models.data.importing.series import SECOND_NS, Times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Intervals of the recordings whose path has these parts."""
+
+    parts: Mapping[str, str]
+    interval: Interval
+
+    def is_of(self, parts: Mapping[str, str]) -> bool:
+        """Whether this is a recording with such parts."""
+        return all(parts.get(name) == value for name, value in self.parts.items())
+
+
+def read_intervals(folder: Path, rule: LabelRule) -> list[Labelled]:
+    """Reads all interval files of a rule. Raises DatasetError with the line of the first fault."""
+    files = found_files(folder, rule.files)
+    if not files:
+        raise DatasetError(f"'labels.files': expected files, found none at {folder / rule.files}; correct the pattern")
+    found: list[Labelled] = []
+    for file in files:
+        found += _of_file(file.path, file.parts, rule)
+    return found
+
+
+def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[Labelled]:
+    layout = layout_of(file, rule)
+    wanted = [rule.start, rule.end, rule.label, *rule.match.values()]
+    require_columns(f"{file}:1", layout.names, wanted)
+    start, end = Clock(rule, rule.start), Clock(rule, rule.end)
+    found: list[Labelled] = []
+    for block in csv_blocks(file, layout, list(dict.fromkeys(wanted))):
+        starts, ends = start.read(block)[0], end.read(block)[0]
+        names = texts(block, rule.label, rule)
+        matched = {part: texts(block, column, rule) for part, column in rule.match.items()}
+        offset = round(rule.offset_s * SECOND_NS)
+        for row, name in enumerate(names):
+            place = block.place(row)
+            if ends[row] <= starts[row]:
+                raise DatasetError(
+                    f"{place}: expected an interval that ends after its start, got one of"
+                    f" {(ends[row] - starts[row]) / SECOND_NS:g} s; correct the line"
+                )
+            interval = Interval(
+                start_ns=int(starts[row]) + offset, end_ns=int(ends[row]) + offset, value=name, place=place
+            )
+            here = {part: values[row] for part, values in matched.items()}
+            found.append(Labelled(parts={**parts, **here}, interval=interval))
+    return found
+
+
+def known_labels(intervals: Sequence[Interval], rule: LabelRule) -> list[Interval]:
+    """Gives the intervals that have a label. Raises DatasetError where one is none of the classes."""
+    kept = [one for one in intervals if one.value and one.value not in rule.ignore]
+    for one in kept:
+        if rule.classes and one.value not in rule.classes:
+            raise DatasetError(
+                f"{one.place}: expected a label of {', '.join(rule.classes)}, got {one.value!r};"
+                " add it to 'labels.classes', or to 'labels.ignore'"
+            )
+    return kept
+
+
+def refuse_overlaps(intervals: Sequence[Interval]) -> None:
+    """Raises DatasetError, naming both places, where two intervals share time."""
+    ordered = sorted(intervals, key=lambda one: (one.start_ns, one.end_ns))
+    for first, second in itertools.pairwise(ordered):
+        if second.start_ns < first.end_ns:
+            shared_s = (min(first.end_ns, second.end_ns) - second.start_ns) / SECOND_NS
+            raise DatasetError(
+                f"{second.place}: expected intervals apart, got {second.value!r} that shares {shared_s:g} s with"
+                f" {first.value!r} of {first.place}; correct one of them"
+            )
+
+
+class RunCollector:
+    """Makes intervals of a column that comes block by block: one as long as the value stays."""
+
+    def __init__(self) -> None:
+        self._open: tuple[int, str, str] | None = None
+        self._closed: list[Interval] = []
+
+    def add(self, times: Times, values: Sequence[str], places: Mapping[int, str]) -> None:
+        """Adds rows in order of time.
+
+        Args:
+            places: where each row is whose value differs from the one before.
+        """
+        for row, place in places.items():
+            value = values[row]
+            if self._open is not None and self._open[1] == value:
+                continue
+            self.close(int(times[row]))
+            self._open = (int(times[row]), value, place)
+
+    def close(self, end_ns: int) -> None:
+        """Ends the interval that is open."""
+        if self._open is not None and end_ns > self._open[0]:
+            start_ns, value, place = self._open
+            self._closed.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
+        self._open = None
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """Those that have ended."""
+        return self._closed
+
+
+def changes(values: Sequence[str]) -> list[int]:
+    """Gives the rows whose value differs from the row before, the first one included.
+
+    Example:
+        >>> changes(["a", "a", "b", "a"])
+        [0, 2, 3]
+    """
+    array = np.asarray(values, dtype=object)
+    found: list[int] = np.flatnonzero(np.concatenate([[True], array[1:] != array[:-1]])).tolist() if len(array) else []
+    return found
+
+
+def majority(
+    intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float
+) -> npt.NDArray[np.object_]:
+    """Gives for each window the value that covers at least this share of it, above one half; empty where none does.
+
+    Args:
+        starts_ns: (W,) ascending.
+    """
+    names = sorted({one.value for one in intervals})
+    covered = np.zeros((len(starts_ns), max(1, len(names))), dtype=np.int64)
+    for one in intervals:
+        low = int(np.searchsorted(starts_ns, one.start_ns - length_ns, side="right"))
+        high = int(np.searchsorted(starts_ns, one.end_ns, side="left"))
+        here = starts_ns[low:high]
+        shared = np.minimum(here + length_ns, one.end_ns) - np.maximum(here, one.start_ns)
+        covered[low:high, names.index(one.value)] += np.maximum(shared, 0)
+    best = covered.argmax(axis=1)
+    # Times are rounded to the nanosecond, and so is what a window shares with an interval.
+    most = covered[np.arange(len(best)), best]
+    pure = (most > 0) & (most >= purity * length_ns - 2 * (1 + len(intervals)))
+    found = np.full(len(starts_ns), "", dtype=object)
+    if names:
+        found[pure] = np.array(names, dtype=object)[best[pure]]
+    return found

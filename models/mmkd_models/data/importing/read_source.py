@@ -1,0 +1,321 @@
+"""One source of a recipe: which columns its files have, and how they become series.
+
+Owns the way from a sensor's files to its samples in order, with the line of every fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.clock import Clock, start_ns, time_text
+from mmkd_models.data.importing.intervals import RunCollector, changes
+from mmkd_models.data.importing.patterns import FoundFile
+from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts
+from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
+from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
+from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
+from mmkd_models.data.importing.readers.sound_file import sound_blocks, sound_facts
+from mmkd_models.data.importing.recipe import SUFFIXES, Format, Source
+from mmkd_models.data.importing.recorded import Interval, Sensor
+from mmkd_models.data.importing.series import (
+    SECOND_NS,
+    ClockFacts,
+    Floats,
+    Series,
+    Spool,
+    Times,
+    clock_facts,
+    in_order,
+)
+
+_RATE_DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadSource:
+    """What the files of one sensor gave for one recording."""
+
+    series: list[Series]
+    runs: Mapping[str, list[Interval]]
+    is_utc: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReader:
+    """A source with its columns known.
+
+    Attributes:
+        columns: of the samples, in the order of the sensor's channels; of a tall table its tags.
+        facts: columns that are asked for beside the samples and are in its files.
+        rate_origin: who says which rate it has, for messages.
+    """
+
+    source: Source
+    sensor: Sensor
+    columns: tuple[str, ...]
+    facts: tuple[str, ...]
+    first_file: Path
+    rate_origin: str
+
+    @staticmethod
+    def opened(source: Source, first: FoundFile, *, facts: Sequence[str]) -> SourceReader:
+        """Looks into the first file. Raises DatasetError where a column is missing."""
+        names = _names(source, first.path)
+        found = tuple(name for name in facts if name in names)
+        place = f"{first.path}:1" if _format(source, first.path) == "csv" else str(first.path)
+        used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
+        require_columns(place, names, used)
+        channels = _channels(source, [name for name in names if name not in {*used, *found}])
+        if not channels:
+            raise DatasetError(
+                f"{place}: expected channels beside {', '.join(used)}, got none; name them in 'channels'"
+            )
+        if not source.tag:
+            require_columns(place, names, list(channels.values()))
+        rate_hz, origin = _rate(source, first.path)
+        sensor = Sensor(
+            name=source.modality,
+            channels=tuple(channels),
+            rate_hz=source.resample_hz or rate_hz,
+            unit=source.unit,
+            range=source.range,
+            normalise=source.normalise,
+            native_hz=rate_hz,
+            max_gap_s=source.max_gap_s,
+            resample=source.resample,
+            hold_s=source.hold_s,
+        )
+        return SourceReader(
+            source=source,
+            sensor=sensor,
+            columns=tuple(channels.values()),
+            facts=found,
+            first_file=first.path,
+            rate_origin=origin,
+        )
+
+    def clock_facts(self, series: Series) -> ClockFacts:
+        """Measures the clock of a series of this sensor."""
+        return clock_facts(series, max_gap_s=self.sensor.gap_s)
+
+    def read(
+        self, files: Sequence[FoundFile], scratch: Path, stack: ExitStack, *, told: Callable[[int], None]
+    ) -> ReadSource:
+        """Reads the files of one recording one behind the other.
+
+        Args:
+            stack: closes the scratch files of the series.
+            told: is told the size of each file when it is read.
+
+        Raises DatasetError with the line of the first fault.
+        """
+        reading = _Reading(self, scratch, stack)
+        for file in files:
+            reading.add_file(file)
+            told(file.path.stat().st_size)
+        return reading.finished(files[0].path)
+
+
+class _Reading:
+    """The reading of one recording: what is known between blocks and files."""
+
+    def __init__(self, reader: SourceReader, scratch: Path, stack: ExitStack) -> None:
+        self._reader, self._source = reader, reader.source
+        tall = bool(self._source.tag)
+        width = 1 if tall else len(reader.columns)
+        self._spools = [
+            stack.enter_context(Spool(scratch, f"{self._source.modality}-{number}", width))
+            for number in range(len(reader.columns) if tall else 1)
+        ]
+        self._runs = {name: RunCollector() for name in reader.facts}
+        self._last: list[int | None] = [None] * len(self._spools)
+        self._origin_ns: int | None = None
+        self._count = 0
+        self._is_utc = True
+
+    def add_file(self, file: FoundFile) -> None:
+        source, reader = self._source, self._reader
+        names = _names(source, file.path)
+        wanted = [source.time, source.tag, source.value, source.quality, *reader.facts]
+        wanted += [] if source.tag else list(reader.columns)
+        wanted = list(dict.fromkeys(name for name in wanted if name))
+        place = f"{file.path}:1" if _format(source, file.path) == "csv" else str(file.path)
+        require_columns(
+            place, names, wanted, like="" if file.path == reader.first_file else f" as in {reader.first_file}"
+        )
+        clock = Clock(source, source.time)
+        before = self._count
+        for block in _blocks(source, file.path, wanted):
+            times, kept = clock.read(block) if source.time else self._counted(block, file)
+            self._is_utc = self._is_utc and (clock.is_utc if source.time else bool(source.start))
+            self._add(block, self._corrected(times), kept)
+            self._count += len(times)
+        if self._count == before:
+            raise DatasetError(f"{file.path}: expected rows, got none; remove the file, or write it again")
+
+    def _counted(self, block: Block, file: FoundFile) -> tuple[Times, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        """Times of samples that have none, one behind the other, all files of a recording too."""
+        if self._origin_ns is None and self._source.start:
+            text = self._source.start.format(**file.parts) if "{" in self._source.start else self._source.start
+            self._origin_ns = start_ns(text, self._source, place=str(file.path))
+        rate_hz = self._reader.sensor.own_hz
+        steps = np.arange(self._count, self._count + len(block.frame), dtype=np.float64)
+        times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
+        return times, np.ones(len(times), dtype=bool)
+
+    def _corrected(self, times: Times) -> Times:
+        """Times by a clock that is neither early nor fast."""
+        source = self._source
+        if self._origin_ns is None and len(times):
+            self._origin_ns = int(times[0])
+        if source.clock_ppm:
+            assert self._origin_ns is not None
+            since = (times - self._origin_ns).astype(np.float64) / (1 + source.clock_ppm * 1e-6)
+            times = self._origin_ns + np.rint(since).astype(np.int64)
+        return times + round(source.offset_s * SECOND_NS)
+
+    def _add(self, block: Block, times: Times, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+        source, reader = self._source, self._reader
+        if source.tag:
+            tags = np.array(texts(block, source.tag, source), dtype=object)
+            values = _good_values(block, source)
+            for number, tag in enumerate(reader.columns):
+                rows = np.flatnonzero((tags == tag) & kept)
+                self._append(number, block, times[rows], values[rows], rows)
+        else:
+            rows = np.flatnonzero(kept)
+            values = numbers(block, reader.columns, source)
+            self._append(0, block, times[rows], values[rows], rows)
+        for name, collector in self._runs.items():
+            column = texts(block, name, source)
+            places = {row: block.place(row) for row in changes(column)}
+            collector.add(times, column, places)
+
+    def _append(self, number: int, block: Block, times: Times, values: Floats, rows: Times) -> None:
+        if not len(times):
+            return
+        self._check_order(number, block, times, rows)
+        self._last[number] = int(times[-1])
+        values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
+        self._spools[number].append(times, values)
+
+    def _check_order(self, number: int, block: Block, times: Times, rows: Times) -> None:
+        source = self._source
+        last = self._last[number]
+        steps = np.diff(times, prepend=int(times[0]) - 1 if last is None else last)
+        back = np.flatnonzero(steps < 0) if source.unsorted == "error" else np.zeros(0, dtype=np.int64)
+        same = np.flatnonzero(steps == 0) if source.duplicates == "error" else np.zeros(0, dtype=np.int64)
+        for found, words, cure in (
+            (back, "times that increase", "sort the file, or set unsorted = 'sort'"),
+            (same, "each time once", "set duplicates = 'first', 'last' or 'mean', or correct the times"),
+        ):
+            if len(found):
+                row = int(found[0])
+                before = int(times[row] - steps[row])
+                again = "again" if steps[row] == 0 else f"after {self._told_time(before)}"
+                raise DatasetError(
+                    f"{block.place(int(rows[row]))}: expected {words}, got {self._told_time(int(times[row]))} {again}"
+                    f" ({len(found)} such from there on); {cure}"
+                )
+
+    def _told_time(self, time_ns: int) -> str:
+        return time_text(time_ns) if self._is_utc else f"{time_ns / SECOND_NS:g} s"
+
+    def finished(self, file: Path) -> ReadSource:
+        source = self._source
+        series = [
+            in_order(spool.series(), duplicates=source.duplicates, sort=source.unsorted == "sort")
+            for spool in self._spools
+        ]
+        if source.unsorted == "sort" and source.duplicates == "error":
+            for one in series:
+                same = np.flatnonzero(np.diff(one.times) == 0)
+                if len(same):
+                    raise DatasetError(
+                        f"{file}: expected each time once, got {self._told_time(int(one.times[same[0]]))} again"
+                        f" ({len(same)} such); set duplicates = 'first', 'last' or 'mean', or correct the times"
+                    )
+        if not any(map(len, series)):
+            raise DatasetError(
+                f"{file}: expected samples of {', '.join(self._reader.columns)}, got none; correct 'channels'"
+            )
+        end_ns = max(int(one.times[-1]) for one in series if len(one))
+        period_ns = round(SECOND_NS / self._reader.sensor.own_hz)
+        for collector in self._runs.values():
+            collector.close(end_ns + period_ns)
+        runs = {name: collector.intervals for name, collector in self._runs.items()}
+        return ReadSource(series=series, runs=runs, is_utc=self._is_utc)
+
+
+def _good_values(block: Block, source: Source) -> Floats:
+    """The values of a tall table (rows, 1), NaN where the quality is none that counts."""
+    values = numbers(block, [source.value], source)
+    if source.quality:
+        bad = ~np.isin(np.array(texts(block, source.quality, source), dtype=object), list(source.quality_ok))
+        values = np.where(bad[:, None], np.float32(np.nan), values)
+    return values
+
+
+def _format(source: Source, file: Path) -> Format:
+    if source.format != "auto":
+        return source.format
+    found = SUFFIXES.get(file.suffix.lower())
+    if found is None:
+        raise DatasetError(f"{file}: expected a name that ends in {', '.join(SUFFIXES)}; set 'format'")
+    return found
+
+
+def _names(source: Source, file: Path) -> tuple[str, ...]:
+    match _format(source, file):
+        case "csv":
+            return layout_of(file, source).names
+        case "parquet":
+            return parquet_names(file)
+        case "npz":
+            return npz_names(file)
+        case "wav":
+            return sound_facts(file)[0]
+
+
+def _blocks(source: Source, file: Path, columns: Sequence[str]) -> Iterator[Block]:
+    match _format(source, file):
+        case "csv":
+            return csv_blocks(file, layout_of(file, source), columns)
+        case "parquet":
+            return parquet_blocks(file, columns)
+        case "npz":
+            return npz_blocks(file, columns)
+        case "wav":
+            return sound_blocks(file, columns)
+
+
+def _channels(source: Source, left: Sequence[str]) -> dict[str, str]:
+    """The name of each channel and its column."""
+    if isinstance(source.channels, dict):
+        return dict(source.channels)
+    return {name: name for name in source.channels or left}
+
+
+def _rate(source: Source, file: Path) -> tuple[float, str]:
+    """The rate of the samples and who says so; measured where the recipe does not say."""
+    if _format(source, file) == "wav":
+        rate_hz = sound_facts(file)[1]
+        if source.rate_hz is not None and rate_hz != source.rate_hz:
+            raise DatasetError(f"{file}: expected {source.rate_hz:g} Hz as 'rate_hz' says, got {rate_hz:g}; correct it")
+        return rate_hz, f"as {file} says"
+    if source.rate_hz is not None:
+        return source.rate_hz, "as 'rate_hz' says"
+    clock = Clock(source, source.time)
+    times = np.concatenate([clock.read(block)[0] for block in _blocks(source, file, [source.time])])
+    facts = clock_facts(Series(times=np.unique(times), values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
+    if not np.isfinite(facts.rate_hz):
+        raise DatasetError(
+            f"{file}: expected two rows or more, to tell the rate by, got {facts.samples}; set 'rate_hz'"
+        )
+    return float(f"{facts.rate_hz:.{_RATE_DIGITS}g}"), f"as measured in {file}"

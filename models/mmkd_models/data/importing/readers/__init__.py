@@ -1,0 +1,1 @@
+"""Files of recordings, given out block by block as tables."""

@@ -1,0 +1,112 @@
+"""A block of a file's rows as a table, with the place of each row for messages, and the numbers in it.
+
+Owns the way from columns to numbers. Knows no file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.recipe import Table
+from mmkd_models.data.importing.series import Floats
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Rows that follow each other in a file.
+
+    Attributes:
+        frame: their columns; of text files all are text.
+        place: gives where a row is, for messages: `log.csv:17`.
+    """
+
+    file: Path
+    frame: pl.DataFrame
+    place: Callable[[int], str]
+
+
+def numbers(block: Block, columns: Sequence[str], table: Table) -> Floats:
+    """Gives float32 (rows, C), NaN where there is none.
+
+    Raises DatasetError where a field is no number, with its line.
+    """
+    return np.stack([_column(block, column, table) for column in columns], axis=1)
+
+
+def _column(block: Block, name: str, table: Table) -> Floats:
+    import polars as pl
+
+    column = block.frame[name]
+    if column.dtype == pl.String:
+        text = stripped(column, table)
+        plain = text.str.replace_all(table.thousands, "", literal=True) if table.thousands else text
+        if table.decimal == ",":
+            # A dot is then no decimal sign: 1.5 would be read where 15 or a date was meant.
+            plain = pl.select(pl.when(~plain.str.contains(".", literal=True)).then(plain)).to_series()
+            plain = plain.str.replace(",", ".", literal=True)
+        found = plain.cast(pl.Float64, strict=False)
+        wrong = (text.is_not_null() & found.is_null()).to_numpy()
+    else:
+        text = column
+        found = column.cast(pl.Float64, strict=False)
+        wrong = (column.is_not_null() & found.is_null()).to_numpy()
+    values: npt.NDArray[Any] = found.to_numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        single: Floats = np.asarray(values, dtype=np.float32)
+    wrong = wrong | np.isinf(single)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DatasetError(
+            f"{block.place(row)}: column {name!r}: expected a number, got {text[row]!r}"
+            f" ({int(wrong.sum())} such from there on); {_cure(str(text[row]), table)}"
+        )
+    return single
+
+
+def _cure(text: str, table: Table) -> str:
+    if table.decimal == "." and text.count(",") == 1 and "." not in text:
+        return "set decimal = ',' if that is its sign"
+    if table.decimal == "." and "," in text and "." in text:
+        return "set 'thousands' and 'decimal' to the signs of this file"
+    if table.decimal == "," and "." in text:
+        return "set decimal = '.', or thousands = '.', whichever this sign is"
+    return f"correct it, or add {text!r} to 'null' if it means missing"
+
+
+def stripped(column: pl.Series, table: Table) -> pl.Series:
+    """Gives a text column without blanks around, null where it says that a value is missing."""
+    import polars as pl
+
+    text = column.str.strip_chars()
+    return pl.select(pl.when(~text.is_in(list(table.null))).then(text)).to_series()
+
+
+def texts(block: Block, name: str, table: Table) -> list[str]:
+    """Gives a column as text; empty where there is none."""
+    import polars as pl
+
+    column = block.frame[name]
+    if column.dtype == pl.String:
+        column = stripped(column, table)
+    found: list[str] = column.cast(pl.String).fill_null("").to_list()
+    return found
+
+
+def require_columns(place: str, found: Sequence[str], wanted: Sequence[str], *, like: str = "") -> None:
+    """Raises DatasetError where a column is missing."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DatasetError(
+            f"{place}: expected column {', '.join(map(repr, missing))}{like}, got {', '.join(map(repr, found))};"
+            " correct the name in the recipe, or the file"
+        )

@@ -1,0 +1,213 @@
+"""Text tables in blocks: any encoding, any separator, each row with its line.
+
+Owns the way from bytes to fields. Every field comes as text; what it means is read later.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.recipe import Table
+
+BLOCK_BYTES = 1 << 23
+_SEPARATORS = ",;\t|"
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one text file is laid out.
+
+    Attributes:
+        names: of its columns, in order.
+        first_line: number of the first line of data.
+    """
+
+    encoding: str
+    delimiter: str
+    names: tuple[str, ...]
+    first_line: int
+
+
+def layout_of(file: Path, table: Table) -> Layout:
+    """Reads the first line of a text file.
+
+    Raises DatasetError where it is empty, has another encoding, or its header is none.
+    """
+    encoding = encoding_of(file) if table.encoding == "auto" else table.encoding
+    head = next(_lines(file, encoding), (b"", 1))[0].decode().lstrip("\ufeff").splitlines()
+    if not head:
+        raise DatasetError(f"{file}: expected a table, got an empty file; remove it, or write it again")
+    delimiter = guessed_delimiter(head[0]) if table.delimiter == "auto" else table.delimiter
+    fields = next(csv.reader([head[0]], delimiter=delimiter))
+    if not table.header:
+        return Layout(
+            encoding=encoding, delimiter=delimiter, names=tuple(map(str, range(1, len(fields) + 1))), first_line=1
+        )
+    names = tuple(name.strip() for name in fields)
+    if all(_is_number(name, table) for name in names):
+        raise DatasetError(
+            f"{file}:1: expected the names of the columns, got numbers, {head[0]!r};"
+            " write a header, or set header = false and name columns by their numbers, '1', '2'..."
+        )
+    for name in names:
+        if names.count(name) > 1:
+            places = " and ".join(str(number + 1) for number, other in enumerate(names) if other == name)
+            raise DatasetError(
+                f"{file}:1: expected different names of columns, got {name!r} for columns {places}; rename one"
+            )
+    return Layout(encoding=encoding, delimiter=delimiter, names=names, first_line=2)
+
+
+def csv_blocks(file: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Block]:
+    """Gives these columns of a text file in blocks of whole lines.
+
+    Raises DatasetError, with the line, where a line has another number of fields than the first one.
+    """
+    import polars as pl
+
+    schema = dict.fromkeys(layout.names, pl.String)
+    for data, first_line in _lines(file, layout.encoding):
+        line_of = _line_counter(data, first_line)
+        if first_line == 1 and layout.first_line == 2:
+            data = data.partition(b"\n")[2]
+            line_of = _line_counter(data, 2)
+        rows = _without_blank_lines(data)
+        if not rows.strip():
+            continue
+        _check_fields(file, rows, layout, line_of)
+        frame = pl.read_csv(rows, separator=layout.delimiter, has_header=False, schema=schema)
+        yield Block(file=file, frame=frame.select(columns), place=_placer(file, line_of))
+
+
+def encoding_of(file: Path) -> str:
+    """Gives the encoding that a byte order mark says, else UTF-8, which is checked when the file is read."""
+    with file.open("rb") as opened:
+        head = opened.read(4)
+    return next((name for mark, name in _BOMS if head.startswith(mark)), "utf-8")
+
+
+def guessed_delimiter(line: str) -> str:
+    """Gives the commonest separator of a line; a comma where there is none."""
+    return max(_SEPARATORS, key=line.count)
+
+
+def _is_number(text: str, table: Table) -> bool:
+    try:
+        float(text.replace(table.decimal, "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _placer(file: Path, line_of: Callable[[int], int]) -> Callable[[int], str]:
+    return lambda row: f"{file}:{line_of(row)}"
+
+
+def _lines(file: Path, encoding: str) -> Iterator[tuple[bytes, int]]:
+    """Whole lines as UTF-8, about a block of them, and the number of the first."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    rest, line = b"", 1
+    with file.open("rb") as opened:
+        while raw := opened.read(BLOCK_BYTES):
+            data = rest + _decoded(file, decoder, raw, line + rest.count(b"\n"), encoding)
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            if end:
+                yield data[:end], line
+                line += data.count(b"\n", 0, end)
+    rest += _decoded(file, decoder, b"", line, encoding, final=True)
+    if rest:
+        yield rest, line
+
+
+def _decoded(
+    file: Path, decoder: codecs.IncrementalDecoder, raw: bytes, line: int, encoding: str, *, final: bool = False
+) -> bytes:
+    try:
+        return decoder.decode(raw, final).encode()
+    except UnicodeDecodeError as error:
+        line += error.object[: error.start].count(b"\n")
+        byte = error.object[error.start]
+        guess = next((name for name in ("shift_jis", "cp1252") if _is_decodable(raw, name)), "latin-1")
+        if encoding.startswith("utf-16"):
+            raise DatasetError(
+                f"{file}:{line}: expected text in {encoding}, got an odd byte at its end; copy the file again"
+            ) from error
+        raise DatasetError(
+            f"{file}:{line}: expected text in {encoding}, got byte 0x{byte:02x};"
+            f" set encoding, perhaps to '{guess}', or write the file as UTF-8"
+        ) from error
+
+
+def _is_decodable(raw: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(raw)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _has_blank_lines(data: bytes) -> bool:
+    return data[:1] in (b"\n", b"\r") or b"\n\n" in data or b"\n\r\n" in data
+
+
+def _without_blank_lines(data: bytes) -> bytes:
+    if not _has_blank_lines(data):
+        return data
+    return b"\n".join(line for line in data.splitlines() if line.strip()) + b"\n"
+
+
+def _line_counter(data: bytes, first_line: int) -> Callable[[int], int]:
+    """Gives the line of a row, from 0, of what is left of a block without its blank lines."""
+
+    def line_of(row: int) -> int:
+        if not _has_blank_lines(data):
+            return first_line + row
+        filled = [number for number, line in enumerate(data.split(b"\n")) if line.strip()]
+        return first_line + filled[row]
+
+    return line_of
+
+
+def _check_fields(file: Path, rows: bytes, layout: Layout, line_of: Callable[[int], int]) -> None:
+    """Refuses a line with more or fewer fields than the header: a file cut off, or another separator."""
+    expected = len(layout.names)
+    if b'"' in rows:
+        counts = [len(row) for row in csv.reader(io.StringIO(rows.decode()), delimiter=layout.delimiter)]
+        wrong = [number for number, count in enumerate(counts) if count != expected]
+        found = None if not wrong else (wrong[0], counts[wrong[0]])
+    else:
+        found = _odd_line(rows, layout.delimiter.encode(), expected)
+    if found is None:
+        return
+    row, count = found
+    text = rows.split(b"\n", row + 1)[row].decode().strip()
+    others = [sign for sign in _SEPARATORS if sign != layout.delimiter and text.count(sign) == expected - 1]
+    cure = "correct the line"
+    if others and expected > 1:
+        cure = f"this line has another separator, {others[0]!r}; write all lines with one"
+    elif row == rows.rstrip(b"\n").count(b"\n") and not rows.endswith(b"\n"):
+        cure = "the file seems cut off there; remove the line, or copy the file again"
+    raise DatasetError(
+        f"{file}:{line_of(row)}: expected {expected} fields separated by {layout.delimiter!r}, got {count}; {cure}"
+    )
+
+
+def _odd_line(rows: bytes, delimiter: bytes, expected: int) -> tuple[int, int] | None:
+    """The first line with another number of fields, and that number; None where all are alike."""
+    data = np.frombuffer(rows if rows.endswith(b"\n") else rows + b"\n", dtype=np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    signs = np.flatnonzero(data == ord(delimiter))
+    counts = np.diff(np.searchsorted(signs, ends), prepend=0) + 1
+    wrong = np.flatnonzero(counts != expected)
+    return (int(wrong[0]), int(counts[wrong[0]])) if len(wrong) else None

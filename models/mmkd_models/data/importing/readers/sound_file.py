@@ -1,0 +1,50 @@
+"""Sound files in blocks: samples at the rate that the file says, channels numbered from 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkd_edge.errors import DatasetError, UnavailableError, first_line
+from mmkd_models.data.importing.readers.block import Block
+
+_BLOCK_SAMPLES = 1 << 18
+
+
+def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
+    """Gives the names of the channels and the rate in Hz. Raises DatasetError where the file is no sound."""
+    soundfile = _soundfile()
+    try:
+        facts = soundfile.info(str(file))
+    except (RuntimeError, OSError) as error:
+        raise DatasetError(f"{file}: expected a sound file, got {first_line(error)}; copy it again") from error
+    if not facts.frames:
+        raise DatasetError(f"{file}: expected sound, got a file without samples; remove it, or copy it again")
+    return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)
+
+
+def sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+    """Gives these channels in blocks, full scale is 1."""
+    import polars as pl
+
+    soundfile = _soundfile()
+    first = 0
+    try:
+        for values in soundfile.blocks(str(file), blocksize=_BLOCK_SAMPLES, dtype="float32", always_2d=True):
+            frame = pl.DataFrame({name: values[:, int(name) - 1] for name in columns})
+            start = first
+            yield Block(file=file, frame=frame, place=lambda row, start=start: f"{file}: sample {start + row}")  # type: ignore[misc]
+            first += len(values)
+    except (RuntimeError, OSError) as error:
+        raise DatasetError(f"{file}: expected sound, got {first_line(error)}; copy it again") from error
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UnavailableError(
+            "sound files need soundfile, which this Python lacks; run: pip install 'mmkd-edge[import]'"
+        ) from error
+    return soundfile

@@ -1,0 +1,313 @@
+"""The recipe: which files hold which sensor, how their clocks are read, and how windows are cut, labelled and split.
+
+Owns the words of `recipe.toml` and their checks; docs/your-own-data.md describes every key. Opens no recording.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from mmkd_edge.errors import DatasetError, UsageError, first_line
+from mmkd_edge.spec import Normalise
+
+RECIPE_VERSION = 1
+
+Format = Literal["csv", "parquet", "npz", "wav"]
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".txt": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".npz": "npz",
+    ".wav": "wav",
+    ".flac": "wav",
+    ".ogg": "wav",
+}
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
+Resample = Literal["nearest", "linear", "polyphase", "hold"]
+Duplicates = Literal["error", "first", "last", "mean"]
+_USUAL_NULLS = ("", "NaN", "nan")
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a text file is read and how its clock is; of other formats only what concerns the clock.
+
+    Attributes:
+        time_unit: `auto` takes text as ISO 8601 and numbers as seconds, milliseconds... since 1970, by their size.
+        time_format: of times that are not ISO 8601, in the letters of strptime, `%d.%m.%Y %H:%M:%S`.
+        timezone: where the clock hangs, `Europe/Berlin`; required for local times without an offset.
+        ambiguous: the hour that comes twice when clocks are set back; `infer` tells by the order of lines.
+        nonexistent: the hour that is left out when clocks are set forward.
+        delimiter: between fields; `auto` takes the commonest of the header.
+        null: texts that mean missing.
+    """
+
+    time_unit: TimeUnit = "auto"
+    time_format: str = ""
+    timezone: str = ""
+    ambiguous: Literal["error", "earliest", "latest", "infer"] = "error"
+    nonexistent: Literal["error", "drop"] = "error"
+    offset_s: float = 0.0
+    delimiter: str = "auto"
+    decimal: Literal[".", ","] = "."
+    thousands: str = ""
+    encoding: str = "auto"
+    header: bool = True
+    null: tuple[str, ...] = _USUAL_NULLS
+
+
+class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sensor: its files and what is in them.
+
+    Attributes:
+        files: a pattern relative to the recipe; `*` is any text, `{person}` too, which then has this name.
+        format: `auto` goes by the file's suffix.
+        time: the column of times; empty where there is none, only `rate_hz` and perhaps `start`.
+        start: when the first sample was taken, ISO 8601; a name in braces is that part of the path.
+        rate_hz: samples per second, checked against the times; None measures it in the first file.
+        clock_ppm: by how many millionths the clock runs fast.
+        channels: columns, or names with the column of each; none means all that are not used otherwise.
+        max_gap_s: nothing is interpolated across more than this; None is one and a half periods.
+        resample_hz: the rate in the dataset; None is `rate_hz`.
+        tag: of a historian's tall table, the column that says which channel a row is of.
+        quality_ok: values of the column `quality` that count; rows with others are missing.
+        hold_s: how long a value that is reported on change stays true.
+    """
+
+    modality: str
+    files: str
+    format: Literal["auto", "csv", "parquet", "npz", "wav"] = "auto"
+    time: str = ""
+    start: str = ""
+    rate_hz: float | None = None
+    clock_ppm: float = 0.0
+    channels: tuple[str, ...] | dict[str, str] = ()
+    unit: str = ""
+    scale: float = 1.0
+    range: tuple[float, float] | None = None
+    normalise: Normalise = "none"
+    duplicates: Duplicates = "error"
+    unsorted: Literal["error", "sort"] = "error"
+    max_gap_s: float | None = None
+    resample: Resample = "linear"
+    resample_hz: float | None = None
+    tag: str = ""
+    value: str = ""
+    quality: str = ""
+    quality_ok: tuple[str, ...] = ()
+    hold_s: float | None = None
+
+
+class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What says which class a window is of: one of `path`, `column` and `files`.
+
+    Attributes:
+        path: the part of the path that is the class.
+        column: a column of one of the sources.
+        files: interval files, a pattern as of a source; `start`, `end` and `label` are their columns.
+        match: part of the path -> column of the interval file, where one file is of several recordings.
+        classes: in this order; none takes what is found, sorted.
+        ignore: labels that count as none.
+        purity: the share of a window that one label must cover.
+    """
+
+    path: str = ""
+    column: str = ""
+    files: str = ""
+    start: str = "start"
+    end: str = "end"
+    label: str = "label"
+    match: dict[str, str] = {}
+    classes: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    purity: float = 0.8
+    unlabelled: Literal["keep", "drop"] = "drop"
+
+
+class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How windows are cut.
+
+    Attributes:
+        stride_s: from the start of one window to the next; None is their length.
+        cover: `all`: only while every sensor records; `any`: also where some are missing.
+        columns: parts of the path or columns of a source that are kept beside the label.
+    """
+
+    length_s: float
+    stride_s: float | None = None
+    cover: Literal["all", "any"] = "all"
+    columns: tuple[str, ...] = ()
+
+    @property
+    def hop_s(self) -> float:
+        """Seconds from the start of one window to the next."""
+        return self.length_s if self.stride_s is None else self.stride_s
+
+
+class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who trains, who chooses and who judges.
+
+    Attributes:
+        group: the part of the path, or the column, that never straddles splits; empty splits each recording by time.
+        valid: a share of the windows, or the names of the groups.
+        test: likewise.
+        folds: deal the groups into so many; the first judges, the second chooses.
+        gap_s: windows of one recording in different splits are at least so far apart.
+        drop_copies: leave out windows that are equal to one of another split.
+    """
+
+    group: str = ""
+    valid: float | tuple[str, ...] = 0.2
+    test: float | tuple[str, ...] = 0.2
+    folds: int | None = None
+    gap_s: float = 0.0
+    drop_copies: bool = False
+    seed: int = 0
+
+
+class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the dataset is called, where it comes from, and the terms of its use."""
+
+    name: str = ""
+    source: str = ""
+    licence: str = ""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of `recipe.toml`."""
+
+    version: int
+    source: tuple[Source, ...]
+    labels: LabelRule
+    windows: WindowRule
+    dataset: DatasetFacts = DatasetFacts()
+    split: SplitRule = SplitRule()
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Reads and checks a recipe.
+
+    Raises UsageError where there is no such file, DatasetError where it is no recipe; the message lists every problem.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file}: expected a recipe (.toml), found no such file; draft one with mmkd-data recipe")
+    try:
+        recipe = msgspec.toml.decode(file.read_bytes(), type=Recipe)
+    except msgspec.ValidationError as error:
+        raise DatasetError(f"{file}: {error}; docs/your-own-data.md describes every key") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise DatasetError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
+    except ImportError as error:  # Python 3.10 has no TOML reader of its own
+        raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
+    refuse(file, list(recipe_problems(recipe)))
+    return recipe
+
+
+def refuse(file: Path | str, problems: list[str]) -> None:
+    """Raises DatasetError with all problems, in a list where there is more than one; does nothing without any."""
+    if len(problems) == 1:
+        raise DatasetError(f"{file}: {problems[0]}")
+    if problems:
+        raise DatasetError("\n  - ".join([f"{file}: {len(problems)} problems", *problems]))
+
+
+def recipe_problems(recipe: Recipe) -> Iterator[str]:
+    """Gives one text for every rule that a recipe breaks beyond types."""
+    if recipe.version != RECIPE_VERSION:
+        yield f"'version': expected {RECIPE_VERSION}, got {recipe.version}; use the mmkd-edge that wrote it"
+    names = [source.modality for source in recipe.source]
+    if not names:
+        yield "'source': expected one or more, got none; describe each sensor in a [[source]]"
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"'source': modality {name!r} is there {names.count(name)} times; give each sensor its own name"
+    for number, source in enumerate(recipe.source):
+        yield from (f"'source[{number}]' ({source.modality}): {text}" for text in _source_problems(source))
+    yield from (f"'labels': {text}" for text in _label_problems(recipe.labels))
+    yield from (f"'windows.{text}" for text in window_problems(recipe.windows))
+    yield from (f"'split.{text}" for text in split_rule_problems(recipe.split))
+
+
+def _source_problems(source: Source) -> Iterator[str]:
+    yield from _table_problems(source)
+    is_sound = source.format == "wav" or (
+        source.format == "auto" and SUFFIXES.get(Path(source.files).suffix.lower()) == "wav"
+    )
+    if source.format == "auto" and Path(source.files).suffix.lower() not in SUFFIXES:
+        yield f"'files': expected a name that ends in {', '.join(SUFFIXES)}, got {source.files!r}; set 'format'"
+    if not source.time and source.rate_hz is None and not is_sound:
+        yield "expected 'time' or 'rate_hz', got neither; name the column of times, or the samples per second"
+    if source.time and source.start:
+        yield "expected 'time' or 'start', got both; remove 'start', the times say when samples were taken"
+    for key in ("rate_hz", "resample_hz", "max_gap_s", "hold_s"):
+        value = getattr(source, key)
+        if value is not None and not 0 < value < float("inf"):
+            yield f"{key!r}: expected a number above 0, got {value}; correct it"
+    if abs(source.clock_ppm) >= 1e5:
+        yield f"'clock_ppm': expected millionths, below 100000, got {source.clock_ppm}; set 'rate_hz' for a wrong rate"
+    if source.range is not None and not source.range[0] < source.range[1]:
+        yield f"'range': expected [low, high] with low below high, got {list(source.range)}; swap or correct it"
+    tall = [key for key in ("tag", "value") if getattr(source, key)]
+    if len(tall) == 1:
+        yield f"expected 'tag' and 'value' together, got {tall[0]!r} alone; name both columns of the tall table"
+    if source.quality and not (source.tag and source.quality_ok):
+        yield "'quality': expected with 'tag', 'value' and 'quality_ok'; say which qualities count"
+    if source.tag and not source.channels:
+        yield "'channels': expected the tags of a tall table, got none; name them: channels = {temp = 'PLC1.T1'}"
+    if (source.resample == "hold") != (source.hold_s is not None):
+        yield "expected resample = 'hold' and 'hold_s' together, got one of them; set both, or none"
+
+
+def _table_problems(table: Table) -> Iterator[str]:
+    if table.timezone:
+        try:
+            ZoneInfo(table.timezone)
+        except (ZoneInfoNotFoundError, ValueError):
+            yield f"'timezone': expected a name such as 'Europe/Berlin' or 'UTC', got {table.timezone!r}; correct it"
+    if table.encoding != "auto":
+        try:
+            codecs.lookup(table.encoding)
+        except LookupError:
+            yield f"'encoding': expected a name such as 'utf-8' or 'shift_jis', got {table.encoding!r}; correct it"
+    if table.delimiter != "auto" and len(table.delimiter.encode()) != 1:
+        yield f"'delimiter': expected one character, got {table.delimiter!r}; correct it"
+    if table.decimal in (table.delimiter, table.thousands):
+        key = "delimiter" if table.decimal == table.delimiter else "thousands"
+        yield f"'decimal': expected another sign than {key!r}, got {table.decimal!r} for both; correct one of them"
+
+
+def _label_problems(labels: LabelRule) -> Iterator[str]:
+    yield from _table_problems(labels)
+    named = [key for key in ("path", "column", "files") if getattr(labels, key)]
+    if len(named) != 1:
+        got = " and ".join(named) or "none"
+        yield f"expected one of 'path', 'column' and 'files', got {got}; say where labels come from"
+    if not 0.5 < labels.purity <= 1:
+        yield f"'purity': expected above 0.5 and up to 1, got {labels.purity:g}; correct it"
+    if len(set(labels.classes)) < len(labels.classes):
+        yield f"'classes': expected different names, got {list(labels.classes)}; name each class once"
+
+
+def window_problems(windows: WindowRule) -> Iterator[str]:
+    """Gives one text for every wrong number, starting with its key."""
+    for key, value in (("length_s", windows.length_s), ("stride_s", windows.hop_s)):
+        if not 0 < value < float("inf"):
+            yield f"{key}': expected seconds above 0, got {value}; correct it"
+
+
+def split_rule_problems(split: SplitRule) -> Iterator[str]:
+    """Gives one text for every rule that a split breaks, starting with its key."""
+    shares = [share for share in (split.valid, split.test) if isinstance(share, float | int)]
+    if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
+        yield f"valid': expected shares above 0, below 1 together with 'test', got {shares}; leave some for train"
+    if len(shares) < 2 and not split.group:
+        yield "group': expected the part of the path that 'valid' and 'test' name, got none; say which"
+    if split.folds is not None and (split.folds < 3 or len(shares) < 2 or not split.group):
+        yield f"folds': expected 3 or more with a 'group' and without names of groups, got {split.folds}; correct it"
+    if split.gap_s < 0:
+        yield f"gap_s': expected 0 or more seconds, got {split.gap_s:g}; correct it"

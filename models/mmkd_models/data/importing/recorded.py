@@ -1,0 +1,114 @@
+"""One recording as it was read: the samples of each sensor with their times, and what is known of stretches of it.
+
+Owns these words, which readers of files and a user's own reader share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, Normalise
+from mmkd_models.data.importing.recipe import Resample
+from mmkd_models.data.importing.series import SECOND_NS, Series
+
+_GAP_PERIODS = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A stretch of time and what is true of it.
+
+    Attributes:
+        place: where it is written, for messages.
+    """
+
+    start_ns: int
+    end_ns: int
+    value: str
+    place: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """A sensor as the dataset has it, and how its samples get there.
+
+    Attributes:
+        rate_hz: in the dataset.
+        native_hz: of the samples; None is `rate_hz`.
+        max_gap_s: nothing is interpolated across more; None is one and a half periods of the samples.
+        hold_s: of `hold`, how long a sample stays true.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    rate_hz: float
+    unit: str = ""
+    range: tuple[float, float] | None = None
+    normalise: Normalise = "none"
+    native_hz: float | None = None
+    max_gap_s: float | None = None
+    resample: Resample = "linear"
+    hold_s: float | None = None
+
+    @property
+    def own_hz(self) -> float:
+        """The rate of the samples themselves."""
+        return self.rate_hz if self.native_hz is None else self.native_hz
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds beyond which nothing is interpolated."""
+        return _GAP_PERIODS / self.own_hz if self.max_gap_s is None else self.max_gap_s
+
+    def modality(self, length_s: float) -> ModalitySpec:
+        """Gives what `dataset.json` says of it, for windows of this length."""
+        return ModalitySpec(
+            name=self.name,
+            channels=self.channels,
+            unit=self.unit,
+            rate_hz=self.rate_hz,
+            samples=max(1, round(length_s * self.rate_hz)),
+            range=self.range,
+            normalise=self.normalise,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recorded:
+    """One recording.
+
+    Attributes:
+        parts: facts of the whole of it by name, such as person or machine.
+        series: by sensor; several series of one sensor hold its channels in order. One that was absent is left out.
+        labels: stretches with a label, none overlapping.
+        runs: by column, stretches in which it has one value.
+        is_utc: whether times count from 1970.
+    """
+
+    name: str
+    series: Mapping[str, Sequence[Series]]
+    parts: Mapping[str, str] = field(default_factory=dict)
+    labels: Sequence[Interval] = ()
+    runs: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
+    is_utc: bool = True
+
+
+def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> Series:
+    """Gives samples (L, C), or (L,) of one channel, with their times (L,) in seconds, ascending.
+
+    Raises UsageError where shapes do not fit or times do not increase.
+    """
+    times, samples = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float32)
+    samples = samples[:, None] if samples.ndim == 1 else samples
+    if times.ndim != 1 or samples.ndim != 2 or len(times) != len(samples):
+        raise UsageError(
+            f"series: expected times (L,) and values (L, C), got {times.shape} and {samples.shape}; fit them"
+        )
+    if not np.isfinite(times).all() or bool((np.diff(times) <= 0).any()):
+        raise UsageError("series: expected times that increase, got others; sort them, each once")
+    return Series(times=np.rint(times * SECOND_NS).astype(np.int64), values=samples)

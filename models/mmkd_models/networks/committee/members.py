@@ -1,0 +1,42 @@
+"""From the tensors of a file to the member of a committee that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.networks.committee.network import MemberFacts
+from mmkd_models.networks.committee.rocket import Rocket, rocket_fault
+from mmkd_models.networks.committee.trees import Trees, trees_fault
+from mmkd_models.networks.config import TeacherConfig
+from mmkd_models.networks.teacher import Teacher
+
+
+def member_from_state(
+    facts: MemberFacts,
+    state: Mapping[str, Tensor],
+    modalities: Sequence[ModalitySpec],
+    task: TaskSpec,
+    config: TeacherConfig,
+) -> nn.Module:
+    """Gives a member with its tensors; a transformer is of this configuration."""
+    match facts.kind:
+        case "trees":
+            return Trees([modality.name for modality in modalities], state, kind=task.kind)
+        case "rocket":
+            network: nn.Module = Rocket(modalities, facts.features or {}, len(task.labels))
+        case "transformer":
+            network = Teacher(modalities, len(task.labels), config, kind=task.kind)
+    network.load_state_dict(state)
+    return network
+
+
+def member_fault(
+    facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec
+) -> str | None:
+    """Says what makes tensors no member of this kind that is no transformer; None where they are sound."""
+    if facts.kind == "rocket":
+        return rocket_fault(state, modalities, facts.features or {}, len(task.labels))
+    return trees_fault(state, modalities, classes=len(task.labels))

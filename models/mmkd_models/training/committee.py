@@ -1,0 +1,244 @@
+"""A committee from windows to a checkpoint: each member trained, calibrated, weighed, and told what it is worth.
+
+Owns the order of it. Transformers train as teachers do, and resume as they do; the others are grown in one go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec, TaskKind
+from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.labels import Labels
+from mmkd_models.data.windows import Windows
+from mmkd_models.defaults import COMMITTEE
+from mmkd_models.metrics.scores import scores_from_logits
+from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
+from mmkd_models.networks.committee.pool import Pool, pool_of
+from mmkd_models.networks.committee.rocket import Rocket
+from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
+from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
+from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, features_of, fit_rocket
+from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.train_config import OnStep
+from mmkd_models.training.checkpoint import TeacherCheckpoint
+from mmkd_models.training.closed_form.ridge import fit_ridge
+from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
+
+_BATCH = 256
+LEAST_FEATURES = 6 * KERNELS
+"""Of a modality's kernels; where there are few modalities each has its share of what one alone has."""
+
+Watch = Callable[[str], AbstractContextManager[OnStep | None]]
+"""From the name of a training to what is called after each of its steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCommittee:
+    """A committee, and how long the training of each member took here, in seconds: no file has that."""
+
+    checkpoint: TeacherCheckpoint
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    kind: MemberKind
+    seed: int
+    network: nn.Module
+    seconds: float
+    transformer: TeacherCheckpoint | None = None
+
+
+def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
+    """Gives the members of these names, transformers first.
+
+    Raises UsageError where a name is unknown, there is no transformer, or another kind is there twice.
+    """
+    unknown = [name for name in names if name not in MEMBERS]
+    if unknown:
+        raise UsageError(f"--members: expected some of {', '.join(MEMBERS)}, got {unknown[0]!r}; choose among them")
+    if "transformer" not in names:
+        raise UsageError(
+            f"--members: expected a transformer, which losses look into, got {', '.join(names)}; add transformer"
+        )
+    twice = [name for name in MEMBERS[1:] if list(names).count(name) > 1]
+    if twice:
+        raise UsageError(f"--members: expected {twice[0]} once, got it twice; only transformers differ by their seed")
+    return tuple(kind for kind in MEMBERS for name in names if name == kind)
+
+
+def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
+    """Gives who answers together where nobody chose: no rocket where windows are shorter than its kernels."""
+    is_long = all(modality.samples >= LENGTH for modality in modalities)
+    return tuple(kind for kind in COMMITTEE if kind != "rocket" or is_long)
+
+
+def train_committee(
+    data: TrainingData,
+    config: TeacherConfig,
+    run: Run,
+    *,
+    members: Sequence[MemberKind],
+    self_training: bool,
+    watch: Watch | None = None,
+) -> TrainedCommittee:
+    """Trains the members on the labelled windows, and puts them together by the validation windows.
+
+    A single transformer is no committee: it is the teacher that `train_teacher` gives. With `run.resume` a transformer
+    that is finished is not trained again, and an interrupted one goes on where it was.
+
+    Args:
+        run: how transformers are trained; its `on_step` is called where there is no `watch`.
+        members: as `members_named` gives them.
+        self_training: let a second generation of each transformer learn from unlabelled windows.
+    """
+    watched = watch or (lambda name: nullcontext(run.on_step))
+    transformers = [kind for kind in members if kind == "transformer"]
+    made = [
+        _transformer(data, config, run, number=number, self_training=self_training, watched=watched)
+        for number in range(len(transformers))
+    ]
+    first = made[0].transformer
+    assert first is not None
+    if len(members) == 1:
+        return TrainedCommittee(checkpoint=first, seconds=(made[0].seconds,))
+    for kind in members[len(transformers) :]:
+        made.append(_grown(data, kind, seed=run.train.seed))
+    return TrainedCommittee(
+        checkpoint=_together(first, made, data.valid, metric=run.train.metric),
+        seconds=tuple(member.seconds for member in made),
+    )
+
+
+def _transformer(
+    data: TrainingData, config: TeacherConfig, run: Run, *, number: int, self_training: bool, watched: Watch
+) -> _Member:
+    """Number 0 is the teacher that would be trained alone; the others differ from it by their seed."""
+    began, seed = time.monotonic(), run.train.seed + SEEDS_APART * number
+    train = msgspec.structs.replace(run.train, seed=seed)
+    folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
+    own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
+    with watched(name) as on_step:
+        checkpoint = train_teacher(data, config, replace(own, on_step=on_step))
+    if self_training and not data.train.labelled.all():
+        second = None if folder is None else folder / "second"
+        with watched(f"{name}, second generation") as on_step:
+            checkpoint = self_train(data, checkpoint, replace(own, run_dir=second, on_step=on_step))
+    return _Member(
+        kind="transformer",
+        seed=seed,
+        network=checkpoint.network(),
+        seconds=time.monotonic() - began,
+        transformer=checkpoint,
+    )
+
+
+SEEDS_APART = 1000
+"""Between transformers of one committee: they start where no fold's seed does."""
+
+
+def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
+    began = time.monotonic()
+    known = data.train.subset(np.flatnonzero(data.train.labelled))
+    network = _trees(known, seed=seed) if kind == "trees" else _rocket(data.train, known, seed=seed)
+    return _Member(kind=kind, seed=seed, network=network, seconds=time.monotonic() - began)
+
+
+def _trees(known: Windows, *, seed: int) -> Trees:
+    names = [modality.name for modality in known.spec.modalities]
+    task = known.spec.task
+    statistics = np.concatenate([statistics_of(inputs, names).numpy() for inputs in _batches(known)])
+    return grown_trees(statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed)
+
+
+def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
+    """Kernels that are drawn on all training windows, and a ridge on the labelled ones: to 1 and -1, or to numbers."""
+    task, specs = train.spec.task, train.spec.modalities
+    each = max(LEAST_FEATURES, FEATURES // len(specs))
+    drawn, found = {}, []
+    for spec in specs:
+        values, present = prepare_batch(train.take(np.arange(len(train)))[spec.name], spec)
+        scale = channel_statistics(train, spec.name)
+        drawn[spec.name] = fit_rocket(spec, values, present, scale=scale, seed=seed, features=each)
+        rows = train.labelled
+        found.append(features_of(drawn[spec.name], values[rows], present[rows]))
+    targets = _targets(known.labels, classes=len(task.labels), kind=task.kind)
+    ridge = fit_ridge(np.concatenate(found, axis=1), targets, np.ones(len(known)))
+    network = Rocket(specs, {name: one.config for name, one in drawn.items()}, len(task.labels))
+    for name, one in drawn.items():
+        network.features[name].load_state_dict(one.state_dict())
+    network.weight.copy_(torch.from_numpy(ridge.weight))
+    network.bias.copy_(torch.from_numpy(ridge.bias))
+    return network.eval()
+
+
+def _targets(labels: Labels, *, classes: int, kind: TaskKind) -> NDArray[np.float64]:
+    if kind == "regression":
+        return labels.astype(np.float64)[:, None]
+    return 2.0 * (labels if kind == "multi_label" else np.eye(classes)[labels]) - 1
+
+
+def _batches(windows: Windows) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """The windows as networks read them, in their order."""
+    found = []
+    for start in range(0, len(windows), _BATCH):
+        taken = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
+        prepared = {spec.name: prepare_batch(taken[spec.name], spec) for spec in windows.spec.modalities}
+        found.append({name: (torch.from_numpy(v), torch.from_numpy(p)) for name, (v, p) in prepared.items()})
+    return found
+
+
+def _together(
+    first: TeacherCheckpoint, members: Sequence[_Member], valid: Windows, *, metric: str
+) -> TeacherCheckpoint:
+    known = valid.subset(np.flatnonzero(valid.labelled))
+    batches = _batches(known)
+    logits = [_logits(member.network, batches) for member in members]
+    pool = pool_of(logits, known.labels, known.groups, kind=first.task.kind)
+    facts = _facts(members, pool, [scores_from_logits(known.labels, one, first.task).metric(metric) for one in logits])
+    committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
+    scores = scores_from_logits(known.labels, _logits(committee, batches), first.task)
+    return replace(
+        first,
+        facts=msgspec.structs.replace(first.facts, score=scores.metric(metric)),
+        committee=facts,
+        further=tuple(member.network.state_dict() for member in members[1:]),
+    )
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, batches: Sequence[Any]) -> NDArray[np.float32]:
+    """(N, K) of a member or a committee."""
+    found = [network(inputs) for inputs in batches]
+    return np.concatenate([(one.logits if isinstance(one, TeacherOutput) else one).numpy() for one in found])
+
+
+def _facts(members: Sequence[_Member], pool: Pool, scores: Sequence[float]) -> CommitteeFacts:
+    return CommitteeFacts(
+        temperature=pool.temperature,
+        members=tuple(
+            MemberFacts(
+                kind=member.kind,
+                seed=member.seed,
+                temperature=pool.temperatures[number],
+                weight=pool.weights[number],
+                score=scores[number],
+                log_likelihood=pool.likelihoods[number],
+                features=member.network.configs if isinstance(member.network, Rocket) else msgspec.UNSET,
+            )
+            for number, member in enumerate(members)
+        ),
+    )

@@ -1,0 +1,114 @@
+"""Prior adjustment: answers as if every class were equally frequent, where validation says that this is better.
+
+Logits that were taught on unequal classes favour the frequent ones; z' = z - tau log pi takes that back (Menon et al.,
+"Long-tail learning via logit adjustment", ICLR 2021, section 4.1, post-hoc). It is a bias, so every engine has it.
+Whether it pays is told by validation, and only beyond a standard error: validation misleads where it is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd_models.data.labels import Labels
+from mmkd_models.data.windows import Groups, Windows
+from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.loop import Fit
+from mmkd_models.training.predict import logits_of
+
+TAUS = (0.5, 1.0)
+
+_BLOCKS = 10
+"""Of neighbouring windows, in place of groups where there are too few."""
+
+_FEWEST_GROUPS = 3
+
+
+def adjusted(
+    network: Student | Teacher, result: Fit, labels: Labels, valid: Windows, *, metric: AnyMetric, modality: str | None
+) -> tuple[Fit, float]:
+    """Folds the adjustment that validation chose into the bias of the head, and gives its tau: 0 where it chose none.
+
+    Args:
+        network: of the result, whose weights it is given.
+        labels: that taught; tasks of other kinds than classes have no prior to take back.
+        modality: the student's; None for a teacher.
+    """
+    task = valid.spec.task
+    if task.kind != "classification":
+        return result, 0.0
+    network.cpu().load_state_dict(result.state)
+    known = valid.subset(np.flatnonzero(valid.labelled))
+    logits = logits_of(network, known, modality=modality)
+    prior = log_prior(labels, len(task.labels))
+    tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=metric)
+    if not tau:
+        return result, tau
+    shift = tau * prior
+    bias = result.state["head.bias"] - torch.from_numpy(shift).float()
+    scores = scores_from_logits(known.labels, logits - shift, task)
+    return replace(result, state={**result.state, "head.bias": bias}, scores=scores), tau
+
+
+def log_prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Gives log pi (K,), the shares of the classes among labels >= 0; a class without any counts as half a window."""
+    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(np.float64)
+    counts = np.maximum(counts, 0.5)
+    shares: NDArray[np.float64] = np.log(counts / counts.sum())
+    return shares
+
+
+def chosen_tau(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    groups: Groups,
+    *,
+    prior: NDArray[np.float64],
+    metric: AnyMetric,
+) -> float:
+    """Gives the tau that validates best, or 0 where none is better than no adjustment by more than a standard error.
+
+    The error is that of the difference, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981).
+
+    Args:
+        logits: (N, K) of validation windows, all labelled.
+        prior: log pi (K,) of the labels that taught.
+        metric: accuracy wants the classes as frequent as they are: nothing is adjusted then.
+    """
+    if metric == "accuracy":
+        return 0.0
+    classes = logits.shape[1]
+    plain = logits.argmax(1)
+    best, found = 0.0, 0.0
+    for tau in TAUS:
+        answers = (logits - tau * prior).argmax(1)
+
+        def gain(rows: NDArray[np.bool_], answers: NDArray[np.int64] = answers) -> float:
+            scores = (scores_from_answers(labels[rows], one[rows], classes) for one in (answers, plain))
+            after, before = (one.metric(metric) for one in scores)
+            return after - before
+
+        here = gain(np.ones(len(labels), dtype=np.bool_))
+        if here > found and here > _jackknife_error(gain, groups):
+            best, found = tau, here
+    return best
+
+
+def _jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: Groups) -> float:
+    """The standard error of a figure of the windows that rows (N,) choose."""
+    names, member = np.unique(groups, return_inverse=True)
+    count = len(names)
+    if count < _FEWEST_GROUPS:
+        count = min(_BLOCKS, len(groups))
+        member = np.arange(len(groups)) * count // len(groups)
+    if count < 2:
+        return np.inf
+    without = np.array([figure(member != number) for number in range(count)])
+    return float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))

@@ -1,0 +1,133 @@
+"""Times of logs: units, zones, the hours that clocks repeat and leave out, and what is measured of a clock."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mmkd_models.data.importing.clock import Clock
+from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.recipe import Table
+from mmkd_models.data.importing.regular import on_grid
+from mmkd_models.data.importing.series import Series, clock_facts, in_order
+
+
+def read(values, **table):
+    block = Block(file=Path("log.csv"), frame=pl.DataFrame({"t": values}), place=lambda row: f"log.csv:{row + 2}")
+    times, kept = Clock(Table(**table), "t").read(block)
+    return times[kept].tolist()
+
+
+def ns(text):
+    moment = datetime.fromisoformat(text)
+    return int(moment.replace(microsecond=0).timestamp()) * 10**9 + moment.microsecond * 1000
+
+
+HALF = ns("2025-11-03T06:30:00.500000+00:00")
+
+
+@pytest.mark.parametrize(
+    ("value", "table"),
+    [
+        ("1762151400.5", {}),
+        ("1762151400500", {}),
+        ("1762151400500000", {}),
+        ("1762151400500000000", {}),
+        ("1762151400,5", {"decimal": ","}),
+        ("2025-11-03T06:30:00.5Z", {}),
+        ("2025-11-03 07:30:00.500+01:00", {}),
+        ("2025-11-03T07:30:00,5 +0100", {}),
+        ("2025-11-03 07:30:00.5", {"timezone": "Europe/Berlin"}),
+        ("2025/11/03 15:30:00.5", {"timezone": "Asia/Tokyo"}),
+        ("03.11.2025 07:30:00.5", {"timezone": "Europe/Berlin", "time_format": "%d.%m.%Y %H:%M:%S%.f"}),
+    ],
+)
+def test_a_moment_is_the_same_however_it_is_written(value, table):
+    assert read([value], **table) == [HALF]
+
+
+def test_nanoseconds_are_kept_to_the_last():
+    assert read(["1762151400500000001"], time_unit="ns") == [1762151400500000001]
+
+
+def test_stamps_of_parquet_are_utc_or_local_as_the_recipe_says():
+    naive = datetime(2025, 11, 3, 7, 30, 0, 500000)
+    assert read([naive], timezone="Europe/Berlin") == [HALF]
+    assert read([naive.replace(hour=6, tzinfo=timezone.utc)]) == [HALF]
+
+
+def test_the_hour_that_comes_twice_is_told_by_the_order_of_lines():
+    local = ["01:59:00", "02:10:00", "02:50:00", "02:05:00", "02:55:00", "03:00:00"]
+    times = read([f"2025-10-26 {one}" for one in local], timezone="Europe/Berlin", ambiguous="infer")
+    # Summer time is two hours before UTC, winter time one.
+    utc = ["2025-10-25T23:59", "2025-10-26T00:10", "2025-10-26T00:50", "2025-10-26T01:05", "2025-10-26T01:55"]
+    assert times == [ns(f"{one}:00+00:00") for one in [*utc, "2025-10-26T02:00"]]
+
+
+def test_the_hour_that_comes_twice_may_be_told_and_the_one_left_out_dropped():
+    twice = ["2025-10-26 02:30:00"]
+    assert read(twice, timezone="Europe/Berlin", ambiguous="earliest") == [ns("2025-10-26T00:30:00+00:00")]
+    assert read(twice, timezone="Europe/Berlin", ambiguous="latest") == [ns("2025-10-26T01:30:00+00:00")]
+    spring = ["2025-03-30 01:59:00", "2025-03-30 02:30:00", "2025-03-30 03:00:00"]
+    assert read(spring, timezone="Europe/Berlin", nonexistent="drop") == [
+        ns("2025-03-30T00:59:00+00:00"),
+        ns("2025-03-30T01:00:00+00:00"),
+    ]
+
+
+def series(times_s, values):
+    return Series(
+        times=np.rint(np.asarray(times_s) * 1e9).astype(np.int64),
+        values=np.asarray(values, dtype=np.float32).reshape(len(times_s), -1),
+    )
+
+
+def test_samples_of_one_time_are_kept_as_told():
+    given = series([0, 2, 1, 1], [0, 3, 1, 2])
+    assert in_order(given, duplicates="error", sort=True).values[:, 0].tolist() == [0, 1, 2, 3]
+    for rule, kept in (("first", [0, 1, 3]), ("last", [0, 2, 3]), ("mean", [0, 1.5, 3])):
+        assert in_order(given, duplicates=rule, sort=True).values[:, 0].tolist() == kept
+    halves = in_order(series([0, 0], [np.nan, 4]), duplicates="mean", sort=False)
+    assert halves.values.tolist() == [[4.0]]
+
+
+def test_a_clock_is_measured_without_its_gaps():
+    steps = np.full(1000, 0.01)
+    steps[500], steps[1], steps[2] = 3.0, 0.012, 0.008
+    facts = clock_facts(series(np.cumsum(steps), np.zeros(1000)), max_gap_s=0.015)
+    assert (facts.samples, facts.gaps, facts.longest_gap_s) == (1000, 1, pytest.approx(3.0))
+    assert facts.rate_hz == pytest.approx(100.0, rel=1e-4)
+    assert facts.jitter_p99_ms == pytest.approx(0.0, abs=0.01)
+
+
+def grid(given, how, **options):
+    options = {"native_hz": 1.0, "max_gap_s": 1.5, **options}
+    return on_grid(given, origin_ns=0, rate_hz=2.0, count=9, how=how, **options)[:, 0].tolist()
+
+
+def test_nothing_is_interpolated_across_a_gap():
+    given = series([0, 1, 3.5, 4], [0, 10, 30, 40])
+    nan = np.nan
+    np.testing.assert_equal(grid(given, "linear"), [0, 5, 10, nan, nan, nan, nan, 30, 40])
+    np.testing.assert_equal(grid(given, "nearest"), [0, 0, 10, 10, nan, nan, 30, 30, 40])
+    np.testing.assert_equal(grid(given, "hold", hold_s=1.0), [0, 0, 10, 10, 10, nan, nan, 30, 40])
+
+
+def test_a_missing_value_stays_missing_between_its_neighbours():
+    np.testing.assert_equal(
+        grid(series([0, 1, 2, 3, 4], [0, 10, np.nan, 30, 40]), "linear"),
+        [0, 5, 10, np.nan, np.nan, np.nan, 30, 35, 40],
+    )
+
+
+def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
+    time = np.arange(4000) / 100.0
+    given = series(time, np.sin(2 * np.pi * 2 * time) + np.sin(2 * np.pi * 45 * time))
+    found = on_grid(given, origin_ns=0, rate_hz=20.0, count=790, how="polyphase", native_hz=100.0, max_gap_s=0.015)
+    wanted = np.sin(2 * np.pi * 2 * np.arange(790) / 20.0)
+    # The filter's ripple in scipy's default window (Kaiser, beta 5) is below 0.5 %.
+    assert np.abs(found[100:-100, 0] - wanted[100:-100]).max() < 0.01

@@ -1,0 +1,320 @@
+"""Logs of every form become the windows that their samples say; a log and its arrays give one dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import open_dataset, write_dataset
+from mmkd_models.data.importing.build import import_recordings
+from mmkd_models.data.importing.from_recipe import import_recipe
+from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
+from mmkd_models.data.importing.recorded import Interval, Recorded, Sensor, series_of
+
+START_S = 1_762_151_400
+
+
+def run(plant: Path):
+    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
+
+
+def values_of(machine: int) -> np.ndarray:
+    """The samples of `conftest.log_lines`, as they are written."""
+    return np.round(np.random.default_rng(machine).normal(size=(100, 2)), 5)
+
+
+def by_machine(plant: Path):
+    """Samples (100, 2) of each machine and the labels of its ten windows, put together again."""
+    windows = open_dataset(plant / "out").everything()
+    found = {}
+    for group in np.unique(windows.groups):
+        rows = np.flatnonzero(windows.groups == group)
+        rows = rows if windows.times is None else rows[np.argsort(windows.times[rows])]
+        found[str(group)] = (windows.take(rows)["acc"].reshape(-1, 2), windows.labels[rows].tolist())
+    return found
+
+
+def check(plant: Path) -> None:
+    run(plant)
+    found = by_machine(plant)
+    assert list(found) == [f"M{machine}" for machine in range(6)]
+    for machine in range(6):
+        samples, labels = found[f"M{machine}"]
+        np.testing.assert_allclose(samples, values_of(machine).astype(np.float32), rtol=1e-6)
+        assert labels == [0] * 5 + [1] * 5
+
+
+def rewrite(plant: Path, write) -> None:
+    """Puts another file in place of each machine's log; `write` gets the folder, the times and the samples."""
+    for machine in range(6):
+        folder = plant / f"M{machine}"
+        (folder / "acc.csv").unlink()
+        write(folder, START_S + 1000 * machine + np.arange(100) / 10, values_of(machine))
+
+
+def test_a_log_in_utf_8_becomes_its_windows(plant):
+    check(plant)
+    windows = open_dataset(plant / "out").everything()
+    assert windows.times is not None
+    assert sorted(windows.times.tolist()) == [START_S + 1000 * m + k for m in range(6) for k in range(10)]
+    assert sorted(np.unique(windows.episodes).tolist()) == list(range(6))
+
+
+def test_a_log_in_shift_jis_with_decimal_commas(plant, recipe):
+    def write(folder, times, values):
+        rows = [f"{t:.1f};{x:.5f};{y:.5f}".replace(".", ",") for t, (x, y) in zip(times, values, strict=True)]
+        (folder / "acc.csv").write_bytes("\r\n".join(["時刻;振動X;振動Y", *rows, ""]).encode("shift_jis"))
+
+    rewrite(plant, write)
+    channels = 'encoding = "shift_jis"\ndecimal = ","\nchannels = {ax = "振動X", ay = "振動Y"}'
+    recipe(('time = "time"', f'time = "時刻"\n{channels}'))
+    check(plant)
+    assert open_dataset(plant / "out").spec.modality("acc").channels == ("ax", "ay")
+
+
+def test_a_byte_order_mark_and_blank_lines_change_nothing(plant):
+    for file in plant.glob("*/acc.csv"):
+        file.write_text("\ufeff" + file.read_text().replace("\n", "\n\n"), encoding="utf-16")
+    check(plant)
+
+
+def test_parquet_with_times_in_utc(plant, recipe):
+    def write(folder, times, values):
+        frame = pl.DataFrame({"time": (times * 1000).astype(np.int64), "ax": values[:, 0], "ay": values[:, 1]})
+        frame.write_parquet(folder / "acc.parquet")
+
+    rewrite(plant, write)
+    recipe(("acc.csv", "acc.parquet"))
+    check(plant)
+
+
+def test_arrays_in_an_archive(plant, recipe):
+    rewrite(plant, lambda folder, times, values: np.savez(folder / "acc.npz", time=times, acc=values))
+    recipe(("acc.csv", "acc.npz"))
+    check(plant)
+
+
+def test_a_historians_tall_table_of_tags(plant, recipe):
+    def write(folder, times, values):
+        rows = ["Timestamp,Tag,Value,Quality"]
+        for t, (x, y) in zip(times, values, strict=True):
+            rows += [f"{t:.1f},P1.X,{x:.5f},Good", f"{t:.1f},P1.Y,{y:.5f},Good", f"{t:.1f},P1.Other,9,Bad"]
+        rows[4] = rows[4].replace("Good", "Bad")  # X of the second time
+        (folder / "acc.csv").write_text("\n".join(rows))
+
+    rewrite(plant, write)
+    tall = 'tag = "Tag"\nvalue = "Value"\nquality = "Quality"\nquality_ok = ["Good"]'
+    channels = 'channels = {ax = "P1.X", ay = "P1.Y"}'
+    recipe(('time = "time"', f'time = "Timestamp"\n{tall}\n{channels}'))
+    run(plant)
+    for machine, (samples, _) in enumerate(by_machine(plant).values()):
+        wanted = values_of(machine).astype(np.float32)
+        wanted[1, 0] = np.nan
+        np.testing.assert_allclose(samples, wanted, rtol=1e-6)
+
+
+def test_a_value_that_is_reported_on_change_is_held(plant, recipe):
+    def write(folder, times, values):
+        first = 1000 * int(folder.name[1])
+        rows = [f"{times[k]:.1f},X,{first + k}" for k in range(0, 100, 4)]
+        (folder / "acc.csv").write_text("\n".join(["time,tag,value", *rows, f"{times[99]:.1f},X,0"]))
+
+    rewrite(plant, write)
+    held = 'tag = "tag"\nvalue = "value"\nchannels = ["X"]\nrate_hz = 10.0\nresample = "hold"\nhold_s = 0.25'
+    recipe(('time = "time"', f'time = "time"\n{held}'))
+    run(plant)
+    windows = open_dataset(plant / "out").everything()
+    first = windows.take(np.flatnonzero((windows.groups == "M0") & (windows.labels == 0)))["acc"][0, :, 0]
+    np.testing.assert_equal(first, [0, 0, 0, np.nan, 4, 4, 4, np.nan, 8, 8])
+
+
+def test_sound_with_intervals_that_count_from_its_start(plant, recipe):
+    def write(folder, times, values):
+        sound = np.clip(values / 8, -1, 1)
+        soundfile.write(folder / "acc.wav", sound, 10, subtype="FLOAT")
+        (folder / "states.csv").write_text("start,end,label\n0,5,ok\n5,10,worn\n")
+
+    rewrite(plant, write)
+    recipe(('acc.csv"\ntime = "time"', 'acc.wav"\nscale = 8.0'), ('states.csv"', 'states.csv"\ntime_unit = "s"'))
+    run(plant)
+    for machine, (samples, _) in enumerate(by_machine(plant).values()):
+        blocks = {tuple(np.round(block[0], 4)) for block in samples.reshape(10, 10, 2)}
+        wanted = {tuple(np.round(block[0], 4)) for block in values_of(machine).astype(np.float32).reshape(10, 10, 2)}
+        assert blocks == wanted
+    assert open_dataset(plant / "out").everything().times is None
+
+
+def test_labels_groups_and_columns_may_be_columns_of_the_log(plant, recipe):
+    for machine, file in enumerate(sorted(plant.glob("*/acc.csv"))):
+        rows = file.read_text().splitlines()
+        states = ["state,shift", *(f"{'ok' if k < 50 else 'worn'},S{machine % 2}" for k in range(100))]
+        file.write_text("\n".join(f"{row},{state}" for row, state in zip(rows, states, strict=True)))
+    recipe(
+        ('files = "{machine}/states.csv"', 'column = "state"'),
+        ("length_s = 1.0", 'length_s = 1.0\ncolumns = ["shift", "machine"]'),
+    )
+    check(plant)
+    columns = open_dataset(plant / "out").everything().columns
+    assert columns["shift"].tolist() == [f"S{int(name[1]) % 2}" for name in columns["machine"]]
+
+
+def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_are_left_out(plant, recipe):
+    recipe(('group = "machine"', ""), ("length_s = 1.0", 'length_s = 1.0\nstride_s = 0.5\ncolumns = ["machine"]'))
+    report = run(plant)
+    # Of nine windows of a state five train, two choose and two judge; those that overlap one of a higher split make way.
+    # The window half in one state and half in the other has none.
+    # Of nine windows of a state five train, two choose, two judge; those that overlap one of a higher split make way.
+    assert report.built.dataset.spec.splits == {"train": 48, "valid": 12, "test": 24}
+    windows = open_dataset(plant / "out").everything()
+    assert not windows.has_groups
+    for machine in range(6):
+        rows = np.flatnonzero(windows.columns["machine"] == f"M{machine}")
+        starts, splits = windows.times[rows], windows.splits[rows]
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            apart = np.abs(starts[splits == one][:, None] - starts[splits == other])
+            assert apart.min() >= 1.0
+
+
+def test_copies_in_another_split_are_left_out_where_told(plant, recipe):
+    for machine in range(6):
+        rows = (plant / f"M{machine}" / "acc.csv").read_text().splitlines()
+        other = (plant / "M0" / "acc.csv").read_text().splitlines()
+        rows[1:11] = [
+            f"{row.split(',')[0]},{same.split(',', 1)[1]}" for row, same in zip(rows[1:11], other[1:], strict=False)
+        ]
+        (plant / f"M{machine}" / "acc.csv").write_text("\n".join(rows))
+    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]\ndrop_copies = true'))
+    report = run(plant)
+    assert report.built.left_out == {"equal to one of another split": 5}
+    assert report.built.dataset.spec.splits == {"train": 36, "valid": 9, "test": 10}
+
+
+def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
+    for machine in range(5):
+        start = START_S + 1000 * machine
+        rows = [f"{(start + k / 4) * 1000:.0f},{k}" for k in range(-8, 48)]
+        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["ms,t", *rows]))
+    second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "ms"\nresample_hz = 2.0\n[labels]'
+    recipe(("[labels]", second))
+    report = run(plant)
+    assert report.built.absent == ("machine M5: temp",)
+    windows = open_dataset(plant / "out").everything()
+    temp = windows.take(np.arange(len(windows)))["temp"][:, :, 0]
+    since = windows.times - np.array([START_S + 1000 * int(name[1]) for name in windows.groups])
+    there = windows.groups != "M5"
+    np.testing.assert_array_equal(temp[there], (4 * since[there])[:, None] + [0, 2])
+    assert np.isnan(temp[~there]).all()
+
+
+def test_an_offset_and_a_fast_clock_are_corrected(plant, recipe):
+    for file in plant.glob("*/acc.csv"):
+        rows = [row.split(",", 1) for row in file.read_text().splitlines()]
+        first = float(rows[1][0])
+        late = [f"{first + 3 + (float(t) - first) * 1.01:.6f},{rest}" for t, rest in rows[1:]]
+        file.write_text("\n".join(["time,ax,ay", *late]))
+    recipe(('time = "time"', 'time = "time"\nrate_hz = 10.0\noffset_s = -3.0\nclock_ppm = 10000.0'))
+    check(plant)
+
+
+def test_recordings_of_a_users_own_reader(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def recordings():
+        for number in range(6):
+            times = 1_000_000_000 + 100 * number + np.arange(80) / 20
+            states = [Interval(start_ns=int(times[0]) * 10**9, end_ns=int(times[40]) * 10**9, value="on")]
+            states.append(Interval(start_ns=int(times[40]) * 10**9, end_ns=int(times[40] + 2) * 10**9, value="off"))
+            yield Recorded(
+                name=f"run {number}",
+                parts={"line": f"L{number}"},
+                series={"vib": [series_of(times, rng.normal(size=(80, 3)))]},
+                labels=states,
+            )
+
+    report = import_recordings(
+        tmp_path / "line",
+        recordings(),
+        sensors=[Sensor(name="vib", channels=("x", "y", "z"), rate_hz=20.0, unit="g")],
+        windows=WindowRule(length_s=1.0, columns=("line",)),
+        labels=LabelRule(classes=("on", "off")),
+        split=SplitRule(group="line", folds=3),
+    )
+    assert report.dataset.spec.splits == {"train": 8, "valid": 8, "test": 8}
+    assert np.unique(report.dataset.everything().folds).tolist() == [0, 1, 2]
+    assert report.dataset.everything().labels.tolist() == [0, 0, 1, 1] * 6
+
+
+_NUMBER = st.one_of(st.none(), st.integers(-(10**6), 10**6).map(lambda number: number / 1000))
+
+
+@given(
+    rate_hz=st.sampled_from([1.0, 7.5, 10.0, 50.0, 128.0, 1000.0]),
+    samples=st.integers(2, 5),
+    counts=st.lists(st.integers(2, 4), min_size=3, max_size=5),
+    start_ms=st.integers(10**12, 17 * 10**11),
+    data=st.data(),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_a_recording_written_as_text_gives_the_windows_of_its_arrays(
+    tmp_path_factory, rate_hz, samples, counts, start_ms, data
+):
+    folder = tmp_path_factory.mktemp("round")
+    every = []
+    for number, count in enumerate(counts):
+        rows = data.draw(st.lists(_NUMBER, min_size=count * samples, max_size=count * samples))
+        values = np.array([np.nan if one is None else one for one in rows], dtype=np.float32)
+        values[::samples] = np.arange(count) + 10.0 * number + 1e4  # no window is empty, none a copy
+        every.append(values.reshape(count, samples, 1))
+        times = [start_ms * 10**6 + round(k * 1e9 / rate_hz) for k in range(count * samples)]
+        cells = ["" if np.isnan(value) else f"{value:.9g}" for value in values]
+        text = "\n".join(
+            [
+                "t,v,state",
+                *(
+                    f"{t},{v},{'on' if k < samples else 'off'}"
+                    for k, (t, v) in enumerate(zip(times, cells, strict=True))
+                ),
+            ]
+        )
+        (folder / f"run{number}.csv").write_text(text)
+    names = [f"{number}" for number in range(len(counts))]
+    (folder / "recipe.toml").write_text(
+        f"""version = 1
+[[source]]
+modality = "v"
+files = "run{{run}}.csv"
+time = "t"
+rate_hz = {rate_hz}
+[labels]
+column = "state"
+classes = ["on", "off"]
+[windows]
+length_s = {samples / rate_hz!r}
+[split]
+group = "run"
+valid = ["{names[-2]}"]
+test = ["{names[-1]}"]
+"""
+    )
+    import_recipe(read_recipe(folder / "recipe.toml"), folder, folder / "out")
+    parts = {"train": range(len(counts) - 2), "valid": [len(counts) - 2], "test": [len(counts) - 1]}
+    arrays = {
+        split: {
+            "v": np.concatenate([every[number] for number in numbers]),
+            "labels": np.concatenate([[0] + [1] * (counts[number] - 1) for number in numbers]),
+            "groups": np.concatenate([np.full(counts[number], names[number]) for number in numbers]),
+        }
+        for split, numbers in parts.items()
+    }
+    spec = ModalitySpec(name="v", channels=("v",), rate_hz=rate_hz, samples=samples)
+    wanted = write_dataset(folder / "wanted", name="w", labels=["on", "off"], modalities=[spec], splits=arrays)
+    found, wanted = open_dataset(folder / "out").everything(), wanted.everything()
+    np.testing.assert_array_equal(found.take(np.arange(len(found)))["v"], wanted.take(np.arange(len(wanted)))["v"])
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_array_equal(found.groups, wanted.groups)

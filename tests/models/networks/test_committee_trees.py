@@ -1,0 +1,146 @@
+"""Trees as arrays: the answers of scikit-learn to the last bit of a float32, and statistics by an independent way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.evaluate import rivals
+from mmkd_models.networks.committee import trees as module
+from mmkd_models.networks.committee.statistics import statistics_count, window_statistics
+from mmkd_models.networks.committee.trees import Trees, grown_trees, trees_fault
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(size=(80, 6)).astype(np.float32)
+CLASSES = (FEATURES[:, 0] + FEATURES[:, 1] * FEATURES[:, 2] > 0).astype(np.int64) + (FEATURES[:, 3] > 0.8)
+ASKED = np.concatenate([FEATURES[:10], RNG.normal(size=(200, 6)).astype(np.float32)])
+
+
+def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and presence (7, 40, 2); the last window has no sample in its second channel."""
+    rng = np.random.default_rng(1)
+    present = (rng.uniform(size=(7, 40, 2)) >= missing).astype(np.float32)
+    present[-1, :, 1] = 0
+    values = rng.normal(3.0, 2.0, size=(7, 40, 2)).astype(np.float32) * present
+    return torch.from_numpy(values), torch.from_numpy(present)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_statistics_are_those_that_the_rival_sees(missing: float) -> None:
+    values, present = windows(missing)
+    seen = np.where(present.numpy() > 0, values.numpy(), np.nan)
+    found = window_statistics(values, present)
+    assert found.dtype == torch.float32
+    # The rival computes in float64, and so do we until the last cast.
+    np.testing.assert_allclose(found.numpy(), rivals.window_statistics(seen), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "channels"), [(40, 2), (9, 1), (200, 3)])
+def test_the_count_of_statistics_is_known_beforehand(samples: int, channels: int) -> None:
+    values = torch.zeros(1, samples, channels)
+    assert window_statistics(values, values).shape == (1, statistics_count(samples, channels))
+
+
+@pytest.mark.parametrize("depth", [1, 3, None])
+def test_trees_answer_as_scikit_learn_does(depth: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    forest = ExtraTreesClassifier(n_estimators=20, max_depth=depth, random_state=4).fit(FEATURES, CLASSES)
+    monkeypatch.setattr("sklearn.ensemble.ExtraTreesClassifier", lambda **_: forest)
+    grown = grown_trees(FEATURES, CLASSES, ["acc"], classes=3, kind="classification", seed=4)
+    votes = grown.votes(torch.from_numpy(ASKED))
+    # The same leaf each time; the shares in it are float32.
+    np.testing.assert_allclose(votes.numpy(), forest.predict_proba(ASKED), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "classes"),
+    [
+        ("multi_label", np.stack([CLASSES > 0, FEATURES[:, 4] > 0], axis=1).astype(np.uint8), 2),
+        ("regression", FEATURES[:, 1] * 100, 1),
+    ],
+)
+def test_shares_of_labels_and_numbers_are_means_of_leaves(kind: str, labels: np.ndarray, classes: int) -> None:
+    forest = ExtraTreesRegressor(n_estimators=module.TREES, random_state=4).fit(FEATURES, labels)
+    grown = grown_trees(FEATURES, labels, ["acc"], classes=classes, kind=kind, seed=4)
+    votes = grown.votes(torch.from_numpy(ASKED)).numpy()
+    np.testing.assert_allclose(votes, forest.predict(ASKED).reshape(-1, classes), rtol=1e-6, atol=1e-7)
+
+
+def test_a_statistic_at_a_threshold_goes_left_and_the_next_float_right() -> None:
+    asked = torch.tensor([[0.5], [np.nextafter(np.float32(0.5), np.float32(1))]])
+    tree = Trees(["acc"], stump(), kind="classification")
+    assert tree.votes(asked).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def stump() -> dict[str, torch.Tensor]:
+    """One tree of one question: is the first statistic at most a half?"""
+    return {
+        "roots": torch.tensor([0], dtype=torch.int32),
+        "feature": torch.tensor([0, -1, -1], dtype=torch.int32),
+        "threshold": torch.tensor([0.5, 0.0, 0.0]),
+        "left": torch.tensor([1, 0, 1], dtype=torch.int32),
+        "right": torch.tensor([2, 0, 0], dtype=torch.int32),
+        "shares": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    }
+
+
+def test_the_votes_are_smoothed_by_one_that_is_spread_evenly() -> None:
+    inputs = {"acc": (torch.ones(1, 40, 2), torch.ones(1, 40, 2))}  # its mean, the first statistic, is above a half
+    classes = Trees(["acc"], stump(), kind="classification")(inputs).exp()
+    labels = Trees(["acc"], stump(), kind="multi_label")(inputs).sigmoid()
+    numbers = Trees(["acc"], {**stump(), "shares": torch.tensor([[3.0], [7.0]])}, kind="regression")(inputs)
+    assert classes[0].tolist() == pytest.approx([0.25, 0.75])  # (0 + 1/2) / 2, (1 + 1/2) / 2
+    assert labels[0].tolist() == pytest.approx([0.25, 0.75])
+    assert numbers.tolist() == [[7.0]]
+
+
+def test_the_same_seed_grows_the_same_trees() -> None:
+    one, same, other = (
+        grown_trees(FEATURES, CLASSES, ["acc"], classes=3, kind="classification", seed=seed).state_dict()
+        for seed in (4, 4, 5)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["threshold"][:50], other["threshold"][:50])
+
+
+def test_grown_trees_are_sound() -> None:
+    statistics = window_statistics(*windows(0.2)).numpy()
+    grown = grown_trees(statistics, np.arange(7) % 2, ["acc"], classes=2, kind="classification", seed=0)
+    assert trees_fault(grown.state_dict(), [ACC], classes=2) is None
+
+
+LINKS = "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("left", [0, 0, 1], LINKS),  # a circle
+        ("left", [1, 0, 2], LINKS),  # shares that are not there
+        ("right", [3, 0, 0], LINKS),
+        ("right", [2, 1, 0], LINKS),
+        ("feature", [84, -1, -1], LINKS),  # acc has 84 statistics, from 0
+        ("feature", [0, -2, -1], LINKS),
+        ("roots", [1], LINKS),
+        ("roots", [0, 0], LINKS),
+        ("roots", [0, 2], LINKS),
+        ("threshold", [float("nan"), 0, 0], "expected finite thresholds and shares, got NaN or infinity"),
+    ],
+)
+def test_trees_that_were_altered_are_refused(name: str, value: list[float], fault: str) -> None:
+    arrays = stump()
+    arrays[name] = torch.tensor(value, dtype=arrays[name].dtype)
+    assert trees_fault(arrays, [ACC], classes=2) == fault
+
+
+def test_arrays_of_other_kinds_and_shapes_are_refused() -> None:
+    assert trees_fault({"roots": torch.zeros(1)}, [ACC], classes=2) == (
+        "expected the arrays roots, feature, threshold, left, right, shares, got {'roots': 'float32'}"
+    )
+    assert trees_fault({**stump(), "threshold": torch.zeros(2)}, [ACC], classes=2) == (
+        "expected 1 to 10000 trees with arrays (nodes,) and shares (leaves, 2), got {'roots': (1,), 'feature': (3,), "
+        "'threshold': (2,), 'left': (3,), 'right': (3,), 'shares': (2, 2)}"
+    )

@@ -1,0 +1,199 @@
+"""MiniRocket features against numbers worked out by hand and plain loops."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.config import RocketConfig, RocketGroup
+from mmkd_models.networks.rocket import RocketFeatures, dilations_of, features_of, fit_rocket, pruned
+
+HEAVY = list(combinations(range(9), 3))
+
+
+def modality(samples: int, channels: int = 1) -> ModalitySpec:
+    names = tuple(f"c{number}" for number in range(channels))
+    return ModalitySpec(name="acc", channels=names, unit="g", rate_hz=50.0, samples=samples)
+
+
+def windows(count: int, samples: int, channels: int, *, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, samples, channels)).astype(np.float32)
+
+
+def fitted(values: NDArray[np.float32], *, features: int = 168, seed: int = 0) -> RocketFeatures:
+    scale = (values.mean((0, 1)), values.std((0, 1)))
+    spec = modality(values.shape[1], values.shape[2])
+    return fit_rocket(spec, values, np.ones_like(values), scale=scale, seed=seed, features=features)
+
+
+def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> RocketFeatures:
+    """The kernel whose weights of 2 are the first three, with dilation 1."""
+    config = RocketConfig(groups=(RocketGroup(dilation=1, padded=padded, features=1),))
+    network = RocketFeatures(modality(samples), config)
+    weights = torch.tensor([2.0, 2, 2, -1, -1, -1, -1, -1, -1])
+    group = network.groups[0]
+    group.load_state_dict(
+        {"weight": weights[None, None] / width, "bias": torch.tensor([0.5 - bias / width]), "reads": torch.ones(1, 1)}
+    )
+    return network
+
+
+def test_the_share_of_positive_values_is_that_worked_out_by_hand() -> None:
+    """A step at sample 5 of 10: at the two centres whose kernel is whole, sums are -5 + ... as below.
+
+    Centre 4 reads 0..8: 2 (0+0+0) - (0+0+1+1+1+1) = -4. Centre 5 reads 1..9: 2 * 0 - (0+1+1+1+1+1) = -5.
+    """
+    network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
+    values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
+    shares, seen = network.shares(values, torch.ones_like(values))
+    assert shares.tolist() == [[0.5]]
+    assert seen.tolist() == [[1.0]]
+
+
+def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_ends() -> None:
+    """Of a constant 1, centre t has three weights of 2 on samples t-4 to t-2 and six of -1 on t-1 to t+4.
+
+    In nine samples, sums at t = 0..8: -5, -6, -4, -2, 0, 1, 2, 3, 4. Above 0.5: four of nine.
+    """
+    network = one_kernel(padded=True, samples=9, bias=0.5, width=0.1)
+    values = torch.ones(1, 9, 1)
+    shares, _ = network.shares(values, torch.ones_like(values))
+    assert shares.item() == pytest.approx(4 / 9, abs=1e-6)
+
+
+def test_at_the_bias_the_ramp_is_a_half() -> None:
+    network = one_kernel(padded=False, samples=9, bias=-3.0, width=4.0)
+    values = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1])[None, :, None]  # the sum is -3
+    assert network.shares(values, torch.ones_like(values))[0].item() == 0.5
+    values[0, 8, 0] = 0.0  # the sum is -2: a quarter of the ramp above its middle
+    assert network.shares(values, torch.ones_like(values))[0].item() == 0.75
+
+
+def test_the_features_are_those_of_plain_loops() -> None:
+    """Every feature anew, from the drawn weights, with the exact step of the paper: the ramp moves little."""
+    values = windows(6, 40, 2)
+    network = fitted(values)
+    scaled = ((values - values.mean((0, 1))) / values.std((0, 1))).clip(-8, 8)
+    wanted = []
+    for group, drawn in zip(network.config.groups, network.groups, strict=True):
+        reach = 4 * group.dilation
+        padded = np.pad(scaled, ((0, 0), (reach, reach), (0, 0))) if group.padded else scaled
+        for weight, bias in zip(drawn.weight.numpy(), drawn.bias.numpy(), strict=True):
+            width = 2.0 / weight.max()  # the largest weight is 2 before it is divided
+            steps = [j * group.dilation for j in range(9)]
+            answers = [
+                sum(padded[:, t + step] @ (weight[:, j] * width) for j, step in enumerate(steps))
+                for t in range(padded.shape[1] - 2 * reach)
+            ]
+            wanted.append((np.stack(answers) > (0.5 - bias) * width).mean(0))
+    present = torch.ones(6, 40, 2)
+    shares, _ = network.shares(torch.from_numpy(values), present)
+    off = np.abs(shares.numpy() - np.stack(wanted, axis=1))
+    # Within the ramp, a tenth of the spread, lie some 4 % of the positions, each off by a quarter on average.
+    assert off.mean() < 0.01
+    assert off.max() < 0.1
+
+
+def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one() -> None:
+    network = fitted(windows(4, 30, 1))
+    places = set()
+    for group in network.groups:
+        for weight in group.weight.numpy()[:, 0]:
+            places.add(tuple(np.flatnonzero(weight > 0)))
+            assert weight / weight.max() * 2 == pytest.approx(np.where(weight > 0, 2.0, -1.0))
+    assert places == set(HEAVY)
+
+
+def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval() -> None:
+    values = windows(50, 100, 1)
+    network = fitted(values, features=2016)
+    means = network.feature_mean.numpy()
+    assert means.min() < 0.05
+    assert means.max() > 0.95
+    assert means.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_features_are_standardised_over_the_training_windows() -> None:
+    values = windows(40, 60, 3)
+    found = features_of(fitted(values), values, np.ones_like(values))
+    assert found.mean(0) == pytest.approx(0.0, abs=1e-4)
+    assert found.std(0) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_same_seed_draws_the_same_features() -> None:
+    values = windows(10, 30, 3)
+    one, same, other = (fitted(values, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["groups.0.weight"], other["groups.0.weight"])
+
+
+def test_positions_whose_centre_is_missing_do_not_count() -> None:
+    network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
+    values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
+    present = torch.ones_like(values)
+    present[0, 0, 0] = 0.0  # no kernel's centre: the sums stay -4 and -5
+    assert network.shares(values, present)[0].tolist() == [[0.5]]
+    present[0, 4, 0] = 0.0  # the first centre: the second position is what is left, and it is below the bias
+    assert network.shares(values, present)[0].tolist() == [[0.0]]
+
+
+def test_of_a_window_without_samples_every_feature_is_the_mean_of_the_training() -> None:
+    values = windows(10, 30, 2)
+    network = fitted(values)
+    nothing = torch.zeros(1, 30, 2)
+    assert network(nothing, nothing).tolist() == [[0.0] * 168]
+
+
+def test_a_dead_channel_leaves_kernels_that_read_another_as_they_are() -> None:
+    values = windows(10, 30, 2)
+    network = fitted(values)
+    present = torch.ones(10, 30, 2)
+    whole = network(torch.from_numpy(values), present)
+    present[..., 1] = 0.0
+    found = network(torch.from_numpy(values), present)
+    reads = torch.cat([group.reads for group in network.groups])
+    assert torch.equal(found[:, reads[:, 0] == 1], whole[:, reads[:, 0] == 1])
+    assert found[:, reads[:, 1] == 1].abs().max() == 0
+
+
+def test_pruning_keeps_the_named_features_as_they_were() -> None:
+    values = windows(8, 50, 3)
+    network = fitted(values, features=504)
+    first = network.config.groups[0].features
+    keep = [first - 1, 1, first + 4, 503]
+    smaller = pruned(network, modality(50, 3), keep)
+    whole, found = (features_of(one, values, np.ones_like(values)) for one in (network, smaller))
+    assert found == pytest.approx(whole[:, sorted(keep)], abs=1e-5)  # other sums of the same numbers
+    assert [group.features for group in smaller.config.groups] == [2, 1, 1]
+    assert smaller.config.features == 4
+
+
+def test_long_windows_are_read_at_every_nth_position() -> None:
+    values = windows(3, 5000, 1)
+    network = fitted(values, features=84)
+    assert network.config.stride == 5
+    found, _ = network.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
+    network.config = RocketConfig(groups=network.config.groups, stride=1)
+    exact, _ = network.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
+    assert found.numpy() == pytest.approx(exact.numpy(), abs=0.08)  # 5 standard errors of a half among 1,000
+
+
+def test_dilations_reach_from_neighbours_to_the_whole_window() -> None:
+    assert dilations_of(200, 2, most=8) == [(1, 1), (24, 1)]
+    assert dilations_of(9, 24, most=8) == [(1, 24)]
+    assert sum(count for _, count in dilations_of(10_000, 24, most=32)) == 24
+
+
+def test_windows_shorter_than_a_kernel_are_refused() -> None:
+    with pytest.raises(UsageError) as error:
+        fitted(windows(3, 8, 1))
+    assert str(error.value) == (
+        "modality 'acc': rocket: expected windows of at least 9 samples, one window or more and at least 84 features, "
+        "got 8 samples, 3 windows and 168 features; take longer windows, or the student kind 'transformer'"
+    )

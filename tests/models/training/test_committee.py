@@ -1,0 +1,297 @@
+"""A committee from training to file and back, and everybody who takes teachers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_models.data import Dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import BatchSource
+from mmkd_models.data.labels import hide_labels
+from mmkd_models.distil.learner import DistillLearner
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.attention import EdamTerm
+from mmkd_models.losses.contrast import CrdTerm
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.term import constant
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.networks.committee.network import Committee
+from mmkd_models.networks.student import Student
+from mmkd_models.tensors import write_tensors
+from mmkd_models.train_config import OnStep, TrainConfig
+from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_teacher, write_teacher
+from mmkd_models.training.committee import members_named, train_committee
+from mmkd_models.training.predict import logits_of, scores_of
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher
+from tests.models.conftest import STUDENT, TEACHER
+
+RUN = Run(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
+MEMBERS = members_named(["transformer", "trees"])
+
+
+@pytest.fixture(scope="module")
+def data(machines: Dataset) -> TrainingData:
+    """The machines, half of their labels seen."""
+    train = machines.split("train")
+    train = train.with_labels(hide_labels(train.labels, np.arange(len(train)) % 4 < 2))
+    return TrainingData(train=train, valid=machines.split("valid"), sha256=machines.sha256)
+
+
+def trained(data: TrainingData, run: Run = RUN, **options: Any) -> TeacherCheckpoint:
+    options = {"members": MEMBERS, "self_training": False, **options}
+    return train_committee(data, TEACHER, run, **options).checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: TrainingData) -> TeacherCheckpoint:
+    return trained(data)
+
+
+def committee_of(checkpoint: TeacherCheckpoint) -> Committee:
+    network = checkpoint.network()
+    assert isinstance(network, Committee)
+    return network
+
+
+def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
+    checkpoint: TeacherCheckpoint, data: TrainingData
+) -> None:
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(1)
+    network, facts = committee_of(checkpoint), checkpoint.committee
+    assert facts is not None
+    answers = [network.members[0](batch.inputs).logits, network.members[1](batch.inputs)]
+    mean = sum(
+        member.weight * torch.softmax(one.double() / member.temperature, -1)
+        for one, member in zip(answers, facts.members, strict=True)
+    )
+    assert isinstance(mean, Tensor)
+    output = network(batch.inputs, taps=True)
+    torch.testing.assert_close(output.logits, (mean.log() / facts.temperature).float())
+    inside = checkpoint.transformer()(batch.inputs, taps=True)
+    for name in ("embedding", "pooled", "hidden", "cross_attention", "self_attention", "valid"):
+        torch.testing.assert_close(getattr(output, name), getattr(inside, name))
+
+
+def test_a_window_without_a_modality_is_answered_by_the_transformer(
+    checkpoint: TeacherCheckpoint, data: TrainingData
+) -> None:
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(0)
+    inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
+    inputs["gyro"][1][:4] = 0
+    facts = checkpoint.committee
+    assert facts is not None
+    found = committee_of(checkpoint)(inputs).logits
+    alone = checkpoint.transformer()(inputs).logits.double() / facts.members[0].temperature
+    expected = torch.log_softmax(alone, -1) / facts.temperature
+    torch.testing.assert_close(found[:4], expected[:4].float())
+    assert not torch.allclose(found[4:], expected[4:].float())
+
+
+def test_the_first_transformer_is_the_teacher_that_is_trained_alone(
+    checkpoint: TeacherCheckpoint, data: TrainingData
+) -> None:
+    alone = train_teacher(data, TEACHER, RUN)
+    assert all(torch.equal(tensor, checkpoint.state[name]) for name, tensor in alone.state.items())
+    plain = trained(data, members=("transformer",))
+    assert (plain.committee, plain.further, plain.facts) == (None, (), alone.facts)
+    facts = checkpoint.committee
+    assert facts is not None
+    assert facts.members[0].score == alone.facts.score
+    known = data.valid
+    assert checkpoint.facts.score == scores_of(checkpoint.network(), known, modality=None).metric("balanced_accuracy")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_other_trees(
+    checkpoint: TeacherCheckpoint, data: TrainingData, tmp_path: Path
+) -> None:
+    write_teacher(tmp_path / "one.ckpt", checkpoint)
+    write_teacher(tmp_path / "same.ckpt", trained(data))
+    assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "same.ckpt").read_bytes()
+    back = read_teacher(tmp_path / "one.ckpt")
+    assert (back.committee, back.facts) == (checkpoint.committee, checkpoint.facts)
+    asked = data.valid
+    np.testing.assert_array_equal(
+        logits_of(back.network(), asked, modality=None), logits_of(checkpoint.network(), asked, modality=None)
+    )
+
+
+def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
+    data: TrainingData, checkpoint: TeacherCheckpoint, tmp_path: Path
+) -> None:
+    run, steps = replace(RUN, run_dir=tmp_path, resume=True), list[str]()
+
+    @contextmanager
+    def watch(name: str) -> Iterator[OnStep]:
+        yield lambda progress: steps.append(name)
+
+    members = members_named(["trees", "transformer", "transformer"])
+    first = trained(data, run, members=members, watch=watch)
+    assert (steps.count("teacher"), steps.count("transformer 2")) == (4, 4)
+    assert [member.seed for member in first.committee.members] == [3, 1003, 3] if first.committee else False
+    steps.clear()
+    again = trained(data, run, members=members, watch=watch)
+    assert steps == []
+    assert again.committee == first.committee
+    assert all(torch.equal(again.state[name], checkpoint.state[name]) for name in again.state)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["oracle"], "--members: expected some of transformer, rocket, trees, got 'oracle'; choose among them"),
+        (["trees"], "--members: expected a transformer, which losses look into, got trees; add transformer"),
+        (
+            ["transformer", "trees", "trees"],
+            "--members: expected trees once, got it twice; only transformers differ by their seed",
+        ),
+    ],
+)
+def test_members_that_make_no_committee_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        members_named(names)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_labels_and_numbers_have_committees_too(rigs: dict[str, Dataset], kind: str, tmp_path: Path) -> None:
+    rig = rigs[kind]
+    rig_data = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
+    metric = default_metric(rig.spec.task.kind)
+    run = replace(RUN, train=msgspec.structs.replace(RUN.train, metric=metric))
+    made = trained(rig_data, run)
+    write_teacher(tmp_path / "teacher.ckpt", made)
+    back = read_teacher(tmp_path / "teacher.ckpt")
+    facts = back.committee
+    assert facts is not None
+    best = max(member.score for member in facts.members)
+    assert scores_of(back.network(), rig_data.valid, modality=None).metric(metric) == made.facts.score
+    assert made.facts.score >= best - 0.1
+
+
+def rewrite(
+    path: Path,
+    *,
+    document: Callable[[dict[str, Any]], object] = lambda document: None,
+    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+) -> None:
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        found = json.loads(file.metadata()["teacher"])
+    document(found)
+    tensors(parts)
+    write_tensors(path, parts, kind="teacher", document=json.dumps(found).encode())
+
+
+def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
+    members: list[dict[str, Any]] = document["committee"]["members"]
+    return members
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            lambda found: members_in(found).reverse(),
+            "committee: expected two members or more and a transformer first, got trees, transformer",
+        ),
+        (
+            lambda found: [one.update(weight=0.75) for one in members_in(found)],
+            "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
+        ),
+        (
+            lambda found: found["committee"].update(temperature=0.0),
+            "committee: expected temperatures above 0, got {heat0:g}, {heat1:g}, 0",
+        ),
+    ],
+)
+def test_altered_facts_of_a_committee_are_refused(
+    document: Callable[[dict[str, Any]], object], message: str, checkpoint: TeacherCheckpoint, tmp_path: Path
+) -> None:
+    path = tmp_path / "teacher.ckpt"
+    write_teacher(path, checkpoint)
+    rewrite(path, document=document)
+    with pytest.raises(CheckpointError) as caught:
+        read_teacher(path)
+    assert checkpoint.committee is not None
+    heats = {f"heat{number}": one.temperature for number, one in enumerate(checkpoint.committee.members)}
+    assert str(caught.value) == f"{path}: {message.format(**heats)}; the file was altered"
+
+
+def test_altered_trees_are_refused(checkpoint: TeacherCheckpoint, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.ckpt"
+    write_teacher(path, checkpoint)
+    rewrite(path, tensors=lambda parts: parts["member1/left"].zero_())
+    with pytest.raises(CheckpointError) as caught:
+        read_teacher(path)
+    assert str(caught.value) == (
+        f"{path}: member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its shares, "
+        "got other links; the file was altered"
+    )
+
+
+def test_tensors_of_a_member_that_is_not_there_are_refused(checkpoint: TeacherCheckpoint, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.ckpt"
+    write_teacher(path, checkpoint)
+    rewrite(path, tensors=lambda parts: parts.update({"member2/roots": torch.zeros(1)}))
+    with pytest.raises(CheckpointError) as caught:
+        read_teacher(path)
+    assert str(caught.value) == (
+        f"{path}: expected only tensors named teacher/ or member1/..., got ['member2/roots']; the file was altered"
+    )
+
+
+def test_every_kind_of_term_learns_from_a_committee_as_from_its_transformer(
+    checkpoint: TeacherCheckpoint, data: TrainingData
+) -> None:
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(0)
+    inner = Recipe(terms=(EdamTerm(weight=constant(1.0)), CrdTerm(weight=constant(1.0), queue=20, width=4)))
+    outer = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
+
+    def losses(teacher: torch.nn.Module, recipe: Recipe) -> dict[str, float]:
+        torch.manual_seed(0)
+        student = Student(data.train.spec.modality("acc"), 3, STUDENT)
+        learner = DistillLearner(student, teacher, recipe, modality="acc").eval()
+        return {name: float(value.detach()) for name, value in learner(batch, 0.0).items()}
+
+    together, alone = committee_of(checkpoint), checkpoint.transformer()
+    assert losses(together, inner) == losses(alone, inner)
+    assert losses(together, outer) != losses(alone, outer)
+
+
+def test_a_student_starts_as_the_committees_transformer(checkpoint: TeacherCheckpoint, data: TrainingData) -> None:
+    recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)),), init="teacher")
+    student = Student(data.train.spec.modality("acc"), 3, STUDENT)
+    DistillLearner(student, committee_of(checkpoint), recipe, modality="acc")
+    theirs = checkpoint.transformer().encoders["acc"].state_dict()
+    mine = student.encoder.state_dict()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items() if name in mine)
+
+
+def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(
+    checkpoint: TeacherCheckpoint, data: TrainingData, tmp_path: Path
+) -> None:
+    recipe, path = Recipe(terms=(LogitTerm(weight=constant(1.0)),)), tmp_path / "teacher.ckpt"
+    write_teacher(path, checkpoint)
+    taught = TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path))
+    students = [
+        distil(data, "acc", STUDENT, run, teacher=taught.checkpoint, teacher_sha256=taught.sha256, recipe=recipe)
+        for run in (RUN, replace(RUN, answers=tmp_path / "answers"), replace(RUN, answers=tmp_path / "answers"))
+        if isinstance(taught.checkpoint, TeacherCheckpoint)
+    ]
+    assert len(list((tmp_path / "answers").iterdir())) == 1
+    states = [student.state for student in students]
+    assert all(torch.equal(states[0][name], other[name]) for other in states[1:] for name in other)

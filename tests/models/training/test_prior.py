@@ -1,0 +1,77 @@
+"""Prior adjustment: the shift by hand, and that validation must want it clearly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_models.data import Dataset
+from mmkd_models.defaults import AUGMENT
+from mmkd_models.networks.config import student_config
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.loop import Fit
+from mmkd_models.training.predict import scores_of
+from mmkd_models.training.prior import adjusted, chosen_tau, log_prior
+from mmkd_models.training.trainings import Run, TrainingData, train_baseline
+
+
+def test_the_prior_is_the_share_of_each_class_among_the_known_labels() -> None:
+    labels = np.array([0, 0, 0, 1, -1, -1])
+    assert np.exp(log_prior(labels, 2)) == pytest.approx([0.75, 0.25])
+
+
+def test_a_class_without_labels_counts_as_half_a_window() -> None:
+    assert np.exp(log_prior(np.array([0, 0, 0, 0]), 2)) == pytest.approx([8 / 9, 1 / 9])
+
+
+def biased(groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each group: ten windows of class 0, ten of class 1 that would be right but for the prior of nine to one."""
+    prior = np.log([0.9, 0.1])
+    labels = np.tile([0] * 10 + [1] * 10, groups)
+    evidence = np.where(labels[:, None] == np.arange(2), 1.0, 0.0)
+    return evidence + prior, labels, np.repeat(np.arange(groups), 20)
+
+
+def test_classes_that_only_their_frequency_hides_are_found_again() -> None:
+    logits, labels, groups = biased(6)
+    prior = np.log([0.9, 0.1])
+    assert (logits.argmax(1) == 0).all()  # 0 + log 9 > 1
+    # At tau 1/2 the evidence of 1 stands against log 3 = 1.0986, which still hides class 1.
+    assert chosen_tau(logits, labels, groups, prior=prior, metric="balanced_accuracy") == 1.0
+
+
+def test_accuracy_leaves_the_classes_as_frequent_as_they_are() -> None:
+    logits, labels, groups = biased(6)
+    assert chosen_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="accuracy") == 0.0
+
+
+def test_a_gain_that_one_group_alone_has_is_not_believed() -> None:
+    logits, labels, groups = biased(6)
+    logits[groups > 0] = np.where(labels[groups > 0, None] == np.arange(2), 5.0, -5.0)
+    assert chosen_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy") == 0.0
+
+
+def test_two_groups_are_cut_into_blocks_of_neighbouring_windows() -> None:
+    logits, labels, groups = biased(2)
+    order = np.random.default_rng(0).permutation(len(labels))
+    found = chosen_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy")
+    assert found == 1.0
+
+
+def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:
+    """A student that tells both classes apart, and is then made to favour class 0 as labels of fifty to one would."""
+    data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
+    run = Run(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
+    trained = train_baseline(data, "acc", student_config("tiny"), run)
+    labels = np.array([0] * 50 + [1])
+    favour = torch.from_numpy(log_prior(labels, 2)).float()
+    state = {**trained.state, "head.bias": trained.state["head.bias"] + favour}
+    student, valid = trained.network(), data.valid.with_modalities(("acc",))
+    fit = Fit(state=state, scores=scores_of(student, valid, modality="acc"), best_step=1, curve=(), stopped_at=1)
+    assert adjusted(student, fit, labels, valid, metric="accuracy", modality="acc") == (fit, 0.0)
+    back, tau = adjusted(student, fit, labels, valid, metric="balanced_accuracy", modality="acc")
+    assert tau > 0
+    assert torch.allclose(back.state["head.bias"], state["head.bias"] - tau * favour)
+    student.load_state_dict(back.state)
+    assert back.scores == scores_of(student, valid, modality="acc")
