@@ -30,7 +30,8 @@ SAID = {
     ),
     "none": (
         "the bundle carries no recording: its one golden window is constant near each channel's mean, in which a "
-        "device's self-test and the contest of backends see little; statistics of the channels are there, for the drift verdict"
+        "device's self-test and the contest of backends see little; statistics of the channels are there, for the "
+        "drift verdict"
     ),
 }
 
