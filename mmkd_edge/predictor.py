@@ -130,6 +130,7 @@ class EdgePredictor:
         stale_s: float | None = None,
         error_level: float | None = None,
         observe_every: int = 16,
+        selftest: bool = True,
     ) -> EdgePredictor:
         """Verify a bundle, open its students, and run them until they are warm.
 
@@ -148,8 +149,11 @@ class EdgePredictor:
                 future: the clocks disagree. None never says so.
             error_level: share of windows whose true label may be missing from `label_set`; None names no label sets.
             observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
+            selftest: whether the first opening of a bundle on this machine asks each student a few golden windows, for
+                about 20 ms; later openings remember that they were answered as by the checkpoint.
 
         Raises:
+            GateError: a student answers its golden windows differently here.
             UsageError: a file is absent, or an argument does not fit this bundle.
             UnavailableError: the backend's library is not installed.
             BackendError: the backend cannot open or run the student.
@@ -163,6 +167,7 @@ class EdgePredictor:
             contest=contest,
             references=several(reference),
             error_level=check_error_level(error_level),
+            selftest=selftest,
         )
         students = open_students(path, asked)
         predictor = cls.__new__(cls)

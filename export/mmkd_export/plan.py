@@ -18,6 +18,8 @@ from mmkd_export.platforms import Platform, PlatformName, platform_named
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 
+GoldenChoice = Literal["real", "synthetic", "none"]
+
 BUNDLE_SUFFIX = ".edge"
 
 
@@ -41,6 +43,7 @@ class ExportPlan:
         batch: how many windows the graphs take at once; None for one.
         drift_reference: a dataset directory, to measure how its groups differ from each other.
         value_range: which values of the sensor are plausible; see `judge/plausible.py`.
+        golden: what the golden windows of the bundle are.
         from_bundle: whether the source is an earlier bundle; its content decides when the plan is made, not its name.
     """
 
@@ -59,6 +62,7 @@ class ExportPlan:
     batch: BatchRange | None = None
     drift_reference: Path | None = None
     value_range: RangeChoice = "auto"
+    golden: GoldenChoice = "real"
     from_bundle: bool = field(init=False)
 
     def __post_init__(self) -> None:

@@ -65,6 +65,11 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
             f"{plan.source}: --range: expected a checkpoint, because a bundle keeps its range, got a bundle; "
             "export the checkpoint with --range"
         )
+    if plan.from_bundle and plan.golden != "real":
+        yield UsageError(
+            f"{plan.source}: --golden {plan.golden}: expected a checkpoint, because a bundle keeps its golden windows, "
+            "got a bundle; export the checkpoint"
+        )
     yield from _ignored_options(plan)
     yield from _output_problems(plan.output)
 

@@ -225,7 +225,12 @@ def _write(plan: ExportPlan, targets: Sequence[Target], begin: _Begin) -> None:
         machine = processor_name()
     begin(_WRITE)
     manifest, members = pack_bundle(
-        student, made.artifacts, platform=plan.platform_row.name, left_out=made.left_out, machine=machine
+        student,
+        made.artifacts,
+        golden=plan.golden,
+        platform=plan.platform_row.name,
+        left_out=made.left_out,
+        machine=machine,
     )
     write_bundle(plan.output, manifest=manifest, members=members)
 

@@ -26,6 +26,7 @@ from mmkd_export.graph.onnx_graph import mflops_of
 from mmkd_export.judge.artifacts import ProvenArtifact, prove_again, prove_fp32, rescored
 from mmkd_export.judge.confidence import fit_temperature
 from mmkd_export.judge.gate import GateRule, JudgingWindows, check_metric
+from mmkd_export.judge.golden_choice import SAID, golden_without_recordings
 from mmkd_export.judge.parity import (
     FP32_TOLERANCE,
     Answers,
@@ -72,6 +73,7 @@ class ProvenStudent:
         streaming: how a causal student steps, but for the artifacts; None of a windowed one.
         steps: its step graphs.
         group_reference: how the groups of its training differ from each other; None where nobody measured it.
+        golden: what a device tests itself with, in place of the windows of the proof set; None for those.
         range_rule: where the range of its values comes from; None where the dataset declares it.
     """
 
@@ -87,6 +89,7 @@ class ProvenStudent:
     steps: tuple[StepGraph, ...] = ()
     group_reference: GroupReference | None = None
     range_rule: str | None = None
+    golden: Golden | None = None
 
     @property
     def batch(self) -> BatchRange | None:
@@ -135,6 +138,10 @@ def student_from_checkpoint(
         plan, checkpoint.modality, checkpoint.task, real=real, answers=answer(real.windows), answer=answer
     )
     proof_set = replace(proof_set, temperature=temperature)
+    golden: Golden | None = None
+    if plan.golden != "real":
+        front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
+        golden = golden_without_recordings(plan.golden, checkpoint.modality, checkpoint.task, **front, answer=answer)
     return ProvenStudent(
         modality=checkpoint.modality,
         task=checkpoint.task,
@@ -142,6 +149,7 @@ def student_from_checkpoint(
         licence=checkpoint.facts.licence or _NO_LICENCE,
         tools={name: version(name) for name in _FROM_TORCH},
         proof_set=proof_set,
+        golden=golden,
         fp32=prove_fp32(graph, proof_set, batch=plan.batch),
         streaming=steps_of(checkpoint) if checkpoint.config.causal else None,
         steps=(step_from_checkpoint(checkpoint, proof_set),) if checkpoint.config.causal else (),
@@ -174,17 +182,18 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         stored = _stored_artifacts(bundle, entry, report)
         step_files = entry.streaming.artifacts if entry.streaming else ()
         step_models = [bundle.read(artifact.file) for artifact in step_files]
+    windows = _as_carried(report.windows)
     replaced = {"fp32", *remade}
     graphs = [proven for proven in stored if proven.artifact.format == "onnx"]
     fp32 = next((proven for proven in graphs if proven.artifact.precision == "fp32"), None)
     if fp32 is None:
         raise UsageError(f"{plan.source}: expected a bundle with an fp32 graph, got one without; export the checkpoint")
-    if report.windows.synthetic and plan.calibration is None and plan.lower_precisions:
+    if windows.synthetic and plan.calibration is None and plan.lower_precisions:
         raise UsageError(
             f"{plan.source}: --precision {plan.lower_precisions[0]}: expected recorded windows, got a bundle whose "
             "windows are synthetic; name some with --calib DATA or --calib FILE.npz"
         )
-    proof_set = _proof_set_of_bundle(plan, entry, golden, fp32.model, windows=report.windows)
+    proof_set = _proof_set_of_bundle(plan, entry, golden, fp32.model, windows=windows)
     if fp32.artifact.confidence is not None:
         proof_set = replace(proof_set, temperature=fp32.artifact.confidence.temperature)
     rule = _rule(report.student, entry.task, plan)
@@ -209,6 +218,13 @@ def student_from_bundle(plan: ExportPlan, *, remade: Collection[Precision]) -> P
         group_reference=_reference_of_bundle(plan, entry, proof_set, graph=fp32.model),
         range_rule=report.range_rule or None,
     )
+
+
+def _as_carried(windows: WindowFacts) -> WindowFacts:
+    """What a report says of the windows that a bundle carries, whatever judged when it was made."""
+    if windows.golden is msgspec.UNSET:
+        return windows
+    return msgspec.structs.replace(windows, synthetic=True, source=f"{windows.golden} windows ({SAID[windows.golden]})")
 
 
 def _reference_of_bundle(

@@ -89,8 +89,28 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def read_own_file(path: Path, *, most_bytes: int) -> bytes:
+    """The bytes of a regular file that nobody but this user and root can have written; a pipe is not waited for.
+
+    Gives one byte more than `most_bytes` of a larger file.
+
+    Raises:
+        OSError: there is no such file, it cannot be read, or others can write it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & stat.S_IWOTH:
+            raise OSError(errno.EPERM, "others can write it")
+        return read_exactly(descriptor, most_bytes + 1, offset=0)
+    finally:
+        os.close(descriptor)
+
+
 def cache_folder(kind: str) -> Path:
-    """Where this user's `profiles` or `engines` lie: `mmkd-edge/<kind>` in `XDG_CACHE_HOME`, else in `~/.cache`.
+    """Where a user's `profiles`, `engines` or `verdicts` lie: `mmkd-edge/<kind>` in `XDG_CACHE_HOME` or `~/.cache`.
 
     Raises:
         UsageError: this user has no home directory, and `XDG_CACHE_HOME` is not set (XDG base directories).

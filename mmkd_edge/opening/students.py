@@ -18,6 +18,7 @@ from mmkd_edge.bundle.reference import Reference, check_reference, read_referenc
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.contest import CONTEST_S, Outcome, hold_contest
+from mmkd_edge.opening.quick_test import with_verdict
 from mmkd_edge.predict.engine import Engine, Students, open_engine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,
@@ -41,6 +42,7 @@ def open_students(path: str | os.PathLike[str], asked: Asked) -> Students:
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run a student.
         ArtifactError: the bundle is damaged, or was made for a newer version.
+        GateError: a student does not answer its golden windows as the checkpoint did.
     """
     bundle = Bundle.open(path)
     opened: list[Engine] = []
@@ -57,6 +59,8 @@ def open_students(path: str | os.PathLike[str], asked: Asked) -> Students:
             outcomes.append(outcome)
             left_s -= outcome.spent_s if outcome else 0.0
         engines = _told(opened, outcomes, kept=_remember(bundle, found, outcomes))
+        if asked.selftest:
+            engines = with_verdict(bundle, engines)
     except BaseException:
         for engine in opened:
             engine.close()

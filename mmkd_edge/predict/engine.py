@@ -42,6 +42,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         least_probability: that a label needs to be in the label set; None where no error level was asked for.
         statistics: of its inputs and answers.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
+        selftest: how its quick self-test ended; empty where there was none.
     """
 
     entry: ModelEntry
@@ -53,6 +54,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     least_probability: float | None
     statistics: RunningStatistics
     step: SteppingBackend | None = None
+    selftest: str = ""
 
     @property
     def modality(self) -> ModalitySpec:

@@ -26,6 +26,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
         step_artifact: the step graph that streams use; empty where they compute whole windows.
         bundle: the path that was opened; empty without a bundle.
         bundle_sha256: of the whole bundle, as `sha256sum` prints it; empty without a bundle.
+        selftest: when the quick self-test at opening was passed; empty where there was none.
         least_probability: from which on a label is in the label set; None where no error level was asked for.
         versions: of mmkd-edge, numpy and Python.
     """
@@ -46,6 +47,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     step_artifact: str
     bundle: str
     bundle_sha256: str
+    selftest: str
     least_probability: float | None
     versions: dict[str, str]
 
@@ -74,6 +76,7 @@ def info_of(students: Students) -> PredictorInfo:
         step_artifact=step.file if step else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
+        selftest=engine.selftest,
         least_probability=engine.least_probability,
         versions={
             "mmkd-edge": version("mmkd-edge"),

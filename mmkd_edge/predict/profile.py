@@ -6,9 +6,6 @@ and the reason is told. It decides how fast a student answers, never what: every
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions
-from mmkd_edge.bundle.files import cache_folder, read_exactly, write_file
+from mmkd_edge.bundle.files import cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import Machine, this_machine
@@ -177,7 +174,7 @@ def _find(bundle_sha256: str, machine: Machine, origin: Origin) -> FoundProfile:
     except UsageError as error:
         return FoundProfile(profile=None, path=None, reason=str(error))
     try:
-        data = _own_bytes(path)
+        data = read_own_file(path, most_bytes=_MAX_PROFILE_BYTES)
     except FileNotFoundError:
         return FoundProfile(profile=None, path=path, reason=_why_absent(path, bundle_sha256))
     except OSError as error:
@@ -190,24 +187,6 @@ def _find(bundle_sha256: str, machine: Machine, origin: Origin) -> FoundProfile:
         return FoundProfile(profile=None, path=path, reason=reason)
     reason = _why_not(profile, bundle_sha256, machine)
     return FoundProfile(profile=None if reason else profile, path=path, reason=reason)
-
-
-def _own_bytes(path: Path) -> bytes:
-    """The bytes of a regular file that nobody but this user and root can have written; a pipe is not waited for.
-
-    Raises:
-        OSError: there is no such file, it cannot be read, or others can write it.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & stat.S_IWOTH:
-            raise OSError(errno.EPERM, "others can write it")
-        return read_exactly(descriptor, _MAX_PROFILE_BYTES + 1, offset=0)
-    finally:
-        os.close(descriptor)
 
 
 def decode_profile(data: bytes) -> ExecutionProfile:
@@ -253,7 +232,7 @@ def _why_absent(path: Path, bundle_sha256: str) -> str:
     others = [other for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")) if other.stem.count(".") == 0]
     for other in others:
         try:
-            machine = decode_profile(_own_bytes(other)).machine
+            machine = decode_profile(read_own_file(other, most_bytes=_MAX_PROFILE_BYTES)).machine
         except (OSError, ValueError):
             continue
         return f"the profile of this bundle was measured on another machine, {machine}; {_AGAIN} here"

@@ -77,16 +77,16 @@ def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> 
         )
     agreement = float(same_answers(engine.task, golden.logits[asked], logits).mean())
     if engine.step is not None:
-        error = max(error, _test_steps(engine, engine.step, golden, where=str(bundle.path)))
+        error = max(error, _test_steps(engine, engine.step, golden, most=most, where=str(bundle.path)))
     return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
 
 
-def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, where: str) -> float:
+def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:
     """Step through some golden windows: the last step answers for the window. Gives the largest difference."""
     streaming, scale = engine.entry.streaming, answer_scale(engine.task, golden.probabilities)
     assert streaming is not None
     largest = 0.0
-    for number, window in enumerate(golden.windows[:_STEPPED_WINDOWS]):
+    for number, window in enumerate(golden.windows[: min(most or _STEPPED_WINDOWS, _STEPPED_WINDOWS)]):
         logits, probabilities = follow_recording(step, streaming, window, engine.modality)
         second = (probabilities[-1] - golden.probabilities[number]) / scale
         found = np.concatenate([logits[-1] - golden.logits[number], second])

@@ -38,6 +38,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         contest: lets a backend that was left open be settled by a contest where no profile does.
         references: for modalities that are normalised per group.
         error_level: of label sets; None for none.
+        selftest: whether a few golden windows are asked first.
     """
 
     backend: BackendName | Literal["auto"] = "auto"
@@ -46,6 +47,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     contest: bool = True
     references: tuple[Reference | str | os.PathLike[str], ...] = ()
     error_level: float | None = None
+    selftest: bool = True
 
     @property
     def leaves_a_choice(self) -> bool:

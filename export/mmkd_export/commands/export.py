@@ -22,8 +22,9 @@ with loading("mmkd-export"):
     from mmkd_export.graph.calibration import CalibrationMethod
     from mmkd_export.judge.batch import batch_from_dim
     from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
+    from mmkd_export.judge.golden_choice import SAID
     from mmkd_export.judge.plausible import range_choice
-    from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
+    from mmkd_export.plan import ExportPlan, GoldenChoice, PrecisionChoice, export_plan
     from mmkd_export.platforms import PLATFORMS, PlatformName
     from mmkd_export.preflight import check_plan
     from mmkd_export.run import (
@@ -115,6 +116,13 @@ class JudgingOptions:
     evaluation: Annotated[
         Path | None, Option("Windows that judge, in place of half of the others.", ("--eval",), "DATA|FILE.npz")
     ] = None
+    golden: Annotated[
+        GoldenChoice,
+        Option(
+            "Golden windows of the bundle: recordings, drawn from channel statistics, or one constant one.",
+            ("--golden",),
+        ),
+    ] = ExportPlan.golden
     drift_reference: Annotated[
         Path | None,
         Option(
@@ -233,6 +241,7 @@ def _plan(
         batch=None if quantised.dim is None else batch_from_dim(quantised.dim),
         drift_reference=judged.drift_reference,
         value_range=range_choice(judged.value_range),
+        golden=judged.golden,
     )
 
 
@@ -373,6 +382,8 @@ def _notes(result: ExportResult) -> Iterator[str]:
         if artifact.precision == "fp16":
             for name, reason in artifact.float_layers.items():
                 yield f"fp16: {name} stays float32: it {reason}"
+    if isinstance(result.report.windows.golden, str):
+        yield SAID[result.report.windows.golden]
     if isinstance(result.report.range_rule, str):
         low, high = result.manifest.models[0].modality.range or (-math.inf, math.inf)
         yield f"values outside {low:g} to {high:g} count as missing: {result.report.range_rule}; --range changes it"

@@ -11,6 +11,7 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.printable import printable
 from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_export.judge.gate import LEAST_JUDGING
+from mmkd_export.judge.golden_choice import SAID
 from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
 from mmkd_report.documents.export import ArtifactReport, ExportReport
 
@@ -113,6 +114,9 @@ def _measured(report: ExportReport) -> Iterator[str]:
             "statistics of its training data: they show that the graph computes what the network computes, no more."
         )
     yield ""
+    if isinstance(windows.golden, str):
+        yield f"**No recording is in here**: {SAID[windows.golden]}."
+        yield ""
     names = list(report.artifacts[0].figures or ("accuracy", "balanced accuracy", "macro-F1"))
     yield f"| artifact | size | parity | parity with gaps | labels agree | {' | '.join(names)} |"
     yield f"|{'---|' * (5 + len(names))}"

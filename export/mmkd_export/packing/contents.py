@@ -27,9 +27,11 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.gate import caution
+from mmkd_export.judge.golden_choice import steady
 from mmkd_export.judge.parity import FP32_TOLERANCE
 from mmkd_export.judge.proof_set import ProofSet
 from mmkd_export.packing.card import model_card
+from mmkd_export.plan import GoldenChoice
 from mmkd_export.student import ProvenStudent
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.metrics.measures import measures_of
@@ -45,6 +47,7 @@ def pack_bundle(
     student: ProvenStudent,
     artifacts: Sequence[ProvenArtifact],
     *,
+    golden: GoldenChoice = "real",
     platform: str,
     left_out: Sequence[LeftOut],
     machine: str | None,
@@ -54,6 +57,7 @@ def pack_bundle(
     Args:
         student: with the windows and answers that become the golden windows.
         artifacts: that passed their gates, the fp32 graph first.
+        golden: what its golden windows are.
         platform: what it is exported for.
         left_out: precisions that were tried and left out.
         machine: that latencies were measured on; None where nothing was timed.
@@ -62,7 +66,7 @@ def pack_bundle(
         model_id=student.model_id,
         platform=platform,
         student=student.facts,
-        windows=_window_facts(student.proof_set),
+        windows=_window_facts(student.proof_set, golden),
         artifacts=tuple(artifact.report for artifact in artifacts),
         left_out=tuple(left_out),
         machine=machine,
@@ -71,8 +75,11 @@ def pack_bundle(
         measures=_measures(student.task),
         range_rule=student.range_rule or msgspec.UNSET,
     )
-    golden = golden_bytes(_golden(student.proof_set))
-    entry = _entry(student, artifacts, golden=golden)
+    stored = _golden(student.proof_set)
+    if student.golden is not None:
+        stored = steady(student.golden, artifacts, student.modality, most=1 if golden == "none" else None)
+    golden_file = golden_bytes(stored)
+    entry = _entry(student, artifacts, golden=golden_file)
     texts = {
         REPORT_FILE: encode_document(report),
         README_FILE: model_card(report, entry, licence=student.licence).encode(),
@@ -84,7 +91,7 @@ def pack_bundle(
         licence=student.licence,
         files=tuple(file_entry(name, data) for name, data in texts.items()),
     )
-    members = texts | {proven.artifact.file: proven.model for proven in artifacts} | {entry.golden.file: golden}
+    members = texts | {proven.artifact.file: proven.model for proven in artifacts} | {entry.golden.file: golden_file}
     members |= {step.artifact.file: step.model for step in student.steps}
     return manifest, members
 
@@ -96,7 +103,7 @@ def _measures(task: TaskSpec) -> Measures | msgspec.UnsetType:
     return msgspec.convert(measures_of(task), Measures, from_attributes=True)
 
 
-def _window_facts(proof_set: ProofSet) -> WindowFacts:
+def _window_facts(proof_set: ProofSet, golden: GoldenChoice) -> WindowFacts:
     real, judging = proof_set.real, proof_set.judging
     own = real.synthetic and judging.source == real.source
     return WindowFacts(
@@ -107,6 +114,7 @@ def _window_facts(proof_set: ProofSet) -> WindowFacts:
         labelled=int(is_labelled(judging.labels).sum()),
         caution=_SYNTHETIC if own else caution(len(judging.labels)),
         synthetic=real.synthetic,
+        golden=msgspec.UNSET if golden == "real" else golden,
     )
 
 

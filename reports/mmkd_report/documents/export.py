@@ -283,7 +283,8 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
         judged_by: where the judging windows come from.
         labelled: how many of the judging ones have a label.
         caution: how little they prove; None where there are enough.
-        synthetic: whether the golden windows were drawn from channel statistics and not recorded.
+        synthetic: whether these windows were drawn from channel statistics and not recorded.
+        golden: what the bundle carries in place of them, where they stay at home.
     """
 
     source: str
@@ -293,6 +294,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     labelled: int
     caution: str | None
     synthetic: bool = False
+    golden: Literal["synthetic", "none"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -158,7 +158,7 @@ def info_of(path: Path, **options: Any) -> Any:
 
 def test_one_backend_needs_no_contest(bundle_path: Path, cache: Path) -> None:
     assert info_of(bundle_path).reason == f"{NO_PROFILE}; onnxruntime is installed"
-    assert not cache.exists()
+    assert not (cache / "mmkd-edge" / "profiles").exists()
 
 
 def test_a_contest_compares_backends_alone(bundle_path: Path) -> None:
@@ -224,7 +224,7 @@ class TestTwoBackends:
         info = info_of(bundle_path, **options)
         assert info.backend == options.get("backend", "openvino")
         assert "contest" not in info.reason
-        assert not cache.exists()
+        assert not (cache / "mmkd-edge" / "profiles").exists()
 
     def test_without_a_place_it_is_not_remembered_and_says_so(self, bundle_path: Path, cache: Path) -> None:
         cache.write_text("a file")

@@ -137,22 +137,21 @@ def test_a_window_that_is_asked_again_has_its_faults_said_once() -> None:
 # Swapping bundles.
 
 
-@pytest.fixture
-def other_path(kit: Any, tmp_path: Path) -> Path:
-    """Another student for the same sensor and labels, with its own golden windows."""
-    golden = kit.golden(kit.modality)
+def golden_of_half(kit: Any, modality: ModalitySpec) -> Any:
+    """Golden windows of the student with the weights `HALF`."""
+    golden = kit.golden(modality)
     means = np.where(np.isfinite(golden.windows), golden.windows, 0).mean(axis=1)
     logits = (means @ HALF + np.array([0.1, 0.0, -0.1], dtype=np.float32)).astype(np.float32)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    changed = type(golden)(
-        windows=golden.windows,
-        labels=golden.labels,
-        logits=logits,
-        probabilities=shares.astype(np.float32),
-        judge=golden.judge,
-        tolerance=golden.tolerance,
+    return msgspec.structs.replace(golden, logits=logits, probabilities=shares.astype(np.float32))
+
+
+@pytest.fixture
+def other_path(kit: Any, tmp_path: Path) -> Path:
+    """Another student for the same sensor and labels, with its own golden windows."""
+    parts = kit.parts(
+        kit.modality, model=kit.model(kit.modality, weights=HALF), golden=golden_of_half(kit, kit.modality)
     )
-    parts = kit.parts(kit.modality, model=kit.model(kit.modality, weights=HALF), golden=changed)
     written: Path = parts.write(tmp_path / "other.edge")
     return written
 
@@ -261,7 +260,7 @@ def test_a_predictor_without_a_bundle_cannot_swap(other_path: Path) -> None:
 def both_path(kit: Any, tmp_path: Path) -> Path:
     gyro = ModalitySpec(name="gyro", channels=("u", "v", "w"), rate_hz=5.0, samples=10)
     first = kit.parts(kit.modality)
-    second = kit.parts(gyro, model=kit.model(gyro, weights=HALF), golden=kit.golden(gyro), name="gyro")
+    second = kit.parts(gyro, model=kit.model(gyro, weights=HALF), golden=golden_of_half(kit, gyro), name="gyro")
     manifest = msgspec.structs.replace(first.manifest, models=(first.manifest.models[0], second.manifest.models[0]))
     parts = type(first)(manifest=manifest, members={**second.members, **first.members})
     written: Path = parts.write(tmp_path / "both.edge")

@@ -1,0 +1,103 @@
+"""The first opening of a bundle asks it a few golden windows; later ones remember what came."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor, GateError
+from mmkd_edge.backends.ort import OrtBackend
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the runs of onnxruntime."""
+    runs: list[int] = []
+    run = OrtBackend.run
+
+    def counted(self: OrtBackend, feeds: Any) -> Any:
+        runs.append(1)
+        return run(self, feeds)
+
+    monkeypatch.setattr(OrtBackend, "run", counted)
+    return runs
+
+
+@pytest.fixture
+def rolled(kit: Any, tmp_path: Path) -> Path:
+    """A bundle whose hashes are right and whose head's weights are rolled: each class has another's name."""
+    weights = np.array([[-1.0, 1.0, 0.0], [0.5, 0.0, 2.0], [1.0, 0.5, -1.0]], dtype=np.float32)
+    path: Path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=weights)).write(tmp_path / "rolled.edge")
+    return path
+
+
+def opened(path: Path, **options: Any) -> str:
+    with EdgePredictor.open(path, backend="ort", **options) as predictor:
+        return predictor.info().selftest
+
+
+def verdicts(path: Path) -> list[Path]:
+    return sorted((Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts").glob("*.json"))
+
+
+def test_a_bundle_whose_weights_were_rolled_never_opens(rolled: Path) -> None:
+    for _ in range(2):  # a failure is not remembered as anything else
+        with pytest.raises(GateError) as caught:
+            opened(rolled)
+        assert str(caught.value).startswith(f"{rolled}: self-test: golden window 0: expected the stored answer within ")
+    with pytest.raises(GateError):
+        EdgePredictor.open(rolled)
+    assert verdicts(rolled) == []
+    assert opened(rolled, selftest=False) == ""
+
+
+def test_what_has_passed_is_not_asked_again(bundle_path: Path, asked: list[int]) -> None:
+    assert opened(bundle_path) == "passed now"
+    first = len(asked)
+    assert opened(bundle_path) == "passed at an earlier start"
+    assert len(asked) - first == 5  # warming up
+    assert first > 6
+
+
+def test_another_way_to_run_it_is_asked(bundle_path: Path) -> None:
+    assert opened(bundle_path) == "passed now"
+    assert opened(bundle_path, threads=2) == "passed now"
+    assert opened(bundle_path) == opened(bundle_path, threads=2) == "passed at an earlier start"
+
+
+@pytest.mark.parametrize("damage", ["others", "pipe", "text", "another bundle", "folder"])
+def test_a_verdict_that_is_not_ours_does_not_count(bundle_path: Path, damage: str) -> None:
+    opened(bundle_path)
+    (verdict,) = verdicts(bundle_path)
+    if damage == "others":
+        verdict.chmod(0o666)
+    elif damage == "pipe":
+        verdict.unlink()
+        os.mkfifo(verdict)
+    elif damage == "text":
+        verdict.write_text("{")
+    elif damage == "another bundle":
+        verdict.write_text(json.dumps(json.loads(verdict.read_text()) | {"bundle_sha256": "0" * 64}))
+    else:
+        verdict.parent.chmod(0o777)
+        assert opened(bundle_path) == (
+            f"passed now and at each start, since it cannot be remembered: {verdict.parent}: others can write it; "
+            "give it to this user alone: chmod 700"
+        )
+        verdict.parent.chmod(0o700)
+        return
+    assert opened(bundle_path) == "passed now"
+
+
+def test_without_a_folder_of_ones_own_it_is_asked_at_each_start(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for _ in range(2):
+        assert opened(bundle_path).startswith("passed now and at each start, since it cannot be remembered: ")

@@ -1,0 +1,117 @@
+"""Nothing phones home: what the system sees of importing, opening, predicting, streaming, exporting and training.
+
+Some libraries report seconds after their import, so that a run must go on for a while. Each is watched by strace for
+calls that reach for a network, and for files that are written outside of the folders that were named.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge import example_bundle
+from mmkd_edge.backends.base import BACKENDS, BackendName, is_installed
+from mmkd_models.data.dataset import shipped_dataset
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+]
+
+SECONDS = 60  # onnxruntime's first report came after 9 s
+_CALLS = "connect,sendto,sendmsg,sendmmsg,openat,open,creat,mkdir,mkdirat"
+_NETWORK = re.compile(r"\b(?:connect|sendto|sendmsg|sendmmsg)\(.*AF_INET")
+_WRITTEN = re.compile(
+    r'\b(?:openat\((?:AT_FDCWD|\d+), |open\(|creat\(|mkdir\(|mkdirat\((?:AT_FDCWD|\d+), )"([^"]*)"(.*)'
+)
+_NO_FILES = ("/dev/", "/proc/", "/sys/")
+
+WATCHED = {
+    "import": "import time, mmkd_edge; time.sleep(seconds)",
+    "predict": (
+        "import time\n"
+        "import numpy as np\n"
+        "from mmkd_edge import EdgePredictor\n"
+        "end = time.monotonic() + seconds\n"
+        "with EdgePredictor.open(arguments[0], backend=arguments[1]) as predictor:\n"
+        "    window = np.random.default_rng(0).random(predictor.modality.shape, dtype=np.float32)\n"
+        "    stream = predictor.stream(hop=predictor.modality.samples)\n"
+        "    while time.monotonic() < end:\n"
+        "        predictor.predict(window)\n"
+        "        stream.push(window)\n"
+        "        time.sleep(0.01)\n"
+    ),
+}
+
+
+def watched(command: list[str], *, tmp_path: Path) -> tuple[list[str], list[str]]:
+    """Lines of a run that reach for a network, and files that it wrote outside of its own folder."""
+    log = tmp_path / "strace.log"
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    environment |= {"HOME": str(home), "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        ["strace", "-f", "--seccomp-bpf", "-s", "300", "-e", f"trace={_CALLS}", "-o", str(log), *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if _NETWORK.search(line)], sorted(set(_strays(lines, tmp_path)))
+
+
+def _strays(lines: list[str], tmp_path: Path) -> list[str]:
+    found = []
+    for line in lines:
+        match = _WRITTEN.search(line)
+        if match is None or " = -1 " in line:
+            continue
+        path, rest = match.groups()
+        writes = "mkdir" in line or "creat(" in line or any(flag in rest for flag in ("O_WRONLY", "O_RDWR", "O_CREAT"))
+        inside = not path.startswith("/") or path.startswith((str(tmp_path), *_NO_FILES))
+        if writes and not inside:
+            found.append(path)
+    return found
+
+
+def script(name: str, *arguments: object) -> list[str]:
+
+    start = f"import sys\nseconds, arguments = {SECONDS}, sys.argv[1:]\n"
+    return [sys.executable, "-c", start + WATCHED[name], *map(str, arguments)]
+
+
+def test_importing_does_nothing_of_the_kind(tmp_path: Path) -> None:
+    assert watched(script("import"), tmp_path=tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if not BACKENDS[name].on_gpu])
+def test_predicting_and_streaming_do_nothing_of_the_kind(backend: BackendName, tmp_path: Path) -> None:
+    if not is_installed(backend):
+        pytest.skip(f"needs {BACKENDS[backend].library()[1]}")
+    assert watched(script("predict", example_bundle(), backend), tmp_path=tmp_path) == ([], [])
+
+
+def test_training_exporting_and_tuning_do_nothing_of_the_kind(tmp_path: Path) -> None:
+    student, bundle = tmp_path / "student.ckpt", tmp_path / "student.edge"
+    train = ["student", shipped_dataset(), "--modality", "acc", "--preset", "tiny", "--steps", "40", "-o", student]
+    commands = [
+        ["mmkd-train", *train],
+        ["mmkd-export", student, "-o", bundle, "--onnx-only"],
+        ["mmkd-bench", "tune", bundle],
+    ]
+    for number, (command, *arguments) in enumerate(commands):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        network, files = watched([str(Path(sys.executable).parent / command), *map(str, arguments)], tmp_path=folder)
+        assert network == []
+        assert [file for file in files if not file.startswith(str(tmp_path))] == []
