@@ -167,9 +167,9 @@ def test_labels_groups_and_columns_may_be_columns_of_the_log(plant, recipe):
 def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_are_left_out(plant, recipe):
     recipe(('group = "machine"', ""), ("length_s = 1.0", 'length_s = 1.0\nstride_s = 0.5\ncolumns = ["machine"]'))
     report = run(plant)
-    # Of nine windows of a state five train, two choose and two judge; those that overlap one of a higher split make way.
-    # The window half in one state and half in the other has none.
     # Of nine windows of a state five train, two choose, two judge; those that overlap one of a higher split make way.
+    # The window half in one state and half in the other has none.
+    assert report.built.left_out == {"without a label": 6, "between splits": 24}
     assert report.built.dataset.spec.splits == {"train": 48, "valid": 12, "test": 24}
     windows = open_dataset(plant / "out").everything()
     assert not windows.has_groups
