@@ -260,7 +260,7 @@ _NUMBER = st.one_of(st.none(), st.integers(-(10**6), 10**6).map(lambda number: n
     start_ms=st.integers(10**12, 17 * 10**11),
     data=st.data(),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_a_recording_written_as_text_gives_the_windows_of_its_arrays(
     tmp_path_factory, rate_hz, samples, counts, start_ms, data
 ):
