@@ -9,6 +9,7 @@ with loading("mmkd-data"):
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
+    from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.outputs import check_file, held
@@ -43,6 +44,7 @@ def main() -> NoReturn:
 def run_data(arguments: Sequence[str]) -> None:
     """Runs `mmkd-data` with these arguments."""
     commands = (
+        Command(function=recipe),
         Command(function=import_, name="import"),
         Command(function=check),
         Command(function=describe),
@@ -50,6 +52,26 @@ def run_data(arguments: Sequence[str]) -> None:
         Command(function=list_, name="list"),
     )
     run_line("mmkd-data", arguments, commands, about=_ABOUT)
+
+
+def recipe(
+    folder: Annotated[Path, Argument("FOLDER", "A folder of logs.")],
+    *,
+    out: Annotated[
+        Path | None, Option("The recipe to write; in or above the folder.", ("-o", "--out"), "FILE.toml")
+    ] = None,
+) -> None:
+    """Draft a recipe by looking into a folder of logs; lines with '?' are guesses."""
+    from mmkd_models.commands.recipes import draft
+
+    if out is None:
+        print(draft(folder, folder), end="")
+        return
+    check_file(out)
+    if out.exists():
+        raise UsageError(f"{out}: expected a name where nothing is yet, got a file that exists; choose another")
+    write_file(out, draft(folder, out.parent).encode())
+    print(f"wrote {out}; look at its guesses; next: {shell_line('mmkd-data', 'import', out, '--check')}")
 
 
 def import_(

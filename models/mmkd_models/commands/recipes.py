@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkd_edge.command.run import require_modules
+from mmkd_edge.errors import UsageError
 from mmkd_models.data.spec import SPLIT_NAMES
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ def run_recipe(file: Path, out: Path | None) -> list[str]:
     return [*clock_lines(report), *window_lines(report)]
 
 
+def draft(folder: Path, beside: Path) -> str:
+    """Gives the text of a recipe for a folder, with patterns that begin where the recipe will lie."""
+    require_modules(("polars",), by="mmkd-data recipe", extra="import")
+    from mmkd_models.data.importing.draft import draft_recipe
+
+    inside = folder.resolve()
+    if not inside.is_relative_to(beside.resolve()):
+        raise UsageError(
+            f"{beside}: expected the folder of the logs or one above it, got another; write the recipe there"
+        )
+    return draft_recipe(folder, prefix=inside.relative_to(beside.resolve()).as_posix())
+
+
 def clock_lines(report: RecipeReport) -> list[str]:
     """A line for each sensor: files, rate, jitter, drift and gaps; the worst recording is named."""
     lines = []
@@ -45,7 +59,7 @@ def clock_lines(report: RecipeReport) -> list[str]:
             drift = max(clocks, key=lambda one: abs(one.drift_ppm))
             gap = max(clocks, key=lambda one: one.facts.longest_gap_s)
             text += (
-                f"; jitter p99 up to {jitter.facts.jitter_p99_ms:.3g} ms ({jitter.recording}), drift up to"
+                f"; jitter p99 up to {jitter.facts.jitter_p99_ms:.2f} ms ({jitter.recording}), drift up to"
                 f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(one.facts.gaps for one in clocks)}"
             )
             text += f", the longest {gap.facts.longest_gap_s:.3g} s ({gap.recording})" if gap.facts.gaps else ""

@@ -402,11 +402,12 @@ def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) 
     """The windows of these rows (N, T, C), in a scratch file that is mapped."""
     if not len(rows):
         return np.zeros((0, *modality.shape), dtype=np.float32)
-    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(rows), *modality.shape))  # type: ignore[no-untyped-call]
-    for first in range(0, len(rows), _BLOCK_WINDOWS):
-        block = rows[first : first + _BLOCK_WINDOWS]
-        out[first : first + len(block)] = source.gather(modality, block, shift_s=None)
-    out.flush()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *modality.shape)}
+    with file.open("wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
+        for first in range(0, len(rows), _BLOCK_WINDOWS):
+            values = source.gather(modality, rows[first : first + _BLOCK_WINDOWS], shift_s=None)
+            opened.write(np.ascontiguousarray(values).data)
     stored: AnyArray = np.load(file, mmap_mode="r")
     return stored
 

@@ -1,0 +1,331 @@
+"""A first recipe by looking into a folder: what the files tell, and in comments what they do not.
+
+Owns the looking and the wording. Reads the beginning of each file alone; changes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_models.data.importing.clock import Clock
+from mmkd_models.data.importing.patterns import natural_key
+from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.csv_file import csv_blocks, encoding_of, guessed_delimiter, layout_of
+from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
+from mmkd_models.data.importing.readers.sound_file import sound_facts
+from mmkd_models.data.importing.recipe import SUFFIXES, Format, Table
+from mmkd_models.data.importing.series import SECOND_NS
+
+_ENCODINGS = ("utf-8", "shift_jis", "cp1252")
+_HEAD_BYTES = 1 << 20
+_HEAD_ROWS = 2000
+_TIME_NAMES = re.compile(r"time|zeit|date|stamp|datum|時刻|日時|^t$|^ts$|^(ms|us|ns|s|sec|seconds)$", re.IGNORECASE)
+_END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
+_START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+_CLOCK_ERROR = 1e-3
+_FEW = 20  # different texts, up to which a column may be one of labels or groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What the beginning of one file tells.
+
+    Attributes:
+        texts: columns of text with the few values they have.
+        unsure: what a person should look at.
+    """
+
+    file: Path
+    format: Format
+    table: Table
+    names: tuple[str, ...]
+    time: str = ""
+    rate_hz: float | None = None
+    numbers: tuple[str, ...] = ()
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unsure: tuple[str, ...] = ()
+
+    @property
+    def is_intervals(self) -> bool:
+        """Whether it is a file of labelled intervals."""
+        return any(map(_START_NAMES.match, self.names)) and any(map(_END_NAMES.match, self.names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """Files of one kind: the same columns, and names that differ in some parts."""
+
+    pattern: str
+    parts: tuple[str, ...]
+    files: tuple[Path, ...]
+    looked: Looked
+
+
+def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
+    """Gives the text of a recipe for a folder of logs.
+
+    Args:
+        prefix: the way to the folder from where the recipe will lie.
+
+    Raises UsageError where there is no such folder, or nothing in it that could be read.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.suffix != ".npz" and file.is_file()
+    ]
+    if not files:
+        raise UsageError(f"{folder}: expected files that end in {', '.join(SUFFIXES)}, found none; name their folder")
+    kinds = list(_kinds(folder, prefix, sorted(files, key=lambda file: natural_key(file.as_posix()))))
+    labels = [kind for kind in kinds if kind.looked.is_intervals]
+    sources = [kind for kind in kinds if not kind.looked.is_intervals]
+    if not sources:
+        raise UsageError(f"{folder}: expected logs of sensors, found files of intervals alone; name the folder of both")
+    lines = [
+        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md describes every key.",
+        "version = 1",
+    ]
+    names: list[str] = []
+    for kind in sources:
+        names.append(_modality(kind, names))
+        lines += ["", *_source_lines(kind, names[-1])]
+    lines += ["", *_label_lines(sources, labels), "", *_closing_lines(sources)]
+    return "\n".join(lines) + "\n"
+
+
+def _kinds(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[Alike]:
+    """Groups files whose names differ in numbers or folders alone, and that have the same columns."""
+    by_shape: dict[tuple[str, int], list[Path]] = {}
+    for file in files:
+        relative = file.relative_to(folder)
+        shape = re.sub(r"\d+", "#", relative.name)
+        by_shape.setdefault((shape, len(relative.parts)), []).append(file)
+    for found in by_shape.values():
+        pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in found])
+        pattern = pattern if prefix == "." else f"{prefix}/{pattern}"
+        yield Alike(pattern=pattern, parts=parts, files=tuple(found), looked=_look(found[0]))
+
+
+def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Gives a pattern that finds these names, with a name in braces for each part that differs.
+
+    Example:
+        >>> _pattern(["person_1/acc.csv", "person_2/acc.csv"])
+        ('person_{person}/acc.csv', ('person',))
+    """
+    split = [re.split(r"(\d+|/|\.)", name) for name in names]
+    if len({len(one) for one in split}) > 1:
+        split = [re.split(r"(/)", name) for name in names]
+    parts: list[str] = []
+    made: dict[tuple[str, ...], str] = {}
+    pieces: list[str] = []
+    for values in zip(*split, strict=True):
+        if len(set(values)) == 1:
+            pieces.append(values[0])
+            continue
+        if values not in made:
+            before = re.findall(r"[A-Za-z]+", pieces[-1]) if pieces else []
+            name = before[-1].lower() if before else ("folder" if "/" not in pieces else f"part{len(parts) + 1}")
+            made[values] = name if name not in parts else f"{name}{len(parts) + 1}"
+            parts.append(made[values])
+        pieces.append("{" + made[values] + "}")
+    return "".join(pieces), tuple(parts)
+
+
+def _look(file: Path) -> Looked:
+    match SUFFIXES[file.suffix.lower()]:
+        case "wav":
+            return Looked(file=file, format="wav", table=Table(), names=sound_facts(file)[0])
+        case "parquet":
+            names = parquet_names(file)
+            return _looked_at(file, "parquet", Table(), names, next(parquet_blocks(file, names), None))
+        case _:
+            table = _text_table(file)
+            layout = layout_of(file, table)
+            return _looked_at(file, "csv", table, layout.names, next(csv_blocks(file, layout, layout.names), None))
+
+
+def _text_table(file: Path) -> Table:
+    """Separator, decimal sign and encoding by the first lines."""
+    with file.open("rb") as opened:
+        raw = opened.read(_HEAD_BYTES)
+    marked = encoding_of(file)
+    encodings = _ENCODINGS if marked == "utf-8" else (marked,)
+    encoding = next((name for name in encodings if _decodes(raw, name)), "latin-1")
+    lines = raw.decode(encoding, errors="ignore").splitlines()[:50] or [""]
+    delimiter = guessed_delimiter(lines[0])
+    fields = [text.strip() for row in csv.reader(lines[1:], delimiter=delimiter) for text in row]
+    commas = sum(_DECIMAL_COMMA.fullmatch(text) is not None for text in fields)
+    has_header = not all(re.fullmatch(r"[-\d.,eE+ ]*", name) for name in lines[0].split(delimiter))
+    return Table(
+        encoding="auto" if encoding in ("utf-8", marked) else encoding,
+        delimiter=delimiter,
+        decimal="," if commas and delimiter != "," else ".",
+        header=has_header,
+    )
+
+
+def _decodes(raw: bytes, encoding: str) -> bool:
+    try:
+        raw[: raw.rfind(b"\n") + 1].decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _looked_at(file: Path, form: Format, table: Table, names: tuple[str, ...], block: Block | None) -> Looked:
+    import polars as pl
+
+    if block is None:
+        return Looked(file=file, format=form, table=table, names=names, unsure=("the first file has no rows",))
+    head = block.frame.head(_HEAD_ROWS)
+    numbers, texts = [], {}
+    for name in names:
+        column = head[name]
+        if column.dtype == pl.String:
+            plain = column.str.strip_chars().str.replace(",", ".") if table.decimal == "," else column.str.strip_chars()
+            is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
+        else:
+            is_number = column.dtype.is_numeric()
+        if is_number:
+            numbers.append(name)
+        elif 2 <= column.n_unique() <= _FEW:
+            texts[name] = sorted(column.drop_nulls().cast(pl.String).unique().to_list())
+    time, rate_hz, zone, unsure = _time_of(Block(file=file, frame=head, place=block.place), table, names)
+    if zone:
+        table = msgspec.structs.replace(table, timezone=zone)
+    return Looked(
+        file=file,
+        format=form,
+        table=table,
+        names=names,
+        time=time,
+        rate_hz=rate_hz,
+        numbers=tuple(name for name in numbers if name != time),
+        texts={name: values for name, values in texts.items() if name != time},
+        unsure=tuple(unsure),
+    )
+
+
+def _time_of(block: Block, table: Table, names: Sequence[str]) -> tuple[str, float | None, str, list[str]]:
+    """The column of times, the rate, a zone where times are local, and what is unsure."""
+    likely = sorted(names, key=lambda name: _TIME_NAMES.search(name) is None)
+    for name in likely:
+        for zone in ("", "UTC"):
+            tried = Table(encoding=table.encoding, decimal=table.decimal, timezone=zone)
+            try:
+                times = Clock(tried, name).read(block)[0]
+            except DatasetError:
+                continue
+            steps = np.diff(times)
+            usual = float(np.median(steps)) if len(steps) else 0.0
+            regular = steps[steps < 3 * usual] if usual > 0 else steps
+            rate_hz = _round_rate(SECOND_NS / float(regular.mean())) if usual > 0 and len(regular) else None
+            unsure = ["times are local and have no offset: which time zone?"] if zone else []
+            return name, rate_hz, zone, unsure
+    return "", None, "", ["no column of times was found: give 'time', or 'rate_hz' and perhaps 'start'"]
+
+
+def _round_rate(rate_hz: float) -> float:
+    """Gives the rate in few digits: three where a clock could be so far off, else four.
+
+    Example:
+        >>> _round_rate(49.987), _round_rate(1024.02)
+        (50.0, 1024.0)
+    """
+    few = float(f"{rate_hz:.3g}")
+    return few if abs(few / rate_hz - 1) < _CLOCK_ERROR else float(f"{rate_hz:.4g}")
+
+
+def _modality(kind: Alike, taken: Sequence[str]) -> str:
+    words = re.findall(r"[^\W\d_]+", re.sub(r"\{\w+\}", "", Path(kind.pattern).stem))
+    name = "_".join(words).lower() or "sensor"
+    return name if name not in taken else f"{name}_{len(taken) + 1}"
+
+
+def _source_lines(kind: Alike, modality: str) -> Iterator[str]:
+    looked, table = kind.looked, kind.looked.table
+    yield "[[source]]"
+    yield f"modality = {_quoted(modality)}"
+    yield f"files = {_quoted(kind.pattern)}    # {len(kind.files)} files"
+    for text in looked.unsure:
+        yield f"# ? {text}"
+    if looked.time:
+        yield f"time = {_quoted(looked.time)}"
+        if table.timezone:
+            yield f"timezone = {_quoted(table.timezone)}    # ? such as 'Europe/Berlin'"
+    if looked.rate_hz is not None:
+        yield f"rate_hz = {looked.rate_hz!r}    # ? measured in the first rows"
+    elif looked.format != "wav" and not looked.time:
+        yield "rate_hz = 1.0    # ? samples per second"
+    if looked.format == "csv":
+        yield from _text_lines(table)
+    if looked.format != "wav":
+        yield f"channels = [{', '.join(map(_quoted, looked.numbers))}]"
+    yield 'unit = ""'
+
+
+def _text_lines(table: Table) -> Iterator[str]:
+    if table.delimiter != ",":
+        yield f"delimiter = {_quoted(table.delimiter)}"
+    if table.decimal != ".":
+        yield f"decimal = {_quoted(table.decimal)}"
+    if table.encoding != "auto":
+        yield f"encoding = {_quoted(table.encoding)}    # ? it is not UTF-8"
+    if not table.header:
+        yield "header = false"
+
+
+def _label_lines(sources: Sequence[Alike], labels: Sequence[Alike]) -> Iterator[str]:
+    yield "[labels]"
+    columns = [name for kind in sources for name in kind.looked.texts]
+    parts = _shared_parts(sources)
+    if labels:
+        looked = labels[0].looked
+        start, end = (next(name for name in looked.names if one.match(name)) for one in (_START_NAMES, _END_NAMES))
+        names = [name for name in looked.texts if name not in (start, end)]
+        yield f"files = {_quoted(labels[0].pattern)}"
+        yield f"start = {_quoted(start)}"
+        yield f"end = {_quoted(end)}"
+        yield f"label = {_quoted(names[0] if names else 'label')}    # ? of {', '.join(looked.names)}"
+        if looked.table.timezone:
+            yield f"timezone = {_quoted(looked.table.timezone)}    # ? as of the sources"
+        yield from _text_lines(looked.table)
+    elif columns:
+        yield f"column = {_quoted(columns[0])}    # ? columns of few texts: {', '.join(dict.fromkeys(columns))}"
+    else:
+        yield f"path = {_quoted(parts[-1] if parts else 'state')}    # ? no column and no file of labels was found"
+
+
+def _closing_lines(sources: Sequence[Alike]) -> Iterator[str]:
+    parts = _shared_parts(sources)
+    yield "[windows]"
+    yield "length_s = 2.0    # ? as long as what is to be told apart"
+    yield "stride_s = 1.0"
+    yield ""
+    yield "[split]"
+    if parts:
+        yield f"group = {_quoted(parts[0])}    # ? what never is in two splits: {', '.join(parts)}"
+    else:
+        yield "# ? no part of the path tells recordings apart: each is split by time"
+
+
+def _shared_parts(sources: Sequence[Alike]) -> list[str]:
+    return [part for part in sources[0].parts if all(part in kind.parts for kind in sources)]
+
+
+def _quoted(text: str) -> str:
+    """A text as TOML writes it, which for what logs hold is as JSON does."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,139 @@
+"""A drafted recipe says what the files tell, marks what it guessed, and can be carried out as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.commands.data import run_data
+from mmkd_models.data.importing.draft import draft_recipe
+from mmkd_models.data.importing.from_recipe import import_recipe
+from mmkd_models.data.importing.recipe import read_recipe
+
+_RUN = "from mmkd_models.commands.data import main; main()"
+
+
+def mmkd_data(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _RUN, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_draft_of_a_plant_can_be_carried_out(plant):
+    (plant / "recipe.toml").unlink()
+    text = draft_recipe(plant)
+    assert text.splitlines() == [
+        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md describes every key.",
+        "version = 1",
+        "",
+        "[[source]]",
+        'modality = "acc"',
+        'files = "M{m}/acc.csv"    # 6 files',
+        'time = "time"',
+        "rate_hz = 10.0    # ? measured in the first rows",
+        'channels = ["ax", "ay"]',
+        'unit = ""',
+        "",
+        "[labels]",
+        'files = "M{m}/states.csv"',
+        'start = "start"',
+        'end = "end"',
+        'label = "label"    # ? of start, end, label',
+        "",
+        "[windows]",
+        "length_s = 2.0    # ? as long as what is to be told apart",
+        "stride_s = 1.0",
+        "",
+        "[split]",
+        'group = "m"    # ? what never is in two splits: m',
+    ]
+    (plant / "recipe.toml").write_text(text)
+    report = import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
+    assert report.built.classes["train"] == {"ok": 16, "worn": 16}
+
+
+def test_a_draft_sees_separators_encodings_local_times_and_columns_of_labels(tmp_path):
+    rows = [f"03.11.2025;{k // 3},5;{'良' if k < 4 else '不良'};2025-11-03 07:30:{k:02d}" for k in range(9)]
+    (tmp_path / "press.csv").write_bytes("\n".join(["日付;圧力;状態;時刻", *rows]).encode("shift_jis"))
+    assert draft_recipe(tmp_path).splitlines()[3:] == [
+        "[[source]]",
+        'modality = "press"',
+        'files = "press.csv"    # 1 files',
+        "# ? times are local and have no offset: which time zone?",
+        'time = "時刻"',
+        "timezone = \"UTC\"    # ? such as 'Europe/Berlin'",
+        "rate_hz = 1.0    # ? measured in the first rows",
+        'delimiter = ";"',
+        'decimal = ","',
+        'encoding = "shift_jis"    # ? it is not UTF-8',
+        'channels = ["圧力"]',
+        'unit = ""',
+        "",
+        "[labels]",
+        'column = "状態"    # ? columns of few texts: 状態',
+        "",
+        "[windows]",
+        "length_s = 2.0    # ? as long as what is to be told apart",
+        "stride_s = 1.0",
+        "",
+        "[split]",
+        "# ? no part of the path tells recordings apart: each is split by time",
+    ]
+
+
+def test_a_folder_without_logs_is_refused(tmp_path):
+    with pytest.raises(UsageError) as error:
+        draft_recipe(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .npz, .wav, .flac, .ogg, found none;"
+        " name their folder"
+    )
+
+
+def test_the_commands_draft_try_and_import(plant, recipe):
+    made = mmkd_data("recipe", plant, "-o", plant / "draft.toml")
+    assert (made.returncode, made.stdout) == (
+        0,
+        f"wrote {plant / 'draft.toml'}; look at its guesses; next: mmkd-data import {plant / 'draft.toml'} --check\n",
+    )
+    tried = mmkd_data("import", plant / "recipe.toml", "--check")
+    figures = [
+        "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (machine M0), drift up to 0 ppm (machine M0), gaps 0",
+        "windows of 6 recordings (train 40, valid 10, test 10)",
+        "  ok: train 20, valid 5, test 5",
+        "  worn: train 20, valid 5, test 5",
+    ]
+    assert tried.stdout.splitlines() == [
+        figures[0],
+        f"dataset: 60 {figures[1]}",
+        *figures[2:],
+        f"nothing was written; next: mmkd-data import {plant / 'recipe.toml'} -o DIR",
+    ]
+    done = mmkd_data("import", plant / "recipe.toml", "-o", plant / "out")
+    assert done.stdout.splitlines() == [
+        figures[0],
+        f"out: 60 {figures[1]}",
+        *figures[2:],
+        f"wrote {plant / 'out'}; next: mmkd-data check {plant / 'out'}",
+    ]
+    assert (tried.returncode, done.returncode, done.stderr) == (0, 0, "")
+    assert sorted(path.name for path in plant.iterdir() if path.name.startswith(".")) == []
+
+
+def test_what_a_recipe_cannot_take_is_refused(plant):
+    file = str(plant / "recipe.toml")
+    for words, says in (
+        ([file], "-o: expected the directory to make, got none; name one"),
+        (
+            [file, "--check", "--target", "x"],
+            f"{file}: a recipe says itself what the options for .npz files say; leave them out",
+        ),
+        (["some.npz", "--check"], "--check: expected a recipe (.toml), got some.npz; leave the option out"),
+    ):
+        with pytest.raises(UsageError) as error:
+            run_data(["import", *words])
+        assert str(error.value) == says
+    assert not (plant / "out").exists()
