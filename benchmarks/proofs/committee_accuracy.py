@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from mmkd_models.compare.comparison import FoldData, fold_data
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import open_dataset, shipped_dataset
-from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee.network import Committee
@@ -58,7 +58,7 @@ def main() -> None:
     print("| fold | teacher | members alone, weight | teacher | student |")
     print("|---" * 5 + "|")
     for fold in arguments.folds:
-        data = fold_data(dataset, seed=fold, label_share=arguments.label_share)
+        data = fold_data(dataset, seed=fold, labelled=Labelled(share=arguments.label_share))
         for way in WAYS:
             path = arguments.out / f"{way.replace(' ', '-')}-{fold}.ckpt"
             teacher = teacher_of(path, way, data)
@@ -117,7 +117,7 @@ def student_of(path: Path, teacher: TeacherCheckpoint, data: FoldData, modality:
 def run_of(train: TrainConfig, data: FoldData) -> Run:
     """The fold's number is the seed, as in `mmkd-demo`."""
     assert isinstance(data.training.fold, int)
-    return Run(train=msgspec.structs.replace(train, seed=data.training.fold), augment=AugmentConfig())
+    return Run(train=msgspec.structs.replace(train, seed=data.training.fold), augment=AUGMENT)
 
 
 if __name__ == "__main__":

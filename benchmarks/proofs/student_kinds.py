@@ -22,9 +22,10 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_models.compare.comparison import FoldData, fold_data
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.evaluate.rivals import mini_rocket_judged
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.defaults import AUGMENT
+from mmkd_models.evaluate.rivals import Contestants
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.networks.config import StudentKind, student_config
 from mmkd_models.train_config import TrainConfig
@@ -44,16 +45,18 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     name = options.modality
-    fold = fold_data(open_dataset(options.dataset), seed=options.fold, label_share=options.label_share)
+    fold = fold_data(open_dataset(options.dataset), seed=options.fold, labelled=Labelled(share=options.label_share))
     students = trained(fold, name, steps=options.steps)
     for kind, student in students.items():
         found = scores_of(student.network(), fold.test.with_modalities([name]), modality=name)
         print(f"{kind:<12} validation {student.facts.score:.3f}  test {found.metric(METRIC):.3f}")
     for seed in range(2):
-        valid, test = mini_rocket_judged(
-            fold.training.train, [fold.training.valid, fold.test], modality=name, seed=seed
-        )
-        both = [one.scores.metric(METRIC) for one in (valid, test)]
+        parts = (fold.training.valid, fold.test)
+        judged = Contestants(train=fold.training.train, parts=parts, modality=name, seed=seed).judged("mini_rocket")
+        if isinstance(judged, str):
+            print(judged)
+            continue
+        both = [one.scores.metric(METRIC) for one in judged]
         print(f"aeon seed {seed}  validation {both[0]:.3f}  test {both[1]:.3f}")
     windows = fold.test.with_modalities([name]).take(np.arange(64))[name]
     for engine in ("ort", "openvino", "litert"):
@@ -63,7 +66,7 @@ def main() -> None:
 
 def trained(fold: FoldData, name: str, *, steps: int) -> dict[StudentKind, StudentCheckpoint]:
     """A student of each kind on labels alone, of the size tiny."""
-    run = Run(train=TrainConfig(steps=steps, learning_rate=2e-3, metric=METRIC), augment=AugmentConfig())
+    run = Run(train=TrainConfig(steps=steps, learning_rate=2e-3, metric=METRIC), augment=AUGMENT)
     start = time.perf_counter()
     rocket = fit_rocket_student(fold.training, name, student_config("tiny", kind="rocket"), run)
     print(f"rocket trained in {time.perf_counter() - start:.1f} s")

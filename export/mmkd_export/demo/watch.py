@@ -11,8 +11,8 @@ from mmkd_export.demo.time_left import PartTime, seconds_left
 from mmkd_models.compare.comparison import Part, Step
 from mmkd_models.distil.answers import BLOCKS
 from mmkd_models.study.progress import duration_in_words
+from mmkd_models.training.choosing.race import mixings
 from mmkd_models.training.progress import terms_in_words
-from mmkd_models.training.race import mixings
 
 _PLAIN_EVERY_S = 10.0
 _GENERATIONS = (0.43, 0.57)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mmkd_models.networks.config import StudentConfig
     from mmkd_models.training.checkpoint import StudentCheckpoint
     from mmkd_models.training.teacher_set import TaughtBy
-    from mmkd_models.training.trainings import TrainingData
+    from mmkd_models.training.trainings import Run, TrainingData
 
 _ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (
@@ -83,6 +83,13 @@ class StudentOptions:
         ),
     ] = None
     kind: Kind = "transformer"
+    choose: Annotated[
+        bool,
+        Option(
+            "Train students in several ways, labels alone among them, and write the one that validation prefers.",
+            ("--choose",),
+        ),
+    ] = False
     causal: Causal = False
     qat: Annotated[
         Path | None,
@@ -227,9 +234,27 @@ def distill(
                 teachers=teachers,
                 recipe=recipe,
             )
+        elif student.choose:
+            checkpoint = _raced(training, modality, config, run, teachers=teachers, recipe=recipe)
         else:
             checkpoint = taught_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)
+
+
+def _raced(
+    training: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: Run,
+    *,
+    teachers: Sequence[TaughtBy],
+    recipe: Recipe,
+) -> StudentCheckpoint:
+    from mmkd_models.training.choosing.race import labelled_race, taught_race
+
+    alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
+    labelled = labelled_race(training.with_modalities((modality,)), modality, config, alone)
+    return taught_race(training, modality, config, taught, teachers=teachers, recipe=recipe, labelled=labelled)
 
 
 def _new_student(options: StudentOptions) -> StudentConfig | None:
@@ -244,6 +269,12 @@ def _new_student(options: StudentOptions) -> StudentConfig | None:
 def _check_kind(student: StudentOptions, taught: RecipeOptions) -> None:
     """Refuses, for kinds that are not trained step by step, what only such a training can do."""
     kind = kind_named(student.kind, option="--kind")
+    if student.choose and (kind != "transformer" or student.qat is not None):
+        beside = "--qat" if student.qat is not None else f"--kind {kind}"
+        raise UsageError(
+            f"--choose: expected no {beside} beside it, since validation chooses among fresh students of every kind; "
+            "leave one of them out"
+        )
     if kind == "transformer":
         return
     if student.qat is not None:

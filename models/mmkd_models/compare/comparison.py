@@ -55,10 +55,10 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
+from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.folder_owner import owner_of_folder
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.race import labelled_race, mixings, taught_race
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import (
@@ -490,6 +490,7 @@ def _rivals(fold: _Fold, name: str, teacher: TeacherCheckpoint | None = None) ->
         parts=(training.valid, fold.data.test),
         modality=name,
         seed=fold.seed,
+        metric=config.student_train.metric,
         teach=None if teacher is None else teach_with(teacher.network()),
     )
     return rivals_on(contestants, names, metric=config.student_train.metric, path=path)

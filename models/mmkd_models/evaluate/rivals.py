@@ -27,6 +27,7 @@ from mmkd_models.evaluate.rockets import (
     taught_targets,
 )
 from mmkd_models.evaluate.settled import Answers, averaged, settled_answers
+from mmkd_models.metrics.scores import AnyMetric
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
@@ -58,6 +59,7 @@ class Contestants:
     Attributes:
         train: with the labels that are seen.
         parts: the validation windows first, then those that judge.
+        metric: what validation maximises.
         teach: what the taught one learns from; None where there is no teacher.
     """
 
@@ -65,6 +67,7 @@ class Contestants:
     parts: tuple[Windows, ...]
     modality: str
     seed: int
+    metric: AnyMetric = "balanced_accuracy"
     teach: Teach | None = None
     _found: dict[RivalName, tuple[Answers, ...] | str] = field(default_factory=dict)
 
@@ -97,7 +100,7 @@ class Contestants:
                 return f"{_WORDS[rival]} refused these windows: {error}"
             if not raw:
                 return NO_TEACHER
-        return settled_answers(raw, train=_labelled(self.train), valid=_labelled(self.parts[0]))
+        return settled_answers(raw, train=_labelled(self.train), valid=_labelled(self.parts[0]), metric=self.metric)
 
     def _raw(self, rival: RivalName) -> list[Answers]:
         known, asked = _labelled(self.train), [_labelled(part) for part in self.parts]

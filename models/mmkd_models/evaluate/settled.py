@@ -1,6 +1,6 @@
 """The one place where raw answers of a rival become those that are judged: what every arm gets alike happens here.
 
-Owns the temperature. Windows that judge are seen by nobody here: validation alone decides.
+Owns the temperature and the prior adjustment. Windows that judge are seen by nobody here: validation alone decides.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.training.choosing.prior import chosen_tau, log_prior
 
 Answers = NDArray[np.float64]
 """(N, K): logits of classes or labels, or numbers (K = 1)."""
@@ -21,19 +23,29 @@ _TEMPERATURES = np.logspace(-2, 2, 401)
 _LEAST = 1e-12  # a probability whose logarithm is still finite
 
 
-def settled_answers(raw: Sequence[Answers], *, train: Windows, valid: Windows) -> tuple[Answers, ...]:
+def settled_answers(
+    raw: Sequence[Answers], *, train: Windows, valid: Windows, metric: AnyMetric
+) -> tuple[Answers, ...]:
     """Gives the answers of each part as they are judged: logits at the temperature of the greatest likelihood.
+
+    Those of classes are adjusted for unequal labels where validation wants it, as the networks' are.
 
     Args:
         raw: answers to the validation windows first, then to other parts.
         train: the labelled windows that taught them.
         valid: all labelled.
+        metric: what validation maximises.
     """
     kind = train.spec.task.kind
     if kind == "regression":
         return tuple(raw)
     temperature = best_temperature(raw[0], valid.labels, kind=kind)
-    return tuple(one / temperature for one in raw)
+    settled = tuple(one / temperature for one in raw)
+    if kind != "classification":
+        return settled
+    prior = log_prior(train.labels, len(train.spec.task.labels))
+    tau = chosen_tau(settled[0], valid.labels, valid.groups, prior=prior, metric=metric)
+    return tuple(one - tau * prior for one in settled) if tau else settled
 
 
 def best_temperature(logits: Answers, labels: NDArray[Any], *, kind: TaskKind) -> float:

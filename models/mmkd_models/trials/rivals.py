@@ -66,6 +66,7 @@ def rivals_on_seed(folder: StudyFolder, rivals: Sequence[RivalName], seed: int) 
         parts=(fold.training.valid, fold.test),
         modality=conditions.modality,
         seed=seed,
+        metric=conditions.student_train.metric,
         teach=None if choice is None or not is_here(folder, choice, seed) else _teach(folder, choice, seed),
     )
     found = []

@@ -23,6 +23,7 @@ from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged, wi
 from mmkd_models.evaluate.rockets import taught_targets
 from mmkd_models.evaluate.settled import averaged, best_temperature, probabilities_of, settled_answers
 from mmkd_models.metrics.classes import Scores
+from mmkd_models.training.choosing.prior import log_prior
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MakeWindows = Callable[..., tuple[Windows, Windows]]
@@ -212,6 +213,18 @@ def test_the_temperature_makes_the_labels_of_validation_likeliest() -> None:
 def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
     train, test = swings()
     raw = np.random.default_rng(0).normal(size=(16, 2))
-    (settled,) = settled_answers([raw], train=train, valid=test)
+    (settled,) = settled_answers([raw], train=train, valid=test, metric="accuracy")
     np.testing.assert_array_equal(settled.argmax(1), raw.argmax(1))
     assert settled[0, 0] / raw[0, 0] == pytest.approx(settled[5, 1] / raw[5, 1])
+
+
+def test_rivals_are_adjusted_for_unequal_labels_as_networks_are(swings: MakeWindows) -> None:
+    """Labels of seven to one hide class 1 in these answers; taking all of that back finds it again."""
+    train, test = swings()
+    few = train.with_labels(np.where(np.cumsum(train.labels == 1) > 1, np.minimum(train.labels, 0), train.labels))
+    prior = log_prior(few.labels, 2)
+    raw = np.where(test.labels[:, None] == np.arange(2), 0.9, 0.0) * -prior[1] + prior
+    (plain,) = settled_answers([raw], train=few, valid=test, metric="accuracy")
+    (adjusted,) = settled_answers([raw], train=few, valid=test, metric="balanced_accuracy")
+    assert (plain.argmax(1) == 0).all()
+    np.testing.assert_array_equal(adjusted.argmax(1), test.labels)

@@ -14,9 +14,9 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training import race
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint, read_student, write_student
-from mmkd_models.training.race import LABELS_ALONE, labelled_race, mixings, taught_race
+from mmkd_models.training.choosing import race
+from mmkd_models.training.choosing.race import LABELS_ALONE, labelled_race, mixings, taught_race
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 
