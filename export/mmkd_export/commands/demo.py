@@ -386,7 +386,7 @@ def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
         gain, ends = _gain(contest.gain_points, measure)
         scores = (_score(getattr(contest, key), measure) for key, _ in columns)
         table.add_row(name, *scores, gain, ends, for_terminal(gap_text(contest)))
-    show_table(table, width=120)
+    show_table(table, width=150)  # seven competitors with their spreads
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
     print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
