@@ -179,8 +179,18 @@ class Clock:
                 f"expected a time that came once in {zone}, got {{}}, when clocks were set back;"
                 " set ambiguous = 'infer', 'earliest' or 'latest', or log in UTC",
             )
+        if twice[0] and self._table.ambiguous == "infer" and self._last_local is None:
+            self._refuse_unknown_hour(block, stamps)
         take_late = twice & self._is_late(stamps.cast(pl.Int64).to_numpy(), twice)
         return np.where(take_late, late_ns, early_ns), ~absent
+
+    def _refuse_unknown_hour(self, block: Block, stamps: pl.Series) -> None:
+        """Refuses a file that begins in an hour that came twice, and never jumps back to tell which it was."""
+        if not bool((np.diff(stamps.dt.timestamp("ns").to_numpy()) < 0).any()):
+            raise DatasetError(
+                f"{block.place(0)}: column {self._column!r}: expected a line before the hour that came twice, to infer"
+                f" by, got {stamps[0].isoformat()} first; set ambiguous = 'earliest' or 'latest'"
+            )
 
     def _is_late(self, local_ns: Times, twice: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Whether each row is of the second of two equal hours, which begins where local times jump back."""

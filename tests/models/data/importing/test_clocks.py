@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clock import Clock
 from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.recipe import Table
@@ -66,6 +67,15 @@ def test_the_hour_that_comes_twice_is_told_by_the_order_of_lines():
     # Summer time is two hours before UTC, winter time one.
     utc = ["2025-10-25T23:59", "2025-10-26T00:10", "2025-10-26T00:50", "2025-10-26T01:05", "2025-10-26T01:55"]
     assert times == [ns(f"{one}:00+00:00") for one in [*utc, "2025-10-26T02:00"]]
+
+
+def test_a_file_that_begins_in_the_hour_that_comes_twice_is_not_guessed():
+    with pytest.raises(DatasetError) as error:
+        read(["2025-10-26 02:30:00", "2025-10-26 03:00:00"], timezone="Europe/Berlin", ambiguous="infer")
+    assert str(error.value) == (
+        "log.csv:2: column 't': expected a line before the hour that came twice, to infer by, got 2025-10-26T02:30:00"
+        " first; set ambiguous = 'earliest' or 'latest'"
+    )
 
 
 def test_the_hour_that_comes_twice_may_be_told_and_the_one_left_out_dropped():
