@@ -2,7 +2,7 @@
 
 With and without mixed windows, transformer, convolutional features and both in one graph; and where teachers teach,
 labels alone take part too, so that teaching never makes a student worse than validation can tell. Owns which ways there
-are and the rule that chooses; how each is trained is the trainings'.
+are; how each is trained is the trainings'.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import numpy as np
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.metrics.classes import Scores
-from mmkd_models.metrics.scores import scores_from_logits
-from mmkd_models.networks.committee.pool import likeliest_temperature, log_likelihood
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.training.checkpoint import Contender, StudentCheckpoint
+from mmkd_models.training.choosing.rule import Standing, preferred, standing_of
 from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
 from mmkd_models.training.predict import logits_of
@@ -43,8 +41,13 @@ class _Runner:
 
     name: str
     checkpoint: StudentCheckpoint
-    facts: Contender
-    standard_error: float
+    standing: Standing
+
+    @property
+    def facts(self) -> Contender:
+        """Gives what a checkpoint keeps of it."""
+        standing = self.standing
+        return Contender(name=self.name, valid_score=standing.score, log_likelihood=standing.log_likelihood)
 
 
 def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
@@ -109,28 +112,16 @@ def _raced(data: TrainingData, modality: str, config: StudentConfig, run: Run, t
 
 
 def _runner(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Runner:
-    task, metric = checkpoint.task, checkpoint.facts.metric
     modality = checkpoint.modality.name
     known = valid.with_modalities((modality,)).subset(np.flatnonzero(valid.labelled))
-    logits = logits_of(checkpoint.network(), known, modality=modality).astype(np.float64)
-    scores = scores_from_logits(known.labels, logits, task)
-    heat = 1.0 if task.kind == "regression" else likeliest_temperature(logits, known.labels, kind=task.kind)
-    likelihood = float(log_likelihood(logits / heat, known.labels, kind=task.kind).mean())
-    logger.info("race: %s: validation %.4f, log-likelihood %.4f", name, scores.metric(metric), likelihood)
-    return _Runner(
-        name=name,
-        checkpoint=checkpoint,
-        facts=Contender(name=name, valid_score=scores.metric(metric), log_likelihood=likelihood),
-        standard_error=scores.standard_error(metric) if isinstance(scores, Scores) else 0.0,
-    )
+    logits = logits_of(checkpoint.network(), known, modality=modality)
+    standing = standing_of(logits, known.labels, checkpoint.task, metric=checkpoint.facts.metric)
+    logger.info("race: %s: validation %.4f, log-likelihood %.4f", name, standing.score, standing.log_likelihood)
+    return _Runner(name=name, checkpoint=checkpoint, standing=standing)
 
 
 def _first(runners: Sequence[_Runner]) -> _Runner:
-    """Of those within a standard error of the best score the likeliest: scores of few windows say less than that."""
-    best = max(runners, key=lambda one: one.facts.valid_score)
-    least = best.facts.valid_score - best.standard_error
-    near = [one for one in runners if one.facts.valid_score >= least]
-    return max(near, key=lambda one: one.facts.log_likelihood)
+    return runners[preferred([one.standing for one in runners])]
 
 
 def _shipped(last: Sequence[_Runner], all_of_them: Sequence[_Runner]) -> StudentCheckpoint:

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
+from mmkd_models.training.choosing.rule import preferred, standing_of
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.closed_form.temperature import fitted_temperature
 from mmkd_models.training.predict import logits_of, scores_of
@@ -48,12 +48,12 @@ def fit_hybrid(
     truth = label_answers(task, valid.labels)
     temperatures = [fitted_temperature(task.kind, logits, truth) for logits in answers]
 
-    def score(weight: float) -> float:
-        pooled = _pooled(weight, [logits / heat for logits, heat in zip(answers, temperatures, strict=True)])
-        return scores_from_logits(valid.labels, pooled, task).metric(run.train.metric)
-
-    scores = {weight: score(weight) for weight in WEIGHTS}
-    weight = max(WEIGHTS, key=lambda tried: scores[tried])
+    settled = [logits / heat for logits, heat in zip(answers, temperatures, strict=True)]
+    standings = [
+        standing_of(_pooled(weight, settled), valid.labels, task, metric=run.train.metric) for weight in WEIGHTS
+    ]
+    weight = WEIGHTS[preferred(standings)]
+    scores = {tried: standing.score for tried, standing in zip(WEIGHTS, standings, strict=True)}
     facts = HybridFacts(
         weight=weight,
         temperatures=(temperatures[0], temperatures[1]),

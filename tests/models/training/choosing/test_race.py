@@ -14,9 +14,9 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Contender, StudentCheckpoint, read_student, write_student
-from mmkd_models.training.choosing import race
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.choosing.race import LABELS_ALONE, labelled_race, mixings, taught_race
+from mmkd_models.training.choosing.rule import Standing, preferred
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 
@@ -31,11 +31,6 @@ def data(dataset: Dataset) -> TrainingData:
 @pytest.fixture(scope="module")
 def labelled(data: TrainingData) -> StudentCheckpoint:
     return labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
-
-
-def runner(name: str, score: float, likelihood: float, error: float, checkpoint: StudentCheckpoint) -> race._Runner:
-    facts = Contender(name=name, valid_score=score, log_likelihood=likelihood)
-    return race._Runner(name=name, checkpoint=checkpoint, facts=facts, standard_error=error)
 
 
 def test_augmentation_takes_part_with_and_without_mixed_windows() -> None:
@@ -54,12 +49,14 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
 
 
-def test_of_those_within_a_standard_error_the_likeliest_is_shipped(labelled: StudentCheckpoint) -> None:
-    far = runner("far", 0.70, -0.1, 0.05, labelled)
-    near = runner("near", 0.76, -0.4, 0.05, labelled)
-    best = runner("best", 0.80, -0.6, 0.05, labelled)
-    assert race._first((far, near, best)) is near
-    assert race._first((far, runner("near", 0.74, -0.4, 0.05, labelled), best)) is best
+def standing(score: float, likelihood: float) -> Standing:
+    return Standing(score=score, standard_error=0.05, log_likelihood=likelihood)
+
+
+def test_of_those_within_a_standard_error_the_likeliest_is_preferred() -> None:
+    far, best = standing(0.70, -0.1), standing(0.80, -0.6)
+    assert preferred([far, standing(0.76, -0.4), best]) == 1
+    assert preferred([far, standing(0.74, -0.4), best]) == 2
 
 
 def test_labels_alone_are_shipped_where_the_teacher_knows_nothing(

@@ -1,0 +1,50 @@
+"""The rule by which validation chooses: scores of few windows cannot tell near ones apart, likelihoods can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.labels import Labels
+from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.scores import scores_from_logits
+from mmkd_models.networks.committee.pool import likeliest_temperature, log_likelihood
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What validation says of one way to answer.
+
+    Attributes:
+        score: of the metric.
+        standard_error: of the score; 0 of tasks that are not of classes.
+        log_likelihood: mean, of calibrated answers, in nats.
+    """
+
+    score: float
+    standard_error: float
+    log_likelihood: float
+
+
+def standing_of(logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpec, *, metric: str) -> Standing:
+    """Judges answers (N, K) to the labelled windows of validation."""
+    scores = scores_from_logits(labels, logits, task)
+    values = logits.astype(np.float64)
+    heat = 1.0 if task.kind == "regression" else likeliest_temperature(values, labels, kind=task.kind)
+    return Standing(
+        score=scores.metric(metric),
+        standard_error=scores.standard_error(metric) if isinstance(scores, Scores) else 0.0,
+        log_likelihood=float(log_likelihood(values / heat, labels, kind=task.kind).mean()),
+    )
+
+
+def preferred(standings: Sequence[Standing]) -> int:
+    """Gives the number of the likeliest of those whose score is within a standard error of the best one's."""
+    best = max(standings, key=lambda one: one.score)
+    near = [number for number, one in enumerate(standings) if one.score >= best.score - best.standard_error]
+    return max(near, key=lambda number: standings[number].log_likelihood)
