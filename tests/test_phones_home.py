@@ -1,4 +1,4 @@
-"""Nothing phones home: what the system sees of importing, opening, predicting, streaming, exporting and training.
+"""Nothing phones home: what the system sees of importing, opening, predicting, streaming and training.
 
 Some libraries report seconds after their import, so that a run must go on for a while. Each is watched by strace for
 calls that reach for a network, and for files that are written outside of the folders that were named.
@@ -101,17 +101,7 @@ def test_predicting_and_streaming_do_nothing_of_the_kind(backend: BackendName, t
     assert watched(script("predict", example_bundle(), backend), tmp_path=tmp_path) == ([], [])
 
 
-def test_training_exporting_and_tuning_do_nothing_of_the_kind(tmp_path: Path) -> None:
-    student, bundle = tmp_path / "student.ckpt", tmp_path / "student.edge"
-    train = ["student", shipped_dataset(), "--modality", "acc", "--preset", "tiny", "--steps", "40", "-o", student]
-    commands = [
-        ["mmkd-train", *train],
-        ["mmkd-export", student, "-o", bundle, "--onnx-only"],
-        ["mmkd-bench", "tune", bundle],
-    ]
-    for number, (command, *arguments) in enumerate(commands):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        network, files = watched([str(Path(sys.executable).parent / command), *map(str, arguments)], tmp_path=folder)
-        assert network == []
-        assert [file for file in files if not file.startswith(str(tmp_path))] == []
+def test_training_does_nothing_of_the_kind(tmp_path: Path) -> None:
+    train = ["student", shipped_dataset(), "--modality", "acc", "--preset", "tiny", "--steps", "40"]
+    command = str(Path(sys.executable).parent / "mmkd-train")
+    assert watched([command, *map(str, train), "-o", str(tmp_path / "s.ckpt")], tmp_path=tmp_path) == ([], [])
