@@ -126,8 +126,11 @@ class ComparisonOptions:
     ] = None
     self_training: Annotated[
         bool,
-        Option("Let the teacher learn from unlabelled windows too.", ("--self-training/--no-self-training",)),
-    ] = True
+        Option(
+            "Let the teacher's transformer learn from unlabelled windows too, which takes twice as long.",
+            ("--self-training/--no-self-training",),
+        ),
+    ] = False
     choose: Annotated[
         bool,
         Option(

@@ -3,8 +3,8 @@
 The opinion pool is linear: the weighted mean of the members' probabilities (Stone, "The opinion pool", Annals of
 Mathematical Statistics 32, 1961); of a regression the weighted mean of their numbers. The mean of calibrated answers is
 softer than calibrated (Ranjan and Gneiting, "Combining probability forecasts", JRSS B 72, 2010), and is left so: on two
-folds of watch_exercises a temperature of its own, from two people's validation windows, made test answers less likely.
-Needs numpy alone.
+folds of watch_exercises a temperature of its own, from two people's validation windows, changed the log-likelihood of
+test answers from -0.40 to -0.64 and from -0.62 to -0.61. Needs numpy alone.
 """
 
 from __future__ import annotations
