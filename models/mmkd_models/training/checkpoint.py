@@ -33,6 +33,7 @@ from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.losses.goal import target_scale
+from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee.members import member_fault, member_from_state
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
@@ -44,7 +45,6 @@ from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import CurvePoint, TrainConfig
-from mmkd_models.training.network_bounds import check_bounds
 
 FORMAT_VERSION = 1
 MOST_WINDOWS = 256

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.windows import Groups, Windows
+from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.teacher import Teacher
@@ -32,7 +33,6 @@ from mmkd_models.training.checkpoint import (
     part_named,
     read_teacher,
 )
-from mmkd_models.training.network_bounds import check_bounds
 
 _KIND = "teacher-set"
 
