@@ -49,7 +49,7 @@ _RAMP = 0.1  # width of the ramp in standard deviations of the kernel's answer i
 _NARROWEST = 1e-3  # of a ramp, in standard deviations of the training: FP16 holds what is divided by it
 _CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
 _GOLDEN = (5**0.5 + 1) / 2
-_CHUNK_VALUES = 2**25  # numbers of one intermediate tensor while many windows are transformed: 128 MiB
+_CHUNK_VALUES = 2**20  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
 
 
 class _Group(nn.Module):

@@ -16,7 +16,7 @@ from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 
-_BATCH = 256
+_BATCH = 64
 
 Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
 """From a modality's name and values (B, T, C), NaN missing, to other values."""

@@ -262,7 +262,7 @@ def _learn(
     origin: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Trains a student with its teachers; `origin` is what else decides where it starts."""
-    networks = [_network(one.checkpoint, data) for one in teachers]
+    networks = [_network(one.checkpoint, data, recorded=_asks_once(run, recipe, teachers)) for one in teachers]
     example = {
         spec.name: (torch.ones(1, *spec.shape), torch.ones(1, *spec.shape)) for spec in data.train.spec.modalities
     }
@@ -307,14 +307,14 @@ def keep_answers(data: TrainingData, run: Run, block: int, *, teachers: Sequence
     memory = _memory(data, run, teachers, recipe)
     if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
-    networks = [_network(one.checkpoint, data).eval() for one in teachers]
+    networks = [_network(one.checkpoint, data, recorded=False).eval() for one in teachers]
     source = _source(data.train, run, labelled_share=_labelled_share(recipe), part=_common_part(teachers, data))
     memory.write_block(block, networks, source, run.on_step)
 
 
 def _memory(data: TrainingData, run: Run, teachers: Sequence[TaughtBy], recipe: Recipe) -> AnswerMemory | None:
     return memory_of(
-        run.answers,
+        None if _asks_once(run, recipe, teachers) else run.answers,
         data.train,
         dataset_sha256=data.sha256,
         teachers=[one.sha256 for one in teachers],
@@ -352,12 +352,18 @@ def check_teachers(teachers: Sequence[TaughtBy], windows: Windows) -> None:
         check_compatible(who, one.checkpoint.task, one.checkpoint.modalities, windows)
 
 
-def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData) -> nn.Module:
+def _asks_once(run: Run, recipe: Recipe, teachers: Sequence[TaughtBy]) -> bool:
+    """Whether committees say all that they will about a window when they see it as it was recorded."""
+    are_committees = all(isinstance(one.checkpoint, TeacherCheckpoint) and one.checkpoint.committee for one in teachers)
+    return are_committees and run.augment.mixup == 0 and all(term.looks_into() is None for term in recipe.terms)
+
+
+def _network(checkpoint: TeacherCheckpoint | OutOfFoldCheckpoint, data: TrainingData, *, recorded: bool) -> nn.Module:
     if isinstance(checkpoint, TeacherCheckpoint):
         network, names = checkpoint.network(), [spec.name for spec in checkpoint.modalities]
         if not isinstance(network, Committee):
             return network
-        return FixedViews(network, lambda member: answers_to(member, data.train.with_modalities(names)))
+        return FixedViews(network, lambda member: answers_to(member, data.train.with_modalities(names)), whole=recorded)
     return checkpoint.teachers_of(data.train, dataset_sha256=data.sha256)
 
 

@@ -20,12 +20,15 @@ class FixedViews(nn.Module):
 
     Args:
         ask: gives (N, K) logits of a member for the training windows; asked once, when a batch comes.
+        whole: let transformers, too, answer windows as they were recorded: where windows are not mixed, noise and gaps
+            tell a teacher that knows them nothing new. Batches whose taps are wanted are answered as they are.
     """
 
-    def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor]) -> None:
+    def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor], *, whole: bool = False) -> None:
         super().__init__()
         self.committee = committee
         self._ask = ask
+        self._whole = whole
         self._known: dict[int, Tensor] = {}
 
     @property
@@ -43,6 +46,8 @@ class FixedViews(nn.Module):
             partner: (B,) which one it is mixed with; None where nothing is mixed.
             share: (B,) of the first of the two.
         """
+        if self._whole and not taps:
+            return self._recorded(index)
         given: dict[int, Tensor] = {}
         for number in self.committee.fixed:
             known = self._shares_of(number).to(index.device)
@@ -53,6 +58,14 @@ class FixedViews(nn.Module):
             given[number] = self.committee.logits_of_shares(own)
         output: TeacherOutput = self.committee(inputs, taps=taps, given=given)
         return output
+
+    def _recorded(self, index: Tensor) -> TeacherOutput:
+        """What the committee says of windows as they were recorded; there is no embedding then."""
+        whole = -1
+        if whole not in self._known:
+            self._known[whole] = self._ask(self.committee)
+        logits = self._known[whole].to(index.device)[index]
+        return TeacherOutput(logits=logits, embedding=logits.new_zeros(len(index), 0))
 
     def _shares_of(self, number: int) -> Tensor:
         """(N, K) float64 probabilities of the calibrated member, or its numbers."""
