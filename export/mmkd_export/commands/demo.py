@@ -371,7 +371,7 @@ def _write(out: Path, document: DemoDocument) -> None:
 
 def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
     """Prints the table of a demo, three lines of Python that use its student, what speaks for it, and what is next."""
-    from mmkd_report.pages.demo.answer import is_judged, leak, recommendation
+    from mmkd_report.pages.demo.answer import is_judged, leak, recommendation, shipped
     from mmkd_report.pages.demo.tables import gap_text
     from mmkd_report.words.formats import for_terminal
     from mmkd_report.words.labelled import labelled_title
@@ -393,8 +393,9 @@ def show_demo(demo: DemoDocument, measured: Measured, *, dataset: Path) -> None:
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     gain, ends = _gain(demo.mean_gain_points, measure)
     print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
-    if said := leak(demo):
-        print(for_terminal(said))
+    for said in (shipped(demo), leak(demo)):
+        if said:
+            print(for_terminal(said))
     bundle, written = str(measured.bundle), f"wrote {demo.report} and {measured.bundle}"
     if not is_judged(demo):
         print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset)}")

@@ -228,16 +228,20 @@ def _times(bundles: dict[str, Path], teacher: bytes, instruments: Instruments, *
 
 
 def with_measured(document: DemoDocument, measured: Measured) -> DemoDocument:
-    """Gives the document with what was measured on this machine; the baseline is the student with other weights."""
+    """Gives the document with what was measured on this machine.
+
+    A baseline of the student's kind is the student with other weights; one of another kind is not measured.
+    """
     replace_in = msgspec.structs.replace
     students = {}
     for name, one in measured.contests.items():
         contest, times = document.students[name], one.times
         assert contest.baseline is not None  # folds have one
+        is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1]  # the first seed's are measured
         students[name] = replace_in(
             contest,
             student=replace_in(contest.student, latency_ms=times.second),
-            baseline=replace_in(contest.baseline, latency_ms=times.second),
+            baseline=replace_in(contest.baseline, latency_ms=times.second if is_alike else None),
             bundle=str(one.bundle),
             reference=None if one.reference is None else str(one.reference),
             attention=one.attention,

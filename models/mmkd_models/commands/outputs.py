@@ -93,7 +93,7 @@ def _finish_one(
     json: bool,
 ) -> None:
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
-    rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}", **_hybrid_rows(facts)}
+    rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}", **_hybrid_rows(facts), **_race_rows(facts)}
     _finish(output, modalities, [network], {"facts": facts}, rows, following=following, json=json)
 
 
@@ -107,6 +107,14 @@ def _hybrid_rows(facts: Facts) -> dict[str, str]:
     return {"hybrid": f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together}"}
 
 
+def _race_rows(facts: Facts) -> dict[str, str]:
+    """Which way of training is shipped, and what validation said of all."""
+    if not facts.shipped:
+        return {}
+    others = ", ".join(f"{one.name} {one.valid_score:.3f}" for one in facts.race or ())
+    return {"shipped": f"{facts.shipped} (of {others})"}
+
+
 def _finish(
     output: Path,
     modalities: Sequence[ModalitySpec],
@@ -118,9 +126,11 @@ def _finish(
     json: bool,
 ) -> None:
     """Drops what only an unfinished training needs, and says what was trained and which command is next."""
+    from mmkd_models.networks.student import values_of
+
     drop_states(output)
     names = [spec.name for spec in modalities]
-    parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    parameters = sum(values_of(network) for network in networks)
     if json:
         print(json_text({"checkpoint": str(output), "modalities": names, "parameters": parameters, **facts}))
         return

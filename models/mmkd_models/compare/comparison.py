@@ -1,9 +1,10 @@
 """One fair comparison: teacher, baseline, student and rivals on the same fold with the same labels.
 
-Owns what "fair" means: grouped folds; the same visible labels for everyone; the baseline gets the student's
-architecture, augmentation, steps and seed, and its own choice of learning rate by validation; the test windows are
-touched once, by finished models. A finished fold is a file, and so is every finished network: an interrupted comparison
-continues where it was. The folder of a fold belongs to one comparison; other options are refused.
+Owns what "fair" means: grouped folds; the same visible labels for everyone; the baseline runs the student's race with
+the same steps and seed, but labels alone (without a race it has the student's architecture and augmentation, and its
+own choice of learning rate by validation); the test windows are touched once, by finished models. A finished fold is a
+file, and so is every finished network: an interrupted comparison continues where it was. The folder of a fold belongs
+to one comparison; other options are refused.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from mmkd_models.evaluate.outcome import GroupConfusion, Outcome, outcome_on
 from mmkd_models.evaluate.rivals import Contestants
 from mmkd_models.metrics.measures import measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import Progress, TrainConfig
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
@@ -502,7 +504,9 @@ def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: O
         class_scores=judged.class_scores,
         by_group=tuple(_right_of(one) for one in judged.confusions or ()) if of_classes else msgspec.UNSET,
         judged=msgspec.UNSET if of_classes else judged,
-        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        parameters=values_of(checkpoint.network()),
+        kind=checkpoint.config.kind if isinstance(checkpoint, StudentCheckpoint) else msgspec.UNSET,
+        shipped=facts.shipped,
         learning_rate=facts.training.learning_rate,
         valid_score=facts.score,
         curve=facts.curve,

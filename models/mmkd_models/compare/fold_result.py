@@ -14,7 +14,7 @@ from mmkd_models.evaluate.outcome import GroupConfusion, Outcome
 from mmkd_models.evaluate.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import AnyScores
-from mmkd_models.networks.config import MemberKind, Preset
+from mmkd_models.networks.config import MemberKind, Preset, StudentKind
 from mmkd_models.train_config import CurvePoint, TrainConfig
 from mmkd_report.documents.figures import Split
 
@@ -81,6 +81,8 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
         by_group: of classes. Unset of other kinds.
         judged: of other kinds.
         learning_rate: peak, of its training.
+        kind: of a student; unset of teachers, and in files of earlier releases, where it is a transformer.
+        shipped: which way of training validation chose; unset where there was no race.
     """
 
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
@@ -90,6 +92,8 @@ class NetworkResult(msgspec.Struct, frozen=True, kw_only=True, rename={"class_sc
     learning_rate: float
     valid_score: float
     curve: tuple[CurvePoint, ...]
+    kind: StudentKind | msgspec.UnsetType = msgspec.UNSET
+    shipped: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def scores(self) -> AnyScores:

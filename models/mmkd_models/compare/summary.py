@@ -150,6 +150,8 @@ def _network(results: Sequence[NetworkResult], measures: Sequence[Measure], pres
         parameters=results[0].parameters,
         preset=preset,
         learning_rate=tuple(result.learning_rate for result in results),
+        kinds=tuple(result.kind for result in results if result.kind),
+        shipped=tuple(result.shipped for result in results if result.shipped),
         guessing=guessing([result.test for result in results], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
         counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,

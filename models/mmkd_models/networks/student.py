@@ -136,6 +136,18 @@ def student_network(
             return HybridStudent(modality, classes, config, kind=kind)
 
 
+def values_of(network: nn.Module) -> int:
+    """Gives how many values a network computes with: what is learnt, and the kernels that were drawn."""
+    drawn = [module for module in network.modules() if isinstance(module, RocketFeatures)]
+    kernels = sum(
+        buffer.numel()
+        for module in drawn
+        for name, buffer in module.groups.named_buffers()
+        if name.endswith((".weight", ".bias"))
+    )
+    return kernels + sum(parameter.numel() for parameter in network.parameters())
+
+
 def _rocket(modality: ModalitySpec, config: StudentConfig) -> RocketFeatures:
     if config.rocket is None:
         raise ValueError(f"student: expected the features that a training drew for the kind {config.kind}, got none")

@@ -65,6 +65,9 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     terms: dict[str, float] | None = None
 
 
+LABELS_ALONE = "labels alone"
+"""The way of training that nobody taught, among those that validation chooses from."""
+
 _Figure = Spread | None | msgspec.UnsetType
 
 
@@ -99,6 +102,8 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
         counts: (K, 4): windows in which a label was rightly on, wrongly on, wrongly off, rightly off.
         curve: of the first seed's training.
         learning_rate: the peak of each seed's training.
+        kinds: what each seed's student is made of: transformer, rocket or hybrid; empty of a teacher.
+        shipped: which way of training validation chose for each seed; empty where there was no race.
     """
 
     valid_score: Spread | None = None
@@ -111,6 +116,8 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     counts: tuple[tuple[int, int, int, int], ...] | None = None
     curve: tuple[CurvePoint, ...] | None = None
     learning_rate: tuple[float | None, ...] | None = None
+    kinds: tuple[str, ...] = ()
+    shipped: tuple[str, ...] = ()
 
 
 class TriedSize(msgspec.Struct, frozen=True, kw_only=True):

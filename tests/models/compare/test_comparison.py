@@ -255,7 +255,7 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
     config = comparison(members=members, self_training=False, baseline_learning_rates=(1e-3,))
     result = compare_fold(machines, seed=1, config=config, out=tmp_path)
     teacher = read_teacher(tmp_path / "teacher-tiny.ckpt")
-    test = fold_data(machines, seed=1, label_share=config.label_share).test
+    test = fold_data(machines, seed=1, labelled=config.labelled).test
     assert result.teacher.scores == scores_of(teacher.network(), test, modality=None)
     assert result.teacher.parameters == sum(parameter.numel() for parameter in teacher.transformer().parameters())
     assert compare_fold(machines, seed=1, config=config, out=tmp_path, on_step=no_training) == result

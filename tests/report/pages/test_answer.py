@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mmkd_report.documents.demo import read_demo
-from mmkd_report.pages.demo.answer import answer, is_judged, question, recommendation
+from mmkd_report.pages.demo.answer import answer, is_judged, question, recommendation, shipped
 
 S = "\u202f"
 M = "\u2212"
@@ -321,3 +322,27 @@ def test_validation_chooses_the_sensor_and_the_page_says_who_is_ahead_on_the_tes
 def test_validation_decides_only_where_every_student_has_a_score() -> None:
     students = {"acc": (0.712, None, {"valid": 0.9}), "gyro": (0.7451, None, {})}
     assert answer(build(students))[0].startswith("Of the single sensors, gyro comes closest to all together: its")
+
+
+def raced(demo, **ways):
+    students = {
+        name: msgspec.structs.replace(contest, student=msgspec.structs.replace(contest.student, shipped=ways[name]))
+        for name, contest in demo.students.items()
+    }
+    return msgspec.structs.replace(demo, students=students)
+
+
+def test_what_validation_shipped_is_said_and_labels_alone_are_no_rival_of_their_own_race() -> None:
+    demo = raced(build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})}), acc=("hybrid", "hybrid", "labels alone"))
+    assert shipped(demo) == (
+        "Shipped, as validation chose: acc hybrid and labels alone (teaching did not validate better)."
+    )
+    assert shipped(demo) in answer(demo)
+    assert recommendation(demo) == (
+        f"Recommended: the student of acc, ahead on validation with 80.0{S}% of extra-trees 70.0{S}% and "
+        f"MiniRocket 79.0{S}%."
+    )
+
+
+def test_without_a_race_nothing_is_said_of_what_is_shipped() -> None:
+    assert shipped(build(TWO)) == ""

@@ -26,11 +26,12 @@ from mmkd_models.training.closed_form.students import labelled_student, taught_s
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData
+from mmkd_report.documents.demo import LABELS_ALONE
 
 logger = logging.getLogger(__name__)
 
-MIXED, UNMIXED, ROCKET, HYBRID = "mixed windows", "unmixed windows", "convolutional features", "hybrid"
-LABELS_ALONE = "labels alone"
+MIXED, UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
+ROCKET, HYBRID = "convolutional features", "hybrid"
 
 Train = Callable[[StudentConfig, Run], StudentCheckpoint]
 
@@ -99,7 +100,7 @@ def _raced(data: TrainingData, modality: str, config: StudentConfig, run: Run, t
     """Every way there is."""
     found = []
     for name, augment in zip((MIXED, UNMIXED), mixings(run.augment), strict=False):
-        folder = None if run.run_dir is None else run.run_dir / name.split()[0]
+        folder = None if run.run_dir is None else run.run_dir / name.split()[2]
         found.append(_runner(name, train(config, replace(run, augment=augment, run_dir=folder)), data.valid))
     if config.causal or data.train.spec.modality(modality).samples < LENGTH:
         return tuple(found)

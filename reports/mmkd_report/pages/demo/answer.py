@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmkd_report.documents.demo import Contest, DemoDocument, Gain
+from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, Gain
 from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.words.formats import is_figure, listed, share, things
 from mmkd_report.words.guessing import beside_guessing, is_refuted
@@ -53,7 +53,13 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
         return ("No student was measured, so there is no answer yet.",)
     if not is_judged(demo):
         return (recommendation(demo),)
-    sentences = (_sensor_sentence(demo, best), _gain_sentence(demo), _rival_sentence(demo), recommendation(demo))
+    sentences = (
+        _sensor_sentence(demo, best),
+        _gain_sentence(demo),
+        shipped(demo),
+        _rival_sentence(demo),
+        recommendation(demo),
+    )
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -81,6 +87,17 @@ def recommendation(demo: DemoDocument) -> str:
     return f"Recommended: the student of {best}, ahead on validation with {own} of {beaten}{tail}."
 
 
+def shipped(demo: DemoDocument) -> str:
+    """Which way of training validation chose for each sensor, where it had a choice; else empty."""
+    chosen = {name: one.student.shipped for name, one in demo.students.items() if one.student.shipped}
+    if not chosen:
+        return ""
+    written = [f"{name} {listed(list(dict.fromkeys(ways)))}" for name, ways in chosen.items()]
+    alone = any(LABELS_ALONE in ways for ways in chosen.values())
+    why = " (teaching did not validate better)" if alone else ""
+    return f"Shipped, as validation chose: {'; '.join(written)}{why}."
+
+
 def leak(demo: DemoDocument) -> str:
     """That the share of labels leaks through time, where it does; else empty."""
     return leak_sentence(demo.labels_spread_in_time, demo.label_share, demo.told_by, split=demo.split)
@@ -93,8 +110,12 @@ def is_judged(demo: DemoDocument) -> bool:
 
 
 def validated_rivals(contest: Contest) -> dict[str, float]:
-    """Name and validation score of labels only and of the classical rivals, where they have one."""
-    rivals = [("labels only", contest.baseline), *((name, getattr(contest, field)) for field, name in RIVALS)]
+    """Name and validation score of the classical rivals, where they have one, and of labels only.
+
+    Where validation chose among ways of training, labels only were among them and are no rival any more.
+    """
+    alone = [] if contest.student.shipped else [("labels only", contest.baseline)]
+    rivals = [*alone, *((name, getattr(contest, field)) for field, name in RIVALS)]
     found = {name: mean_of(rival.valid_score) for name, rival in rivals if rival is not None}
     return {name: score for name, score in found.items() if is_figure(score)}
 

@@ -15,10 +15,11 @@ from mmkd_models.distil.methods import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
-from mmkd_models.training.choosing.race import LABELS_ALONE, labelled_race, mixings, taught_race
+from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
 from mmkd_models.training.choosing.rule import Standing, preferred
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+from mmkd_report.documents.demo import LABELS_ALONE
 
 RUN = Run(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
 
@@ -43,7 +44,7 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     labelled: StudentCheckpoint, tmp_path: Path
 ) -> None:
     names = [one.name for one in labelled.facts.race or ()]
-    assert names[:3] == ["mixed windows", "unmixed windows", "convolutional features"]
+    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
     assert labelled.facts.shipped in names
     write_student(tmp_path / "student.ckpt", labelled)
     assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
