@@ -13,7 +13,7 @@ COMMITTEE: tuple[MemberKind, ...] = ("transformer", "rocket", "trees")
 
 AUGMENT = AugmentConfig(unit="window")
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
-STUDENT_TRAIN = TrainConfig(steps=800, learning_rate=2e-3)
+STUDENT_TRAIN = TrainConfig(steps=400, learning_rate=2e-3)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)
 INT8_TRAIN = TrainConfig(steps=300, learning_rate=2e-4)
 """Of quantisation-aware distillation, which goes on with a trained student."""
