@@ -9,6 +9,7 @@ connection.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -429,10 +430,11 @@ class EdgePredictor:
             if conditions.is_late:
                 late = Fault(status="stale", reason="the deadline passed before the engine was asked")
                 return no_answer(worse(late, fault) or late, modality=modality, task=engine.task, input_age_s=age_s)
+            handled = sys.exc_info()[1]
             try:
                 _, probabilities = answer_of(engine, values, present)
             except Exception as error:  # an engine of its own may raise anything, and the caller's loop must go on
-                let_handlers_through(error)
+                let_handlers_through(error, handled=handled)
                 if service.recover(students, engine, error):
                     return self._answer(number, array, conditions)
                 failure = Fault(status="invalid", reason=f"the engine failed: {error}")

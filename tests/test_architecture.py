@@ -104,6 +104,11 @@ def strays(package: str, path: Path) -> Iterator[str]:
             yield f"{where}: {name} is imported at the top, not inside the function that uses it"
 
 
+def test_no_module_has_a_name_by_which_pytest_takes_it_for_tests() -> None:
+    taken = [label(path) for _, path in FILES if path.name.startswith("test_") or path.name.endswith("_test.py")]
+    assert taken == []
+
+
 @pytest.mark.parametrize(("package", "path"), FILES, ids=[label(path) for _, path in FILES])
 def test_a_module_imports_only_what_its_package_may(package: str, path: Path) -> None:
     assert list(strays(package, path)) == []

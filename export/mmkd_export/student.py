@@ -140,8 +140,9 @@ def student_from_checkpoint(
     proof_set = replace(proof_set, temperature=temperature)
     golden: Golden | None = None
     if plan.golden != "real":
-        front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
-        golden = golden_without_recordings(plan.golden, checkpoint.modality, checkpoint.task, **front, answer=answer)
+        golden = golden_without_recordings(
+            plan.golden, checkpoint.modality, checkpoint.task, **checkpoint.normalisation, answer=answer
+        )
     return ProvenStudent(
         modality=checkpoint.modality,
         task=checkpoint.task,

@@ -12,8 +12,13 @@ from types import CodeType
 from typing import Any
 
 
-def let_handlers_through(error: BaseException | None) -> None:
+def let_handlers_through(error: BaseException | None, *, handled: BaseException | None = None) -> None:
     """Nothing, unless an exception, or one that it was made from, comes out of an installed signal handler.
+
+    Args:
+        error: what came out of a call.
+        handled: what was being handled before the call, `sys.exc_info()[1]`: a caller that asks while it handles the
+            exception of an earlier call has had that one, though Python makes it the context of all that fails then.
 
     Raises:
         BaseException: that of the handler, as it was raised.
@@ -27,6 +32,8 @@ def let_handlers_through(error: BaseException | None) -> None:
                 raise error
             trace = trace.tb_next
         error = error.__cause__ or error.__context__
+        if error is handled:
+            return
 
 
 def _handlers_codes() -> Iterator[CodeType]:

@@ -6,6 +6,7 @@ writes one line on stderr when a process opens its first artifact; nothing in it
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -72,6 +73,7 @@ class LitertBackend:
         self.version = f"ai-edge-litert {version('ai-edge-litert')}"
         self._interpreter_class: Any = Interpreter
         self._model = model
+        handled = sys.exc_info()[1]
         try:
             first = self._interpreter()
             runner = first.get_signature_runner()  # fails unless there is exactly one signature
@@ -80,7 +82,7 @@ class LitertBackend:
             self.inputs = _tensors(inputs, first.get_input_details())
             self.outputs = _tensors(outputs, first.get_output_details())
         except Exception as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             raise BackendError(
                 f"backend 'litert' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
@@ -91,6 +93,7 @@ class LitertBackend:
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         idle = self._open_pool()
+        handled = sys.exc_info()[1]
         try:
             instance = self._taken(idle)
             instance.memory = None  # its states are overwritten
@@ -100,7 +103,7 @@ class LitertBackend:
             first, second, *_ = self._results.values()
             logits, probabilities = interpreter.get_tensor(first), interpreter.get_tensor(second)
         except Exception as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             # The interpreter is not put back: what a failed call leaves in it is not known.
             raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
         idle.append(instance)

@@ -59,6 +59,7 @@ class OpenVinoBackend:
                 f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
                 "ask for precision 'fp32'"
             )
+        handled = sys.exc_info()[1]
         # OpenVINO raises RuntimeError, and more types than its own for a bad model.
         try:
             compiled = _compiled(core, model, _settings(threads, bf16=bf16, pinning=pinning))
@@ -69,7 +70,7 @@ class OpenVinoBackend:
             self._values = {tensor.name: request.get_tensor(tensor.name).data for tensor in self.inputs}
             self._answers = tuple(request.get_tensor(name).data for name in (tensor.name for tensor in self.outputs))
         except Exception as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             raise BackendError(
                 f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
             ) from error
@@ -82,13 +83,14 @@ class OpenVinoBackend:
         with self._lock:
             self._check_open()
             request = self._request
+            handled = sys.exc_info()[1]
             try:
                 fill(self._values, feeds)
                 request.infer(share_outputs=True, decode_strings=False)
                 logits, probabilities = self._answers
                 return logits.copy(), probabilities.copy()
             except Exception as error:
-                let_handlers_through(error)
+                let_handlers_through(error, handled=handled)
                 raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:

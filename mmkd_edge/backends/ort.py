@@ -7,6 +7,7 @@ weights in files beside the model.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,6 +75,7 @@ class OrtBackend:
             ) from error
         self.threads = threads
         self.version = f"onnxruntime {onnxruntime.__version__}"
+        handled = sys.exc_info()[1]
         # ONNX Runtime raises more types than its own for a bad model, UnicodeDecodeError among them.
         try:
             options = _options(onnxruntime, threads, graph=graph, spinning=spinning)
@@ -84,7 +86,7 @@ class OrtBackend:
             self.inputs = tuple(_tensor(node) for node in session.get_inputs())
             self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         except Exception as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             raise BackendError(
                 f"backend 'ort' ({self.version}) cannot open the artifact: {first_line(error)}"
             ) from error
@@ -94,10 +96,11 @@ class OrtBackend:
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         session = self._open_session()
+        handled = sys.exc_info()[1]
         try:
             logits, probabilities = session.run(self._answers, feeds)
         except Exception as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
         return logits, probabilities
 

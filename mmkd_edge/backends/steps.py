@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 import numpy as np
@@ -66,12 +67,13 @@ class _BoundSteps:
         self._values[...] = values
         self._present[...] = present
         self._slot[...] = memory.slot
+        handled = sys.exc_info()[1]
         try:
             self._run()
         except BackendError:  # it is closed
             raise
         except Exception as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             raise BackendError(
                 f"backend {self._backend.name!r} ({self._backend.version}) failed to step: {first_line(error)}"
             ) from error

@@ -18,7 +18,7 @@ from mmkd_edge.bundle.reference import Reference, check_reference, read_referenc
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.contest import CONTEST_S, Outcome, hold_contest
-from mmkd_edge.opening.quick_test import with_verdict
+from mmkd_edge.opening.first_questions import with_verdict
 from mmkd_edge.predict.engine import Engine, Students, open_engine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,

@@ -6,6 +6,7 @@ bundle took over, is made again from the last window; until then windows are ans
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -63,10 +64,11 @@ class Stepping:
         samples, channels = engine.modality.shape
         self._block = np.full((streaming.stride, channels), np.nan, dtype=np.float32)
         self._filled = -samples % streaming.stride
+        handled = sys.exc_info()[1]
         try:
             self._steps = start_steps(engine.step, streaming)
         except Exception as error:  # an engine that cannot begin is one that fails
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             self._failed()
 
     def put(self, rows: NDArray[np.float32]) -> None:
@@ -83,12 +85,13 @@ class Stepping:
 
     def _step(self, steps: Steps) -> None:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
+        handled = sys.exc_info()[1]
         try:
             _, self._answer = steps.push(values, present)
             self.fresh = True
         except Exception as error:  # the state is lost; the next answer makes it again
             self._steps = self._answer = None
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             self._failed()
 
     def answer(self, window: NDArray[np.float32]) -> NDArray[np.float32] | None:

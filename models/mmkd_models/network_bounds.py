@@ -14,7 +14,8 @@ from torch import Tensor
 from mmkd_edge.bundle.manifest import MAX_LABELS, MAX_WINDOW_VALUES
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.networks.config import EncoderConfig
+from mmkd_models.networks.config import EncoderConfig, RocketConfig
+from mmkd_models.networks.rocket import claims_of
 
 _MOST_MODALITIES = 64
 _MOST_WHOLE_SAMPLES = 1 << 14
@@ -30,7 +31,7 @@ def check_bounds(
     *,
     path: Path,
     fusion_depth: int = 0,
-    features: int = 0,
+    rocket: RocketConfig | None = None,
 ) -> None:
     """Refuse sizes that the tensors of the file cannot have, or that no machine builds.
 
@@ -41,7 +42,7 @@ def check_bounds(
         state: its tensors.
         path: of the file, for the message.
         fusion_depth: further layers of a teacher.
-        features: convolutional ones.
+        rocket: its convolutional features; None of a network that has none.
 
     Raises:
         CheckpointError: a size is beyond them.
@@ -52,7 +53,8 @@ def check_bounds(
         "labels": (len(task.labels), MAX_LABELS),
         **{f"{m.name}: values of a window": (m.samples * len(m.channels), MAX_WINDOW_VALUES) for m in modalities},
         **({} if encoder is None else _of_encoders(encoder, modalities, state, values, fusion_depth)),
-        "features": (features, values),
+        **({} if rocket is None else {"features": (rocket.features, values)}),
+        **({} if rocket is None else claims_of(rocket, modalities[0].samples)),
     }
     for name, (claimed, most) in claims.items():
         if claimed > most:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.judge.parity import with_missing_samples
+from mmkd_export.judge.plausible import plausible_range
 from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.plan import ExportPlan
 from mmkd_export.run import export
@@ -114,6 +116,28 @@ def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint
     for precision in ("fp32", *plan.precisions):
         with EdgePredictor.open(tmp_path / "student.edge", backend="ort", precision=precision) as predictor:
             assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+
+
+@pytest.mark.parametrize(("value_range", "golden"), [("auto", "synthetic"), ("auto", "none"), ("none", "real")])
+def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_their_training(
+    students: dict[str, StudentCheckpoint],
+    tmp_path: Path,
+    value_range: Literal["auto", "none"],
+    golden: Literal["real", "synthetic", "none"],
+) -> None:
+    student = students["rocket"]
+    assert student.carried is not None
+    mean, std = (student.state[f"rocket.{name}"].tolist() for name in ("mean", "std"))
+    write_student(tmp_path / "student.ckpt", student)
+    plan = ExportPlan(
+        source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", value_range=value_range, golden=golden
+    )
+    (entry,) = export(plan).manifest.models
+    expected = plausible_range(student.carried.windows, mean=mean, std=std)
+    assert expected is not None
+    assert entry.modality.range == (expected if value_range == "auto" else None)
+    with EdgePredictor.open(plan.output, backend="ort") as predictor:
+        assert predictor.selftest().label_agreement == 1.0
 
 
 def test_int8_of_features_alone_is_refused(students: dict[str, StudentCheckpoint], tmp_path: Path) -> None:

@@ -60,8 +60,7 @@ def with_range(checkpoint: StudentCheckpoint, windows: NDArray[np.float32], choi
         return checkpoint
     chosen: tuple[float, float] | None = None
     if choice == "auto":
-        front = {name: checkpoint.state[f"encoder.front.{name}"].tolist() for name in ("mean", "std")}
-        chosen = plausible_range(windows, mean=front["mean"], std=front["std"])
+        chosen = plausible_range(windows, **checkpoint.normalisation)
     elif choice != "none":
         chosen = choice
     return replace(checkpoint, modality=msgspec.structs.replace(modality, range=chosen))
@@ -73,8 +72,9 @@ def plausible_range(
     """The rule: two digits, rounded outwards; None where it would leave nothing of float32 out."""
     finite = windows[np.isfinite(windows)]
     span = [STANDARD_DEVIATIONS * deviation for deviation in std]
-    low = min([centre - reach for centre, reach in zip(mean, span, strict=True)] + [float(finite.min(initial=0.0))])
-    high = max([centre + reach for centre, reach in zip(mean, span, strict=True)] + [float(finite.max(initial=0.0))])
+    seen = [float(finite.min()), float(finite.max())] if finite.size else []
+    low = min([centre - reach for centre, reach in zip(mean, span, strict=True)] + seen)
+    high = max([centre + reach for centre, reach in zip(mean, span, strict=True)] + seen)
     low, high = -_outwards(-low), _outwards(high)
     return (low, high) if -MAX_FLOAT32 < low < high < MAX_FLOAT32 else None
 

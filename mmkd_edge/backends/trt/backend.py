@@ -8,6 +8,7 @@ one call at a time in a context. A call is one CUDA graph, where that gives the 
 from __future__ import annotations
 
 import platform
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,7 @@ class TrtBackend:
             architecture=platform.machine(),
             device=device,
         )
+        handled = sys.exc_info()[1]
         try:
             refuse_external_weights(model)
             self._on_gpu = first_gpu(runtime)
@@ -85,7 +87,7 @@ class TrtBackend:
                 self.inputs, self.outputs = _tensors(module, loaded.engine)
                 self._idle.append(self._execution(loaded.engine))
         except Exception as error:  # TensorRT raises more types than its own
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             raise BackendError(
                 f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
             ) from error
@@ -93,21 +95,23 @@ class TrtBackend:
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         execution = self._taken()
+        handled = sys.exc_info()[1]
         try:
             execution.take(feeds)
         except BaseException as error:  # the GPU was asked nothing
             self._give_back(execution)
             if isinstance(error, Exception):
-                let_handlers_through(error)
+                let_handlers_through(error, handled=handled)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
             raise
+        handled = sys.exc_info()[1]
         try:
             with self._on_gpu():
                 answer = execution.compute()
         except BaseException as error:
             lost = self._drop(execution)
             if isinstance(error, Exception):
-                let_handlers_through(error)
+                let_handlers_through(error, handled=handled)
                 raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{lost}") from error
             raise
         self._give_back(execution)
@@ -161,12 +165,13 @@ class TrtBackend:
                 self._pool.wait()
             else:
                 raise BackendError(f"backend 'trt' {self._ended}")
+        handled = sys.exc_info()[1]
         try:
             with self._on_gpu():
                 return self._execution(engine)
         except BaseException as error:
             others = self._make_do_without()
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             if not isinstance(error, Exception):
                 raise
             if others:

@@ -6,6 +6,7 @@ while it is recorded leaves a graph that does nothing, and whose replay finds ol
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +90,13 @@ class Execution:
         """
         probes = self._probes()
         plain = [self.answer(feeds) for feeds in probes]
+        handled = sys.exc_info()[1]
         try:
             self._stream.record(self._enqueue)
             # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.
             replayed = [self._answer_into_nothing(feeds) for feeds in probes]
         except BackendError as error:
-            let_handlers_through(error)
+            let_handlers_through(error, handled=handled)
             reason = f"CUDA records no graph of the call: {error}"
         else:
             if _same(replayed, plain):

@@ -230,6 +230,14 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
     return [(int(dilation), int(number)) for dilation, number in zip(found, quantiles, strict=True)]
 
 
+def claims_of(config: RocketConfig, samples: int) -> dict[str, tuple[int, int]]:
+    """What features from a file claim of windows of that length, with the most it may be: else no position is left."""
+    return {
+        "dilation": (max(group.dilation for group in config.groups), (samples - 1) // (LENGTH - 1)),
+        "stride": (config.stride, samples),
+    }
+
+
 def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
     """(n, 9): -1, and 2 at the three places of each kernel's number."""
     places = np.array(list(itertools.combinations(range(LENGTH), 3)), dtype=np.int64)[kernels]

@@ -280,11 +280,8 @@ def read_student(path: Path) -> StudentCheckpoint:
             f"{path}: metadata: expected the features of a {document.config.kind}, got none; the file was altered"
         )
     config = document.config
-    encoder, features = (
-        None if config.kind == "rocket" else config.encoder,
-        config.rocket.features if config.rocket else 0,
-    )
-    check_bounds((document.modality,), task, encoder, state, path=path, features=features)
+    encoder = None if config.kind == "rocket" else config.encoder
+    check_bounds((document.modality,), task, encoder, state, path=path, rocket=config.rocket)
     network = student_network(document.modality, len(task.labels), document.config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8 = document.int8 or None

@@ -129,6 +129,42 @@ def test_what_a_signal_handler_raises_reaches_the_program_and_is_no_failure_of_t
     assert predictor.health().backend_failures == 0
 
 
+def failing() -> Any:
+    raise RuntimeError("the device is gone")
+
+
+@pytest.mark.usefixtures("handled")
+def test_what_a_handler_raised_before_is_not_raised_again_while_the_program_handles_it() -> None:
+    with pytest.raises(TooLateError):
+        model(interrupted).predict(window())
+    try:
+        interrupted()
+    except TooLateError:
+        prediction = model(failing).predict(window())
+        with pytest.raises(BackendError, match="the device is gone"):
+            model(failing, policy="raise").predict(window())
+        with pytest.raises(TooLateError):  # a new one, in the middle of that
+            model(interrupted).predict(window())
+    assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: the device is gone")
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_shipped_backend_does_not_raise_it_again_either(bundle_path: Any) -> None:
+    with EdgePredictor.open(bundle_path, backend="ort") as predictor:
+
+        class Session:
+            def run(self, names: object, feeds: object) -> object:
+                return failing()
+
+        backend: Any = predictor.backend
+        backend._session = Session()
+        try:
+            interrupted()
+        except TooLateError:
+            assert predictor.predict(window()).status == "ok"  # by an engine that was opened again
+        assert predictor.health().backend_failures == 1
+
+
 @pytest.mark.usefixtures("handled")
 def test_a_shipped_backend_lets_it_through_too(bundle_path: Any) -> None:
     with EdgePredictor.open(bundle_path, backend="ort") as predictor:

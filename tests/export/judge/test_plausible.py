@@ -34,6 +34,13 @@ def test_what_the_windows_have_is_inside_however_rare() -> None:
     assert plausible_range(windows, mean=[0.0], std=[0.001]) == (-7.3, 4400.0)
 
 
+def test_zero_is_outside_where_a_sensor_is_far_from_it() -> None:
+    windows = np.array([[[101_200.0], [101_400.0], [np.nan]]], dtype=np.float32)
+    # 101325 -+ 1000 * 2 = 99325 and 103325
+    assert plausible_range(windows, mean=[101_325.0], std=[2.0]) == (99_000.0, 110_000.0)
+    assert plausible_range(windows[:, 2:], mean=[101_325.0], std=[2.0]) == (99_000.0, 110_000.0)
+
+
 def test_a_sensor_that_fills_float32_has_no_range() -> None:
     assert plausible_range(np.zeros((1, 1, 1), np.float32), mean=[0.0], std=[1e37]) is None
 

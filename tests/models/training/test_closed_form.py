@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,30 @@ def test_a_rocket_student_survives_its_file(rocket: StudentCheckpoint, machines:
     answers = [logits_of(one.network(), test, modality="acc") for one in (read, rocket)]
     np.testing.assert_array_equal(answers[0], answers[1])
     assert read.normalisation["mean"] == rocket.state["rocket.mean"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        # Windows of 40 samples: eight dilations of 5 would reach over all of them.
+        (lambda found: found["groups"][0].update(dilation=5), "dilation: expected at most 4, got 5"),
+        (lambda found: found["groups"][0].update(dilation=10**9), "dilation: expected at most 4, got 1000000000"),
+        (lambda found: found.update(stride=41), "stride: expected at most 40, got 41"),
+        (lambda found: found["groups"][0].update(features=10**9), "features: expected at most "),
+    ],
+)
+def test_features_that_no_window_has_are_refused(
+    change: Callable[[Any], object], told: str, rocket: StudentCheckpoint, tmp_path: Path
+) -> None:
+    path, found = tmp_path / "student.ckpt", msgspec.to_builtins(rocket.config.rocket)
+    found["groups"] = list(found["groups"])
+    change(found)
+    altered = msgspec.structs.replace(rocket.config, rocket=msgspec.convert(found, RocketConfig))
+    write_student(path, replace(rocket, config=altered))
+    with pytest.raises(CheckpointError) as error:
+        read_student(path)
+    assert str(error.value).startswith(f"{path}: metadata: {told}")
+    assert str(error.value).endswith("; the file was altered")
 
 
 def test_a_file_without_its_features_is_refused(rocket: StudentCheckpoint, tmp_path: Path) -> None:

@@ -345,6 +345,16 @@ def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole: TeacherCheckpo
             "expected weights ({more}, 3), got ({now}, 3)",
         ),
         (
+            lambda found: members_in(found)[1]["features"]["acc"]["groups"][0].update(dilation=5),
+            lambda parts: None,
+            "acc: dilation: expected at most 4, got 5",
+        ),
+        (
+            lambda found: members_in(found)[1]["features"]["gyro"].update(stride=81),
+            lambda parts: None,
+            "gyro: stride: expected at most 20, got 81",
+        ),
+        (
             lambda found: None,
             lambda parts: parts.pop("member1/features.acc.mean"),
             "expected the tensors of its features, got others: features.acc.mean",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import RocketConfig
-from mmkd_models.networks.rocket import RocketFeatures
+from mmkd_models.networks.rocket import RocketFeatures, claims_of
 from mmkd_models.networks.teacher import Inputs
 
 
@@ -50,6 +50,10 @@ def rocket_fault(
     names = [modality.name for modality in modalities]
     if list(configs) != names:
         return f"expected features of {', '.join(names)}, got of {', '.join(configs) or 'none'}"
+    for modality in modalities:
+        for claim, (claimed, most) in claims_of(configs[modality.name], modality.samples).items():
+            if claimed > most:
+                return f"{modality.name}: {claim}: expected at most {most}, got {claimed}"
     # Before anything is laid out, so that no number in the metadata asks for more memory than the file has.
     wanted, weight = sum(config.features for config in configs.values()), state.get("weight", torch.empty(0))
     if weight.shape != (wanted, outputs):

@@ -17,13 +17,13 @@ from mmkd_edge.predict.engine import Engine
 from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.trust.verdicts import passed_before, remember_passed
 
-QUICK_TEST_S = 0.02
+QUESTIONS_S = 0.02
 """What the windows of one student may take together; one is always asked, and read with all others before."""
 
 _MOST_WINDOWS = 8
 
 
-def test_quickly(bundle: Bundle, engine: Engine) -> None:
+def ask_quickly(bundle: Bundle, engine: Engine) -> None:
     """Ask an engine a few golden windows of its student, as many as time allows.
 
     Raises:
@@ -34,7 +34,7 @@ def test_quickly(bundle: Bundle, engine: Engine) -> None:
     begun = time.perf_counter()
     run_selftest(engine, bundle, most=1)
     spent_s = time.perf_counter() - begun
-    more = min(_MOST_WINDOWS, int((QUICK_TEST_S - spent_s) / spent_s))
+    more = min(_MOST_WINDOWS, int((QUESTIONS_S - spent_s) / spent_s))
     if more > 1:
         run_selftest(engine, bundle, most=more)
 
@@ -43,14 +43,14 @@ def with_verdict(bundle: Bundle, engines: Sequence[Engine]) -> tuple[Engine, ...
     """The engines, tested where they have not passed here before, and saying so.
 
     Raises:
-        GateError, BackendError, BundleError: see `test_quickly`.
+        GateError, BackendError, BundleError: see `ask_quickly`.
     """
     machine, known = this_machine().key, passed_before(bundle.sha256)
     ways = [way_of(engine, machine) for engine in engines]
     new = tuple(way for way in ways if way not in known)
     for engine, way in zip(engines, ways, strict=True):
         if way in new:
-            test_quickly(bundle, engine)
+            ask_quickly(bundle, engine)
     why = remember_passed(bundle.sha256, new) if new else ""
     told = "passed now" + (f" and at each start, since it cannot be remembered: {why}" if why else "")
     return tuple(
