@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
-from mmkd_models.training.choosing.rule import preferred, standing_of
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.closed_form.temperature import fitted_temperature
+from mmkd_models.training.judging.rule import preferred, standing_of
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import Run, TrainingData
 
