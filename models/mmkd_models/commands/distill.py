@@ -221,6 +221,7 @@ def distill(
                 teachers=teachers,
             ),
             start_sha256=None if start is None else start.sha256,
+            choose=student.choose,
         )
     with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:
         run = replace(run, on_step=show)

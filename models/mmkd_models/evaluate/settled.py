@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import AnyMetric
-from mmkd_models.training.choosing.prior import chosen_tau, log_prior
+from mmkd_models.training.judging.prior import chosen_tau, log_prior
 
 Answers = NDArray[np.float64]
 """(N, K): logits of classes or labels, or numbers (K = 1)."""

@@ -89,7 +89,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         further_teachers_sha256: of the others' files, in their order, where several taught; unset where one did.
         recipe: of the distillation; None where labels alone taught.
         prior_tau: how far the head's bias takes back that some classes had more labels than others, from 0 to 1; unset
-            where validation wanted nothing taken back.
+            where validation wanted nothing taken back, and where the parts of a hybrid took back unlike shares of it.
         group_reference: how the groups of the training differ from each other in a student's modality; unset where it
             was not measured.
         shipped: which of `race` this is; unset where there was none.

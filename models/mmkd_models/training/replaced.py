@@ -23,6 +23,9 @@ _OUTCOMES = {
     "score",
     "best_step",
     "curve",
+    "prior_tau",
+    "shipped",
+    "race",
     "versions",
 }
 _MOST_TOLD = 3
@@ -39,6 +42,7 @@ def check_replaced(
     teachers: int = 1,
     start_sha256: str | None = None,
     members: Sequence[str] = (),
+    choose: bool = False,
 ) -> None:
     """Refuses to replace a file that is something else than an earlier result of the same training.
 
@@ -48,6 +52,7 @@ def check_replaced(
         teachers: how many a teacher-set has.
         start_sha256: of the student that practises INT8.
         members: of a committee; a single one is none.
+        choose: whether validation will choose among several ways of training.
 
     Raises UsageError where the file holds something else, or is of other data or settings.
     """
@@ -60,11 +65,12 @@ def check_replaced(
     earlier = _earlier(found[kind], type(config))
     if earlier is None:
         raise UsageError(f"{output}: exists, and another version of mmkd-edge made it; {_CURE}")
-    ours = _traits(facts, config, modalities, teachers, start_sha256, members if len(members) > 1 else ())
+    ours = _traits(facts, config, modalities, teachers, start_sha256, members if len(members) > 1 else (), choose)
+    left_open = _left_open(earlier)
     changes = [
         _change(name, str(earlier.get(name)), str(ours.get(name)))
         for name in {**ours, **earlier}
-        if earlier.get(name) != ours.get(name)
+        if earlier.get(name) != ours.get(name) and name.split(".")[0] not in left_open and name not in left_open
     ]
     if changes:
         more = f" and {len(changes) - _MOST_TOLD} more" if len(changes) > _MOST_TOLD else ""
@@ -77,14 +83,16 @@ def _earlier(document: bytes, config: type[StudentConfig | TeacherConfig]) -> di
     try:
         found = msgspec.json.decode(document)
         several = found["facts"] if isinstance(found["facts"], list) else [found["facts"]]
+        facts = msgspec.convert(several[0], Facts)
         specs = found["modalities"] if "modalities" in found else [found["modality"]]
         return _traits(
-            msgspec.convert(several[0], Facts),
+            facts,
             msgspec.convert(found["config"], config),
             [spec["name"] for spec in specs],
             len(several),
             (found.get("int8") or {}).get("student_sha256"),
             [member["kind"] for member in (found.get("committee") or {}).get("members", ())],
+            bool(facts.race),
         )
     except (msgspec.MsgspecError, KeyError, TypeError, IndexError):
         return None
@@ -97,6 +105,7 @@ def _traits(
     teachers: int,
     start_sha256: str | None,
     members: Sequence[str],
+    choose: bool,
 ) -> dict[str, Any]:
     """What decides a result, flat, in the order in which a difference is told."""
     settings = {name: value for name, value in msgspec.to_builtins(facts).items() if name not in _OUTCOMES}
@@ -106,6 +115,7 @@ def _traits(
         "teachers": teachers,
         "start": start_sha256,
         "members": ", ".join(members) or "transformer",
+        "choose": choose,
         **dict(_flat(_asked(config, facts))),
         **dict(_flat(settings)),
     }
@@ -116,6 +126,21 @@ def _asked(config: StudentConfig | TeacherConfig, facts: Facts) -> dict[str, Any
     asked: dict[str, Any] = msgspec.to_builtins(config)
     asked.pop("rocket", None)
     return asked | ({"kind": "hybrid"} if facts.hybrid else {})
+
+
+def _left_open(earlier: Mapping[str, Any]) -> set[str]:
+    """What a checkpoint does not tell of how it was asked for: validation chose it where others were trained too.
+
+    Features have no recipe, labels alone no teacher, and windows that are not mixed may have been mixed in a rival.
+    """
+    found = set[str]()
+    if (earlier["choose"] or earlier.get("kind") == "hybrid") and earlier.get("recipe", 0) is None:
+        found |= {"recipe"}
+    if earlier["choose"]:
+        found |= {"kind"}
+        found |= set() if earlier.get("augment.mixup") else {"augment.mixup"}
+        found |= set() if earlier.get("teacher_sha256") else {"teacher_sha256", "further_teachers_sha256"}
+    return found
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -48,9 +48,9 @@ from mmkd_models.training.checkpoint import (
     library_versions,
     set_normalisation,
 )
-from mmkd_models.training.choosing.prior import adjusted_fit
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
+from mmkd_models.training.judging.prior import adjusted_fit
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import answers_to, scores_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy

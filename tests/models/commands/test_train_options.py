@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,8 @@ from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import chosen_recipe, terms_text
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student, write_teacher
+from mmkd_models.training.replaced import _left_open
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}
@@ -453,3 +454,51 @@ def test_a_committee_is_not_cross_fitted(call: Call, machines: Dataset) -> None:
         "--out-of-fold 2: expected transformers alone, got --members transformer,trees; a committee is not "
         "cross-fitted: leave one of the two out"
     )
+
+
+def test_a_student_whose_bias_was_evened_out_is_trained_again(call: Call, machines: Dataset, tmp_path: Path) -> None:
+    baseline_of(call, machines)
+    path = tmp_path / "baseline.ckpt"
+    first = read_student(path)
+    write_student(path, replace(first, facts=msgspec.structs.replace(first.facts, prior_tau=0.5)))
+    baseline_of(call, machines)
+    assert read_student(path).facts == first.facts
+
+
+def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command_alone(
+    call: Call, machines: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    command = ("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "gyro", "--preset", "tiny")
+    call(*command, "--steps", 2, "--choose")
+    first = (tmp_path / "student.ckpt").read_bytes()
+    facts = read_student(tmp_path / "student.ckpt").facts
+    assert [one.name for one in facts.race or ()][-1] == "labels alone"
+    call(*command, "--steps", 2, "--choose")
+    assert (tmp_path / "student.ckpt").read_bytes() == first
+    call(*command, "--steps", 2, "--choose", "--resume")
+    assert (tmp_path / "student.ckpt").read_bytes() == first
+    told = "student.ckpt: exists, and was trained otherwise: {}; choose another name, or add --force to replace it"
+    assert message_of(*command, "--steps", 3, "--choose") == told.format("training.steps 2 is 3 now")
+    assert message_of(*command, "--steps", 2).startswith(told.split("{")[0] + "choose True is False now")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "left_open"),
+    [
+        ({"choose": False, "recipe": None, "teacher_sha256": None}, set()),
+        ({"choose": False, "kind": "hybrid", "recipe": None}, {"recipe"}),
+        ({"choose": True, "augment.mixup": 0.8, "teacher_sha256": "ab", "recipe.init": "fresh"}, {"kind"}),
+        (
+            {"choose": True, "augment.mixup": 0.0, "teacher_sha256": "ab", "recipe": None},
+            {"kind", "augment.mixup", "recipe"},
+        ),
+        (
+            {"choose": True, "augment.mixup": 0.8, "teacher_sha256": None, "recipe": None},
+            {"kind", "recipe", "teacher_sha256", "further_teachers_sha256"},
+        ),
+    ],
+)
+def test_what_the_winner_of_a_race_tells_is_compared_and_the_rest_is_not(
+    earlier: dict[str, object], left_open: set[str]
+) -> None:
+    assert _left_open(earlier) == left_open

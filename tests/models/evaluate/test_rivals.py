@@ -23,7 +23,7 @@ from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged, wi
 from mmkd_models.evaluate.rockets import taught_targets
 from mmkd_models.evaluate.settled import averaged, best_temperature, probabilities_of, settled_answers
 from mmkd_models.metrics.classes import Scores
-from mmkd_models.training.choosing.prior import log_prior
+from mmkd_models.training.judging.prior import log_prior
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MakeWindows = Callable[..., tuple[Windows, Windows]]

@@ -280,6 +280,34 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(
         assert (found.config, found.state) == (alone.config, alone.state)
         assert found.facts.hybrid
         assert found.facts.hybrid.weight == weight
+        assert msgspec.structs.replace(found.facts, hybrid=msgspec.UNSET) == alone.facts
+
+
+@pytest.mark.parametrize(
+    ("taus", "weight", "tau"),
+    [
+        ((1.0, msgspec.UNSET), 0.0, msgspec.UNSET),
+        ((msgspec.UNSET, 0.5), 0.0, 0.5),
+        ((0.5, 0.5), 0.5, 0.5),
+        ((1.0, 0.5), 0.5, msgspec.UNSET),
+    ],
+)
+def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
+    rocket: StudentCheckpoint,
+    transformer: StudentCheckpoint,
+    machines: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    taus: tuple[Any, Any],
+    weight: float,
+    tau: Any,
+) -> None:
+    monkeypatch.setattr("mmkd_models.training.closed_form.hybrid.WEIGHTS", (weight,))
+    parts = [
+        replace(part, facts=msgspec.structs.replace(part.facts, prior_tau=own))
+        for part, own in zip((transformer, rocket), taus, strict=True)
+    ]
+    found = fit_hybrid(data_of(machines), parts[0], parts[1], run_of(machines))
+    assert found.facts.prior_tau == tau
 
 
 def test_a_hybrid_trains_from_labels_and_survives_its_file(machines: Dataset, tmp_path: Path) -> None:

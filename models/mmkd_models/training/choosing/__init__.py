@@ -1,1 +1,1 @@
-"""What validation chooses once networks are trained: how far classes are evened out, and which student is shipped."""
+"""What is trained in several ways, of which validation ships one."""

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
-from mmkd_models.training.choosing.rule import preferred, standing_of
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.closed_form.temperature import fitted_temperature
+from mmkd_models.training.judging.rule import preferred, standing_of
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import Run, TrainingData
 
@@ -62,12 +62,13 @@ def fit_hybrid(
     logger.info("hybrid: weight of the transformer %g, validation %s", weight, scores)
     if weight in (0.0, 1.0):
         alone = transformer if weight == 1.0 else rocket
-        own = {name: getattr(alone.facts, name) for name in ("score", "best_step", "curve")}
-        return replace(alone, facts=msgspec.structs.replace(transformer.facts, **own, hybrid=facts))
+        return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid=facts))
     config = msgspec.structs.replace(transformer.config, kind="hybrid", rocket=rocket.config.rocket)
     joined = replace(transformer, config=config, state=_joined(transformer.state, rocket.state, facts))
     found = scores_of(joined.network(), valid, modality=modality).metric(run.train.metric)
-    return replace(joined, facts=msgspec.structs.replace(transformer.facts, score=found, hybrid=facts))
+    taus = {transformer.facts.prior_tau, rocket.facts.prior_tau}
+    both = taus.pop() if len(taus) == 1 else msgspec.UNSET
+    return replace(joined, facts=msgspec.structs.replace(transformer.facts, score=found, prior_tau=both, hybrid=facts))
 
 
 def _pooled(weight: float, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -22,7 +22,6 @@ from mmkd_models.networks.config import StudentConfig, rocket_features_of
 from mmkd_models.networks.rocket import RocketFeatures, features_of, fit_rocket, pruned
 from mmkd_models.networks.student import RocketStudent
 from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows
-from mmkd_models.training.choosing.prior import adjusted
 from mmkd_models.training.closed_form.ridge import Ridge, eliminations, fit_ridge
 from mmkd_models.training.closed_form.targets import (
     class_weights,
@@ -33,6 +32,7 @@ from mmkd_models.training.closed_form.targets import (
 )
 from mmkd_models.training.closed_form.temperature import fitted_temperature
 from mmkd_models.training.drift_reference import group_reference
+from mmkd_models.training.judging.prior import adjusted
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, check_labels, check_teachers, planned_facts

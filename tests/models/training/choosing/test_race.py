@@ -16,7 +16,6 @@ from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.choosing.race import labelled_race, mixings, taught_race
-from mmkd_models.training.choosing.rule import Standing, preferred
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 from mmkd_report.documents.demo import LABELS_ALONE
@@ -48,16 +47,6 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     assert labelled.facts.shipped in names
     write_student(tmp_path / "student.ckpt", labelled)
     assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
-
-
-def standing(score: float, likelihood: float) -> Standing:
-    return Standing(score=score, standard_error=0.05, log_likelihood=likelihood)
-
-
-def test_of_those_within_a_standard_error_the_likeliest_is_preferred() -> None:
-    far, best = standing(0.70, -0.1), standing(0.80, -0.6)
-    assert preferred([far, standing(0.76, -0.4), best]) == 1
-    assert preferred([far, standing(0.74, -0.4), best]) == 2
 
 
 def test_labels_alone_are_shipped_where_the_teacher_knows_nothing(

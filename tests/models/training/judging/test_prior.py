@@ -10,7 +10,7 @@ from mmkd_models.data import Dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.choosing.prior import adjusted_fit, chosen_tau, log_prior
+from mmkd_models.training.judging.prior import adjusted_fit, chosen_tau, log_prior
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import Run, TrainingData, train_baseline

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.labels import Labels
-from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee.pool import likeliest_temperature, log_likelihood
 
@@ -22,7 +21,7 @@ class Standing:
 
     Attributes:
         score: of the metric.
-        standard_error: of the score; 0 of tasks that are not of classes.
+        standard_error: of the score, windows taken as independent.
         log_likelihood: mean, of calibrated answers, in nats.
     """
 
@@ -38,7 +37,7 @@ def standing_of(logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpe
     heat = 1.0 if task.kind == "regression" else likeliest_temperature(values, labels, kind=task.kind)
     return Standing(
         score=scores.metric(metric),
-        standard_error=scores.standard_error(metric) if isinstance(scores, Scores) else 0.0,
+        standard_error=scores.standard_error(metric),
         log_likelihood=float(log_likelihood(values / heat, labels, kind=task.kind).mean()),
     )
 
