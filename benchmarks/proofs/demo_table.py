@@ -23,6 +23,9 @@ from proofs.script import head, parser_of, row
 MODELS = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "MiniRocket and extra-trees averaged",
+    "multi_rocket_hydra": "MultiRocket-Hydra",
+    "taught_rocket": "MiniRocket, taught by the same teacher",
     "baseline": "baseline, labels only",
     "student": "distilled student",
 }
@@ -47,7 +50,8 @@ def section(document: dict[str, Any]) -> str:
     name = f"teacher, {teacher['parameters']:,} parameters"
     rows.append(model_row(" + ".join(teacher["modalities"]), name, teacher, measures))
     for sensor, found in students.items():
-        rows += [model_row(sensor, text, found[key], measures) for key, text in MODELS.items() if key != "student"]
+        ran = [key for key in MODELS if found.get(key) is not None and key != "student"]
+        rows += [model_row(sensor, MODELS[key], found[key], measures) for key in ran]
         gain = f"{gained(found['gain_points'], told)} | {recovered(found, teacher, told)}"
         rows.append(model_row(sensor, MODELS["student"], found["student"], measures, gain))
     ratios = "; ".join(
