@@ -30,6 +30,7 @@ _CURES = {
     errno.EDQUOT: "free some space, or choose another folder",
     errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
 }
+_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -102,7 +103,7 @@ def read_own_file(path: Path, *, most_bytes: int) -> bytes:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & stat.S_IWOTH:
+        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & _WRITTEN_BY_OTHERS:
             raise OSError(errno.EPERM, "others can write it")
         return read_exactly(descriptor, most_bytes + 1, offset=0)
     finally:
@@ -126,11 +127,16 @@ def cache_folder(kind: str) -> Path:
     return cache / "mmkd-edge" / kind
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
     """Write a file so that any interruption leaves either the earlier file or the whole new one.
 
     Writes a temporary sibling, flushes it to the disk, renames it over `path` and flushes the directory. A link stays a
     link: what it leads to is written anew. The permissions of an earlier file are those of the new one.
+
+    Args:
+        path: of the file.
+        data: all that is in it.
+        own: whether nobody but this user and root may write it afterwards, so that `read_own_file` takes it.
 
     Raises:
         UsageError: the file cannot be written (no such directory, no permission, no space); the earlier one is intact.
@@ -139,7 +145,7 @@ def write_file(path: Path, data: bytes) -> None:
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     try:
-        _write_new(temporary, data, mode=_mode_of(place))
+        _write_new(temporary, data, mode=_mode_of(place), masked=_WRITTEN_BY_OTHERS if own else 0)
         temporary.replace(place)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -166,12 +172,21 @@ def _mode_of(path: Path) -> int | None:
         return None
 
 
-def _write_new(path: Path, data: bytes, *, mode: int | None) -> None:
-    """Writes a file that has no name before it is whole, where the system can: a kill then leaves no half of it."""
-    nameless = _open_nameless(path.parent)
+def _write_new(path: Path, data: bytes, *, mode: int | None, masked: int) -> None:
+    """Writes a file that has no name before it is whole, where the system can: a kill then leaves no half of it.
+
+    Args:
+        path: of the file.
+        data: all that is in it.
+        mode: its permissions; None for those that the system gives a new one.
+        masked: permissions that it does not get.
+    """
+    mode = None if mode is None else mode & ~masked
+    nameless = _open_nameless(path.parent, 0o666 & ~masked)
     if nameless is not None and _write_and_name(nameless, path, data, mode=mode):
         return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666 & ~masked)
     with os.fdopen(descriptor, "wb") as file:
         _write_all(file, data, mode=mode)
 
@@ -195,11 +210,11 @@ def _write_and_name(descriptor: int, path: Path, data: bytes, *, mode: int | Non
     return True
 
 
-def _open_nameless(folder: Path) -> int | None:
+def _open_nameless(folder: Path, mode: int) -> int | None:
     if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
         return None
     try:
-        return os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+        return os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
     except OSError:  # not every file system has it; what else is wrong shows where the file gets its name
         return None
 

@@ -153,7 +153,7 @@ def write_profile(profile: ExecutionProfile) -> Path:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"{path.parent}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
-    write_file(path, msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+    write_file(path, msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n", own=True)
     return path
 
 

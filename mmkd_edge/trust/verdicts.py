@@ -54,7 +54,7 @@ def remember_passed(bundle_sha256: str, ways: tuple[str, ...]) -> str:
         _check_folder(path.parent)
         known = tuple(way for way in passed_before(bundle_sha256) if way not in ways)
         verdict = Verdict(bundle_sha256=bundle_sha256, passed=(*known, *ways)[-_MOST_PASSED:])
-        write_file(path, msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n")
+        write_file(path, msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n", own=True)
     except OSError as error:
         return (error.strerror or str(error)).lower()
     except UsageError as error:

@@ -121,8 +121,9 @@ def title_of(part: Part) -> str:
 
 def _shares_of(part: Part) -> tuple[float, ...]:
     """What each of a part's trainings takes of its time."""
-    if part.stage == "teacher" and part.config.self_training and not part.config.labelled.is_all:
-        return _GENERATIONS
+    if part.stage == "teacher":
+        trainings = _of_teacher(part)
+        return tuple(one / sum(trainings) for one in trainings)
     count = 1
     if part.config.choose and part.stage in ("baseline", "student", "answers"):
         count = len(mixings(part.config.augment))
@@ -131,7 +132,15 @@ def _shares_of(part: Part) -> tuple[float, ...]:
     return (1 / max(count, 1),) * max(count, 1)
 
 
+def _of_teacher(part: Part) -> tuple[float, ...]:
+    """The generations of every transformer of a committee, one transformer after the other."""
+    has_second = part.config.self_training and not part.config.labelled.is_all
+    return (_GENERATIONS if has_second else _GENERATIONS[:1]) * part.config.members.count("transformer")
+
+
 def _cost_of(part: Part) -> float:
+    if part.stage == "teacher":
+        return sum(_of_teacher(part))
     return 1.0 if part.block is None else 1 / BLOCKS
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge import Bundle, UsageError
 from mmkd_edge.bundle import files
-from mmkd_edge.bundle.files import write_file
+from mmkd_edge.bundle.files import read_own_file, write_file
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -108,6 +108,35 @@ def test_a_file_that_is_written_again_keeps_its_permissions(
     path.chmod(0o600)
     write_file(path, b"new")
     assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (b"new", 0o600)
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("earlier", [None, 0o666, 0o640])
+def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool, earlier: int | None
+) -> None:
+    if not nameless:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    path, umask = tmp_path / "a", os.umask(0)
+    try:
+        if earlier is not None:
+            path.write_bytes(b"old")
+            path.chmod(earlier)
+        write_file(path, b"new", own=True)
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == (0o640 if earlier == 0o640 else 0o644)
+    assert read_own_file(path, most_bytes=3) == b"new"
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_file_that_a_group_or_others_can_write_is_not_ones_own(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"new")
+    path.chmod(mode)
+    with pytest.raises(OSError, match="others can write it") as error:
+        read_own_file(path, most_bytes=3)
+    assert error.value.errno == errno.EPERM
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mmkd_export.demo.time_left import PartTime, seconds_left
@@ -11,6 +12,7 @@ from mmkd_export.demo.watch import Watch
 from mmkd_models.compare.comparison import Part, Stage, Step
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.distil.answers import BLOCKS
+from mmkd_models.networks.config import MemberKind
 from mmkd_models.train_config import Progress
 
 
@@ -90,3 +92,33 @@ def test_the_time_left_is_true_on_a_clock_that_keeps_the_costs(demo_config: Comp
         assert told[-1] == pytest.approx(total_s - 43 - at)
     watch.on_end(0, 0)
     assert watch.left_s() == pytest.approx(total_s - 100)
+
+
+@pytest.mark.parametrize(
+    ("self_training", "trainings"), [(True, (43, 57, 43, 57, 43, 57)), (False, (43, 43, 43))], ids=["two", "one"]
+)
+def test_every_transformer_of_a_teacher_is_reckoned_with_from_its_first_step(
+    demo_config: ComparisonConfig, tmp_path: Path, self_training: bool, trainings: tuple[int, ...]
+) -> None:
+    """Every training is reported by the second, and afterwards a student takes 15."""
+    members: tuple[MemberKind, ...] = ("transformer", "transformer", "transformer", "trees")
+    config = msgspec.structs.replace(demo_config, members=members, self_training=self_training)
+    teacher, student = (
+        Part(seed=0, stage=stage, modality=None, config=config, out=tmp_path) for stage in ("teacher", "student")
+    )
+    clock, told = Clock(), list[float | None]()
+
+    def tell(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
+        told.append(left_s)
+
+    watch, total_s = Watch(([teacher], [student]), workers=1, afterwards_s=0, tell=tell, clock=clock), sum(trainings)
+    for steps in trainings:
+        for at in range(1, steps + 1):
+            clock.now_s += 1
+            progress = Progress(step=at, steps=steps, terms={}, best_score=None)
+            watch.on_step(0, 0, Step(seed=0, stage="teacher", modality=None, progress=progress))
+            total_s -= 1
+            if len(told) > 1:  # what came before the first step is not known
+                assert told[-1] == pytest.approx(total_s + 15)
+    watch.on_end(0, 0)
+    assert watch.left_s() == pytest.approx(15)
