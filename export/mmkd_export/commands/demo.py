@@ -155,7 +155,7 @@ def demo(
 ) -> None:
     """Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?
 
-    Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and two
+    Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and
     classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
     """
     from mmkd_export.demo.chain import measure

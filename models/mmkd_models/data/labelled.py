@@ -127,11 +127,6 @@ def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
     return Labelled(groups=count) if all(_cover(has, count) is not None for has in folds) else A_TENTH
 
 
-def labelled_group_count(train: Windows) -> int:
-    """Gives how many groups have a window that shows its label."""
-    return len(np.unique(train.groups[train.labelled])) if train.has_groups else 0
-
-
 def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """Names (G,) of the groups with a labelled window, and which classes (G, K) each has; of numbers K is 0."""
     known = train.subset(train.labelled)

@@ -1,6 +1,7 @@
 """Trials of a study on disk: trained once, resumed where they were, judged on the test windows when they are finished.
 
-The test windows are read by `trial_outcome` here, `judged_teacher` and `rival_on` alone, which keep what they find.
+The test windows are read by `trial_outcome` here, `judged_teacher` and `rivals_on_seed` alone, which keep what they
+find.
 """
 
 from __future__ import annotations

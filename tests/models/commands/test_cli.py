@@ -175,8 +175,10 @@ def test_a_recipe_of_ones_own_is_a_method(
         (["--method", "magic"], "--method: expected one of none, logit, "),
         (
             ["--rival", "forest"],
-            "--rival: expected one of extra_trees, mini_rocket, rocket_and_trees, multi_rocket_hydra, taught_rocket, "
-            "got 'forest'; choose one of them",
+            (
+                "--rival: expected one of extra_trees, mini_rocket, rocket_and_trees, multi_rocket_hydra, "
+                "taught_rocket, got 'forest'; choose one of them"
+            ),
         ),
         (["--baseline-learning-rate", "0"], "--baseline-learning-rate: expected above 0, got 0; correct it"),
         (["--recipe", "magic"], "--recipe: expected NAME=FILE.json, got 'magic'; name the method and the file"),
