@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmkd_edge.bundle.manifest import MOST_CONFIDENCE_WINDOWS, Confidence
-from mmkd_models.evaluate.confidence import softmax
+from mmkd_models.metrics.likelihood import fitted_temperature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,18 +20,14 @@ FEWEST_WINDOWS = 20
 """Fewer labelled windows fit no temperature: it would be the chance of a few, and they support no level of 5 %."""
 
 _COLDEST, _HOTTEST = 0.05, 20.0
-_HALVINGS = 60  # of the interval between them, to float64's last bits
 _DIGITS = 1e7
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The temperature T for which softmax(logits / T) fits the labels best: the least log loss.
 
-    Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
-    section 4.2. The loss is convex in 1 / T, so its slope is halved to zero. One step beyond the paper: n windows do
-    not prove that the student never errs, so the target of a window's label is 1 - 1 / (n + 2) and not 1, the rest
-    shared by the other labels, as in J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
-    Where every answer is right, the paper's loss would ask for T = 0, and probabilities of 1.
+    As `fitted_temperature` says, within a range that so few windows can tell: the loss is convex in 1 / T, so that
+    the nearest end is best where the least lies outside.
 
     Args:
         logits: (N, K) of a network without temperature.
@@ -43,16 +39,8 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     known = np.flatnonzero(labels >= 0)
     if len(known) < FEWEST_WINDOWS:
         return 1.0
-    values = logits[known].astype(np.float64)  # (N, K)
-    unsure = 1 / (len(known) + 2)
-    targets = np.full(values.shape, unsure / (values.shape[1] - 1))
-    targets[np.arange(len(known)), labels[known]] = 1 - unsure
-    low, high = 1 / _HOTTEST, 1 / _COLDEST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        slope = ((softmax(middle * values) - targets) * values).sum()
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return round(2 / (low + high), 4)
+    found = fitted_temperature(logits[known], labels[known], kind="classification")
+    return round(min(max(found, _COLDEST), _HOTTEST), 4)
 
 
 def confidence_of(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:

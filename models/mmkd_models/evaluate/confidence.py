@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
+from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.documents.confidence import ConfidenceFacts, Coverage, Reliability
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
@@ -54,7 +55,7 @@ def confidence_facts(
         temperature=confidence.temperature,
         calibrated_by=len(confidence.true_probabilities),
         windows=len(labels),
-        before=reliability(softmax(logits), labels),
+        before=reliability(probabilities_of(logits, kind="classification"), labels),
         after=reliability(probabilities, labels),
         coverages=tuple(
             _coverage(level, least, probabilities, labels, groups)
@@ -62,13 +63,6 @@ def confidence_facts(
             if least is not None
         ),
     )
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Probabilities (N, K) in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    shares = np.exp(shifted)
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
 def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Reliability:

@@ -24,7 +24,7 @@ from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
-from mmkd_models.metrics.scores import scores_from_logits
+from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.committee.pool import Pool, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
@@ -35,6 +35,7 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
+from mmkd_models.training.judging.prior import evening_bias
 from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
 
 _BATCH = 256
@@ -60,6 +61,7 @@ class _Member:
     network: nn.Module
     seconds: float
     transformer: TeacherCheckpoint | None = None
+    bias: NDArray[np.float64] | None = None
 
 
 def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
@@ -118,7 +120,7 @@ def train_committee(
     for kind in members[len(transformers) :]:
         made.append(_grown(data, kind, seed=run.train.seed))
     return TrainedCommittee(
-        checkpoint=_together(first, made, data.valid, metric=run.train.metric),
+        checkpoint=_together(first, made, data, metric=run.train.metric),
         seconds=tuple(member.seconds for member in made),
     )
 
@@ -202,11 +204,20 @@ def _batches(windows: Windows) -> list[dict[str, tuple[torch.Tensor, torch.Tenso
 
 
 def _together(
-    first: TeacherCheckpoint, members: Sequence[_Member], valid: Windows, *, metric: str
+    first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric
 ) -> TeacherCheckpoint:
-    known = valid.subset(np.flatnonzero(valid.labelled))
+    known = data.valid.subset(np.flatnonzero(data.valid.labelled))
     batches = _batches(known)
-    logits = [_logits(member.network, batches) for member in members]
+    logits: list[NDArray[Any]] = [_logits(member.network, batches) for member in members]
+    biases = [
+        # Those of transformers are in their heads.
+        None if member.kind == "transformer" else evening_bias(one, data.train.labels, known, metric=metric)
+        for member, one in zip(members, logits, strict=True)
+    ]
+    members = [replace(member, bias=bias) for member, bias in zip(members, biases, strict=True)]
+    logits = [
+        one if bias is None else (one + bias).astype(np.float32) for one, bias in zip(logits, biases, strict=True)
+    ]
     pool = pool_of(logits, known.labels, known.groups, kind=first.task.kind)
     facts = _facts(members, pool, [scores_from_logits(known.labels, one, first.task).metric(metric) for one in logits])
     committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
@@ -237,6 +248,7 @@ def _facts(members: Sequence[_Member], pool: Pool, scores: Sequence[float]) -> C
                 score=scores[number],
                 log_likelihood=pool.likelihoods[number],
                 features=member.network.configs if isinstance(member.network, Rocket) else msgspec.UNSET,
+                bias=msgspec.UNSET if member.bias is None else tuple(member.bias.tolist()),
             )
             for number, member in enumerate(members)
         ),

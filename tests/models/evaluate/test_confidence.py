@@ -9,8 +9,9 @@ import pytest
 
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import label_set, least_probability
-from mmkd_models.evaluate.confidence import confidence_facts, reliability, share_interval, softmax
+from mmkd_models.evaluate.confidence import confidence_facts, reliability, share_interval
 from mmkd_models.evaluate.confidence_text import coverage_cells, groups_text, reliability_text
+from mmkd_models.metrics.likelihood import probabilities_of
 
 FOUR = Confidence(temperature=2.0, true_probabilities=(0.2, 0.4, 0.6, 0.8))
 
@@ -31,7 +32,7 @@ def test_calibrated_probabilities_have_an_error_of_nearly_nothing() -> None:
     labels = (shares.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1).clip(max=2)
     assert reliability(shares, labels).calibration_error < 0.01
     # Cubed and normalised they claim too much.
-    assert reliability(softmax(3 * np.log(shares)), labels).calibration_error > 0.15
+    assert reliability(probabilities_of(3 * np.log(shares), kind="classification"), labels).calibration_error > 0.15
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
@@ -45,7 +46,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
 def test_coverage_is_what_label_sets_do_window_by_window() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(40, 3)).astype(np.float32) * 2
-    probabilities = softmax(logits / 2).astype(np.float32)
+    probabilities = probabilities_of(logits / 2, kind="classification").astype(np.float32)
     labels = rng.integers(-1, 3, size=40)
     groups = np.arange(40) % 3
     facts = confidence_facts(FOUR, logits, probabilities, labels, groups=groups, error_levels=(0.6, 0.25, 0.1))
@@ -68,7 +69,7 @@ def test_coverage_is_what_label_sets_do_window_by_window() -> None:
         for group in range(3):
             rows = [row for row in known if groups[row] == group]
             assert coverage.by_group[str(group)] == pytest.approx(sum(right[row] for row in rows) / len(rows))
-    assert facts.before == reliability(softmax(logits[known]), labels[known])
+    assert facts.before == reliability(probabilities_of(logits[known], kind="classification"), labels[known])
     assert facts.after == reliability(probabilities[known], labels[known])
 
 

@@ -21,8 +21,9 @@ from mmkd_models.data import Windows, write_dataset
 from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged, window_statistics
 from mmkd_models.evaluate.rockets import taught_targets
-from mmkd_models.evaluate.settled import averaged, best_temperature, probabilities_of, settled_answers
+from mmkd_models.evaluate.settled import averaged, settled_answers
 from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.training.judging.prior import log_prior
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -199,15 +200,6 @@ def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
     np.testing.assert_allclose(mean, [[0.7, 0.3]])
     numbers = averaged(np.array([[1.0]]), np.array([[4.0]]), kind="regression")
     np.testing.assert_allclose(numbers, [[2.5]])
-
-
-def test_the_temperature_makes_the_labels_of_validation_likeliest() -> None:
-    # Three of four windows are right at equal logits: the likeliest probability is 3/4, a difference of log(3).
-    logits, labels = np.tile([[10.0, 0.0]], (4, 1)), np.array([0, 0, 0, 1])
-    assert 10 / best_temperature(logits, labels, kind="classification") == pytest.approx(math.log(3), rel=0.02)
-    several = np.array([[5.0], [5.0], [5.0], [5.0]])
-    on = np.array([[1], [1], [1], [0]], dtype=np.uint8)
-    assert 5 / best_temperature(several, on, kind="multi_label") == pytest.approx(math.log(3), rel=0.02)
 
 
 def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:

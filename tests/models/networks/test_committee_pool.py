@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from mmkd_models.networks.committee.pool import (
-    likeliest_temperature,
-    log_likelihood,
     mixture_weights,
     pool_of,
 )
@@ -39,14 +37,10 @@ def test_the_weights_of_two_members_by_hand() -> None:
     assert 4 * w == pytest.approx(1 + 2 * w / (w + (1 - w) / 4), abs=1e-9)
 
 
-def test_the_temperature_makes_the_labels_likeliest() -> None:
-    logits = member(0.8, seed=1, sure=6.0)
-    found = likeliest_temperature(logits, LABELS, kind="classification")
-    grid = np.exp(np.linspace(math.log(0.02), math.log(50), 20001))
-    shares = [1 / (1 + 2 * np.exp(-6 / heat)) for heat in grid]
-    right = float((logits.argmax(1) == LABELS).mean())
-    costs = [-(right * math.log(share) + (1 - right) * math.log(max((1 - share) / 2, 1e-300))) for share in shares]
-    assert found == pytest.approx(grid[int(np.argmin(costs))], rel=1e-3)
+def test_a_member_that_validation_never_saw_err_is_not_certain_of_the_next_window() -> None:
+    pool = pool_of([member(1.0, seed=1), member(0.9, seed=2)], LABELS, GROUPS, kind="classification")
+    # At the least loss the mean probability of the truth is 1 - 1 / (n + 2).
+    assert math.exp(pool.likelihoods[0]) == pytest.approx(1 - 1 / 242)
 
 
 def test_a_member_at_chance_gets_nothing_and_equals_share_evenly() -> None:
@@ -82,12 +76,3 @@ def test_labels_and_numbers_are_weighed_too() -> None:
     near, far = numbers[:, None] + RNG.normal(0, 10, (240, 1)), RNG.normal(100, 80, (240, 1))
     found = pool_of([near, far], numbers, GROUPS, kind="regression")
     assert (found.weights, found.temperatures) == ((1.0, 0.0), (1.0, 1.0))
-
-
-def test_likelihoods_are_logarithms_of_what_is_said_of_the_truth() -> None:
-    classes = log_likelihood(np.log([[0.25, 0.75]]), np.array([1]), kind="classification")
-    assert classes.tolist() == pytest.approx([math.log(0.75)])
-    labels = log_likelihood(np.log([[3.0, 1 / 3]]), np.array([[1, 1]]), kind="multi_label")
-    assert labels.tolist() == pytest.approx([math.log(0.75), math.log(0.25)])
-    numbers = log_likelihood(np.array([[1.0], [3.0]]), np.array([2.0, 2.0]), kind="regression")
-    assert numbers.tolist() == pytest.approx([-0.5 - 0.5 * math.log(2 * math.pi)] * 2)  # errors of one spread

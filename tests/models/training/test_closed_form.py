@@ -32,8 +32,7 @@ from mmkd_models.training.closed_form.hybrid import fit_hybrid
 from mmkd_models.training.closed_form.ridge import eliminations, fit_ridge
 from mmkd_models.training.closed_form.rocket import fit_rocket_student
 from mmkd_models.training.closed_form.students import labelled_student, taught_student
-from mmkd_models.training.closed_form.targets import answers_from_logits, class_weights, targets_of
-from mmkd_models.training.closed_form.temperature import fitted_temperature
+from mmkd_models.training.closed_form.targets import class_weights, targets_of
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
@@ -122,23 +121,6 @@ def test_every_class_counts_alike() -> None:
     targets = np.array([[1.0, -1.0]] * 3 + [[-1.0, 1.0]])
     assert class_weights("classification", targets) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
     assert class_weights("multi_label", targets).tolist() == [1.0] * 4
-
-
-@pytest.mark.parametrize("kind", ["classification", "multi_label"])
-def test_the_temperature_is_the_best_of_a_grid(kind: Any) -> None:
-    rng = np.random.default_rng(0)
-    truth = np.eye(3)[rng.integers(0, 3, 80)]
-    scores = 0.2 * truth + rng.normal(0, 0.2, (80, 3))
-
-    def loss(temperature: float) -> float:
-        found = answers_from_logits(kind, scores / temperature).clip(1e-12, 1 - 1e-12)
-        wanted = np.where(truth > 0, 1 - 1 / 82, 1 / 82 / (2 if kind == "classification" else 1))
-        rest = (1 - wanted) * np.log(1 - found) if kind == "multi_label" else 0.0
-        return float(-(wanted * np.log(found) + rest).sum())
-
-    found = fitted_temperature(kind, scores, truth)
-    assert loss(found) <= min(loss(tried) for tried in np.geomspace(0.01, 100, 400)) + 1e-9
-    assert fitted_temperature("regression", scores, truth) == 1.0
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
+from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.committee.rocket import Rocket
@@ -40,6 +41,7 @@ from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, file_sha256, read_teacher, write_teacher
 from mmkd_models.training.committee import default_members, members_named, train_committee
+from mmkd_models.training.judging.prior import log_prior
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, distil, train_teacher
@@ -155,6 +157,26 @@ def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
     assert all(torch.equal(again.state[name], checkpoint.state[name]) for name in again.state)
 
 
+def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_it(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mmkd_models.training.judging.prior.chosen_tau", lambda *given, **named: 0.5)
+    made = trained(data)
+    facts = made.committee
+    assert facts is not None
+    trees, asked = facts.members[1], data.valid
+    raw = answers_to(committee_of(made).members[1], asked).numpy()
+    prior = log_prior(data.train.labels, 3)
+    assert facts.members[0].bias is msgspec.UNSET
+    assert trees.bias == pytest.approx(-0.5 * fitted_temperature(raw, asked.labels, kind="classification") * prior)
+    assert trees.temperature == pytest.approx(
+        fitted_temperature(raw + np.array(trees.bias), asked.labels, kind="classification"), rel=1e-4
+    )
+    write_teacher(tmp_path / "teacher.ckpt", made)
+    calibrated = committee_of(read_teacher(tmp_path / "teacher.ckpt")).calibrated(1, torch.from_numpy(raw))
+    np.testing.assert_allclose(calibrated, (raw + np.array(trees.bias)) / trees.temperature, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -221,6 +243,14 @@ def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
         (
             lambda found: members_in(found)[0].update(temperature=0.0),
             "committee: expected temperatures above 0, got 0, {heat1:g}",
+        ),
+        (
+            lambda found: members_in(found)[0].update(bias=[0.0, 0.0, 1.0]),
+            "committee: expected no bias of a transformer, whose head has it, got one",
+        ),
+        (
+            lambda found: members_in(found)[1].update(bias=[0.0, 1.0]),
+            "member 1 (trees): expected a finite bias of 3 logits, got 0, 1",
         ),
     ],
 )

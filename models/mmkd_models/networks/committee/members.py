@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ def member_fault(
     facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec
 ) -> str | None:
     """Says what makes tensors no member of this kind that is no transformer; None where they are sound."""
+    if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
+        return f"expected a finite bias of {len(task.labels)} logits, got {', '.join(f'{one:g}' for one in facts.bias)}"
     if facts.kind == "rocket":
         return rocket_fault(state, modalities, facts.features or {}, len(task.labels))
     return trees_fault(state, modalities, classes=len(task.labels))

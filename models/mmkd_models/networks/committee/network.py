@@ -30,6 +30,8 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         score: of its answers alone on validation, by the metric of the checkpoint.
         log_likelihood: mean, of its calibrated answers on validation, in nats.
         features: of a rocket, by modality.
+        bias: (K,) what its logits are raised by before the temperature, so that classes with few labels are answered as
+            often as validation wants; unset where it wants nothing, and of transformers, whose heads have it.
     """
 
     kind: MemberKind
@@ -39,6 +41,7 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     score: float
     log_likelihood: float
     features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET
+    bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +61,8 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
     temperatures = [member.temperature for member in facts.members]
     if not all(0 < one < math.inf for one in temperatures):
         return f"expected temperatures above 0, got {', '.join(f'{one:g}' for one in temperatures)}"
+    if any(member.kind == "transformer" and member.bias for member in facts.members):
+        return "expected no bias of a transformer, whose head has it, got one"
     return None
 
 
@@ -109,8 +114,10 @@ class Committee(nn.Module):
         return replace(output, logits=pooled.to(output.logits))
 
     def calibrated(self, number: int, logits: Tensor) -> Tensor:
-        """Gives the logits of a member at its temperature, in float64."""
-        return logits.double() / self.facts.members[number].temperature
+        """Gives the logits of a member with its bias at its temperature, in float64."""
+        member = self.facts.members[number]
+        raised = logits.double() + logits.new_tensor(member.bias or (0.0,), dtype=torch.float64)
+        return raised / member.temperature
 
     def shares_of_logits(self, logits: Tensor) -> Tensor:
         """Gives (B, K) probabilities; of a regression the numbers as they are."""

@@ -10,7 +10,7 @@ test answers from -0.40 to -0.64 and from -0.62 to -0.61. Needs numpy alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskKind
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
 
 Floats = NDArray[np.float64]
 
-_INVERSE_TEMPERATURES = (0.02, 50.0)
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _ROUNDS = 60
-"""Of the search for a temperature and of the weights' iteration: both are still to the sixth digit long before."""
+"""Of the weights' iteration, which is still to the sixth digit long before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +44,17 @@ class Pool:
 def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArray[Any], *, kind: TaskKind) -> Pool:
     """Calibrates and weighs members by their answers on the validation windows.
 
-    Each temperature is the most likely one (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). Weights
-    are those of the mixture that makes the labels likeliest, by expectation and maximisation, where the windows of a
-    group count as one and each member has one group more: with few groups members stay near each other. One whose
-    answers are no likelier than the best constant one, by a standard error over the groups, gets nothing; where that
-    holds of all of them, they count alike.
+    Each temperature is that of `fitted_temperature`. Weights are those of the mixture that makes the labels likeliest,
+    by expectation and maximisation, where the windows of a group count as one and each member has one group more: with
+    few groups members stay near each other. One whose answers are no likelier than the best constant one, by a standard
+    error over the groups, gets nothing; where that holds of all of them, they count alike.
 
     Args:
         logits: (N, K) of each member; of a regression (N, 1) numbers.
         labels: as `Windows.labels`, all known.
         groups: (N,) whose each window is.
     """
-    temperatures = [1.0 if kind == "regression" else likeliest_temperature(one, labels, kind=kind) for one in logits]
+    temperatures = [fitted_temperature(one, labels, kind=kind) for one in logits]
     each = np.stack(
         [log_likelihood(one / heat, labels, kind=kind) for one, heat in zip(logits, temperatures, strict=True)], axis=1
     )  # (answers, M)
@@ -75,44 +73,6 @@ def pool_of(logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArra
     )
 
 
-def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Gives the logarithm of what each answer says of the truth: (N,), of several labels (N K,).
-
-    A regression's error is taken as normal, with the spread that it has over these windows.
-    """
-    z = np.asarray(logits, dtype=np.float64)
-    if kind == "classification":
-        return np.asarray(_log_softmax(z)[np.arange(len(z)), labels])
-    if kind == "multi_label":
-        return np.asarray(-np.logaddexp(0.0, np.where(labels > 0, -z, z))).ravel()
-    error = z[:, 0] - labels
-    spread = max(float(np.sqrt(np.mean(error**2))), 1e-12)
-    return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
-
-
-def likeliest_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:
-    """Gives T > 0 under which logits / T make the labels likeliest; 0.02 at least and 50 at most."""
-
-    def cost(log_inverse: float) -> float:
-        return -float(log_likelihood(logits * math.exp(log_inverse), labels, kind=kind).mean())
-
-    return math.exp(-_lowest(cost, *(math.log(one) for one in _INVERSE_TEMPERATURES)))
-
-
-def _lowest(cost: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one valley is lowest, by golden sections: the cost is convex in 1 / T."""
-    inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
-    costs = [cost(one) for one in inner]
-    for _ in range(_ROUNDS):
-        if costs[0] < costs[1]:
-            high, inner, costs = inner[1], [inner[1] - _GOLDEN * (inner[1] - low), inner[0]], [0.0, costs[0]]
-            costs[0] = cost(inner[0])
-        else:
-            low, inner, costs = inner[0], [inner[1], inner[0] + _GOLDEN * (high - inner[0])], [costs[1], 0.0]
-            costs[1] = cost(inner[1])
-    return (low + high) / 2
-
-
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
     """Gives (M,) weights with the sum 1 from log-likelihoods (answers, M) over so many groups.
 
@@ -127,11 +87,6 @@ def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
         of_each /= of_each.sum(1, keepdims=True)
         weights = (groups * of_each.mean(0) + 1) / (groups + members)
     return weights
-
-
-def _log_softmax(z: Floats) -> Floats:
-    shifted = z - z.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 def _of_the_constant(labels: NDArray[Any], *, kind: TaskKind) -> Floats:

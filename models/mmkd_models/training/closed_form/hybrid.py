@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint
-from mmkd_models.training.closed_form.targets import label_answers
-from mmkd_models.training.closed_form.temperature import fitted_temperature
 from mmkd_models.training.judging.rule import preferred, standing_of
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import Run, TrainingData
@@ -45,8 +44,7 @@ def fit_hybrid(
     valid = data.valid.with_modalities([modality])
     valid = valid.subset(np.flatnonzero(valid.labelled))
     answers = [logits_of(part.network(), valid, modality=modality) for part in (transformer, rocket)]
-    truth = label_answers(task, valid.labels)
-    temperatures = [fitted_temperature(task.kind, logits, truth) for logits in answers]
+    temperatures = [fitted_temperature(logits, valid.labels, kind=task.kind) for logits in answers]
 
     settled = [logits / heat for logits, heat in zip(answers, temperatures, strict=True)]
     standings = [

@@ -17,6 +17,7 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
+from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import AnyMetric, check_metric, scores_from_logits
 from mmkd_models.networks.config import StudentConfig, rocket_features_of
 from mmkd_models.networks.rocket import RocketFeatures, features_of, fit_rocket, pruned
@@ -25,12 +26,10 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows
 from mmkd_models.training.closed_form.ridge import Ridge, eliminations, fit_ridge
 from mmkd_models.training.closed_form.targets import (
     class_weights,
-    label_answers,
     rows_to_learn_from,
     targets_of,
     teachers_answers,
 )
-from mmkd_models.training.closed_form.temperature import fitted_temperature
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.prior import adjusted
 from mmkd_models.training.predict import scores_of
@@ -83,7 +82,7 @@ def fit_rocket_student(
         judge=lambda rows, ridge: _judged(data, ridge.scores(seen[:, rows]), metric=run.train.metric),
     )
     features = pruned(features, data.train.spec.modality(modality), kept)
-    temperature = fitted_temperature(task.kind, ridge.scores(seen[:, kept]), label_answers(task, valid.labels))
+    temperature = fitted_temperature(ridge.scores(seen[:, kept]), valid.labels, kind=task.kind)
     logger.info(
         "rocket: %d of %d features, penalty %g, temperature %.3g",
         len(kept),

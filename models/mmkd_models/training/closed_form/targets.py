@@ -15,6 +15,7 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
+from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
@@ -39,18 +40,7 @@ def teachers_answers(
     """
     kind = windows.spec.task.kind
     found = [_answers(one, windows, rows, dataset_sha256=dataset_sha256) for one in teachers]
-    return np.asarray(np.mean([answers_from_logits(kind, logits) for logits in found], axis=0))
-
-
-def answers_from_logits(kind: TaskKind, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, K) -> (N, K) probabilities, of several labels each its own; numbers of a regression as they are."""
-    values = logits.astype(np.float64)
-    if kind == "regression":
-        return values
-    if kind == "multi_label":
-        return 1.0 / (1.0 + np.exp(-np.clip(values, -500, 500)))
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return np.asarray(np.mean([probabilities_of(logits, kind=kind) for logits in found], axis=0))
 
 
 def label_answers(task: TaskSpec, labels: Labels) -> NDArray[np.float64]:

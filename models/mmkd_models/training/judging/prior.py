@@ -18,6 +18,7 @@ from torch import Tensor
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Groups, Windows
 from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.networks.student import AnyStudent, Student
 from mmkd_models.networks.teacher import Teacher
@@ -57,6 +58,24 @@ def adjusted(
     prior = log_prior(labels, len(task.labels))
     tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=metric)
     return {**state, "head.bias": state["head.bias"] - tau * torch.from_numpy(prior).float()}, tau
+
+
+def evening_bias(
+    logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
+) -> NDArray[np.float64] | None:
+    """Gives (K,) what evens out the classes when it is added to answers of no temperature yet; None where nothing does.
+
+    Args:
+        logits: (N, K) raw answers, which are adjusted as they are when their temperature fits.
+        labels: that taught.
+        known: the N validation windows, all labelled.
+    """
+    task = known.spec.task
+    if task.kind != "classification":
+        return None
+    heat, prior = fitted_temperature(logits, known.labels, kind=task.kind), log_prior(labels, len(task.labels))
+    tau = chosen_tau(logits / heat, known.labels, known.groups, prior=prior, metric=metric)
+    return -tau * heat * prior if tau else None
 
 
 def adjusted_fit(

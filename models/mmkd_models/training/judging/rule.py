@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.labels import Labels
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
 from mmkd_models.metrics.scores import scores_from_logits
-from mmkd_models.networks.committee.pool import likeliest_temperature, log_likelihood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def standing_of(logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpe
     """Judges answers (N, K) to the labelled windows of validation."""
     scores = scores_from_logits(labels, logits, task)
     values = logits.astype(np.float64)
-    heat = 1.0 if task.kind == "regression" else likeliest_temperature(values, labels, kind=task.kind)
+    heat = fitted_temperature(values, labels, kind=task.kind)
     return Standing(
         score=scores.metric(metric),
         standard_error=scores.standard_error(metric),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mmkd_models.data import Dataset
 from mmkd_models.defaults import AUGMENT
+from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.judging.prior import adjusted_fit, chosen_tau, log_prior
+from mmkd_models.training.judging.prior import adjusted_fit, chosen_tau, evening_bias, log_prior
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import Run, TrainingData, train_baseline
@@ -57,6 +60,20 @@ def test_two_groups_are_cut_into_blocks_of_neighbouring_windows() -> None:
     order = np.random.default_rng(0).permutation(len(labels))
     found = chosen_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy")
     assert found == 1.0
+
+
+@pytest.mark.parametrize("size", [1.0, 0.05])
+def test_raw_answers_are_evened_out_in_their_own_unit(dataset: Dataset, size: float) -> None:
+    logits, labels, groups = biased(6)
+    raw, taught = size * logits, np.array([0] * 9 + [1])
+    known = replace(dataset.split("valid").subset(np.arange(120) % 16), labels=labels, groups=groups)
+    bias = evening_bias(raw, taught, known, metric="balanced_accuracy")
+    assert bias is not None
+    heat = fitted_temperature(raw, labels, kind="classification")
+    assert (bias / heat).tolist() == pytest.approx((-0.5 * np.log([0.9, 0.1])).tolist())
+    assert (raw.argmax(1) == 0).all()
+    assert ((raw + bias).argmax(1) == labels).all()
+    assert evening_bias(raw, taught, known, metric="accuracy") is None
 
 
 def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:

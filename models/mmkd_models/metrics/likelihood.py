@@ -1,0 +1,87 @@
+"""How likely answers make the truth: from logits to probabilities, their likelihood, and the temperature they want.
+
+Owns these three for everybody who calibrates; needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import TaskKind
+
+Floats = NDArray[np.float64]
+
+_HOTTEST, _COLDEST = 1e3, 1e-3
+_HALVINGS = 60  # of the interval between their inverses, to float64's last bits
+
+
+def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
+    """(N, K) -> (N, K): of classes they sum to 1, of several labels each is its own; numbers stay as they are."""
+    values = np.asarray(logits, dtype=np.float64)
+    if kind == "regression":
+        return values
+    if kind == "multi_label":
+        return np.asarray(0.5 * (1 + np.tanh(values / 2)))
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> Floats:
+    """Gives the logarithm of what each answer says of the truth: (N,), of several labels (N K,).
+
+    A regression's error is taken as normal, with the spread that it has over these windows.
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    if kind == "classification":
+        shifted = z - z.max(-1, keepdims=True)
+        total = np.log(np.exp(shifted).sum(-1))
+        return np.asarray(shifted[np.arange(len(z)), labels] - total)
+    if kind == "multi_label":
+        return np.asarray(-np.logaddexp(0.0, np.where(labels > 0, -z, z))).ravel()
+    error = z[:, 0] - labels
+    spread = max(float(np.sqrt(np.mean(error**2))), 1e-12)
+    return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
+
+
+def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:
+    """Gives the T for which logits / T have the least log loss; 1 for a regression, and without windows.
+
+    Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+    section 4.2. The loss is convex in 1 / T, so its slope is halved to zero. One step beyond the paper: n windows do
+    not prove that nothing ever errs, so what is sure counts as 1 - 1 / (n + 2) and not 1, the rest shared by the other
+    classes (J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999). Where every answer is right, the
+    paper's loss would ask for T = 0, and probabilities of 1.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) classes or (N, K) labels that are 0 or 1, all known.
+
+    Example:
+        >>> logits = np.array([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
+        >>> round(3 / fitted_temperature(logits, np.array([0, 0, 0, 1]), kind="classification"), 4)  # log 2
+        0.6931
+    """
+    if kind == "regression" or len(logits) == 0:
+        return 1.0
+    values = np.asarray(logits, dtype=np.float64)
+    targets = _never_sure(labels, classes=values.shape[1], kind=kind)
+    low, high = 1 / _HOTTEST, 1 / _COLDEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        slope = ((probabilities_of(middle * values, kind=kind) - targets) * values).sum()
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return float(2 / (low + high))
+
+
+def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats:
+    """(N, K) what a window's probabilities should be."""
+    unsure = 1 / (len(labels) + 2)
+    if kind == "multi_label":
+        return np.where(labels > 0, 1 - unsure, unsure)
+    targets = np.full((len(labels), classes), unsure / max(classes - 1, 1))
+    targets[np.arange(len(labels)), labels] = 1 - unsure
+    return targets
