@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from mmkd_bench.measuring.percentiles import summarise
 from mmkd_bench.measuring.run_result import judge_stability, result_of
@@ -87,15 +88,21 @@ def _file(name: str, data: bytes) -> FileEntry:
     return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-def _golden() -> Golden:
+def _golden(graph: bytes, name: str) -> Golden:
+    """Windows and what the graph answers to them, by onnx's own reference."""
     windows = np.random.default_rng(1).standard_normal((GOLDEN_WINDOWS, SAMPLES, CHANNELS)).astype(np.float32)
     windows[0, 3, 1] = np.nan
-    answers = np.full((GOLDEN_WINDOWS, CLASSES), 1 / CLASSES, dtype=np.float32)
+    evaluator = ReferenceEvaluator(onnx.load_model_from_string(graph))
+    answers = [
+        evaluator.run(None, {name: np.nan_to_num(one)[None], f"{name}_present": np.isfinite(one)[None].astype("f4")})
+        for one in windows
+    ]
+    logits, probabilities = (np.concatenate(found).astype(np.float32) for found in zip(*answers, strict=True))
     return Golden(
         windows=windows,
         labels=np.zeros(GOLDEN_WINDOWS, dtype=np.int64),
-        logits=answers,
-        probabilities=answers,
+        logits=logits,
+        probabilities=probabilities,
         judge=np.arange(GOLDEN_WINDOWS) % 2 == 0,
         tolerance=TOLERANCE,
     )
@@ -152,7 +159,7 @@ def make_bundle(
     batch: int | None = None,
     second: str | None = None,
 ) -> Path:
-    """Write a bundle around a small graph. Its golden answers are not the graph's: nothing here asks for them.
+    """Write a bundle around a small graph.
 
     `second` is the modality of a second student.
     """
@@ -160,7 +167,7 @@ def make_bundle(
     entries = []
     for folder, name in (("student", "acc"), *([] if second is None else [("other", second)])):
         graph = model or onnx_model(repeats, batch=batch is not None, name=name)
-        members |= {f"{folder}/model.fp32.onnx": graph, f"{folder}/golden.npz": golden_bytes(_golden())}
+        members |= {f"{folder}/model.fp32.onnx": graph, f"{folder}/golden.npz": golden_bytes(_golden(graph, name))}
         entries.append(_entry(name, members, repeats=repeats, normalise=normalise, batch=batch, folder=folder))
     members |= {"report.json": b"{}", "README.md": b"A small graph.\n"}
     files = tuple(_file(name, members[name]) for name in ("report.json", "README.md"))
