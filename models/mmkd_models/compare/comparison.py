@@ -500,11 +500,12 @@ def _rivals(fold: _Fold, name: str, teacher: TeacherCheckpoint | None = None) ->
 
 def _network_result(checkpoint: StudentCheckpoint | TeacherCheckpoint, judged: Outcome) -> NetworkResult:
     facts, of_classes = checkpoint.facts, judged.class_scores is not msgspec.UNSET
+    network = checkpoint.transformer() if isinstance(checkpoint, TeacherCheckpoint) else checkpoint.network()
     return NetworkResult(
         class_scores=judged.class_scores,
         by_group=tuple(_right_of(one) for one in judged.confusions or ()) if of_classes else msgspec.UNSET,
         judged=msgspec.UNSET if of_classes else judged,
-        parameters=values_of(checkpoint.network()),
+        parameters=values_of(network),
         kind=checkpoint.config.kind if isinstance(checkpoint, StudentCheckpoint) else msgspec.UNSET,
         shipped=facts.shipped,
         learning_rate=facts.training.learning_rate,

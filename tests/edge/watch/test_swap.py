@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -233,6 +234,7 @@ def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(
                 wrong.append(found)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    gc.collect()  # what other tests left open
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for thread in threads:
         thread.start()

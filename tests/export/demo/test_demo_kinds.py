@@ -32,6 +32,7 @@ from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
 from mmkd_report.documents.demo import DemoBenchmark, Latency, RatioRange, read_demo
+from mmkd_report.words.terminal import figure_text
 
 TASKS = {
     "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),
@@ -195,7 +196,7 @@ def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str
     entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
     if kind == "regression":
         assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"
-        assert f"{entry['student']['mae']['mean']:.1f}" in said.getvalue()
+        assert figure_text(entry["student"]["mae"]["mean"], read_demo(one.document).told_by) in said.getvalue()
         assert any(line.startswith("mean gain ") and " rpm (" in line for line in lines)
     else:
         assert lines[0].strip() == "rig: macro-F1 on people and machines never seen, 50% labelled"

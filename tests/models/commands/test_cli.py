@@ -232,7 +232,7 @@ def test_a_limit_that_no_student_keeps_ends_with_the_exit_code_of_performance(
         run_study([*arguments, *SHORT])
     assert error.value.exit_code == 5
     assert str(error.value) == (
-        "study: expected a student size that keeps the limits, got none: tiny has 50,451 parameters, more than 10; "
+        "study: expected a student size that keeps the limits, got none: tiny has 51,027 parameters, more than 10; "
         "raise --max-latency-ms or --max-parameters, or add a smaller --student"
     )
 

@@ -24,6 +24,7 @@ from mmkd_models.distil.methods import taught_by
 from mmkd_models.distil.recipe import Recipe
 from mmkd_models.distil.recipe_text import chosen_recipe, terms_text
 from mmkd_models.networks.config import teacher_config
+from mmkd_models.networks.student import values_of
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student, write_teacher
 from mmkd_models.training.replaced import _left_open
@@ -319,7 +320,7 @@ def test_a_student_of_convolutional_features_is_fitted_without_steps(
     assert student.config.kind == "rocket"
     assert ended.stdout.splitlines() == [
         "modalities    acc",
-        f"parameters    {3 * student.network().head.in_features + 3:,}",
+        f"parameters    {values_of(student.network()):,}",
         f"validation    balanced_accuracy {student.facts.score:.3f}",
         "wrote baseline.ckpt; next: mmkd-export baseline.ckpt -o baseline.edge",
     ]
