@@ -503,3 +503,33 @@ def test_what_the_winner_of_a_race_tells_is_compared_and_the_rest_is_not(
     earlier: dict[str, object], left_open: set[str]
 ) -> None:
     assert _left_open(earlier) == left_open
+
+
+_AMONG_ALL = "beside it, since validation chooses among fresh students of every kind; leave one of them out"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--choose", "--kind", "rocket"), f"--choose: expected no --kind rocket {_AMONG_ALL}"),
+        (("--choose", "--qat", "student.ckpt"), f"--choose: expected no --qat {_AMONG_ALL}"),
+        (
+            ("--kind", "hybrid", "--qat", "student.ckpt"),
+            (
+                "--kind hybrid: expected no kind beside --qat, which goes on with a student of the kind transformer; "
+                "leave it out"
+            ),
+        ),
+        (
+            ("--kind", "rocket", "--term", "logit"),
+            (
+                "--term: expected no recipe beside --kind rocket, whose regression learns the teachers' probabilities "
+                "and the labels; leave it out, or take --kind hybrid"
+            ),
+        ),
+    ],
+)
+def test_kinds_that_do_not_go_with_other_options_are_refused(
+    machines: Dataset, folder: Path, options: tuple[str, ...], message: str
+) -> None:
+    assert message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", *options) == message

@@ -12,6 +12,7 @@ import pytest
 from mmkd_models.data import Dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distil.methods import default_recipe
+from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
@@ -84,3 +85,24 @@ def test_the_same_race_ends_with_the_same_bytes(
     for path, checkpoint in zip(paths, (labelled, again), strict=True):
         write_student(path, checkpoint)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> None:
+    run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
+    student = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
+    assert [one.name for one in student.facts.race or ()] == ["mixed windows", "unmixed windows"]
+    assert student.config.causal
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_students_of_labels_and_numbers_race_too(rigs: dict[str, Dataset], kind: str, tmp_path: Path) -> None:
+    rig = rigs[kind]
+    train = msgspec.structs.replace(RUN.train, steps=2, metric=default_metric(rig.spec.task.kind))
+    seen = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
+    student = labelled_race(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
+    race = student.facts.race or ()
+    assert [one.name for one in race][:3] == ["mixed windows", "unmixed windows", "convolutional features"]
+    shipped = next(one for one in race if one.name == student.facts.shipped)
+    assert shipped.valid_score == student.facts.score
+    write_student(tmp_path / "student.ckpt", student)
+    assert read_student(tmp_path / "student.ckpt").facts == student.facts
