@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.likelihood import fitted_temperature
-from mmkd_models.metrics.likelihood import probabilities_of as probabilities_of
+from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.judging.prior import chosen_tau, log_prior
 
