@@ -60,6 +60,10 @@ def test_an_interrupted_race_ends_with_the_bytes_of_one_that_was_made_in_parts(
     for name in ("acc/student.ckpt", "acc/baseline.ckpt"):
         assert (tmp_path / name).read_bytes() == (in_parts / name).read_bytes()
     raced = read_student(tmp_path / "acc" / "student.ckpt").facts
-    assert [one.name for one in raced.race or ()][:3] == ["mixed windows", "unmixed windows", "convolutional features"]
+    assert [one.name for one in raced.race or ()][:3] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+        "convolutional features",
+    ]
     assert result.students["acc"].student.valid_score == raced.score
     assert compare_fold(machines, seed=1, config=config, out=in_parts) == result

@@ -90,7 +90,10 @@ def test_the_same_race_ends_with_the_same_bytes(
 def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> None:
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
     student = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
-    assert [one.name for one in student.facts.race or ()] == ["mixed windows", "unmixed windows"]
+    assert [one.name for one in student.facts.race or ()] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+    ]
     assert student.config.causal
 
 
@@ -101,7 +104,11 @@ def test_students_of_labels_and_numbers_race_too(rigs: dict[str, Dataset], kind:
     seen = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
     student = labelled_race(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
     race = student.facts.race or ()
-    assert [one.name for one in race][:3] == ["mixed windows", "unmixed windows", "convolutional features"]
+    assert [one.name for one in race][:3] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+        "convolutional features",
+    ]
     shipped = next(one for one in race if one.name == student.facts.shipped)
     assert shipped.valid_score == student.facts.score
     write_student(tmp_path / "student.ckpt", student)
