@@ -12,11 +12,11 @@ from dataclasses import dataclass
 # part has begun yet.
 STAGE_COSTS: Mapping[str, float] = {
     "teacher": 1.0,
-    "baseline": 0.32,
+    "baseline": 0.25,
     "rivals": 0.03,
-    "taught": 0.02,
-    "answers": 0.38,
-    "student": 0.15,
+    "taught": 0.05,
+    "answers": 0.32,
+    "student": 0.3,
 }
 """Of a stage's part on one fold, in those of a teacher's two generations; `answers` of all blocks together."""
 

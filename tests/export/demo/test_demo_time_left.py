@@ -27,8 +27,8 @@ def test_a_part_goes_on_at_its_own_pace_and_others_at_that_of_their_stage() -> N
 
 def test_a_stage_that_nobody_has_begun_is_guessed_by_its_cost() -> None:
     teacher = PartTime(stage="teacher", done=0.5, measured=0.5, elapsed_s=50)  # 100 s in all
-    answers = [PartTime(stage="answers", cost=0.25)] * 4  # 38 s in all
-    assert seconds_left([[teacher], answers], workers=2) == pytest.approx(50 + 19)
+    answers = [PartTime(stage="answers", cost=0.25)] * 4  # 32 s in all
+    assert seconds_left([[teacher], answers], workers=2) == pytest.approx(50 + 16)
 
 
 def test_two_workers_take_parts_in_their_order_and_a_phase_waits_for_the_one_before() -> None:
@@ -37,8 +37,8 @@ def test_two_workers_take_parts_in_their_order_and_a_phase_waits_for_the_one_bef
         PartTime(stage="baseline", done=0.5, measured=0.5, elapsed_s=20),  # 20 s left, then the next one's 40
         PartTime(stage="baseline"),
     ]
-    students = [PartTime(stage="student", done=0, measured=0)] * 3  # 0.15 of 160 s of cost 1.32 that took 80 s
-    each_s = 0.15 * 80 / (0.5 * 1 + 0.5 * 0.32)
+    students = [PartTime(stage="student", done=0, measured=0)] * 3  # 0.3 of 160 s of cost 1.25 that took 80 s
+    each_s = 0.3 * 80 / (0.5 * 1 + 0.5 * 0.25)
     assert seconds_left([first, students], workers=2) == pytest.approx(60 + 2 * each_s)
 
 
@@ -70,19 +70,19 @@ def test_the_time_left_is_true_on_a_clock_that_keeps_the_costs(demo_config: Comp
         told.append(left_s)
 
     watch = Watch(phases, workers=2, afterwards_s=30, tell=tell, clock=clock)
-    total_s = 100 + 19 + 15 + 30
+    total_s = 100 + 16 + 30 + 30
 
     def step(phase: int, number: int, stage: Stage, at: int, steps: int) -> None:
         progress = Progress(step=at, steps=steps, terms={}, best_score=None)
         watch.on_step(phase, number, Step(seed=0, stage=stage, modality=None, progress=progress))
 
     assert watch.left_s() is None
-    for at in range(1, 44):  # the first generation takes 43 s, and beside it a baseline 32 s
+    for at in range(1, 44):  # the first generation takes 43 s, and beside it a baseline 25 s
         clock.now_s += 1
         step(0, 0, "teacher", at, 43)
-        if at <= 32:
-            step(0, 1, "baseline", at, 32)
-        if at == 32:
+        if at <= 25:
+            step(0, 1, "baseline", at, 25)
+        if at == 25:
             watch.on_end(0, 1)
         if at > 1:
             assert told[-1] == pytest.approx(total_s - at)
@@ -100,7 +100,7 @@ def test_the_time_left_is_true_on_a_clock_that_keeps_the_costs(demo_config: Comp
 def test_every_transformer_of_a_teacher_is_reckoned_with_from_its_first_step(
     demo_config: ComparisonConfig, tmp_path: Path, self_training: bool, trainings: tuple[int, ...]
 ) -> None:
-    """Every training is reported by the second, and afterwards a student takes 15."""
+    """Every training is reported by the second, and afterwards a student takes 30."""
     members: tuple[MemberKind, ...] = ("transformer", "transformer", "transformer", "trees")
     config = msgspec.structs.replace(demo_config, members=members, self_training=self_training)
     teacher, student = (
@@ -119,6 +119,6 @@ def test_every_transformer_of_a_teacher_is_reckoned_with_from_its_first_step(
             watch.on_step(0, 0, Step(seed=0, stage="teacher", modality=None, progress=progress))
             total_s -= 1
             if len(told) > 1:  # what came before the first step is not known
-                assert told[-1] == pytest.approx(total_s + 15)
+                assert told[-1] == pytest.approx(total_s + 30)
     watch.on_end(0, 0)
-    assert watch.left_s() == pytest.approx(15)
+    assert watch.left_s() == pytest.approx(30)
