@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.settled import Answers
+from mmkd_models.training.closed_form.targets import label_answers
 
 Features = NDArray[Any]
 Transform = Callable[[NDArray[np.float64]], Features]
@@ -135,7 +136,6 @@ def taught_targets(train: Windows, taught: Answers) -> NDArray[np.float64]:
         taught: the teacher's probabilities (N, K) of these windows, or its numbers (N, 1).
     """
     task, seen = train.spec.task, train.labelled
-    labels = np.eye(len(task.labels))[train.labels] if task.kind == "classification" else train.labels
     mixed = taught.astype(np.float64).copy()
-    mixed[seen] = (mixed[seen] + labels.reshape(len(train), -1)[seen]) / 2
+    mixed[seen] = (mixed[seen] + label_answers(task, train.labels[seen])) / 2
     return mixed if task.kind == "regression" else np.asarray(2 * mixed - 1)

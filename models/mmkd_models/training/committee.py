@@ -19,9 +19,8 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.spec import ModalitySpec, TaskKind
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import channel_statistics
-from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
@@ -31,14 +30,14 @@ from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, features_of, fit_rocket
-from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
+from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.judging.prior import evening_bias
+from mmkd_models.training.predict import answers_to, batches_of
 from mmkd_models.training.trainings import Run, TrainingData, self_train, train_teacher
 
-_BATCH = 256
 LEAST_FEATURES = 6 * KERNELS
 """Of a modality's kernels; where there are few modalities each has its share of what one alone has."""
 
@@ -162,7 +161,7 @@ def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
 def _trees(known: Windows, *, seed: int) -> Trees:
     names = [modality.name for modality in known.spec.modalities]
     task = known.spec.task
-    statistics = np.concatenate([statistics_of(inputs, names).numpy() for inputs in _batches(known)])
+    statistics = np.concatenate([statistics_of(inputs, names).numpy() for inputs in batches_of(known)])
     return grown_trees(statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed)
 
 
@@ -177,7 +176,8 @@ def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
         drawn[spec.name] = fit_rocket(spec, values, present, scale=scale, seed=seed, features=each)
         rows = train.labelled
         found.append(features_of(drawn[spec.name], values[rows], present[rows]))
-    targets = _targets(known.labels, classes=len(task.labels), kind=task.kind)
+    truth = label_answers(task, known.labels)
+    targets = truth if task.kind == "regression" else 2.0 * truth - 1
     ridge = fit_ridge(np.concatenate(found, axis=1), targets, np.ones(len(known)))
     network = Rocket(specs, {name: one.config for name, one in drawn.items()}, len(task.labels))
     for name, one in drawn.items():
@@ -187,28 +187,11 @@ def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
     return network.eval()
 
 
-def _targets(labels: Labels, *, classes: int, kind: TaskKind) -> NDArray[np.float64]:
-    if kind == "regression":
-        return labels.astype(np.float64)[:, None]
-    return 2.0 * (labels if kind == "multi_label" else np.eye(classes)[labels]) - 1
-
-
-def _batches(windows: Windows) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """The windows as networks read them, in their order."""
-    found = []
-    for start in range(0, len(windows), _BATCH):
-        taken = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
-        prepared = {spec.name: prepare_batch(taken[spec.name], spec) for spec in windows.spec.modalities}
-        found.append({name: (torch.from_numpy(v), torch.from_numpy(p)) for name, (v, p) in prepared.items()})
-    return found
-
-
 def _together(
     first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, *, metric: AnyMetric
 ) -> TeacherCheckpoint:
     known = data.valid.subset(np.flatnonzero(data.valid.labelled))
-    batches = _batches(known)
-    logits: list[NDArray[Any]] = [_logits(member.network, batches) for member in members]
+    logits: list[NDArray[Any]] = [answers_to(member.network, known).numpy() for member in members]
     biases = [
         # Those of transformers are in their heads.
         None if member.kind == "transformer" else evening_bias(one, data.train.labels, known, metric=metric)
@@ -221,20 +204,13 @@ def _together(
     pool = pool_of(logits, known.labels, known.groups, kind=first.task.kind)
     facts = _facts(members, pool, [scores_from_logits(known.labels, one, first.task).metric(metric) for one in logits])
     committee = Committee([member.network for member in members], facts, kind=first.task.kind).eval()
-    scores = scores_from_logits(known.labels, _logits(committee, batches), first.task)
+    scores = scores_from_logits(known.labels, answers_to(committee, known).numpy(), first.task)
     return replace(
         first,
         facts=msgspec.structs.replace(first.facts, score=scores.metric(metric)),
         committee=facts,
         further=tuple(member.network.state_dict() for member in members[1:]),
     )
-
-
-@torch.no_grad()
-def _logits(network: nn.Module, batches: Sequence[Any]) -> NDArray[np.float32]:
-    """(N, K) of a member or a committee."""
-    found = [network(inputs) for inputs in batches]
-    return np.concatenate([(one.logits if isinstance(one, TeacherOutput) else one).numpy() for one in found])
 
 
 def _facts(members: Sequence[_Member], pool: Pool, scores: Sequence[float]) -> CommitteeFacts:

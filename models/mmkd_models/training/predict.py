@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -56,13 +56,17 @@ def logits_of(
 def answers_to(network: nn.Module, windows: Windows) -> Tensor:
     """Gives (N, K) what a network, or a member of a committee that gives bare logits, says of windows, on the CPU."""
     found = []
-    for start in range(0, len(windows), _BATCH):
-        taken = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
-        inputs = inputs_of(taken, windows)
-        device = next((one.device for one in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    device = next((one.device for one in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    for inputs in batches_of(windows):
         answer = network({name: (v.to(device), p.to(device)) for name, (v, p) in inputs.items()})
         found.append((answer.logits if isinstance(answer, TeacherOutput) else answer).cpu())
     return torch.cat(found)
+
+
+def batches_of(windows: Windows) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Gives the windows as networks read them, in their order, a few at a time."""
+    for start in range(0, len(windows), _BATCH):
+        yield inputs_of(windows.take(np.arange(start, min(start + _BATCH, len(windows)))), windows)
 
 
 def inputs_of(taken: Mapping[str, NDArray[np.float32]], windows: Windows) -> dict[str, tuple[Tensor, Tensor]]:

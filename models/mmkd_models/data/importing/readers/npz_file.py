@@ -6,8 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.readers.block import Block
@@ -35,9 +34,8 @@ def _columns(file: Path) -> dict[str, AnyArray]:
     if not zipfile.is_zipfile(file):
         raise DatasetError(f"{file}: expected a NumPy archive (.npz), got another format; write it with numpy.savez")
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError, AttributeError, TypeError) as error:
+        arrays = read_npz(file)
+    except ArraysError as error:
         raise DatasetError(
             f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"
         ) from error
