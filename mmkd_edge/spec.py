@@ -18,13 +18,18 @@ TaskKind = Literal["classification", "multi_label", "regression"]
 class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of input with its own sampling.
 
-    A window of this modality is a float32 array of shape (samples, len(channels)) in `unit`; NaN means missing.
+    A window of `series` is a float32 array (T, C) in `unit`, one of `audio` a waveform (T, C) from -1 to 1; NaN means
+    missing. A window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is there or is missing
+    as a whole.
 
     Attributes:
         name: what windows and files call it.
-        kind: only `series` is supported; `audio` and `video` are refused with a clear error.
+        kind: what the values are, which decides how a network looks at them.
+        channels: of video `gray`, or `r`, `g` and `b`.
         unit: the physical unit of the raw values, for people.
-        samples: T, the length of one window.
+        samples: T, the length of one window; of video in frames.
+        height: H of a frame of video in pixels; unset elsewhere.
+        width: W of a frame of video in pixels; unset elsewhere.
         range: smallest and largest valid raw value; a value outside counts as missing.
         normalise: `per_group` when raw values are only comparable after a z-score with the statistics of their own
             group (person, machine, session); a device then needs a reference file.
@@ -36,13 +41,27 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     unit: str = ""
     rate_hz: float
     samples: int
+    height: int | msgspec.UnsetType = msgspec.UNSET
+    width: int | msgspec.UnsetType = msgspec.UNSET
     range: tuple[float, float] | None = None
     normalise: Normalise = "none"
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(T, C) of one window."""
+    def shape(self) -> tuple[int, ...]:
+        """(T, C) of one window; of video (T, H, W, C)."""
+        if isinstance(self.height, int) and isinstance(self.width, int):
+            return (self.samples, self.height, self.width, len(self.channels))
         return (self.samples, len(self.channels))
+
+    @property
+    def presence_shape(self) -> tuple[int, int]:
+        """(T, C) of the presence of one window; of video (T, 1), one number for each frame."""
+        return (self.samples, 1 if self.kind == "video" else len(self.channels))
+
+    @property
+    def dtype(self) -> Literal["float32", "uint8"]:
+        """The dtype of a window's values, from the caller up to the engine."""
+        return "uint8" if self.kind == "video" else "float32"
 
     @property
     def duration_s(self) -> float:
@@ -127,5 +146,5 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One input or output tensor of an artifact's graph."""
 
     name: str
-    dtype: Literal["float32", "float16", "int8"]
+    dtype: Literal["float32", "float16", "int8", "uint8"]
     shape: tuple[int, ...]

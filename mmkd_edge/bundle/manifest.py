@@ -208,11 +208,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
-    """The inputs of every artifact: `<name>` in raw units and `<name>_present`, both float32 (1, T, C)."""
-    shape = (1, *modality.shape)
+    """The inputs of every artifact: `<name>` in raw units and `<name>_present`, both float32 (1, T, C).
+
+    Of video they are uint8 (1, T, H, W, C) and float32 (1, T, 1).
+    """
     return (
-        TensorSpec(name=modality.name, dtype="float32", shape=shape),
-        TensorSpec(name=f"{modality.name}_present", dtype="float32", shape=shape),
+        TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
+        TensorSpec(name=f"{modality.name}_present", dtype="float32", shape=(1, *modality.presence_shape)),
     )
 
 

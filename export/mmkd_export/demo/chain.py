@@ -85,7 +85,7 @@ class Measured:
     best: str
     bundle: Path
     reference: Path | None
-    window_shape: tuple[int, int]
+    window_shape: tuple[int, ...]
     machine: dict[str, Any]
 
 
