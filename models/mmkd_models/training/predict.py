@@ -53,6 +53,13 @@ def logits_of(
 
 
 @torch.no_grad()
+def embeddings_of(network: nn.Module, windows: Windows, *, modality: str) -> NDArray[np.float32]:
+    """Gives what a student of `modality`, in evaluation mode, embeds windows in, (N, D)."""
+    one = windows.with_modalities((modality,))
+    return np.concatenate([network(*inputs[modality]).embedding.cpu().numpy() for inputs in batches_of(one)])
+
+
+@torch.no_grad()
 def answers_to(network: nn.Module, windows: Windows) -> Tensor:
     """Gives (N, K) what a network, or a member of a committee that gives bare logits, says of windows, on the CPU."""
     found = []
