@@ -19,6 +19,7 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.preprocess import as_float32, check_window, columns_of, select
 from mmkd_edge.predict.profile import MAX_THREADS
+from mmkd_edge.predict.video import check_frame_batch
 from mmkd_edge.spec import ModalitySpec
 
 AnyReference = Reference | str | os.PathLike[str]
@@ -59,6 +60,8 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
         return [_check_numbered_mapping(index, window, modalities) for index, window in enumerate(windows)]
     modality = modalities[0]
     values = select(windows, modality)
+    if isinstance(values, np.ndarray) and modality.kind == "video":
+        return list(check_frame_batch(values, modality))
     if isinstance(values, np.ndarray):
         array = as_float32(values, modality)
         shape = modality.shape
@@ -147,7 +150,7 @@ def check_every(observe_every: Any) -> int:
     return observe_every
 
 
-def _check_numbered(index: int, window: object, modality: ModalitySpec) -> NDArray[np.float32]:
+def _check_numbered(index: int, window: object, modality: ModalitySpec) -> NDArray[Any]:
     try:
         return check_window(window, modality)
     except InputError as error:
