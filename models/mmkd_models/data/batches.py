@@ -6,6 +6,9 @@ Missing stays missing: augmentation moves, mixes and hides samples, and never in
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 import numpy as np
 import torch
@@ -18,6 +21,11 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
+
+_MOST_VALUES = 1 << 24
+"""Of the windows of sound or video that statistics rest on: 64 MB of samples, 16 MB of pixels."""
+
+_LEAST_WINDOWS = 16
 
 
 # No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.
@@ -215,9 +223,11 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
     """Gives mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
 
     Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
-    of the largest value and never 0.
+    of the largest value and never 0. Of video all bytes of the frames that are there count.
     """
     values, present = _some_windows(windows, name)
+    if values.dtype == np.uint8:
+        return _byte_statistics(values, present)
     flat = np.where(present > 0, values, np.nan).reshape(-1, values.shape[-1]).astype(np.float64)
     means, stds = np.zeros(flat.shape[1]), np.ones(flat.shape[1])
     for channel in range(flat.shape[1]):
@@ -258,6 +268,29 @@ def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32],
     return np.zeros_like(movement), movement
 
 
-def _some_windows(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 2048)).astype(np.int64))
-    return prepare_batch(windows.take(rows)[name], windows.spec.modality(name))
+def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
+    """Gives at most 2,048 evenly spaced numbers of windows; of sound and video no more than memory has room for."""
+    modality, most = windows.spec.modality(name), 2048
+    if modality.kind != "series":
+        most = min(most, max(_LEAST_WINDOWS, _MOST_VALUES // math.prod(modality.shape)))
+    return np.unique(np.linspace(0, len(windows) - 1, min(len(windows), most)).astype(np.int64))
+
+
+def _some_windows(windows: Windows, name: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    taken = windows.with_modalities((name,)).take(spread_rows(windows, name))
+    return prepare_batch(taken[name], windows.spec.modality(name))
+
+
+def _byte_statistics(
+    values: NDArray[np.uint8], present: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation (C,) of frames (B, T, H, W, C), exactly: there are 256 values."""
+    there, bytes_ = present[..., 0] > 0, np.arange(256.0)
+    means, stds = [], []
+    for channel in range(values.shape[-1]):
+        counts = np.bincount(values[there, :, :, channel].ravel(), minlength=256)
+        total = max(int(counts.sum()), 1)
+        mean = float(counts @ bytes_) / total
+        means.append(mean)
+        stds.append(math.sqrt(float(counts @ (bytes_ - mean) ** 2) / total) or 1.0)
+    return np.array(means, dtype=np.float32), np.array(stds, dtype=np.float32)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -27,19 +27,14 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import channel_movement, channel_statistics
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.losses.goal import target_scale
 from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee.members import member_fault, member_from_state
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
-from mmkd_models.networks.encoder import Encoder, FrontEnd
-from mmkd_models.networks.fronts.causal import CausalFront
-from mmkd_models.networks.fronts.long import LongFrontEnd
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
@@ -367,34 +362,6 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOS
     return CarriedWindows(
         windows=np.ascontiguousarray(valid.take(rows)[modality]), labels=np.ascontiguousarray(valid.labels[rows])
     )
-
-
-def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
-    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
-
-    Those of a regression's target go to its end, over the labelled windows.
-
-    Raises:
-        ValueError: the network is a student and the windows have more than its one modality.
-        UsageError: the target has fewer than two different values in the labelled windows.
-    """
-    if network.answer.kind == "regression":
-        for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
-            buffer.fill_(value)
-    fronts: dict[str, FrontEnd | LongFrontEnd | CausalFront]
-    if isinstance(network, Teacher):
-        fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
-    else:
-        names = [modality.name for modality in windows.spec.modalities]
-        if len(names) != 1:
-            raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
-        fronts = {names[0]: network.encoder.front}
-    for name, front in fronts.items():
-        mean, std = channel_statistics(windows, name)
-        front.mean.copy_(torch.from_numpy(mean))
-        front.std.copy_(torch.from_numpy(std))
-        if isinstance(front, FrontEnd) and front.has_movement:
-            front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
 
 
 def library_versions() -> dict[str, str]:

@@ -34,6 +34,7 @@ from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
@@ -46,12 +47,12 @@ from mmkd_models.training.checkpoint import (
     TeacherCheckpoint,
     carried_windows,
     library_versions,
-    set_normalisation,
 )
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.prior import adjusted_fit
 from mmkd_models.training.loop import Fit, fit
+from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import answers_to, scores_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
@@ -263,9 +264,7 @@ def _learn(
 ) -> Fit:
     """Trains a student with its teachers; `origin` is what else decides where it starts."""
     networks = [_network(one.checkpoint, data, recorded=_asks_once(run, recipe, teachers)) for one in teachers]
-    example = {
-        spec.name: (torch.ones(1, *spec.shape), torch.ones(1, *spec.shape)) for spec in data.train.spec.modalities
-    }
+    example = {spec.name: blank_inputs(spec) for spec in data.train.spec.modalities}
     first, *further = teachers
     part, labelled_share = _common_part(teachers, data), _labelled_share(recipe)
     memory = _memory(data, run, teachers, recipe)

@@ -27,10 +27,10 @@ from mmkd_models.training.checkpoint import (
     library_versions,
     read_student,
     read_teacher,
-    set_normalisation,
     write_student,
     write_teacher,
 )
+from mmkd_models.training.normalisation import set_normalisation
 
 
 @pytest.fixture
