@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig, disturbed
 from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
 
@@ -33,7 +33,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One training batch.
 
     Attributes:
-        inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0.
+        inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0; of video float32
+            (B, T, H, W, C) from 0 to 255, and (B, T, 1).
         targets: (B, K) label distribution; of several labels each from 0 to 1, of a regression (B, 1) in its unit; a
             row of zeros where any part of the window is unlabelled.
         labelled: (B,) 1 where `targets` holds, else 0.
@@ -95,8 +96,9 @@ class BatchSource:
             )
         self._seed = seed
         self._part = part
-        statistics = channel_statistics if config.unit == "set" else _about_the_window
-        self._statistics = {m.name: statistics(windows, m.name) for m in windows.spec.modalities}
+        scale = channel_statistics if config.unit == "set" else _about_the_window
+        series = [modality.name for modality in windows.spec.modalities if modality.kind == "series"]
+        self._scales = {name: scale(windows, name) for name in series}
 
     def at(self, step: int) -> Batch:
         """Gives the batch of that step; the same step gives the same batch."""
@@ -111,10 +113,11 @@ class BatchSource:
             values, present = prepare_batch(window[modality.name], modality)
             if partner is not None:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
-                weight = lam[:, None, None]
-                present = present * other_present
-                values = (weight * values + (1 - weight) * other_values) * present
-            inputs[modality.name] = self._disturb(values, present, self._statistics[modality.name], rng)
+                values, present = _mixed((values, present), (other_values, other_present), lam)
+            varied, there = disturbed(
+                values, present, kind=modality.kind, scale=self._scales.get(modality.name), config=self._config, rng=rng
+            )
+            inputs[modality.name] = torch.from_numpy(varied), torch.from_numpy(there)
         targets, labelled = self._targets(rows, pairs, lam)
         return Batch(
             inputs=inputs,
@@ -183,31 +186,17 @@ class BatchSource:
             known = known & known[pairs]
         return targets * known[:, None], known.float()
 
-    def _disturb(
-        self,
-        values: NDArray[np.float32],
-        present: NDArray[np.float32],
-        statistics: tuple[NDArray[np.float32], NDArray[np.float32]],
-        rng: np.random.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        config = self._config
-        mean, std = statistics
-        if config.unit == "window":
-            mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
-        batch, samples, channels = values.shape
-        gain = rng.uniform(1 - config.gain, 1 + config.gain, (batch, 1, 1)).astype(np.float32)
-        noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
-        keep = np.ones_like(present)
-        if channels > 1:
-            keep *= rng.uniform(size=(batch, 1, channels)) >= config.channel_dropout
-        start = rng.integers(0, samples, (batch, 1))
-        length = rng.integers(1, max(2, samples // 2), (batch, 1)) * (
-            rng.uniform(size=(batch, 1)) < config.span_dropout
-        )
-        time = np.arange(samples)
-        keep *= ~((time >= start) & (time < start + length))[:, :, None]
-        present = present * keep
-        return torch.from_numpy((mean + (values - mean) * gain + noise) * present), torch.from_numpy(present)
+
+def _mixed(
+    first: tuple[NDArray[Any], NDArray[np.float32]],
+    second: tuple[NDArray[Any], NDArray[np.float32]],
+    lam: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two batches mixed window by window, present where both are; bytes become numbers from 0 to 255."""
+    present = first[1] * second[1]
+    weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
+    there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
+    return (weight * first[0] + (1 - weight) * second[0]) * there, present
 
 
 def _as_targets(labels: Labels, *, classes: int) -> Tensor:
