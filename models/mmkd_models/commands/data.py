@@ -16,7 +16,7 @@ with loading("mmkd-data"):
     from mmkd_edge.command.run import run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
-    from mmkd_edge.spec import TaskSpec, task_text
+    from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
     from mmkd_models.data.checking.check import check_dataset
     from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
@@ -223,8 +223,8 @@ def _answers(task: TaskSpec) -> str:
 
 
 def _modality_table(description: Description) -> Table:
-    headings = ("modality", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
-    table = plain_table(headings, left=("channels", "unit", "values", "normalise"))
+    headings = ("modality", "kind", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
+    table = plain_table(headings, left=("kind", "channels", "unit", "samples", "values", "normalise"))
     for facts in description.modalities:
         table.add_row(*_modality_row(facts))
     return table
@@ -234,14 +234,20 @@ def _modality_row(facts: ModalityFacts) -> tuple[str, ...]:
     spec = facts.spec
     return (
         spec.name,
+        spec.kind,
         " ".join(spec.channels),
         spec.unit or "-",
         f"{spec.rate_hz:g}",
         f"{facts.duration_s:g} s",
-        str(spec.samples),
+        _samples(spec),
         _span(facts),
         spec.normalise.replace("_", " "),
     )
+
+
+def _samples(spec: ModalitySpec) -> str:
+    """`500`; of video the frames and their size, `16 of 48x64`."""
+    return f"{spec.samples} of {spec.height}x{spec.width}" if spec.kind == "video" else str(spec.samples)
 
 
 def _span(facts: ModalityFacts) -> str:

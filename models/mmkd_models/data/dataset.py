@@ -21,6 +21,7 @@ from mmkd_models.data.files import (
     file_of,
     is_cut_from_recordings,
     load_arrays,
+    presence_file,
     structure_problems,
 )
 from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSource, latest_start_s, window_starts_s
@@ -158,6 +159,11 @@ def _stored_windows(spec: DatasetSpec, arrays: Arrays) -> WindowSource:
             for modality in spec.modalities
         },
         offsets=_starts(np.array([*counts, 0])),
+        present={
+            modality.name: [arrays.get(presence_file(split, modality.name)) for split in SPLIT_NAMES]
+            for modality in spec.modalities
+            if modality.kind == "video"
+        },
     )
 
 
@@ -176,6 +182,7 @@ def _cut_windows(spec: DatasetSpec, arrays: Arrays) -> CutWindows:
         start_s=np.array([start for row in starts for start in row], dtype=np.float64),
         latest_start_s=np.array([latest_start_s(row, spec.modalities) for row in lengths.tolist()]),
         hop_s=hop_s,
+        present={name: arrays[file] for name in names if (file := presence_file(RECORDINGS, name)) in arrays},
     )
 
 

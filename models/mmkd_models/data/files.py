@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npz
-from mmkd_edge.spec import TaskSpec, label_dtype
+from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
+from mmkd_models.data.kinds import sample_letters, stored_dtypes
 from mmkd_models.data.labels import UNKNOWN, is_labelled, unlabelled_mark
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
 
@@ -70,6 +71,8 @@ def _file_names(spec: DatasetSpec, *, cut: bool) -> Iterator[tuple[str, bool]]:
     for folder in folders:
         for modality in spec.modalities:
             yield f"{folder}/{modality.name}.npy", True
+            if modality.kind == "video":
+                yield presence_file(folder, modality.name), False
         yield f"{folder}/labels.npy", True
         yield f"{folder}/groups.npy", False
         yield f"{folder}/folds.npy", False
@@ -85,6 +88,11 @@ def _per_window(spec: DatasetSpec) -> list[str]:
     """The optional files of one value per window; an old modality may have the name of one that came later."""
     names = [modality.name for modality in spec.modalities]
     return [column for column in _PER_WINDOW if column not in names]
+
+
+def presence_file(folder: str, modality: str) -> str:
+    """Gives the name of the file that says which frames of a video are there: `train/lips.frames.npy`."""
+    return f"{folder}/{modality}.frames.npy"
 
 
 def column_key(split: str, column: str) -> str:
@@ -122,9 +130,16 @@ def _split_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     for split in SPLIT_NAMES:
         count = spec.splits[split]
         for modality in spec.modalities:
-            name = f"{split}/{modality.name}.npy"
+            letters = f"(N, T, {sample_letters(modality.kind)})"
             yield from _dtype_and_shape_problems(
-                arrays, name, dtypes=("float32",), letters="(N, T, C)", shape=(count, *modality.shape)
+                arrays,
+                f"{split}/{modality.name}.npy",
+                dtypes=stored_dtypes(modality.kind),
+                letters=letters,
+                shape=(count, *modality.shape),
+            )
+            yield from _presence_problems(
+                arrays, presence_file(split, modality.name), letters="(N, T)", shape=(count, modality.samples)
             )
         yield from _label_problems(spec, arrays, f"{split}/labels.npy", letter="N", count=count)
         for column in _per_window(spec):
@@ -188,29 +203,44 @@ def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
         yield f"{lengths_name}: expected numbers of samples, got {int(lengths.min())}; correct the lengths"
     for number, modality in enumerate(spec.modalities):
         rows = None if lengths is None else int(lengths[:, number].sum())
-        yield from _samples_problems(spec, arrays, modality.name, rows=rows, channels=len(modality.channels))
+        yield from _samples_problems(spec, arrays, modality, rows=rows)
     splits = arrays.get(f"{RECORDINGS}/splits.npy")
     stray = [] if splits is None else splits[~np.isin(splits, (0, 1, 2))].tolist()
     if stray:
         yield f"{RECORDINGS}/splits.npy: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it"
 
 
-def _samples_problems(
-    spec: DatasetSpec, arrays: Arrays, modality: str, *, rows: int | None, channels: int
-) -> Iterator[str]:
-    name = f"{RECORDINGS}/{modality}.npy"
+def _samples_problems(spec: DatasetSpec, arrays: Arrays, modality: ModalitySpec, *, rows: int | None) -> Iterator[str]:
+    name = f"{RECORDINGS}/{modality.name}.npy"
     array = arrays.get(name)
     if array is None:
         return
-    scaled = spec.recordings is not None and modality in spec.recordings.scale
-    if array.dtype == np.int16 and not scaled:
-        yield f"{name}: int16 samples need 'recordings.scale.{modality}' in {SPEC_FILE}; add one number per channel"
+    scaled = spec.recordings is not None and modality.name in spec.recordings.scale
+    key = f"'recordings.scale.{modality.name}'"
+    if array.dtype == np.int16 and not scaled and modality.kind == "series":
+        yield f"{name}: int16 samples need {key} in {SPEC_FILE}; add one number per channel"
     if array.dtype == np.float32 and scaled:
-        yield f"{name}: float32 samples have no scale; remove 'recordings.scale.{modality}' from {SPEC_FILE}"
-    shape = (array.shape[0] if rows is None and array.ndim else rows or 0, channels)
+        yield f"{name}: float32 samples have no scale; remove {key} from {SPEC_FILE}"
+    count = array.shape[0] if rows is None and array.ndim else rows or 0
     yield from _dtype_and_shape_problems(
-        arrays, name, dtypes=("float32", "int16"), letters="(sum of lengths, C)", shape=shape
+        arrays,
+        name,
+        dtypes=("float32", "int16") if modality.kind == "series" else stored_dtypes(modality.kind),
+        letters=f"(sum of lengths, {sample_letters(modality.kind)})",
+        shape=(count, *modality.shape[1:]),
     )
+    yield from _presence_problems(
+        arrays, presence_file(RECORDINGS, modality.name), letters="(sum of lengths,)", shape=(count,)
+    )
+
+
+def _presence_problems(arrays: Arrays, name: str, *, letters: str, shape: tuple[int, ...]) -> Iterator[str]:
+    """What is wrong with the file of the frames that are there, where there is one."""
+    found = list(_dtype_and_shape_problems(arrays, name, dtypes=("uint8",), letters=letters, shape=shape))
+    yield from found
+    stray = [] if found or name not in arrays else arrays[name][arrays[name] > 1].tolist()
+    if stray:
+        yield f"{name}: expected 1 (the frame is there) or 0 (it is missing), got {stray[0]}; correct it"
 
 
 def _dtype_and_shape_problems(

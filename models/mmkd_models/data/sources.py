@@ -1,12 +1,13 @@
 """Where the values of windows come from: arrays of ready windows, or whole recordings that windows are cut from.
 
-Owns the gather and nothing else: values leave here raw, in `unit`, NaN where a sample is missing. No labels here.
+Owns the gather and nothing else: values leave here raw, in `unit`, NaN where a sample is missing, frames masked where
+they are. No labels here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -14,12 +15,10 @@ import numpy.typing as npt
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.kinds import Values, decoded, with_present
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-
-# int16 has no NaN; its lowest value, which no symmetric scale needs, stands for a missing sample.
-MISSING_COUNT = np.int16(-32768)
 
 
 class WindowSource(Protocol):
@@ -29,8 +28,8 @@ class WindowSource(Protocol):
     def max_shift_s(self) -> float:
         """How far a window may usefully be moved either way, in seconds; 0 where windows cannot be moved."""
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
-        """Gives new float32 (B, T, C) in raw units; NaN and Inf as stored."""
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+        """Gives new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,30 +37,41 @@ class StoredWindows:
     """Windows that lie ready in arrays, the parts one behind the other.
 
     Attributes:
-        parts: for each modality float32 (N_i, T, C) arrays, usually memory-mapped.
+        parts: for each modality (N_i, T, C) arrays, of video (N_i, T, H, W, C), as stored, usually memory-mapped.
         offsets: int64 (parts + 1,): the first row of each part, and the end.
+        present: for video, by part, which frames are there (N_i, T); None of a part where all are.
     """
 
     parts: Mapping[str, Sequence[AnyArray]]
     offsets: Rows
+    present: Mapping[str, Sequence[AnyArray | None]] = field(default_factory=dict)
 
     @property
     def max_shift_s(self) -> float:
         """Always 0: nothing is known of what lies around a stored window."""
         return 0.0
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
-        """Gives new float32 (B, T, C); `shift_s` is ignored."""
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+        """Gives new windows as the protocol says; `shift_s` is ignored."""
         parts = self.parts[modality.name]
         part_of = np.searchsorted(self.offsets, rows, side="right") - 1
-        used = np.unique(part_of)
+        used = np.unique(part_of).tolist()
         if len(used) == 1:
-            return np.asarray(parts[used[0]][rows - self.offsets[used[0]]])
-        out = np.empty((len(rows), *modality.shape), dtype=np.float32)
-        for part in used:
+            values = decoded(np.asarray(parts[used[0]][rows - self.offsets[used[0]]]), kind=modality.kind)
+        else:
+            values = np.empty((len(rows), *modality.shape), dtype=modality.dtype)
+            for part in used:
+                here = part_of == part
+                values[here] = decoded(parts[part][rows[here] - self.offsets[part]], kind=modality.kind)
+        return with_present(values, self._present(modality, rows, part_of)) if modality.kind == "video" else values
+
+    def _present(self, modality: ModalitySpec, rows: Rows, part_of: Rows) -> AnyArray:
+        present = np.ones((len(rows), modality.samples), dtype=np.uint8)
+        for part, stored in enumerate(self.present.get(modality.name, ())):
             here = part_of == part
-            out[here] = parts[part][rows[here] - self.offsets[part]]
-        return out
+            if stored is not None:
+                present[here] = stored[rows[here] - self.offsets[part]]
+        return present
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,13 +79,15 @@ class CutWindows:
     """Windows cut from recordings when they are asked for, at any offset.
 
     Attributes:
-        samples: for each modality float32 or int16 (sum of lengths, C), all recordings end to end.
+        samples: for each modality float32 or int16 (sum of lengths, C), of video uint8 (sum of lengths, H, W, C), all
+            recordings end to end.
         scale: float32 (C,) for each int16 modality: what one count is worth.
         offsets: for each modality int64 (R,): where a recording starts in `samples`.
         lengths: for each modality int64 (R,): how many samples it has there.
         recording: int64 (N,): the recording of each window.
         start_s: float64 (N,): where each window starts in its recording.
         latest_start_s: float64 (R,): the latest start at which a whole window of every modality fits.
+        present: for video uint8 (sum of lengths,), 1 where the frame is there; without it all are.
     """
 
     samples: Mapping[str, AnyArray]
@@ -86,30 +98,34 @@ class CutWindows:
     start_s: npt.NDArray[np.float64]
     latest_start_s: npt.NDArray[np.float64]
     hop_s: float
+    present: Mapping[str, AnyArray] = field(default_factory=dict)
 
     @property
     def max_shift_s(self) -> float:
         """Half a hop: moved further, a window becomes its neighbour."""
         return self.hop_s / 2
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
-        """Gives new float32 (B, T, C), each window moved by its `shift_s` as far as its recording reaches."""
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+        """Gives new windows, each moved by its `shift_s` as far as its recording reaches."""
         recording = self.recording[rows]
         start_s = self.start_s[rows]
         if shift_s is not None:
             start_s = np.clip(start_s + shift_s, 0.0, np.maximum(self.latest_start_s[recording], start_s))
         first = first_sample(start_s, modality.rate_hz)
         first = np.minimum(first, self.lengths[modality.name][recording] - modality.samples)
-        flat = self.samples[modality.name]
-        samples, channels = modality.shape
-        # (sum of lengths - T + 1, T * C): row i is the window that starts at sample i, without a copy
-        views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * channels)[::channels]
-        counts = views[first + self.offsets[modality.name][recording]].reshape(len(rows), samples, channels)
-        if counts.dtype == np.float32:
-            return np.asarray(counts)
-        values: Floats = np.multiply(counts, self.scale[modality.name], dtype=np.float32)
-        values[counts == MISSING_COUNT] = np.nan
-        return values
+        first = first + self.offsets[modality.name][recording]
+        present = self.present.get(modality.name)
+        stored = _windows_at(self.samples[modality.name], first, modality.samples)
+        values = decoded(stored, kind=modality.kind, scale=self.scale.get(modality.name))
+        return values if present is None else with_present(values, _windows_at(present, first, modality.samples))
+
+
+def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
+    """Gives a new (B, T, ...): so many samples of the flat array (L, ...) from each first one on."""
+    width = int(np.prod(flat.shape[1:]))
+    # (L - T + 1, T * width): row i is the window that starts at sample i, without a copy
+    views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * width)[::width]
+    return np.asarray(views[first].reshape(len(first), samples, *flat.shape[1:]))
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:

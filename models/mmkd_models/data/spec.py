@@ -16,15 +16,12 @@ from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec, task_fault
+from mmkd_models.data.kinds import kind_problems, size_problem
 
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 FORMAT_VERSION = 1
 SPEC_FILE = "dataset.json"
-
-MOST_WINDOW_VALUES = 1 << 20
-"""Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window
-(`benchmarks/proofs/high_rate.py`)."""
 
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
 _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits")
@@ -62,7 +59,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def shapes_text(self) -> str:
-        """What a window is, in a line: each modality with its (T, C)."""
+        """What a window is, in a line: each modality with its (T, C), of video (T, H, W, C)."""
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
@@ -179,8 +176,6 @@ def _can_be_named(name: str) -> bool:
 
 
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
-    if modality.kind != "series":
-        yield f"kind {modality.kind!r} is not supported yet; only 'series' is, so turn it into a series of features"
     if not _can_be_named(modality.name):
         yield (
             f"expected a name of letters, digits and _ that starts with a letter and is none of"
@@ -194,6 +189,7 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
         yield f"expected samples of 1 or more, got {modality.samples}; give the length of one window"
     if modality.range is not None and not modality.range[0] < modality.range[1]:
         yield f"expected range [low, high] with low below high, got {list(modality.range)}; swap or correct it"
+    yield from kind_problems(modality)
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:
@@ -207,15 +203,8 @@ def size_problems(spec: DatasetSpec) -> Iterator[str]:
                 f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): expected a name that is none of"
                 f" {', '.join(_RESERVED_SINCE)}, which are files of their own; rename it"
             )
-        samples, channels = modality.shape
-        if samples * channels > MOST_WINDOW_VALUES:
-            longest = MOST_WINDOW_VALUES // channels
-            times = -(-samples // max(1, longest))
-            yield (
-                f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): expected windows of at most"
-                f" {MOST_WINDOW_VALUES:,} values, got {samples:,} samples x {channels:,} channels; cut windows of at"
-                f" most {longest:,} samples, or filter and keep one sample in {times}, {modality.rate_hz / times:g} Hz"
-            )
+        if text := size_problem(modality):
+            yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
 
 
 def _split_problems(spec: DatasetSpec) -> Iterator[str]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import standardise
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.kinds import Values
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.data.spec import DatasetSpec
@@ -91,7 +92,7 @@ class Windows:
         """Half a hop where windows are cut from recordings, else 0."""
         return self.source.max_shift_s
 
-    def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Floats]:
+    def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Values]:
         """Gives the windows of these numbers.
 
         Values outside a modality's `range` and infinite values come as NaN. A modality with `normalise: per_group`
@@ -102,7 +103,8 @@ class Windows:
                 Ignored where windows are not cut from recordings (`max_shift_s` is 0).
 
         Returns:
-            For each modality a new float32 (B, T, C); NaN means missing.
+            For each modality a new float32 (B, T, C); NaN means missing. Of video a new uint8 (B, T, H, W, C): a
+            `numpy.ma.MaskedArray` with the missing frames masked where any is missing.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
         numbers = np.asarray(index)
@@ -110,8 +112,10 @@ class Windows:
 
     def _take_one(
         self, modality: ModalitySpec, index: npt.NDArray[Any], *, shift_s: npt.NDArray[np.float64] | None
-    ) -> Floats:
+    ) -> Values:
         values = self.source.gather(modality, self.rows[index], shift_s=shift_s)
+        if modality.kind == "video":
+            return values
         if modality.normalise == "none" or self.statistics is None:
             return valid_values(values, modality=modality)
         group = np.searchsorted(self.statistics.groups, self.groups[index])

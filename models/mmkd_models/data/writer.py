@@ -32,8 +32,10 @@ from mmkd_models.data.files import (
     column_key,
     column_names,
     file_of,
+    presence_file,
     structure_problems,
 )
+from mmkd_models.data.kinds import present_of, storable, storable_text
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.spec import (
     SPEC_FILE,
@@ -56,7 +58,8 @@ class Recording:
     """One whole recording, longer than a window.
 
     Attributes:
-        samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled.
+        samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled. Of
+            sound float32 from -1 to 1, or int16; of video uint8 (L, H, W, C), masked where a frame is missing.
         label: class number, or -1 for unlabelled; of other tasks a row of labels or a number, see docs/datasets.md.
         group: the person, machine or session, a number or a name; it never straddles splits.
         fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
@@ -83,12 +86,13 @@ def write_dataset(
 
     Args:
         labels: class names in the order of the label numbers; a `TaskSpec` where the task is no classification.
-        splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing, `labels`
-            (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers or names of the
-            person, machine or session of each window, and, if there are any, `folds` (N,), `times` (N,), UTC seconds at
-            the window's start, `episodes` (N,), the number of the run it is of, and `columns`, a mapping of facts such
-            as machine or campaign, (N,) text or numbers each. Numbers are
-            converted to the dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
+        splits: for train, valid and test a mapping with one array (N, T, C) per modality, NaN for missing; of sound
+            floats from -1 to 1, or int16; of video uint8 (N, T, H, W, C), a masked array where frames are missing.
+            Beside them `labels` (N,) with class numbers (of other tasks as in docs/datasets.md), `groups` (N,), numbers
+            or names of the person, machine or session of each window, and, if there are any, `folds` (N,), `times`
+            (N,), UTC seconds at the window's start, `episodes` (N,), the number of the run it is of, and `columns`, a
+            mapping of facts such as machine or campaign, (N,) text or numbers each. Numbers are converted to the
+            dtypes of the contract. Without groups nothing is dealt into folds, and nobody knows
             whether scores are of people and machines never seen; windows that overlap and have none are named in the
             log.
 
@@ -191,6 +195,9 @@ def _arrays_of_splits(
                     " describe it in 'modalities' or leave it out"
                 )
                 continue
+            if key in names and not isinstance(values, Mapping):
+                arrays.update(_stored(f"splits[{split!r}][{key!r}]", split, spec.modality(key), values, problems))
+                continue
             dtype = _dtype(spec, key)
             converted = _names(np.asarray(values)) if key == "groups" else None
             converted = _converted(np.asarray(values), dtype=dtype) if converted is None else converted
@@ -202,6 +209,20 @@ def _arrays_of_splits(
     if problems:
         raise DatasetError(problem_message(path, problems))
     return arrays
+
+
+def _stored(
+    where: str, folder: str, modality: ModalitySpec, values: npt.ArrayLike, problems: list[str]
+) -> dict[str, AnyArray]:
+    """The files of one modality in one folder; values that cannot be stored are added to the problems."""
+    array = values if isinstance(values, np.ma.MaskedArray) and modality.kind == "video" else np.asarray(values)
+    stored = storable(array, modality.kind)
+    if stored is None:
+        problems.append(f"{where}: expected {storable_text(modality.kind)}, got {array.dtype}; convert it")
+        return {}
+    found = {f"{folder}/{modality.name}.npy": stored}
+    present = present_of(array) if modality.kind == "video" and array.ndim > 3 else None
+    return found if present is None else {**found, presence_file(folder, modality.name): present}
 
 
 def _facts(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
@@ -226,7 +247,7 @@ def _dtype(spec: DatasetSpec, key: str) -> str:
         return "float64"
     if key == "labels":
         return label_dtype(spec.task.kind)
-    return "int64" if key in _COLUMNS else "float32"
+    return "int64"
 
 
 def _names(values: AnyArray) -> AnyArray | None:
@@ -261,10 +282,11 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
         )
     if problems:
         raise DatasetError(problem_message(path, problems))
-    arrays: dict[str, AnyArray] = {
-        f"{RECORDINGS}/{name}.npy": np.concatenate([_samples(recording.samples[name]) for recording in recordings])
-        for name in names
-    }
+    arrays: dict[str, AnyArray] = {}
+    for modality in spec.modalities:
+        arrays.update(_end_to_end(modality, [recording.samples[modality.name] for recording in recordings], problems))
+    if problems:
+        raise DatasetError(problem_message(path, problems))
     lengths = [[len(recording.samples[name]) for name in names] for recording in recordings]
     arrays[f"{RECORDINGS}/lengths.npy"] = np.array(lengths, dtype=np.int64)
     arrays[f"{RECORDINGS}/labels.npy"] = _labels(path, spec, recordings)
@@ -296,8 +318,29 @@ def _labels(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> A
     return labels
 
 
-def _samples(values: npt.NDArray[Any]) -> AnyArray:
-    return values if values.dtype == np.int16 else values.astype(np.float32)
+def _end_to_end(
+    modality: ModalitySpec, samples: Sequence[npt.NDArray[Any]], problems: list[str]
+) -> dict[str, AnyArray]:
+    """The files of one modality of all recordings; what cannot be stored is added to the problems."""
+    parts: list[AnyArray] = []
+    for number, one in enumerate(samples):
+        is_counts = modality.kind == "series" and one.dtype == np.int16
+        stored = one if is_counts else storable(one, modality.kind)
+        if stored is None:
+            wanted = storable_text(modality.kind)
+            problems.append(
+                f"recordings[{number}]: samples of {modality.name!r}: expected {wanted}, got {one.dtype}; convert them"
+            )
+        else:
+            parts.append(stored)
+    if problems:
+        return {}
+    found = {f"{RECORDINGS}/{modality.name}.npy": np.concatenate(parts)}
+    present = [present_of(one) if modality.kind == "video" else None for one in samples]
+    if any(one is not None for one in present):
+        there = [np.ones(len(part), np.uint8) if one is None else one for one, part in zip(present, parts, strict=True)]
+        found[presence_file(RECORDINGS, modality.name)] = np.concatenate(there)
+    return found
 
 
 def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool) -> Dataset:

@@ -77,8 +77,9 @@ class _Group(nn.Module):
         reach = _REACH * self.dilation
         padding = reach if self.padded else 0
         found = F.conv1d(series, self.weight, self.bias, stride=stride, padding=padding, dilation=self.dilation)
-        there = self.reads @ _centres(present, reach, padded=self.padded, stride=stride)  # (B, F, positions)
-        return (found.clamp(0.0, 1.0) * there).sum(-1), there.sum(-1)
+        centres = _centres(present, reach, padded=self.padded, stride=stride)  # (B, C, positions)
+        by_channel = found.clamp(0.0, 1.0) @ centres.transpose(1, 2)  # (B, F, C)
+        return (by_channel * self.reads).sum(-1), centres.sum(-1) @ self.reads.T
 
 
 class RocketFeatures(nn.Module):

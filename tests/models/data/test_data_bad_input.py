@@ -70,13 +70,39 @@ def test_a_newer_format_is_refused_before_its_unknown_keys(rig, edit):
     )
 
 
-@pytest.mark.parametrize("kind", ["audio", "video"])
-def test_a_kind_that_is_not_supported_yet(rig, edit, kind):
-    edit(lambda document: document["modalities"][0].update(kind=kind))
-    assert _refusal(rig.path) == (
-        f"dataset {rig.path}: dataset.json: 'modalities[0]' (vib): kind '{kind}' is not supported yet;"
-        " only 'series' is, so turn it into a series of features"
-    )
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"kind": "video", "channels": ["gray"], "width": 8},
+            "expected a height from 1 to 1024 pixels, got none; give that of the stored frames",
+        ),
+        (
+            {"kind": "video", "channels": ["gray"], "width": 8, "height": 4320},
+            "expected a height from 1 to 1024 pixels, got 4320; give that of the stored frames",
+        ),
+        (
+            {"kind": "video", "channels": ["b", "g", "r"], "width": 8, "height": 8},
+            "expected the channels gray, or r, g and b, got ['b', 'g', 'r']; frames have no others",
+        ),
+        (
+            {"kind": "video", "channels": ["gray"], "width": 8, "height": 8, "range": [0, 255]},
+            "expected no range of kind 'video', got [0.0, 255.0]; it is 0 to 255: remove it",
+        ),
+        ({"width": 8}, 'expected no width of kind \'series\', got 8; remove it, or say "kind": "video"'),
+        (
+            {"kind": "audio", "rate_hz": 384000},
+            "expected a rate_hz of sound up to 192000, got 384000; resample it",
+        ),
+        (
+            {"kind": "audio", "normalise": "per_group"},
+            "expected no normalise of kind 'audio', got 'per_group'; only series have it",
+        ),
+    ],
+)
+def test_what_a_kind_does_not_allow(rig, edit, change, problem):
+    edit(lambda document: document["modalities"][0].update(change))
+    assert _refusal(rig.path) == f"dataset {rig.path}: dataset.json: 'modalities[0]' (vib): {problem}"
 
 
 def test_a_missing_file(rig):

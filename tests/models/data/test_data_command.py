@@ -145,9 +145,9 @@ def test_describe_shows_modalities_windows_and_missing_values(splits, write):
         f"sha256: {rig.sha256}",
         f"next: mmkd-train teacher {rig.path} -o teacher.ckpt",
     ]
-    assert lines[1].split() == ["modality", "channels", "unit", "Hz", "window", "samples", "values", "normalise"]
-    assert lines[2].split()[:7] == ["vib", "x", "y", "z", "m/s^2", "100", "0.2"]
-    assert lines[3].split()[:5] == ["temp", "t", "degC", "25", "0.2"]
+    assert " ".join(lines[1].split()) == "modality kind channels unit Hz window samples values normalise"
+    assert lines[2].split()[:8] == ["vib", "series", "x", "y", "z", "m/s^2", "100", "0.2"]
+    assert lines[3].split()[:6] == ["temp", "series", "t", "degC", "25", "0.2"]
     assert lines[3].split()[-1] == "none"
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import loaded, windows_of
 from mmkd_models.data.files import RECORDINGS, Arrays, file_of
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec, problem_message
@@ -31,6 +32,7 @@ _LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
 _GLITCH_RATIO = 10.0
 _GLITCH_SHARE = 0.999
 _MOST_GLITCH_VALUES = 2_000_000
+_FULL = 32766 / 32768  # of sound; the largest count of int16 is 32767
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,8 @@ def content_problems(windows: Windows, scan: Scan, overlaps: Overlaps, *, cut: b
     yield from _label_problems(windows.labels[split_of == 0], spec.task)
     for name, found in scan.modalities.items():
         yield from _value_problems(name, found, split_of, cut=cut)
+        if spec.modality(name).kind == "audio":
+            yield from _sound_problems(name, found)
     yield from _copy_problems(windows, scan, split_of)
     yield from split_problems(windows, overlaps)
     folds = [] if windows.folds is None else np.unique(windows.folds).tolist()
@@ -117,6 +121,15 @@ def _value_problems(name: str, found: ModalityScan, split_of: Rows, *, cut: bool
         yield f"modality {name!r} has no valid value in train; correct its values or its range, or leave it out"
 
 
+def _sound_problems(name: str, found: ModalityScan) -> Iterator[str]:
+    low, high = float(np.fmin.reduce(found.low)), float(np.fmax.reduce(found.high))
+    if max(-low, high) > 1:
+        yield (
+            f"modality {name!r}: expected sound from -1 to 1, got {low:g} to {high:g}; divide it by its full scale,"
+            " 32768 of 16 bits, or clip it"
+        )
+
+
 def _copy_problems(windows: Windows, scan: Scan, split_of: Rows) -> Iterator[str]:
     first_seen: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []
@@ -152,9 +165,10 @@ def _facts(windows: Windows, scan: Scan) -> Iterator[str]:
     yield f"{_task_fact(windows)}; {unlabelled}"
     for name, found in scan.modalities.items():
         total = found.values * len(windows)
-        text = f"{name}: {_percent(int(found.unusable.sum()), total)} of the values missing"
+        noun = "frames" if spec.modality(name).kind == "video" else "values"
+        text = f"{name}: {_percent(int(found.unusable.sum()), total)} of the {noun} missing"
         whole = int((found.unusable == found.values).sum())
-        text += f", {_counted(whole, 'window')} without any value"
+        text += f", {_counted(whole, 'window')} without any {noun[:-1]}"
         outside = int(found.outside.sum())
         yield text + (f", {_counted(outside, 'value')} outside the range" if outside else "")
 
@@ -206,7 +220,9 @@ def _warnings(windows: Windows, scan: Scan) -> Iterator[str]:
         for channel, (low, high) in enumerate(zip(found.low, found.high, strict=True)):
             if low == high:
                 yield f"{modality.name}: channel {modality.channels[channel]} is {low:g} throughout: it tells nothing"
-        if modality.range is None:
+        if modality.kind == "audio":
+            yield from _clipped(windows, modality)
+        if modality.range is None and modality.kind == "series":
             yield from _glitches(windows, modality_name=modality.name)
 
 
@@ -217,6 +233,21 @@ def _absent(labels: Labels, task: TaskSpec) -> list[str]:
     if task.kind == "multi_label":
         return [name for index, name in enumerate(task.labels) if not (labels[:, index] == 1).any()]
     return [name for index, name in enumerate(task.labels) if not (labels == index).any()]
+
+
+def _clipped(windows: Windows, modality: ModalitySpec) -> Iterator[str]:
+    """Sound that was recorded too loud: runs of samples at the largest value there can be."""
+    count = 0
+    block = windows_at_once(modality)
+    for start in range(0, len(windows), block):
+        values = windows.source.gather(modality, windows.rows[start : start + block], shift_s=None)
+        full = np.abs(values) >= _FULL
+        count += int((full[:, 1:] & full[:, :-1]).any(axis=(1, 2)).sum())
+    if count:
+        yield (
+            f"{modality.name}: {_counted(count, 'window')} of {len(windows)} with clipped sound, two samples or more in"
+            " a row at full scale: record with less gain"
+        )
 
 
 def _glitches(windows: Windows, *, modality_name: str) -> Iterator[str]:

@@ -27,7 +27,8 @@ class ModalityFacts:
     """One modality.
 
     Attributes:
-        missing_share: by split, share of values that are NaN, infinite or out of range, from 0 to 1.
+        missing_share: by split, share of values that are NaN, infinite or out of range, from 0 to 1; of video share of
+            frames that are missing.
         dead_share: by split, share of windows without any valid value, from 0 to 1.
         low: the smallest value of each channel in the unit, None where there is none.
         high: the largest.

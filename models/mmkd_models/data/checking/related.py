@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.sources import Floats, Rows
+from mmkd_models.data.kinds import Values, windows_at_once
+from mmkd_models.data.sources import Rows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.split import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
-_BLOCK_WINDOWS = 256
 _MOST_COMPARED = 16  # samples of a window's beginning that are looked for
 # Values in different steps from sample to sample of what is shared: where a sensor rounds, two slopes are soon equal.
 _LEAST_DIFFERENT = 8
@@ -60,7 +60,7 @@ class Overlaps:
 
 
 def overlaps_of(windows: Windows) -> Overlaps:
-    """Finds windows that share samples, in the modality with most values; reads them twice.
+    """Finds windows that share samples, in the modality with most samples; reads them twice.
 
     Looked for is where the first samples of a window lie inside others. That costs about as much as reading, and finds
     every overlap of a quarter of a window or 16 samples, unless what is shared hardly moves or was changed.
@@ -139,22 +139,31 @@ def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[
                     yield first, second, before + 1
 
 
-def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> Iterator[tuple[int, Floats]]:
-    for start in range(0, len(windows), _BLOCK_WINDOWS):
-        rows = windows.rows[start : start + _BLOCK_WINDOWS]
+def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> Iterator[tuple[int, Values]]:
+    block_windows = windows_at_once(modality)
+    for start in range(0, len(windows), block_windows):
+        rows = windows.rows[start : start + block_windows]
         yield start, windows.source.gather(modality, rows, shift_s=None)[:, :samples]
 
 
-def _prints(values: Floats, compared: int) -> Hashes:
-    """(B, T - compared + 1) a hash of so many samples from each on; 0 where they do not move."""
-    bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)  # (B, T, C)
+def _sample_hashes(values: Values) -> Hashes:
+    """(B, T) a hash of each sample (B, T, C) or frame (B, T, H, W, C)."""
+    flat = np.ascontiguousarray(np.ma.filled(values, 0)).reshape(*values.shape[:2], -1)
+    spare = -flat.shape[-1] * flat.itemsize % 4 // flat.itemsize
+    bits = np.pad(flat, [(0, 0), (0, 0), (0, spare)]).view(np.uint32)  # (B, T, words)
     hashes: Hashes = np.zeros(bits.shape[:2], dtype=np.uint64)
-    for channel in range(bits.shape[-1]):
-        hashes = (hashes ^ bits[:, :, channel]) * _FACTOR
+    for word in range(bits.shape[-1]):
+        hashes = (hashes ^ bits[:, :, word].astype(np.uint64)) * _FACTOR
         hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _prints(values: Values, compared: int) -> Hashes:
+    """(B, T - compared + 1) a hash of so many samples from each on; 0 where they do not move."""
+    hashes = _sample_hashes(values)
     count = values.shape[1] - compared + 1
-    prints = np.zeros((len(bits), count), dtype=np.uint64)
-    moves = np.zeros((len(bits), count), dtype=bool)
+    prints = np.zeros((len(hashes), count), dtype=np.uint64)
+    moves = np.zeros((len(hashes), count), dtype=bool)
     for offset in range(compared):
         part = hashes[:, offset : offset + count]
         prints = prints * _FACTOR + part
@@ -162,9 +171,13 @@ def _prints(values: Floats, compared: int) -> Hashes:
     return np.where(moves, prints, np.uint64(0))
 
 
-def _is_shared(windows: Windows, modality: ModalitySpec, values: Floats, second: int, shift: int) -> bool:
+def _is_shared(windows: Windows, modality: ModalitySpec, values: Values, second: int, shift: int) -> bool:
     """Whether the end of these values (T, C) is the beginning of the second window, and varied enough to tell."""
-    other = windows.source.gather(modality, windows.rows[second : second + 1], shift_s=None)[0]
-    shared = values[shift:]
+    other = np.ma.filled(windows.source.gather(modality, windows.rows[second : second + 1], shift_s=None)[0], 0)
+    shared = np.ma.filled(values[shift:], 0)
+    if modality.kind == "video":  # frames of a camera are noisy: two that are equal, pixel by pixel, are one
+        return len(np.unique(shared.reshape(len(shared), -1), axis=0)) > 1 and np.array_equal(
+            shared, other[: len(shared)]
+        )
     steps = np.unique(np.nan_to_num(np.diff(shared, axis=0)), axis=0)
     return steps.size >= _LEAST_DIFFERENT and np.array_equal(shared, other[: len(shared)], equal_nan=True)

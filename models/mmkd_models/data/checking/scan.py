@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.kinds import Values, present_of, windows_at_once
 from mmkd_models.data.sources import Floats, Rows
 from mmkd_models.data.windows import Windows
-
-_BLOCK_WINDOWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +24,7 @@ class ModalityScan:
 
     Attributes:
         outside: finite values outside the modality's range; 0 without a range.
-        values: how many values a window has.
+        values: how many values a window has; of video how many frames.
         low: the smallest finite value of each channel (C,), in the modality's unit; NaN where there is none.
         high: the largest.
     """
@@ -61,8 +60,9 @@ def scan_windows(windows: Windows) -> Scan:
     modalities = windows.spec.modalities
     parts: dict[str, list[ModalityScan]] = {modality.name: [] for modality in modalities}
     digests: list[bytes] = []
-    for start in range(0, len(windows), _BLOCK_WINDOWS):
-        rows = windows.rows[start : start + _BLOCK_WINDOWS]
+    block_windows = min(map(windows_at_once, modalities), default=1)
+    for start in range(0, len(windows), block_windows):
+        rows = windows.rows[start : start + block_windows]
         block = {modality.name: windows.source.gather(modality, rows, shift_s=None) for modality in modalities}
         for modality in modalities:
             parts[modality.name].append(_scan_block(block[modality.name], modality))
@@ -70,7 +70,28 @@ def scan_windows(windows: Windows) -> Scan:
     return Scan(modalities={name: _joined(scans) for name, scans in parts.items()}, digests=digests)
 
 
-def _scan_block(values: Floats, modality: ModalitySpec) -> ModalityScan:
+def _scan_block(values: Values, modality: ModalitySpec) -> ModalityScan:
+    return _scan_frames(values, modality) if modality.kind == "video" else _scan_values(values, modality)
+
+
+def _scan_frames(values: Values, modality: ModalitySpec) -> ModalityScan:
+    present = present_of(values)
+    count, channels = len(values), len(modality.channels)
+    none = np.zeros(count, dtype=np.int64)
+    frames = values if present is None else values.view(np.ndarray)[present == 1]
+    flat = frames.reshape(-1, channels)
+    unknown = np.full(channels, np.nan)
+    return ModalityScan(
+        missing=none if present is None else (present == 0).sum(axis=1),
+        infinite=none,
+        outside=none,
+        values=modality.samples,
+        low=flat.min(axis=0).astype(np.float64) if len(flat) else unknown,
+        high=flat.max(axis=0).astype(np.float64) if len(flat) else unknown,
+    )
+
+
+def _scan_values(values: Floats, modality: ModalitySpec) -> ModalityScan:
     finite = np.isfinite(values)
     missing = np.isnan(values)
     outside = np.zeros_like(finite)
@@ -100,13 +121,22 @@ def _joined(scans: list[ModalityScan]) -> ModalityScan:
     )
 
 
-def _digests(block: list[Floats]) -> Iterator[bytes]:
+def _digests(block: list[Values]) -> Iterator[bytes]:
     moves = np.zeros(len(block[0]), dtype=bool)
     for values in block:
-        first = values[:, :1]  # (B, 1, C)
-        moves |= ((values != first) & ~(np.isnan(values) & np.isnan(first))).any(axis=(1, 2))
+        moves |= _moves(values)
     for number, moving in enumerate(moves):
         digest = hashlib.blake2b(digest_size=16)
         for values in block:
-            digest.update(np.ascontiguousarray(values[number]).tobytes())
+            one = values[number]
+            digest.update(np.ascontiguousarray(np.ma.filled(one, 0)).tobytes())
         yield digest.digest() if moving else b""
+
+
+def _moves(values: Values) -> npt.NDArray[np.bool_]:
+    """(B,) whether any sample differs from the first."""
+    first = values[:, :1]  # (B, 1, ...)
+    differs = np.ma.filled(values != first, False)
+    if values.dtype.kind == "f":
+        differs &= ~(np.isnan(values) & np.isnan(first))
+    return np.asarray(differs.reshape(len(values), -1).any(axis=1))

@@ -3,8 +3,9 @@
 Owns that form: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
 unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,), `time` (N,) in
 UTC seconds, `episode` (N,), `column_<name>` (N,), `unit_<modality>` and `range_<modality>` (2,); in place of `y` and
-`classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). Refuses pickled arrays.
-Other arrays are left out and named.
+`classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). Sound says so: `kind_<modality>` is
+`audio`. Video is an `x_<modality>` (N, T, H, W, C), with optional `frames_<modality>` (N, T), 1 where a frame is there.
+Refuses pickled arrays. Other arrays are left out and named.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,9 +22,10 @@ import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.kinds import with_present
 from mmkd_models.data.labels import hide_labels
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.writer import write_dataset
@@ -31,7 +34,7 @@ _OF_CLASSES = ("y", "classes")
 _OF_TARGETS = ("targets", "target_names")
 _COLUMNS = {"groups": "group", "folds": "fold", "times": "time", "episodes": "episode"}
 _FACT = "column_"
-_PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_")
+_PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,8 @@ def import_interchange(
 ) -> ImportReport:
     """Reads an interchange file and writes a dataset directory.
 
-    Values are stored as float32. Infinite ones become NaN, missing, and are counted: a sensor cannot measure infinity,
-    it is what overflows leave behind.
+    Values of series are stored as float32, sound and video as they are. Infinite values become NaN, missing, and are
+    counted: a sensor cannot measure infinity, it is what overflows leave behind.
 
     Args:
         name: of the dataset; None takes the file's.
@@ -89,14 +92,16 @@ def import_interchange(
     task, labels = _task(file, arrays, target=target, unit=unit, conditions=targets)
     for unknown in sorted(set(per_group) - set(names)):
         raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
-    values = {name: _float32(file, arrays, name) for name in names}
-    infinite = {name: int(np.isinf(array).sum()) for name, array in values.items()}
-    values = {name: np.where(np.isinf(array), np.float32(np.nan), array) for name, array in values.items()}
+    kinds = {name: _kind(file, arrays, name) for name in names}
+    values = {name: _values(file, arrays, name, kind=kinds[name]) for name in names}
+    infinite = {name: int(np.isinf(array).sum()) for name, array in values.items() if array.dtype.kind == "f"}
+    for key in infinite:
+        values[key] = np.where(np.isinf(values[key]), np.float32(np.nan), values[key])
     dataset = write_dataset(
         path,
         name=file.stem if name is None else name,
         labels=task,
-        modalities=[_modality(file, arrays, name, per_group=name in per_group) for name in names],
+        modalities=[_modality(file, arrays, name, kind=kinds[name], per_group=name in per_group) for name in names],
         splits=_splits(arrays, {**values, "labels": labels}, {name: arrays[key] for name, key in facts.items()}),
         source=source,
         licence=licence,
@@ -207,7 +212,8 @@ def _check(
     rows = required[0]
     counted = "labels in y" if rows == "y" else "rows of targets"
     count = arrays[rows].shape[:1]
-    for key in ("split", *_COLUMNS.values(), *facts, *(f"x_{name}" for name in names)):
+    of_names = (f"{prefix}{name}" for name in names for prefix in ("x_", "frames_"))
+    for key in ("split", *_COLUMNS.values(), *facts, *of_names):
         if key in arrays and arrays[key].shape[:1] != count:
             raise DatasetError(
                 f"{file}: {key}: expected one row for each of the {count[0] if count else 0} {counted},"
@@ -218,8 +224,35 @@ def _check(
         raise DatasetError(f"{file}: split: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it")
 
 
-def _float32(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:
+def _kind(file: Path, arrays: Mapping[str, AnyArray], name: str) -> ModalityKind:
+    is_video = arrays[f"x_{name}"].ndim == 5
+    said = str(arrays[f"kind_{name}"]) if f"kind_{name}" in arrays else "video" if is_video else "series"
+    allowed: tuple[ModalityKind, ...] = ("video",) if is_video else ("series", "audio")
+    for kind in allowed:
+        if said == kind:
+            return kind
+    raise DatasetError(
+        f"{file}: kind_{name}: expected {' or '.join(allowed)} of an array of shape {arrays[f'x_{name}'].shape}, got"
+        f" {said!r}; correct it, or the array"
+    )
+
+
+def _values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> npt.NDArray[Any]:
     array = arrays[f"x_{name}"]
+    if kind == "series":
+        return _float32(file, array, name)
+    present = arrays.get(f"frames_{name}") if kind == "video" else None
+    if present is None:
+        return array
+    if present.shape != array.shape[:2] or present.dtype.kind not in "biu":
+        raise DatasetError(
+            f"{file}: frames_{name}: expected 1 or 0 for each frame, {array.shape[:2]}, got {present.dtype}"
+            f" {present.shape}; reshape it"
+        )
+    return with_present(array, present)
+
+
+def _float32(file: Path, array: AnyArray, name: str) -> npt.NDArray[np.float32]:
     if array.ndim != 3 or array.dtype.kind not in "iuf":
         raise DatasetError(
             f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
@@ -228,7 +261,9 @@ def _float32(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArr
         return array.astype(np.float32)
 
 
-def _modality(file: Path, arrays: Mapping[str, AnyArray], name: str, *, per_group: bool) -> ModalitySpec:
+def _modality(
+    file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind, per_group: bool
+) -> ModalitySpec:
     bounds = arrays[f"range_{name}"].tolist() if f"range_{name}" in arrays else None
     try:
         rate_hz = float(str(arrays[f"rate_{name}"][()]))  # through its shortest text: a float32 0.1 stays 0.1
@@ -240,10 +275,13 @@ def _modality(file: Path, arrays: Mapping[str, AnyArray], name: str, *, per_grou
         ) from error
     return ModalitySpec(
         name=name,
+        kind=kind,
         channels=tuple(str(channel) for channel in np.atleast_1d(arrays[f"channels_{name}"]).tolist()),
         unit=unit,
         rate_hz=rate_hz,
         samples=int(arrays[f"x_{name}"].shape[1]),
+        height=int(arrays[f"x_{name}"].shape[2]) if kind == "video" else msgspec.UNSET,
+        width=int(arrays[f"x_{name}"].shape[3]) if kind == "video" else msgspec.UNSET,
         range=limits,
         normalise="per_group" if per_group else "none",
     )

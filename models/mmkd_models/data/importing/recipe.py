@@ -18,7 +18,7 @@ from mmkd_edge.spec import Normalise
 
 RECIPE_VERSION = 1
 
-Format = Literal["csv", "parquet", "npz", "wav"]
+Format = Literal["csv", "parquet", "npz", "wav", "tdms", "mdf4", "hdf5", "mcap", "edge_impulse"]
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".txt": "csv",
@@ -28,7 +28,17 @@ SUFFIXES: dict[str, Format] = {
     ".wav": "wav",
     ".flac": "wav",
     ".ogg": "wav",
+    ".tdms": "tdms",
+    ".mf4": "mdf4",
+    ".mdf": "mdf4",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".mat": "hdf5",
+    ".mcap": "mcap",
+    ".json": "edge_impulse",
 }
+KNOWS_ITS_RATE: tuple[Format, ...] = ("wav", "edge_impulse")
+"""Formats whose files declare the rate of their samples."""
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 Resample = Literal["nearest", "linear", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
@@ -82,7 +92,7 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     modality: str
     files: str
-    format: Literal["auto", "csv", "parquet", "npz", "wav"] = "auto"
+    format: Format | Literal["auto"] = "auto"
     time: str = ""
     start: str = ""
     rate_hz: float | None = None
@@ -111,6 +121,8 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         path: the part of the path that is the class.
         column: a column of one of the sources.
         files: interval files, a pattern as of a source; `start`, `end` and `label` are their columns.
+        format: `csv`, or the JSON export of a tool, whose columns are `start`, `end`, `label` and `file`.
+        rate_hz: samples or frames per second, where a tool's file counts these.
         match: part of the path -> column of the interval file, where one file is of several recordings.
         classes: in this order; none takes what is found, sorted.
         ignore: labels that count as none.
@@ -120,6 +132,8 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: str = ""
     column: str = ""
     files: str = ""
+    format: Literal["csv", "label_studio", "edge_impulse"] = "csv"
+    rate_hz: float | None = None
     start: str = "start"
     end: str = "end"
     label: str = "label"
@@ -235,12 +249,10 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
 
 def _source_problems(source: Source) -> Iterator[str]:
     yield from _table_problems(source)
-    is_sound = source.format == "wav" or (
-        source.format == "auto" and SUFFIXES.get(Path(source.files).suffix.lower()) == "wav"
-    )
+    form = SUFFIXES.get(Path(source.files).suffix.lower()) if source.format == "auto" else source.format
     if source.format == "auto" and Path(source.files).suffix.lower() not in SUFFIXES:
         yield f"'files': expected a name that ends in {', '.join(SUFFIXES)}, got {source.files!r}; set 'format'"
-    if not source.time and source.rate_hz is None and not is_sound:
+    if not source.time and source.rate_hz is None and form not in KNOWS_ITS_RATE:
         yield "expected 'time' or 'rate_hz', got neither; name the column of times, or the samples per second"
     if source.time and source.start:
         yield "expected 'time' or 'start', got both; remove 'start', the times say when samples were taken"
@@ -287,6 +299,10 @@ def _label_problems(labels: LabelRule) -> Iterator[str]:
     if len(named) != 1:
         got = " and ".join(named) or "none"
         yield f"expected one of 'path', 'column' and 'files', got {got}; say where labels come from"
+    if labels.rate_hz is not None and not 0 < labels.rate_hz < float("inf"):
+        yield f"'rate_hz': expected a number above 0, got {labels.rate_hz}; correct it"
+    if labels.format == "csv" and Path(labels.files).suffix.lower() == ".json":
+        yield "'format': expected 'label_studio' or 'edge_impulse' for a JSON file, got none; say which tool wrote it"
     if not 0.5 < labels.purity <= 1:
         yield f"'purity': expected above 0.5 and up to 1, got {labels.purity:g}; correct it"
     if len(set(labels.classes)) < len(labels.classes):

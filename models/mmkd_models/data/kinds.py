@@ -1,0 +1,169 @@
+"""The kinds of modalities: what `dataset.json` may say of each, how its files look, and what they become when read.
+
+Owns every difference between a series of numbers, sound and video on the side of data. Opens no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.spec import ModalityKind, ModalitySpec
+
+Values = npt.NDArray[Any]
+"""Windows in memory: float32 (B, T, C), NaN where missing; of video uint8 (B, T, H, W, C), a masked array where frames
+are missing."""
+
+# int16 has no NaN; its lowest value, which no symmetric scale needs, stands for a missing sample.
+MISSING_COUNT = np.int16(-32768)
+FULL_SCALE = 32768
+"""What int16 sound is divided by: PCM of 16 bits runs from -1 to just below 1 (AES17, full scale)."""
+
+MOST_WINDOW_VALUES = 1 << 20
+"""Samples times channels of one window: training on 32 of them takes a few GB, and a tiny student some 40 ms a window
+(`benchmarks/proofs/high_rate.py`). One of sound at 16 kHz lasts a minute."""
+MOST_WINDOW_BYTES = 1 << 24
+"""Of one window of video: 32 of them are half a GB as bytes and 2 GB as the float32 that a network makes of them."""
+MOST_SIDE_PIXELS = 1024
+MOST_SOUND_HZ = 192_000.0
+_BLOCK_BYTES = 1 << 26
+_BLOCK_WINDOWS = 256
+_COLOURS = (("gray",), ("r", "g", "b"))
+
+
+def kind_problems(modality: ModalitySpec) -> Iterator[str]:
+    """Gives one text for every rule of its kind that a modality breaks."""
+    sides = {"height": modality.height, "width": modality.width}
+    if modality.kind != "video":
+        for key, side in sides.items():
+            if isinstance(side, int):
+                yield f'expected no {key} of kind {modality.kind!r}, got {side}; remove it, or say "kind": "video"'
+    if modality.kind == "series":
+        return
+    for key, side in sides.items() if modality.kind == "video" else ():
+        if not isinstance(side, int) or not 1 <= side <= MOST_SIDE_PIXELS:
+            got = side if isinstance(side, int) else "none"
+            yield f"expected a {key} from 1 to {MOST_SIDE_PIXELS} pixels, got {got}; give that of the stored frames"
+    if modality.kind == "video" and modality.channels not in _COLOURS:
+        yield f"expected the channels gray, or r, g and b, got {list(modality.channels)}; frames have no others"
+    if modality.kind == "audio" and modality.rate_hz > MOST_SOUND_HZ:
+        yield f"expected a rate_hz of sound up to {MOST_SOUND_HZ:g}, got {modality.rate_hz:g}; resample it"
+    if modality.range is not None:
+        bounds = "-1 to 1" if modality.kind == "audio" else "0 to 255"
+        yield f"expected no range of kind {modality.kind!r}, got {list(modality.range)}; it is {bounds}: remove it"
+    if modality.normalise != "none":
+        yield f"expected no normalise of kind {modality.kind!r}, got {modality.normalise!r}; only series have it"
+
+
+def size_problem(modality: ModalitySpec) -> str | None:
+    """Gives what is wrong with a window too large to train on, and what to do; None where it is not."""
+    if modality.kind == "video":
+        return _video_size_problem(modality)
+    samples, channels = modality.shape
+    if samples * channels <= MOST_WINDOW_VALUES:
+        return None
+    longest = MOST_WINDOW_VALUES // channels
+    times = -(-samples // max(1, longest))
+    return (
+        f"expected windows of at most {MOST_WINDOW_VALUES:,} values, got {samples:,} samples x {channels:,} channels;"
+        f" cut windows of at most {longest:,} samples, or filter and keep one sample in {times},"
+        f" {modality.rate_hz / times:g} Hz"
+    )
+
+
+def _video_size_problem(modality: ModalitySpec) -> str | None:
+    frame_bytes = int(np.prod(modality.shape[1:], dtype=object))
+    if modality.samples * frame_bytes <= MOST_WINDOW_BYTES:
+        return None
+    shape = " x ".join(f"{side:,}" for side in modality.shape)
+    return (
+        f"expected windows of at most {MOST_WINDOW_BYTES:,} bytes, got {shape} = {modality.samples * frame_bytes:,};"
+        f" cut windows of at most {MOST_WINDOW_BYTES // frame_bytes:,} frames, or make the frames smaller"
+    )
+
+
+def stored_dtypes(kind: ModalityKind) -> tuple[Literal["float32", "int16", "uint8"], ...]:
+    """Gives the dtypes that a file of windows of this kind may have, the usual one first."""
+    match kind:
+        case "series":
+            return ("float32",)
+        case "audio":
+            return ("int16", "float32")
+        case "video":
+            return ("uint8",)
+
+
+def sample_letters(kind: ModalityKind) -> str:
+    """Gives the letters of one sample's shape: `C`, of a frame `H, W, C`."""
+    return "H, W, C" if kind == "video" else "C"
+
+
+def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
+    """Gives windows in memory from what their file holds; float32 and uint8 as they are.
+
+    Args:
+        stored: (B, T, ...) of a dtype that the kind allows, or int16 counts of a series with its `scale`.
+        scale: float32 (C,), what one count of each channel is worth; None divides counts of sound by full scale.
+    """
+    if kind == "video" or stored.dtype == np.float32:
+        return stored
+    factor = np.float32(1 / FULL_SCALE) if scale is None else scale
+    values: npt.NDArray[np.float32] = np.multiply(stored, factor, dtype=np.float32)
+    values[stored == MISSING_COUNT] = np.nan
+    return values
+
+
+def with_present(frames: Values, present: Values) -> Values:
+    """Gives frames (..., T, H, W, C), those masked that are not present (..., T); the array itself where all are."""
+    missing = np.asarray(present) == 0
+    if not missing.any():
+        return frames
+    mask = np.broadcast_to(missing[..., None, None, None], frames.shape)
+    return np.ma.MaskedArray(frames, mask=mask)  # type: ignore[no-untyped-call]
+
+
+def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
+    """Gives which frames (..., T, H, W, C) are there, uint8 (..., T); None where nothing is masked.
+
+    A frame counts as missing where any of it is masked.
+    """
+    if not isinstance(frames, np.ma.MaskedArray) or frames.mask is np.ma.nomask:
+        return None
+    missing = np.asarray(np.asarray(frames.mask).any(axis=(-3, -2, -1)))
+    return (~missing).astype(np.uint8)
+
+
+def storable(values: Values, kind: ModalityKind) -> Values | None:
+    """Gives samples as a file holds them: float32, int16 of sound, uint8 of video; None where they are neither.
+
+    Floating-point numbers of other widths become float32; of a series every number does.
+    """
+    if kind == "video":
+        return values.view(np.ndarray) if values.dtype == np.uint8 else None
+    if kind == "audio" and values.dtype == np.int16:
+        return np.ascontiguousarray(values)
+    if values.dtype.kind not in ("f" if kind == "audio" else "biuf"):
+        return None
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def storable_text(kind: ModalityKind) -> str:
+    """Gives what `storable` takes, in words."""
+    match kind:
+        case "series":
+            return "numbers that fit float32"
+        case "audio":
+            return "floats from -1 to 1 or int16"
+        case "video":
+            return "uint8"
+
+
+def windows_at_once(modality: ModalitySpec) -> int:
+    """Gives how many windows are read in one go: 256, fewer of large ones."""
+    item_bytes = 1 if modality.kind == "video" else 4
+    window_bytes = max(1, int(np.prod(modality.shape)) * item_bytes)
+    return int(np.clip(_BLOCK_BYTES // window_bytes, 1, _BLOCK_WINDOWS))

@@ -1,0 +1,341 @@
+"""Datasets of sound and video: what is stored, what is read, what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.commands.data import run_data
+from mmkd_models.data import Recording, check_dataset, open_dataset, write_dataset, write_recordings
+from mmkd_models.data.checking.describe import describe_dataset
+from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.importing.interchange import import_interchange
+
+VOICE = ModalitySpec(name="voice", kind="audio", channels=("mono",), rate_hz=800.0, samples=32)
+LIPS = ModalitySpec(name="lips", kind="video", channels=("r", "g", "b"), rate_hz=25.0, samples=8, height=3, width=5)
+COUNTS = {"train": 6, "valid": 4, "test": 4}
+
+
+def windows_of(split: str) -> dict[str, Any]:
+    """Noise, so that a wrong row, frame or sample shows; two classes in turn, a group for each window."""
+    rng, count = np.random.default_rng(len(split)), COUNTS[split]
+    first = sum(list(COUNTS.values())[: list(COUNTS).index(split)])
+    return {
+        "voice": rng.integers(-32768, 32767, size=(count, *VOICE.shape), dtype=np.int16),
+        "lips": rng.integers(0, 256, size=(count, *LIPS.shape), dtype=np.uint8),
+        "labels": np.arange(count) % 2,
+        "groups": first + np.arange(count),
+    }
+
+
+@pytest.fixture
+def talk() -> dict[str, dict[str, Any]]:
+    return {split: windows_of(split) for split in COUNTS}
+
+
+def written(path, talk, **changed):
+    arguments = {"name": "talk", "labels": ["yes", "no"], "modalities": [VOICE, LIPS], **changed}
+    return write_dataset(path, splits=talk, **arguments)
+
+
+def refusal(path, talk, **changed) -> str:
+    with pytest.raises(DatasetError) as error:
+        written(path, talk, **changed)
+    assert not path.exists()
+    return str(error.value)
+
+
+def test_sound_of_int16_is_stored_so_and_read_from_minus_1_to_1(tmp_path, talk):
+    talk["train"]["voice"][0, :3, 0] = [16384, -32768, -8192]
+    dataset = written(tmp_path / "talk", talk)
+    assert np.load(tmp_path / "talk" / "train" / "voice.npy").dtype == np.int16
+    got = dataset.split("train").take([0])["voice"]
+    assert (got.dtype, got.shape) == (np.float32, (1, 32, 1))
+    assert got[0, [0, 2], 0].tolist() == [0.5, -0.25]
+    assert np.isnan(got[0, 1, 0])
+
+
+def test_sound_of_floats_is_stored_as_float32(tmp_path, talk):
+    for arrays in talk.values():
+        arrays["voice"] = arrays["voice"] / 32768.0
+    dataset = written(tmp_path / "talk", talk)
+    assert np.load(tmp_path / "talk" / "test" / "voice.npy").dtype == np.float32
+    np.testing.assert_array_equal(dataset.split("test").take([1])["voice"][0], talk["test"]["voice"][1])
+
+
+def test_video_is_bytes_from_the_file_to_the_window(tmp_path, talk):
+    dataset = written(tmp_path / "talk", talk)
+    got = dataset.split("valid").take([2, 0])["lips"]
+    assert type(got) is np.ndarray
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, talk["valid"]["lips"][[2, 0]])
+    assert repr(dataset).endswith("test 4: voice (32, 1), lips (8, 3, 5, 3))")
+
+
+def missing_frames(talk):
+    """Frames 1 and 2 of train window 3 are missing, and all of test window 0."""
+    for split, row, frames in (("train", 3, [1, 2]), ("test", 0, slice(None))):
+        mask = np.zeros(talk[split]["lips"].shape, dtype=bool)
+        mask[row, frames] = True
+        talk[split]["lips"] = np.ma.MaskedArray(talk[split]["lips"], mask=mask)
+    return talk
+
+
+def test_missing_frames_are_masked_as_a_whole_and_only_where_some_are_missing(tmp_path, talk):
+    dataset = written(tmp_path / "talk", missing_frames(talk))
+    assert np.load(tmp_path / "talk" / "train" / "lips.frames.npy")[3].tolist() == [1, 0, 0, 1, 1, 1, 1, 1]
+    assert not (tmp_path / "talk" / "valid" / "lips.frames.npy").exists()
+    train = dataset.split("train")
+    assert type(train.take([0, 1])["lips"]) is np.ndarray
+    got = train.take([0, 3])["lips"]
+    assert isinstance(got, np.ma.MaskedArray)
+    assert got.mask.all(axis=(2, 3, 4)).tolist() == [[False] * 8, [False, True, True] + [False] * 5]
+    assert got.mask.any(axis=(2, 3, 4)).sum() == 2
+    mixed = dataset.everything().take([3, 6, 10])["lips"]  # of all three splits
+    assert mixed.mask.any(axis=(2, 3, 4)).sum(axis=1).tolist() == [2, 0, 8]
+    np.testing.assert_array_equal(mixed.data[1], talk["valid"]["lips"][0])
+
+
+def test_a_dataset_that_was_read_can_be_written_again(tmp_path, talk):
+    dataset = written(tmp_path / "talk", missing_frames(talk))
+    again = {}
+    for split in COUNTS:
+        part = dataset.split(split)
+        again[split] = {**part.take(np.arange(len(part))), "labels": part.labels, "groups": part.groups}
+    copy = written(tmp_path / "copy", again)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "copy" / "test" / "lips.frames.npy"),
+        np.load(tmp_path / "talk" / "test" / "lips.frames.npy"),
+    )
+    np.testing.assert_array_equal(copy.split("train").take([2])["voice"], dataset.split("train").take([2])["voice"])
+
+
+def recordings(talk) -> list[Recording]:
+    """One recording for each window: half a second of sound, 12 frames."""
+    rng = np.random.default_rng(7)
+    found = []
+    for split, count in COUNTS.items():
+        for number in range(count):
+            samples = {
+                "voice": rng.integers(-30000, 30000, size=(400, 1), dtype=np.int16),
+                "lips": rng.integers(0, 256, size=(12, *LIPS.shape[1:]), dtype=np.uint8),
+            }
+            found.append(Recording(samples=samples, label=number % 2, group=f"{split}{number}", split=split))
+    return found
+
+
+def test_windows_are_cut_from_recordings_of_sound_and_video_at_any_offset(tmp_path, talk):
+    given = recordings(talk)
+    frames = given[1].samples["lips"]
+    given[1] = Recording(
+        samples={
+            **given[1].samples,
+            "lips": np.ma.MaskedArray(frames, mask=np.arange(12)[:, None, None, None] + 0 * frames.astype(int) == 9),
+        },
+        label=1,
+        group="train1",
+        split="train",
+    )
+    dataset = write_recordings(
+        tmp_path / "line", name="line", labels=["yes", "no"], modalities=[VOICE, LIPS], recordings=given, hop_s=0.08
+    )
+    assert dataset.spec.splits == {"train": 18, "valid": 12, "test": 12}  # at 0, 0.08 and 0.16 s, 0 to 4 frames
+    train = dataset.split("train")
+    taken = train.take([3, 5], shift_s=[0.04, 0.0])  # the second recording from 0.04 and from 0.16 s
+    np.testing.assert_array_equal(taken["voice"][0], given[1].samples["voice"][32:64] / np.float32(32768))
+    assert isinstance(taken["lips"], np.ma.MaskedArray)
+    np.testing.assert_array_equal(taken["lips"].data[0], frames[1:9])
+    assert taken["lips"].mask.all(axis=(2, 3, 4)).tolist() == [[False] * 8, [False] * 5 + [True] + [False] * 2]
+    np.testing.assert_array_equal(open_dataset(tmp_path / "line").split("train").take([0])["lips"][0], frames_of(given))
+
+
+def frames_of(given):
+    return given[0].samples["lips"][:8]
+
+
+def test_the_check_counts_frames_and_names_clipped_sound(tmp_path, talk):
+    talk["valid"]["voice"][1, 4:6] = 32767
+    written(tmp_path / "talk", missing_frames(talk))
+    report = check_dataset(tmp_path / "talk")
+    assert (
+        report.facts[3:]
+        == (
+            "2 classes, all in train; 0 unlabelled windows",
+            "voice: none of the values missing, 0 windows without any value",
+            "lips: 8.93 % of the frames missing, 1 window without any frame",
+        )
+        or report.facts[-1] == "lips: 8.93 % of the frames missing, 1 window without any frame"
+    )
+    assert report.warnings == (
+        "voice: 1 window of 14 with clipped sound, two samples or more in a row at full scale: record with less gain",
+    )
+
+
+def test_describe_says_kind_and_size(tmp_path, talk, capsys):
+    dataset = written(tmp_path / "talk", missing_frames(talk))
+    lips = describe_dataset(dataset).modalities[1]
+    assert lips.missing_share == {"train": pytest.approx(2 / 48), "valid": 0.0, "test": pytest.approx(0.25)}
+    assert (lips.dead_share["test"], lips.low, lips.high) == (0.25, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+    with pytest.raises(SystemExit):
+        run_data(["describe", str(tmp_path / "talk")])
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "lips video r g b - 25 0.32 s 8 of 3x5 0 to 255 none" in shown
+
+
+def test_windows_of_two_splits_that_share_frames_are_refused(tmp_path, talk):
+    for arrays in talk.values():
+        del arrays["voice"]
+    talk["test"]["lips"][1, :6] = talk["train"]["lips"][2, 2:]
+    assert refusal(tmp_path / "talk", talk, modalities=[LIPS]) == (
+        f"dataset {tmp_path}/talk: the last 6 samples of train window 2 are the first of test window 1 in 'lips' "
+        "(1 such in all); expected splits that share nothing: write groups.npy (the person, machine or session of each"
+        " window) and put whole groups into one of the splits"
+    )
+
+
+def test_still_frames_are_no_overlap(tmp_path, talk):
+    for arrays in talk.values():
+        del arrays["voice"]
+        arrays["lips"][:, :4] = 7
+    dataset = written(tmp_path / "talk", talk, modalities=[LIPS])
+    assert len(overlaps_of(dataset.everything()).first) == 0
+
+
+def test_the_same_window_in_two_splits_is_refused_whatever_lies_in_its_missing_frames(tmp_path, talk):
+    for split in ("train", "test"):
+        mask = np.zeros(talk[split]["lips"].shape, dtype=bool)
+        mask[0, 3] = True
+        talk[split]["lips"] = np.ma.MaskedArray(talk[split]["lips"], mask=mask)
+        talk[split]["lips"][0] = np.ma.MaskedArray(talk["train"]["lips"].data[0], mask=mask[0])
+        talk[split]["lips"].data[0, 3] = len(split)
+    talk["test"]["voice"][0] = talk["train"]["voice"][0]
+    assert "train window 0 and test window 0 are the same window (1 in all)" in refusal(tmp_path / "talk", talk)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "expected"),
+    [
+        ("voice", np.uint8, "floats from -1 to 1 or int16, got uint8"),
+        ("voice", np.int32, "floats from -1 to 1 or int16, got int32"),
+        ("lips", np.float32, "uint8, got float32"),
+        ("lips", np.int16, "uint8, got int16"),
+    ],
+)
+def test_a_dtype_that_is_none_of_the_kind(tmp_path, talk, name, dtype, expected):
+    talk["valid"][name] = np.zeros(talk["valid"][name].shape, dtype=dtype)
+    assert refusal(tmp_path / "talk", talk) == (
+        f"dataset {tmp_path}/talk: splits['valid'][{name!r}]: expected {expected}; convert it"
+    )
+
+
+def test_frames_of_another_size(tmp_path, talk):
+    talk["train"]["lips"] = talk["train"]["lips"].transpose(0, 1, 3, 2, 4)
+    assert refusal(tmp_path / "talk", talk) == (
+        f"dataset {tmp_path}/talk: train/lips.npy: expected shape (N, T, H, W, C)=(6, 8, 3, 5, 3), got (6, 8, 5, 3, 3);"
+        " correct the array or dataset.json"
+    )
+
+
+def test_sound_in_counts_that_was_made_floats(tmp_path, talk):
+    for arrays in talk.values():
+        arrays["voice"] = arrays["voice"].astype(np.float32)
+    talk["test"]["voice"][0, 0] = -32000
+    talk["train"]["voice"][0, :2] = [[-32768], [32767]]
+    assert refusal(tmp_path / "talk", talk) == (
+        f"dataset {tmp_path}/talk: modality 'voice': expected sound from -1 to 1, got -32768 to 32767; divide it by its"
+        " full scale, 32768 of 16 bits, or clip it"
+    )
+
+
+def test_a_window_too_large_to_train_on(tmp_path, talk):
+    large = ModalitySpec(
+        name="lips", kind="video", channels=("r", "g", "b"), rate_hz=25.0, samples=300, height=480, width=640
+    )
+    assert refusal(tmp_path / "talk", talk, modalities=[VOICE, large]) == (
+        f"dataset {tmp_path}/talk: dataset.json: 'modalities[1]' (lips): expected windows of at most 16,777,216 bytes,"
+        " got 300 x 480 x 640 x 3 = 276,480,000; cut windows of at most 18 frames, or make the frames smaller"
+    )
+
+
+def test_presence_that_is_neither_0_nor_1(tmp_path, talk):
+    written(tmp_path / "talk", missing_frames(talk))
+    file = tmp_path / "talk" / "train" / "lips.frames.npy"
+    np.save(file, np.load(file) * np.uint8(255))
+    with pytest.raises(DatasetError) as error:
+        open_dataset(tmp_path / "talk")
+    assert str(error.value) == (
+        f"dataset {tmp_path}/talk: train/lips.frames.npy: expected 1 (the frame is there) or 0 (it is missing), got"
+        " 255; correct it"
+    )
+
+
+def test_a_video_cannot_be_smuggled_in_as_a_series(tmp_path, talk):
+    written(tmp_path / "talk", talk)
+    file = tmp_path / "talk" / "dataset.json"
+    document = json.loads(file.read_text())
+    document["modalities"][1] = {"name": "lips", "channels": ["r", "g", "b"], "rate_hz": 25.0, "samples": 8}
+    file.write_text(json.dumps(document))
+    with pytest.raises(DatasetError) as error:
+        open_dataset(tmp_path / "talk")
+    assert "train/lips.npy: expected float32, got uint8" in str(error.value)
+
+
+def npz_of(talk) -> dict[str, Any]:
+    joined = {key: np.concatenate([talk[split][key] for split in COUNTS]) for key in talk["train"]}
+    return {
+        "x_voice": joined["voice"],
+        "kind_voice": "audio",
+        "rate_voice": 800.0,
+        "channels_voice": ["mono"],
+        "x_lips": joined["lips"],
+        "rate_lips": 25.0,
+        "channels_lips": ["r", "g", "b"],
+        "y": joined["labels"],
+        "group": joined["groups"],
+        "classes": ["yes", "no"],
+        "split": np.repeat([0, 1, 2], list(COUNTS.values())),
+    }
+
+
+def test_the_interchange_form_carries_sound_video_and_missing_frames(tmp_path, talk):
+    frames = np.ones((14, 8), dtype=np.uint8)
+    frames[12, 5] = 0
+    np.savez(tmp_path / "talk.npz", **npz_of(talk), frames_lips=frames)
+    report = import_interchange(tmp_path / "talk.npz", tmp_path / "talk")
+    assert report.left_out == ()
+    assert report.dataset.spec.modalities == (VOICE, LIPS)
+    got = report.dataset.split("test").take([2])
+    assert got["lips"].mask.all(axis=(2, 3, 4)).tolist() == [[False] * 5 + [True, False, False]]
+    np.testing.assert_array_equal(got["voice"][0], talk["test"]["voice"][2] / np.float32(32768))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "kind_lips",
+            "audio",
+            "kind_lips: expected video of an array of shape (14, 8, 3, 5, 3), got 'audio'; correct it, or the array",
+        ),
+        (
+            "kind_voice",
+            "a",
+            "kind_voice: expected series or audio of an array of shape (14, 32, 1), got 'a'; correct it, or the array",
+        ),
+        (
+            "frames_lips",
+            np.ones((14, 9), dtype=np.uint8),
+            "frames_lips: expected 1 or 0 for each frame, (14, 8), got uint8 (14, 9); reshape it",
+        ),
+    ],
+)
+def test_an_interchange_file_that_contradicts_itself(tmp_path, talk, key, value, message):
+    np.savez(tmp_path / "talk.npz", **{**npz_of(talk), key: value})
+    with pytest.raises(DatasetError) as error:
+        import_interchange(tmp_path / "talk.npz", tmp_path / "talk")
+    assert str(error.value) == f"{tmp_path}/talk.npz: {message}"
