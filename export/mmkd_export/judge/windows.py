@@ -23,7 +23,7 @@ from mmkd_models.data.labels import UNKNOWN, Labels, hide_labels, strata_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mmkd_models.training.checkpoint import CarriedWindows
+    from mmkd_models.carried import CarriedWindows
 
 MOST_WINDOWS = 256
 """As many as a checkpoint carries; more make a bundle larger and prove little more."""

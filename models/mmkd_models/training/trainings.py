@@ -20,6 +20,7 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.carried import MOST_WINDOWS, carried_windows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labelled import ALL, Labelled, seen_labels
@@ -40,14 +41,7 @@ from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import (
-    MOST_WINDOWS,
-    Facts,
-    StudentCheckpoint,
-    TeacherCheckpoint,
-    carried_windows,
-    library_versions,
-)
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, library_versions
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.prior import adjusted_fit

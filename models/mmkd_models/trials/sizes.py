@@ -12,6 +12,7 @@ from torch import nn
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, PerformanceError, UsageError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.carried import carried_windows
 from mmkd_models.distil.learner import DistillLearner
 from mmkd_models.distil.method import Method
 from mmkd_models.losses.goal import Goal
@@ -24,7 +25,6 @@ from mmkd_models.training.checkpoint import (
     Facts,
     StudentCheckpoint,
     TeacherCheckpoint,
-    carried_windows,
     library_versions,
     write_student,
     write_teacher,

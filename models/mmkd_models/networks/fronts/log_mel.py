@@ -38,27 +38,20 @@ _LEAST_SHARE = 0.5  # of the samples of a frame that is there
 _STILL = 1e-2  # variance over a window, of the training's variance, that none goes below
 
 
-class LogMelFront(nn.Module):
-    """Waveform and presence of a window -> normalised log-mels and summaries, all masked.
+class LogMels(nn.Module):
+    """Samples and presence of a window -> log-mels, frame by frame, without any normalisation.
 
-    Buffers hold the training data's statistics, so normalisation travels inside the graph: `mean` and `std` of the
-    samples of each channel, `mel_mean` and `mel_std` (C, M) of the log-mels. A frame is there where at least half of
-    its samples are; its power is that of the samples that are there, over their share. The last samples of a window,
-    fewer than a hop, are in no frame.
+    A frame is there where at least half of its samples are; its power is that of the samples that are there, over their
+    share. The last samples of a window, fewer than a hop, are in no frame.
 
     Attributes:
+        hop: samples from one frame to the next.
         positions: N, frames of a window.
-        width: of the series.
-        spectrum: values behind the spectrum token.
-        statistics: values behind the statistics token.
+        count: M, mels.
 
     Raises UsageError where windows are too short to have a spectrum.
     """
 
-    mean: Tensor
-    std: Tensor
-    mel_mean: Tensor
-    mel_std: Tensor
     window: Tensor
     even: Tensor
     odd: Tensor
@@ -66,25 +59,78 @@ class LogMelFront(nn.Module):
 
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
-        samples, channels = modality.samples, len(modality.channels)
+        samples = modality.samples
         if samples < LEAST_SAMPLES:
             raise UsageError(
                 f"modality {modality.name!r}: expected windows of at least {LEAST_SAMPLES} samples of sound, got "
                 f"{samples}; take longer windows, or the kind series"
             )
         self.hop = min(max(LEAST_SAMPLES // 4, round(HOP_S * modality.rate_hz)), LARGEST_HOP, samples // 4)
-        window, even, odd, filters = mel_matrices(2 * self.hop, modality.rate_hz)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("mel_mean", torch.zeros(channels, filters.shape[1]))
-        self.register_buffer("mel_std", torch.ones(channels, filters.shape[1]))
-        self.register_buffer("window", window, persistent=False)
-        self.register_buffer("even", even, persistent=False)
-        self.register_buffer("odd", odd, persistent=False)
-        self.register_buffer("filters", filters, persistent=False)
+        names = ("window", "even", "odd", "filters")
+        for name, matrix in zip(names, mel_matrices(2 * self.hop, modality.rate_hz), strict=True):
+            self.register_buffer(name, matrix, persistent=False)
         self.blocks = samples // self.hop
         self.positions = self.blocks - 1
-        self.spectrum = channels * filters.shape[1]
+        self.count = self.filters.shape[1]
+
+    def forward(self, samples: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, C), 0 where missing -> log-mels (B, C, N, M), and which frames are there (B, C, N)."""
+        blocks = self._in_blocks(samples.transpose(1, 2))
+        first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
+        power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
+        power = power @ self.filters  # (B, C, N, M)
+        share = self._share(present)
+        power = power / share.clamp(min=_LEAST_SHARE)[..., None]
+        return (power + FLOOR).log(), self._is_there(share)
+
+    def presence(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, N): share of the channels that have each frame."""
+        return self._is_there(self._share(present)).mean(1)
+
+    def _is_there(self, share: Tensor) -> Tensor:
+        return (share >= _LEAST_SHARE).to(share.dtype)
+
+    def _share(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, C, N): share of each frame's samples that are there."""
+        blocks = self._in_blocks(present.transpose(1, 2)).mean(-1)
+        return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
+
+    def _in_blocks(self, samples: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, N + 1, hop)."""
+        used = samples[..., : self.blocks * self.hop]
+        return used.reshape(-1, samples.shape[1], self.blocks, self.hop)
+
+
+class LogMelFront(nn.Module):
+    """Waveform and presence of a window -> normalised log-mels and summaries, all masked.
+
+    Buffers hold the training data's statistics, so normalisation travels inside the graph: `mean` and `std` of the
+    samples of each channel, `mel_mean` and `mel_std` (C, M) of the log-mels.
+
+    Attributes:
+        positions: N, frames of a window.
+        width: of the series.
+        spectrum: values behind the spectrum token.
+        statistics: values behind the statistics token.
+
+    Raises UsageError as `LogMels`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mel_mean: Tensor
+    mel_std: Tensor
+
+    def __init__(self, modality: ModalitySpec) -> None:
+        super().__init__()
+        channels = len(modality.channels)
+        self.mels = LogMels(modality)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("mel_mean", torch.zeros(channels, self.mels.count))
+        self.register_buffer("mel_std", torch.ones(channels, self.mels.count))
+        self.positions = self.mels.positions
+        self.spectrum = channels * self.mels.count
         self.width = 2 * self.spectrum + channels
         self.statistics = 3 * self.spectrum
 
@@ -110,30 +156,14 @@ class LogMelFront(nn.Module):
         statistics = torch.cat([spread, high.clamp(min=-_CLIP), step], dim=-1)
         return series, mean.flatten(1), statistics.flatten(1)
 
-    def presence(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, N): share of the channels that have each frame."""
-        return (self._share(present) >= _LEAST_SHARE).to(present.dtype).mean(1)
-
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C) -> log-mels (B, C, N, M) of the standardised samples, and which frames are there (B, C, N)."""
-        scaled = ((values - self.mean) / self.std * present).transpose(1, 2)  # (B, C, T)
-        blocks = self._in_blocks(scaled)
-        first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
-        power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
-        power = power @ self.filters  # (B, C, N, M)
-        share = self._share(present)
-        there = (share >= _LEAST_SHARE).to(values.dtype)
-        return (power / share.clamp(min=_LEAST_SHARE)[..., None] + FLOOR).log(), there
+        mels, there = self.mels((values - self.mean) / self.std * present, present)
+        return mels, there
 
-    def _share(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, C, N): share of each frame's samples that are there."""
-        blocks = self._in_blocks(present.transpose(1, 2)).mean(-1)
-        return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
-
-    def _in_blocks(self, samples: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, N + 1, hop)."""
-        used = samples[..., : self.blocks * self.hop]
-        return used.reshape(-1, samples.shape[1], self.blocks, self.hop)
+    def presence(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, N): share of the channels that have each frame."""
+        return self.mels.presence(present)
 
 
 def _power(parts: Tensor) -> Tensor:
