@@ -22,6 +22,7 @@ from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, encoding_of, guessed_delimiter, layout_of
 from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
 from mmkd_models.data.importing.readers.sound_file import sound_facts
+from mmkd_models.data.importing.readers.video_file import video_facts
 from mmkd_models.data.importing.recipe import SUFFIXES, Format, Table
 from mmkd_models.data.importing.series import SECOND_NS
 
@@ -33,6 +34,7 @@ _END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
 _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
+_USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
 _FEW = 20  # different texts, up to which a column may be one of labels or groups
 
 
@@ -42,6 +44,7 @@ class Looked:
 
     Attributes:
         texts: columns of text with the few values they have.
+        frame: of video height and width in pixels.
         unsure: what a person should look at.
     """
 
@@ -54,6 +57,7 @@ class Looked:
     numbers: tuple[str, ...] = ()
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unsure: tuple[str, ...] = ()
+    frame: tuple[int, int] | None = None
 
     @property
     def is_intervals(self) -> bool:
@@ -148,6 +152,9 @@ def _look(file: Path) -> Looked:
     match SUFFIXES[file.suffix.lower()]:
         case "wav":
             return Looked(file=file, format="wav", table=Table(), names=sound_facts(file)[0])
+        case "video":
+            facts = video_facts(file)
+            return Looked(file=file, format="video", table=Table(), names=("gray",), frame=(facts.height, facts.width))
         case "parquet":
             names = parquet_names(file)
             return _looked_at(file, "parquet", Table(), names, next(parquet_blocks(file, names), None))
@@ -268,13 +275,26 @@ def _source_lines(kind: Alike, modality: str) -> Iterator[str]:
             yield f"timezone = {_quoted(table.timezone)}    # ? such as 'Europe/Berlin'"
     if looked.rate_hz is not None:
         yield f"rate_hz = {looked.rate_hz!r}    # ? measured in the first rows"
-    elif looked.format != "wav" and not looked.time:
+    elif looked.format not in ("wav", "video") and not looked.time:
         yield "rate_hz = 1.0    # ? samples per second"
     if looked.format == "csv":
         yield from _text_lines(table)
-    if looked.format != "wav":
+    if looked.frame is not None:
+        yield from _frame_lines(*looked.frame)
+    elif looked.format != "wav":
         yield f"channels = [{', '.join(map(_quoted, looked.numbers))}]"
-    yield 'unit = ""'
+    if looked.format == "wav":
+        yield 'kind = "audio"    # ? or "series", of a vibration that was recorded as sound'
+    if looked.frame is None:
+        yield 'unit = ""'
+
+
+def _frame_lines(height: int, width: int) -> Iterator[str]:
+    scale = min(1.0, _USUAL_SIDE / max(height, width))
+    yield 'channels = ["gray"]    # ? or ["r", "g", "b"]'
+    yield f"height = {max(1, round(height * scale))}    # ? of {height} recorded"
+    yield f"width = {max(1, round(width * scale))}    # ? of {width}"
+    yield 'region = "whole"    # ? or "auto", where things move, or [x, y, width, height] in recorded pixels'
 
 
 def _text_lines(table: Table) -> Iterator[str]:

@@ -21,12 +21,14 @@ from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
 from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
 from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
 from mmkd_models.data.importing.readers.sound_file import sound_blocks, sound_facts
-from mmkd_models.data.importing.recipe import SUFFIXES, Format, Source
+from mmkd_models.data.importing.readers.video_sound import sound_of
+from mmkd_models.data.importing.recipe import SUFFIXES, Format, Resample, Source
 from mmkd_models.data.importing.recorded import Interval, Sensor
 from mmkd_models.data.importing.series import (
     SECOND_NS,
     ClockFacts,
     Floats,
+    Samples,
     Series,
     Spool,
     Times,
@@ -39,11 +41,16 @@ _RATE_DIGITS = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadSource:
-    """What the files of one sensor gave for one recording."""
+    """What the files of one sensor gave for one recording.
 
-    series: list[Series]
+    Attributes:
+        repeated: frames of a camera that are equal to the one before.
+    """
+
+    series: Sequence[Samples]
     runs: Mapping[str, list[Interval]]
     is_utc: bool
+    repeated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,7 @@ class SourceReader:
         rate_hz, origin = _rate(source, first.path)
         sensor = Sensor(
             name=source.modality,
+            kind=source.modality_kind,
             channels=tuple(channels),
             rate_hz=source.resample_hz or rate_hz,
             unit=source.unit,
@@ -88,7 +96,7 @@ class SourceReader:
             normalise=source.normalise,
             native_hz=rate_hz,
             max_gap_s=source.max_gap_s,
-            resample=source.resample,
+            resample=_resample(source, rate_hz),
             hold_s=source.hold_s,
         )
         return SourceReader(
@@ -100,7 +108,12 @@ class SourceReader:
             rate_origin=origin,
         )
 
-    def clock_facts(self, series: Series) -> ClockFacts:
+    @property
+    def has_clock(self) -> bool:
+        """Whether samples come with times of a clock that may run wrong."""
+        return bool(self.source.time) and self.source.resample != "hold"
+
+    def clock_facts(self, series: Samples) -> ClockFacts:
         """Measures the clock of a series of this sensor."""
         return clock_facts(series, max_gap_s=self.sensor.gap_s)
 
@@ -130,7 +143,7 @@ class _Reading:
         tall = bool(self._source.tag)
         width = 1 if tall else len(reader.columns)
         self._spools = [
-            stack.enter_context(Spool(scratch, f"{self._source.modality}-{number}", width))
+            stack.enter_context(Spool(scratch, f"{self._source.modality}-{number}", (width,), np.float32))
             for number in range(len(reader.columns) if tall else 1)
         ]
         self._runs = {name: RunCollector() for name in reader.facts}
@@ -149,6 +162,7 @@ class _Reading:
         require_columns(
             place, names, wanted, like="" if file.path == reader.first_file else f" as in {reader.first_file}"
         )
+        _refuse_other_rate(reader, file.path)
         clock = Clock(source, source.time)
         before = self._count
         for block in _blocks(source, file.path, wanted):
@@ -230,8 +244,8 @@ class _Reading:
     def finished(self, file: Path) -> ReadSource:
         source = self._source
         series = [
-            in_order(spool.series(), duplicates=source.duplicates, sort=source.unsorted == "sort")
-            for spool in self._spools
+            in_order(Series(times=times, values=values), duplicates=source.duplicates, sort=source.unsorted == "sort")
+            for times, values in (spool.collected() for spool in self._spools)
         ]
         if source.unsorted == "sort" and source.duplicates == "error":
             for one in series:
@@ -251,6 +265,17 @@ class _Reading:
             collector.close(end_ns + period_ns)
         runs = {name: collector.intervals for name, collector in self._runs.items()}
         return ReadSource(series=series, runs=runs, is_utc=self._is_utc)
+
+
+def _refuse_other_rate(reader: SourceReader, file: Path) -> None:
+    if reader.source.file_format not in ("wav", "video") or file == reader.first_file:
+        return
+    rate_hz = _sound_rate(reader.source, file)
+    if rate_hz != reader.sensor.own_hz:
+        raise DatasetError(
+            f"{file}: expected {reader.sensor.own_hz:g} Hz as in {reader.first_file}, got {rate_hz:g}; resample it, or"
+            " make it a source of its own"
+        )
 
 
 def _good_values(block: Block, source: Source) -> Floats:
@@ -281,6 +306,9 @@ def _names(source: Source, file: Path) -> tuple[str, ...]:
             return npz_names(file)
         case "wav":
             return sound_facts(file)[0]
+        case "video":
+            with sound_of(file, head_only=True) as sound:
+                return sound_facts(sound)[0]
 
 
 def _blocks(source: Source, file: Path, columns: Sequence[str]) -> Iterator[Block]:
@@ -293,6 +321,19 @@ def _blocks(source: Source, file: Path, columns: Sequence[str]) -> Iterator[Bloc
             return npz_blocks(file, columns)
         case "wav":
             return sound_blocks(file, columns)
+        case "video":
+            return _blocks_of_video(file, columns)
+
+
+def _blocks_of_video(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+    with sound_of(file) as sound:
+        yield from sound_blocks(sound, columns, called=file)
+
+
+def _resample(source: Source, rate_hz: float) -> Resample:
+    """Sound is filtered before it is thinned: without that, what lies above half the new rate is folded into it."""
+    is_other_rate = source.resample_hz is not None and source.resample_hz != rate_hz
+    return "polyphase" if source.modality_kind == "audio" and is_other_rate else source.resample
 
 
 def _channels(source: Source, left: Sequence[str]) -> dict[str, str]:
@@ -302,10 +343,17 @@ def _channels(source: Source, left: Sequence[str]) -> dict[str, str]:
     return {name: name for name in source.channels or left}
 
 
+def _sound_rate(source: Source, file: Path) -> float:
+    if _format(source, file) == "wav":
+        return sound_facts(file)[1]
+    with sound_of(file, head_only=True) as sound:
+        return sound_facts(sound)[1]
+
+
 def _rate(source: Source, file: Path) -> tuple[float, str]:
     """The rate of the samples and who says so; measured where the recipe does not say."""
-    if _format(source, file) == "wav":
-        rate_hz = sound_facts(file)[1]
+    if _format(source, file) in ("wav", "video"):
+        rate_hz = _sound_rate(source, file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:
             raise DatasetError(f"{file}: expected {source.rate_hz:g} Hz as 'rate_hz' says, got {rate_hz:g}; correct it")
         return rate_hz, f"as {file} says"
