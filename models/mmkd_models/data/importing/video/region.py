@@ -15,7 +15,8 @@ from mmkd_models.data.importing.recipe import Region
 from mmkd_models.data.importing.series import Pixels
 
 _MOST_CELLS = 64  # of a map of motion, along its longer side
-_INSIDE = 0.9  # the share of all motion, along each side, that lies in the box
+_LEAST_SHARE = 0.3  # of the liveliest cell's motion: what moves less is a shadow, a collar, a swaying head
+_INSIDE = 0.9  # the share of the rest, along each side, that lies in the box
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,15 +62,16 @@ class MotionMeter:
 def moving_box(motions: Sequence[Motion], *, height: int, width: int) -> Region | None:
     """Gives the box where things move, of the proportions of the frames in the dataset; None where nothing does.
 
-    What moves nowhere less than in the median cell is taken for noise. Along each side the box holds nine tenths of the
-    rest, and is then widened to the proportions, as far as the frame reaches.
+    The median cell's motion is taken for noise, and cells that move little beside the liveliest do not count. Along
+    each side the box holds nine tenths of the rest, and is widened to the proportions, as far as the frame reaches.
 
     Args:
         motions: of frames of one size.
         height: of the frames in the dataset.
     """
     cells = np.mean([one.cells for one in motions], axis=0)
-    rest = np.maximum(cells - np.median(cells), 0)
+    above = np.maximum(cells - np.median(cells), 0)
+    rest = np.where(above >= _LEAST_SHARE * above.max(), above, 0.0)
     if not rest.any():
         return None
     full_height, full_width = motions[0].height, motions[0].width
