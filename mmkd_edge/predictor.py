@@ -34,6 +34,7 @@ from mmkd_edge.predict.arguments import (
     check_precision,
     check_stale,
     check_threads,
+    check_trust,
     several,
 )
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_living
@@ -45,7 +46,7 @@ from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.selftest import SelfTest, run_selftests
 from mmkd_edge.predict.sensors import Fault, SensorChecks, check_checks, find_fault, worse
-from mmkd_edge.predict.setup import Asked
+from mmkd_edge.predict.setup import Asked, Trust
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
 from mmkd_edge.stream.stream import Stream
@@ -132,6 +133,7 @@ class EdgePredictor:
         error_level: float | None = None,
         observe_every: int = 16,
         selftest: bool = True,
+        trust: Trust = "trial",
     ) -> EdgePredictor:
         """Verify a bundle, open its students, and run them until they are warm.
 
@@ -152,6 +154,8 @@ class EdgePredictor:
             observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
             selftest: whether the first opening of a bundle on this machine asks each student a few golden windows, for
                 about 20 ms; later openings remember that they were answered as by the checkpoint.
+            trust: `trial` reads the graphs of a bundle that is new on this machine and opens it in a process of its own
+                first; `installed` opens none but what `mmkd-edge install` has tried.
 
         Raises:
             GateError: a student answers its golden windows differently here.
@@ -169,6 +173,7 @@ class EdgePredictor:
             references=several(reference),
             error_level=check_error_level(error_level),
             selftest=selftest,
+            trust=check_trust(trust),
         )
         students = open_students(path, asked)
         predictor = cls.__new__(cls)
