@@ -35,9 +35,11 @@ class Admission:
     Args:
         bundle: whose students they are.
         asked: how it is opened.
+        told: of an installed one why it is the one that answers; empty where it is the last that was installed.
     """
 
-    def __init__(self, bundle: Bundle, asked: Asked) -> None:
+    def __init__(self, bundle: Bundle, asked: Asked, *, told: str = "") -> None:
+        self._installed = told
         self._bundle = bundle
         self._asked = asked
         self._machine = this_machine().key
@@ -103,7 +105,8 @@ class Admission:
     def told_trial(self, way: Way) -> str:
         """When a way was tried in a process of its own, for people."""
         if self._asked.trust == "installed":
-            return "none: only what mmkd-edge install has tried is opened"
+            told = "it was held when the bundle was installed"
+            return f"{told}; {self._installed}" if self._installed else told
         if not _is_tried(way[1]):
             return "none: its graph was read; what runs on a GPU is opened in this process alone"
         return self._when(way)

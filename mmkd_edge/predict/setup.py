@@ -43,6 +43,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         error_level: of label sets; None for none.
         selftest: whether a few golden windows are asked first.
         trust: what may be opened in this process: what has passed a trial here, or what was installed.
+        keys: the folder of those keys that must have signed it; None for that of the environment, if any.
     """
 
     backend: BackendName | Literal["auto"] = "auto"
@@ -53,6 +54,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     error_level: float | None = None
     selftest: bool = True
     trust: Trust = "trial"
+    keys: str | os.PathLike[str] | None = None
 
     @property
     def leaves_a_choice(self) -> bool:

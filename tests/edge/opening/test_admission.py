@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError
 from mmkd_edge.opening import admission, trial_process
+from mmkd_edge.trust.slots import install
 
 FAILED = "the trial of backend 'ort' in a process of its own failed: "
 KILLED = "the system ended it, as a rule for want of memory"
@@ -88,8 +89,9 @@ def test_what_opened_without_answering_must_still_answer(bundle_path: Path, star
     assert len(started) == 2
 
 
-def test_installed_bundles_need_no_process(bundle_path: Path, started: list[str]) -> None:
-    assert trial_of(bundle_path, trust="installed") == "none: only what mmkd-edge install has tried is opened"
+def test_installed_bundles_need_no_process(bundle_path: Path, tmp_path: Path, started: list[str]) -> None:
+    install(tmp_path / "state", bundle_path, prove=lambda _: None)
+    assert trial_of(tmp_path / "state") == "it was held when the bundle was installed"
     assert started == []
 
 

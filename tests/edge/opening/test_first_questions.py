@@ -12,6 +12,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, GateError
 from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.trust.slots import install
 
 
 @pytest.fixture(autouse=True)
@@ -68,11 +69,12 @@ def test_what_has_passed_is_not_asked_again(bundle_path: Path, asked: list[int])
     assert len(asked) == 10
 
 
-def test_what_no_trial_has_asked_is_asked_here(bundle_path: Path, asked: list[int]) -> None:
-    assert opened(bundle_path, trust="installed") == "passed now"
+def test_what_no_trial_has_asked_is_asked_here(bundle_path: Path, tmp_path: Path, asked: list[int]) -> None:
+    install(tmp_path / "state", bundle_path, prove=lambda _: None)
+    assert opened(tmp_path / "state") == "passed now"
     first = len(asked)
     assert first > 6
-    assert opened(bundle_path, trust="installed") == "passed at an earlier start"
+    assert opened(tmp_path / "state") == "passed at an earlier start"
     assert len(asked) - first == 5
 
 
