@@ -1,0 +1,295 @@
+"""`mmkd-run`: sensors in, decisions out, day and night."""
+
+from __future__ import annotations
+
+from mmkd_edge.command.interrupts import loading
+
+with loading("mmkd-run"):
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
+
+    from mmkd_edge.command.options import Argument, Command, Option, run_line
+    from mmkd_edge.command.run import run_command
+    from mmkd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmkd_edge.live.service import RunFacts
+    from mmkd_edge.live.spec import RunSpec
+
+_ABOUT = "Answer for sensors day and night: samples in, decisions out, on what a plant speaks."
+_EXAMPLE = "mmkd-run student.edge --source csv:log.csv --sink jsonl:results.jsonl"
+_T = TypeVar("_T")
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-run`."""
+    run_command("mmkd-run", run_mmkd, needs=("typer", "rich"), extra="live", about=_ABOUT)
+
+
+def run_mmkd(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-run` with these arguments."""
+    from mmkd_edge.live.sinks.table import SINKS
+    from mmkd_edge.live.sources.table import SOURCES
+
+    sources = "; ".join(f"{kind.form}: {kind.about}" for kind in SOURCES.values())
+    sinks = "; ".join(f"{kind.form}: {kind.about}" for kind in SINKS.values())
+    epilog = f"Sources: {sources}. Sinks: {sinks}. Example: {_EXAMPLE}"
+    run_line("mmkd-run", arguments, [Command(function=run, epilog=epilog)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where samples come from, and how they are read."""
+
+    source: Annotated[str | None, Option("Where samples come from; see below.", metavar="SOURCE")] = None
+    columns: Annotated[
+        list[str] | None,
+        Option(
+            "Which column of the source is a channel of the student, where it is called otherwise or is in another "
+            "unit. Repeatable.",
+            ("--map",),
+            "CHANNEL=COLUMN[*FACTOR][+OFFSET]",
+        ),
+    ] = None
+    modality: Annotated[str | None, Option("Which student of the bundle.", metavar="NAME", shown="the first")] = None
+    time: Annotated[str, Option("Whose times are taken: source or arrival.", metavar="source|arrival")] = "source"
+    time_column: Annotated[str, Option("Where the time of a sample is.", metavar="NAME")] = "time"
+    time_unit: Annotated[str, Option("Of numbers there; texts are ISO 8601.", metavar="s|ms|us|ns")] = "s"
+    follow: Annotated[bool, Option("Wait for what is written to a file later.", ("--follow",))] = False
+    replay_speed: Annotated[
+        float | None,
+        Option("Of files and recordings, in times their own.", metavar="TIMES", shown="as fast as they are answered"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """How samples become results."""
+
+    hop: Annotated[
+        int | None, Option("Samples from one result to the next.", shown="a second, or a shorter window", min=1)
+    ] = None
+    gap_s: Annotated[
+        float | None,
+        Option("A longer space between two samples is a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"),
+    ] = None
+    reorder: Annotated[int, Option("Samples held back to put late ones in order.", min=0)] = 0
+    stale_s: Annotated[
+        float | None, Option("From this age of the newest sample on a result is stale.", ("--stale",), "SECONDS")
+    ] = None
+    silence_s: Annotated[
+        float | None,
+        Option(
+            "From when on a live source is silent and its samples missing.",
+            ("--silence",),
+            "SECONDS",
+            shown="3 of its longest intervals, at least 1 s",
+        ),
+    ] = None
+    queue: Annotated[int, Option("Deliveries that may wait for an answer.", min=1)] = 1024
+    on_full: Annotated[
+        str | None,
+        Option("What a full queue does.", metavar="drop-oldest|block", shown="drop-oldest; block for recordings"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What answers, and with what."""
+
+    backend: Annotated[str, Option("What executes the student.", metavar="NAME")] = "auto"
+    precision: Annotated[str, Option("Of the arithmetic.", metavar="NAME")] = "auto"
+    threads: Annotated[int | None, Option("Of one prediction.", shown="tuned, else 1", min=1)] = None
+    reference: Annotated[Path | None, Option("Statistics for a modality normalised per group.", metavar="FILE")] = None
+    error_level: Annotated[float | None, Option("Also name label sets at it.", metavar="SHARE")] = None
+    watch_bundle: Annotated[
+        bool, Option("Let a bundle that changes take over; SIGHUP does so too.", ("--watch-bundle",))
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions:
+    """Where records go."""
+
+    sink: Annotated[list[str] | None, Option("Where records go; see below. Repeatable.", metavar="SINK", shown="-")] = (
+        None
+    )
+    store: Annotated[
+        Path | None,
+        Option("Keep records here while a sink is away, also over a restart.", metavar="FOLDER", shown="in memory"),
+    ] = None
+    store_size: Annotated[str, Option("Of what waits there for one sink.", metavar="SIZE")] = "64MB"
+
+
+def run(
+    *,
+    subject: Annotated[Path, Argument("BUNDLE|STATIONS.toml", "A bundle, or a file of several stations.")],
+    name: Annotated[str, Option("Of the station, in every record.", metavar="NAME", shown="of the bundle")] = "",
+    source: SourceOptions,
+    sinks: SinkOptions,
+    stream: StreamOptions,
+    engine: EngineOptions,
+    as_json: Annotated[bool, Option("Print the summary as one JSON document.", ("--json",))] = False,
+) -> None:
+    """Answer for sensors day and night: samples in, decisions out, on what a plant speaks.
+
+    It ends when its sources do, or on SIGTERM and Ctrl-C, after what came is answered.
+    """
+    from mmkd_edge.live.spec import read_run_spec
+
+    if subject.suffix == ".toml":
+        spec = read_run_spec(subject)
+        _refuse_beside_file(source, sinks)
+    else:
+        spec = _spec_of(subject, name, source, sinks, stream, engine)
+    spec = _with_a_sink(spec)
+    to_stdout = any("-" in (*spec.sinks, *station.sinks) for station in spec.stations)
+    if as_json and to_stdout:
+        raise UsageError("--json: expected the standard output for the summary, got --sink - there too; leave one out")
+    facts, error = _served(spec)
+    _show(facts, as_json=as_json, to_stdout=to_stdout)
+    if error is not None:
+        raise error
+
+
+def _served(spec: RunSpec) -> tuple[RunFacts, BaseException | None]:
+    """Runs until the end; gives what was done, and what ended it before its time."""
+    import signal
+    import threading
+
+    from mmkd_edge.live.build import service_of
+
+    stop, reload = threading.Event(), threading.Event()
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        stop.set()
+
+    _log_to_stderr()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    with service_of(spec, load_recordings=_recordings) as service:
+        facts = service.run(stop=stop, reload=reload)
+    error: BaseException | None = next((one.error for one in service.stations if one.error is not None), None)
+    if error is None and any(outlet.is_gone for outlet in service.outlets):
+        error = BrokenPipeError()
+    if error is None and interrupted.is_set():
+        error = KeyboardInterrupt()
+    return facts, error
+
+
+def _spec_of(
+    bundle: Path,
+    name: str,
+    source: SourceOptions,
+    sinks: SinkOptions,
+    stream: StreamOptions,
+    engine: EngineOptions,
+) -> RunSpec:
+    from mmkd_edge.backends.base import RUN_PRECISIONS, check_backend
+    from mmkd_edge.live.clock import TimeFrom
+    from mmkd_edge.live.intake import OnFull
+    from mmkd_edge.live.sources.base import TimeUnit
+    from mmkd_edge.live.spec import RunSpec, StationSpec, checked, size_bytes
+
+    if source.source is None:
+        raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
+    station = StationSpec(
+        bundle=str(bundle),
+        source=source.source,
+        name=name,
+        map=_mapped(source.columns or []),
+        modality=source.modality,
+        hop=stream.hop,
+        time=_choice(source.time, get_args(TimeFrom), option="--time"),
+        time_column=source.time_column,
+        time_unit=_choice(source.time_unit, get_args(TimeUnit), option="--time-unit"),
+        follow=source.follow,
+        replay_speed=source.replay_speed,
+        gap_s=stream.gap_s,
+        reorder=stream.reorder,
+        stale_s=stream.stale_s,
+        silence_s=stream.silence_s,
+        queue=stream.queue,
+        on_full=None if stream.on_full is None else _choice(stream.on_full, get_args(OnFull), option="--on-full"),
+        backend=check_backend(engine.backend),
+        precision=_choice(engine.precision, ("auto", *RUN_PRECISIONS), option="--precision"),
+        threads=engine.threads,
+        reference=None if engine.reference is None else str(engine.reference),
+        error_level=engine.error_level,
+    )
+    return checked(
+        RunSpec(
+            stations=(station,),
+            sinks=tuple(sinks.sink or ()),
+            store=None if sinks.store is None else str(sinks.store),
+            store_bytes=size_bytes(sinks.store_size, option="--store-size"),
+            watch_bundle=engine.watch_bundle,
+        )
+    )
+
+
+def _refuse_beside_file(source: SourceOptions, sinks: SinkOptions) -> None:
+    given = "--source" if source.source is not None else "--sink" if sinks.sink else ""
+    if given:
+        raise UsageError(
+            f"{given}: expected a bundle before it, got a file of stations, which names its own; leave it out"
+        )
+
+
+def _with_a_sink(spec: RunSpec) -> RunSpec:
+    """The standard output, where nothing else was named."""
+    import msgspec
+
+    if spec.sinks or any(station.sinks for station in spec.stations):
+        return spec
+    return msgspec.structs.replace(spec, sinks=("-",))
+
+
+def _mapped(texts: Sequence[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--map {text}: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
+
+
+def _choice(value: str, known: Sequence[_T], *, option: str) -> _T:
+    for one in known:
+        if one == value:
+            return one
+    raise UsageError(f"{option} {value}: expected one of {', '.join(map(str, known))}; choose one of them")
+
+
+def _recordings(place: str, modality: Any) -> Any:
+    """The recordings of a dataset, for `recordings:DATASET`."""
+    from mmkd_edge.live.sources.base import Recorded
+    from mmkd_models.data.replay import replayed
+
+    return [
+        Recorded(rows=one.rows, name=one.name, label=one.label, group=one.group) for one in replayed(place, modality)
+    ]
+
+
+def _log_to_stderr() -> None:
+    import logging
+    import sys
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+
+
+def _show(facts: RunFacts, *, as_json: bool, to_stdout: bool) -> None:
+    import sys
+
+    from mmkd_edge.command.show import json_text
+    from mmkd_edge.live.summary import summary_lines
+
+    if as_json:
+        print(json_text(facts))
+        return
+    print(*summary_lines(facts), sep="\n", file=sys.stderr if to_stdout else sys.stdout)
