@@ -15,6 +15,7 @@ with loading("mmkd-run"):
     from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmkd_edge.live.alarms import AlarmRule
     from mmkd_edge.live.service import RunFacts
     from mmkd_edge.live.spec import RunSpec
 
@@ -96,6 +97,30 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlarmOptions:
+    """What is an episode, and on which recordings that is chosen."""
+
+    alarm: Annotated[
+        list[str] | None, Option("Make episodes of results of this label. Repeatable.", metavar="LABEL")
+    ] = None
+    confirm: Annotated[str, Option("So many of the last results begin one.", metavar="N/M")] = "3/5"
+    release: Annotated[int, Option("So many results in a row without it end one.", min=1)] = 5
+    cooldown: Annotated[str, Option("After an end none begins for so long.", metavar="SECONDS")] = "60s"
+    min_probability: Annotated[float, Option("From here on a result speaks for it.", min=0.0, max=1.0)] = 0.8
+    tune_alarm: Annotated[
+        Path | None,
+        Option("Choose these four on the recordings of a dataset, say what they cost, and stop.", metavar="DATASET"),
+    ] = None
+    false_alarms_per_hour: Annotated[
+        float, Option("How many may be, on validation recordings.", metavar="NUMBER", min=0.0)
+    ] = 0.1
+    normal: Annotated[
+        list[str] | None,
+        Option("Label of normal operation, where it is not every other one. Repeatable.", metavar="LABEL"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What answers, and with what."""
 
@@ -130,6 +155,7 @@ def run(
     source: SourceOptions,
     sinks: SinkOptions,
     stream: StreamOptions,
+    alarms: AlarmOptions,
     engine: EngineOptions,
     as_json: Annotated[bool, Option("Print the summary as one JSON document.", ("--json",))] = False,
 ) -> None:
@@ -139,11 +165,16 @@ def run(
     """
     from mmkd_edge.live.spec import read_run_spec
 
+    if alarms.tune_alarm is not None:
+        from mmkd_edge.commands.tuning import tune
+
+        tune(subject, alarms.tune_alarm, _rules(alarms), alarms, hop=stream.hop, as_json=as_json)
+        return
     if subject.suffix == ".toml":
         spec = read_run_spec(subject)
         _refuse_beside_file(source, sinks)
     else:
-        spec = _spec_of(subject, name, source, sinks, stream, engine)
+        spec = _spec_of(subject, name, source, sinks, stream, alarms, engine)
     spec = _with_a_sink(spec)
     to_stdout = any("-" in (*spec.sinks, *station.sinks) for station in spec.stations)
     if as_json and to_stdout:
@@ -188,6 +219,7 @@ def _spec_of(
     source: SourceOptions,
     sinks: SinkOptions,
     stream: StreamOptions,
+    alarms: AlarmOptions,
     engine: EngineOptions,
 ) -> RunSpec:
     from mmkd_edge.backends.base import RUN_PRECISIONS, check_backend
@@ -221,6 +253,7 @@ def _spec_of(
         threads=engine.threads,
         reference=None if engine.reference is None else str(engine.reference),
         error_level=engine.error_level,
+        alarms=_rules(alarms),
     )
     return checked(
         RunSpec(
@@ -230,6 +263,27 @@ def _spec_of(
             store_bytes=size_bytes(sinks.store_size, option="--store-size"),
             watch_bundle=engine.watch_bundle,
         )
+    )
+
+
+def _rules(options: AlarmOptions) -> tuple[AlarmRule, ...]:
+    """The rules of the line: the same for each label."""
+    from mmkd_edge.live.alarms import AlarmRule
+
+    text = options.cooldown.strip().removesuffix("s")
+    try:
+        cooldown_s = float(text)
+    except ValueError as error:
+        raise UsageError(f"--cooldown {options.cooldown}: expected seconds such as 60s, got no number") from error
+    return tuple(
+        AlarmRule(
+            label=label,
+            confirm=options.confirm,
+            release=options.release,
+            cooldown_s=cooldown_s,
+            min_probability=options.min_probability,
+        )
+        for label in options.alarm or ()
     )
 
 
@@ -266,12 +320,9 @@ def _choice(value: str, known: Sequence[_T], *, option: str) -> _T:
 
 def _recordings(place: str, modality: Any) -> Any:
     """The recordings of a dataset, for `recordings:DATASET`."""
-    from mmkd_edge.live.sources.base import Recorded
-    from mmkd_models.data.replay import replayed
+    from mmkd_edge.commands.tuning import recorded
 
-    return [
-        Recorded(rows=one.rows, name=one.name, label=one.label, group=one.group) for one in replayed(place, modality)
-    ]
+    return recorded(place, modality)
 
 
 def _log_to_stderr() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.live.alarms import Episodes
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.outlet import Outlet
@@ -61,6 +63,12 @@ def service_of(spec: RunSpec, *, load_recordings: Load) -> Iterator[Service]:
         )
 
 
+def usual_hop(entry: ModelEntry) -> int:
+    """Samples of a second, or of a window where that is shorter, and whole steps of a causal student."""
+    stride = 1 if entry.streaming is None else entry.streaming.stride
+    return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride
+
+
 def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
     return spec.bundle, spec.backend, spec.precision, spec.threads, spec.reference, spec.error_level
 
@@ -87,8 +95,6 @@ def _outlet(text: str, spec: RunSpec) -> Outlet:
 def _station(spec: StationSpec, predictor: EdgePredictor, outlets: Sequence[Outlet], load_recordings: Load) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
-    stride = 1 if entry.streaming is None else entry.streaming.stride
-    usual_hop = max(1, min(round(modality.rate_hz), modality.samples) // stride) * stride
     wanted = Wanted(
         columns=columns_of(modality, spec.map),
         rate_hz=modality.rate_hz,
@@ -108,7 +114,7 @@ def _station(spec: StationSpec, predictor: EdgePredictor, outlets: Sequence[Outl
         intake=Intake(most=spec.queue, on_full=on_full),
         outlets=outlets,
         rules=StationRules(
-            hop=usual_hop if spec.hop is None else spec.hop,
+            hop=usual_hop(entry) if spec.hop is None else spec.hop,
             time_from=spec.time,
             gap_s=spec.gap_s,
             reorder=spec.reorder,
@@ -116,4 +122,5 @@ def _station(spec: StationSpec, predictor: EdgePredictor, outlets: Sequence[Outl
             silence_s=spec.silence_s,
             modality=spec.modality,
         ),
+        alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
     )

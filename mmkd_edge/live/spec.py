@@ -14,6 +14,7 @@ import msgspec
 
 from mmkd_edge.backends.base import BackendName, RunPrecision
 from mmkd_edge.errors import UsageError, first_line
+from mmkd_edge.live.alarms import AlarmRule, rule_problems
 from mmkd_edge.live.clock import TimeFrom
 from mmkd_edge.live.intake import OnFull
 from mmkd_edge.live.sources.base import TimeUnit
@@ -44,6 +45,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         queue: deliveries that may wait.
         on_full: what a full queue does; None drops the oldest of a live source, and lets a recording wait.
         backend: as of `EdgePredictor.open`, and so the next four.
+        alarms: what is an episode; empty makes none.
     """
 
     bundle: str
@@ -69,6 +71,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int | None = None
     reference: str | None = None
     error_level: float | None = None
+    alarms: tuple[AlarmRule, ...] = ()
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,6 +155,8 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         yield f"queue': expected 1 to {MOST_QUEUED:,}, got {station.queue}; correct it"
     if station.hop is not None and station.hop < 1:
         yield f"hop': expected 1 sample or more, got {station.hop}; correct it"
+    for rule in station.alarms:
+        yield from (f"alarms' ({rule.label}): {text}" for text in rule_problems(rule))
 
 
 def size_bytes(text: str, *, option: str) -> int:

@@ -66,12 +66,14 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         name: of the recording, for people.
         label: what it is of; empty where nobody knows.
         group: the machine, person or session it is from.
+        split: of the dataset: train, valid or test.
     """
 
     rows: NDArray[np.float32]
     name: str
     label: str = ""
     group: str = ""
+    split: str = ""
 
 
 def missing_columns(where: str, columns: Columns, found: list[str]) -> UsageError:

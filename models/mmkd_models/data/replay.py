@@ -1,10 +1,12 @@
 """The recordings of a dataset as they were recorded: whole, in order, with their labels.
 
-Where a dataset has windows alone, each window is a recording of its own.
+Where a dataset has windows alone, those in a row of one split, group, label and episode are taken as one recording, end
+to end.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS
 from mmkd_models.data.sources import MISSING_COUNT, Floats
+from mmkd_models.data.spec import SPLIT_NAMES, SplitName
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,15 +29,17 @@ class Replayed:
 
     Attributes:
         rows: float32 (n, C), NaN = missing.
-        name: `recording 3`, or `window 3`, counted from 0.
+        name: `recording 3`, or `windows 3 to 9`, counted from 0.
         label: name of its class; of other tasks, and where nobody knows, empty.
         group: whom it is of; empty where the dataset has no groups.
+        split: train, valid or test.
     """
 
     rows: Floats
     name: str
     label: str
     group: str
+    split: SplitName
 
 
 def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
@@ -64,6 +69,7 @@ def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> I
     ends = np.cumsum(lengths)
     samples = dataset.arrays[f"{RECORDINGS}/{modality.name}.npy"]
     labels, groups = (dataset.arrays.get(f"{RECORDINGS}/{name}.npy") for name in ("labels", "groups"))
+    splits = dataset.arrays[f"{RECORDINGS}/splits.npy"]
     scale = np.array(dataset.spec.recordings.scale.get(modality.name, ()), dtype=np.float32)
     for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
         yield Replayed(
@@ -71,6 +77,7 @@ def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> I
             name=f"recording {number}",
             label=_label(dataset, None if labels is None else labels[number]),
             group="" if groups is None else str(groups[number]),
+            split=SPLIT_NAMES[int(splits[number])],
         )
 
 
@@ -84,13 +91,21 @@ def _scaled(counts: npt.NDArray[Any], scale: Floats) -> Floats:
 
 def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
     windows = dataset.everything()
-    for number in range(len(windows)):
-        values = windows.source.gather(modality, windows.rows[[number]], shift_s=None)[0]
+
+    def kind(number: int) -> tuple[str, ...]:
+        episode = "" if windows.episodes is None else str(windows.episodes[number])
+        facts = (windows.splits[number], windows.groups[number], windows.labels[number], episode)
+        return tuple(str(fact) for fact in facts)
+
+    for _, numbers in itertools.groupby(range(len(windows)), key=kind):
+        run = list(numbers)
+        values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
         yield Replayed(
-            rows=np.asarray(values, dtype=np.float32)[:, order],
-            name=f"window {number}",
-            label=_label(dataset, windows.labels[number]),
-            group=str(windows.groups[number]) if windows.has_groups else "",
+            rows=np.asarray(values, dtype=np.float32).reshape(-1, values.shape[2])[:, order],
+            name=f"windows {run[0]} to {run[-1]}",
+            label=_label(dataset, windows.labels[run[0]]),
+            group=str(windows.groups[run[0]]) if windows.has_groups else "",
+            split=SPLIT_NAMES[int(windows.splits[run[0]])],
         )
 
 
