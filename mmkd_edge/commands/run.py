@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmkd_edge.command.interrupts import loading
 
 with loading("mmkd-run"):
-    from collections.abc import Sequence
+    import contextlib
+    from collections.abc import Iterator, Mapping, Sequence
     from dataclasses import dataclass
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
@@ -16,7 +17,8 @@ with loading("mmkd-run"):
 
 if TYPE_CHECKING:
     from mmkd_edge.live.alarms import AlarmRule
-    from mmkd_edge.live.service import RunFacts
+    from mmkd_edge.live.monitor.board import Board
+    from mmkd_edge.live.service import RunFacts, Service
     from mmkd_edge.live.spec import RunSpec
 
 _ABOUT = "Answer for sensors day and night: samples in, decisions out, on what a plant speaks."
@@ -121,6 +123,21 @@ class AlarmOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """A page to look at."""
+
+    monitor: Annotated[str | None, Option("Serve a page there, for instance 127.0.0.1:8090.", metavar="HOST:PORT")] = (
+        None
+    )
+    monitor_token: Annotated[
+        Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
+    ] = None
+    serve_predict: Annotated[
+        bool, Option("Also answer windows that are posted to /predict there.", ("--serve-predict",))
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What answers, and with what."""
 
@@ -156,6 +173,7 @@ def run(
     sinks: SinkOptions,
     stream: StreamOptions,
     alarms: AlarmOptions,
+    page: PageOptions,
     engine: EngineOptions,
     as_json: Annotated[bool, Option("Print the summary as one JSON document.", ("--json",))] = False,
 ) -> None:
@@ -175,22 +193,24 @@ def run(
         _refuse_beside_file(source, sinks)
     else:
         spec = _spec_of(subject, name, source, sinks, stream, alarms, engine)
-    spec = _with_a_sink(spec)
+    spec = spec if page.monitor is not None else _with_a_sink(spec)
     to_stdout = any("-" in (*spec.sinks, *station.sinks) for station in spec.stations)
     if as_json and to_stdout:
         raise UsageError("--json: expected the standard output for the summary, got --sink - there too; leave one out")
-    facts, error = _served(spec)
+    facts, error = _served(spec, page)
     _show(facts, as_json=as_json, to_stdout=to_stdout)
     if error is not None:
         raise error
 
 
-def _served(spec: RunSpec) -> tuple[RunFacts, BaseException | None]:
+def _served(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | None]:
     """Runs until the end; gives what was done, and what ended it before its time."""
     import signal
     import threading
 
+    from mmkd_edge.bundle.manifest import ModelEntry
     from mmkd_edge.live.build import service_of
+    from mmkd_edge.live.monitor.board import Board
 
     stop, reload = threading.Event(), threading.Event()
     interrupted = threading.Event()
@@ -203,7 +223,17 @@ def _served(spec: RunSpec) -> tuple[RunFacts, BaseException | None]:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGHUP, lambda *_: reload.set())
-    with service_of(spec, load_recordings=_recordings) as service:
+    boards: dict[str, Board] = {}
+
+    def board_of(name: str, entry: ModelEntry) -> Board:
+        boards[name] = Board(entry.modality, entry.task)
+        return boards[name]
+
+    looking = None if page.monitor is None else board_of
+    with (
+        service_of(spec, load_recordings=_recordings, onlooker_of=looking) as service,
+        _page(service, boards, page),
+    ):
         facts = service.run(stop=stop, reload=reload)
     error: BaseException | None = next((one.error for one in service.stations if one.error is not None), None)
     if error is None and any(outlet.is_gone for outlet in service.outlets):
@@ -211,6 +241,27 @@ def _served(spec: RunSpec) -> tuple[RunFacts, BaseException | None]:
     if error is None and interrupted.is_set():
         error = KeyboardInterrupt()
     return facts, error
+
+
+@contextlib.contextmanager
+def _page(service: Service, boards: Mapping[str, Board], options: PageOptions) -> Iterator[None]:
+    """Serves the page, where one is asked for, and says where it is."""
+    if options.monitor is None:
+        if options.serve_predict:
+            raise UsageError("--serve-predict: expected --monitor HOST:PORT beside it, which serves it; name it")
+        yield
+        return
+    from mmkd_edge.command.show import say
+    from mmkd_edge.live.monitor.access import address_of, token_from
+    from mmkd_edge.live.monitor.server import page_of
+
+    address, token = address_of(options.monitor), token_from(options.monitor_token)
+    with page_of(service, boards, address=address, token=token, serve_predict=options.serve_predict) as page:
+        said = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"
+        say(f"page: {page.url} ({said})")
+        if not address.is_loopback:
+            say(f"page: {address.host} is reached from other machines, and this page is not encrypted")
+        yield
 
 
 def _spec_of(

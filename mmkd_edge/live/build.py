@@ -20,21 +20,23 @@ from mmkd_edge.live.sinks.table import open_sink
 from mmkd_edge.live.sources.base import Source, Wanted
 from mmkd_edge.live.sources.table import LoadRecordings, open_source
 from mmkd_edge.live.spec import RunSpec, StationSpec
-from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.live.station import Onlooker, Station, StationRules
 from mmkd_edge.live.store import Store
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 
 Load = Callable[[str, ModalitySpec], Any]
+OnlookerOf = Callable[[str, ModelEntry], Onlooker]
 
 
 @contextlib.contextmanager
-def service_of(spec: RunSpec, *, load_recordings: Load) -> Iterator[Service]:
+def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf | None = None) -> Iterator[Service]:
     """Opens bundles, sources and sinks, and gives the service; closes the predictors at the end.
 
     Args:
         spec: checked.
         load_recordings: gives the recordings of a dataset, for a modality.
+        onlooker_of: gives who looks on at a station, by its name and its student; None is nobody.
 
     Raises:
         MmkdError: a bundle, a source or a sink cannot be opened.
@@ -54,7 +56,8 @@ def service_of(spec: RunSpec, *, load_recordings: Load) -> Iterator[Service]:
         built = []
         for station, predictor in stations:
             texts = dict.fromkeys([*spec.sinks, *station.sinks])
-            built.append(_station(station, predictor, [outlets[text] for text in texts], load_recordings))
+            given = [outlets[text] for text in texts]
+            built.append(_station(station, predictor, given, load_recordings, onlooker_of))
         yield Service(
             stations=built,
             outlets=list(outlets.values()),
@@ -92,7 +95,13 @@ def _outlet(text: str, spec: RunSpec) -> Outlet:
     return Outlet(text, open_sink(text), store=store)
 
 
-def _station(spec: StationSpec, predictor: EdgePredictor, outlets: Sequence[Outlet], load_recordings: Load) -> Station:
+def _station(
+    spec: StationSpec,
+    predictor: EdgePredictor,
+    outlets: Sequence[Outlet],
+    load_recordings: Load,
+    onlooker_of: OnlookerOf | None,
+) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
     wanted = Wanted(
@@ -123,4 +132,5 @@ def _station(spec: StationSpec, predictor: EdgePredictor, outlets: Sequence[Outl
             modality=spec.modality,
         ),
         alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
+        onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
     )

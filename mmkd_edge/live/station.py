@@ -204,6 +204,15 @@ class Station:
 
         self._give(record)
 
+    def acknowledge(self, alarm: AlarmRecord) -> None:
+        """Say that somebody took note of an episode.
+
+        Args:
+            alarm: the last one of the episode.
+        """
+        noted = msgspec.structs.replace(alarm, event="acknowledged", decided_s=time.time())
+        self._give(partial(_numbered, noted))
+
     def facts(self) -> StationFacts:
         """How it is doing."""
         with self._lock:
