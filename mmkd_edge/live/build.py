@@ -14,14 +14,14 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.live.alarms import Episodes
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
-from mmkd_edge.live.outlet import Outlet
 from mmkd_edge.live.service import Service
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.sinks.table import open_sink
 from mmkd_edge.live.sources.base import Source, Wanted
 from mmkd_edge.live.sources.table import LoadRecordings, open_source
 from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.live.station import Onlooker, Station, StationRules
-from mmkd_edge.live.store import Store
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 

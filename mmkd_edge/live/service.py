@@ -15,7 +15,7 @@ import msgspec
 
 from mmkd_edge.errors import MmkdError, first_line
 from mmkd_edge.live.notify import notify, watchdog_s
-from mmkd_edge.live.outlet import Outlet, OutletFacts
+from mmkd_edge.live.sinks.outlet import Outlet, OutletFacts
 from mmkd_edge.live.station import Station, StationFacts
 from mmkd_edge.predictor import EdgePredictor
 

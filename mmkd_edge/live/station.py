@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import MmkdError, first_line
 from mmkd_edge.live.clock import SampleClock, TimeFrom
 from mmkd_edge.live.intake import Delivery, Intake, IntakeFacts
-from mmkd_edge.live.outlet import Outlet
 from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord, StateRecord, StationState, result_record
+from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sources.base import Source
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor

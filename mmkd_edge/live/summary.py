@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmkd_edge.live.outlet import OutletFacts
 from mmkd_edge.live.service import RunFacts
+from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import StationFacts
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from mmkd_edge.live.outlet import OutletFacts
 from mmkd_edge.live.service import RunFacts, Service
+from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import Station, StationFacts
 from mmkd_edge.watch.health import Health
 from mmkd_edge.watch.prometheus import HealthCollector, metrics_library

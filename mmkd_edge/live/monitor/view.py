@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import msgspec
 
 from mmkd_edge.live.monitor.board import SPAN_S, Board, Seen, Shown
-from mmkd_edge.live.outlet import OutletFacts
 from mmkd_edge.live.service import Service
+from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import Station, StationFacts
 from mmkd_edge.watch.timing import EDGES, Timing
 

@@ -12,10 +12,10 @@ import pytest
 
 from mmkd_edge import ModalitySpec
 from mmkd_edge.live.backoff import Backoff
-from mmkd_edge.live.outlet import Outlet
 from mmkd_edge.live.records import Record, StateRecord, line_of, record_from_line, result_record
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.sinks.table import open_sink
-from mmkd_edge.live.store import Store
 from mmkd_edge.testing import fake_predictor
 
 

@@ -18,7 +18,7 @@ from mmkd_edge.errors import first_line
 from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.records import Record
 from mmkd_edge.live.sinks.base import Sink
-from mmkd_edge.live.store import Store
+from mmkd_edge.live.sinks.store import Store
 
 logger = logging.getLogger(__name__)
 
