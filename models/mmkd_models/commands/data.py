@@ -1,4 +1,4 @@
-"""`mmkd-data`: recipe, import, check, describe, reference, list; its arguments, and how facts look."""
+"""`mmkd-data`: recipe, import, check, describe, report, reference, list; its arguments, and how facts look."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def run_data(arguments: Sequence[str]) -> None:
         Command(function=import_, name="import"),
         Command(function=check),
         Command(function=describe),
+        Command(function=report),
         Command(function=reference),
         Command(function=list_, name="list"),
     )
@@ -295,6 +296,22 @@ def _closing_lines(description: Description) -> list[str]:
     lines += [f"source: {description.source}"] if description.source else []
     lines += [f"licence: {description.licence}"] if description.licence else []
     return [*lines, f"sha256: {description.sha256}"]
+
+
+def report(
+    directory: _Directory,
+    *,
+    out: Annotated[Path | None, Option("Also write one self-contained page.", ("-o", "--out"), "FILE.html")] = None,
+    label_next: Annotated[
+        Path | None,
+        Option("Write up to fifty windows worth a label, as intervals that a recipe reads.", metavar="FILE.csv"),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Look for what spoils training: leaks, gaps, dead channels, wrong labels; and for the sensor that is enough."""
+    from mmkd_models.commands.reporting import run_report
+
+    run_report(directory, page=out, label_next=label_next, as_json=as_json)
 
 
 def reference(
