@@ -19,7 +19,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS
-from mmkd_models.data.sources import MISSING_COUNT, Floats
+from mmkd_models.data.kinds import MISSING_COUNT
+from mmkd_models.data.sources import Floats
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
 
 
