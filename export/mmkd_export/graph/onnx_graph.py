@@ -36,7 +36,7 @@ INT8_KEY = "mmkd_edge.int8"
 """Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent where there was none."""
 
 _REPORT = "please report it with the checkpoint"
-_DTYPES = {1: "float32", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:

@@ -48,7 +48,7 @@ def test_log_mels_are_librosas(rate_hz: float) -> None:
     )
     found = log_mels(front, wave)
     assert found.shape == (front.positions, front.mels.filters.shape[1])
-    np.testing.assert_allclose(found, np.log(wanted.T + FLOOR), atol=TOLERANCE)
+    np.testing.assert_allclose(found, np.log(np.maximum(wanted.T, FLOOR)), atol=TOLERANCE)
 
 
 def test_a_frame_is_a_plain_transform_pooled_by_plain_triangles() -> None:
@@ -66,7 +66,7 @@ def test_a_frame_is_a_plain_transform_pooled_by_plain_triangles() -> None:
         )
         for low, mid, high in zip(edges, edges[1:], edges[2:], strict=False)
     ]
-    np.testing.assert_allclose(log_mels(front, wave)[1], np.log(np.array(wanted) + FLOOR), atol=TOLERANCE)
+    np.testing.assert_allclose(log_mels(front, wave)[1], np.log(np.maximum(wanted, FLOOR)), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("rate_hz", [500.0, 1000.0, 16_000.0, 192_000.0])

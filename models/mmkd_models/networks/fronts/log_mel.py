@@ -28,7 +28,7 @@ MELS = 40
 """Fewer where frames are so short that a triangle would have no bin of the spectrum."""
 
 FLOOR = 1e-8
-"""Added to the power before the logarithm: 80 dB below a mel of power 1."""
+"""Least power that a logarithm is taken of: 80 dB below a mel of power 1 (as `amin` of librosa's `power_to_db`)."""
 
 LEAST_SAMPLES = 64
 """Of a window."""
@@ -81,7 +81,8 @@ class LogMels(nn.Module):
         power = power @ self.filters  # (B, C, N, M)
         share = self._share(present)
         power = power / share.clamp(min=_LEAST_SHARE)[..., None]
-        return (power + FLOOR).log(), self._is_there(share)
+        # No sum: the exporter takes the addition of something so small for one of nothing, and drops it.
+        return power.clamp(min=FLOOR).log(), self._is_there(share)
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, N): share of the channels that have each frame."""
