@@ -60,7 +60,7 @@ def tune(
 def recorded(place: str, modality: ModalitySpec) -> list[Recorded]:
     """The recordings of a dataset, for a student's modality."""
     from mmkd_edge.live.sources.base import Recorded
-    from mmkd_models.data.replay import replayed
+    from mmkd_models.data.for_devices.replay import replayed
 
     return [
         Recorded(rows=one.rows, name=one.name, label=one.label, group=one.group, split=one.split)

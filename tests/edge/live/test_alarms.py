@@ -19,7 +19,7 @@ from mmkd_edge.live.sources.base import Recorded
 from mmkd_edge.live.tuning import tune_alarm
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset, write_dataset
-from mmkd_models.data.replay import replayed
+from mmkd_models.data.for_devices.replay import replayed
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
