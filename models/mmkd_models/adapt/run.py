@@ -17,10 +17,11 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
 from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
 from mmkd_models.adapt.ways import Floats, Task, Way, adapted
+from mmkd_models.carried import MOST_WINDOWS, CarriedWindows
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Adapted, CarriedWindows, StudentCheckpoint
+from mmkd_models.training.checkpoint import Adapted, StudentCheckpoint
 from mmkd_models.training.predict import answers_to, logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, EstimateKind, WayJudgement
@@ -99,6 +100,11 @@ def task_of(asked: Asked) -> Task:
         raise UsageError(
             f"mmkd-adapt: expected a student of classes, got one of the kind {student.task.kind}, whose answers have no"
             " shares to guard; train it anew with mmkd-distill"
+        )
+    if student.modality.kind == "video":
+        raise UsageError(
+            f"mmkd-adapt: expected a student of a series or of sound, got video, {student.modality.name!r}; train"
+            " it anew with mmkd-distill"
         )
     answers = None if asked.teacher is None else _teacher_says(asked.teacher, asked.new.learn)
     return Task(student=student, new=_for_student(asked), old=asked.old, answers=answers, train=asked.train)
@@ -197,16 +203,16 @@ def _finished(
 
 
 def _carried(student: StudentCheckpoint, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
-    """The windows that travel with the student, and those that were labelled now in place of the last ones."""
+    """The windows that travel with the student, and those that were labelled now, in place of the last if too many."""
     carried = student.carried
     if carried is None or labelled is None:
         return carried
     new = base.new.learn.subset(labelled)
     windows = new.take(np.arange(len(new)))[student.modality.name]
-    kept = max(0, len(carried.windows) - len(windows))
+    kept = max(0, MOST_WINDOWS - len(windows))
     return CarriedWindows(
-        windows=np.concatenate([carried.windows[:kept], windows]),
-        labels=np.concatenate([carried.labels[:kept], new.labels]),
+        windows=np.concatenate([carried.windows[:kept], windows[:MOST_WINDOWS]]),
+        labels=np.concatenate([carried.labels[:kept], new.labels[:MOST_WINDOWS]]),
     )
 
 

@@ -25,11 +25,12 @@ from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.student import RocketStudent, Student
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, set_normalisation
+from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
 from mmkd_models.training.closed_form.rocket import features_of_rows
 from mmkd_models.training.closed_form.targets import class_weights, label_answers
 from mmkd_models.training.loop import fit
+from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import logits_of
 
 Floats = NDArray[np.float64]

@@ -27,6 +27,7 @@ from mmkd_models.networks.committee.pool import Pool, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
+from mmkd_models.networks.fronts.as_series import series_spec, series_views
 from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
@@ -82,7 +83,7 @@ def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
     """Gives who answers together where nobody chose: no rocket where windows are shorter than its kernels."""
-    is_long = all(modality.samples >= LENGTH for modality in modalities)
+    is_long = all(series_spec(modality).samples >= LENGTH for modality in modalities)
     return tuple(kind for kind in COMMITTEE if kind != "rocket" or is_long)
 
 
@@ -158,10 +159,12 @@ def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
 
 
 def _trees(known: Windows, *, seed: int) -> Trees:
-    names = [modality.name for modality in known.spec.modalities]
+    names, views = [modality.name for modality in known.spec.modalities], series_views(known.spec.modalities)
     task = known.spec.task
-    statistics = np.concatenate([statistics_of(inputs, names).numpy() for inputs in batches_of(known)])
-    return grown_trees(statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed)
+    statistics = np.concatenate([statistics_of(inputs, names, views).numpy() for inputs in batches_of(known)])
+    return grown_trees(
+        statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed, views=views
+    )
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:

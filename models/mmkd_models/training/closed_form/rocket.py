@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.carried import carried_windows
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
@@ -22,7 +23,7 @@ from mmkd_models.metrics.scores import AnyMetric, check_metric, scores_from_logi
 from mmkd_models.networks.config import StudentConfig, rocket_features_of
 from mmkd_models.networks.rocket import FEATURES, RocketFeatures, features_of, fit_rocket, pruned
 from mmkd_models.networks.student import RocketStudent
-from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows
+from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.ridge import Ridge, eliminations, fit_ridge
 from mmkd_models.training.closed_form.targets import (
     class_weights,
