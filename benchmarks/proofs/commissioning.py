@@ -149,7 +149,9 @@ def _group(
     base = task_of(asked)
     unseen = mine.subset(np.sort(second)).with_modalities(one)
     ways = [way for way in WAYS if not (way == "statistics" and per_group)]
-    students = {"before": student, **{way: adapted(base, way) for way in ways}, "oracle": _oracle(base, learn)}
+    students: dict[str, StudentCheckpoint] = {"before": student, "oracle": _oracle(base, learn)}
+    for way in ways:
+        students[way] = adapted(base, way)
     return NewGroup(
         group=str(group),
         truth=unseen.labels.tolist(),
