@@ -28,6 +28,7 @@ from mmkd_models.evaluate.rockets import (
 )
 from mmkd_models.evaluate.settled import Answers, averaged, settled_answers
 from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.training.predict import series_values
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _SPECTRUM_BINS = 32
@@ -140,10 +141,10 @@ def _extra_trees(known: Windows, asked: Sequence[Windows], *, modality: str, see
     task, classes = known.spec.task, len(known.spec.task.labels)
     kind = ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor
     forest = kind(n_estimators=_TREES, random_state=seed)
-    forest.fit(window_statistics(_window_values(known, modality)), known.labels)
+    forest.fit(window_statistics(series_values(known, modality)), known.labels)
     found: list[Answers] = []
     for part in asked:
-        statistics = window_statistics(_window_values(part, modality))
+        statistics = window_statistics(series_values(part, modality))
         if task.kind == "classification":
             shares = np.zeros((len(part), classes))
             shares[:, forest.classes_] = forest.predict_proba(statistics)
@@ -184,7 +185,3 @@ def window_statistics(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _labelled(windows: Windows) -> Windows:
     return windows.subset(np.flatnonzero(windows.labelled))
-
-
-def _window_values(windows: Windows, modality: str) -> NDArray[np.float32]:
-    return windows.take(np.arange(len(windows)))[modality]
