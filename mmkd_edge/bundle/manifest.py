@@ -32,6 +32,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_FLOAT32 = 3.4028235e38
+MAX_RELEASE = 10**12
 MOST_WINDOWS_AT_ONCE = 64
 MOST_CONFIDENCE_WINDOWS = 1024
 
@@ -197,6 +198,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tools: what made the bundle, name to version.
         licence: of the weights, and of the data in the golden windows.
         files: report.json and README.md.
+        release: a number that grows with every release, so that a device refuses an earlier one; absent where none was
+            given.
     """
 
     format_version: int = FORMAT_VERSION
@@ -205,6 +208,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tools: dict[str, str]
     licence: str
     files: tuple[FileEntry, ...]
+    release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)] | msgspec.UnsetType = msgspec.UNSET
+
+
+def release_of(manifest: Manifest) -> int:
+    """Its number among releases; 0 where none was given."""
+    return 0 if manifest.release is msgspec.UNSET else manifest.release
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:

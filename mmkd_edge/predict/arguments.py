@@ -19,6 +19,7 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.preprocess import as_float32, check_window, columns_of, select
 from mmkd_edge.predict.profile import MAX_THREADS
+from mmkd_edge.predict.setup import TRUSTS, Trust
 from mmkd_edge.predict.video import check_frame_batch
 from mmkd_edge.spec import ModalitySpec
 
@@ -100,6 +101,18 @@ def check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision |
         *others, last = map(repr, ("auto", *RUN_PRECISIONS))
         raise UsageError(f"precision {precision!r} is unknown; expected {', '.join(others)} or {last}")
     return precision
+
+
+def check_trust(trust: Any) -> Trust:
+    """The same trust, where there is one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for known in TRUSTS:
+        if trust == known:
+            return known
+    raise UsageError(f"trust: expected {' or '.join(map(repr, TRUSTS))}, got {trust!r}")
 
 
 def check_threads(threads: Any) -> int | None:

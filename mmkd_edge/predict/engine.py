@@ -44,6 +44,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         statistics: of its inputs and answers.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         selftest: how its quick self-test ended; empty where there was none.
+        trial: how its trial in a process of its own ended; empty where there was none.
     """
 
     entry: ModelEntry
@@ -56,6 +57,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     statistics: RunningStatistics
     step: SteppingBackend | None = None
     selftest: str = ""
+    trial: str = ""
 
     @property
     def modality(self) -> ModalitySpec:

@@ -79,6 +79,10 @@ def _bundle_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield "size_bytes", str(path.stat().st_size)
         yield "sha256", bundle.sha256
         yield "licence", manifest.licence
+        if manifest.release is not msgspec.UNSET:
+            yield "release", str(manifest.release)
+        signatures = bundle.signatures.signatures if bundle.signatures else ()
+        yield "signed_by", ", ".join(f"key {one.key_id}" for one in signatures) or "nobody"
         for entry in manifest.models:
             yield from _model_facts(bundle, entry)
         yield from _report_facts(bundle)

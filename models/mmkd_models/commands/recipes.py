@@ -63,6 +63,12 @@ def clock_lines(report: RecipeReport) -> list[str]:
                 f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(one.facts.gaps for one in clocks)}"
             )
             text += f", the longest {gap.facts.longest_gap_s:.3g} s ({gap.recording})" if gap.facts.gaps else ""
+            repeated = max(clocks, key=lambda one: one.facts.repeated)
+            count = sum(one.facts.repeated for one in clocks)
+            text += f", repeated frames {count} (most in {repeated.recording})" if count else ""
+        if sensor.name in report.regions:
+            x, y, width, height = report.regions[sensor.name]
+            text += f"; region = [{x}, {y}, {width}, {height}], where things move in the recordings that train"
         lines.append(text)
     return lines
 

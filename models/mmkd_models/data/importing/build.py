@@ -21,7 +21,7 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cut import Cut, cut
-from mmkd_models.data.importing.deal import Dealt, apart, deal_by_time, deal_groups
+from mmkd_models.data.importing.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
 from mmkd_models.data.importing.recipe import (
     DatasetFacts,
     LabelRule,
@@ -32,14 +32,13 @@ from mmkd_models.data.importing.recipe import (
     window_problems,
 )
 from mmkd_models.data.importing.recorded import Recorded, Sensor
-from mmkd_models.data.importing.regular import on_grid
-from mmkd_models.data.importing.series import SECOND_NS, Floats
+from mmkd_models.data.importing.regular import Grids
+from mmkd_models.data.importing.series import SECOND_NS
+from mmkd_models.data.kinds import FULL_SCALE, MISSING_COUNT, Values, present_of, windows_at_once, with_present
 from mmkd_models.data.sources import CutWindows, Rows, latest_start_s
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.data.writer import check_absent, write_dataset
-
-_BLOCK_WINDOWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,113 +126,103 @@ def import_recordings(
             *(f"'split.{text}" for text in split_rule_problems(split)),
         ],
     )
-    modalities = [sensor.modality(windows.length_s) for sensor in sensors]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
-        scratch = Path(name)
-        absent: list[str] = []
-        grids = _Grids(scratch, sensors, windows)
-        with grids:
-            done = [
-                _gridded(recorded, grids, modalities, labels=labels, windows=windows, group=split.group, absent=absent)
-                for recorded in recordings
-            ]
-        left_out: Counter[str] = Counter()
-        for one in done:
-            left_out.update(one.cut.left_out)
-        classes = labels.classes or tuple(sorted({label for one in done for label in one.cut.labels if label}))
-        plan = _planned(done, classes, split)
-        source = _source(scratch, done, modalities, plan, hop_s=windows.hop_s)
-        plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
-        plan, source = _only_train_unlabelled(plan, source, left_out)
-        is_utc = all(one.is_utc for one in done)
-        arrays = _arrays(scratch, plan, source, modalities, done, is_utc=is_utc)
+        made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
         dataset = write_dataset(
             path,
             name=(facts.name if facts else "") or path.name,
-            labels=TaskSpec(labels=classes),
-            modalities=modalities,
-            splits=arrays,
+            labels=TaskSpec(labels=made.classes),
+            modalities=made.modalities,
+            splits=_arrays(Path(name), made),
             source=facts.source if facts else "",
             licence=facts.licence if facts else "",
         )
     return BuiltReport(
         dataset=dataset,
-        recordings=len(done),
-        left_out={reason: count for reason, count in left_out.items() if count},
-        absent=tuple(absent),
-        has_times=is_utc,
-        classes=_class_counts(plan, classes),
+        recordings=len(made.done),
+        left_out={reason: count for reason, count in made.left_out.items() if count},
+        absent=made.absent,
+        has_times=made.is_utc,
+        classes=_class_counts(made.plan, made.classes),
     )
 
 
-class _Grids:
-    """The samples of all recordings at the dataset's rates, end to end, one scratch file a sensor."""
+def training_recordings(
+    recordings: Iterable[Recorded],
+    *,
+    sensors: Sequence[Sensor],
+    windows: WindowRule,
+    labels: LabelRule,
+    split: SplitRule,
+) -> list[int]:
+    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import."""
+    with tempfile.TemporaryDirectory() as name:
+        made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
+        found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
+    return found
 
-    def __init__(self, scratch: Path, sensors: Sequence[Sensor], windows: WindowRule) -> None:
-        self.sensors = sensors
-        self._cover = windows.cover
-        self._files = {sensor.name: (scratch / f"{sensor.name}.grid").open("wb") for sensor in sensors}
 
-    def span_ns(self, recorded: Recorded) -> tuple[int, int]:
-        """The first and the last moment of the grids: while all sensors record, or while any does."""
-        there = [series for one in recorded.series.values() for series in one if len(series)]
-        if not there:
-            raise DatasetError(f"{recorded.name}: expected samples, got none; remove the recording")
-        # Channels of one sensor that report on change begin when they like: a sensor is there while any of them is.
-        firsts = [min(int(s.times[0]) for s in one if len(s)) for one in recorded.series.values() if any(map(len, one))]
-        lasts = [max(int(s.times[-1]) for s in one if len(s)) for one in recorded.series.values() if any(map(len, one))]
-        return (max(firsts), min(lasts)) if self._cover == "all" else (min(firsts), max(lasts))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """Everything that is known before the dataset is written."""
 
-    def place(self, recorded: Recorded, first_ns: int, last_ns: int) -> dict[str, Floats]:
-        """Gives the grid of each sensor (L, C); one that was absent is NaN throughout."""
-        found: dict[str, Floats] = {}
-        for sensor in self.sensors:
-            seconds = max(0, last_ns - first_ns) / SECOND_NS
-            count = int(np.floor(seconds * sensor.rate_hz + 1e-3)) + 1
-            parts = [
-                on_grid(
-                    series,
-                    origin_ns=first_ns,
-                    rate_hz=sensor.rate_hz,
-                    count=count,
-                    how=sensor.resample,
-                    native_hz=sensor.own_hz,
-                    max_gap_s=sensor.gap_s,
-                    hold_s=sensor.hold_s,
-                )
-                for series in recorded.series.get(sensor.name, ())
-            ]
-            empty = np.full((count, len(sensor.channels)), np.nan, dtype=np.float32)
-            found[sensor.name] = np.concatenate(parts, axis=1) if parts else empty
-            if found[sensor.name].shape[1] != len(sensor.channels):
-                raise UsageError(
-                    f"{recorded.name}: sensor {sensor.name!r}: expected {len(sensor.channels)} channels,"
-                    f" got {found[sensor.name].shape[1]}; give one column for each"
-                )
-        return found
+    modalities: Sequence[ModalitySpec]
+    done: Sequence[_OnGrid]
+    classes: tuple[str, ...]
+    plan: _Plan
+    source: CutWindows
+    left_out: Counter[str]
+    absent: tuple[str, ...]
 
-    def append(self, grids: Mapping[str, Floats]) -> None:
-        """Adds the grids of one recording at the end of the files."""
-        for name, grid in grids.items():
-            self._files[name].write(np.ascontiguousarray(grid).data)
+    @property
+    def is_utc(self) -> bool:
+        return all(one.is_utc for one in self.done)
 
-    def __enter__(self) -> _Grids:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
+def _prepared(
+    scratch: Path,
+    recordings: Iterable[Recorded],
+    *,
+    sensors: Sequence[Sensor],
+    windows: WindowRule,
+    labels: LabelRule,
+    split: SplitRule,
+) -> _Prepared:
+    modalities = [sensor.modality(windows.length_s) for sensor in sensors]
+    absent: list[str] = []
+    with Grids(scratch, sensors, windows) as grids:
+        done = [
+            _gridded(recorded, grids, modalities, labels=labels, windows=windows, split=split, absent=absent)
+            for recorded in recordings
+        ]
+    left_out: Counter[str] = Counter()
+    for one in done:
+        left_out.update(one.cut.left_out)
+    classes = labels.classes or tuple(sorted({label for one in done for label in one.cut.labels if label}))
+    plan = _planned(done, classes, split)
+    source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
+    plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
+    plan, source = _only_train_unlabelled(plan, source, left_out)
+    return _Prepared(
+        modalities=modalities,
+        done=done,
+        classes=classes,
+        plan=plan,
+        source=source,
+        left_out=left_out,
+        absent=tuple(absent),
+    )
 
 
 def _gridded(
     recorded: Recorded,
-    grids: _Grids,
+    grids: Grids,
     modalities: Sequence[ModalitySpec],
     *,
     labels: LabelRule,
     windows: WindowRule,
-    group: str,
+    split: SplitRule,
     absent: list[str],
 ) -> _OnGrid:
     for name in recorded.series:
@@ -244,7 +233,7 @@ def _gridded(
     first_ns, last_ns = grids.span_ns(recorded)
     placed = grids.place(recorded, first_ns, last_ns)
     absent += [f"{recorded.name}: {sensor.name}" for sensor in grids.sensors if not recorded.series.get(sensor.name)]
-    found = cut(recorded, placed, modalities, origin_ns=first_ns, labels=labels, windows=windows, group=group)
+    found = cut(recorded, placed, modalities, origin_ns=first_ns, labels=labels, windows=windows, split=split)
     grids.append(placed)
     return _OnGrid(
         name=recorded.name,
@@ -282,24 +271,27 @@ def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) 
             name: np.array([value for one in done for value in one.cut.columns[name]], dtype=np.str_)
             for name in done[0].cut.columns
         },
-        dealt=deal_by_time(recording, labels, split) if groups is None else deal_groups(groups, labels, split),
+        dealt=_dealt(done, recording, labels, groups, split),
     )
 
 
+def _dealt(
+    done: Sequence[_OnGrid], recording: Rows, labels: Rows, groups: npt.NDArray[np.str_] | None, split: SplitRule
+) -> Dealt:
+    if split.column:
+        named = [name for one in done for name in (one.cut.splits if one.cut.splits is not None else ())]
+        return deal_as_named(named, [done[number].name for number in recording.tolist()], column=split.column)
+    return deal_by_time(recording, labels, split) if groups is None else deal_groups(groups, labels, split)
+
+
 def _source(
-    scratch: Path, done: Sequence[_OnGrid], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
+    grids: Grids, done: Sequence[_OnGrid], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
 ) -> CutWindows:
     lengths = np.array([one.lengths for one in done], dtype=np.int64)  # (R, M)
+    samples, present = grids.mapped()
     return CutWindows(
-        samples={
-            modality.name: np.memmap(
-                scratch / f"{modality.name}.grid",
-                dtype=np.float32,
-                mode="r",
-                shape=(int(lengths[:, number].sum()), len(modality.channels)),
-            )
-            for number, modality in enumerate(modalities)
-        },
+        samples=samples,
+        present=present,
         scale={},
         offsets={
             modality.name: np.cumsum(lengths[:, number]) - lengths[:, number]
@@ -367,22 +359,15 @@ def _only_train_unlabelled(plan: _Plan, source: CutWindows, left_out: Counter[st
     return plan.subset(keep), _rows_of(source, keep)
 
 
-def _arrays(
-    scratch: Path,
-    plan: _Plan,
-    source: CutWindows,
-    modalities: Sequence[ModalitySpec],
-    done: Sequence[_OnGrid],
-    *,
-    is_utc: bool,
-) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
-    origins_s = np.array([one.origin_ns for one in done], dtype=np.float64) / SECOND_NS
+def _arrays(scratch: Path, made: _Prepared) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
+    plan = made.plan
+    origins_s = np.array([one.origin_ns for one in made.done], dtype=np.float64) / SECOND_NS
     found: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
     for number, split in enumerate(SPLIT_NAMES):
         rows = np.flatnonzero(plan.dealt.splits == number)
         part: dict[str, AnyArray | dict[str, AnyArray]] = {
-            modality.name: _stored(scratch / f"{split}-{modality.name}.npy", source, modality, rows)
-            for modality in modalities
+            modality.name: _stored(scratch / f"{split}-{modality.name}.npy", made.source, modality, rows)
+            for modality in made.modalities
         }
         part["labels"] = plan.labels[rows]
         part["episodes"] = plan.recording[rows]
@@ -390,7 +375,7 @@ def _arrays(
             part["groups"] = plan.groups[rows]
         if plan.dealt.folds is not None:
             part["folds"] = plan.dealt.folds[rows]
-        if is_utc:
+        if made.is_utc:
             part["times"] = origins_s[plan.recording[rows]] + plan.starts_s[rows]
         if plan.columns:
             part["columns"] = {name: values[rows] for name, values in plan.columns.items()}
@@ -399,17 +384,29 @@ def _arrays(
 
 
 def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -> AnyArray:
-    """The windows of these rows (N, T, C), in a scratch file that is mapped."""
-    if not len(rows):
-        return np.zeros((0, *modality.shape), dtype=np.float32)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *modality.shape)}
+    """The windows of these rows as the dataset stores them, in a scratch file that is mapped."""
+    dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
+    present = np.ones((len(rows), modality.samples), dtype=np.uint8)
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), *modality.shape)}
+    block = windows_at_once(modality)
     with file.open("wb") as opened:
         np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
-        for first in range(0, len(rows), _BLOCK_WINDOWS):
-            values = source.gather(modality, rows[first : first + _BLOCK_WINDOWS], shift_s=None)
-            opened.write(np.ascontiguousarray(values).data)
-    stored: AnyArray = np.load(file, mmap_mode="r")
-    return stored
+        for first in range(0, len(rows), block):
+            values = source.gather(modality, rows[first : first + block], shift_s=None)
+            there = present_of(values) if modality.kind == "video" else None
+            if there is not None:
+                present[first : first + block] = there
+            opened.write(np.ascontiguousarray(_as_stored(values.view(np.ndarray), modality)).data)
+    stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
+    return with_present(stored, present) if modality.kind == "video" else stored
+
+
+def _as_stored(values: Values, modality: ModalitySpec) -> Values:
+    """Sound as int16 counts, everything else as it is."""
+    if modality.kind != "audio":
+        return values
+    counts = np.rint(np.nan_to_num(values) * FULL_SCALE).clip(-FULL_SCALE + 1, FULL_SCALE - 1).astype(np.int16)
+    return np.where(np.isnan(values), MISSING_COUNT, counts)
 
 
 def _class_counts(plan: _Plan, classes: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -16,11 +16,13 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.importing.clock import time_text
 from mmkd_models.data.importing.intervals import known_labels, majority, refuse_overlaps
-from mmkd_models.data.importing.recipe import LabelRule, WindowRule
+from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
 from mmkd_models.data.importing.recorded import Interval, Recorded
-from mmkd_models.data.importing.series import SECOND_NS, Floats, Times
-from mmkd_models.data.sources import first_sample, window_starts_s
+from mmkd_models.data.importing.series import SECOND_NS, Times
+from mmkd_models.data.kinds import Values, present_of
+from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
 
+_HARDLY = 1e-6  # of a sample
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
 
@@ -32,6 +34,7 @@ class Cut:
         starts_s: (W,) seconds from the origin of the recording's grids.
         labels: (W,) text, empty for unlabelled.
         groups: (W,) text, or None where the split asks for no group.
+        splits: (W,) text, or None where the split is dealt.
         columns: (W,) text each.
         left_out: how many windows were not taken, by reason.
     """
@@ -39,30 +42,39 @@ class Cut:
     starts_s: npt.NDArray[np.float64]
     labels: npt.NDArray[np.object_]
     groups: npt.NDArray[np.object_] | None
+    splits: npt.NDArray[np.object_] | None
     columns: Mapping[str, npt.NDArray[np.object_]]
     left_out: Mapping[str, int]
 
 
 def cut(
     recorded: Recorded,
-    grids: Mapping[str, Floats],
+    grids: Mapping[str, Values],
     modalities: Sequence[ModalitySpec],
     *,
     origin_ns: int,
     labels: LabelRule,
     windows: WindowRule,
-    group: str,
+    split: SplitRule,
 ) -> Cut:
     """Plans the windows of a recording.
 
     Raises DatasetError where labels overlap or are unknown, or a window has no group.
     """
     lengths = [len(grids[modality.name]) for modality in modalities]
-    starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
-    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
-    found = _labels(recorded, labels, starts_ns, length_ns)
-    names = dict.fromkeys([*windows.columns, *([group] if group else [])])
+    if windows.at == "intervals":
+        intervals = _intervals(recorded, labels)
+        starts_s, found = _centred(intervals, lengths, modalities, origin_ns=origin_ns, length_ns=length_ns)
+        left_out["beyond the recording"] += len(intervals) - len(starts_s)
+        starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    else:
+        starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
+        starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+        found = _labels(recorded, labels, starts_ns, length_ns)
+    group = split.group
+    names = dict.fromkeys(name for name in (*windows.columns, group, split.column) if name)
     facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
     reasons = {"without any value": ~_filled(grids, modalities, starts_s)}
     if group:
@@ -72,7 +84,6 @@ def cut(
     if labels.unlabelled == "drop":
         reasons["without a label"] = found == ""
     keep = np.ones(len(starts_s), dtype=bool)
-    left_out: Counter[str] = Counter()
     for reason, mask in reasons.items():
         left_out[reason] += int((keep & mask).sum())
         keep &= ~mask
@@ -80,20 +91,53 @@ def cut(
         starts_s=starts_s[keep],
         labels=found[keep],
         groups=facts[group][keep] if group else None,
+        splits=facts[split.column][keep] if split.column else None,
         columns={name: facts[name][keep] for name in windows.columns},
         left_out=left_out,
     )
 
 
 def _labels(recorded: Recorded, rule: LabelRule, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
-    if rule.path:
-        value = recorded.parts.get(rule.path, "")
+    if rule.path or rule.table:
+        value = recorded.parts.get(rule.path or rule.label, "")
         known_labels([Interval(start_ns=0, end_ns=0, value=value, place=recorded.name)], rule)
         return np.full(len(starts_ns), "" if value in rule.ignore else value, dtype=object)
+    return majority(_intervals(recorded, rule), starts_ns, length_ns, purity=rule.purity)
+
+
+def _intervals(recorded: Recorded, rule: LabelRule) -> list[Interval]:
+    """The intervals that have a label, in order of time."""
     given = recorded.runs.get(rule.column, ()) if rule.column else recorded.labels
     intervals = known_labels(given, rule)
     refuse_overlaps(intervals)
-    return majority(intervals, starts_ns, length_ns, purity=rule.purity)
+    return sorted(intervals, key=lambda one: one.start_ns)
+
+
+def _centred(
+    intervals: Sequence[Interval],
+    lengths: Sequence[int],
+    modalities: Sequence[ModalitySpec],
+    *,
+    origin_ns: int,
+    length_ns: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.object_]]:
+    """A window in the middle of each interval: starts (W,) in seconds, labels (W,).
+
+    A window starts on a sample of the slowest sensor, so that all sensors begin at one moment, and is moved into the
+    recording where it would reach beyond an end. One that then misses the middle of its interval is left out, as is
+    an interval that ends outside the recording.
+    """
+    slowest_hz = min(modality.rate_hz for modality in modalities)
+    latest_s = latest_start_s(lengths, modalities)
+    starts, labels = [], []
+    for one in intervals:
+        middle_s = ((one.start_ns + one.end_ns) / 2 - origin_ns) / SECOND_NS
+        wanted_s = round((middle_s - length_ns / SECOND_NS / 2) * slowest_hz) / slowest_hz
+        start_s = min(max(wanted_s, 0.0), np.floor(latest_s * slowest_hz + _HARDLY) / slowest_hz)
+        if latest_s >= 0 and start_s <= middle_s <= start_s + length_ns / SECOND_NS:
+            starts.append(start_s)
+            labels.append(one.value)
+    return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
 
 
 def _fact(recorded: Recorded, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
@@ -115,12 +159,20 @@ def _refuse_no_group(recorded: Recorded, group: str, at_start: npt.NDArray[np.ob
 
 
 def _filled(
-    grids: Mapping[str, Floats], modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
+    grids: Mapping[str, Values], modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
     """(W,) whether any sensor has a value in the window."""
     filled = np.zeros(len(starts_s), dtype=bool)
     for modality in modalities:
-        there = np.concatenate([[0], np.cumsum((~np.isnan(grids[modality.name])).any(axis=1))])
+        there = np.concatenate([[0], np.cumsum(_has_value(grids[modality.name]))])
         first = first_sample(starts_s, modality.rate_hz)
         filled |= there[first + modality.samples] > there[first]
     return filled
+
+
+def _has_value(grid: Values) -> npt.NDArray[np.bool_]:
+    """(L,) whether any channel has a value; of video whether the frame is there."""
+    if grid.dtype != np.uint8:
+        return np.asarray((~np.isnan(grid)).any(axis=1))
+    present = present_of(grid)
+    return np.ones(len(grid), dtype=bool) if present is None else present == 1

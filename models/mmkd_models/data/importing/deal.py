@@ -5,6 +5,7 @@ Owns the dealing of an import. Folds of datasets that exist are dealt in `folds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,25 @@ def _dealt(counts: npt.NDArray[np.float64], shares: npt.NDArray[np.float64], *, 
         part_of[number] = best
         held[best] += of_class[number]
     return part_of
+
+
+def deal_as_named(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Dealt:
+    """Takes the split of each window as it is named.
+
+    Args:
+        recordings: (N,) of which each window is, for messages.
+
+    Raises DatasetError where a name is none of train, valid and test.
+    """
+    for name, recording in zip(names, recordings, strict=True):
+        if name not in SPLIT_NAMES:
+            got = repr(name) if name else "none, or several in one window"
+            raise DatasetError(
+                f"{recording}: expected 'train', 'valid' or 'test' in {column!r}, got {got}; correct it, or leave"
+                " 'split.column' out"
+            )
+    order = list(SPLIT_NAMES)
+    return Dealt(splits=np.array([order.index(name) for name in names], dtype=np.int64), folds=None)  # type: ignore[arg-type]
 
 
 def deal_by_time(recordings: Rows, labels: Rows, rule: SplitRule) -> Dealt:

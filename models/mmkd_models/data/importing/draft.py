@@ -21,6 +21,7 @@ from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.readers.csv_file import encoding_of, guessed_delimiter
 from mmkd_models.data.importing.readers.formats import reader_of
+from mmkd_models.data.importing.readers.video_file import video_facts
 from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, SUFFIXES, Format, Table
 from mmkd_models.data.importing.series import SECOND_NS
 
@@ -33,6 +34,7 @@ _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
 _NOT_LOOKED_AT = (".npz", ".json")  # as often results, labels or settings as recordings
+_USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
 _FEW = 20  # different texts, up to which a column may be one of labels or groups
 
 
@@ -42,6 +44,7 @@ class Looked:
 
     Attributes:
         texts: columns of text with the few values they have.
+        frame: of video height and width in pixels.
         unsure: what a person should look at.
     """
 
@@ -54,6 +57,7 @@ class Looked:
     numbers: tuple[str, ...] = ()
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unsure: tuple[str, ...] = ()
+    frame: tuple[int, int] | None = None
 
     @property
     def is_intervals(self) -> bool:
@@ -147,6 +151,9 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 def _look(file: Path) -> Looked:
     form = SUFFIXES[file.suffix.lower()]
+    if form == "video":
+        facts = video_facts(file)
+        return Looked(file=file, format=form, table=Table(), names=("gray",), frame=(facts.height, facts.width))
     if form == "csv":
         table = _text_table(file)
         reader = reader_of(form, table)
@@ -279,9 +286,22 @@ def _source_lines(kind: Alike, modality: str) -> Iterator[str]:
         yield "rate_hz = 1.0    # ? samples per second"
     if looked.format == "csv":
         yield from _text_lines(table)
-    if looked.format not in KNOWS_ITS_RATE:
+    if looked.frame is not None:
+        yield from _frame_lines(*looked.frame)
+    elif looked.format not in KNOWS_ITS_RATE:
         yield f"channels = [{', '.join(map(_quoted, looked.numbers))}]"
-    yield 'unit = ""'
+    if looked.format == "wav":
+        yield 'kind = "audio"    # ? or "series", of a vibration that was recorded as sound'
+    if looked.frame is None:
+        yield 'unit = ""'
+
+
+def _frame_lines(height: int, width: int) -> Iterator[str]:
+    scale = min(1.0, _USUAL_SIDE / max(height, width))
+    yield 'channels = ["gray"]    # ? or ["r", "g", "b"]'
+    yield f"height = {max(1, round(height * scale))}    # ? of {height} recorded"
+    yield f"width = {max(1, round(width * scale))}    # ? of {width}"
+    yield 'region = "whole"    # ? or "auto", where things move, or [x, y, width, height] in recorded pixels'
 
 
 def _text_lines(table: Table) -> Iterator[str]:

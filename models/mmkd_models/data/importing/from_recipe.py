@@ -8,20 +8,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.build import BuiltReport, import_recordings
-from mmkd_models.data.importing.intervals import Labelled, read_intervals
+from mmkd_models.data.importing.build import BuiltReport, import_recordings, training_recordings
+from mmkd_models.data.importing.intervals import Labelled, TableLine, read_intervals, read_table
 from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
-from mmkd_models.data.importing.read_source import SourceReader
-from mmkd_models.data.importing.recipe import Recipe, Source, refuse
+from mmkd_models.data.importing.read_source import ReadSource, SourceReader
+from mmkd_models.data.importing.recipe import Recipe, Region, Source, refuse
 from mmkd_models.data.importing.recorded import Interval, Recorded, Sensor
-from mmkd_models.data.importing.series import ClockFacts, Series
+from mmkd_models.data.importing.series import ClockFacts, Samples
+from mmkd_models.data.importing.video.read_camera import CameraReader
 
+Reader = SourceReader | CameraReader
 Tell = Callable[[int, int], None]
 """Is told how many bytes of all are read."""
 
@@ -41,13 +43,18 @@ class FileClock:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeReport:
-    """What came of a recipe."""
+    """What came of a recipe.
+
+    Attributes:
+        regions: of cameras whose region was to be found, in pixels of the recorded frames.
+    """
 
     built: BuiltReport
     sensors: tuple[Sensor, ...]
     clocks: tuple[FileClock, ...]
     files: Mapping[str, int]
     total_bytes: int
+    regions: Mapping[str, Region]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +63,13 @@ class _Found:
 
     Attributes:
         parts: names of the parts of the path that make a recording.
+        facts: of each recording, from the table of labels; empty without one.
         recordings: by these parts, the files of each source.
     """
 
     parts: tuple[str, ...]
     recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
+    facts: Mapping[tuple[str, ...], Mapping[str, str]]
     files: Mapping[str, int]
     total_bytes: int
 
@@ -80,6 +89,7 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
         readers = [_reader(source, recipe, found) for source in recipe.source]
         intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
+        readers, regions = _with_regions(recipe, found, readers, intervals, Path(scratch))
         work = _Work(found=found, readers=readers, intervals=intervals, scratch=Path(scratch), tell=tell)
         built = import_recordings(
             path,
@@ -96,6 +106,7 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
         clocks=tuple(work.clocks),
         files=found.files,
         total_bytes=found.total_bytes,
+        regions=regions,
     )
 
 
@@ -125,23 +136,94 @@ def _find(recipe: Recipe, folder: Path) -> _Found:
     return _Found(
         parts=parts,
         recordings={key: recordings[key] for key in ordered},
+        facts=_facts_of(recipe, folder, parts, recordings) if recipe.labels.table else {},
         files={modality: len(files) for modality, files in by_source.items()},
         total_bytes=sum(file.path.stat().st_size for files in by_source.values() for file in files),
     )
 
 
+def _facts_of(
+    recipe: Recipe,
+    folder: Path,
+    parts: Sequence[str],
+    recordings: Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]],
+) -> dict[tuple[str, ...], Mapping[str, str]]:
+    """What the table of labels says of each recording. Raises DatasetError where it says nothing, or says it twice."""
+    lines = read_table(folder, recipe.labels)
+    found: dict[tuple[str, ...], TableLine] = {}
+    by_file = {
+        file.path.relative_to(folder).as_posix(): key
+        for key, sources in recordings.items()
+        for files in sources.values()
+        for file in files
+    }
+    for line in lines:
+        keys = [by_file[line.file]] if line.file in by_file else []
+        if line.parts:
+            keys = [key for key in recordings if line.parts.items() <= dict(zip(parts, key, strict=True)).items()]
+        if not keys:
+            told = ", ".join(f"{name} {value!r}" for name, value in line.parts.items()) or f"file {line.file!r}"
+            raise DatasetError(f"{line.place}: expected a recording of {told}, found none; correct it, or remove it")
+        for key in keys:
+            if key in found:
+                raise DatasetError(
+                    f"{line.place}: expected each recording once, got again that of {found[key].place}; remove a line"
+                )
+            found[key] = line
+    for key, sources in recordings.items():
+        if key not in found:
+            file = next(iter(sources.values()))[0].path
+            raise DatasetError(
+                f"{folder / recipe.labels.table}: expected a line for every recording, found none for {file};"
+                " add it, or remove the file"
+            )
+    return {key: line.facts for key, line in found.items()}
+
+
 def _facts_wanted(recipe: Recipe, found: _Found) -> list[str]:
-    """Columns that are asked for and are no part of the path."""
-    wanted = [recipe.labels.column, recipe.split.group, *recipe.windows.columns]
-    return list(dict.fromkeys(name for name in wanted if name and name not in found.parts))
+    """Columns that are asked for, and are no part of the path and not in the table of labels."""
+    wanted = [recipe.labels.column, recipe.split.group, recipe.split.column, *recipe.windows.columns]
+    known = {*found.parts, *(name for facts in found.facts.values() for name in facts)}
+    return list(dict.fromkeys(name for name in wanted if name and name not in known))
 
 
-def _reader(source: Source, recipe: Recipe, found: _Found) -> SourceReader:
+def _reader(source: Source, recipe: Recipe, found: _Found) -> Reader:
     first = next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
+    if source.modality_kind == "video":
+        return CameraReader.opened(source, first)
     return SourceReader.opened(source, first, facts=_facts_wanted(recipe, found))
 
 
-def _check_names(recipe: Recipe, found: _Found, readers: Sequence[SourceReader], intervals: Sequence[Labelled]) -> None:
+def _with_regions(
+    recipe: Recipe, found: _Found, readers: Sequence[Reader], intervals: Sequence[Labelled], scratch: Path
+) -> tuple[list[Reader], dict[str, Region]]:
+    """The readers with every region known; reads all files once more where one is to be found."""
+    asking = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
+    if not asking:
+        return list(readers), {}
+    work = _Work(found=found, readers=readers, intervals=intervals, scratch=scratch, tell=None)
+    chosen = training_recordings(
+        work.recordings(),
+        sensors=[reader.sensor for reader in readers],
+        windows=recipe.windows,
+        labels=recipe.labels,
+        split=recipe.split,
+    )
+    recordings = list(found.recordings.values())
+    regions: dict[str, Region] = {}
+    for reader in asking:
+        name = reader.source.modality
+        first_files = [recordings[number][name][0].path for number in chosen if name in recordings[number]]
+        regions[name] = reader.found_region(first_files)
+    return [
+        reader.with_region(regions[reader.source.modality])
+        if isinstance(reader, CameraReader) and reader.source.modality in regions
+        else reader
+        for reader in readers
+    ], regions
+
+
+def _check_names(recipe: Recipe, found: _Found, readers: Sequence[Reader], intervals: Sequence[Labelled]) -> None:
     """Refuses parts and columns that are nowhere, and labels of recordings that there are not."""
     problems = []
     if recipe.labels.path and recipe.labels.path not in found.parts:
@@ -174,7 +256,7 @@ class _Work:
         self,
         *,
         found: _Found,
-        readers: Sequence[SourceReader],
+        readers: Sequence[Reader],
         intervals: Sequence[Labelled],
         scratch: Path,
         tell: Tell | None,
@@ -188,7 +270,7 @@ class _Work:
         """Gives each recording; raises DatasetError at the end where a file had a fault."""
         problems: list[str] = []
         for key, files in self._found.recordings.items():
-            parts = dict(zip(self._found.parts, key, strict=True))
+            parts = {**self._found.facts.get(key, {}), **dict(zip(self._found.parts, key, strict=True))}
             with ExitStack() as stack:
                 recorded = self._read(parts, files, stack, problems)
                 if not problems:
@@ -201,17 +283,17 @@ class _Work:
     def _read(
         self, parts: dict[str, str], files: Mapping[str, Sequence[FoundFile]], stack: ExitStack, problems: list[str]
     ) -> Recorded:
-        series: dict[str, list[Series]] = {}
+        series: dict[str, Sequence[Samples]] = {}
         runs: dict[str, list[Interval]] = {}
         is_utc = True
-        name = ", ".join(f"{part} {value}" for part, value in parts.items()) or "the recording"
+        name = ", ".join(f"{part} {parts[part]}" for part in self._found.parts) or "the recording"
         for reader in self._readers:
             chosen = files.get(reader.source.modality, ())
             if not chosen:
                 continue
             try:
                 read = reader.read(chosen, self._scratch, stack, told=self._told)
-                self.clocks += _checked_clocks(reader, read.series, name, chosen[0].path)
+                self.clocks += _checked_clocks(reader, read, name, chosen[0].path)
             except DatasetError as error:
                 problems.append(str(error))
                 continue
@@ -227,13 +309,13 @@ class _Work:
             self._tell(self._done_bytes, self._found.total_bytes)
 
 
-def _checked_clocks(reader: SourceReader, found: Sequence[Series], name: str, file: Path) -> list[FileClock]:
+def _checked_clocks(reader: Reader, read: ReadSource, name: str, file: Path) -> list[FileClock]:
     """The clock of a recording. Raises DatasetError where it runs at another rate than the recipe says."""
-    if reader.source.resample == "hold" or not reader.source.time:
+    if not reader.has_clock:
         return []
     clocks = []
-    for series in found:
-        facts = reader.clock_facts(series)
+    for series in read.series:
+        facts = replace(reader.clock_facts(series), repeated=read.repeated)
         declared = reader.sensor.own_hz
         off = facts.rate_hz / declared - 1
         if facts.samples > _LEAST_STEPS and abs(off) > _RATE_TOLERANCE:

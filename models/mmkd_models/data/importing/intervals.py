@@ -83,6 +83,45 @@ def _blocks(file: Path, rule: LabelRule) -> Iterator[Block]:
         yield block
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableLine:
+    """A line of a table of recordings.
+
+    Attributes:
+        parts: of the path of its recording; empty where `file` says which it is.
+        file: as the recipe would write it.
+        facts: every column and its value.
+    """
+
+    parts: Mapping[str, str]
+    file: str
+    facts: Mapping[str, str]
+    place: str
+
+
+def read_table(folder: Path, rule: LabelRule) -> list[TableLine]:
+    """Reads the table of recordings of a rule. Raises DatasetError where it is missing, or lacks a column."""
+    file = folder / rule.table
+    if not file.is_file():
+        raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
+    layout = layout_of(file, rule)
+    require_columns(f"{file}:1", layout.names, [rule.label, *(rule.match.values() or [rule.file])])
+    found: list[TableLine] = []
+    for block in csv_blocks(file, layout, layout.names):
+        columns = {name: texts(block, name, rule) for name in layout.names}
+        for row in range(len(block.frame)):
+            facts = {name: values[row] for name, values in columns.items()}
+            found.append(
+                TableLine(
+                    parts={part: facts[column] for part, column in rule.match.items()},
+                    file="" if rule.match else facts[rule.file],
+                    facts=facts,
+                    place=block.place(row),
+                )
+            )
+    return found
+
+
 def known_labels(intervals: Sequence[Interval], rule: LabelRule) -> list[Interval]:
     """Gives the intervals that have a label. Raises DatasetError where one is none of the classes."""
     kept = [one for one in intervals if one.value and one.value not in rule.ignore]

@@ -18,12 +18,13 @@ from mmkd_models.data.importing.intervals import RunCollector, changes
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.formats import Reader, reader_of
-from mmkd_models.data.importing.recipe import SUFFIXES, Format, Source
+from mmkd_models.data.importing.recipe import SUFFIXES, Format, Resample, Source
 from mmkd_models.data.importing.recorded import Interval, Sensor
 from mmkd_models.data.importing.series import (
     SECOND_NS,
     ClockFacts,
     Floats,
+    Samples,
     Series,
     Spool,
     Times,
@@ -36,11 +37,16 @@ _RATE_DIGITS = 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadSource:
-    """What the files of one sensor gave for one recording."""
+    """What the files of one sensor gave for one recording.
 
-    series: list[Series]
+    Attributes:
+        repeated: frames of a camera that are equal to the one before.
+    """
+
+    series: Sequence[Samples]
     runs: Mapping[str, list[Interval]]
     is_utc: bool
+    repeated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,7 @@ class SourceReader:
         rate_hz, origin = _rate(source, first.path, beside=[] if source.tag else list(channels.values())[:1])
         sensor = Sensor(
             name=source.modality,
+            kind=source.modality_kind,
             channels=tuple(channels),
             rate_hz=source.resample_hz or rate_hz,
             unit=source.unit,
@@ -85,7 +92,7 @@ class SourceReader:
             normalise=source.normalise,
             native_hz=rate_hz,
             max_gap_s=source.max_gap_s,
-            resample=source.resample,
+            resample=_resample(source, rate_hz),
             hold_s=source.hold_s,
         )
         return SourceReader(
@@ -97,7 +104,12 @@ class SourceReader:
             rate_origin=origin,
         )
 
-    def clock_facts(self, series: Series) -> ClockFacts:
+    @property
+    def has_clock(self) -> bool:
+        """Whether samples come with times of a clock that may run wrong."""
+        return bool(self.source.time) and self.source.resample != "hold"
+
+    def clock_facts(self, series: Samples) -> ClockFacts:
         """Measures the clock of a series of this sensor."""
         return clock_facts(series, max_gap_s=self.sensor.gap_s)
 
@@ -127,7 +139,7 @@ class _Reading:
         tall = bool(self._source.tag)
         width = 1 if tall else len(reader.columns)
         self._spools = [
-            stack.enter_context(Spool(scratch, f"{self._source.modality}-{number}", width))
+            stack.enter_context(Spool(scratch, f"{self._source.modality}-{number}", (width,), np.float32))
             for number in range(len(reader.columns) if tall else 1)
         ]
         self._runs = {name: RunCollector() for name in reader.facts}
@@ -146,6 +158,7 @@ class _Reading:
         require_columns(
             place, names, wanted, like="" if file.path == reader.first_file else f" as in {reader.first_file}"
         )
+        _refuse_other_rate(reader, file.path)
         clock = Clock(source, source.time)
         before = self._count
         for block in _file_reader(source, file.path).blocks(file.path, wanted):
@@ -227,8 +240,8 @@ class _Reading:
     def finished(self, file: Path) -> ReadSource:
         source = self._source
         series = [
-            in_order(spool.series(), duplicates=source.duplicates, sort=source.unsorted == "sort")
-            for spool in self._spools
+            in_order(Series(times=times, values=values), duplicates=source.duplicates, sort=source.unsorted == "sort")
+            for times, values in (spool.collected() for spool in self._spools)
         ]
         if source.unsorted == "sort" and source.duplicates == "error":
             for one in series:
@@ -248,6 +261,18 @@ class _Reading:
             collector.close(end_ns + period_ns)
         runs = {name: collector.intervals for name, collector in self._runs.items()}
         return ReadSource(series=series, runs=runs, is_utc=self._is_utc)
+
+
+def _refuse_other_rate(reader: SourceReader, file: Path) -> None:
+    own = _file_reader(reader.source, file)
+    if own.rate_hz is None or reader.source.time or file == reader.first_file:
+        return
+    rate_hz = own.rate_hz(file)
+    if rate_hz != reader.sensor.own_hz:
+        raise DatasetError(
+            f"{file}: expected {reader.sensor.own_hz:g} Hz as in {reader.first_file}, got {rate_hz:g}; resample it, or"
+            " make it a source of its own"
+        )
 
 
 def _good_values(block: Block, source: Source) -> Floats:
@@ -270,6 +295,12 @@ def _format(source: Source, file: Path) -> Format:
 
 def _file_reader(source: Source, file: Path) -> Reader:
     return reader_of(_format(source, file), source)
+
+
+def _resample(source: Source, rate_hz: float) -> Resample:
+    """Sound is filtered before it is thinned: without that, what lies above half the new rate is folded into it."""
+    is_other_rate = source.resample_hz is not None and source.resample_hz != rate_hz
+    return "polyphase" if source.modality_kind == "audio" and is_other_rate else source.resample
 
 
 def _channels(source: Source, left: Sequence[str]) -> dict[str, str]:

@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from mmkd_edge.errors import DatasetError, UsageError, first_line
-from mmkd_edge.spec import Normalise
+from mmkd_edge.spec import ModalityKind, Normalise
 
 RECIPE_VERSION = 1
 
-Format = Literal["csv", "parquet", "npz", "wav", "tdms", "mdf4", "hdf5", "mcap", "edge_impulse"]
+Format = Literal["csv", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5", "mcap", "edge_impulse"]
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".txt": "csv",
@@ -36,12 +36,22 @@ SUFFIXES: dict[str, Format] = {
     ".mat": "hdf5",
     ".mcap": "mcap",
     ".json": "edge_impulse",
+    ".mp4": "video",
+    ".m4v": "video",
+    ".mov": "video",
+    ".mkv": "video",
+    ".webm": "video",
+    ".avi": "video",
+    ".mpg": "video",
+    ".mpeg": "video",
 }
-KNOWS_ITS_RATE: tuple[Format, ...] = ("wav", "edge_impulse")
+KNOWS_ITS_RATE: tuple[Format, ...] = ("wav", "video", "edge_impulse")
 """Formats whose files declare the rate of their samples."""
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 Resample = Literal["nearest", "linear", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
+Region = tuple[int, int, int, int]
+"""x, y, width and height of a box in pixels of the recorded frame; x and y of its upper left corner."""
 _USUAL_NULLS = ("", "NaN", "nan")
 
 
@@ -88,10 +98,15 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tag: of a historian's tall table, the column that says which channel a row is of.
         quality_ok: values of the column `quality` that count; rows with others are missing.
         hold_s: how long a value that is reported on change stays true.
+        kind: None is `video` of video files, else `series`; sound files, and video files with sound, may be `audio`.
+        height: of the frames in the dataset, in pixels; they are scaled to it.
+        region: which part of the frames is kept; `auto` is the box where things move in the recordings that train.
+        frame_times: `count`: frames come at a constant rate; `container`: the file says when each was taken.
     """
 
     modality: str
     files: str
+    kind: ModalityKind | None = None
     format: Format | Literal["auto"] = "auto"
     time: str = ""
     start: str = ""
@@ -112,18 +127,34 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quality: str = ""
     quality_ok: tuple[str, ...] = ()
     hold_s: float | None = None
+    height: int | None = None
+    width: int | None = None
+    region: Region | Literal["whole", "auto"] = "whole"
+    frame_times: Literal["count", "container"] = "count"
+
+    @property
+    def modality_kind(self) -> ModalityKind:
+        """The kind of the modality that comes of it."""
+        return self.kind or ("video" if self.file_format == "video" else "series")
+
+    @property
+    def file_format(self) -> Format | None:
+        """The format of its files, by their name's end where the recipe does not say; None where that tells nothing."""
+        return SUFFIXES.get(Path(self.files).suffix.lower()) if self.format == "auto" else self.format
 
 
 class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What says which class a window is of: one of `path`, `column` and `files`.
+    """What says which class a window is of: one of `path`, `column`, `files` and `table`.
 
     Attributes:
         path: the part of the path that is the class.
         column: a column of one of the sources.
         files: interval files, a pattern as of a source; `start`, `end` and `label` are their columns.
-        format: `csv`, or the JSON export of a tool, whose columns are `start`, `end`, `label` and `file`.
+        format: of interval files: `csv`, or the JSON of a tool, whose columns are `start`, `end`, `label` and `file`.
         rate_hz: samples or frames per second, where a tool's file counts these.
-        match: part of the path -> column of the interval file, where one file is of several recordings.
+        table: a file with a line for each recording: its label, and whatever else is to be known of it.
+        file: of a table without `match`, the column of the files, as the recipe would write them.
+        match: part of the path -> column of the interval file or the table, where one file is of several recordings.
         classes: in this order; none takes what is found, sorted.
         ignore: labels that count as none.
         purity: the share of a window that one label must cover.
@@ -134,6 +165,8 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     files: str = ""
     format: Literal["csv", "label_studio", "edge_impulse"] = "csv"
     rate_hz: float | None = None
+    table: str = ""
+    file: str = "file"
     start: str = "start"
     end: str = "end"
     label: str = "label"
@@ -151,10 +184,12 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         stride_s: from the start of one window to the next; None is their length.
         cover: `all`: only while every sensor records; `any`: also where some are missing.
         columns: parts of the path or columns of a source that are kept beside the label.
+        at: `intervals`: one window in the middle of each labelled interval, and no others.
     """
 
     length_s: float
     stride_s: float | None = None
+    at: Literal["stride", "intervals"] = "stride"
     cover: Literal["all", "any"] = "all"
     columns: tuple[str, ...] = ()
 
@@ -169,6 +204,7 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         group: the part of the path, or the column, that never straddles splits; empty splits each recording by time.
+        column: the part of the path, or the column, that says `train`, `valid` or `test`; then nothing is dealt.
         valid: a share of the windows, or the names of the groups.
         test: likewise.
         folds: deal the groups into so many; the first judges, the second chooses.
@@ -177,6 +213,7 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     group: str = ""
+    column: str = ""
     valid: float | tuple[str, ...] = 0.2
     test: float | tuple[str, ...] = 0.2
     folds: int | None = None
@@ -244,15 +281,17 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
         yield from (f"'source[{number}]' ({source.modality}): {text}" for text in _source_problems(source))
     yield from (f"'labels': {text}" for text in _label_problems(recipe.labels))
     yield from (f"'windows.{text}" for text in window_problems(recipe.windows))
+    if recipe.windows.at == "intervals" and not (recipe.labels.files or recipe.labels.column):
+        yield "'windows.at': expected 'stride' where labels are no intervals, got 'intervals'; name 'labels.files'"
     yield from (f"'split.{text}" for text in split_rule_problems(recipe.split))
 
 
 def _source_problems(source: Source) -> Iterator[str]:
     yield from _table_problems(source)
-    form = SUFFIXES.get(Path(source.files).suffix.lower()) if source.format == "auto" else source.format
-    if source.format == "auto" and Path(source.files).suffix.lower() not in SUFFIXES:
+    if source.file_format is None:
         yield f"'files': expected a name that ends in {', '.join(SUFFIXES)}, got {source.files!r}; set 'format'"
-    if not source.time and source.rate_hz is None and form not in KNOWS_ITS_RATE:
+    yield from _kind_problems(source)
+    if not source.time and source.rate_hz is None and source.file_format not in KNOWS_ITS_RATE:
         yield "expected 'time' or 'rate_hz', got neither; name the column of times, or the samples per second"
     if source.time and source.start:
         yield "expected 'time' or 'start', got both; remove 'start', the times say when samples were taken"
@@ -275,6 +314,30 @@ def _source_problems(source: Source) -> Iterator[str]:
         yield "expected resample = 'hold' and 'hold_s' together, got one of them; set both, or none"
 
 
+def _kind_problems(source: Source) -> Iterator[str]:
+    """What a recipe may not say of this kind of modality."""
+    kind, has_sound = source.modality_kind, source.file_format in ("wav", "video")
+    if kind == "audio" and not has_sound:
+        yield f"'kind': expected 'audio' of sound or video files, got it of {source.file_format}; make it a series"
+    if (kind == "video" and source.file_format != "video") or (kind == "series" and source.file_format == "video"):
+        wanted = "'video' or 'audio' of video files, and 'video' of no others"
+        yield f"'kind': expected {wanted}, got {kind!r} of {source.file_format}; correct it"
+    if kind != "video":
+        for key, value in (("height", source.height), ("width", source.width)):
+            if value is not None:
+                yield f"{key!r}: expected it of kind 'video' alone, got {value}; remove it"
+        return
+    if source.height is None or source.width is None:
+        yield "expected 'height' and 'width' in pixels, got none; say how large frames are in the dataset"
+    if source.channels not in ((), ("gray",), ("r", "g", "b")):
+        yield f"'channels': expected ['gray'] or ['r', 'g', 'b'], got {list(source.channels)}; correct it"
+    if isinstance(source.region, tuple) and (min(source.region) < 0 or min(source.region[2:]) < 1):
+        yield f"'region': expected [x, y, width, height] of 0 or more pixels, got {list(source.region)}; correct it"
+    for key in ("time", "tag", "quality", "range", "hold_s"):
+        if getattr(source, key):
+            yield f"{key!r}: expected none of kind 'video', got {getattr(source, key)!r}; remove it"
+
+
 def _table_problems(table: Table) -> Iterator[str]:
     if table.timezone:
         try:
@@ -295,10 +358,10 @@ def _table_problems(table: Table) -> Iterator[str]:
 
 def _label_problems(labels: LabelRule) -> Iterator[str]:
     yield from _table_problems(labels)
-    named = [key for key in ("path", "column", "files") if getattr(labels, key)]
+    named = [key for key in ("path", "column", "files", "table") if getattr(labels, key)]
     if len(named) != 1:
         got = " and ".join(named) or "none"
-        yield f"expected one of 'path', 'column' and 'files', got {got}; say where labels come from"
+        yield f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"
     if labels.rate_hz is not None and not 0 < labels.rate_hz < float("inf"):
         yield f"'rate_hz': expected a number above 0, got {labels.rate_hz}; correct it"
     if labels.format == "csv" and Path(labels.files).suffix.lower() == ".json":
@@ -310,7 +373,9 @@ def _label_problems(labels: LabelRule) -> Iterator[str]:
 
 
 def window_problems(windows: WindowRule) -> Iterator[str]:
-    """Gives one text for every wrong number, starting with its key."""
+    """Gives one text for every wrong rule, starting with its key."""
+    if windows.at == "intervals" and windows.stride_s is not None:
+        yield f"stride_s': expected none with at = 'intervals', got {windows.stride_s:g}; remove one of them"
     for key, value in (("length_s", windows.length_s), ("stride_s", windows.hop_s)):
         if not 0 < value < float("inf"):
             yield f"{key}': expected seconds above 0, got {value}; correct it"
@@ -321,6 +386,8 @@ def split_rule_problems(split: SplitRule) -> Iterator[str]:
     shares = [share for share in (split.valid, split.test) if isinstance(share, float | int)]
     if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
         yield f"valid': expected shares above 0, below 1 together with 'test', got {shares}; leave some for train"
+    if split.column and (split.folds is not None or len(shares) < 2):
+        yield f"column': expected it without 'folds' and names of groups, got {split.column!r} with them; remove them"
     if len(shares) < 2 and not split.group:
         yield "group': expected the part of the path that 'valid' and 'test' name, got none; say which"
     if split.folds is not None and (split.folds < 3 or len(shares) < 2 or not split.group):

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec, Normalise
+from mmkd_edge.spec import ModalityKind, ModalitySpec, Normalise
 from mmkd_models.data.importing.recipe import Resample
-from mmkd_models.data.importing.series import SECOND_NS, Series
+from mmkd_models.data.importing.series import SECOND_NS, Samples, Series
 
 _GAP_PERIODS = 1.5
 
@@ -38,6 +39,7 @@ class Sensor:
     """A sensor as the dataset has it, and how its samples get there.
 
     Attributes:
+        kind: of the modality; a camera has `height` and `width`, the size of its frames in the dataset.
         rate_hz: in the dataset.
         native_hz: of the samples; None is `rate_hz`.
         max_gap_s: nothing is interpolated across more; None is one and a half periods of the samples.
@@ -47,6 +49,9 @@ class Sensor:
     name: str
     channels: tuple[str, ...]
     rate_hz: float
+    kind: ModalityKind = "series"
+    height: int | None = None
+    width: int | None = None
     unit: str = ""
     range: tuple[float, float] | None = None
     normalise: Normalise = "none"
@@ -69,10 +74,13 @@ class Sensor:
         """Gives what `dataset.json` says of it, for windows of this length."""
         return ModalitySpec(
             name=self.name,
+            kind=self.kind,
             channels=self.channels,
             unit=self.unit,
             rate_hz=self.rate_hz,
             samples=max(1, round(length_s * self.rate_hz)),
+            height=msgspec.UNSET if self.height is None else self.height,
+            width=msgspec.UNSET if self.width is None else self.width,
             range=self.range,
             normalise=self.normalise,
         )
@@ -84,14 +92,15 @@ class Recorded:
 
     Attributes:
         parts: facts of the whole of it by name, such as person or machine.
-        series: by sensor; several series of one sensor hold its channels in order. One that was absent is left out.
+        series: by sensor; several series of one sensor hold its channels in order, a camera has its frames. One that
+            was absent is left out.
         labels: stretches with a label, none overlapping.
         runs: by column, stretches in which it has one value.
         is_utc: whether times count from 1970.
     """
 
     name: str
-    series: Mapping[str, Sequence[Series]]
+    series: Mapping[str, Sequence[Samples]]
     parts: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[Interval] = ()
     runs: Mapping[str, Sequence[Interval]] = field(default_factory=dict)

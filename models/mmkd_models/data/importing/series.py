@@ -1,4 +1,4 @@
-"""A sensor's samples with the time of each: collected block by block on disk, put in order, measured.
+"""A sensor's samples, or a camera's frames, with the time of each: collected on disk, put in order, measured.
 
 Owns the order of times and what is said of a clock. Nothing is resampled here.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from mmkd_models.data.importing.recipe import Duplicates
 Times = npt.NDArray[np.int64]
 """(L,) nanoseconds since 1970 in UTC, or since the start where nobody knows when that was."""
 Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 
 SECOND_NS = 1_000_000_000
 _GAP_PERIODS = 3.0  # a step of more than so many usual ones is no step of the clock, whatever the declared rate
@@ -49,33 +51,46 @@ class ClockFacts:
     jitter_p99_ms: float
     gaps: int
     longest_gap_s: float
+    repeated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """Frames of one camera: ascending times (L,) and values uint8 (L, H, W, C)."""
+
+    times: Times
+    values: Pixels
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+Samples = Series | Frames
 
 
 class Spool:
-    """Collects blocks of a series in two files of a scratch folder, so that memory holds one block."""
+    """Collects samples of one shape in two files of a scratch folder, so that memory holds one block."""
 
-    def __init__(self, folder: Path, name: str, channels: int) -> None:
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8]) -> None:
         self._times = (folder / f"{name}.times").open("w+b")
         self._values = (folder / f"{name}.values").open("w+b")
-        self._channels = channels
+        self._shape, self._dtype = shape, dtype
         self._count = 0
 
-    def append(self, times: Times, values: Floats) -> None:
-        """Adds samples at the end."""
+    def append(self, times: Times, values: npt.NDArray[Any]) -> None:
+        """Adds samples (B, ...) at the end."""
         self._times.write(np.ascontiguousarray(times, dtype=np.int64).data)
-        self._values.write(np.ascontiguousarray(values, dtype=np.float32).data)
+        self._values.write(np.ascontiguousarray(values, dtype=self._dtype).data)
         self._count += len(times)
 
-    def series(self) -> Series:
-        """Gives what was collected, mapped; valid until the files are closed."""
+    def collected(self) -> tuple[Times, npt.NDArray[Any]]:
+        """Gives times (L,) and values (L, ...) of what was collected, mapped; valid until the files are closed."""
         self._times.flush()
         self._values.flush()
         if not self._count:
-            empty = np.zeros((0, self._channels), dtype=np.float32)
-            return Series(times=np.zeros(0, dtype=np.int64), values=empty)
+            return np.zeros(0, dtype=np.int64), np.zeros((0, *self._shape), dtype=self._dtype)
         times = np.memmap(self._times, dtype=np.int64, mode="r", shape=(self._count,))
-        values = np.memmap(self._values, dtype=np.float32, mode="r", shape=(self._count, self._channels))
-        return Series(times=times, values=values)
+        return times, np.memmap(self._values, dtype=self._dtype, mode="r", shape=(self._count, *self._shape))
 
     def close(self) -> None:
         """Closes and removes the files; a map that is still used keeps its content."""
@@ -120,8 +135,8 @@ def in_order(series: Series, *, duplicates: Duplicates, sort: bool) -> Series:
     return Series(times=times[first], values=np.asarray(kept))
 
 
-def clock_facts(series: Series, *, max_gap_s: float | None) -> ClockFacts:
-    """Measures the clock of a series.
+def clock_facts(series: Samples, *, max_gap_s: float | None) -> ClockFacts:
+    """Measures the clock of a series or of frames.
 
     Args:
         max_gap_s: from which a step is a gap; None is three usual steps.

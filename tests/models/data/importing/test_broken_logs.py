@@ -377,7 +377,7 @@ CASES = [
         name="labels from two places",
         recipe=(('files = "{machine}/states.csv"', 'files = "{machine}/states.csv"\npath = "machine"'),),
         says=(
-            "DIR/recipe.toml: 'labels': expected one of 'path', 'column' and 'files', got path and"
+            "DIR/recipe.toml: 'labels': expected one of 'path', 'column', 'files' and 'table', got path and"
             " files; say where labels come from"
         ),
     ),

@@ -89,7 +89,7 @@ def test_a_folder_without_logs_is_refused(tmp_path):
         draft_recipe(tmp_path)
     assert str(error.value) == (
         f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .tdms, .mf4, .mdf, .h5,"
-        " .hdf5, .mat, .mcap, found none; name their folder"
+        " .hdf5, .mat, .mcap, .mp4, .m4v, .mov, .mkv, .webm, .avi, .mpg, .mpeg, found none; name their folder"
     )
 
 

@@ -1,4 +1,7 @@
-"""Sound files in blocks: samples at the rate that the file says, channels numbered from 1."""
+"""Sound files in blocks: samples at the rate that the file says, channels numbered from 1.
+
+PCM of 8, 16, 24 and 32 bits comes scaled to -1 to 1, floats as they are.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,29 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
     return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)
 
 
-def sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
-    """Gives these channels in blocks, full scale is 1."""
+def sound_blocks(file: Path, columns: Sequence[str], *, called: Path | None = None) -> Iterator[Block]:
+    """Gives these channels in blocks, full scale is 1.
+
+    Args:
+        called: the name in messages, where the file is a copy of what lies in another.
+
+    Raises DatasetError where the file ends before its header says.
+    """
     import polars as pl
 
     soundfile = _soundfile()
-    first = 0
+    called = file if called is None else called
+    expected, first = soundfile.info(str(file)).frames, 0
     try:
         for values in soundfile.blocks(str(file), blocksize=_BLOCK_SAMPLES, dtype="float32", always_2d=True):
             frame = pl.DataFrame({name: values[:, int(name) - 1] for name in columns})
             start = first
-            yield Block(file=file, frame=frame, place=lambda row, start=start: f"{file}: sample {start + row}")  # type: ignore[misc]
+            yield Block(file=called, frame=frame, place=lambda row, start=start: f"{called}: sample {start + row}")  # type: ignore[misc]
             first += len(values)
     except (RuntimeError, OSError) as error:
-        raise DatasetError(f"{file}: expected sound, got {first_line(error)}; copy it again") from error
+        raise DatasetError(f"{called}: expected sound, got {first_line(error)}; copy it again") from error
+    if first < expected:
+        raise DatasetError(f"{called}: expected {expected} samples as its header says, got {first}; copy it again")
 
 
 def _soundfile() -> Any:
@@ -45,6 +57,6 @@ def _soundfile() -> Any:
         import soundfile
     except ImportError as error:
         raise UnavailableError(
-            "sound files need soundfile, which this Python lacks; run: pip install 'mmkd-edge[import]'"
+            "sound files need soundfile, which this Python lacks; run: pip install 'mmkd-edge[audio]'"
         ) from error
     return soundfile

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.readers.block import Block
-from mmkd_models.data.importing.readers.foreign import (
+from mmkd_models.data.importing.readers.programs.foreign import (
     BLOCK_ROWS,
     library,
     reading,

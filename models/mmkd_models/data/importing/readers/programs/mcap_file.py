@@ -12,7 +12,7 @@ from typing import Any
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.readers.block import Block
-from mmkd_models.data.importing.readers.foreign import BLOCK_ROWS, library, reading, require_one, utc
+from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one, utc
 
 TIMES = ("log_time", "publish_time")
 _WHAT = "an MCAP file"

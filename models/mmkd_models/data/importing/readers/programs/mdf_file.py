@@ -17,7 +17,7 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.readers.block import Block
-from mmkd_models.data.importing.readers.foreign import BLOCK_ROWS, library, reading, require_one, utc
+from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one, utc
 
 TIME = "time"
 _WHAT = "an MDF 4 file"
