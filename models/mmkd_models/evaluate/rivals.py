@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.data.windows import Windows
