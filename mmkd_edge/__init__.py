@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ManifestError,
         MmkdError,
         PerformanceError,
+        SignatureError,
         UnavailableError,
         UsageError,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "SelfTest",
     "SensorChecks",
     "SensorError",
+    "SignatureError",
     "Stream",
     "StreamFacts",
     "TaskSpec",
@@ -97,7 +99,7 @@ _HOMES = {
     "mmkd_edge.bundle.manifest": "Manifest decode_manifest encode_manifest",
     "mmkd_edge.bundle.reference": "Reference read_reference write_reference",
     "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
-    "InputError ManifestError MmkdError PerformanceError UnavailableError UsageError",
+    "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",
     "mmkd_edge.predict.info": "PredictorInfo",
     "mmkd_edge.predict.policy": "SensorError",
     "mmkd_edge.predict.postprocess": "Prediction interpret",

@@ -14,6 +14,7 @@ MmkdError                      exit 1   caught by `except MmkdError`
     ├── CheckpointError                 *.ckpt
     ├── ManifestError                   the manifest.json of a bundle
     └── BundleError                     *.edge
+        └── SignatureError              a bundle that no trusted key has signed
 ```
 
 A message has four parts: where, what was expected, what came, how to fix it.
@@ -82,6 +83,10 @@ class ManifestError(ArtifactError):
 
 class BundleError(ArtifactError):
     """A bundle (`*.edge`) that is damaged, altered or not a bundle."""
+
+
+class SignatureError(BundleError):
+    """A bundle that no key which is trusted here has signed."""
 
 
 def first_line(error: BaseException) -> str:

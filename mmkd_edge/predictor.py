@@ -34,6 +34,7 @@ from mmkd_edge.predict.arguments import (
     check_precision,
     check_stale,
     check_threads,
+    check_trust,
     several,
 )
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, age_fault, first_living
@@ -45,7 +46,7 @@ from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.selftest import SelfTest, run_selftests
 from mmkd_edge.predict.sensors import Fault, SensorChecks, check_checks, find_fault, worse
-from mmkd_edge.predict.setup import Asked
+from mmkd_edge.predict.setup import Asked, Trust
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
 from mmkd_edge.stream.stream import Stream
@@ -132,11 +133,13 @@ class EdgePredictor:
         error_level: float | None = None,
         observe_every: int = 16,
         selftest: bool = True,
+        trust: Trust = "trial",
+        keys: str | os.PathLike[str] | None = None,
     ) -> EdgePredictor:
         """Verify a bundle, open its students, and run them until they are warm.
 
         Args:
-            path: the bundle.
+            path: the bundle, or the state folder of `mmkd-edge install`.
             backend: what executes the students; `auto` is what `mmkd-bench tune` or a contest found fastest here, else
                 TensorRT, OpenVINO, onnxruntime or LiteRT, the first that opens it. See `info()` for which, and why.
             contest: whether, for `auto`, the first opening of a bundle may take 0.3 s more to find the fastest backend.
@@ -152,8 +155,14 @@ class EdgePredictor:
             observe_every: the statistics of `health` look at one window in this many; 0 looks at none.
             selftest: whether the first opening of a bundle on this machine asks each student a few golden windows, for
                 about 20 ms; later openings remember that they were answered as by the checkpoint.
+            trust: `trial` reads the graphs of a bundle that is new on this machine and opens it in a process of its own
+                first; `installed`, which a state folder is always opened with, opens none but what was tried when it
+                was installed.
+            keys: a folder of public keys, one of which must have signed the bundle; None takes `MMKD_KEYS` from the
+                environment, and asks for no signature where that is empty.
 
         Raises:
+            SignatureError: keys are named, and none of them has signed the bundle.
             GateError: a student answers its golden windows differently here.
             UsageError: a file is absent, or an argument does not fit this bundle.
             UnavailableError: the backend's library is not installed.
@@ -169,6 +178,8 @@ class EdgePredictor:
             references=several(reference),
             error_level=check_error_level(error_level),
             selftest=selftest,
+            trust=check_trust(trust),
+            keys=keys,
         )
         students = open_students(path, asked)
         predictor = cls.__new__(cls)

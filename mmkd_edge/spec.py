@@ -69,6 +69,29 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.samples / self.rate_hz
 
 
+COLOURS = (("gray",), ("r", "g", "b"))
+"""What the channels of video may be."""
+
+
+def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
+    """Which key of a modality contradicts its kind and why, as far as frames go; None where none does."""
+    for key in ("height", "width"):
+        pixels = getattr(modality, key)
+        if modality.kind != "video" and pixels is not msgspec.UNSET:
+            return key, f"expected none for {modality.kind}, got {pixels}"
+        if modality.kind == "video" and (pixels is msgspec.UNSET or pixels < 1):
+            return key, f"expected the pixels of a frame, got {'none' if pixels is msgspec.UNSET else pixels}"
+    if modality.kind != "video":
+        return None
+    if modality.channels not in COLOURS:
+        return "channels", f"expected gray, or r, g, b, for video, got {', '.join(modality.channels)}"
+    if modality.range is not None:
+        return "range", f"expected none for video, whose values are bytes, got {list(modality.range)}"
+    if modality.normalise != "none":
+        return "normalise", f"expected 'none' for video, got {modality.normalise!r}"
+    return None
+
+
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is predicted.
 

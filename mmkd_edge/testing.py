@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +24,7 @@ from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 
-Feeds = Mapping[str, NDArray[np.float32]]
+Feeds = Mapping[str, NDArray[Any]]
 Answer = Sequence[float] | Callable[[Feeds], Sequence[float]]
 # The logit of a class that the answer rules out: its softmax is 0 in float32.
 _RULED_OUT = 1e-38

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.carried import CarriedWindows
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint
 
 FACTS = Facts(
     dataset="none",

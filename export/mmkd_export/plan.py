@@ -24,6 +24,19 @@ BUNDLE_SUFFIX = ".edge"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seal:
+    """Which of its releases a bundle is, and who answers for it.
+
+    Attributes:
+        release: its number; None gives it that of the bundle that it is made of, if any.
+        keys: private keys that sign it.
+    """
+
+    release: int | None = None
+    keys: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportPlan:
     """What to export, and where to.
 
@@ -44,6 +57,7 @@ class ExportPlan:
         drift_reference: a dataset directory, to measure how its groups differ from each other.
         value_range: which values of the sensor are plausible; see `judge/plausible.py`.
         golden: what the golden windows of the bundle are.
+        seal: the number of the release, and who signs it.
         from_bundle: whether the source is an earlier bundle; its content decides when the plan is made, not its name.
     """
 
@@ -63,6 +77,7 @@ class ExportPlan:
     drift_reference: Path | None = None
     value_range: RangeChoice = "auto"
     golden: GoldenChoice = "real"
+    seal: Seal = Seal()
     from_bundle: bool = field(init=False)
 
     def __post_init__(self) -> None:

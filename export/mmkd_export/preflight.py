@@ -10,6 +10,7 @@ from pathlib import Path
 from mmkd_edge.bundle.files import open_file
 from mmkd_edge.command.outputs import check_file, check_name
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
+from mmkd_edge.trust.keys import check_keys
 from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, is_bundle
 from mmkd_export.targets.table import keeps_bundle, platform_of, targets_of
 
@@ -70,6 +71,10 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
             f"{plan.source}: --golden {plan.golden}: expected a checkpoint, because a bundle keeps its golden windows, "
             "got a bundle; export the checkpoint"
         )
+    try:
+        check_keys(plan.seal.keys)
+    except (UsageError, UnavailableError) as error:
+        yield error
     yield from _ignored_options(plan)
     yield from _output_problems(plan.output)
 

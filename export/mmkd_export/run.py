@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkd_edge.backends.base import open_backend
-from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
 from mmkd_edge.command.outputs import held
 from mmkd_edge.errors import GateError, MmkdError, UsageError
@@ -24,7 +24,8 @@ from mmkd_export.judge.latency import processor_name
 from mmkd_export.judge.plausible import NAMED, RULE, with_range
 from mmkd_export.packing.contents import pack_bundle
 from mmkd_export.packing.join import check_students, join_bundles
-from mmkd_export.plan import ExportPlan
+from mmkd_export.packing.seal import write_sealed
+from mmkd_export.plan import ExportPlan, Seal
 from mmkd_export.precision.make import make_lower_precision, wanted_precisions
 from mmkd_export.precision.speed import timed, without_slow
 from mmkd_export.preflight import check_plan
@@ -147,9 +148,10 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
         check_plan(replace(plan, output=output))
     check_students([_modality_and_labels(plan.source) for plan in plans])
     with held(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
-        parts = [replace(plan, output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)]
+        unsealed = [replace(plan, seal=Seal()) for plan in plans]
+        parts = [replace(plan, output=Path(folder) / f"{number}.edge") for number, plan in enumerate(unsealed)]
         results = [export(part, on_stage=on_stage) for part in parts]
-        join_bundles([part.output for part in parts], output)
+        join_bundles([part.output for part in parts], output, seal=plans[0].seal)
     return [replace(result, path=output) for result in results]
 
 
@@ -232,7 +234,16 @@ def _write(plan: ExportPlan, targets: Sequence[Target], begin: _Begin) -> None:
         left_out=made.left_out,
         machine=machine,
     )
-    write_bundle(plan.output, manifest=manifest, members=members)
+    write_sealed(plan.output, manifest=manifest, members=members, seal=_seal(plan))
+
+
+def _seal(plan: ExportPlan) -> Seal:
+    """What the plan says, with the release of an earlier bundle where it says nothing of that."""
+    if not plan.from_bundle or plan.seal.release is not None:
+        return plan.seal
+    with Bundle.open(plan.source) as bundle:
+        release = bundle.manifest.release
+    return replace(plan.seal, release=release) if isinstance(release, int) else plan.seal
 
 
 def _read(plan: ExportPlan, targets: Sequence[Target], begin: _Begin) -> tuple[ProvenStudent, list[LeftOut], list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -131,7 +131,7 @@ def student_from_checkpoint(
     from mmkd_export.judge.torch_answers import answers_from_student
     from mmkd_models.training.checkpoint import file_sha256
 
-    def answer(windows: NDArray[np.float32]) -> Answers:
+    def answer(windows: NDArray[Any]) -> Answers:
         return answers_from_student(checkpoint, windows, temperature=temperature)
 
     proof_set = _proof_set(
@@ -283,7 +283,7 @@ def _proof_set_of_bundle(
     """The proof set of stored answers; windows without any are answered by the fp32 graph."""
     backend = OrtBackend(graph)
 
-    def answer(windows: NDArray[np.float32]) -> Answers:
+    def answer(windows: NDArray[Any]) -> Answers:
         return answers_from_backend(backend, windows, entry.modality)
 
     answers = Answers(logits=golden.logits, probabilities=golden.probabilities)

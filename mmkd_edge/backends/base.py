@@ -1,6 +1,6 @@
 """Backends: what executes an artifact. The protocol, and the one table of what each backend is.
 
-Every backend takes and gives the same named float32 tensors, whatever engine is behind it. A backend is its file and
+Every backend takes and gives the same named tensors, whatever engine is behind it. A backend is its file and
 its row here: nobody else asks for one by its name.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -70,11 +70,12 @@ class Backend(Protocol):
         """What the opened graph gives, as the engine itself reports it."""
         ...
 
-    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window.
 
         Args:
-            feeds: `<name>` and `<name>_present`, each float32 (1, T, C).
+            feeds: `<name>` and `<name>_present`, each float32 (1, T, C); of video uint8 (1, T, H, W, C) and float32
+                (1, T, 1).
 
         Returns:
             Logits and probabilities (of a regression the value), each float32 (1, K). They belong to the caller: a

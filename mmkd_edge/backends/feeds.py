@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
-def fill(places: Mapping[str, NDArray[np.float32]], feeds: Mapping[str, NDArray[np.float32]]) -> None:
+def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:
     """Copy the feeds in; NumPy alone would also take what only fits after a cast or a broadcast.
 
     Raises:

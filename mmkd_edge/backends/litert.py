@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from mmkd_edge.backends.step_memory import StepMemory
 
-_DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
+_DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
+    "uint8": "uint8",
     "float32": "float32",
     "float16": "float16",
     "int8": "int8",
@@ -90,7 +91,7 @@ class LitertBackend:
         self._results = {tensor.name: int(outputs[tensor.name]["index"]) for tensor in self.outputs}
         self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
 
-    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         idle = self._open_pool()
         handled = sys.exc_info()[1]
@@ -142,7 +143,7 @@ class LitertBackend:
     def __repr__(self) -> str:
         return f"LitertBackend({self.version}, threads={self.threads})"
 
-    def _fill(self, instance: _Instance, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+    def _fill(self, instance: _Instance, feeds: Mapping[str, NDArray[Any]]) -> None:
         if feeds.keys() != self._places.keys():
             wanted, found = ", ".join(self._places), ", ".join(feeds)
             raise BackendError(f"expected the inputs {wanted}, got {found or 'nothing'}")

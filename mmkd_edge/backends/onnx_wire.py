@@ -90,6 +90,27 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
         place += length
 
 
+def numbers(value: Value) -> list[int]:
+    """The signed numbers of a field: one, or as many as are packed into it.
+
+    Raises:
+        ValueError: the bytes are no numbers.
+    """
+    if isinstance(value, int):
+        return [_signed(value)]
+    found, place = [], 0
+    while place < len(value):
+        number, place = _varint(value, place)
+        found.append(_signed(number))
+    return found
+
+
+def _signed(value: int) -> int:
+    """As int64, which protobuf keeps as two's complement of 64 bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
     """A number, and where the next field begins."""
     value = 0

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from mmkd_edge.backends.step_memory import StepMemory
 
 _OUTPUTS = ("logits", "probabilities", "value")
-_DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {"f32": "float32", "f16": "float16", "i8": "int8"}
+_DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
+    "f32": "float32",
+    "f16": "float16",
+    "i8": "int8",
+    "u8": "uint8",
+}
 
 
 class OpenVinoBackend:
@@ -78,7 +83,7 @@ class OpenVinoBackend:
         self._compiled: Any = compiled
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         with self._lock:
             self._check_open()

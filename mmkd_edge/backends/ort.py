@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from mmkd_edge.backends.step_memory import StepMemory
 
-_DTYPES: Mapping[str, Literal["float32", "float16", "int8"]] = {
+_DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
+    "tensor(uint8)": "uint8",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(int8)": "int8",
@@ -93,7 +94,7 @@ class OrtBackend:
         self._session: Any = session
         self._answers = [tensor.name for tensor in self.outputs]
 
-    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         session = self._open_session()
         handled = sys.exc_info()[1]

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
+
 from mmkd_edge.bundle import archive
 from mmkd_edge.bundle.archive import Member
 from mmkd_edge.bundle.digest import new_sha256
@@ -28,6 +30,13 @@ from mmkd_edge.bundle.manifest import (
     decode_manifest,
     encode_manifest,
     member_files,
+)
+from mmkd_edge.bundle.signature import (
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE_FILE,
+    SignatureDocument,
+    decode_signatures,
+    encode_signatures,
 )
 from mmkd_edge.errors import BundleError, ManifestError, UsageError
 
@@ -46,6 +55,16 @@ _END_BYTES = archive.end_record_bytes(comment_bytes=len(_COMMENT) + 64)
 _AGAIN = "copy or export it again"
 
 
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What verifying a file found."""
+
+    manifest: Manifest
+    sha256: str
+    manifest_sha256: str
+    signatures: SignatureDocument | None
+    offsets: dict[str, int]
+
+
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
@@ -54,18 +73,20 @@ class Bundle:
 
     Attributes:
         sha256: of the whole file, as `sha256sum` prints it.
+        manifest_sha256: of the manifest, which is what keys sign.
+        signatures: what keys say of it, unverified; None where it was not signed.
     """
 
-    def __init__(
-        self, *, path: Path, manifest: Manifest, sha256: str, descriptor: int, offsets: Mapping[str, int]
-    ) -> None:
+    def __init__(self, *, path: Path, descriptor: int, verified: Verified) -> None:
         self.path = path
-        self.manifest = manifest
-        self.sha256 = sha256
+        self.manifest = manifest = verified.manifest
+        self.sha256 = verified.sha256
+        self.manifest_sha256 = verified.manifest_sha256
+        self.signatures = verified.signatures
         self._descriptor = descriptor
         # Also gives the file back where a bundle is dropped without close().
         self._closing = weakref.finalize(self, os.close, descriptor)
-        self._offsets = offsets
+        self._offsets = verified.offsets
         self._entries = {entry.file: entry for entry in member_files(manifest)}
 
     @classmethod
@@ -80,11 +101,11 @@ class Bundle:
         path = Path(path)
         descriptor = open_file(path, expected="a bundle written by mmkd-export")
         try:
-            manifest, sha256, offsets = _verify(path, descriptor)
+            verified = _verify(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path=path, manifest=manifest, sha256=sha256, descriptor=descriptor, offsets=offsets)
+        return cls(path=path, descriptor=descriptor, verified=verified)
 
     def model(self, name: str) -> ModelEntry:
         """The manifest's entry of one student.
@@ -116,6 +137,20 @@ class Bundle:
             raise BundleError(f"{self.path}: {member!r} was changed while the bundle was open; open it again")
         return data
 
+    def whole(self) -> bytes:
+        """Every byte of the file, verified.
+
+        Raises:
+            UsageError: the bundle is closed.
+            BundleError: the file was changed after it was opened.
+        """
+        if not self._closing.alive:
+            raise UsageError(f"{self.path}: the bundle is closed; open it again")
+        data = read_exactly(self._descriptor, MAX_BUNDLE_BYTES + 1, offset=0)
+        if new_sha256(data).hexdigest() != self.sha256:
+            raise BundleError(f"{self.path}: the file was changed while the bundle was open; open it again")
+        return data
+
     def golden(self, model: str) -> Golden:
         """The golden windows of one student.
 
@@ -142,13 +177,20 @@ class Bundle:
         self.close()
 
 
-def write_bundle(path: str | os.PathLike[str], *, manifest: Manifest, members: Mapping[str, bytes]) -> None:
+def write_bundle(
+    path: str | os.PathLike[str],
+    *,
+    manifest: Manifest,
+    members: Mapping[str, bytes],
+    signatures: SignatureDocument | None = None,
+) -> None:
     """Write a bundle, all or nothing; the same inputs give the same bytes.
 
     Args:
         path: the file; an earlier one is replaced only when the new one is complete and on the disk.
         manifest: says what every member is.
         members: name to content for everything but the manifest.
+        signatures: what keys say of the manifest; None leaves the bundle unsigned.
 
     Raises:
         ManifestError: the manifest breaks its contract.
@@ -162,6 +204,8 @@ def write_bundle(path: str | os.PathLike[str], *, manifest: Manifest, members: M
     for entry in entries:
         _check_content(entry, members[entry.file], where=str(path))
         files[entry.file] = members[entry.file]
+    if signatures is not None:
+        files[SIGNATURE_FILE] = encode_signatures(signatures)
     body, headers = archive.archive_body(files)
     comment = _COMMENT + new_sha256(body).hexdigest().encode("ascii")
     data = body + archive.end_record(headers, comment=comment)
@@ -184,7 +228,7 @@ def example_bundle(name: str = "watch_acc") -> Path:
     return folder / f"{name}.edge"
 
 
-def _verify(path: Path, descriptor: int) -> tuple[Manifest, str, dict[str, int]]:
+def _verify(path: Path, descriptor: int) -> Verified:
     size = os.fstat(descriptor).st_size
     if size > MAX_BUNDLE_BYTES:
         raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {size}; this is not a bundle")
@@ -197,8 +241,18 @@ def _verify(path: Path, descriptor: int) -> tuple[Manifest, str, dict[str, int]]
         raise ManifestError(f"{path}: {error}") from error
     digest = new_sha256(content).hexdigest()
     entries = (FileEntry(file=MANIFEST_FILE, sha256=digest, size_bytes=len(content)), *member_files(manifest))
-    _check_directory(path, descriptor, size=size, tail=tail, entries=entries)
-    return manifest, sha256, _check_members(path, descriptor, tail=tail, entries=entries)
+    signed_bytes = _check_directory(path, descriptor, size=size, tail=tail, entries=entries)
+    signatures = b""
+    if signed_bytes is not None:
+        signatures = _signature_bytes(path, descriptor, signed_bytes, entries)
+        signed = FileEntry(file=SIGNATURE_FILE, sha256=new_sha256(signatures).hexdigest(), size_bytes=signed_bytes)
+        entries = (*entries, signed)
+    offsets = _check_members(path, descriptor, tail=tail, entries=entries)
+    try:
+        document = None if signed_bytes is None else decode_signatures(signatures)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+    return Verified(manifest=manifest, sha256=sha256, manifest_sha256=digest, signatures=document, offsets=offsets)
 
 
 def _end_record(path: Path, descriptor: int, size: int) -> bytes:
@@ -242,18 +296,31 @@ def _manifest_bytes(path: Path, descriptor: int) -> bytes:
     return read_exactly(descriptor, size, offset=len(header))
 
 
-def _check_directory(path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]) -> None:
+def _check_directory(
+    path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]
+) -> int | None:
+    """Hold names and sizes against the manifest; gives the size of the signatures, which it cannot list."""
     length = min(archive.directory_bytes(tail), size)
     directory = read_exactly(descriptor, length, offset=max(0, size - _END_BYTES - length))
     sizes = archive.stored_sizes(tail, directory)
     if sizes is None:
         raise BundleError(f"{path}: the archive's directory is not readable; the file was not written by mmkd-export")
-    _check_names({entry.file for entry in entries}, set(sizes), where=str(path))
+    _check_names({entry.file for entry in entries}, set(sizes) - {SIGNATURE_FILE}, where=str(path))
     for entry in entries:
         if sizes[entry.file] != entry.size_bytes:
             raise BundleError(
                 f"{path}: {entry.file!r}: expected {entry.size_bytes} bytes, got {sizes[entry.file]}; {_AGAIN}"
             )
+    return sizes.get(SIGNATURE_FILE)
+
+
+def _signature_bytes(path: Path, descriptor: int, size: int, entries: Sequence[FileEntry]) -> bytes:
+    """What stands behind the members that the manifest lists, where the canonical archive has the signatures."""
+    if size > MAX_SIGNATURE_BYTES:
+        raise BundleError(f"{path}: {SIGNATURE_FILE}: expected at most {MAX_SIGNATURE_BYTES} bytes, got {size}")
+    before = sum(archive.LOCAL_HEADER_BYTES + len(entry.file.encode()) + entry.size_bytes for entry in entries)
+    start = before + archive.LOCAL_HEADER_BYTES + len(SIGNATURE_FILE)
+    return read_exactly(descriptor, size, offset=start)
 
 
 def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequence[FileEntry]) -> dict[str, int]:

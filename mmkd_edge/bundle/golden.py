@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.archive import archive_body, end_record
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BundleError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import TaskSpec, label_dtype
 
 _SAME_NUMBER = 0.1  # standard deviations
+_FRAMES = "frames"  # of video: which of them are there
 _DTYPES: dict[str, Any] = {
+    _FRAMES: np.bool_,
     "windows": np.float32,
     "logits": np.float32,
     "probabilities": np.float32,
@@ -34,7 +37,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
-            that is normalised per group. NaN = missing.
+            that is normalised per group; NaN = missing. Of video uint8 (N, T, H, W, C), masked where frames are gone.
         labels: (N,) int64, -1 where unknown; of several labels (N, K) uint8, 255 where unknown; of a regression (N,)
             float32, NaN where unknown.
         logits: (N, K) float32, from the checkpoint: the graph's first output.
@@ -43,7 +46,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
         tolerance: largest difference of a logit or a probability that counts as the same answer.
     """
 
-    windows: NDArray[np.float32]
+    windows: NDArray[Any]
     labels: NDArray[Any]
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
@@ -75,10 +78,21 @@ def same_answers(task: TaskSpec, ours: NDArray[np.float32], theirs: NDArray[np.f
 def golden_bytes(golden: Golden) -> bytes:
     """The golden windows as an uncompressed .npz; the same windows give the same bytes."""
     files: dict[str, bytes] = {}
-    for name, dtype in {"windows": _DTYPES["windows"], "labels": golden.labels.dtype, **_DTYPES}.items():
+    arrays: dict[str, NDArray[Any]] = {
+        "windows": golden.windows,
+        "labels": golden.labels,
+        "logits": golden.logits,
+        "probabilities": golden.probabilities,
+        "judge": golden.judge,
+        "tolerance": np.array(golden.tolerance),
+    }
+    if golden.windows.dtype == np.uint8:
+        arrays |= {"windows": bytes_of(golden.windows), _FRAMES: ~missing_frames(golden.windows)}
+    for name, array in arrays.items():
         buffer = io.BytesIO()
         # C order: numpy would else record how the array happened to lie in memory.
-        np.save(buffer, np.asarray(getattr(golden, name), dtype=dtype, order="C"), allow_pickle=False)
+        dtype = array.dtype if name in ("labels", "windows") else _DTYPES[name]
+        np.save(buffer, np.asarray(array, dtype=dtype, order="C"), allow_pickle=False)
         files[f"{name}.npy"] = buffer.getvalue()
     body, members = archive_body(files)
     return body + end_record(members, comment=b"")
@@ -94,8 +108,9 @@ def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
     fault = _fault(arrays, entry)
     if fault:
         raise BundleError(f"{entry.golden.file}: {fault}; export the bundle again")
+    windows = arrays["windows"]
     return Golden(
-        windows=arrays["windows"],
+        windows=with_missing(windows, ~arrays[_FRAMES]) if _FRAMES in arrays else windows,
         labels=arrays["labels"],
         logits=arrays["logits"],
         probabilities=arrays["probabilities"],
@@ -123,6 +138,9 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
 
 def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
     dtypes: dict[str, Any] = {"labels": np.dtype(label_dtype(entry.task.kind)), **_DTYPES}
+    dtypes["windows"] = np.dtype(entry.modality.dtype)
+    if entry.modality.kind != "video":
+        del dtypes[_FRAMES]
     if set(arrays) != set(dtypes):
         return f"expected the arrays {', '.join(sorted(dtypes))}, got {', '.join(sorted(arrays))}"
     several = entry.task.kind == "multi_label"
@@ -130,6 +148,7 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
     classes = len(entry.task.labels)
     shapes = {
         "windows": (count, *entry.modality.shape),
+        _FRAMES: (count, entry.modality.samples),
         "labels": (count, classes) if several else (count,),
         "logits": (count, classes),
         "probabilities": (count, classes),

@@ -19,7 +19,7 @@ from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.printable import unprintable_in
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, task_fault
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -32,6 +32,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_FLOAT32 = 3.4028235e38
+MAX_RELEASE = 10**12
 MOST_WINDOWS_AT_ONCE = 64
 MOST_CONFIDENCE_WINDOWS = 1024
 
@@ -197,6 +198,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tools: what made the bundle, name to version.
         licence: of the weights, and of the data in the golden windows.
         files: report.json and README.md.
+        release: a number that grows with every release, so that a device refuses an earlier one; absent where none was
+            given.
     """
 
     format_version: int = FORMAT_VERSION
@@ -205,6 +208,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tools: dict[str, str]
     licence: str
     files: tuple[FileEntry, ...]
+    release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)] | msgspec.UnsetType = msgspec.UNSET
+
+
+def release_of(manifest: Manifest) -> int:
+    """Its number among releases; 0 where none was given."""
+    return 0 if manifest.release is msgspec.UNSET else manifest.release
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
@@ -405,14 +414,16 @@ def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str)
 
 def _check_modality(modality: ModalitySpec, path: str) -> None:
     _check_name(modality.name, f"{path}.name")
-    _require(modality.kind == "series", f"{path}.kind", f"{modality.kind!r} is not supported yet, only 'series' is")
     _require(bool(modality.channels), f"{path}.channels", "expected one name per channel, got none")
     _check_unique(modality.channels, f"{path}.channels", "name")
     _check_printable(modality.channels, f"{path}.channels")
     _check_printable([modality.unit], f"{path}.unit")
     _require(modality.rate_hz > 0, f"{path}.rate_hz", f"expected a rate above 0, got {modality.rate_hz}")
     _require(modality.samples >= 1, f"{path}.samples", f"expected at least 1, got {modality.samples}")
-    values = modality.samples * len(modality.channels)
+    fault = frames_fault(modality)
+    if fault is not None:
+        _fail(f"{path}.{fault[0]}", fault[1])
+    values = math.prod(modality.shape)
     _require(
         values <= MAX_WINDOW_VALUES, f"{path}.samples", f"expected at most {MAX_WINDOW_VALUES} values, got {values}"
     )

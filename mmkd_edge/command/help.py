@@ -82,6 +82,15 @@ class CommandParser(argparse.ArgumentParser):
         return help_page(str(self.usage), str(self.description), sections) + "\n"
 
 
+def commands_page(name: str, about: str, commands: Rows) -> str:
+    """The help of a name with several commands that need no typer.
+
+    Args:
+        commands: the word for each, and what it does.
+    """
+    return help_page(f"{name} [OPTIONS] COMMAND ...", about, [("Commands", commands), ("Options", _ALWAYS)]) + "\n"
+
+
 def command_app(about: str = "") -> typer.Typer:
     """A command line with typer: `@app.command(cls=command_class())` adds a command to it.
 

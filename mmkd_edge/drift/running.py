@@ -6,12 +6,14 @@ Owns the figures of channels and labels. Nothing in here grows with time. The ve
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.drift.features import ROWS, ChannelStatistics, GroupReference, InputStatistics
+from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.drift.verdict import Drift, DriftWatch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
@@ -65,16 +67,18 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_statistics(
-    values: NDArray[np.float32], present: NDArray[np.float32], probabilities: NDArray[np.float32], *, task: TaskSpec
+    values: NDArray[Any], present: NDArray[np.float32], probabilities: NDArray[np.float32], *, task: TaskSpec
 ) -> InputStatistics:
     """The statistics that later windows are compared with.
 
     Args:
-        values: float32 (N, T, C), what `prepare_batch` gives for windows without a reference.
-        present: float32 (N, T, C), 1 or 0.
+        values: float32 (N, T, C), what `prepare_batch` gives for windows without a reference; of video uint8
+            (N, T, H, W, C), of which the brightness of the frames is measured.
+        present: float32 (N, T, C), 1 or 0; of video (N, T, 1).
         probabilities: float32 (N, K), the answers for them.
         task: what was answered.
     """
+    values, present = rows_of(values, present)
     channels = [
         _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_share=1.0 - float(present[:, :, c].mean()))
         for c in range(values.shape[2])
@@ -179,9 +183,10 @@ class RunningStatistics:
             self._labels = {label: count / 2 for label, count in self._labels.items()}
             self._answers /= 2
 
-    def observe(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> None:
-        """Look at a window: values and presence, each (1, T, C), as `prepare` gives them."""
-        rows, there = values[0, :: self._step], present[0, :: self._step] > 0  # (R, C)
+    def observe(self, values: NDArray[Any], present: NDArray[np.float32]) -> None:
+        """Look at a window: values and presence as `prepare` gives them."""
+        values, present = rows_of(values[:, :: self._step], present[:, :: self._step])
+        rows, there = values[0], present[0] > 0  # (R, C)
         bins = np.add.reduce(rows[:, :, None] >= self._edges, axis=2, dtype=np.intp) + self._offsets  # (R, C)
         self._bins += np.bincount(bins[there], minlength=self._bins.size).reshape(self._bins.shape)
         shifted = np.where(there, rows - self._shift, 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from mmkd_edge.predict.setup import Setup
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Feeds = Mapping[str, NDArray[np.float32]]
+    Feeds = Mapping[str, NDArray[Any]]
 
 CONTEST_S = 0.3
 """What all contests of one opening may take together."""

@@ -9,16 +9,18 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.reference import Reference, check_reference, read_reference
-from mmkd_edge.errors import BackendError, UnavailableError, UsageError
+from mmkd_edge.errors import BackendError, BundleError, MmkdError, UnavailableError, UsageError, first_line
 from mmkd_edge.machine import this_machine
+from mmkd_edge.opening.admission import Admission
 from mmkd_edge.opening.contest import CONTEST_S, Outcome, hold_contest
-from mmkd_edge.opening.first_questions import with_verdict
+from mmkd_edge.opening.first_questions import ask_quickly
 from mmkd_edge.predict.engine import Engine, Students, open_engine
 from mmkd_edge.predict.profile import (
     ExecutionProfile,
@@ -30,43 +32,109 @@ from mmkd_edge.predict.profile import (
 )
 from mmkd_edge.predict.setup import Asked, Setup, setups, unsettled
 from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.trust.keys import check_signed
+from mmkd_edge.trust.slots import Started, confirm, fail, forget, start
 
 _KEEPING_S = 0.05  # of a contest, kept for remembering it
 
 
 def open_students(path: str | os.PathLike[str], asked: Asked) -> Students:
-    """Verify a bundle, open its students, and run them until they are warm.
+    """Verify a bundle, open its students, and run them until they are warm; of a state folder what is installed there.
 
     Raises:
         UsageError: a file is absent, or what was asked does not fit this bundle.
         UnavailableError: the backend's library is not installed.
         BackendError: the backend cannot open or run a student.
         ArtifactError: the bundle is damaged, or was made for a newer version.
+        SignatureError: keys are named, and none of them has signed it.
         GateError: a student does not answer its golden windows as the checkpoint did.
     """
+    state = Path(path)
+    if state.is_dir():
+        return _open_installed(state, msgspec.structs.replace(asked, trust="installed"))
+    if asked.trust == "installed":
+        raise UsageError(
+            f"{state}: trust='installed': expected the state folder that mmkd-edge install keeps, got something else"
+        )
+    return _open_bundle(state, asked)
+
+
+def _open_installed(state: Path, asked: Asked) -> Students:
+    """What is installed; where its first start fails, what was installed before."""
+    with start(state) as started:
+        try:
+            students = _open_bundle(started.path, asked, started=started)
+        except MmkdError as error:
+            instead = fail(state, started, first_line(error)) if started.on_probation else None
+            if instead is None:
+                raise
+            return _open_bundle(instead.path, asked, started=instead)
+        except BaseException:
+            if started.on_probation:
+                forget(state, started)
+            raise
+        if started.on_probation:
+            confirm(state, started)
+        return students
+
+
+def _open_bundle(path: Path, asked: Asked, *, started: Started | None = None) -> Students:
     bundle = Bundle.open(path)
     opened: list[Engine] = []
     outcomes: list[Outcome | None] = []
     try:
+        _check_is_installed(bundle, started)
+        check_signed(bundle, asked.keys)
         references = _references(asked.references, [entry.modality for entry in bundle.manifest.models])
         found = find_profile(bundle.sha256) if asked.leaves_a_choice else None
+        admission = Admission(bundle, asked, told=started.told if started else "")
+        _try_new(admission, bundle, asked, found)
         left_s = CONTEST_S - _KEEPING_S
         for entry in bundle.manifest.models:
             reference = references.get(entry.modality.name)
-            student = _Student(bundle=bundle, entry=entry, asked=asked, reference=reference)
+            student = _Student(bundle=bundle, entry=entry, asked=asked, reference=reference, admission=admission)
             engine, outcome = _open_student(student, found=found, limit_s=left_s)
             opened.append(engine)
             outcomes.append(outcome)
             left_s -= outcome.spent_s if outcome else 0.0
         engines = _told(opened, outcomes, kept=_remember(bundle, found, outcomes))
-        if asked.selftest:
-            engines = with_verdict(bundle, engines)
+        engines = _with_verdicts(bundle, engines, admission)
     except BaseException:
         for engine in opened:
             engine.close()
         bundle.close()
         raise
     return Students(engines=engines, bundle=bundle)
+
+
+def _check_is_installed(bundle: Bundle, started: Started | None) -> None:
+    if started is not None and bundle.sha256 != started.sha256:
+        raise BundleError(f"{bundle.path}: it is another bundle than was installed; install it again")
+
+
+def _try_new(admission: Admission, bundle: Bundle, asked: Asked, found: FoundProfile | None) -> None:
+    """A trial of all that may be opened, before anything is timed; of the first ways where a profile settles it."""
+    ways = [[(entry, setup) for setup in setups(entry, asked, found)] for entry in bundle.manifest.models]
+    settled = found is not None and found.profile is not None
+    admission.try_new([way for of_one in ways for way in (of_one[:1] if settled else of_one)])
+
+
+def _with_verdicts(bundle: Bundle, engines: Sequence[Engine], admission: Admission) -> tuple[Engine, ...]:
+    """The engines, tested here where no trial has tested them, and saying what they have passed."""
+    ways = [(engine.entry, _setup_of(engine)) for engine in engines]
+    asked = [(engine, way) for engine, way in zip(engines, ways, strict=True) if admission.asks(way)]
+    for engine, _ in asked:
+        ask_quickly(bundle, engine)
+    admission.keep([way for _, way in asked])
+    return tuple(
+        msgspec.structs.replace(engine, selftest=admission.told_selftest(way), trial=admission.told_trial(way))
+        for engine, way in zip(engines, ways, strict=True)
+    )
+
+
+def _setup_of(engine: Engine) -> Setup:
+    assert engine.setup is not None
+    return engine.setup
 
 
 class _Student(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,9 +144,11 @@ class _Student(msgspec.Struct, frozen=True, kw_only=True):
     entry: ModelEntry
     asked: Asked
     reference: Reference | None
+    admission: Admission
 
     def opened(self, setup: Setup) -> Engine:
-        """Its engine, opened in one way."""
+        """Its engine, opened in one way that was tried."""
+        self.admission.check((self.entry, setup))
         level = self.asked.error_level
         return open_engine(self.bundle, self.entry, setup, reference=self.reference, error_level=level)
 
@@ -173,8 +243,7 @@ def _told(
 
 
 def _with_reason(engine: Engine, *more: str, profile: str = "") -> Engine:
-    setup = engine.setup
-    assert setup is not None
+    setup = _setup_of(engine)
     reason = "; ".join((setup.reason, *more))
     return msgspec.structs.replace(
         engine, setup=msgspec.structs.replace(setup, reason=reason, profile=profile or setup.profile)

@@ -19,6 +19,8 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.preprocess import as_float32, check_window, columns_of, select
 from mmkd_edge.predict.profile import MAX_THREADS
+from mmkd_edge.predict.setup import TRUSTS, Trust
+from mmkd_edge.predict.video import check_frame_batch
 from mmkd_edge.spec import ModalitySpec
 
 AnyReference = Reference | str | os.PathLike[str]
@@ -59,6 +61,8 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
         return [_check_numbered_mapping(index, window, modalities) for index, window in enumerate(windows)]
     modality = modalities[0]
     values = select(windows, modality)
+    if isinstance(values, np.ndarray) and modality.kind == "video":
+        return list(check_frame_batch(values, modality))
     if isinstance(values, np.ndarray):
         array = as_float32(values, modality)
         shape = modality.shape
@@ -97,6 +101,18 @@ def check_precision(precision: RunPrecision | Literal["auto"]) -> RunPrecision |
         *others, last = map(repr, ("auto", *RUN_PRECISIONS))
         raise UsageError(f"precision {precision!r} is unknown; expected {', '.join(others)} or {last}")
     return precision
+
+
+def check_trust(trust: Any) -> Trust:
+    """The same trust, where there is one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for known in TRUSTS:
+        if trust == known:
+            return known
+    raise UsageError(f"trust: expected {' or '.join(map(repr, TRUSTS))}, got {trust!r}")
 
 
 def check_threads(threads: Any) -> int | None:
@@ -147,7 +163,7 @@ def check_every(observe_every: Any) -> int:
     return observe_every
 
 
-def _check_numbered(index: int, window: object, modality: ModalitySpec) -> NDArray[np.float32]:
+def _check_numbered(index: int, window: object, modality: ModalitySpec) -> NDArray[Any]:
     try:
         return check_window(window, modality)
     except InputError as error:

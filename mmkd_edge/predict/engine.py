@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,6 +44,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         statistics: of its inputs and answers.
         step: what executes the step graph of a causal student; None where there is none, or the backend runs none.
         selftest: how its quick self-test ended; empty where there was none.
+        trial: how its trial in a process of its own ended; empty where there was none.
     """
 
     entry: ModelEntry
@@ -55,6 +57,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     statistics: RunningStatistics
     step: SteppingBackend | None = None
     selftest: str = ""
+    trial: str = ""
 
     @property
     def modality(self) -> ModalitySpec:
@@ -78,7 +81,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
             "and open the bundle with EdgePredictor.open(..., reference=FILE)"
         )
 
-    def feeds(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """What its backend takes, for what `prepare` gave."""
         first, second = self.entry.inputs
         return {first.name: values, second.name: present}
@@ -190,14 +193,14 @@ def engine_of(
     )
 
 
-def answers_of(engine: Engine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits and probabilities, each (N, K), for golden windows (N, T, C): raw, or z-scores of a per-group modality."""
+def answers_of(engine: Engine, windows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits and probabilities, each (N, K), for golden windows: raw, or z-scores of a per-group modality."""
     answers = [answer_of(engine, *prepare(window, engine.modality)) for window in windows]
     return np.concatenate([logits for logits, _ in answers]), np.concatenate([shares for _, shares in answers])
 
 
 def answer_of(
-    engine: Engine, values: NDArray[np.float32], present: NDArray[np.float32]
+    engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits and probabilities for what `prepare` gave, where the engine gave any.
 
@@ -281,8 +284,11 @@ def _check_tensors(
 
 
 def _warm_up(entry: ModelEntry, backend: Backend) -> None:
-    shape = entry.inputs[0].shape
-    feeds = {entry.inputs[0].name: np.zeros(shape, np.float32), entry.inputs[1].name: np.ones(shape, np.float32)}
+    values, present = entry.inputs
+    feeds: dict[str, NDArray[Any]] = {
+        values.name: np.zeros(values.shape, values.dtype),
+        present.name: np.ones(present.shape, present.dtype),
+    }
     for _ in range(_WARM_UP_RUNS):
         answers = backend.run(feeds)
     _check_answers(backend, entry.outputs, answers)

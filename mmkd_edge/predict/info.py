@@ -27,6 +27,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
         bundle: the path that was opened; empty without a bundle.
         bundle_sha256: of the whole bundle, as `sha256sum` prints it; empty without a bundle.
         selftest: when the quick self-test at opening was passed; empty where there was none.
+        trial: when it was opened in a process of its own first, or why not; empty without a bundle.
         least_probability: from which on a label is in the label set; None where no error level was asked for.
         versions: of mmkd-edge, numpy and Python.
     """
@@ -48,6 +49,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     bundle_sha256: str
     selftest: str
+    trial: str
     least_probability: float | None
     versions: dict[str, str]
 
@@ -77,6 +79,7 @@ def info_of(students: Students) -> PredictorInfo:
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
         selftest=engine.selftest,
+        trial=engine.trial,
         least_probability=engine.least_probability,
         versions={
             "mmkd-edge": version("mmkd-edge"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.predict.confidence import label_set
-from mmkd_edge.predict.preprocess import all_present
+from mmkd_edge.predict.preprocess import nothing_missing
 from mmkd_edge.predict.sensors import Fault, Status, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
@@ -98,7 +98,7 @@ def interpret(
     *,
     modality: ModalitySpec,
     task: TaskSpec,
-    window: NDArray[np.float32] | None = None,
+    window: NDArray[Any] | None = None,
     fault: Fault | None = None,
     input_age_s: float | None = None,
     least_probability: float | None = None,
@@ -107,7 +107,7 @@ def interpret(
 
     Args:
         probabilities: float32 (1, K), the graph's second output, of a regression the value; the prediction keeps it.
-        present: float32 (1, T, C), what `prepare` gave; None where nothing is missing.
+        present: float32 (1, T, C), what `prepare` gave, of video (1, T, 1); None where nothing is missing.
         modality: what was asked about.
         task: what it answers.
         window: (T, C) raw values, which tell why values count as missing.
@@ -126,7 +126,7 @@ def interpret(
             "the backend runs another model than the manifest describes"
         )
     missing_share = 0.0
-    if present is not None and present is not all_present(present.shape[1:]):
+    if present is not None and present is not nothing_missing(modality):
         missing = present.size - int(np.count_nonzero(present))
         missing_share = missing / present.size
         fault = worse(_missing(missing, present, modality, window), fault)
@@ -203,8 +203,10 @@ def no_answer(
 
 
 def _missing(
-    missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[np.float32] | None
+    missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[Any] | None
 ) -> Fault | None:
+    if modality.kind == "video":
+        return _missing_frames(missing, present.size)
     if missing == present.size:
         return Fault(status="invalid", reason=f"all values are missing{_causes(window, modality)}")
     if missing >= modality.samples:  # else no channel can be wholly missing
@@ -218,5 +220,13 @@ def _missing(
     return None
 
 
-def _causes(window: NDArray[np.float32] | None, modality: ModalitySpec) -> str:
+def _missing_frames(missing: int, frames: int) -> Fault | None:
+    if missing == frames:
+        return Fault(status="invalid", reason="all frames are missing")
+    if missing >= DEGRADED_SHARE * frames:
+        return Fault(status="degraded", reason=f"{missing / frames:.1%} of the frames are missing")
+    return None
+
+
+def _causes(window: NDArray[Any] | None, modality: ModalitySpec) -> str:
     return "" if window is None else missing_causes(window, modality)

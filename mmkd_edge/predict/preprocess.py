@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError
+from mmkd_edge.predict.video import all_frames_present, check_frames, prepare_frame_batch, prepare_frames
 from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)
@@ -23,31 +24,33 @@ _FINITE = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
 _NUMBER_KINDS = "biuf"
 
 
-def check_window(window: object, modality: ModalitySpec) -> NDArray[np.float32]:
+def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     """Check one window at the door and give its array.
 
     Args:
         window: a mapping from the modality's name to an array, or the bare array. Whatever numpy can read as numbers is
             taken; other number types are converted to float32, masked values become NaN. Of a frame (pandas, polars)
-            the columns with the names of the channels, wherever they stand; others are left out.
+            the columns with the names of the channels, wherever they stand; others are left out. Of video frames of
+            uint8 as `check_frames` takes them: (T, H, W, C), masked, or a list with None for missing ones.
         modality: what the model takes.
 
     Returns:
-        (T, C) float32 in native byte order, NaN = missing. The caller's own array where it already is that.
+        (T, C) float32 in native byte order, NaN = missing; of video uint8 (T, H, W, C), masked where frames are
+        missing. The caller's own array where it already is that.
 
     Raises:
         InputError: the window names another modality, is not numeric or has another shape.
     """
     array = window.get(modality.name) if isinstance(window, dict) and len(window) == 1 else window
     shape = (modality.samples, len(modality.channels))
-    if type(array) is np.ndarray and array.dtype == _FLOAT32 and array.shape == shape:
+    if type(array) is np.ndarray and array.dtype == _FLOAT32 and array.shape == shape and modality.kind != "video":
         return array
     return _checked(window, modality)
 
 
 def prepare(
-    array: NDArray[np.float32], modality: ModalitySpec, reference: Reference | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    array: NDArray[Any], modality: ModalitySpec, reference: Reference | None = None
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Turn a checked window into the graph's two inputs: values and presence.
 
     A value is missing where it is NaN or infinite, or outside the modality's range. The range speaks of raw values:
@@ -55,13 +58,17 @@ def prepare(
 
     Args:
         array: (T, C) float32 from `check_window`: raw values; z-scores for a per-group modality without `reference`.
+            Of video uint8 (T, H, W, C).
         modality: what the model takes.
         reference: the group's statistics; raw values are z-scored with them.
 
     Returns:
         Values and presence, each float32 (1, T, C): a missing value is 0 and its presence 0, else presence is 1.
-        Values may share memory with `array`. Where nothing is missing, presence is `all_present(array.shape)`.
+        Values may share memory with `array`. Where nothing is missing, presence is `nothing_missing(modality)`.
+        Of video the values are uint8 (1, T, H, W, C) and the presence is that of the frames, (1, T, 1).
     """
+    if modality.kind == "video":
+        return prepare_frames(array)
     if reference is not None:
         array = standardise(array, modality, mean=reference.mean, std=reference.std)
     low, high = modality.range if modality.range is not None and modality.normalise == "none" else _FINITE
@@ -80,18 +87,24 @@ def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return present
 
 
-def prepare_batch(
-    array: NDArray[np.float32], modality: ModalitySpec
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def nothing_missing(modality: ModalitySpec) -> NDArray[np.float32]:
+    """Gives the presence of a window that misses nothing, the same read-only array each time."""
+    return all_frames_present(modality.samples) if modality.kind == "video" else all_present(modality.shape)
+
+
+def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """`prepare` for many windows at once.
 
     Args:
-        array: (B, T, C) float32: raw values, or z-scores for a per-group modality.
+        array: (B, T, C) float32: raw values, or z-scores for a per-group modality. Of video uint8 (B, T, H, W, C).
         modality: what the model takes.
 
     Returns:
-        Values and presence, each a new float32 array (B, T, C).
+        Values and presence, each a new float32 array (B, T, C). Of video uint8 (B, T, H, W, C), which may share memory
+        with `array`, and float32 (B, T, 1).
     """
+    if modality.kind == "video":
+        return prepare_frame_batch(array)
     present = _valid(array, modality) if modality.normalise == "none" else np.isfinite(array)
     return np.where(present, array, np.float32(0)), present.astype(np.float32)
 
@@ -128,7 +141,9 @@ def _valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.boo
     return valid
 
 
-def _checked(window: object, modality: ModalitySpec) -> NDArray[np.float32]:
+def _checked(window: object, modality: ModalitySpec) -> NDArray[Any]:
+    if modality.kind == "video":
+        return check_frames(select(window, modality), modality)
     array = as_float32(select(window, modality), modality)
     shape = modality.shape
     if array.shape != shape:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.preprocess import all_present
+from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.predict.preprocess import nothing_missing
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "stale", "invalid"]
@@ -91,19 +93,22 @@ def worse(one: Fault | None, other: Fault | None) -> Fault | None:
 
 
 def find_fault(
-    array: NDArray[np.float32], present: NDArray[np.float32], modality: ModalitySpec, checks: SensorChecks
+    array: NDArray[Any], present: NDArray[np.float32], modality: ModalitySpec, checks: SensorChecks
 ) -> Fault | None:
-    """What the checks see in one window.
+    """What the checks see in one window; of video in the mean brightness of its frames.
 
     Args:
-        array: (T, C) float32 raw values, NaN = missing.
-        present: float32 (1, T, C), what `prepare` gave for it.
+        array: (T, C) float32 raw values, NaN = missing; of video uint8 (T, H, W, C).
+        present: float32 (1, T, C), what `prepare` gave for it; of video (1, T, 1).
         modality: names the channels.
         checks: what to look for.
     """
     samples = modality.samples
     stuck = None if checks.stuck_s is None else max(2, round(checks.stuck_s * modality.rate_hz))
-    if present is all_present(modality.shape):
+    complete = present is nothing_missing(modality)
+    if modality.kind == "video":
+        array, present = _brightness(array, present)
+    if complete:
         shortest = stuck or (samples if checks.flat else 0)
         if shortest == 0 or not _may_repeat(array, shortest):
             return None
@@ -113,6 +118,13 @@ def find_fault(
     if checks.dropout_s is not None:
         fault = worse(fault, _dropout(present[0] == 0, modality, checks.dropout_s))
     return fault
+
+
+def _brightness(frames: NDArray[np.uint8], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
+    """(T, C) means of a window of video, NaN where a frame is missing, and their presence (1, T, C)."""
+    means, there = rows_of(bytes_of(frames)[None], present)
+    missing = missing_frames(frames)[:, None]
+    return np.where(missing, np.float32(np.nan), means[0]), there
 
 
 def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:

@@ -27,6 +27,9 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.profile import ExecutionProfile, FoundProfile, Trial, best_trial
 
+Trust = Literal["trial", "installed"]
+TRUSTS: tuple[Trust, ...] = ("trial", "installed")
+
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """How a bundle is opened: what `EdgePredictor.open` was told.
@@ -39,6 +42,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         references: for modalities that are normalised per group.
         error_level: of label sets; None for none.
         selftest: whether a few golden windows are asked first.
+        trust: what may be opened in this process: what has passed a trial here, or what was installed.
+        keys: the folder of those keys that must have signed it; None for that of the environment, if any.
     """
 
     backend: BackendName | Literal["auto"] = "auto"
@@ -48,6 +53,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     references: tuple[Reference | str | os.PathLike[str], ...] = ()
     error_level: float | None = None
     selftest: bool = True
+    trust: Trust = "trial"
+    keys: str | os.PathLike[str] | None = None
 
     @property
     def leaves_a_choice(self) -> bool:

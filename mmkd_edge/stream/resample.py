@@ -156,9 +156,14 @@ class Grid:
         gap_s: a longer time between two samples is a gap.
         origin_s: time of the first sample.
         row: (C,) its values.
+        interpolates: whether anything lies between two samples; between two frames nothing does, and a row is the
+            frame within half a period.
     """
 
-    def __init__(self, *, rate_hz: float, gap_s: float, origin_s: float, row: NDArray[np.float32]) -> None:
+    def __init__(
+        self, *, rate_hz: float, gap_s: float, origin_s: float, row: NDArray[np.float32], interpolates: bool = True
+    ) -> None:
+        self._interpolates = interpolates
         self._rate_hz = rate_hz
         self._gap_s = gap_s
         self._origin_s = origin_s
@@ -187,7 +192,7 @@ class Grid:
         joined = (after - before <= self._gap_s)[:, None] & np.isfinite(low) & np.isfinite(high)
         with np.errstate(invalid="ignore", over="ignore"):  # where one of the two is not there the other is taken
             between = (low * (1.0 - weight) + high * weight).astype(np.float32)
-        return np.where(joined, between, np.where(close, near, np.float32(np.nan)))
+        return np.where(joined & self._interpolates, between, np.where(close, near, np.float32(np.nan)))
 
     def point_s(self, number: int) -> float:
         """The time of a row."""

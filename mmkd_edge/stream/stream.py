@@ -7,7 +7,7 @@ alone, not on how they were divided into pushes. Memory is constant, and the onl
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -22,9 +22,10 @@ from mmkd_edge.predict.preprocess import as_float32, only_valid, select
 from mmkd_edge.predict.sensors import Fault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping
+from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
 from mmkd_edge.stream.resample import Clock, Grid, Run
 
-Ask = Callable[[NDArray[np.float32], Conditions, NDArray[np.float32] | None], Prediction]
+Ask = Callable[[NDArray[Any], Conditions, NDArray[np.float32] | None], Prediction]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
@@ -63,8 +64,8 @@ class Stream:
     Args:
         modality: what is streamed.
         task: what is predicted.
-        ask: gives the prediction for a window (T, C), what it is asked under, and its probabilities (1, K) where
-            steps gave them.
+        ask: gives the prediction for a window (T, C), of video (T, H, W, C), what it is asked under, and its
+            probabilities (1, K) where steps gave them.
         deliver: counts predictions and applies the policy.
         hop: rows from one prediction to the next.
         gap_s: a longer time between two samples is a gap; None is two and a half sampling periods.
@@ -99,8 +100,9 @@ class Stream:
         self._reorder = reorder
         self._stale_s = stale_s
         self._stepping = stepping
-        samples, channels = modality.shape
-        self._buffer = np.empty((3 * samples, channels), dtype=np.float32)
+        self._frames = FrameNumbers(modality, reorder=reorder) if modality.kind == "video" else None
+        columns = 1 if self._frames is not None else len(modality.channels)
+        self._buffer = np.empty((3 * modality.samples, columns), dtype=np.float32)
         self._samples = 0
         self.reset()
 
@@ -131,7 +133,7 @@ class Stream:
         Args:
             samples: an array (n, C) of raw values, a single sample (C,), a frame (pandas, polars) that has the channels
                 as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one channel also
-                takes (n,).
+                takes (n,). Of video frames of uint8 (n, H, W, C), a single one, or a list with None for missing ones.
             time_s: when each sample was taken, (n,) seconds on a clock of your choice, or the time of the first of
                 them where the rest follows at the modality's rate. Without it samples come at exactly that rate.
             now_s: this moment on the same clock; then every prediction has its `input_age_s`.
@@ -142,20 +144,21 @@ class Stream:
             SensorError: a prediction is not `ok`, and the policy is `raise`; the samples were taken.
         """
         check_moments(now_s=now_s)
-        rows = self._rows_of(samples)
-        times = self._times_of(time_s, len(rows))
+        values = self._values_of(samples)
+        times = self._times_of(time_s, len(values))
         if now_s is not None and times is None:
             raise UsageError("now_s: expected time_s too, got none; an age needs the times of the samples")
-        if len(rows) == 0:
+        if len(values) == 0:
             return []
         self._check_kind(times)
-        self._samples += len(rows)
+        self._samples += len(values)
         found: list[Prediction] = []
-        if times is None:
-            self._advance(rows, found)
-        else:
-            for run in self._clock.put(times, only_valid(rows, self._modality)):
-                self._follow(run, found, now_s)
+        for rows, moments in self._in_parts(values, times):
+            if moments is None:
+                self._advance(rows, found)
+            else:
+                for run in self._clock.put(moments, only_valid(rows, self._modality)):
+                    self._follow(run, found, now_s)
         return self._give(found)
 
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
@@ -234,8 +237,22 @@ class Stream:
 
     # ---- what comes
 
-    def _rows_of(self, samples: object) -> NDArray[np.float32]:
+    def _in_parts(
+        self, values: NDArray[Any], times: NDArray[np.float64] | None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64] | None]]:
+        """Rows and times of what was pushed: of video numbers of frames, as many at a time as are kept."""
+        if self._frames is None:
+            yield values, times
+            return
+        for start in range(0, len(values), self._frames.most):
+            part = slice(start, start + self._frames.most)
+            yield self._frames.put(values[part]), None if times is None else times[part]
+
+    def _values_of(self, samples: object) -> NDArray[Any]:
+        """What was pushed, as float32 (n, C), of video as uint8 (n, H, W, C)."""
         modality = self._modality
+        if self._frames is not None:
+            return frames_pushed(select(samples, modality), modality)
         array = as_float32(select(samples, modality), modality)
         channels = len(modality.channels)
         if array.ndim <= 1 and channels == 1:
@@ -274,7 +291,15 @@ class Stream:
         times, rows = run.times, run.rows
         if run.restart:
             self._restarted = "the time line began anew" if self._grid is not None else ""
-            self._begin(Grid(rate_hz=self._modality.rate_hz, gap_s=self._gap_s, origin_s=float(times[0]), row=rows[0]))
+            self._begin(
+                Grid(
+                    rate_hz=self._modality.rate_hz,
+                    gap_s=self._gap_s,
+                    origin_s=float(times[0]),
+                    row=rows[0],
+                    interpolates=self._frames is None,
+                )
+            )
             self._advance(rows[:1], found, now_s)
             times, rows = times[1:], rows[1:]
         grid = self._grid
@@ -332,7 +357,8 @@ class Stream:
 
     def _full(self, age_s: float | None) -> Prediction:
         # A copy: the buffer goes on, and a backend may keep what it was given.
-        window = self._buffer[self._end - self._modality.samples : self._end].copy()
+        rows = self._buffer[self._end - self._modality.samples : self._end]
+        window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
         probabilities = None if self._stepping is None else self._stepping.answer(window)
         return self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -83,7 +83,7 @@ class Monitor:
         self,
         statistics: RunningStatistics,
         prediction: Prediction,
-        values: NDArray[np.float32],
+        values: NDArray[Any],
         present: NDArray[np.float32],
     ) -> None:
         """Note what a student answered, for its statistics; now and then look at the window."""

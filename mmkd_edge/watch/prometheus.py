@@ -39,7 +39,7 @@ class HealthCollector:
 
     def __init__(self, predictors: Mapping[str, HasHealth]) -> None:
         self._predictors = dict(predictors)
-        self._library = _library()
+        self._library = metrics_library()
 
     def collect(self) -> Iterator[Any]:
         """The metric families, as prometheus-client takes them."""
@@ -60,14 +60,15 @@ def metrics_text(predictor: HasHealth, *, name: str = "mmkd") -> str:
     Raises:
         UnavailableError: prometheus-client is not installed.
     """
-    library = _library()
+    library = metrics_library()
     registry = library.CollectorRegistry()
     registry.register(HealthCollector({name: predictor}))
     text: str = library.generate_latest(registry).decode()
     return text
 
 
-def _library() -> Any:
+def metrics_library() -> Any:
+    """prometheus-client. Raises UnavailableError where it is not installed."""
     try:
         import prometheus_client
         import prometheus_client.core

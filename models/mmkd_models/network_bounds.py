@@ -6,6 +6,7 @@ take all memory. Owns the bounds of what is built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mmkd_models.networks.rocket import claims_of
 _MOST_MODALITIES = 64
 _MOST_WHOLE_SAMPLES = 1 << 14
 """Of a window that is taken whole: its spectrum is a matrix of samples x samples, here of 1 GiB."""
+_MOST_FRAMES = 1 << 14
+"""Of a window of video: which token a frame belongs to is a matrix of frames x tokens."""
 _LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 14, "feedforward_ratio": 64}
 
 
@@ -51,10 +54,10 @@ def check_bounds(
     claims = {
         "modalities": (len(modalities), _MOST_MODALITIES),
         "labels": (len(task.labels), MAX_LABELS),
-        **{f"{m.name}: values of a window": (m.samples * len(m.channels), MAX_WINDOW_VALUES) for m in modalities},
+        **{f"{m.name}: values of a window": (math.prod(m.shape), MAX_WINDOW_VALUES) for m in modalities},
         **({} if encoder is None else _of_encoders(encoder, modalities, state, values, fusion_depth)),
         **({} if rocket is None else {"features": (rocket.features, values)}),
-        **({} if rocket is None else claims_of(rocket, modalities[0].samples)),
+        **({} if rocket is None else claims_of(rocket, modalities[0])),
     }
     for name, (claimed, most) in claims.items():
         if claimed > most:
@@ -76,5 +79,10 @@ def _of_encoders(
         "layers": (layers, len(state)),
         "values in attention": (4 * layers * encoder.width**2, values),
         **{name: (getattr(encoder, name) or 0, most) for name, most in _LARGEST.items()},
-        **{f"{m.name}: samples": (m.samples, _MOST_WHOLE_SAMPLES) for m in modalities if encoder.frame is None},
+        **{
+            f"{m.name}: samples": (m.samples, _MOST_WHOLE_SAMPLES)
+            for m in modalities
+            if encoder.frame is None and m.kind == "series"
+        },
+        **{f"{m.name}: frames": (m.samples, _MOST_FRAMES) for m in modalities if m.kind == "video"},
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmkd_report.errors import DocumentError, PageError, ReportError
     from mmkd_report.pages.bench.view import render_bench
+    from mmkd_report.pages.data.view import render_data_report
     from mmkd_report.pages.demo.view import render_demo
     from mmkd_report.pages.evaluation.view import render_evaluation
     from mmkd_report.pages.export.view import render_export
@@ -21,6 +22,7 @@ __all__ = [
     "PageError",
     "ReportError",
     "render_bench",
+    "render_data_report",
     "render_demo",
     "render_evaluation",
     "render_export",
@@ -37,7 +39,8 @@ def __getattr__(name: str) -> object:
     if name.endswith("Error"):
         home = "errors"
     else:
-        home = "pages.page" if name == "write_page" else f"pages.{name.removeprefix('render_')}.view"
+        page = name.removeprefix("render_").removesuffix("_report")
+        home = "pages.page" if name == "write_page" else f"pages.{page}.view"
     value: object = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -55,6 +55,22 @@ def student_model(modality: ModalitySpec, *, weights: NDArray[np.float32] = WEIG
     return data
 
 
+def unrunnable_model(modality: ModalitySpec) -> bytes:
+    """Valid ONNX for which onnxruntime has no kernel: Sigmoid in bfloat16."""
+    model = onnx.load_from_string(student_model(modality))
+    model.graph.node[2].output[0] = "floats"
+    steps = [
+        helper.make_node("Cast", ["floats"], ["short"], to=TensorProto.BFLOAT16),
+        helper.make_node("Sigmoid", ["short"], ["shares"]),
+        helper.make_node("Cast", ["shares"], ["logits"], to=TensorProto.FLOAT),
+    ]
+    for place, node in enumerate(steps, 3):
+        model.graph.node.insert(place, node)
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What a bundle is made of."""
@@ -150,6 +166,7 @@ class Kit:
     modality: ModalitySpec
     parts: Callable[..., Parts] = field(default=bundle_parts)
     model: Callable[..., bytes] = field(default=student_model)
+    unrunnable: Callable[..., bytes] = field(default=unrunnable_model)
     golden: Callable[..., Golden] = field(default=golden_windows)
     answer: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default=expected_answer)
     file_entry: Callable[[str, bytes], FileEntry] = field(default=file_entry)
@@ -174,10 +191,21 @@ class Kit:
         assert all((answer == copy).all() for answer, copy in kept)
 
 
+@pytest.fixture(scope="session")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What has passed a trial: for all tests, since a trial starts a process."""
+    return tmp_path_factory.mktemp("verdicts")
+
+
 @pytest.fixture(autouse=True)
-def _no_contest_of_another_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_contest_of_another_test(
+    verdicts: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Made-up bundles are alike to the last byte, so that what one test found out of backends would decide another."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "mmkd-edge").mkdir()
+    (cache / "mmkd-edge" / "verdicts").symlink_to(verdicts)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture(autouse=True)

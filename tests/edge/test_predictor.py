@@ -240,7 +240,7 @@ def test_a_graph_that_answers_nan_is_refused(kit: Any, tmp_path: Path) -> None:
 
 
 def test_a_failed_opening_gives_the_file_back(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
-    bad = kit.parts(kit.modality, model=b"not a model").write(tmp_path / "bad.edge")
+    bad = kit.parts(kit.modality, model=kit.unrunnable(kit.modality)).write(tmp_path / "bad.edge")
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting descriptors, not files
     for _ in range(5):
         with pytest.raises(UsageError):

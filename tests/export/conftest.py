@@ -16,6 +16,7 @@ from mmkd_export.judge.torch_answers import answers_from_student
 from mmkd_export.judge.windows import windows_from_checkpoint
 from mmkd_export.plan import export_plan
 from mmkd_export.run import ExportResult, export
+from mmkd_models.carried import CarriedWindows
 from mmkd_models.compare.fold_result import ComparisonConfig
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distil.recipe import Recipe
@@ -25,7 +26,7 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, write_student
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.carried import CarriedWindows
 from mmkd_models.compare.fold_result import (
     ComparisonConfig,
     FoldResult,
@@ -39,7 +40,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import CurvePoint, TrainConfig
-from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import scores_of
 

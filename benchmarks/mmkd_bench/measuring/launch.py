@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from mmkd_report.documents.bench import Launch, Pace, Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Window = NDArray[np.float32]
+    Window = NDArray[Any]
 
 MAX_TIME_WINDOWS = 20
 STAGE_SHARE = 0.2

@@ -105,11 +105,13 @@ def stand_in_reference(modality: ModalitySpec) -> Reference:
     )
 
 
-def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[np.float32], ...]:
-    """The bundle's golden windows as a sensor would give them, each float32 (T, C)."""
+def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
+    """The bundle's golden windows as a sensor would give them, each float32 (T, C), of video uint8 (T, H, W, C)."""
     assert predictor.bundle is not None
     golden = predictor.bundle.golden(predictor.entry.name).windows
     reference = predictor.reference
+    if predictor.modality.kind == "video":
+        return tuple(golden)  # masked where frames are missing
     if reference is None:
         return tuple(np.ascontiguousarray(window) for window in golden)
     # The golden windows of a modality that is normalised per group are z-scores.
@@ -117,7 +119,7 @@ def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[np.float32], ...]:
     return tuple(np.ascontiguousarray(window, dtype=np.float32) for window in raw)
 
 
-def asked(predictor: EdgePredictor, window: NDArray[np.float32]) -> object:
+def asked(predictor: EdgePredictor, window: NDArray[Any]) -> object:
     """A window as `predict` takes it: of several students the first is meant, by its name."""
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 

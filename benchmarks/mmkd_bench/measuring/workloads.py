@@ -30,7 +30,7 @@ from mmkd_report.documents.bench import AT_ONCE, GATHER, STAGES, Stage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Window = NDArray[np.float32]
+    Window = NDArray[Any]
 
 SEED = 0
 MAX_HOP = 1_000_000
@@ -89,7 +89,7 @@ def batch_workload(predictor: EdgePredictor, windows: Sequence[Window], batch: i
     return Workload(calls=calls, arguments=arguments, predictions=batch, stages=stages)
 
 
-def _at_once_run(predictor: EdgePredictor, batches: Sequence[NDArray[np.float32]]) -> Callable[[int], object] | None:
+def _at_once_run(predictor: EdgePredictor, batches: Sequence[NDArray[Any]]) -> Callable[[int], object] | None:
     """Runs the engine on the batch of that number; None where the graph takes one window at a time."""
     info, entry = predictor.info(), predictor.entry
     artifact = next((one for one in entry.artifacts if one.file == info.artifact), None)
@@ -161,9 +161,8 @@ def _hops(
     windows: Sequence[Window], modality: ModalitySpec, *, hop: int, jitter: float | None
 ) -> list[tuple[Window, NDArray[np.float64]]]:
     """The samples of all windows in hops, (hop, C) each, and when each was taken after the first, (hop,) seconds."""
-    samples = np.concatenate(windows)
-    if len(samples) < hop:
-        samples = np.tile(samples, (-(-hop // len(samples)), 1))
+    join = np.ma.concatenate if modality.kind == "video" else np.concatenate
+    samples: Window = join([join(windows)] * -(-hop // sum(map(len, windows))))
     random = np.random.default_rng(SEED)
     found = []
     for begin in range(0, len(samples) - hop + 1, hop):
@@ -174,7 +173,7 @@ def _hops(
 
 def _silent_stream(predictor: EdgePredictor, *, hop: int) -> Stream:
     """A stream of the same samples whose predictions are there already: what is left is gathering."""
-    answer = predictor.predict(asked(predictor, np.zeros(predictor.modality.shape, dtype=np.float32)))
+    answer = predictor.predict(asked(predictor, np.zeros(predictor.modality.shape, dtype=predictor.modality.dtype)))
     return plain_stream(predictor.modality, predictor.task, lambda _window, _fault, _age_s: answer, hop=hop)
 
 

@@ -31,7 +31,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 MODALITY_KEY = "mmkd_edge.modality."
 """Where a graph of this project says what it takes: the modality as JSON, in its metadata."""
@@ -141,7 +141,7 @@ class _Sensor:
     def __init__(self, modality: ModalitySpec, task: TaskSpec, *, hop_s: float) -> None:
         self.modality = modality
         self._reference = None if modality.normalise == "none" else stand_in_reference(modality)
-        self._window: Array = np.zeros(modality.shape, dtype=np.float32)
+        self._window: Array = np.zeros(modality.shape, dtype=modality.dtype)
         self._answer = _nothing(modality, task)
         hop = max(1, round(hop_s * modality.rate_hz))
         self._push = plain_stream(modality, task, self._keep, hop=hop).push
@@ -187,13 +187,17 @@ def _from_samples(graph: _Graph, sensors: Sequence[_Sensor], task: TaskSpec) -> 
 
 def _nothing(modality: ModalitySpec, task: TaskSpec) -> Prediction:
     probabilities = np.full((1, len(task.labels)), 1 / len(task.labels), dtype=np.float32)
-    return interpret(probabilities, np.ones((1, *modality.shape), dtype=np.float32), modality=modality, task=task)
+    return interpret(
+        probabilities, np.ones((1, *modality.presence_shape), dtype=np.float32), modality=modality, task=task
+    )
 
 
 def _made_up(modality: ModalitySpec, hop: int) -> list[Array]:
-    """Hops of samples inside the valid range, each float32 (hop, C)."""
+    """Hops of samples inside the valid range, each float32 (hop, C), or of frames, uint8 (hop, H, W, C)."""
     low, high = modality.range or (-1.0, 1.0)
     middle, width = 0.5 * (low + high), 0.1 * (high - low)
     random = np.random.default_rng(SEED)
+    if modality.kind == "video":
+        return [random.integers(0, 256, (hop, *modality.shape[1:]), dtype=np.uint8) for _ in range(HOPS)]
     size = (hop, len(modality.channels))
     return [(middle + width * random.uniform(-1, 1, size)).astype(np.float32) for _ in range(HOPS)]

@@ -23,6 +23,7 @@ from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.profile import LeftOut, Trial, best_trial
 from mmkd_edge.predict.selftest import run_selftest
+from mmkd_edge.trust.keys import check_signed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +75,7 @@ def time_ways(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
     trials: list[Trial] = []
     left_out: list[LeftOut] = []
     with Bundle.open(job.bundle) as bundle:
+        check_signed(bundle)
         entries = bundle.manifest.models
         for entry in entries:
             ways = [way for way in job.ways if way.model == entry.name]

@@ -8,12 +8,13 @@ with loading("mmkd-export"):
     import math
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager
-    from dataclasses import dataclass
+    from dataclasses import dataclass, replace
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
     import msgspec
 
+    from mmkd_edge.bundle.manifest import MAX_RELEASE
     from mmkd_edge.command.options import Argument, Command, Option, run_line
     from mmkd_edge.command.run import check_page, run_command, shell_line
     from mmkd_edge.command.show import json_text, plain_table, say, show_table
@@ -24,7 +25,7 @@ with loading("mmkd-export"):
     from mmkd_export.judge.gate import LEAST_JUDGING, gate_summary
     from mmkd_export.judge.golden_choice import SAID
     from mmkd_export.judge.plausible import range_choice
-    from mmkd_export.plan import ExportPlan, GoldenChoice, PrecisionChoice, export_plan
+    from mmkd_export.plan import ExportPlan, GoldenChoice, PrecisionChoice, Seal, export_plan
     from mmkd_export.platforms import PLATFORMS, PlatformName
     from mmkd_export.preflight import check_plan
     from mmkd_export.run import (
@@ -152,6 +153,20 @@ class JudgingOptions:
     ] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class SealOptions:
+    """Which release it is, and who answers for it."""
+
+    keys: Annotated[
+        list[Path] | None,
+        Option("Sign it with this private key of mmkd-edge keygen. Repeatable.", ("--sign",), "KEY"),
+    ] = None
+    release: Annotated[
+        int | None,
+        Option("Its number among releases: devices refuse a lower one.", ("--release",), min=0, max=MAX_RELEASE),
+    ] = None
+
+
 def export_(
     *,
     sources: Annotated[
@@ -168,6 +183,7 @@ def export_(
     made: ArtifactOptions,
     quantised: QuantisationOptions,
     judged: JudgingOptions,
+    sealed: SealOptions,
     page: Annotated[
         Path | None,
         Option("Also write what was measured and tried as one self-contained page.", metavar="FILE.html"),
@@ -184,7 +200,8 @@ def export_(
         return
     if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
-    plan = _plan(sources[0], output, made, quantised, judged)
+    seal = Seal(release=sealed.release, keys=tuple(sealed.keys or ()))
+    plan = replace(_plan(sources[0], output, made, quantised, judged), seal=seal)
     if made.onnx_only and "litert" in plan.targets:
         raise UsageError("expected --target litert or --onnx-only, got both; see --help")
     if len(sources) > 1:

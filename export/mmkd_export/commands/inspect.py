@@ -30,6 +30,9 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument(
         "--selftest", action="store_true", help="Also run every artifact of a bundle on its golden windows."
     )
+    parser.add_argument(
+        "--verify", type=Path, metavar="KEYS", help="Refuse a bundle that no key in this folder signed."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
@@ -38,6 +41,8 @@ def _run(arguments: list[str]) -> None:
         _show_differences(options.file, options.other, as_json=options.json)
         return
     facts = inspect_file(options.file)
+    if options.verify is not None:
+        facts |= _signature_facts(options.file, options.verify)
     if options.selftest:
         facts |= _selftest_facts(options.file)
     if options.json:
@@ -69,6 +74,15 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
         print(f"  {one}: {'-' if mine is None else printable(mine)}")
         print(f"  {other}: {'-' if theirs is None else printable(theirs)}")
     print(f"{len(found)} facts differ" if found else "the same")
+
+
+def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
+    """Which key has signed it; raises SignatureError where none that counts has."""
+    from mmkd_edge.bundle.bundle import Bundle
+    from mmkd_edge.trust.keys import check_signed
+
+    with Bundle.open(path) as bundle:
+        return {"signature": f"by key {check_signed(bundle, keys)}, which is in {keys}"}
 
 
 def _selftest_facts(path: Path) -> dict[str, str]:

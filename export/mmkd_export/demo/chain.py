@@ -22,7 +22,7 @@ from mmkd_models.compare.attention_view import attention_view
 from mmkd_models.compare.comparison import fold_data, teacher_path
 from mmkd_models.compare.fold_result import FoldResult
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.reference import measure_reference
+from mmkd_models.data.for_devices.reference import measure_reference
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.outcome import Outcome
 from mmkd_models.networks.teacher import Teacher

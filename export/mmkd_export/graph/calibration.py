@@ -43,7 +43,7 @@ class Magnitudes:
     largest: float
 
 
-Feeds = Mapping[str, "NDArray[np.float32]"]
+Feeds = Mapping[str, "NDArray[Any]"]
 
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:

@@ -7,6 +7,7 @@ FP16 or INT8 form that keeps what matters.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -135,8 +136,8 @@ def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
 
 def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tuple[int, ...]]) -> Layer:
     weight, out = shapes[node.input[1]], shapes[node.output[0]]
-    if node.op_type == "Conv":  # weights (n, channels, taps), output (1, n, positions)
-        axis, m, k, n = 0, out[2], weight[1] * weight[2], weight[0]
+    if node.op_type == "Conv":  # weights (n, channels, taps ...), output (frames, n, positions ...)
+        axis, m, k, n = 0, out[0] * math.prod(out[2:]), math.prod(weight[1:]), weight[0]
     else:
         flipped = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
         axis = 0 if flipped else 1

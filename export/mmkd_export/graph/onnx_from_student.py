@@ -49,7 +49,7 @@ def onnx_from_student(
 ) -> bytes:
     """Gives the student's fp32 graph: the same checkpoint and library versions give the same bytes.
 
-    Inputs `<modality>` and `<modality>_present` (1, T, C), outputs as `graph_outputs` of the task, all float32.
+    Inputs as `graph_inputs` of the modality, outputs as `graph_outputs` of the task.
     With `batch` the first axis is named `batch` and may vary within it; whether it really does is not proven here.
     The probabilities are the softmax of the logits divided by `temperature`.
 
@@ -178,7 +178,10 @@ def _onnx_from_module(
     module = module.eval().cpu()
     traced, axes = (1, None) if batch is None else (2, _axes(batch, count=len(inputs)))  # 1 would be taken for fixed
     # Values are examples for the tracer; the graph does not depend on them.
-    examples = tuple(torch.full((traced, *tensor.shape[1:]), float(number % 2)) for number, tensor in enumerate(inputs))
+    examples = tuple(
+        torch.full((traced, *tensor.shape[1:]), number % 2, dtype=getattr(torch, tensor.dtype))
+        for number, tensor in enumerate(inputs)
+    )
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(

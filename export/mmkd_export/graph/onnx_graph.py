@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError, first_line
 from mmkd_edge.spec import TensorSpec
+from mmkd_edge.trust.graphs import check_graph as check_before_engines
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +36,7 @@ INT8_KEY = "mmkd_edge.int8"
 """Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent where there was none."""
 
 _REPORT = "please report it with the checkpoint"
-_DTYPES = {1: "float32", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
@@ -77,7 +78,8 @@ def check_graph(
     """Checks a graph with onnx's full checker, and that it is what the manifest will say.
 
     Raises:
-        GateError: the graph breaks the ONNX standard, has another opset, IR or signature, or keeps tensors elsewhere.
+        GateError: the graph breaks the ONNX standard, has another opset, IR or signature, keeps tensors elsewhere, or
+            is one that devices refuse.
     """
     import onnx
 
@@ -96,6 +98,10 @@ def check_graph(
             raise GateError(
                 f"the exported graph: expected {describe_tensors(wanted)}, got {describe_tensors(got)}; {_REPORT}"
             )
+    try:
+        check_before_engines(graph_bytes(model))
+    except ValueError as error:
+        raise GateError(f"the exported graph would be refused by every device: {error}; {_REPORT}") from error
 
 
 def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -21,7 +21,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
-from mmkd_edge.spec import TaskSpec, labels_text
+from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.judge.gate import gate_summary
 from mmkd_export.plan import is_bundle
 from mmkd_export.report import read_report
@@ -79,6 +79,10 @@ def _bundle_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield "size_bytes", str(path.stat().st_size)
         yield "sha256", bundle.sha256
         yield "licence", manifest.licence
+        if manifest.release is not msgspec.UNSET:
+            yield "release", str(manifest.release)
+        signatures = bundle.signatures.signatures if bundle.signatures else ()
+        yield "signed_by", ", ".join(f"key {one.key_id}" for one in signatures) or "nobody"
         for entry in manifest.models:
             yield from _model_facts(bundle, entry)
         yield from _report_facts(bundle)
@@ -86,11 +90,18 @@ def _bundle_facts(path: Path) -> Iterator[tuple[str, str]]:
             yield f"made_with.{name}", version
 
 
+def _window_text(modality: ModalitySpec) -> str:
+    what = f"{', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
+    if modality.kind == "video":
+        return f"{modality.samples} frames of {modality.height} x {modality.width} pixels x {what}"
+    return f"{modality.samples} samples{' of sound' if modality.kind == 'audio' else ''} x {what}"
+
+
 def _model_facts(bundle: Bundle, entry: ModelEntry) -> Iterator[tuple[str, str]]:
     modality, prefix = entry.modality, entry.name
     golden = bundle.golden(entry.name)
     low, high = modality.range if modality.range is not None else (-math.inf, math.inf)
-    yield f"{prefix}.window", f"{modality.samples} samples x {', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
+    yield f"{prefix}.window", _window_text(modality)
     yield f"{prefix}.unit", modality.unit or "not stated"
     yield f"{prefix}.range", f"{low:g} to {high:g}"
     yield f"{prefix}.normalise", modality.normalise
@@ -158,10 +169,7 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
         yield "sha256", hashlib.sha256(data).hexdigest()
         yield "content_sha256", metadata[CONTENT_KEY]
         for modality in modalities:
-            yield (
-                f"{modality['name']}.window",
-                f"{modality['samples']} samples x {', '.join(modality['channels'])} at {modality['rate_hz']:g} Hz",
-            )
+            yield f"{modality['name']}.window", _window_text(msgspec.convert(modality, ModalitySpec))
         yield "labels", labels_text(task)
         prefix = "teacher" if kind == "teacher-set" else f"{kind}/"
         yield "size", f"{config['preset']}, {_values(header, prefix):,} values in its tensors"

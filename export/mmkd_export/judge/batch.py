@@ -7,7 +7,7 @@ fail, or answer wrongly, with another. So every size in the range is run.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,12 +90,13 @@ def require_batches(model: bytes, batch: BatchRange, proof_set: ProofSet, *, tol
     return worst
 
 
-def _windows(proof_set: ProofSet, count: int) -> NDArray[np.float32]:
+def _windows(proof_set: ProofSet, count: int) -> NDArray[Any]:
     """Real windows and copies with gaps in turns, repeated where there are too few."""
-    pairs = np.stack([proof_set.real.windows, proof_set.gaps], axis=1)  # (N, 2, T, C)
-    windows = pairs.reshape(-1, *pairs.shape[2:])
-    return np.asarray(windows[np.arange(count) % len(windows)])
+    real, gaps = proof_set.real.windows, proof_set.gaps
+    rows = np.arange(count) // 2 % len(real)
+    turns = [real[row] if place % 2 == 0 else gaps[row] for place, row in enumerate(rows)]
+    return np.ma.stack(turns) if real.dtype == np.uint8 else np.stack(turns)
 
 
-def _joined(feeds: list[Feeds]) -> dict[str, NDArray[np.float32]]:
+def _joined(feeds: list[Feeds]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([window[name] for window in feeds]) for name in feeds[0]}

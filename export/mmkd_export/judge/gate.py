@@ -8,7 +8,7 @@ says too little, and lower precision is refused unless whoever exports accepts i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -47,7 +47,7 @@ class JudgingWindows:
         answers: of the reference for them.
     """
 
-    windows: NDArray[np.float32]
+    windows: NDArray[Any]
     labels: Labels
     answers: Answers
     source: str

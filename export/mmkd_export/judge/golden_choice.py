@@ -18,7 +18,7 @@ from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.parity import FP32_TOLERANCE, Answers, answers_from_backend
-from mmkd_export.judge.windows import judging_half, windows_from_statistics
+from mmkd_export.judge.windows import as_windows, judging_half, windows_from_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,8 +60,9 @@ def golden_without_recordings(
     drawn = windows_from_statistics(modality, task, mean=mean, std=std)
     windows, labels = drawn.windows, drawn.labels
     if choice == "none":
-        levels = np.asarray(mean) + np.asarray(std) * np.array(_LEVELS)[:, None, None]  # (N, 1, C)
-        windows = np.broadcast_to(levels, (len(_LEVELS), *modality.shape)).astype(np.float32)
+        levels = np.asarray(mean) + np.asarray(std) * np.array(_LEVELS)[:, None]  # (N, C)
+        levels = levels.reshape(len(levels), *[1] * (len(modality.shape) - 1), -1)
+        windows = as_windows(np.broadcast_to(levels, (len(_LEVELS), *modality.shape)), modality)
         labels = labels[: len(_LEVELS)]
     answers = answer(windows)
     return Golden(

@@ -6,7 +6,7 @@ Owns the comparison and its gate. Runs artifacts the way a device does: through 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.golden import answer_scale, same_answers
 from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_report.documents.export import ArtifactParity, TensorParity
@@ -34,8 +35,8 @@ class Answers:
     probabilities: NDArray[np.float32]
 
 
-def answers_from_backend(backend: Backend, windows: NDArray[np.float32], modality: ModalitySpec) -> Answers:
-    """Runs an opened artifact over (N, T, C) windows, one at a time as a device does."""
+def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> Answers:
+    """Runs an opened artifact over N windows, one at a time as a device does."""
     name = modality.name
     logits, probabilities = [], []
     for window in windows:
@@ -95,12 +96,15 @@ def stated_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
     )
 
 
-def with_missing_samples(windows: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+def with_missing_samples(windows: NDArray[Any], *, seed: int) -> NDArray[Any]:
     """Gives copies of windows with gaps, so that the comparison also covers what dropouts do.
 
-    One copy is missing altogether, one in four loses a channel, the others lose a span of a quarter of the window.
+    One copy is missing altogether, one in four loses a channel, the others lose a span of a quarter of the window. Of
+    video all but the first lose a span of frames.
     """
     rng = np.random.default_rng(seed)
+    if windows.dtype == np.uint8:
+        return _with_missing_frames(windows, rng)
     gaps: NDArray[np.float32] = windows.copy()
     samples, channels = windows.shape[1:]
     span = max(1, samples // 4)
@@ -113,3 +117,12 @@ def with_missing_samples(windows: NDArray[np.float32], *, seed: int) -> NDArray[
             start = rng.integers(samples - span + 1)
             window[start : start + span] = np.nan
     return gaps
+
+
+def _with_missing_frames(windows: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    missing = missing_frames(windows).copy()  # (N, T)
+    span = max(1, missing.shape[1] // 4)
+    for number, frames in enumerate(missing):
+        start = rng.integers(len(frames) - span + 1)
+        frames[slice(None) if number == 0 else slice(start, start + span)] = True
+    return with_missing(bytes_of(windows), missing)

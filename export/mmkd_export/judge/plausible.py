@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -39,18 +39,23 @@ RULE = (
 NAMED = "given at export with --range"
 
 
-def with_range(checkpoint: StudentCheckpoint, windows: NDArray[np.float32], choice: RangeChoice) -> StudentCheckpoint:
+def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
     """The same student, whose values have the range that was chosen.
 
     Args:
         checkpoint: a student.
-        windows: (N, T, C) raw values that must be inside; NaN = missing.
+        windows: (N, T, C) raw values that must be inside; NaN = missing. Those of video are.
         choice: a range, `auto` for what the dataset declares or else the rule, `none` for no range at all.
 
     Raises:
-        UsageError: the modality is normalised per group and a range was named or taken away.
+        UsageError: the modality is normalised per group and a range was named or taken away, or is video and a range
+            was named.
     """
     modality = checkpoint.modality
+    if modality.kind == "video":
+        if choice not in ("auto", "none"):
+            raise UsageError(f"--range: modality {modality.name!r} is video, whose values are bytes; leave it out")
+        return checkpoint
     if choice != "auto" and modality.normalise == "per_group":
         raise UsageError(
             f"--range: modality {modality.name!r} is normalised per group, and its range is that of the dataset; "
@@ -67,7 +72,7 @@ def with_range(checkpoint: StudentCheckpoint, windows: NDArray[np.float32], choi
 
 
 def plausible_range(
-    windows: NDArray[np.float32], *, mean: Sequence[float], std: Sequence[float]
+    windows: NDArray[Any], *, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[float, float] | None:
     """The rule: two digits, rounded outwards; None where it would leave nothing of float32 out."""
     finite = windows[np.isfinite(windows)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -51,10 +51,10 @@ class ProofSet:
     task: TaskSpec
     real: RealWindows
     answers: Answers
-    gaps: NDArray[np.float32]
+    gaps: NDArray[Any]
     gap_answers: Answers
     judging: JudgingWindows
-    calibration: NDArray[np.float32]
+    calibration: NDArray[Any]
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
 
@@ -64,7 +64,7 @@ class ProofSet:
         return self.calibration if self.real.synthetic else self.real.windows
 
 
-def feeds_of(windows: NDArray[np.float32], modality: ModalitySpec) -> Iterator[Feeds]:
+def feeds_of(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
     """Gives the graph's inputs for each of (N, T, C) windows."""
     for window in windows:
         values, present = prepare(window, modality)
@@ -82,11 +82,11 @@ def judging_of(real: RealWindows, answers: Answers) -> JudgingWindows:
     )
 
 
-def check_calibration(windows: NDArray[np.float32], model: onnx.ModelProto, modality: ModalitySpec) -> None:
+def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: ModalitySpec) -> None:
     """Holds calibration windows against the statistics of the training data that the graph carries.
 
     Args:
-        windows: (N, T, C) as `prepare` takes them.
+        windows: (N, T, C) as `prepare` takes them; of video (N, T, H, W, C).
         model: the fp32 graph; its front-end holds mean and standard deviation of every channel.
         modality: names the channels.
 
@@ -95,7 +95,9 @@ def check_calibration(windows: NDArray[np.float32], model: onnx.ModelProto, moda
     """
     mean, std = _training_statistics(model)
     for number, channel in enumerate(modality.channels):
-        values = windows[:, :, number][np.isfinite(windows[:, :, number])].astype(np.float64)
+        found = windows[..., number]
+        found = found.compressed() if isinstance(found, np.ma.MaskedArray) else found
+        values = found[np.isfinite(found)].astype(np.float64)
         if len(values) == 0 or std[number] == 0:
             continue
         ratio = values.std() / std[number]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-def answers_from_student(
-    checkpoint: StudentCheckpoint, windows: NDArray[np.float32], *, temperature: float = 1.0
-) -> Answers:
+def answers_from_student(checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0) -> Answers:
     """Gives torch's own answers for (N, T, C) windows: what every artifact is held against."""
     import torch
 

@@ -23,7 +23,7 @@ from mmkd_models.data.labels import UNKNOWN, Labels, hide_labels, strata_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mmkd_models.training.checkpoint import CarriedWindows
+    from mmkd_models.carried import CarriedWindows
 
 MOST_WINDOWS = 256
 """As many as a checkpoint carries; more make a bundle larger and prove little more."""
@@ -39,12 +39,13 @@ class RealWindows:
     """Recorded windows with their labels; or, where `synthetic` says so, drawn ones without.
 
     Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0.
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0. Of video uint8
+            (N, T, H, W, C), masked where frames are missing.
         labels: (N,) int64, -1 where unknown; of other tasks as in a dataset.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
     """
 
-    windows: NDArray[np.float32]
+    windows: NDArray[Any]
     labels: Labels
     judge: NDArray[np.bool_]
     source: str
@@ -82,7 +83,15 @@ def windows_from_statistics(
         values = np.clip(values, *modality.range)
     labels = _no_labels(task, SYNTHETIC_WINDOWS)
     source = "synthetic windows drawn from the channel statistics of the training data"
-    return replace(_real(values.astype(np.float32), labels, source=source), synthetic=True)
+    return replace(_real(as_windows(values, modality), labels, source=source), synthetic=True)
+
+
+def as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
+    """Gives numbers as the dtype of a modality's windows; of video they are rounded and clipped to bytes."""
+    if modality.dtype == "uint8":
+        values = np.clip(np.rint(values), 0, 255)
+    found: NDArray[Any] = values.astype(modality.dtype)
+    return found
 
 
 def windows_from_path(
@@ -90,8 +99,8 @@ def windows_from_path(
 ) -> RealWindows:
     """Gives windows of the validation split of a dataset directory, or those in an .npz file.
 
-    An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing) and may hold `y` (N,), class numbers with
-    -1 for unknown, and `classes` (K,), their names; of other tasks `y` is as in a dataset.
+    An .npz file holds `x_<modality>` (N, T, C) in raw units (NaN = missing; of video uint8). It may hold `y` (N,), the
+    classes by number, -1 for unknown, and `classes` (K,), their names; of other tasks `y` is as in a dataset.
 
     Args:
         path: the directory or the file.
@@ -124,13 +133,13 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
     return judge
 
 
-def others_than(windows: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Gives the rows of (N, T, C) windows that are none of the known ones: what calibrates must not judge."""
+def others_than(windows: NDArray[Any], known: NDArray[Any]) -> NDArray[np.intp]:
+    """Gives the rows of N windows that are none of the known ones: what calibrates must not judge."""
     seen = {window.tobytes() for window in known}
     return np.flatnonzero([window.tobytes() not in seen for window in windows])
 
 
-def _real(windows: NDArray[np.float32], labels: Labels, *, source: str) -> RealWindows:
+def _real(windows: NDArray[Any], labels: Labels, *, source: str) -> RealWindows:
     return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
 
 
@@ -146,9 +155,9 @@ def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: i
     _check_labels(dataset.spec.task.labels, task, where=str(path))
     valid = dataset.split("valid")
     rows = _draw(len(valid), most)
-    windows = np.ascontiguousarray(valid.take(rows)[modality.name], dtype=np.float32)
+    windows = valid.take(rows)[modality.name]
     return _real(
-        windows,
+        windows if modality.kind == "video" else np.ascontiguousarray(windows, dtype=np.float32),
         np.ascontiguousarray(valid.labels[rows]),
         source=f"windows of the validation split of dataset {dataset.spec.name!r}",
     )
@@ -165,7 +174,7 @@ def check_fit(found: ModalitySpec, wanted: ModalitySpec, *, where: str) -> None:
     Raises:
         UsageError: they are not.
     """
-    for name in ("channels", "unit", "rate_hz", "samples", "normalise"):
+    for name in ("kind", "channels", "unit", "rate_hz", "samples", "height", "width", "normalise"):
         got, expected = getattr(found, name), getattr(wanted, name)
         if got != expected:
             raise UsageError(
@@ -220,18 +229,20 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
         raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
 
 
-def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[np.float32]:
+def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[Any]:
     key = f"x_{modality.name}"
     if key not in arrays:
         raise UsageError(f"{path}: expected an array {key!r}, got {', '.join(sorted(arrays)) or 'nothing'}")
     found = arrays[key]
-    if found.dtype.kind not in "iuf" or found.shape[1:] != modality.shape or len(found) == 0:
-        samples, channels = modality.shape
+    is_video = modality.kind == "video"
+    fits = found.dtype == np.uint8 if is_video else found.dtype.kind in "iuf"
+    if not fits or found.shape[1:] != modality.shape or len(found) == 0:
+        sides = ", ".join(map(str, modality.shape))
         raise UsageError(
-            f"{path}: {key!r}: expected numbers of shape (N, {samples}, {channels}) with N > 0, "
+            f"{path}: {key!r}: expected {'uint8' if is_video else 'numbers'} of shape (N, {sides}) with N > 0, "
             f"got {found.dtype} of shape {found.shape}"
         )
-    return np.ascontiguousarray(found, dtype=np.float32)
+    return np.ascontiguousarray(found, dtype=modality.dtype)
 
 
 def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.printable import printable
-from mmkd_edge.spec import TaskSpec, task_text
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_export.judge.gate import LEAST_JUDGING
 from mmkd_export.judge.golden_choice import SAID
 from mmkd_models.evaluate.confidence_text import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
@@ -55,14 +55,9 @@ def _answer(task: TaskSpec) -> str:
 
 def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
     modality = entry.modality
-    samples, channels = modality.shape
     yield "## What it takes"
     yield ""
-    unit = f" in {modality.unit}" if modality.unit else ""
-    yield (
-        f"Windows of {samples} samples ({modality.duration_s:g} s at {modality.rate_hz:g} Hz) by {channels} "
-        f"channels ({', '.join(modality.channels)}), raw values{unit}, float32. NaN means missing."
-    )
+    yield _window(modality)
     if modality.range is not None:
         why = f" ({range_rule})" if range_rule else ""
         yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing{why}."
@@ -72,11 +67,35 @@ def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
             "`mmkd-data reference` and open the bundle with it."
         )
     names = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs)
+    values, present = (f"`{tensor.name}` {tensor.dtype} {tensor.shape}" for tensor in entry.inputs)
     yield (
-        f"The graph takes `{modality.name}` (missing values as 0) and `{modality.name}_present` (1 or 0), both "
-        f"(1, {samples}, {channels}), and gives {names}, both (1, {len(entry.task.labels)})."
+        f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and gives {names}, both "
+        f"(1, {len(entry.task.labels)})."
     )
     yield ""
+
+
+def _window(modality: ModalitySpec) -> str:
+    """What a window is, in a sentence or two."""
+    length = f"{modality.duration_s:g} s at {modality.rate_hz:g} Hz"
+    channels = f"{len(modality.channels)} channels ({', '.join(modality.channels)})"
+    match modality.kind:
+        case "series":
+            unit = f" in {modality.unit}" if modality.unit else ""
+            return (
+                f"Windows of {modality.samples} samples ({length}) by {channels}, raw values{unit}, float32. "
+                "NaN means missing."
+            )
+        case "audio":
+            return (
+                f"Windows of {modality.samples} samples of sound ({length}) by {channels}, float32 from -1 to 1. "
+                "NaN means missing."
+            )
+        case "video":
+            return (
+                f"Windows of {modality.samples} frames ({length}) of {modality.height} rows by {modality.width} pixels "
+                f"by {channels}, the camera's bytes, uint8. A missing frame is None in a list of frames, or masked."
+            )
 
 
 def _use(entry: ModelEntry) -> Iterator[str]:

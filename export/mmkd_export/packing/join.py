@@ -11,21 +11,24 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle.bundle import Bundle, write_bundle
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, Manifest, ModelEntry, member_files
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import labels_text
 from mmkd_export.packing.contents import file_entry
+from mmkd_export.packing.seal import write_sealed
+from mmkd_export.plan import Seal
 from mmkd_export.report import read_report
 from mmkd_report.documents.export import ExportReport, encode_document
 
 
-def join_bundles(paths: Sequence[Path], output: Path) -> None:
+def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
     """Writes one bundle with the students of several, in their order.
 
     Args:
         paths: bundles, the best student first.
         output: the bundle that is written; an earlier one is replaced when the new one is complete.
+        seal: which release it is, and who signs it.
 
     Raises:
         UsageError: two students take the same modality, or do not answer the same labels, or a file cannot be written.
@@ -54,7 +57,7 @@ def join_bundles(paths: Sequence[Path], output: Path) -> None:
         licence="; ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
         files=tuple(file_entry(name, data) for name, data in texts.items()),
     )
-    write_bundle(output, manifest=manifest, members=members | texts)
+    write_sealed(output, manifest=manifest, members=members | texts, seal=seal)
 
 
 def check_students(students: Sequence[tuple[str, str]]) -> None:

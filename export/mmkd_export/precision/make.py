@@ -6,7 +6,7 @@ Owns what `--precision` means. Making FP16 and INT8 graphs is `fp16.py`'s and `i
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +27,6 @@ from mmkd_export.student import ProvenStudent
 from mmkd_report.documents.export import ArtifactReport, GateResult
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     from numpy.typing import NDArray
 
@@ -161,7 +160,7 @@ def _float_layers(model: onnx.ModelProto, found: Int8Graph, options: Int8Options
     return reasons
 
 
-def _answers(graph: onnx.ModelProto, windows: NDArray[np.float32], student: ProvenStudent) -> Answers:
+def _answers(graph: onnx.ModelProto, windows: NDArray[Any], student: ProvenStudent) -> Answers:
     backend = OrtBackend(graph_bytes(graph))
     try:
         return answers_from_backend(backend, windows, student.modality)

@@ -16,7 +16,7 @@ from mmkd_edge.backends.base import BackendName
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.judge.artifacts import ProvenArtifact
 from mmkd_export.judge.gate import GateRule
-from mmkd_export.plan import ExportPlan
+from mmkd_export.plan import ExportPlan, Seal
 from mmkd_export.platforms import PLATFORMS, Platform, PlatformName, platform_named
 from mmkd_export.student import ProvenStudent
 from mmkd_export.targets import litert, trt
@@ -165,6 +165,6 @@ def settled(plan: ExportPlan) -> ExportPlan:
 def keeps_bundle(plan: ExportPlan) -> bool:
     """Whether an earlier bundle stays as it is, because nothing is asked that would change it."""
     changes = any(target.convert or target.backend for target in targets_of(plan))
-    judged_anew = plan.drift_reference or plan.calibration or plan.evaluation
+    judged_anew = plan.drift_reference or plan.calibration or plan.evaluation or plan.seal != Seal()
     in_place = plan.from_bundle and plan.output == plan.source
     return in_place and not (changes or judged_anew or plan.lower_precisions)

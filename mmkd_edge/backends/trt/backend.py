@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmkd_edge.backends.external_weights import refuse_external_weights
 from mmkd_edge.backends.handlers import let_handlers_through
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_EXECUTIONS = 8
 """Of one backend: so many calls run side by side, a further one waits for the first of them to end."""
 _LOG_LINES = 100
+_DTYPES: Mapping[str, Literal["float32", "uint8"]] = {"FLOAT": "float32", "UINT8": "uint8"}
 _OUTPUTS = (("logits", "probabilities"), ("logits", "value"))
 
 
@@ -92,7 +93,7 @@ class TrtBackend:
                 f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
             ) from error
 
-    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Answer for one window; see `Backend.run`."""
         execution = self._taken()
         handled = sys.exc_info()[1]
@@ -219,12 +220,13 @@ def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[Te
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
         found = engine.get_tensor_dtype(name).name
-        if found != "FLOAT":
+        dtype = _DTYPES.get(found)
+        if dtype is None:
             raise BackendError(f"tensor {name!r} has the type {found}, expected FLOAT")
         shape = tuple(int(size) for size in engine.get_tensor_shape(name))
         shape = (1, *shape[1:]) if shape[:1] == (-1,) else shape  # one window at a time, as the runtime asks
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
-        (inputs if is_input else outputs).append(TensorSpec(name=name, dtype="float32", shape=shape))
+        (inputs if is_input else outputs).append(TensorSpec(name=name, dtype=dtype, shape=shape))
     names = tuple(tensor.name for tensor in outputs)
     if names not in _OUTPUTS:
         raise BackendError(f"expected the outputs {', '.join(_OUTPUTS[0])}, got {', '.join(names) or 'nothing'}")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Held = list[tuple[Callable[[Any], object], Any]]
 
 _ALIGNMENT_BYTES = 256  # what TensorRT wants of a tensor's address
-_FLOAT_BYTES = 4
 
 
 class CudaStream:
@@ -31,7 +30,7 @@ class CudaStream:
 
     Attributes:
         handle: CUDA's own.
-        values: the pinned memory of every tensor, float32, by name.
+        values: the pinned memory of every tensor, by name.
         addresses: where the same tensor lies on the GPU.
         has_graph: whether `replay` has something to replay.
 
@@ -49,7 +48,7 @@ class CudaStream:
         self._held: Held = []
         # At the end of the process too, where nobody closed it; not in a child, whose CUDA is gone with the fork.
         self._release = weakref.finalize(self, _release, self._held, os.getpid())
-        self.values: dict[str, NDArray[np.float32]] = {}
+        self.values: dict[str, NDArray[Any]] = {}
         self.addresses: dict[str, int] = {}
         self._graph: Any = None
         self._stream: Any = None
@@ -127,16 +126,17 @@ class CudaStream:
         starts, size = [], 0
         for tensor in tensors:
             starts.append(size)
-            taken = _FLOAT_BYTES * int(np.prod(tensor.shape))
+            taken = np.dtype(tensor.dtype).itemsize * int(np.prod(tensor.shape))
             size += -(-taken // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         host = checked(runtime, runtime.cudaMallocHost(size))
         self._held.append((runtime.cudaFreeHost, host))
         device = checked(runtime, runtime.cudaMalloc(size))
         self._held.append((runtime.cudaFree, device))
-        memory = np.ctypeslib.as_array((ctypes.c_float * (size // _FLOAT_BYTES)).from_address(host))
+        memory = np.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(host))
         for tensor, start in zip(tensors, starts, strict=True):
-            first, count = start // _FLOAT_BYTES, int(np.prod(tensor.shape))
-            self.values[tensor.name] = memory[first : first + count].reshape(tensor.shape)
+            dtype = np.dtype(tensor.dtype)
+            taken = dtype.itemsize * int(np.prod(tensor.shape))
+            self.values[tensor.name] = memory[start : start + taken].view(dtype).reshape(tensor.shape)
             self.addresses[tensor.name] = device + start
         return host, device, size
 

@@ -51,12 +51,12 @@ class Execution:
         self._places = {tensor.name: self._stream.values[tensor.name] for tensor in inputs}
         self._answers = tuple(self._stream.values[tensor.name] for tensor in outputs)
 
-    def answer(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
+    def answer(self, feeds: Mapping[str, NDArray[Any]]) -> Answer:
         """`take` and `compute` in one."""
         self.take(feeds)
         return self.compute()
 
-    def take(self, feeds: Mapping[str, NDArray[np.float32]]) -> None:
+    def take(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Put a window where `compute` finds it; the GPU is asked nothing.
 
         Raises:
@@ -132,18 +132,20 @@ class Execution:
             raise BackendError(f"TensorRT refuses the call: {self._logger.faults()}")
         stream.copy_out()
 
-    def _answer_into_nothing(self, feeds: Mapping[str, NDArray[np.float32]]) -> Answer:
+    def _answer_into_nothing(self, feeds: Mapping[str, NDArray[Any]]) -> Answer:
         for answer in self._answers:
             answer[:] = np.nan
         return self.answer(feeds)
 
-    def _probes(self) -> tuple[dict[str, NDArray[np.float32]], ...]:
+    def _probes(self) -> tuple[dict[str, NDArray[Any]], ...]:
         """Two windows that a student tells apart: nothing but zeros, and waves."""
         (values, *_), shapes = self._places, {name: place.shape for name, place in self._places.items()}
         still = {name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()}
-        still[values] = np.zeros(shapes[values], dtype=np.float32)
+        dtype = self._places[values].dtype
+        still[values] = np.zeros(shapes[values], dtype=dtype)
         waves = np.sin(np.arange(still[values].size, dtype=np.float32)).reshape(shapes[values])
-        return still, {**still, values: waves}
+        pixels = np.round(127 * (waves + 1)) if dtype == np.uint8 else waves
+        return still, {**still, values: pixels.astype(dtype)}
 
 
 def _same(answers: Sequence[Answer], others: Sequence[Answer]) -> bool:

@@ -1,4 +1,4 @@
-"""`mmkd-data`: recipe, import, check, describe, reference, list; its arguments, and how facts look."""
+"""`mmkd-data`: recipe, import, check, describe, report, reference, list; its arguments, and how facts look."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ with loading("mmkd-data"):
     from mmkd_models.data.checking.check import check_dataset
     from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
+    from mmkd_models.data.for_devices.reference import measure_reference
     from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
-    from mmkd_models.data.reference import measure_reference
     from mmkd_models.data.spec import SPLIT_NAMES
     from mmkd_models.data.split import WRITE_GROUPS
     from mmkd_models.data.writer import check_absent
@@ -48,6 +48,7 @@ def run_data(arguments: Sequence[str]) -> None:
         Command(function=import_, name="import"),
         Command(function=check),
         Command(function=describe),
+        Command(function=report),
         Command(function=reference),
         Command(function=list_, name="list"),
     )
@@ -295,6 +296,22 @@ def _closing_lines(description: Description) -> list[str]:
     lines += [f"source: {description.source}"] if description.source else []
     lines += [f"licence: {description.licence}"] if description.licence else []
     return [*lines, f"sha256: {description.sha256}"]
+
+
+def report(
+    directory: _Directory,
+    *,
+    out: Annotated[Path | None, Option("Also write one self-contained page.", ("-o", "--out"), "FILE.html")] = None,
+    label_next: Annotated[
+        Path | None,
+        Option("Write up to fifty windows worth a label, as intervals that a recipe reads.", metavar="FILE.csv"),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Look for what spoils training: leaks, gaps, dead channels, wrong labels; and for the sensor that is enough."""
+    from mmkd_models.commands.reporting import run_report
+
+    run_report(directory, page=out, label_next=label_next, as_json=as_json)
 
 
 def reference(

@@ -1,14 +1,37 @@
-"""How training windows are varied: data alone, without torch, as it stands in checkpoints."""
+"""How training windows are varied: the numbers, as they stand in checkpoints, and what they do to each kind.
+
+Missing stays missing: what is varied are values, and more of them are hidden. Needs numpy alone.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalityKind
+
+Floats = NDArray[np.float32]
+
+_SNR_REACH = 4.0  # times that the noise of a window of sound is louder or softer than `noise`
+_SOUND_DB = 60.0  # of the loudest change of level, over `gain`
+_WIDEST_BAND = 0.25  # of the spectrum
+_BRIGHTNESS = 2.0  # of the largest change of contrast and brightness, over `gain`
+_LARGEST_BYTE = 255.0
+_PICTURE = 1 / 16  # of a side, by which the picture is moved; by as much it grows or shrinks
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How training windows are varied. Every number without a unit is a probability or a share.
+
+    What is said of series holds for the other kinds, with these differences. The noise of sound has the level of the
+    window times `noise`, four times louder to four times softer (at 0.05 signal to noise is 14 to 38 dB); its level
+    changes by up to 60 dB times `gain`; as many windows as lose a span lose a band of up to a quarter of the spectrum.
+    The noise of video is at most that share of 255; contrast and brightness change by up to twice `gain`; the picture
+    moves, grows or shrinks by up to a sixteenth of its sides where `shift` says so; a frame is dropped where a channel
+    would be.
 
     Attributes:
         shift: move windows by up to half a hop where they are cut from recordings.
@@ -31,3 +54,113 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gain: float = 0.1
     channel_dropout: float = 0.05
     span_dropout: float = 0.2
+
+
+def disturbed(
+    values: NDArray[Any],
+    present: Floats,
+    *,
+    kind: ModalityKind,
+    scale: tuple[Floats, Floats] | None,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats]:
+    """Gives a batch of windows of one modality varied anew.
+
+    Args:
+        values: (B, T, C); of video (B, T, H, W, C).
+        present: (B, T, C); of video (B, T, 1).
+        scale: what noise and gain of a series are measured by: mean and spread (C,), as the configuration's unit says;
+            None for the other kinds, which need none.
+        rng: the source of chance.
+    """
+    match kind:
+        case "series":
+            assert scale is not None
+            return _disturbed_series(values, present, scale, config, rng)
+        case "audio":
+            return _disturbed_sound(values, present, config, rng)
+        case "video":
+            return _disturbed_video(values, present, config, rng)
+
+
+def _disturbed_series(
+    values: Floats, present: Floats, scale: tuple[Floats, Floats], config: AugmentConfig, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    mean, std = scale
+    if config.unit == "window":
+        mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
+    gain = rng.uniform(1 - config.gain, 1 + config.gain, (len(values), 1, 1)).astype(np.float32)
+    noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
+    present = present * _kept(present.shape, config, rng)
+    return (mean + (values - mean) * gain + noise) * present, present
+
+
+def _disturbed_sound(
+    values: Floats, present: Floats, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    batch = len(values)
+    count = np.maximum(present.sum(1, keepdims=True), 1)
+    level = np.sqrt(np.square(values).sum(1, keepdims=True) / count)  # (B, 1, C)
+    louder = _SNR_REACH ** rng.uniform(-1, 1, (batch, 1, 1))
+    noise = rng.standard_normal(values.shape, dtype=np.float32) * (level * louder * config.noise).astype(np.float32)
+    gain = 10 ** (rng.uniform(-1, 1, (batch, 1, 1)) * config.gain * _SOUND_DB / 20)
+    silenced = rng.uniform(size=batch) < config.span_dropout
+    low, width = rng.uniform(0, 1, batch), rng.uniform(0, _WIDEST_BAND, batch)
+    values = values.copy()
+    if silenced.any():
+        values[silenced] = _without_band(values[silenced], low[silenced], width[silenced])
+    present = present * _kept(present.shape, config, rng)
+    return ((values + noise) * gain.astype(np.float32)) * present, present
+
+
+def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
+    """(B, T, C) with nothing between `low` and `low + width` (B,), shares of half the sampling rate."""
+    spectrum = np.fft.rfft(values, axis=1)
+    place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
+    inside = (place >= low[:, None, None]) & (place < (low + width)[:, None, None])
+    found: Floats = np.fft.irfft(np.where(inside, 0, spectrum), n=values.shape[1], axis=1).astype(np.float32)
+    return found
+
+
+def _disturbed_video(
+    values: NDArray[Any], present: Floats, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    batch, frames, height, across, _ = values.shape
+    reach = config.gain * _BRIGHTNESS
+    contrast = rng.uniform(1 - reach, 1 + reach, (batch, 1, 1, 1, 1)).astype(np.float32)
+    brightness = rng.uniform(-reach, reach, (batch, 1, 1, 1, 1)).astype(np.float32) * (_LARGEST_BYTE / 2)
+    grain = rng.uniform(0, config.noise * _LARGEST_BYTE, (batch, 1, 1, 1, 1)).astype(np.float32)
+    size, down, right = rng.uniform(-_PICTURE, _PICTURE, (3, batch))
+    found = values.astype(np.float32)
+    if config.shift:
+        for number in range(batch):  # a window has one camera: all of its frames move alike
+            rows, columns = _moved(height, size[number], down[number]), _moved(across, size[number], right[number])
+            found[number] = found[number][:, rows][:, :, columns]
+    middle = np.float32(_LARGEST_BYTE / 2)
+    found = (found - middle) * contrast + middle + brightness
+    found += rng.standard_normal(found.shape, dtype=np.float32) * grain
+    dropped = rng.uniform(size=(batch, frames, 1)) < config.channel_dropout
+    present = present * ~dropped * _kept(present.shape, config, rng)
+    return np.clip(found, 0, _LARGEST_BYTE) * present[..., None, None], present
+
+
+def _moved(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
+    """Where each pixel of a side comes from; those beyond an edge are the edge's."""
+    middle = (pixels - 1) / 2
+    places = (np.arange(pixels) - middle) * (1 + size) + middle + shift * pixels
+    found: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)
+    return found
+
+
+def _kept(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Floats:
+    """(B, T, C) 1, or 0 where a channel or a span of the window is hidden."""
+    batch, samples, channels = shape
+    keep = np.ones(shape, dtype=np.float32)
+    if channels > 1:
+        keep *= rng.uniform(size=(batch, 1, channels)) >= config.channel_dropout
+    start = rng.integers(0, samples, (batch, 1))
+    length = rng.integers(1, max(2, samples // 2), (batch, 1)) * (rng.uniform(size=(batch, 1)) < config.span_dropout)
+    time = np.arange(samples)
+    keep *= ~((time >= start) & (time < start + length))[:, :, None]
+    return keep

@@ -6,6 +6,9 @@ Missing stays missing: augmentation moves, mixes and hides samples, and never in
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 import numpy as np
 import torch
@@ -15,9 +18,14 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.augment import AugmentConfig, disturbed
 from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
+
+_MOST_VALUES = 1 << 24
+"""Of the windows of sound or video that statistics rest on: 64 MB of samples, 16 MB of pixels."""
+
+_LEAST_WINDOWS = 16
 
 
 # No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.
@@ -25,7 +33,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One training batch.
 
     Attributes:
-        inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0.
+        inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0; of video float32
+            (B, T, H, W, C) from 0 to 255, and (B, T, 1).
         targets: (B, K) label distribution; of several labels each from 0 to 1, of a regression (B, 1) in its unit; a
             row of zeros where any part of the window is unlabelled.
         labelled: (B,) 1 where `targets` holds, else 0.
@@ -87,8 +96,9 @@ class BatchSource:
             )
         self._seed = seed
         self._part = part
-        statistics = channel_statistics if config.unit == "set" else _about_the_window
-        self._statistics = {m.name: statistics(windows, m.name) for m in windows.spec.modalities}
+        scale = channel_statistics if config.unit == "set" else _about_the_window
+        series = [modality.name for modality in windows.spec.modalities if modality.kind == "series"]
+        self._scales = {name: scale(windows, name) for name in series}
 
     def at(self, step: int) -> Batch:
         """Gives the batch of that step; the same step gives the same batch."""
@@ -103,10 +113,11 @@ class BatchSource:
             values, present = prepare_batch(window[modality.name], modality)
             if partner is not None:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
-                weight = lam[:, None, None]
-                present = present * other_present
-                values = (weight * values + (1 - weight) * other_values) * present
-            inputs[modality.name] = self._disturb(values, present, self._statistics[modality.name], rng)
+                values, present = _mixed((values, present), (other_values, other_present), lam)
+            varied, there = disturbed(
+                values, present, kind=modality.kind, scale=self._scales.get(modality.name), config=self._config, rng=rng
+            )
+            inputs[modality.name] = torch.from_numpy(varied), torch.from_numpy(there)
         targets, labelled = self._targets(rows, pairs, lam)
         return Batch(
             inputs=inputs,
@@ -175,31 +186,17 @@ class BatchSource:
             known = known & known[pairs]
         return targets * known[:, None], known.float()
 
-    def _disturb(
-        self,
-        values: NDArray[np.float32],
-        present: NDArray[np.float32],
-        statistics: tuple[NDArray[np.float32], NDArray[np.float32]],
-        rng: np.random.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        config = self._config
-        mean, std = statistics
-        if config.unit == "window":
-            mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
-        batch, samples, channels = values.shape
-        gain = rng.uniform(1 - config.gain, 1 + config.gain, (batch, 1, 1)).astype(np.float32)
-        noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
-        keep = np.ones_like(present)
-        if channels > 1:
-            keep *= rng.uniform(size=(batch, 1, channels)) >= config.channel_dropout
-        start = rng.integers(0, samples, (batch, 1))
-        length = rng.integers(1, max(2, samples // 2), (batch, 1)) * (
-            rng.uniform(size=(batch, 1)) < config.span_dropout
-        )
-        time = np.arange(samples)
-        keep *= ~((time >= start) & (time < start + length))[:, :, None]
-        present = present * keep
-        return torch.from_numpy((mean + (values - mean) * gain + noise) * present), torch.from_numpy(present)
+
+def _mixed(
+    first: tuple[NDArray[Any], NDArray[np.float32]],
+    second: tuple[NDArray[Any], NDArray[np.float32]],
+    lam: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two batches mixed window by window, present where both are; bytes become numbers from 0 to 255."""
+    present = first[1] * second[1]
+    weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
+    there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
+    return (weight * first[0] + (1 - weight) * second[0]) * there, present
 
 
 def _as_targets(labels: Labels, *, classes: int) -> Tensor:
@@ -215,9 +212,11 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
     """Gives mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
 
     Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
-    of the largest value and never 0.
+    of the largest value and never 0. Of video all bytes of the frames that are there count.
     """
     values, present = _some_windows(windows, name)
+    if values.dtype == np.uint8:
+        return _byte_statistics(values, present)
     flat = np.where(present > 0, values, np.nan).reshape(-1, values.shape[-1]).astype(np.float64)
     means, stds = np.zeros(flat.shape[1]), np.ones(flat.shape[1])
     for channel in range(flat.shape[1]):
@@ -258,6 +257,29 @@ def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32],
     return np.zeros_like(movement), movement
 
 
-def _some_windows(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 2048)).astype(np.int64))
-    return prepare_batch(windows.take(rows)[name], windows.spec.modality(name))
+def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
+    """Gives at most 2,048 evenly spaced numbers of windows; of sound and video no more than memory has room for."""
+    modality, most = windows.spec.modality(name), 2048
+    if modality.kind != "series":
+        most = min(most, max(_LEAST_WINDOWS, _MOST_VALUES // math.prod(modality.shape)))
+    return np.unique(np.linspace(0, len(windows) - 1, min(len(windows), most)).astype(np.int64))
+
+
+def _some_windows(windows: Windows, name: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    taken = windows.with_modalities((name,)).take(spread_rows(windows, name))
+    return prepare_batch(taken[name], windows.spec.modality(name))
+
+
+def _byte_statistics(
+    values: NDArray[np.uint8], present: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation (C,) of frames (B, T, H, W, C), exactly: there are 256 values."""
+    there, bytes_ = present[..., 0] > 0, np.arange(256.0)
+    means, stds = [], []
+    for channel in range(values.shape[-1]):
+        counts = np.bincount(values[there, :, :, channel].ravel(), minlength=256)
+        total = max(int(counts.sum()), 1)
+        mean = float(counts @ bytes_) / total
+        means.append(mean)
+        stds.append(math.sqrt(float(counts @ (bytes_ - mean) ** 2) / total) or 1.0)
+    return np.array(means, dtype=np.float32), np.array(stds, dtype=np.float32)

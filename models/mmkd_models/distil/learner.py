@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
 from mmkd_models.distil.answers import AnswerMemory
 from mmkd_models.distil.mixing import together
@@ -27,7 +28,7 @@ from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
 from mmkd_models.losses.term import LossTerm, Pair, Step, name_of
 from mmkd_models.networks.causal import CausalEncoder
-from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.encoder import Encoder, blank_inputs
 from mmkd_models.networks.inherit import take_encoder
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
@@ -258,15 +259,15 @@ def _shown(
 
 def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -> Inputs:
     """A window for all of them, which only networks of ours can be asked for."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    specs: dict[str, ModalitySpec] = {}
     for teacher in teachers:
         if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
             raise UsageError(
                 "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
             )
-        shapes[modality] = (1, *student.encoder.window_shape)
-        shapes |= {name: (1, *cast("Encoder", teacher.encoders[name]).window_shape) for name in teacher.names}
-    return {name: (torch.ones(shape), torch.ones(shape)) for name, shape in shapes.items()}
+        specs[modality] = student.encoder.modality
+        specs |= {name: cast("Encoder", teacher.encoders[name]).modality for name in teacher.names}
+    return {name: blank_inputs(spec) for name, spec in specs.items()}
 
 
 def tokens_per_window(teacher: Teacher, modality: str) -> int:

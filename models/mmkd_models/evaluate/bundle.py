@@ -16,6 +16,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.setup import Setup
+from mmkd_edge.trust.keys import check_signed
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import ERROR_LEVELS, confidence_facts, reliability
 from mmkd_models.evaluate.guessing import guessing
@@ -43,6 +44,7 @@ def evaluate_bundle(
     """
     found: list[ArtifactEvaluation] = []
     with Bundle.open(path) as bundle:
+        check_signed(bundle)
         for entry in bundle.manifest.models:
             check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
         for entry in bundle.manifest.models:

@@ -54,9 +54,14 @@ class CausalEncoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
+        if modality.kind != "series":
+            raise UsageError(
+                f"modality {modality.name!r}: expected a series for a causal student, got {modality.kind}; "
+                "train a windowed one, which a stream asks at every hop"
+            )
         strides = stem_strides(modality.samples, config.most_tokens)
         channels = len(modality.channels)
-        self.window_shape = modality.shape
+        self.modality = modality
         self.stride = math.prod(strides)
         self.length = -(-modality.samples // self.stride)
         if self.length < 2:

@@ -1,9 +1,10 @@
-"""One modality -> tokens: masked front-end, convolutional stem, spectrum and statistics tokens, self-attention.
+"""One modality -> tokens: masked front-end of its kind, convolutional stem, two summary tokens, self-attention.
 
 Owns everything that teacher and student share. Uses only operators that every engine takes: the spectrum is a
 constant matmul, masks are additive and finite, shapes are static.
 
-Token layout, everywhere: L time tokens, then one spectrum token, then one statistics token.
+Token layout, everywhere: L time tokens, then one spectrum token, then one statistics token. Of video the spectrum token
+is the mean of the frames' embeddings.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.dropout import Dropout
+from mmkd_models.networks.fronts.frames import FrameFront
+from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.fronts.long import LongFrontEnd, blocks_of
 from mmkd_models.networks.fronts.spectrum import is_long, spectrum_matrices
 
@@ -200,7 +203,7 @@ class FrontEnd(nn.Module):
         self.register_buffer("levels", torch.tensor(_CDF_LEVELS), persistent=False)
         self.bands = band_matrix.shape[1]
         self.statistics = (_STATISTICS + movement) * channels + channels * channels
-        self.views = 3 + movement
+        self.positions, self.width, self.spectrum = samples, (3 + movement) * channels, channels * self.bands
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the three views of a window.
@@ -253,6 +256,30 @@ class FrontEnd(nn.Module):
         return torch.cat([*one_each, below.flatten(1), products.flatten(1)], dim=-1)
 
 
+Front = FrontEnd | LongFrontEnd | LogMelFront | FrameFront
+"""What a windowed encoder sees its samples through. Each gives a series (B, `width`, `positions`) for the stem, and
+(B, `spectrum`) and (B, `statistics`) values for the two summary tokens; that of a short series has its axes swapped."""
+
+
+def front_of(modality: ModalitySpec, config: EncoderConfig) -> Front:
+    """Gives the front-end of a modality's kind. Raises UsageError where it cannot see such windows."""
+    match modality.kind:
+        case "audio":
+            return LogMelFront(modality)
+        case "video":
+            return FrameFront(modality, config.width)
+        case "series":
+            if config.frame is not None and is_long(modality.samples, config.frame):
+                return LongFrontEnd(modality, config.spectrum_bands, frame=config.frame)
+            return FrontEnd(modality, config.spectrum_bands, movement=config.movement)
+
+
+def blank_inputs(modality: ModalitySpec) -> tuple[Tensor, Tensor]:
+    """Gives values and presence of one window of zeros that misses nothing."""
+    dtype = torch.uint8 if modality.dtype == "uint8" else torch.float32
+    return torch.zeros(1, *modality.shape, dtype=dtype), torch.ones(1, *modality.presence_shape)
+
+
 class Encoder(nn.Module):
     """One modality's window -> tokens."""
 
@@ -260,23 +287,19 @@ class Encoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
-        channels = len(modality.channels)
-        strides = stem_strides(modality.samples, config.most_tokens)
-        self.window_shape = modality.shape
+        front = front_of(modality, config)
+        strides = _strides(modality, front.positions, config.most_tokens)
+        self.modality = modality
         self.stride = math.prod(strides)
-        self.length = -(-modality.samples // self.stride)
-        self.front: FrontEnd | LongFrontEnd
-        views = 3
-        if config.frame is not None and is_long(modality.samples, config.frame):
+        self.length = -(-front.positions // self.stride)
+        if isinstance(front, LongFrontEnd):
             strides = (math.prod(strides[:_WIDE]), *strides[_WIDE:])
-            self.front = LongFrontEnd(modality, config.spectrum_bands, frame=config.frame)
         else:
-            self.front = FrontEnd(modality, config.spectrum_bands, movement=config.movement)
-            views = self.front.views
-            self.register_buffer("coverage", _coverage(modality.samples, self.stride), persistent=False)
-        self.stem = _stem(views * channels, config.width, strides)
-        self.spectrum = nn.Linear(channels * self.front.bands, config.width)
-        self.statistics = nn.Linear(self.front.statistics, config.width)
+            self.register_buffer("coverage", _coverage(front.positions, self.stride), persistent=False)
+        self.front = front
+        self.stem = _stem(front.width, config.width, strides)
+        self.spectrum = nn.Linear(front.spectrum, config.width)
+        self.statistics = nn.Linear(front.statistics, config.width)
         self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -299,12 +322,16 @@ class Encoder(nn.Module):
         return Tokens(values=x, bias=bias, hidden=tuple(hidden), attention=tuple(attention))
 
     def key_bias(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, L + 2): 0 for tokens with at least one present sample behind them, else `MASKED`."""
+        """(B, T, C) -> (B, L + 2): 0 for tokens with at least one present sample behind them, else `MASKED`.
+
+        Of sound and video frames stand for samples.
+        """
         # (B, L): share of each token's samples that are there
         if isinstance(self.front, LongFrontEnd):
             share = blocks_of(present.transpose(1, 2), self.length, self.stride).mean((1, 3))
         else:
-            share = present.mean(-1) @ self.coverage
+            there = present.mean(-1) if isinstance(self.front, FrontEnd) else self.front.presence(present)
+            share = there @ self.coverage
         time = (share <= 0).to(share.dtype) * MASKED
         whole = (share.sum(-1, keepdim=True) <= 0).to(share.dtype) * MASKED
         return torch.cat([time, whole, whole], dim=-1)
@@ -335,6 +362,13 @@ def stem_strides(samples: int, most_tokens: int) -> tuple[int, ...]:
     """
     halvings = max(1, math.ceil(math.log2(samples / most_tokens)))
     return (2,) * halvings
+
+
+def _strides(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
+    """Of the stem: a series is halved at least once, and frames of sound and video only where they are too many."""
+    if modality.kind != "series" and positions <= most_tokens:
+        return (1,)
+    return stem_strides(positions, most_tokens)
 
 
 def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import RocketConfig, RocketGroup
+from mmkd_models.networks.fronts.as_series import series_spec, series_view
 
 KERNELS = 84
 """Ways to choose the three weights of 2 among nine (paper, section 3.1)."""
@@ -49,6 +51,7 @@ _RAMP = 0.1  # width of the ramp in standard deviations of the kernel's answer i
 _NARROWEST = 1e-3  # of a ramp, in standard deviations of the training: FP16 holds what is divided by it
 _CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
 _GOLDEN = (5**0.5 + 1) / 2
+_VIEWED = 32  # windows of sound or video that are made series at a time
 _CHUNK_VALUES = 2**20  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
 
 
@@ -77,8 +80,9 @@ class _Group(nn.Module):
         reach = _REACH * self.dilation
         padding = reach if self.padded else 0
         found = F.conv1d(series, self.weight, self.bias, stride=stride, padding=padding, dilation=self.dilation)
-        there = self.reads @ _centres(present, reach, padded=self.padded, stride=stride)  # (B, F, positions)
-        return (found.clamp(0.0, 1.0) * there).sum(-1), there.sum(-1)
+        centres = _centres(present, reach, padded=self.padded, stride=stride)  # (B, C, positions)
+        by_channel = found.clamp(0.0, 1.0) @ centres.transpose(1, 2)  # (B, F, C)
+        return (by_channel * self.reads).sum(-1), centres.sum(-1) @ self.reads.T
 
 
 class RocketFeatures(nn.Module):
@@ -90,14 +94,21 @@ class RocketFeatures(nn.Module):
 
     mean: Tensor
     std: Tensor
+    raw_mean: Tensor
+    raw_std: Tensor
     feature_mean: Tensor
     feature_std: Tensor
 
     def __init__(self, modality: ModalitySpec, config: RocketConfig) -> None:
         super().__init__()
-        channels = len(modality.channels)
+        self.view = series_view(modality)
+        if self.view is not None:
+            self.register_buffer("raw_mean", torch.zeros(len(modality.channels)))
+            self.register_buffer("raw_std", torch.ones(len(modality.channels)))
+        spec = modality if self.view is None else self.view.spec
+        channels = len(spec.channels)
         self.config = config
-        self.window_shape = modality.shape
+        self.samples = spec.samples
         self.groups = nn.ModuleList(_Group(group, channels) for group in config.groups)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -111,11 +122,19 @@ class RocketFeatures(nn.Module):
 
     def shares(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 where a position counted, else 0."""
+        values, present = self.as_series(values, present)
         series = (((values - self.mean) / self.std).clamp(-_CLIP, _CLIP) * present).transpose(1, 2)
         there = present.transpose(1, 2)
         found = [group(series, there, self.config.stride) for group in self.groups]
         sums, counts = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
         return sums / counts.clamp(min=1.0), counts.clamp(max=1.0)
+
+    def as_series(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows of any kind as series, in standard deviations of the training's raw values where they are none."""
+        if self.view is None:
+            return values, present
+        values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
+        return values, present
 
 
 def _centres(present: Tensor, reach: int, *, padded: bool, stride: int) -> Tensor:
@@ -126,7 +145,7 @@ def _centres(present: Tensor, reach: int, *, padded: bool, stride: int) -> Tenso
 
 def fit_rocket(
     modality: ModalitySpec,
-    values: NDArray[np.float32],
+    values: NDArray[Any],
     present: NDArray[np.float32],
     *,
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
@@ -137,7 +156,7 @@ def fit_rocket(
     """Draws the features of a modality from training windows; no labels are needed.
 
     Args:
-        values: (N, T, C) raw values, 0 where missing.
+        values: (N, T, C) raw values, 0 where missing; of sound and video the windows, whose series is looked at.
         present: (N, T, C) 1 or 0.
         scale: mean and standard deviation (C,) of each channel over the training windows.
         seed: of the channels, and of the windows that the biases come from.
@@ -145,7 +164,7 @@ def fit_rocket(
 
     Raises UsageError where windows are shorter than a kernel, or there are none, or too few features are asked for.
     """
-    samples = modality.samples
+    samples = series_spec(modality).samples
     if samples < LENGTH or len(values) == 0 or features < KERNELS:
         raise UsageError(
             f"modality {modality.name!r}: rocket: expected windows of at least {LENGTH} samples, one window or more "
@@ -153,9 +172,9 @@ def fit_rocket(
             "take longer windows, or the student kind 'transformer'"
         )
     rng = np.random.default_rng(seed)
-    mean, std = (torch.from_numpy(part) for part in scale)
-    series = ((torch.from_numpy(values) - mean) / std).clamp(-_CLIP, _CLIP) * torch.from_numpy(present)
-    there = torch.from_numpy(present).transpose(1, 2)
+    seen, there, mean, std = _as_series(modality, values, present, scale)
+    series = ((seen - mean) / std).clamp(-_CLIP, _CLIP) * there
+    there = there.transpose(1, 2)
     stride = -(-samples // MOST_POSITIONS)
     levels = itertools.count(1)
     drawn: list[tuple[RocketGroup, dict[str, Tensor]]] = []
@@ -171,6 +190,7 @@ def fit_rocket(
         part.load_state_dict(state)
     network.mean.copy_(mean)
     network.std.copy_(std)
+    _keep_raw_scale(network, scale)
     found = features_of(network, values, present)
     spread = found.std(axis=0)
     network.feature_mean.copy_(torch.from_numpy(found.mean(axis=0)))
@@ -178,11 +198,38 @@ def fit_rocket(
     return network.eval()
 
 
-def features_of(
-    network: RocketFeatures, values: NDArray[np.float32], present: NDArray[np.float32]
-) -> NDArray[np.float32]:
+@torch.no_grad()
+def _as_series(
+    modality: ModalitySpec,
+    values: NDArray[Any],
+    present: NDArray[np.float32],
+    scale: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values and presence (N, T, C) of a series, and mean and standard deviation (C,) of its channels."""
+    mean, std = (torch.from_numpy(part) for part in scale)
+    view = series_view(modality)
+    if view is None:
+        return torch.from_numpy(values), torch.from_numpy(present), mean, std
+    parts = []
+    for start in range(0, len(values), _VIEWED):
+        window, there = (torch.from_numpy(part[start : start + _VIEWED]) for part in (values, present))
+        parts.append(view((window.float() - mean) / std, there))
+    seen, there = (torch.cat(part) for part in zip(*parts, strict=True))
+    count = there.sum((0, 1)).clamp(min=1.0)
+    centre = (seen * there).sum((0, 1)) / count
+    spread = (((seen - centre) * there).square().sum((0, 1)) / count).sqrt()
+    return seen, there, centre, torch.where(spread > _CONSTANT, spread, 1.0)
+
+
+def _keep_raw_scale(network: RocketFeatures, scale: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+    if network.view is not None:
+        network.raw_mean.copy_(torch.from_numpy(scale[0]))
+        network.raw_std.copy_(torch.from_numpy(scale[1]))
+
+
+def features_of(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, T, C), (N, T, C) -> (N, F) standardised features of many windows, a few at a time."""
-    positions = network.window_shape[0] // network.config.stride
+    positions = network.samples // network.config.stride
     rows = max(1, _CHUNK_VALUES // (positions * max(group.features for group in network.config.groups)))
     parts = []
     with torch.no_grad():
@@ -207,6 +254,8 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
         part.load_state_dict(state)
     smaller.mean.copy_(network.mean)
     smaller.std.copy_(network.std)
+    if network.view is not None:
+        _keep_raw_scale(smaller, (network.raw_mean.numpy(), network.raw_std.numpy()))
     smaller.feature_mean.copy_(network.feature_mean[rows])
     smaller.feature_std.copy_(network.feature_std[rows])
     return smaller.eval()
@@ -230,8 +279,9 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
     return [(int(dilation), int(number)) for dilation, number in zip(found, quantiles, strict=True)]
 
 
-def claims_of(config: RocketConfig, samples: int) -> dict[str, tuple[int, int]]:
-    """What features from a file claim of windows of that length, with the most it may be: else no position is left."""
+def claims_of(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
+    """What features from a file claim of such windows, with the most it may be: else no position is left."""
+    samples = series_spec(modality).samples
     return {
         "dilation": (max(group.dilation for group in config.groups), (samples - 1) // (LENGTH - 1)),
         "stride": (config.stride, samples),

@@ -17,7 +17,7 @@ from mmkd_models.networks.encoder import Encoder, Pool, Projections, Tokens
 from mmkd_models.networks.fusion import CrossTap, FusionLayer
 
 Inputs = Mapping[str, tuple[Tensor, Tensor]]
-"""Modality name -> (values (B, T, C), present (B, T, C))."""
+"""Modality name -> (values (B, T, C), present (B, T, C)); of video (B, T, H, W, C) and (B, T, 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,11 @@ class Teacher(nn.Module):
         return (stacked * weights[..., None]).sum(1)
 
 
+def _kept(windows: Tensor, keep: Tensor) -> Tensor:
+    """(B, ...) and (B,) 1 or 0 -> (B, ...), zeros where 0."""
+    return windows * keep.to(windows.dtype).reshape(-1, *[1] * (windows.ndim - 1))
+
+
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
     """Modality dropout: with `probability` a window loses one modality, chosen evenly; never the last one it has.
 
@@ -135,6 +140,6 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
     hidden: dict[str, tuple[Tensor, Tensor]] = {}
     for position, name in enumerate(names):
         values, present = inputs[name]
-        keep = (~(hit & (which == position))).to(values)[:, None, None]  # (B, 1, 1)
-        hidden[name] = (values * keep, present * keep)
+        keep = (~(hit & (which == position))).to(present)  # (B,)
+        hidden[name] = _kept(values, keep), _kept(present, keep)
     return hidden

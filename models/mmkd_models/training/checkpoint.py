@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -25,21 +25,15 @@ from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.drift.features import GroupReference
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.printable import unprintable_in
-from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_fault
+from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
+from mmkd_models.carried import CarriedWindows, carried_from, tensors_of
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import channel_movement, channel_statistics
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.labels import Labels, is_labelled
-from mmkd_models.data.windows import Windows
 from mmkd_models.distil.recipe import Recipe
-from mmkd_models.losses.goal import target_scale
 from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee.members import member_fault, member_from_state
 from mmkd_models.networks.committee.network import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
-from mmkd_models.networks.encoder import Encoder, FrontEnd
-from mmkd_models.networks.fronts.causal import CausalFront
-from mmkd_models.networks.fronts.long import LongFrontEnd
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import AnyStudent, Student, student_network
 from mmkd_models.networks.teacher import Teacher
@@ -47,7 +41,6 @@ from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import CurvePoint, TrainConfig
 
 FORMAT_VERSION = 1
-MOST_WINDOWS = 256
 
 
 class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,19 +137,6 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarriedWindows:
-    """Validation windows that travel with a student, for calibration and golden tests at export.
-
-    Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing.
-        labels: as `Windows.labels`, all known.
-    """
-
-    windows: NDArray[np.float32]
-    labels: Labels
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudentCheckpoint:
     """A trained student with what is needed to export it.
 
@@ -194,8 +174,10 @@ class StudentCheckpoint:
     @property
     def normalisation(self) -> dict[str, list[float]]:
         """Gives mean and std (C,) of the training data's channels."""
-        part = "rocket" if self.config.kind == "rocket" else "encoder.front"
-        return {name: self.state[f"{part}.{name}"].tolist() for name in ("mean", "std")}
+        part = "rocket." if self.config.kind == "rocket" else "encoder.front."
+        if self.config.kind == "rocket" and self.modality.kind != "series":
+            part += "raw_"
+        return {name: self.state[f"{part}{name}"].tolist() for name in ("mean", "std")}
 
     def with_added_bias(self, bias: NDArray[np.float32]) -> StudentCheckpoint:
         """Gives the same student, of any kind, whose logits (K,) are that much higher, in every engine.
@@ -256,8 +238,7 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
     )
     tensors = {f"student/{name}": tensor for name, tensor in checkpoint.state.items()}
     if checkpoint.carried is not None:
-        tensors["carried/windows"] = torch.from_numpy(checkpoint.carried.windows)
-        tensors["carried/labels"] = torch.from_numpy(checkpoint.carried.labels)
+        tensors |= {f"carried/{name}": tensor for name, tensor in tensors_of(checkpoint.carried).items()}
     write_tensors(path, tensors, kind="student", document=msgspec.json.encode(document))
 
 
@@ -293,7 +274,7 @@ def read_student(path: Path) -> StudentCheckpoint:
         config=document.config,
         facts=document.facts,
         state=state,
-        carried=_carried(carried, document.modality, document.task, path) if carried else None,
+        carried=carried_from(carried, document.modality, document.task, path) if carried else None,
         int8=int8,
     )
 
@@ -360,43 +341,6 @@ def _with_committee(
     return replace(checkpoint, committee=committee, further=tuple(states))
 
 
-def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
-    """Draws up to `most` labelled windows of the validation split, in a fixed order."""
-    known = np.flatnonzero(valid.labelled)
-    rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
-    return CarriedWindows(
-        windows=np.ascontiguousarray(valid.take(rows)[modality]), labels=np.ascontiguousarray(valid.labels[rows])
-    )
-
-
-def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
-    """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
-
-    Those of a regression's target go to its end, over the labelled windows.
-
-    Raises:
-        ValueError: the network is a student and the windows have more than its one modality.
-        UsageError: the target has fewer than two different values in the labelled windows.
-    """
-    if network.answer.kind == "regression":
-        for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
-            buffer.fill_(value)
-    fronts: dict[str, FrontEnd | LongFrontEnd | CausalFront]
-    if isinstance(network, Teacher):
-        fronts = {name: cast("Encoder", network.encoders[name]).front for name in network.names}
-    else:
-        names = [modality.name for modality in windows.spec.modalities]
-        if len(names) != 1:
-            raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
-        fronts = {names[0]: network.encoder.front}
-    for name, front in fronts.items():
-        mean, std = channel_statistics(windows, name)
-        front.mean.copy_(torch.from_numpy(mean))
-        front.std.copy_(torch.from_numpy(std))
-        if isinstance(front, FrontEnd) and front.has_movement:
-            front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))
-
-
 def library_versions() -> dict[str, str]:
     """Gives the versions that a result depends on."""
     names = ("mmkd-edge", "torch", "numpy", "lightning-fabric", "safetensors")
@@ -424,7 +368,9 @@ def check_parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: 
 
 def check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
     """Raises CheckpointError where the metadata describe no network."""
-    fit = all(m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf for m in modalities)
+    fit = all(
+        m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf and frames_fault(m) is None for m in modalities
+    )
     fewest = 2 if task.kind == "classification" else 1
     if not modalities or not fit or len(task.labels) < fewest:
         raise CheckpointError(
@@ -449,31 +395,6 @@ def _check_int8(int8: LearntInt8, network: AnyStudent, path: Path) -> None:
         raise CheckpointError(
             f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
         )
-
-
-def _carried(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
-    windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
-    shape = (len(windows), *modality.shape)
-    dtype, several = label_dtype(task.kind), task.kind == "multi_label"
-    wanted = (len(windows), len(task.labels)) if several else (len(windows),)
-    known = labels.dtype == getattr(torch, dtype) and labels.shape == wanted
-    if windows.dtype != torch.float32 or windows.shape != shape or not known:
-        raise CheckpointError(
-            f"{path}: carried windows: expected float32 (N, T, C)={shape} with {dtype} labels "
-            f"{'(N, K)' if several else '(N,)'}, got {windows.dtype} "
-            f"{tuple(windows.shape)} with {labels.dtype} {tuple(labels.shape)}; the file was altered"
-        )
-    if task.kind != "classification":
-        if not is_labelled(labels.numpy()).all() or (several and bool((labels > 1).any())):
-            raise CheckpointError(
-                f"{path}: carried windows: expected a label of each, got windows without; the file was altered"
-            )
-    elif bool(((labels < 0) | (labels >= len(task.labels))).any()):
-        raise CheckpointError(
-            f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
-            f"{labels.max()}; the file was altered"
-        )
-    return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
 
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
@@ -29,10 +27,12 @@ from mmkd_models.networks.committee.pool import Pool, pool_of
 from mmkd_models.networks.committee.rocket import Rocket
 from mmkd_models.networks.committee.trees import Trees, grown_trees, statistics_of
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
-from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, features_of, fit_rocket
+from mmkd_models.networks.fronts.as_series import series_spec, series_views
+from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
+from mmkd_models.training.closed_form.rocket import drawn_features, features_of_rows
 from mmkd_models.training.closed_form.targets import label_answers
 from mmkd_models.training.judging.prior import evening_bias
 from mmkd_models.training.predict import answers_to, batches_of
@@ -83,7 +83,7 @@ def members_named(names: Sequence[str]) -> tuple[MemberKind, ...]:
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
     """Gives who answers together where nobody chose: no rocket where windows are shorter than its kernels."""
-    is_long = all(modality.samples >= LENGTH for modality in modalities)
+    is_long = all(series_spec(modality).samples >= LENGTH for modality in modalities)
     return tuple(kind for kind in COMMITTEE if kind != "rocket" or is_long)
 
 
@@ -159,23 +159,21 @@ def _grown(data: TrainingData, kind: MemberKind, *, seed: int) -> _Member:
 
 
 def _trees(known: Windows, *, seed: int) -> Trees:
-    names = [modality.name for modality in known.spec.modalities]
+    names, views = [modality.name for modality in known.spec.modalities], series_views(known.spec.modalities)
     task = known.spec.task
-    statistics = np.concatenate([statistics_of(inputs, names).numpy() for inputs in batches_of(known)])
-    return grown_trees(statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed)
+    statistics = np.concatenate([statistics_of(inputs, names, views).numpy() for inputs in batches_of(known)])
+    return grown_trees(
+        statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed, views=views
+    )
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
     """Kernels that are drawn on all training windows, and a ridge on the labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
     each = max(LEAST_FEATURES, FEATURES // len(specs))
-    drawn, found = {}, []
-    for spec in specs:
-        values, present = prepare_batch(train.take(np.arange(len(train)))[spec.name], spec)
-        scale = channel_statistics(train, spec.name)
-        drawn[spec.name] = fit_rocket(spec, values, present, scale=scale, seed=seed, features=each)
-        rows = train.labelled
-        found.append(features_of(drawn[spec.name], values[rows], present[rows]))
+    drawn = {spec.name: drawn_features(train, spec.name, seed=seed, features=each) for spec in specs}
+    rows = np.arange(len(known))
+    found = [features_of_rows(one, known, name, rows) for name, one in drawn.items()]
     truth = label_answers(task, known.labels)
     targets = truth if task.kind == "regression" else 2.0 * truth - 1
     ridge = fit_ridge(np.concatenate(found, axis=1), targets, np.ones(len(known)))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.drift.features import QUIETEST, ROWS, GroupReference, Kinds, window_features
+from mmkd_edge.drift.levels import rows_of
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
@@ -130,7 +131,7 @@ def _features(windows: Windows, modality: str) -> Features:
     step, found = max(1, spec.samples // ROWS), []
     for start in range(0, len(windows), 32):  # a few at a time: a window may be long
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
-        values, present = prepare_batch(taken, spec)
+        values, present = rows_of(*prepare_batch(taken, spec))
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
         found += [window_features(one, there) for one, there in pairs]
     return np.array(found)

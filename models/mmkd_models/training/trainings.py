@@ -20,6 +20,7 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.carried import MOST_WINDOWS, carried_windows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labelled import ALL, Labelled, seen_labels
@@ -34,24 +35,18 @@ from mmkd_models.metrics.scores import check_metric
 from mmkd_models.networks.committee.network import Committee
 from mmkd_models.networks.committee.views import FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.fake_int8 import FakeInt8Student, learnt_student
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import (
-    MOST_WINDOWS,
-    Facts,
-    StudentCheckpoint,
-    TeacherCheckpoint,
-    carried_windows,
-    library_versions,
-    set_normalisation,
-)
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, TeacherCheckpoint, library_versions
 from mmkd_models.training.compatible import check_compatible
 from mmkd_models.training.drift_reference import group_reference
 from mmkd_models.training.judging.prior import adjusted_fit
 from mmkd_models.training.loop import Fit, fit
+from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.training.predict import answers_to, scores_of
 from mmkd_models.training.teacher_set import OutOfFoldCheckpoint, TaughtBy
 
@@ -263,9 +258,7 @@ def _learn(
 ) -> Fit:
     """Trains a student with its teachers; `origin` is what else decides where it starts."""
     networks = [_network(one.checkpoint, data, recorded=_asks_once(run, recipe, teachers)) for one in teachers]
-    example = {
-        spec.name: (torch.ones(1, *spec.shape), torch.ones(1, *spec.shape)) for spec in data.train.spec.modalities
-    }
+    example = {spec.name: blank_inputs(spec) for spec in data.train.spec.modalities}
     first, *further = teachers
     part, labelled_share = _common_part(teachers, data), _labelled_share(recipe)
     memory = _memory(data, run, teachers, recipe)

@@ -12,10 +12,12 @@ from torch import nn
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, PerformanceError, UsageError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.carried import carried_windows
 from mmkd_models.distil.learner import DistillLearner
 from mmkd_models.distil.method import Method
 from mmkd_models.losses.goal import Goal
 from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.out_of_fold import OutOfFoldTeachers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -23,12 +25,11 @@ from mmkd_models.training.checkpoint import (
     Facts,
     StudentCheckpoint,
     TeacherCheckpoint,
-    carried_windows,
     library_versions,
-    set_normalisation,
     write_student,
     write_teacher,
 )
+from mmkd_models.training.normalisation import set_normalisation
 from mmkd_models.trials.folder import StudyFolder
 from mmkd_models.trials.space import Entry, Space, TeacherChoice, entries
 from mmkd_report.documents.study import NONE, PairLatency, Skipped, StudentSize
@@ -141,9 +142,8 @@ def _preset(skipped: Skipped) -> Preset:
 def _mflops(network: Student, spec: ModalitySpec) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
-    values = torch.zeros(1, *spec.shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(values, torch.ones_like(values))
+        network.eval()(*blank_inputs(spec))
     return float(counter.get_total_flops() / 1e6)
 
 

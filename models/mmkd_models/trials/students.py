@@ -14,10 +14,11 @@ from typing import Literal
 import msgspec
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.carried import carried_windows
 from mmkd_models.evaluate.outcome import Outcome, outcome_on
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import OnStep
-from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows, file_sha256, read_student, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.trainings import distil, train_baseline

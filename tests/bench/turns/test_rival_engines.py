@@ -16,11 +16,12 @@ from mmkd_bench.turns.rival_tflite import convert, make_tflite, reason_in
 from mmkd_edge.errors import BundleError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import CarriedWindows, Facts, StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import Facts, StudentCheckpoint, read_student, write_student
 from mmkd_report.documents.bench_others import Rival
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)

@@ -152,7 +152,8 @@ def test_another_format_version_is_refused(document: dict[str, Any], version: ob
         ("model_id", "", "model_id: expected a name, got none"),
         ("files", [], "files: expected report.json and README.md, got nothing"),
         ("tools", [1], "tools: expected object, got array"),
-        ("models.0.modality.kind", "audio", "models[0].modality.kind: 'audio' is not supported yet, only 'series' is"),
+        ("models.0.modality.kind", "video", "models[0].modality.height: expected the pixels of a frame, got none"),
+        ("models.0.modality.height", 8, "models[0].modality.height: expected none for series, got 8"),
         ("models.0.modality.rate_hz", 0, "models[0].modality.rate_hz: expected a rate above 0, got 0.0"),
         ("models.0.modality.samples", 0, "models[0].modality.samples: expected at least 1, got 0"),
         (

@@ -12,6 +12,12 @@ import pytest
 
 from mmkd_edge import EdgePredictor, GateError
 from mmkd_edge.backends.ort import OrtBackend
+from mmkd_edge.trust.slots import install
+
+
+@pytest.fixture(autouse=True)
+def _nothing_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -58,10 +64,18 @@ def test_a_bundle_whose_weights_were_rolled_never_opens(rolled: Path) -> None:
 
 def test_what_has_passed_is_not_asked_again(bundle_path: Path, asked: list[int]) -> None:
     assert opened(bundle_path) == "passed now"
-    first = len(asked)
+    assert len(asked) == 5  # warming up: the trial was in a process of its own
     assert opened(bundle_path) == "passed at an earlier start"
-    assert len(asked) - first == 5  # warming up
+    assert len(asked) == 10
+
+
+def test_what_no_trial_has_asked_is_asked_here(bundle_path: Path, tmp_path: Path, asked: list[int]) -> None:
+    install(tmp_path / "state", bundle_path, prove=lambda _: None)
+    assert opened(tmp_path / "state") == "passed now"
+    first = len(asked)
     assert first > 6
+    assert opened(tmp_path / "state") == "passed at an earlier start"
+    assert len(asked) - first == 5
 
 
 def test_another_way_to_run_it_is_asked(bundle_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_backend_that_was_asked_for_is_never_replaced(bundle_path: Path) -> No
 
 
 def test_a_graph_that_no_backend_opens_is_the_last_ones_error(kit: Any, tmp_path: Path) -> None:
-    path = kit.parts(kit.modality, model=b"not a model").write(tmp_path / "bad.edge")
+    path = kit.parts(kit.modality, model=kit.unrunnable(kit.modality)).write(tmp_path / "bad.edge")
     with pytest.raises(BackendError, match=r"^backend 'ort' "):
         EdgePredictor.open(path)
 

@@ -16,7 +16,7 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import Dataset, Recording, check_dataset, fold_indices, label_subset, write_dataset
 from mmkd_models.data.checking.related import overlaps_of, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
-from mmkd_models.data.reference import measure_reference
+from mmkd_models.data.for_devices.reference import measure_reference
 from mmkd_models.data.split import block_length, split_facts
 
 NAMES = np.array(["", "高橋", "Ana", "press 3", "Łucja", "d", "e", "f"])

@@ -17,10 +17,11 @@ from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.plan import export_plan
 from mmkd_export.run import export
+from mmkd_models.carried import carried_windows
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset
 from mmkd_models.networks.student import Student
-from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 Ran = tuple[object, str, str]
 

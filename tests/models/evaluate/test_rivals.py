@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
+from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.evaluate.outcome import Outcome
-from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged, window_statistics
+from mmkd_models.evaluate.rivals import Contestants, RivalName, rival_judged
 from mmkd_models.evaluate.rockets import taught_targets
 from mmkd_models.evaluate.settled import averaged, settled_answers
 from mmkd_models.metrics.classes import Scores

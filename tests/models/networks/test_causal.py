@@ -39,9 +39,9 @@ from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     file_sha256,
     read_student,
-    set_normalisation,
     write_student,
 )
+from mmkd_models.training.normalisation import set_normalisation
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)

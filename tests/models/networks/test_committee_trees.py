@@ -8,7 +8,7 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.evaluate import rivals
+from mmkd_models.data.checking import statistics as by_numpy
 from mmkd_models.networks.committee import trees as module
 from mmkd_models.networks.committee.statistics import statistics_count, window_statistics
 from mmkd_models.networks.committee.trees import Trees, grown_trees, trees_fault
@@ -36,7 +36,7 @@ def test_statistics_are_those_that_the_rival_sees(missing: float) -> None:
     found = window_statistics(values, present)
     assert found.dtype == torch.float32
     # The rival computes in float64, and so do we until the last cast.
-    np.testing.assert_allclose(found.numpy(), rivals.window_statistics(seen), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.numpy(), by_numpy.window_statistics(seen), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("samples", "channels"), [(40, 2), (9, 1), (200, 3)])

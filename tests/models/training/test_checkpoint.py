@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from mmkd_models.carried import carried_windows
 from mmkd_models.data import Dataset
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.networks.student import Student
@@ -22,15 +23,14 @@ from mmkd_models.training.checkpoint import (
     Facts,
     StudentCheckpoint,
     TeacherCheckpoint,
-    carried_windows,
     file_sha256,
     library_versions,
     read_student,
     read_teacher,
-    set_normalisation,
     write_student,
     write_teacher,
 )
+from mmkd_models.training.normalisation import set_normalisation
 
 
 @pytest.fixture

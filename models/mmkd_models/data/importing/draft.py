@@ -19,11 +19,10 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.importing.clock import Clock
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.block import Block
-from mmkd_models.data.importing.readers.csv_file import csv_blocks, encoding_of, guessed_delimiter, layout_of
-from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
-from mmkd_models.data.importing.readers.sound_file import sound_facts
+from mmkd_models.data.importing.readers.csv_file import encoding_of, guessed_delimiter
+from mmkd_models.data.importing.readers.formats import reader_of
 from mmkd_models.data.importing.readers.video_file import video_facts
-from mmkd_models.data.importing.recipe import SUFFIXES, Format, Table
+from mmkd_models.data.importing.recipe import KNOWS_ITS_RATE, SUFFIXES, Format, Table
 from mmkd_models.data.importing.series import SECOND_NS
 
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
@@ -34,6 +33,7 @@ _END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
 _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
+_NOT_LOOKED_AT = (".npz", ".json")  # as often results, labels or settings as recordings
 _USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
 _FEW = 20  # different texts, up to which a column may be one of labels or groups
 
@@ -88,10 +88,11 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     files = [
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.suffix != ".npz" and file.is_file()
+        if file.suffix.lower() in SUFFIXES and file.suffix.lower() not in _NOT_LOOKED_AT and file.is_file()
     ]
     if not files:
-        raise UsageError(f"{folder}: expected files that end in {', '.join(SUFFIXES)}, found none; name their folder")
+        known = ", ".join(suffix for suffix in SUFFIXES if suffix not in _NOT_LOOKED_AT)
+        raise UsageError(f"{folder}: expected files that end in {known}, found none; name their folder")
     kinds = list(_kinds(folder, prefix, sorted(files, key=lambda file: natural_key(file.as_posix()))))
     labels = [kind for kind in kinds if kind.looked.is_intervals]
     sources = [kind for kind in kinds if not kind.looked.is_intervals]
@@ -149,19 +150,25 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _look(file: Path) -> Looked:
-    match SUFFIXES[file.suffix.lower()]:
-        case "wav":
-            return Looked(file=file, format="wav", table=Table(), names=sound_facts(file)[0])
-        case "video":
-            facts = video_facts(file)
-            return Looked(file=file, format="video", table=Table(), names=("gray",), frame=(facts.height, facts.width))
-        case "parquet":
-            names = parquet_names(file)
-            return _looked_at(file, "parquet", Table(), names, next(parquet_blocks(file, names), None))
-        case _:
-            table = _text_table(file)
-            layout = layout_of(file, table)
-            return _looked_at(file, "csv", table, layout.names, next(csv_blocks(file, layout, layout.names), None))
+    form = SUFFIXES[file.suffix.lower()]
+    if form == "video":
+        facts = video_facts(file)
+        return Looked(file=file, format=form, table=Table(), names=("gray",), frame=(facts.height, facts.width))
+    if form == "csv":
+        table = _text_table(file)
+        reader = reader_of(form, table)
+        names = reader.names(file)
+        return _looked_at(file, form, table, names, next(reader.blocks(file, names), None))
+    reader = reader_of(form, Table())
+    names = reader.names(file)
+    if reader.rate_hz is not None:
+        return Looked(file=file, format=form, table=Table(), names=names)
+    try:
+        block = next(reader.blocks(file, names), None)
+    except DatasetError as error:  # channels of several clocks: which belong together is the user's to say
+        told = str(error).removeprefix(f"{file}: ")
+        return Looked(file=file, format=form, table=Table(), names=names, numbers=names, unsure=(told,))
+    return _looked_at(file, form, Table(), names, block)
 
 
 def _text_table(file: Path) -> Table:
@@ -275,13 +282,13 @@ def _source_lines(kind: Alike, modality: str) -> Iterator[str]:
             yield f"timezone = {_quoted(table.timezone)}    # ? such as 'Europe/Berlin'"
     if looked.rate_hz is not None:
         yield f"rate_hz = {looked.rate_hz!r}    # ? measured in the first rows"
-    elif looked.format not in ("wav", "video") and not looked.time:
+    elif looked.format not in KNOWS_ITS_RATE and not looked.time:
         yield "rate_hz = 1.0    # ? samples per second"
     if looked.format == "csv":
         yield from _text_lines(table)
     if looked.frame is not None:
         yield from _frame_lines(*looked.frame)
-    elif looked.format != "wav":
+    elif looked.format not in KNOWS_ITS_RATE:
         yield f"channels = [{', '.join(map(_quoted, looked.numbers))}]"
     if looked.format == "wav":
         yield 'kind = "audio"    # ? or "series", of a vibration that was recorded as sound'

@@ -6,7 +6,7 @@ Owns what a label file says. Cuts nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clock import Clock
 from mmkd_models.data.importing.patterns import found_files
-from mmkd_models.data.importing.readers.block import require_columns, texts
+from mmkd_models.data.importing.readers.block import Block, require_columns, texts
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
+from mmkd_models.data.importing.readers.label_files import LABEL_COLUMNS, label_block
 from mmkd_models.data.importing.recipe import LabelRule
 from mmkd_models.data.importing.recorded import Interval
 from mmkd_models.data.importing.series import SECOND_NS, Times
@@ -47,12 +48,9 @@ def read_intervals(folder: Path, rule: LabelRule) -> list[Labelled]:
 
 
 def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[Labelled]:
-    layout = layout_of(file, rule)
-    wanted = [rule.start, rule.end, rule.label, *rule.match.values()]
-    require_columns(f"{file}:1", layout.names, wanted)
     start, end = Clock(rule, rule.start), Clock(rule, rule.end)
     found: list[Labelled] = []
-    for block in csv_blocks(file, layout, list(dict.fromkeys(wanted))):
+    for block in _blocks(file, rule):
         starts, ends = start.read(block)[0], end.read(block)[0]
         names = texts(block, rule.label, rule)
         matched = {part: texts(block, column, rule) for part, column in rule.match.items()}
@@ -70,6 +68,19 @@ def _of_file(file: Path, parts: Mapping[str, str], rule: LabelRule) -> list[Labe
             here = {part: values[row] for part, values in matched.items()}
             found.append(Labelled(parts={**parts, **here}, interval=interval))
     return found
+
+
+def _blocks(file: Path, rule: LabelRule) -> Iterator[Block]:
+    wanted = [rule.start, rule.end, rule.label, *rule.match.values()]
+    if rule.format == "csv":
+        layout = layout_of(file, rule)
+        require_columns(f"{file}:1", layout.names, wanted)
+        yield from csv_blocks(file, layout, list(dict.fromkeys(wanted)))
+        return
+    require_columns(str(file), LABEL_COLUMNS, wanted)
+    block = label_block(file, rule)
+    if len(block.frame):
+        yield block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Owns the way from a sensor's files to its samples in order, with the line of eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,7 @@ from mmkd_models.data.importing.clock import Clock, start_ns, time_text
 from mmkd_models.data.importing.intervals import RunCollector, changes
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts
-from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of
-from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
-from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
-from mmkd_models.data.importing.readers.sound_file import sound_blocks, sound_facts
-from mmkd_models.data.importing.readers.video_sound import sound_of
+from mmkd_models.data.importing.readers.formats import Reader, reader_of
 from mmkd_models.data.importing.recipe import SUFFIXES, Format, Resample, Source
 from mmkd_models.data.importing.recorded import Interval, Sensor
 from mmkd_models.data.importing.series import (
@@ -73,7 +69,7 @@ class SourceReader:
     @staticmethod
     def opened(source: Source, first: FoundFile, *, facts: Sequence[str]) -> SourceReader:
         """Looks into the first file. Raises DatasetError where a column is missing."""
-        names = _names(source, first.path)
+        names = _file_reader(source, first.path).names(first.path)
         found = tuple(name for name in facts if name in names)
         place = f"{first.path}:1" if _format(source, first.path) == "csv" else str(first.path)
         used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
@@ -85,7 +81,7 @@ class SourceReader:
             )
         if not source.tag:
             require_columns(place, names, list(channels.values()))
-        rate_hz, origin = _rate(source, first.path)
+        rate_hz, origin = _rate(source, first.path, beside=[] if source.tag else list(channels.values())[:1])
         sensor = Sensor(
             name=source.modality,
             kind=source.modality_kind,
@@ -154,7 +150,7 @@ class _Reading:
 
     def add_file(self, file: FoundFile) -> None:
         source, reader = self._source, self._reader
-        names = _names(source, file.path)
+        names = _file_reader(source, file.path).names(file.path)
         wanted = [source.time, source.tag, source.value, source.quality, *reader.facts]
         wanted += [] if source.tag else list(reader.columns)
         wanted = list(dict.fromkeys(name for name in wanted if name))
@@ -165,7 +161,7 @@ class _Reading:
         _refuse_other_rate(reader, file.path)
         clock = Clock(source, source.time)
         before = self._count
-        for block in _blocks(source, file.path, wanted):
+        for block in _file_reader(source, file.path).blocks(file.path, wanted):
             times, kept = clock.read(block) if source.time else self._counted(block, file)
             self._is_utc = self._is_utc and (clock.is_utc if source.time else bool(source.start))
             self._add(block, self._corrected(times), kept)
@@ -268,9 +264,10 @@ class _Reading:
 
 
 def _refuse_other_rate(reader: SourceReader, file: Path) -> None:
-    if reader.source.file_format not in ("wav", "video") or file == reader.first_file:
+    own = _file_reader(reader.source, file)
+    if own.rate_hz is None or reader.source.time or file == reader.first_file:
         return
-    rate_hz = _sound_rate(reader.source, file)
+    rate_hz = own.rate_hz(file)
     if rate_hz != reader.sensor.own_hz:
         raise DatasetError(
             f"{file}: expected {reader.sensor.own_hz:g} Hz as in {reader.first_file}, got {rate_hz:g}; resample it, or"
@@ -296,38 +293,8 @@ def _format(source: Source, file: Path) -> Format:
     return found
 
 
-def _names(source: Source, file: Path) -> tuple[str, ...]:
-    match _format(source, file):
-        case "csv":
-            return layout_of(file, source).names
-        case "parquet":
-            return parquet_names(file)
-        case "npz":
-            return npz_names(file)
-        case "wav":
-            return sound_facts(file)[0]
-        case "video":
-            with sound_of(file, head_only=True) as sound:
-                return sound_facts(sound)[0]
-
-
-def _blocks(source: Source, file: Path, columns: Sequence[str]) -> Iterator[Block]:
-    match _format(source, file):
-        case "csv":
-            return csv_blocks(file, layout_of(file, source), columns)
-        case "parquet":
-            return parquet_blocks(file, columns)
-        case "npz":
-            return npz_blocks(file, columns)
-        case "wav":
-            return sound_blocks(file, columns)
-        case "video":
-            return _blocks_of_video(file, columns)
-
-
-def _blocks_of_video(file: Path, columns: Sequence[str]) -> Iterator[Block]:
-    with sound_of(file) as sound:
-        yield from sound_blocks(sound, columns, called=file)
+def _file_reader(source: Source, file: Path) -> Reader:
+    return reader_of(_format(source, file), source)
 
 
 def _resample(source: Source, rate_hz: float) -> Resample:
@@ -343,24 +310,20 @@ def _channels(source: Source, left: Sequence[str]) -> dict[str, str]:
     return {name: name for name in source.channels or left}
 
 
-def _sound_rate(source: Source, file: Path) -> float:
-    if _format(source, file) == "wav":
-        return sound_facts(file)[1]
-    with sound_of(file, head_only=True) as sound:
-        return sound_facts(sound)[1]
-
-
-def _rate(source: Source, file: Path) -> tuple[float, str]:
+def _rate(source: Source, file: Path, *, beside: Sequence[str]) -> tuple[float, str]:
     """The rate of the samples and who says so; measured where the recipe does not say."""
-    if _format(source, file) in ("wav", "video"):
-        rate_hz = _sound_rate(source, file)
+    reader = _file_reader(source, file)
+    if reader.rate_hz is not None and not source.time:
+        rate_hz = reader.rate_hz(file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:
             raise DatasetError(f"{file}: expected {source.rate_hz:g} Hz as 'rate_hz' says, got {rate_hz:g}; correct it")
         return rate_hz, f"as {file} says"
     if source.rate_hz is not None:
         return source.rate_hz, "as 'rate_hz' says"
     clock = Clock(source, source.time)
-    times = np.concatenate([clock.read(block)[0] for block in _blocks(source, file, [source.time])])
+    # With a channel beside it: in some formats it says whose clock is meant.
+    wanted = list(dict.fromkeys([source.time, *beside]))
+    times = np.concatenate([clock.read(block)[0] for block in reader.blocks(file, wanted)])
     facts = clock_facts(Series(times=np.unique(times), values=np.zeros((0, 0), dtype=np.float32)), max_gap_s=None)
     if not np.isfinite(facts.rate_hz):
         raise DatasetError(

@@ -18,7 +18,7 @@ from mmkd_edge.spec import ModalityKind, Normalise
 
 RECIPE_VERSION = 1
 
-Format = Literal["csv", "parquet", "npz", "wav", "video"]
+Format = Literal["csv", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5", "mcap", "edge_impulse"]
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".txt": "csv",
@@ -28,6 +28,14 @@ SUFFIXES: dict[str, Format] = {
     ".wav": "wav",
     ".flac": "wav",
     ".ogg": "wav",
+    ".tdms": "tdms",
+    ".mf4": "mdf4",
+    ".mdf": "mdf4",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".mat": "hdf5",
+    ".mcap": "mcap",
+    ".json": "edge_impulse",
     ".mp4": "video",
     ".m4v": "video",
     ".mov": "video",
@@ -37,6 +45,8 @@ SUFFIXES: dict[str, Format] = {
     ".mpg": "video",
     ".mpeg": "video",
 }
+KNOWS_ITS_RATE: tuple[Format, ...] = ("wav", "video", "edge_impulse")
+"""Formats whose files declare the rate of their samples."""
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 Resample = Literal["nearest", "linear", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
@@ -97,7 +107,7 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     modality: str
     files: str
     kind: ModalityKind | None = None
-    format: Literal["auto", "csv", "parquet", "npz", "wav", "video"] = "auto"
+    format: Format | Literal["auto"] = "auto"
     time: str = ""
     start: str = ""
     rate_hz: float | None = None
@@ -140,6 +150,8 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         path: the part of the path that is the class.
         column: a column of one of the sources.
         files: interval files, a pattern as of a source; `start`, `end` and `label` are their columns.
+        format: of interval files: `csv`, or the JSON of a tool, whose columns are `start`, `end`, `label` and `file`.
+        rate_hz: samples or frames per second, where a tool's file counts these.
         table: a file with a line for each recording: its label, and whatever else is to be known of it.
         file: of a table without `match`, the column of the files, as the recipe would write them.
         match: part of the path -> column of the interval file or the table, where one file is of several recordings.
@@ -151,6 +163,8 @@ class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: str = ""
     column: str = ""
     files: str = ""
+    format: Literal["csv", "label_studio", "edge_impulse"] = "csv"
+    rate_hz: float | None = None
     table: str = ""
     file: str = "file"
     start: str = "start"
@@ -277,7 +291,7 @@ def _source_problems(source: Source) -> Iterator[str]:
     if source.file_format is None:
         yield f"'files': expected a name that ends in {', '.join(SUFFIXES)}, got {source.files!r}; set 'format'"
     yield from _kind_problems(source)
-    if not source.time and source.rate_hz is None and source.file_format not in ("wav", "video"):
+    if not source.time and source.rate_hz is None and source.file_format not in KNOWS_ITS_RATE:
         yield "expected 'time' or 'rate_hz', got neither; name the column of times, or the samples per second"
     if source.time and source.start:
         yield "expected 'time' or 'start', got both; remove 'start', the times say when samples were taken"
@@ -348,6 +362,10 @@ def _label_problems(labels: LabelRule) -> Iterator[str]:
     if len(named) != 1:
         got = " and ".join(named) or "none"
         yield f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"
+    if labels.rate_hz is not None and not 0 < labels.rate_hz < float("inf"):
+        yield f"'rate_hz': expected a number above 0, got {labels.rate_hz}; correct it"
+    if labels.format == "csv" and Path(labels.files).suffix.lower() == ".json":
+        yield "'format': expected 'label_studio' or 'edge_impulse' for a JSON file, got none; say which tool wrote it"
     if not 0.5 < labels.purity <= 1:
         yield f"'purity': expected above 0.5 and up to 1, got {labels.purity:g}; correct it"
     if len(set(labels.classes)) < len(labels.classes):

@@ -12,6 +12,7 @@ from mmkd_models.networks.committee.network import MemberFacts
 from mmkd_models.networks.committee.rocket import Rocket, rocket_fault
 from mmkd_models.networks.committee.trees import Trees, trees_fault
 from mmkd_models.networks.config import TeacherConfig
+from mmkd_models.networks.fronts.as_series import series_views
 from mmkd_models.networks.teacher import Teacher
 
 
@@ -25,7 +26,8 @@ def member_from_state(
     """Gives a member with its tensors; a transformer is of this configuration."""
     match facts.kind:
         case "trees":
-            return Trees([modality.name for modality in modalities], state, kind=task.kind)
+            names = [modality.name for modality in modalities]
+            return Trees(names, state, kind=task.kind, views=series_views(modalities))
         case "rocket":
             network: nn.Module = Rocket(modalities, facts.features or {}, len(task.labels))
         case "transformer":

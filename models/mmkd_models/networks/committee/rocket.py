@@ -51,7 +51,7 @@ def rocket_fault(
     if list(configs) != names:
         return f"expected features of {', '.join(names)}, got of {', '.join(configs) or 'none'}"
     for modality in modalities:
-        for claim, (claimed, most) in claims_of(configs[modality.name], modality.samples).items():
+        for claim, (claimed, most) in claims_of(configs[modality.name], modality).items():
             if claimed > most:
                 return f"{modality.name}: {claim}: expected at most {most}, got {claimed}"
     # Before anything is laid out, so that no number in the metadata asks for more memory than the file has.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.networks.committee.statistics import statistics_count, window_statistics
+from mmkd_models.networks.fronts.as_series import SeriesView, as_series, series_spec
 from mmkd_models.networks.teacher import Inputs
 
 TREES = 300
@@ -51,16 +52,24 @@ class Trees(nn.Module):
     right: Tensor
     shares: Tensor
 
-    def __init__(self, names: Sequence[str], arrays: Mapping[str, Tensor], *, kind: TaskKind) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        arrays: Mapping[str, Tensor],
+        *,
+        kind: TaskKind,
+        views: Mapping[str, SeriesView] | None = None,
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
+        self.views = nn.ModuleDict(views or {})
         self.kind = kind
         for name in _DTYPES:
             self.register_buffer(name, arrays[name])
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Gives (B, K) logits of the smoothed votes; of a regression (B, 1) numbers in the target's unit."""
-        votes = self.votes(statistics_of(inputs, self.names))
+        votes = self.votes(statistics_of(inputs, self.names, dict(self.views.items())))
         if self.kind == "regression":
             return votes.float()
         # One vote more, spread evenly (Laplace's rule of succession): a share of 0 has no logarithm.
@@ -81,9 +90,9 @@ class Trees(nn.Module):
             node = torch.where(feature < 0, node, following.long())
 
 
-def statistics_of(inputs: Inputs, names: Sequence[str]) -> Tensor:
-    """Gives float32 (B, F), the statistics of these modalities side by side."""
-    return torch.cat([window_statistics(*inputs[name]) for name in names], dim=1)
+def statistics_of(inputs: Inputs, names: Sequence[str], views: Mapping[str, nn.Module]) -> Tensor:
+    """Gives float32 (B, F), the statistics of these modalities side by side; of sound and video, of their series."""
+    return torch.cat([window_statistics(*as_series(inputs, views, name)) for name in names], dim=1)
 
 
 def grown_trees(
@@ -94,6 +103,7 @@ def grown_trees(
     classes: int,
     kind: TaskKind,
     seed: int,
+    views: Mapping[str, SeriesView] | None = None,
 ) -> Trees:
     """Grows extra-trees (Geurts, Ernst, Wehenkel, "Extremely randomized trees", Machine Learning 63, 2006).
 
@@ -101,6 +111,7 @@ def grown_trees(
         statistics: (N, F), of labelled windows.
         labels: (N,) or (N, K); each class has a window.
         names: the modalities whose statistics they are, in order.
+        views: what makes series of those that are none.
     """
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
@@ -126,7 +137,7 @@ def grown_trees(
         "right": sides["right"].astype(np.int32),
         "shares": shares.astype(np.float32),
     }
-    return Trees(names, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind)
+    return Trees(names, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind, views=views)
 
 
 def _at_most(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -150,7 +161,7 @@ def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]
         return f"expected 1 to {_MOST_TREES} trees with arrays (nodes,) and shares (leaves, {classes}), got {shapes}"
     if not bool(torch.isfinite(shares).all() and torch.isfinite(arrays["threshold"]).all()):
         return "expected finite thresholds and shares, got NaN or infinity"
-    if not _are_linked(arrays, features=sum(statistics_count(*one.shape) for one in modalities)):
+    if not _are_linked(arrays, features=sum(statistics_count(*series_spec(one).shape) for one in modalities)):
         return "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"
     return None
 

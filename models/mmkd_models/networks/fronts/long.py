@@ -52,6 +52,7 @@ class LongFrontEnd(nn.Module):
             self.register_buffer(f"spectrum_basis_{level}", basis, persistent=False)
             self.register_buffer(f"spectrum_bands_{level}", pooling, persistent=False)
             self.bands += pooling.shape[1]
+        self.positions, self.width, self.spectrum = self.samples, 3 * channels, channels * self.bands
         self.statistics = (7 + len(_LEVELS)) * channels + channels * channels
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_models.carried import carried_windows
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.goal import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import AnyMetric, check_metric, scores_from_logits
 from mmkd_models.networks.config import StudentConfig, rocket_features_of
-from mmkd_models.networks.rocket import RocketFeatures, features_of, fit_rocket, pruned
+from mmkd_models.networks.rocket import FEATURES, RocketFeatures, features_of, fit_rocket, pruned
 from mmkd_models.networks.student import RocketStudent
-from mmkd_models.training.checkpoint import StudentCheckpoint, carried_windows
+from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.ridge import Ridge, eliminations, fit_ridge
 from mmkd_models.training.closed_form.targets import (
     class_weights,
@@ -71,9 +72,9 @@ def fit_rocket_student(
     answers = teachers_answers(teachers, data.train, rows, dataset_sha256=data.sha256) if teachers else None
     targets = targets_of(data.train, rows, answers)
     features = drawn_features(data.train, modality, seed=run.train.seed)
-    inputs = _features(features, data.train, modality, rows)
+    inputs = features_of_rows(features, data.train, modality, rows)
     valid = data.valid.subset(np.flatnonzero(data.valid.labelled))
-    seen = _features(features, valid, modality, np.arange(len(valid)))
+    seen = features_of_rows(features, valid, modality, np.arange(len(valid)))
     kept, ridge = _chosen(
         inputs,
         targets,
@@ -95,17 +96,22 @@ def fit_rocket_student(
     return _checkpoint(data, modality, config, run, network, teachers)
 
 
-def drawn_features(windows: Windows, modality: str, *, seed: int) -> RocketFeatures:
-    """Draws the features of a modality from training windows, labelled or not; errors as `fit_rocket`."""
+def drawn_features(windows: Windows, modality: str, *, seed: int, features: int = FEATURES) -> RocketFeatures:
+    """Draws the features of a modality from training windows, labelled or not; arguments and errors as `fit_rocket`.
+
+    At most 512 windows are in memory.
+    """
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
     spec = windows.spec.modality(modality)
     one = windows.with_modalities([modality])
     values, present = prepare_batch(one.take(rows)[modality], spec)
-    return fit_rocket(spec, values, present, scale=channel_statistics(one, modality), seed=seed)
+    return fit_rocket(spec, values, present, scale=channel_statistics(one, modality), seed=seed, features=features)
 
 
-def _features(network: RocketFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(N, F) of these windows, of which a thousand at a time are in memory."""
+def features_of_rows(
+    network: RocketFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Gives the features (N, F) of these windows, of which a thousand at a time are in memory."""
     spec, one = windows.spec.modality(modality), windows.with_modalities([modality])
     parts = [np.zeros((0, network.config.features), dtype=np.float32)]
     for start in range(0, len(rows), _CHUNK):

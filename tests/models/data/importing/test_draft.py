@@ -88,8 +88,8 @@ def test_a_folder_without_logs_is_refused(tmp_path):
     with pytest.raises(UsageError) as error:
         draft_recipe(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .npz, .wav, .flac, .ogg, .mp4, .m4v, .mov,"
-        " .mkv, .webm, .avi, .mpg, .mpeg, found none; name their folder"
+        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .tdms, .mf4, .mdf, .h5,"
+        " .hdf5, .mat, .mcap, .mp4, .m4v, .mov, .mkv, .webm, .avi, .mpg, .mpeg, found none; name their folder"
     )
 
 

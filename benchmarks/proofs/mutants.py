@@ -1,0 +1,147 @@
+"""Mutated models with right hashes: how many crash this process, hang it, or answer wrongly.
+
+    python benchmarks/proofs/mutants.py BUNDLE --backend ort
+    python benchmarks/proofs/mutants.py BUNDLE --backend openvino --count 5000
+
+Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, attributes, edges, shapes and values of
+an ONNX graph; gives each mutant right hashes and opens it as a device does that meets it for the first time, and has no
+onnx to check it with (`--checker` has it). Whatever opens must then pass all golden windows. A worker does so; when it
+ends by a signal, that is a crash, and another goes on behind it. Needs `mmkd-edge[export]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.manifest import member_files
+from proofs.mutations import mutated_bytes, mutated_graph
+from proofs.script import head, parser_of, row
+
+HANG_S = 60.0
+"""From this on an opening counts as a hang: two ways, their limits, and what a loaded machine adds."""
+
+
+def main() -> None:
+    """Open all mutants and print what came of them."""
+    parser = parser_of(__doc__)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--backend", default="ort")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checker", action="store_true", help="let the trial ask onnx's own checker first")
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        for number, outcome in outcomes(options):
+            print(json.dumps([number, outcome]), flush=True)
+        return
+    found = watched(options)
+    print(head("outcome", "mutants"))
+    for outcome, count in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+        print(row(outcome, f"{count:,}"))
+    bad = {name: count for name, count in found.items() if name.startswith("BAD")}
+    print(f"{options.backend}: {sum(found.values()):,} mutants, {sum(bad.values())} bad")
+    sys.exit(4 if bad else 0)
+
+
+def watched(options: argparse.Namespace) -> Counter[str]:
+    """What a worker tells; one that dies is replaced."""
+    found: Counter[str] = Counter()
+    place = options.first
+    while place < options.count:
+        given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
+        given += ["--checker"] if options.checker else []
+        command = [sys.executable, __file__, *given, "--count", str(options.count), "--first", str(place), "--worker"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                number, outcome = json.loads(line)
+                found[outcome] += 1
+                place = number + 1
+        if worker.returncode != 0:
+            found[f"BAD: the process that opened it ended with {worker.returncode}"] += 1
+            place += 1
+    return found
+
+
+def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    """The number of each mutant, and what came of it."""
+    import onnx  # noqa: F401 - before it is hidden from the trials
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        if not options.checker:  # a trial imports from where this process does; this process has its onnx already
+            (Path(folder) / "onnx.py").write_text("raise ImportError")
+            sys.path.insert(0, folder)
+        path = Path(folder) / "mutant.edge"
+        for number in range(options.first, options.count):
+            write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
+            begun = time.monotonic()
+            outcome = outcome_of(path, options.backend)
+            took_s = time.monotonic() - begun
+            yield number, outcome if took_s < HANG_S else f"BAD: took {took_s:.0f} s"
+
+
+def outcome_of(path: Path, backend: str) -> str:
+    """What opening a mutant comes to, and what its answers are worth where it opens."""
+    try:
+        predictor = EdgePredictor.open(path, backend=backend)  # type: ignore[arg-type]
+    except MmkdError as error:
+        return refusal_of(error)
+    except Exception as error:
+        return f"BAD: {type(error).__name__}"
+    with predictor:
+        try:
+            predictor.selftest()
+        except GateError:
+            return "BAD: opened, and answers otherwise than the checkpoint"
+        return "opened, and answers all golden windows as the checkpoint did"
+
+
+def refusal_of(error: MmkdError) -> str:
+    """An error in a few words, the same for all of a kind."""
+    text = str(error)
+    if "no engine is given this" in text:
+        return "refused: read by us"
+    if "in a process of its own failed: " in text:
+        return "refused: in the trial: " + text.partition("failed: ")[2].partition(";")[0]
+    if "not valid ONNX" in text:
+        return "refused: in the trial: by onnx.checker"
+    if isinstance(error, GateError):
+        return "refused: in the trial: answers otherwise than the checkpoint"
+    return f"refused: {type(error).__name__}"
+
+
+def write_mutant(bundle: Path, path: Path, *, backend: str, seed: int, number: int) -> None:
+    """Write the bundle with a changed artifact, whose hashes are right."""
+    with Bundle.open(bundle) as opened:
+        entry = opened.manifest.models[0]
+        wanted = ("tflite", "fp32") if backend == "litert" else ("onnx", "fp32")
+        artifact = next(one for one in entry.artifacts if (one.format, one.precision) == wanted)
+        members = {one.file: opened.read(one.file) for one in member_files(opened.manifest)}
+    dice = random.Random(f"{seed} {number}")
+    mutated = mutated_graph if artifact.format == "onnx" and number % 2 else mutated_bytes
+    data = members[artifact.file] = mutated(members[artifact.file], dice)
+    fresh = msgspec.structs.replace(artifact, sha256=new_sha256(data).hexdigest(), size_bytes=len(data))
+    artifacts = tuple(fresh if one is artifact else one for one in entry.artifacts)
+    models = (msgspec.structs.replace(entry, artifacts=artifacts), *opened.manifest.models[1:])
+    write_bundle(path, manifest=msgspec.structs.replace(opened.manifest, models=models), members=members)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`signature.json`, the last member of a bundle that was signed: by which keys, over the manifest's hash.
+
+Owns the document and what exactly is signed. The manifest has the hashes of all other members, so that a signature over
+its hash is one over the whole bundle. Who is trusted is `mmkd_edge.trust.keys`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.errors import BundleError
+
+SIGNATURE_FILE = "signature.json"
+MAX_SIGNATURE_BYTES = 1 << 16
+FORMAT_VERSION = 1
+_CONTEXT = b"mmkd-edge manifest 1\0"  # nothing else that a key signs begins so
+
+KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one key says.
+
+    Attributes:
+        key_id: the first 16 hexadecimal digits of the SHA-256 of its 32 public bytes.
+        ed25519: the 64 bytes of RFC 8032, in hexadecimal.
+    """
+
+    key_id: KeyId
+    ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+
+
+class SignatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    format_version: int = FORMAT_VERSION
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=16)]
+
+
+def signed_message(manifest_sha256: str) -> bytes:
+    """What a key signs: a context, and the 32 bytes of the manifest's hash."""
+    return _CONTEXT + bytes.fromhex(manifest_sha256)
+
+
+def encode_signatures(document: SignatureDocument) -> bytes:
+    """The file."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def decode_signatures(data: bytes) -> SignatureDocument:
+    """Read the file.
+
+    Raises:
+        BundleError: it is none.
+    """
+    try:
+        document = convert_object(parse_object(data), SignatureDocument)
+    except JsonError as error:
+        raise BundleError(f"{SIGNATURE_FILE}: {error}; sign the bundle again") from error
+    if document.format_version != FORMAT_VERSION:
+        raise BundleError(
+            f"{SIGNATURE_FILE}: format_version: this mmkd-edge reads {FORMAT_VERSION}, got {document.format_version}; "
+            "upgrade it, or sign the bundle again"
+        )
+    return document

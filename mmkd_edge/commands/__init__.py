@@ -1,0 +1,1 @@
+"""The commands of the runtime: arguments in, one call, output."""

@@ -1,0 +1,136 @@
+"""From what is asked for to stations that can be started.
+
+Owns the order in which things are opened, and that all of it is closed again where one of them fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.live.alarms import Episodes
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Intake
+from mmkd_edge.live.service import Service
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.store import Store
+from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.live.sources.base import Source, Wanted
+from mmkd_edge.live.sources.table import LoadRecordings, open_source
+from mmkd_edge.live.spec import RunSpec, StationSpec
+from mmkd_edge.live.station import Onlooker, Station, StationRules
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.spec import ModalitySpec
+
+Load = Callable[[str, ModalitySpec], Any]
+OnlookerOf = Callable[[str, ModelEntry], Onlooker]
+
+
+@contextlib.contextmanager
+def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf | None = None) -> Iterator[Service]:
+    """Opens bundles, sources and sinks, and gives the service; closes the predictors at the end.
+
+    Args:
+        spec: checked.
+        load_recordings: gives the recordings of a dataset, for a modality.
+        onlooker_of: gives who looks on at a station, by its name and its student; None is nobody.
+
+    Raises:
+        MmkdError: a bundle, a source or a sink cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        predictors: dict[tuple[object, ...], tuple[Path, EdgePredictor]] = {}
+        outlets: dict[str, Outlet] = {}
+        stations = []
+        for station in spec.stations:
+            key = _predictor_key(station)
+            if key not in predictors:
+                predictors[key] = Path(station.bundle), stack.enter_context(_opened(station))
+            stations.append((station, predictors[key][1]))
+        for text in dict.fromkeys([*spec.sinks, *(text for one in spec.stations for text in one.sinks)]):
+            outlets[text] = _outlet(text, spec)
+            stack.callback(outlets[text].close, drain_s=0.0)
+        built = []
+        for station, predictor in stations:
+            texts = dict.fromkeys([*spec.sinks, *station.sinks])
+            given = [outlets[text] for text in texts]
+            built.append(_station(station, predictor, given, load_recordings, onlooker_of))
+        yield Service(
+            stations=built,
+            outlets=list(outlets.values()),
+            predictors=list(predictors.values()),
+            watch_bundle=spec.watch_bundle,
+        )
+
+
+def usual_hop(entry: ModelEntry) -> int:
+    """Samples of a second, or of a window where that is shorter, and whole steps of a causal student."""
+    stride = 1 if entry.streaming is None else entry.streaming.stride
+    return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride
+
+
+def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
+    return spec.bundle, spec.backend, spec.precision, spec.threads, spec.reference, spec.error_level
+
+
+def _opened(spec: StationSpec) -> EdgePredictor:
+    return EdgePredictor.open(
+        spec.bundle,
+        backend=spec.backend,
+        precision=spec.precision,
+        threads=spec.threads,
+        reference=spec.reference,
+        error_level=spec.error_level,
+    )
+
+
+def _outlet(text: str, spec: RunSpec) -> Outlet:
+    store = None
+    if spec.store is not None:
+        folder = "".join(char if char.isalnum() else "_" for char in text) or "_"
+        store = Store(Path(spec.store) / folder, most_bytes=spec.store_bytes)
+    return Outlet(text, open_sink(text), store=store)
+
+
+def _station(
+    spec: StationSpec,
+    predictor: EdgePredictor,
+    outlets: Sequence[Outlet],
+    load_recordings: Load,
+    onlooker_of: OnlookerOf | None,
+) -> Station:
+    entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
+    modality = entry.modality
+    wanted = Wanted(
+        columns=columns_of(modality, spec.map),
+        rate_hz=modality.rate_hz,
+        time_column=spec.time_column,
+        time_unit=spec.time_unit,
+        follow=spec.follow,
+        replay_speed=spec.replay_speed,
+    )
+    load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
+    source: Source = open_source(spec.source, wanted, load_recordings=load, pause_s=2 * modality.duration_s)
+    on_full = spec.on_full or ("drop-oldest" if source.live else "block")
+    return Station(
+        spec.name,
+        predictor=predictor,
+        source=source,
+        source_text=spec.source,
+        intake=Intake(most=spec.queue, on_full=on_full),
+        outlets=outlets,
+        rules=StationRules(
+            hop=usual_hop(entry) if spec.hop is None else spec.hop,
+            time_from=spec.time,
+            gap_s=spec.gap_s,
+            reorder=spec.reorder,
+            stale_s=spec.stale_s,
+            silence_s=spec.silence_s,
+            modality=spec.modality,
+        ),
+        alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
+        onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
+    )

@@ -1,0 +1,84 @@
+"""Which column of a source is which channel of the student, and in which unit.
+
+`--map ax=accel.x*9.81+0.2`: channel `ax` is the column `accel.x`, times 9.81, plus 0.2. A channel that is not mapped is
+the column of its own name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+"
+# The column, then a factor, then an offset; a column whose name ends alike is named in quotes.
+_COLUMN = re.compile(
+    rf"""(?:"(?P<quoted>[^"]+)"|(?P<plain>.+?))(?:\*(?P<factor>-?(?:{_NUMBER})))?(?P<offset>[-+](?:{_NUMBER}))?"""
+)
+
+
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns that a source must give, one for each channel, in the channels' order.
+
+    Attributes:
+        names: as the source calls them.
+        factors: what a raw value is multiplied with, to be in the modality's unit.
+        offsets: what is added then.
+    """
+
+    names: tuple[str, ...]
+    factors: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether raw values are in the modality's unit as they come."""
+        return all(factor == 1 for factor in self.factors) and all(offset == 0 for offset in self.offsets)
+
+    def scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw values (n, C) in the modality's unit: new float32 (n, C), or the same where nothing is to be done."""
+        if self.is_plain:
+            return rows
+        scaled: NDArray[np.float32] = (rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32)
+        return scaled
+
+
+def columns_of(modality: ModalitySpec, mapped: Mapping[str, str] | Sequence[str]) -> Columns:
+    """The columns of a modality's channels.
+
+    Args:
+        modality: whose channels.
+        mapped: `CHANNEL=COLUMN[*FACTOR][+OFFSET]` each, or the same as a mapping.
+
+    Raises:
+        UsageError: a text is none of that form, or names a channel that is not there.
+    """
+    pairs = [text.partition("=")[::2] for text in mapped] if not isinstance(mapped, Mapping) else list(mapped.items())
+    found: dict[str, tuple[str, float, float]] = {}
+    for channel, text in pairs:
+        if channel not in modality.channels:
+            raise UsageError(
+                f"--map {channel}={text}: modality {modality.name!r} has no channel {channel!r}; "
+                f"expected one of {', '.join(modality.channels)}"
+            )
+        found[channel] = _column(channel, text)
+    rows = [found.get(channel, (channel, 1.0, 0.0)) for channel in modality.channels]
+    names, factors, offsets = zip(*rows, strict=True)
+    return Columns(names=names, factors=factors, offsets=offsets)
+
+
+def _column(channel: str, text: str) -> tuple[str, float, float]:
+    match = _COLUMN.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--map {channel}={text}: expected CHANNEL=COLUMN[*FACTOR][+OFFSET], got no column; name it")
+    factor, offset = float(match["factor"] or 1), float(match["offset"] or 0)
+    if factor == 0 or not math.isfinite(factor) or not math.isfinite(offset):
+        raise UsageError(f"--map {channel}={text}: expected a factor other than 0, got {factor:g}; correct it")
+    return match["quoted"] or match["plain"], factor, offset

@@ -1,0 +1,170 @@
+"""Between the thread that reads a source and the thread that answers: a queue that is never larger than it was told.
+
+Owns what is counted of samples before they reach a stream: what came, what was dropped, what was no sample at all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+OnFull = Literal["drop-oldest", "block"]
+
+_WAKES_S = 0.1
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """Samples as a source gave them together.
+
+    Attributes:
+        rows: float32 (n, C) in the channels' order and the modality's unit; NaN = missing.
+        times: float64 (n,) seconds on the source's clock, or None where it gives none.
+        arrived_s: a moment of `time.monotonic()`.
+    """
+
+    rows: NDArray[np.float32]
+    times: NDArray[np.float64] | None
+    arrived_s: float
+
+
+class Listener(Protocol):
+    """What a source tells beside samples."""
+
+    @property
+    def stop(self) -> threading.Event:
+        """Set when the source is to end."""
+        ...
+
+    def garbage(self, reason: str) -> None:
+        """Something came that is no sample; the source goes on."""
+        ...
+
+    def connection(self, connected: bool, reason: str) -> None:
+        """The other side is there, or is not."""
+        ...
+
+
+class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened before the stream.
+
+    Attributes:
+        deliveries: that came.
+        samples: in them.
+        dropped: samples that were given up because the queue was full.
+        garbage: messages and lines that were no samples.
+        connects: how often the other side was there, the first time included.
+        queued: deliveries that wait now.
+    """
+
+    deliveries: int
+    samples: int
+    dropped: int
+    garbage: int
+    connects: int
+    queued: int
+
+
+class Intake:
+    """A bounded queue of deliveries for one thread that puts and one that takes.
+
+    Args:
+        most: deliveries that may wait.
+        on_full: whether the oldest is given up for the newest, or the source waits.
+
+    Attributes:
+        stop: set when the source is to end.
+    """
+
+    def __init__(self, *, most: int, on_full: OnFull) -> None:
+        self.stop = threading.Event()
+        self._most = most
+        self._on_full = on_full
+        self._waiting: deque[Delivery] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._deliveries = self._samples = self._dropped = self._garbage = self._connects = 0
+        self._notes: deque[tuple[bool, str]] = deque(maxlen=64)
+        self._last_garbage = ""
+
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery into the queue; wait for room where nothing may be dropped."""
+        with self._changed:
+            self._deliveries += 1
+            self._samples += len(delivery.rows)
+            while len(self._waiting) >= self._most:
+                if self._on_full == "drop-oldest":
+                    self._dropped += len(self._waiting.popleft().rows)
+                elif self.stop.is_set():
+                    self._dropped += len(delivery.rows)
+                    return
+                else:
+                    self._changed.wait(_WAKES_S)
+            self._waiting.append(delivery)
+            self._changed.notify_all()
+
+    def take(self, *, timeout_s: float) -> Delivery | None:
+        """The oldest delivery; None where none came in time."""
+        until_s = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._waiting:
+                left_s = until_s - time.monotonic()
+                if left_s <= 0 or self._ended:
+                    return None
+                self._changed.wait(left_s)
+            delivery = self._waiting.popleft()
+            self._changed.notify_all()
+            return delivery
+
+    def end(self) -> None:
+        """Nothing will be put any more."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing waits and nothing will come."""
+        with self._changed:
+            return self._ended and not self._waiting
+
+    def garbage(self, reason: str) -> None:
+        """Count something that is no sample."""
+        with self._changed:
+            self._garbage += 1
+            self._last_garbage = reason
+
+    def connection(self, connected: bool, reason: str) -> None:
+        """Note that the other side is there, or is not."""
+        with self._changed:
+            self._connects += connected
+            self._notes.append((connected, reason))
+
+    def notes(self) -> list[tuple[bool, str]]:
+        """What `connection` was told since the last call."""
+        with self._changed:
+            found = list(self._notes)
+            self._notes.clear()
+            return found
+
+    @property
+    def last_garbage(self) -> str:
+        """Why the last thing that was no sample was none."""
+        return self._last_garbage
+
+    def facts(self) -> IntakeFacts:
+        """What was counted so far."""
+        with self._changed:
+            return IntakeFacts(
+                deliveries=self._deliveries,
+                samples=self._samples,
+                dropped=self._dropped,
+                garbage=self._garbage,
+                connects=self._connects,
+                queued=len(self._waiting),
+            )

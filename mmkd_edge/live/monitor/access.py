@@ -1,0 +1,141 @@
+"""Who may look, and who may touch.
+
+On the loopback interface anybody of this machine may look; everywhere else a token is asked for. What changes something
+asks for it everywhere. A page of another origin, and a name that was made to point here, get nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.bundle.files import fault_of
+from mmkd_edge.errors import UsageError
+
+COOKIE = "mmkd_session"
+_LEAST_TOKEN = 16
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the page is.
+
+    Attributes:
+        host: an address of this machine.
+        port: 0 takes any that is free.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody but this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def address_of(text: str) -> Address:
+    """`HOST:PORT`, `:PORT` or `PORT`. Raises UsageError where it is none."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"--monitor {text}: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so")
+    return Address(host=host.strip("[]") or "127.0.0.1", port=int(port))
+
+
+def token_from(file: Path | None) -> str:
+    """The token in a file, or a new one where no file is named.
+
+    Raises:
+        UsageError: the file cannot be read, or the token is short.
+    """
+    if file is None:
+        return secrets.token_urlsafe(18)
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = fault_of(error) if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"{file}: expected a file with the token of the page: {reason}") from error
+    if len(token) < _LEAST_TOKEN:
+        raise UsageError(
+            f"{file}: expected a token of {_LEAST_TOKEN} characters or more, got {len(token)}; make it longer"
+        )
+    return token
+
+
+class Access:
+    """Decides about one request after the other.
+
+    Args:
+        token: that is asked for.
+        address: where the page is.
+    """
+
+    def __init__(self, token: str, address: Address) -> None:
+        self._token = token
+        self._address = address
+
+    @property
+    def session(self) -> str:
+        """What a browser that knew the token keeps."""
+        return hashlib.sha256(b"mmkd-session\0" + self._token.encode()).hexdigest()
+
+    def is_token(self, given: str) -> bool:
+        """Whether this is the token; takes as long for every wrong one."""
+        return hmac.compare_digest(given.encode(), self._token.encode())
+
+    def knows_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
+        """Whether a request brings the token, as `Authorization: Bearer TOKEN` or as the cookie of a session."""
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self.is_token(given.strip()):
+            return True
+        return hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.session.encode())
+
+    def is_from_here(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request names this machine, and comes from no page of another origin."""
+        host = headers.get("host", "")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if self._address.is_loopback and name not in _LOCAL_NAMES:
+            return False
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return False
+        return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+
+    def may_look(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
+        """Whether a request may see anything."""
+        return self._address.is_loopback or self.knows_token(headers, cookies)
+
+
+class Bucket:
+    """So many requests a second, and a few more at once.
+
+    Args:
+        rate_hz: requests a second that are let through for ever.
+        burst: at once.
+    """
+
+    def __init__(self, *, rate_hz: float, burst: int) -> None:
+        self._rate_hz = rate_hz
+        self._burst = float(burst)
+        self._left = float(burst)
+        self._seen_s = time.monotonic()
+
+    def take(self) -> bool:
+        """Whether one more may pass now."""
+        now_s = time.monotonic()
+        self._left = min(self._burst, self._left + (now_s - self._seen_s) * self._rate_hz)
+        self._seen_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

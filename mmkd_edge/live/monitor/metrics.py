@@ -1,0 +1,97 @@
+"""The stations for Prometheus: the health that `watch.prometheus` knows, and what only a running station counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from mmkd_edge.live.service import RunFacts, Service
+from mmkd_edge.live.sinks.outlet import OutletFacts
+from mmkd_edge.live.station import Station, StationFacts
+from mmkd_edge.watch.health import Health
+from mmkd_edge.watch.prometheus import HealthCollector, metrics_library
+
+_OF_STATIONS: tuple[tuple[str, str, Callable[[StationFacts], int]], ...] = (
+    ("samples", "Samples that came.", lambda facts: facts.intake.samples),
+    ("dropped_samples", "Samples given up because the queue was full.", lambda facts: facts.intake.dropped),
+    ("late_samples", "Samples left out because later ones were there.", lambda facts: facts.stream.late),
+    ("missed_samples", "Samples filled in while the source was silent.", lambda facts: facts.missed),
+    ("garbage", "Messages and lines that were no samples.", lambda facts: facts.intake.garbage),
+    ("faults", "Deliveries that could not be answered.", lambda facts: facts.faults),
+    ("connects", "How often the source was there.", lambda facts: facts.intake.connects),
+)
+_OF_SINKS: tuple[tuple[str, str, Callable[[OutletFacts], int]], ...] = (
+    ("written", "Records that a sink took.", lambda facts: facts.written),
+    ("dropped", "Records given up because too many waited.", lambda facts: facts.dropped),
+    ("failures", "How often a sink failed.", lambda facts: facts.failures),
+)
+
+
+class _StationHealth:
+    """The health of a predictor, with what one of the stations that share it counted."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+
+    def health(self) -> Health:
+        """How it is doing."""
+        facts = self._station.facts()
+        health = self._station.predictor.health()
+        results = {status: facts.results.get(status, 0) for status in health.predictions}
+        return msgspec.structs.replace(health, predictions=results, latency=facts.latency)
+
+
+class ServiceCollector:
+    """What Prometheus asks for the counters of all stations and sinks.
+
+    Args:
+        service: whose.
+
+    Raises:
+        UnavailableError: prometheus-client is not installed.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._library = metrics_library()
+
+    def collect(self) -> Iterator[Any]:
+        """The metric families, as prometheus-client takes them."""
+        facts = self._service.facts()
+        yield from self._counters(facts)
+        queue = self._library.core.GaugeMetricFamily(
+            "mmkd_live_queued", "Deliveries that wait for an answer.", labels=["station"]
+        )
+        for station in facts.stations:
+            queue.add_metric([station.station], station.intake.queued)
+        yield queue
+
+    def _counters(self, facts: RunFacts) -> Iterator[Any]:
+        family = self._library.core.CounterMetricFamily
+        for name, text, value_of in _OF_STATIONS:
+            counter = family(f"mmkd_live_{name}", text, labels=["station"])
+            for station in facts.stations:
+                counter.add_metric([station.station], value_of(station))
+            yield counter
+        alarms = family("mmkd_live_alarms", "Episodes that began.", labels=["station", "label"])
+        for station in facts.stations:
+            for label, count in station.alarms.items():
+                alarms.add_metric([station.station, label], count)
+        yield alarms
+        for name, text, sink_value_of in _OF_SINKS:
+            counter = family(f"mmkd_sink_{name}", text, labels=["sink"])
+            for sink in facts.sinks:
+                counter.add_metric([sink.sink], sink_value_of(sink))
+            yield counter
+
+
+def service_metrics(service: Service) -> str:
+    """Everything in the text format of Prometheus. Raises UnavailableError where prometheus-client is not installed."""
+    library = metrics_library()
+    registry = library.CollectorRegistry()
+    registry.register(HealthCollector({station.name: _StationHealth(station) for station in service.stations}))
+    registry.register(ServiceCollector(service))
+    text: str = library.generate_latest(registry).decode()
+    return text

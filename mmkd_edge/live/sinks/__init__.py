@@ -1,0 +1,1 @@
+"""Where records go: one file a protocol, and one table of them all."""

@@ -1,0 +1,20 @@
+"""What a sink is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mmkd_edge.live.records import Record
+
+
+class Sink(Protocol):
+    """Takes records in the order in which they were made. Used by one thread."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Take all of them, or raise: then they are offered again. What was taken before may come twice."""
+        ...
+
+    def close(self) -> None:
+        """Say goodbye; more than once is fine."""
+        ...

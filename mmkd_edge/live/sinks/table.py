@@ -1,0 +1,55 @@
+"""The one table of sinks: what each is called, and how it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.live.sinks.base import Sink
+from mmkd_edge.live.sinks.files import CsvSink, JsonLinesSink, StdoutSink
+
+
+class SinkKind(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table.
+
+    Attributes:
+        form: how it is written.
+        about: what it does, for the help.
+        open: opens it; may raise UsageError and UnavailableError.
+    """
+
+    form: str
+    about: str
+    open: Callable[[str], Sink]
+
+
+SINKS: dict[str, SinkKind] = {
+    "-": SinkKind(form="-", about="lines of JSON on the standard output", open=lambda place: StdoutSink()),
+    "jsonl:": SinkKind(
+        form="jsonl:FILE", about="lines of JSON at the end of a file", open=lambda place: JsonLinesSink(Path(place))
+    ),
+    "csv:": SinkKind(
+        form="csv:FILE", about="results as CSV at the end of a file", open=lambda place: CsvSink(Path(place))
+    ),
+}
+"""By prefix; the text behind it is the place."""
+
+
+def open_sink(text: str) -> Sink:
+    """Opens the sink that a text names.
+
+    Raises:
+        UsageError: there is no such sink, or it cannot be written.
+        UnavailableError: a library is missing.
+    """
+    for prefix, kind in SINKS.items():
+        if text == prefix or (text.startswith(prefix) and prefix[-1] in ":/"):
+            place = text[len(prefix) :]
+            if not place and prefix[-1] in ":/":
+                raise UsageError(f"--sink {text}: expected {kind.form}, got nothing behind the prefix; name it")
+            return kind.open(place)
+    forms = ", ".join(kind.form for kind in SINKS.values())
+    raise UsageError(f"--sink {text}: expected one of {forms}; write it like one of them")

@@ -1,0 +1,86 @@
+"""The one table of sources: what each is called, how it is opened, and which extra it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.live.sources.base import Recorded, Source, Wanted
+from mmkd_edge.live.sources.files import FileSource, StdinSource
+from mmkd_edge.live.sources.replay import RecordingsSource
+
+LoadRecordings = Callable[[str], Sequence[Recorded]]
+
+
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source is opened with.
+
+    Attributes:
+        place: the text behind the prefix.
+        wanted: what is asked of it.
+        load_recordings: gives the recordings of a dataset.
+        pause_s: between two recordings, longer than a window.
+    """
+
+    place: str
+    wanted: Wanted
+    load_recordings: LoadRecordings
+    pause_s: float
+
+
+class SourceKind(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table.
+
+    Attributes:
+        form: how it is written.
+        about: what it gives, for the help.
+        open: opens it; may raise UsageError and UnavailableError.
+    """
+
+    form: str
+    about: str
+    open: Callable[[Opening], Source]
+
+
+SOURCES: dict[str, SourceKind] = {
+    "csv:": SourceKind(
+        form="csv:FILE",
+        about="lines of a file, CSV or JSON; --follow waits for more",
+        open=lambda asked: FileSource(Path(asked.place), asked.wanted),
+    ),
+    "stdin": SourceKind(
+        form="stdin", about="lines of the standard input, CSV or JSON", open=lambda asked: StdinSource(asked.wanted)
+    ),
+    "recordings:": SourceKind(
+        form="recordings:DATASET",
+        about="the recordings of a dataset, in their order",
+        open=lambda asked: RecordingsSource(asked.load_recordings(asked.place), asked.wanted, pause_s=asked.pause_s),
+    ),
+}
+"""By prefix; the text behind it is the place."""
+
+
+def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, pause_s: float) -> Source:
+    """Opens the source that a text names.
+
+    Args:
+        text: a prefix of the table and what follows it.
+        wanted: what is asked of it.
+        load_recordings: gives the recordings of a dataset.
+        pause_s: between two recordings, longer than a window.
+
+    Raises:
+        UsageError: there is no such source, or its place does not exist.
+        UnavailableError: a library is missing.
+    """
+    for prefix, kind in SOURCES.items():
+        if text == prefix or (text.startswith(prefix) and len(prefix) < len(text) and prefix[-1] in ":/"):
+            place = text[len(prefix) :]
+            if not place and prefix[-1] in ":/":
+                raise UsageError(f"--source {text}: expected {kind.form}, got nothing behind the prefix; name it")
+            return kind.open(Opening(place=place, wanted=wanted, load_recordings=load_recordings, pause_s=pause_s))
+    forms = ", ".join(kind.form for kind in SOURCES.values())
+    raise UsageError(f"--source {text}: expected one of {forms}; write it like one of them")

@@ -1,0 +1,244 @@
+"""The rule of an alarm, chosen on recordings: at most so many false alarms an hour, then the most detections.
+
+Rules are tried on the validation recordings; what the chosen one does is counted on those of the test split, which
+chose nothing. Intervals are exact: Poisson for counts in hours (Garwood, Biometrika 28, 1936), Clopper and Pearson
+(Biometrika 26, 1934) for shares, both at 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.live.alarms import AlarmRule, Episodes
+from mmkd_edge.live.records import ResultRecord, result_record
+from mmkd_edge.live.sources.base import Recorded
+from mmkd_edge.predictor import EdgePredictor
+
+_CONFIRM = ("1/1", "2/2", "2/3", "3/3", "3/5", "4/5", "5/5", "5/8", "8/10", "10/10")
+_MIN_PROBABILITY = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_RELEASE = (1, 3, 5, 10)
+_LEVEL = 0.95
+# A figure per day needs a day of normal operation.
+_DAY_H = 24.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rule did on some recordings.
+
+    Attributes:
+        normal_hours: of recordings without the label.
+        false_alarms: episodes in them.
+        false_alarms_per_hour: of them; None without any hours.
+        false_alarms_interval: at 95 %; None without any hours.
+        recordings: with the label.
+        detected: of these those in which an episode began.
+        detected_interval: of the share, at 95 %; None without any recordings.
+        delay_s: from the start of such a recording to the alarm, half of the detected ones within; None without any.
+        longest_delay_s: of all detected ones.
+        groups: machines, persons or sessions that the recordings are of.
+    """
+
+    normal_hours: float
+    false_alarms: int
+    false_alarms_per_hour: float | None
+    false_alarms_interval: tuple[float, float] | None
+    recordings: int
+    detected: int
+    detected_interval: tuple[float, float] | None
+    delay_s: float | None
+    longest_delay_s: float | None
+    groups: int
+
+    @property
+    def false_alarms_per_day(self) -> float | None:
+        """None where less than a day of normal operation was observed."""
+        if self.false_alarms_per_hour is None or self.normal_hours < _DAY_H:
+            return None
+        return 24 * self.false_alarms_per_hour
+
+
+class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+    """A chosen rule and what it costs.
+
+    Attributes:
+        rule: that was chosen.
+        most_per_hour: false alarms that were allowed.
+        tried: how many rules were.
+        normal: labels taken as normal operation.
+        on_valid: on the recordings that chose it.
+        on_test: on the others.
+        before: on the others, were every result that names the label an alarm.
+    """
+
+    rule: AlarmRule
+    most_per_hour: float
+    tried: int
+    normal: tuple[str, ...]
+    on_valid: Outcome
+    on_test: Outcome
+    before: Outcome
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of one recording, and how long it was."""
+
+    results: tuple[ResultRecord, ...]
+    label: str
+    group: str
+    split: str
+    seconds: float
+
+
+def tune_alarm(
+    predictor: EdgePredictor,
+    recordings: Sequence[Recorded],
+    *,
+    label: str,
+    normal: Sequence[str],
+    most_per_hour: float,
+    hop: int,
+    cooldown_s: float,
+) -> Tuned:
+    """Chooses a rule for one label.
+
+    Args:
+        predictor: whose results are judged.
+        recordings: with labels and splits.
+        label: to raise alarms for.
+        normal: labels of normal operation; empty takes all others.
+        most_per_hour: false alarms that are allowed on the validation recordings.
+        hop: samples from one result to the next.
+        cooldown_s: of every rule.
+
+    Raises:
+        UsageError: a label is unknown, the recordings cannot tell, or no rule keeps the limit.
+        UnavailableError: scipy is not installed.
+    """
+    stats = _scipy_stats()
+    task = predictor.task
+    Episodes([AlarmRule(label=label)], task)
+    names = tuple(normal) or tuple(one for one in task.labels if one != label)
+    unknown = [one for one in names if one not in task.labels or one == label]
+    if unknown:
+        raise UsageError(f"--normal {unknown[0]}: expected another label than {label!r}: {', '.join(task.labels)}")
+    runs = [run for one in recordings if one.label in (label, *names) for run in [_run_of(predictor, one, hop)]]
+    parts = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
+    for name, part in parts.items():
+        kinds = {run.label == label for run in part}
+        if kinds != {True, False}:
+            raise UsageError(
+                f"--tune-alarm: expected {name} recordings of {label!r} and of normal operation, got "
+                f"{sum(run.label == label for run in part)} and {sum(run.label != label for run in part)}; "
+                "name normal operation with --normal, or deal the dataset anew"
+            )
+    tried = [(rule, outcome_of(parts["valid"], rule, predictor, stats)) for rule in _rules(label, cooldown_s)]
+    kept = [(rule, found) for rule, found in tried if (found.false_alarms_per_hour or 0.0) <= most_per_hour]
+    if not kept:
+        least = min(found.false_alarms_per_hour or 0.0 for _, found in tried)
+        raise UsageError(
+            f"--false-alarms-per-hour {most_per_hour:g}: no rule of {len(tried)} keeps it on the validation "
+            f"recordings; the least is {least:.3g}; allow more, or train a better student"
+        )
+    rule, on_valid = max(kept, key=_worth)
+    single = AlarmRule(label=label, confirm="1/1", release=1, cooldown_s=0.0, min_probability=0.0)
+    return Tuned(
+        rule=rule,
+        most_per_hour=most_per_hour,
+        tried=len(tried),
+        normal=names,
+        on_valid=on_valid,
+        on_test=outcome_of(parts["test"], rule, predictor, stats),
+        before=outcome_of(parts["test"], single, predictor, stats),
+    )
+
+
+def _rules(label: str, cooldown_s: float) -> Iterator[AlarmRule]:
+    for confirm, release, least in product(_CONFIRM, _RELEASE, _MIN_PROBABILITY):
+        yield AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=least)
+
+
+def _worth(tried: tuple[AlarmRule, Outcome]) -> tuple[float, ...]:
+    """More detections, then fewer false alarms, then sooner, then the rule that asks for more."""
+    rule, found = tried
+    return (
+        found.detected,
+        -found.false_alarms,
+        -(found.delay_s or 0.0),
+        rule.min_probability,
+        rule.votes[0] / rule.votes[1],
+        rule.release,
+    )
+
+
+def _run_of(predictor: EdgePredictor, recording: Recorded, hop: int) -> _Run:
+    stream = predictor.stream(hop=hop)
+    rate_hz = predictor.modality.rate_hz
+    times = np.arange(len(recording.rows)) / rate_hz
+    found = stream.push(recording.rows, times, now_s=0.0) if len(times) else []
+    results = tuple(
+        # The age is that of time 0: its negative is when the newest sample was taken.
+        result_record(one, station="", number=number, time_s=-(one.input_age_s or 0.0), decided_s=0.0)
+        for number, one in enumerate(found, start=1)
+    )
+    return _Run(
+        results=results,
+        label=recording.label,
+        group=recording.group,
+        split=recording.split,
+        seconds=len(times) / rate_hz,
+    )
+
+
+def outcome_of(runs: Sequence[_Run], rule: AlarmRule, predictor: EdgePredictor, stats: Any) -> Outcome:
+    """What a rule does on the results of some recordings; each recording begins without a history."""
+    hours, false_alarms, delays, positive = 0.0, 0, [], 0
+    for run in runs:
+        episodes = Episodes([rule], predictor.task)
+        raised = [alarm.time_s or 0.0 for one in run.results for alarm in episodes.see(one) if alarm.event == "raised"]
+        if run.label == rule.label:
+            positive += 1
+            delays += raised[:1]
+        else:
+            hours += run.seconds / 3600
+            false_alarms += len(raised)
+    return Outcome(
+        normal_hours=hours,
+        false_alarms=false_alarms,
+        false_alarms_per_hour=false_alarms / hours if hours else None,
+        false_alarms_interval=_poisson(false_alarms, hours, stats) if hours else None,
+        recordings=positive,
+        detected=len(delays),
+        detected_interval=_binomial(len(delays), positive, stats) if positive else None,
+        delay_s=float(np.median(delays)) if delays else None,
+        longest_delay_s=max(delays) if delays else None,
+        groups=len({run.group for run in runs}),
+    )
+
+
+def _poisson(count: int, hours: float, stats: Any) -> tuple[float, float]:
+    tail = (1 - _LEVEL) / 2
+    low = stats.chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    return float(low) / hours, float(stats.chi2.ppf(1 - tail, 2 * count + 2) / 2) / hours
+
+
+def _binomial(count: int, of: int, stats: Any) -> tuple[float, float]:
+    tail = (1 - _LEVEL) / 2
+    low = stats.beta.ppf(tail, count, of - count + 1) if count else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, of - count) if count < of else 1.0
+    return float(low), float(high)
+
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise UnavailableError(
+            "--tune-alarm needs scipy, which this Python lacks; run: pip install 'mmkd-edge[import]'"
+        ) from error
+    return stats

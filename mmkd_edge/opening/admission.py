@@ -1,0 +1,183 @@
+"""Who may open a bundle in this process: ways that have passed here, and those that pass a trial now.
+
+The first time that a machine meets a bundle, its graphs are read by us, and then a process of its own opens it in every
+way that may be taken and holds it against its golden windows. What crashes, hangs or takes all memory does so there.
+Owns which ways are tried, and what is remembered of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from mmkd_edge import errors
+from mmkd_edge.backends.base import BACKENDS, is_installed
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import BackendError, BundleError, MmkdError
+from mmkd_edge.machine import this_machine
+from mmkd_edge.opening.trial import TrialEvent, TrialRequest
+from mmkd_edge.opening.trial_process import MEMORY_BYTES, WAY_S, hold_trial
+from mmkd_edge.predict.profile import library_versions
+from mmkd_edge.predict.setup import Asked, Setup
+from mmkd_edge.trust.graphs import check_graph
+from mmkd_edge.trust.verdicts import passed_before, remember_passed
+
+_UNASKED = " unasked"
+Way = tuple[ModelEntry, Setup]
+
+
+class Admission:
+    """Which ways to run a bundle's students may be opened in this process.
+
+    Args:
+        bundle: whose students they are.
+        asked: how it is opened.
+        told: of an installed one why it is the one that answers; empty where it is the last that was installed.
+    """
+
+    def __init__(self, bundle: Bundle, asked: Asked, *, told: str = "") -> None:
+        self._installed = told
+        self._bundle = bundle
+        self._asked = asked
+        self._machine = this_machine().key
+        self._earlier = passed_before(bundle.sha256)
+        self._tried: set[str] = set()
+        self._now: set[str] = set()
+        self._refused: dict[str, TrialEvent] = {}
+        self._unsaved = ""
+
+    def text_of(self, way: Way) -> str:
+        """A way in one line: what must be the same for a verdict to hold."""
+        entry, setup = way
+        library = " ".join(f"{name} {version}" for name, version in library_versions((setup.backend,)).items())
+        options = msgspec.json.encode(setup.options).decode()
+        named = f"{entry.name} {setup.precision} {setup.backend} {library or 'of an unknown version'}"
+        text = f"{named} threads={setup.threads} {options} {self._machine}"
+        return text if self._asked.selftest else text + _UNASKED
+
+    def try_new(self, ways: Sequence[Way]) -> None:
+        """Read the graphs, and hold a trial of every way that is new here.
+
+        Raises:
+            BundleError: a graph is one that no engine may be handed.
+            UnavailableError: no process can be started for a trial.
+        """
+        if self._asked.trust == "installed":
+            return
+        known = self._now | set(self._refused)
+        new = {text: way for text, way in ((self.text_of(way), way) for way in ways) if not self._knew(text)}
+        new = {text: way for text, way in new.items() if text not in known}
+        if not new:
+            return
+        check_graphs(self._bundle)
+        waiting = {text: way for text, way in new.items() if _is_tried(way[1])}
+        self._tried |= set(waiting)
+        while waiting:
+            self._hold_trial(waiting)
+
+    def check(self, way: Way) -> None:
+        """Nothing, where a way may be opened here; holds its trial first where it is new.
+
+        Raises:
+            MmkdError: what the trial met; a `BackendError` says how its process ended.
+        """
+        self.try_new([way])
+        refusal = self._refused.get(self.text_of(way))
+        if refusal is not None:
+            raise _error_of(refusal)
+
+    def asks(self, way: Way) -> bool:
+        """Whether a way that was opened here has still to answer its golden windows."""
+        text = self.text_of(way)
+        return self._asked.selftest and not self._knew(text) and text not in self._now
+
+    def keep(self, ways: Sequence[Way]) -> None:
+        """Keep that ways have passed, here or in a trial."""
+        self._keep([self.text_of(way) for way in ways])
+
+    def told_selftest(self, way: Way) -> str:
+        """When a way has answered its golden windows, for people; empty where nobody asks."""
+        return self._when(way) if self._asked.selftest else ""
+
+    def told_trial(self, way: Way) -> str:
+        """When a way was tried in a process of its own, for people."""
+        if self._asked.trust == "installed":
+            told = "it was held when the bundle was installed"
+            return f"{told}; {self._installed}" if self._installed else told
+        if not _is_tried(way[1]):
+            return "none: its graph was read; what runs on a GPU is opened in this process alone"
+        return self._when(way)
+
+    def _when(self, way: Way) -> str:
+        if self._knew(self.text_of(way)):
+            return "passed at an earlier start"
+        each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
+        return f"passed now{each}"
+
+    def _knew(self, text: str) -> bool:
+        """Whether a way had passed before this opening; one that has answered has opened too."""
+        return text in self._earlier or text.removesuffix(_UNASKED) in self._earlier
+
+    def _hold_trial(self, waiting: dict[str, Way]) -> None:
+        """Try ways in one process, and take from those that wait the ones of which something is known then."""
+        request = TrialRequest(
+            bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
+            bundle_sha256=self._bundle.sha256,
+            ways=tuple((entry.name, setup) for entry, setup in waiting.values()),
+            questions=self._asked.selftest,
+            memory_bytes=MEMORY_BYTES,
+            processor_s=int(WAY_S) + 1,
+        )
+        passed = []
+        for text, event in zip(tuple(waiting), hold_trial(request), strict=False):
+            setup = waiting.pop(text)[1]
+            if isinstance(event, str):
+                self._refused[text] = TrialEvent(
+                    kind=BackendError.__name__,
+                    message=f"{self._bundle.path}: the trial of backend {setup.backend!r} in a process of its own "
+                    f"failed: {event}; do not use this bundle with it",
+                )
+            elif event.kind:
+                self._refused[text] = event
+            else:
+                passed.append(text)
+        self._keep(passed)
+
+    def _keep(self, texts: Sequence[str]) -> None:
+        new = [text for text in texts if text not in self._now]
+        if new:
+            self._now |= set(new)
+            self._unsaved = remember_passed(self._bundle.sha256, tuple(new))
+
+
+def check_graphs(bundle: Bundle) -> None:
+    """Nothing, where every ONNX graph of a bundle is one that an engine may be handed.
+
+    Raises:
+        BundleError: one is not.
+    """
+    for entry in bundle.manifest.models:
+        for artifact in (*entry.artifacts, *(entry.streaming.artifacts if entry.streaming else ())):
+            if artifact.format == "onnx":
+                try:
+                    check_graph(bundle.read(artifact.file))
+                except ValueError as error:
+                    raise BundleError(
+                        f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
+                    ) from error
+
+
+def _is_tried(setup: Setup) -> bool:
+    """Whether a way is tried in a process of its own: not what is not there, nor what builds engines for minutes."""
+    return is_installed(setup.backend) and not BACKENDS[setup.backend].on_gpu
+
+
+def _error_of(event: TrialEvent) -> MmkdError:
+    kinds: Mapping[str, object] = vars(errors)
+    kind = kinds.get(event.kind)
+    assert isinstance(kind, type)
+    assert issubclass(kind, MmkdError)
+    return kind(event.message)

@@ -1,0 +1,129 @@
+"""From a window of video to what the graph takes: frames as bytes, and which of them are there.
+
+Owns the checks and the presence of frames. Nothing is resized, recoloured or scaled here: bytes stay bytes up to the
+engine, whose graph makes numbers of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import InputError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.spec import ModalitySpec
+
+
+def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
+    """Check one window of video at the door and give its array.
+
+    Args:
+        values: uint8 (T, H, W, C), or (T, H, W) where the frames are gray; a masked array, or a list of frames with
+            None for those that are missing. A frame of which any value is masked is missing.
+        modality: what the model takes.
+
+    Returns:
+        uint8 (T, H, W, C), a masked array where frames are missing. The caller's own array where it already is that.
+
+    Raises:
+        InputError: they are no bytes, or have another shape.
+    """
+    array = _stacked(values, modality) if isinstance(values, list | tuple) else values
+    if not isinstance(array, np.ndarray):
+        array = np.asarray(array)
+    if array.dtype != np.uint8:
+        raise InputError(
+            f"modality {modality.name!r}: expected frames of uint8, got {type(values).__name__} of dtype "
+            f"{array.dtype}; pass the camera's bytes as they are, with None for a missing frame"
+        )
+    if len(modality.channels) == 1 and array.shape == modality.shape[:3]:
+        array = array[..., None]
+    if array.shape != modality.shape:
+        raise InputError(
+            f"modality {modality.name!r}: expected shape (T, H, W, C)={modality.shape}, got {array.shape}; "
+            f"{_advice(array, modality)}"
+        )
+    return array
+
+
+def check_frame_batch(values: NDArray[Any], modality: ModalitySpec) -> list[NDArray[np.uint8]]:
+    """Check an array of windows, (N, T, H, W, C) or of gray frames (N, T, H, W), and give each; errors as above."""
+    gray = len(modality.channels) == 1 and values.shape[1:] == modality.shape[:3]
+    if not gray and (values.ndim != 5 or values.shape[1:] != modality.shape):
+        wanted = ", ".join(map(str, modality.shape))
+        raise InputError(
+            f"modality {modality.name!r}: expected shape (N, T, H, W, C)=(N, {wanted}), got {values.shape}; "
+            "predict takes a single window"
+        )
+    return [check_frames(window, modality) for window in values]
+
+
+def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Bytes and presence of a checked window (T, H, W, C): uint8 (1, T, H, W, C) and float32 (1, T, 1).
+
+    A missing frame is black and its presence 0. Values may share memory with `array`.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        return prepare_frame_batch(array[None])
+    return array[None], all_frames_present(len(array))
+
+
+def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """`prepare_frames` for many windows at once: (B, T, H, W, C) and (B, T, 1).
+
+    Values may share memory with `array` where no frame is missing.
+    """
+    missing = missing_frames(array)
+    present = np.logical_not(missing).astype(np.float32)[..., None]
+    values = bytes_of(array)
+    if missing.any():
+        values = np.where(missing[..., None, None, None], np.uint8(0), values)
+    return values, present
+
+
+@lru_cache(maxsize=64)
+def all_frames_present(frames: int) -> NDArray[np.float32]:
+    """Gives the presence of a window of video that misses nothing: read-only float32 ones (1, T, 1)."""
+    present = np.ones((1, frames, 1), dtype=np.float32)
+    present.flags.writeable = False
+    return present
+
+
+def _stacked(frames: Sequence[object], modality: ModalitySpec) -> NDArray[np.uint8]:
+    """A list of frames, None where one is missing, as one array."""
+    shape = modality.shape[1:]
+    if len(frames) != modality.samples:
+        raise InputError(
+            f"modality {modality.name!r}: expected {modality.samples} frames, got {len(frames)}; "
+            "pass None for a missing frame"
+        )
+    out = np.zeros(modality.shape, dtype=np.uint8)
+    missing = np.array([frame is None for frame in frames])
+    for number, frame in enumerate(frames):
+        if frame is None:
+            continue
+        array = np.asarray(frame)
+        if array.dtype != np.uint8 or array.shape not in (shape, shape[:2] if shape[2] == 1 else shape):
+            raise InputError(
+                f"modality {modality.name!r}: frame {number}: expected uint8 (H, W, C)={shape}, got {array.dtype} "
+                f"{array.shape}; resize it and pass the bytes as they are"
+            )
+        out[number] = array.reshape(shape)
+    return with_missing(out, missing)
+
+
+def _advice(array: NDArray[Any], modality: ModalitySpec) -> str:
+    samples, height, width, channels = modality.shape
+    if array.ndim == 5 and array.shape[1:] == modality.shape:
+        return "pass one window, or all of them to predict_batch"
+    if array.shape == (samples, channels, height, width):
+        return "put the channels last"
+    if array.ndim == 4 and array.shape[1:] == modality.shape[1:]:
+        return f"a window is {samples} frames, {modality.duration_s:g} s at {modality.rate_hz:g} Hz"
+    if array.ndim == 4 and array.shape[0] == samples and array.shape[3] == channels:
+        return f"resize each frame to {height} rows of {width} pixels"
+    return f"{samples} frames of {height} rows, {width} columns and the channels {', '.join(modality.channels)}"

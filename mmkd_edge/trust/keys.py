@@ -1,0 +1,262 @@
+"""Keys: who may say that a bundle is meant for this device.
+
+A private key signs at export and never reaches a device. A folder on the device holds public keys; once one is named,
+a bundle that none of them has signed is refused. Owns the files of keys and what makes one count: its place in a folder
+that nobody else can write, that it is not revoked, and that it has not expired. Ed25519 (RFC 8032) is `cryptography`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.files import fault_of, read_own_file, write_file
+from mmkd_edge.bundle.signature import KeyId, Signature, SignatureDocument, signed_message
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.errors import SignatureError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+FORMAT_VERSION = 1
+PUBLIC_SUFFIX = ".pub"
+REVOKED_FILE = "revoked.txt"
+KEYS_VARIABLE = "MMKD_KEYS"
+_MOST_KEY_BYTES = 1 << 16
+_MOST_KEYS = 64
+_PRIVATE_MODE = 0o600
+_KEY_ID = re.compile(r"[0-9a-f]{16}\Z")
+
+
+class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `.pub` file.
+
+    Attributes:
+        key_id: the first 16 hexadecimal digits of the SHA-256 of the key's bytes.
+        ed25519: its 32 bytes (RFC 8032), in hexadecimal.
+        expires_utc: from when on it does not count, in ISO 8601; None for never.
+    """
+
+    format_version: int = FORMAT_VERSION
+    key_id: KeyId
+    ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    expires_utc: str | None = None
+
+
+def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, Path]:
+    """Write a private key, which nobody but this user may read, and its public key beside it.
+
+    Args:
+        path: of the private key; the public one has `.pub` behind it.
+        valid_days: after so many days the public key does not count any more; None for never.
+
+    Returns:
+        The public key, and its file.
+
+    Raises:
+        UsageError: a file of that name is there, or cannot be written.
+        UnavailableError: cryptography is not installed.
+    """
+    ed25519, serialization = _cryptography()
+    public_path = path.with_name(path.name + PUBLIC_SUFFIX)
+    for known in (path, public_path):
+        if known.exists():
+            raise UsageError(f"{known}: exists, and keys are never overwritten; choose another name")
+    private = ed25519.Ed25519PrivateKey.generate()
+    pem: bytes = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = _public_of(private)
+    if valid_days is not None:
+        expires = datetime.now(timezone.utc) + timedelta(days=valid_days)
+        public = msgspec.structs.replace(public, expires_utc=expires.isoformat(timespec="seconds"))
+    _write_private(path, pem)
+    write_file(public_path, msgspec.json.format(msgspec.json.encode(public), indent=2) + b"\n", own=True)
+    return public, public_path
+
+
+def sign(manifest_sha256: str, keys: Sequence[Path]) -> SignatureDocument:
+    """What private keys say of a manifest.
+
+    Raises:
+        UsageError: a file is no private key, is given twice, or can be read by others.
+        UnavailableError: cryptography is not installed.
+    """
+    signatures: list[Signature] = []
+    for path in keys:
+        private = _read_private(path)
+        public = _public_of(private)
+        if public.key_id in {known.key_id for known in signatures}:
+            raise UsageError(f"{path}: this key was given twice; name each key once")
+        signatures.append(Signature(key_id=public.key_id, ed25519=private.sign(signed_message(manifest_sha256)).hex()))
+    return SignatureDocument(signatures=tuple(signatures))
+
+
+def check_keys(keys: Sequence[Path]) -> None:
+    """Nothing, where all can sign; see `sign`."""
+    if keys:
+        sign("0" * 64, keys)
+
+
+def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
+    """The folder of public keys that counts: the one that is named, else `MMKD_KEYS`; None where there is none."""
+    named = os.environ.get(KEYS_VARIABLE, "") if keys is None else os.fspath(keys)
+    return Path(named) if named else None
+
+
+def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> str:
+    """Refuse a bundle that no trusted key has signed, where a folder of keys is named.
+
+    Args:
+        bundle: an open bundle.
+        keys: the folder; None takes `MMKD_KEYS` from the environment, and checks nothing where that is empty.
+
+    Returns:
+        The id of the key that has signed it; empty where nothing was checked.
+
+    Raises:
+        SignatureError: no key that counts has signed it; the message says of each why.
+        UsageError: the folder cannot be read, is empty, or can be written by others.
+        UnavailableError: cryptography is not installed.
+    """
+    folder = keys_folder(keys)
+    if folder is None:
+        return ""
+    public, revoked = read_keys(folder)
+    if bundle.signatures is None:
+        raise SignatureError(
+            f"{bundle.path}: it is not signed, and {folder} names the keys that must have; export it with --sign"
+        )
+    reasons = []
+    for signature in bundle.signatures.signatures:
+        reason = _why_not(signature, public, revoked, bundle.manifest_sha256)
+        if not reason:
+            return signature.key_id
+        reasons.append(f"key {signature.key_id} {reason}")
+    raise SignatureError(
+        f"{bundle.path}: no key of {folder} has signed it: {'; '.join(reasons)}; have it signed by one that counts"
+    )
+
+
+def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
+    """The public keys of a folder by their ids, and the ids of those that are revoked.
+
+    Raises:
+        UsageError: the folder or a file in it cannot be read, is none, or can be written by others.
+    """
+    try:
+        facts = folder.stat()
+        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UsageError(f"{folder}: others can write this folder of keys; give it to this user alone: chmod 755")
+        paths = sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))
+        revoked = folder / REVOKED_FILE
+        lines = read_own_file(revoked, most_bytes=_MOST_KEY_BYTES).split(b"\n") if revoked.exists() else []
+        files = [(path, read_own_file(path, most_bytes=_MOST_KEY_BYTES)) for path in paths[:_MOST_KEYS]]
+    except OSError as error:
+        raise UsageError(f"{folder}: this folder of keys cannot be read: {fault_of(error)}") from error
+    if not files:
+        raise UsageError(f"{folder}: expected public keys (*{PUBLIC_SUFFIX}), found none; mmkd-edge keygen makes one")
+    if len(paths) > _MOST_KEYS:
+        raise UsageError(f"{folder}: expected at most {_MOST_KEYS} keys, got {len(paths)}")
+    public = {key.key_id: key for key in (_decode_public(path, data) for path, data in files)}
+    return public, frozenset(_revoked_id(revoked, line) for line in lines if line.split(b"#")[0].strip())
+
+
+def _why_not(signature: Signature, public: dict[str, PublicKey], revoked: frozenset[str], manifest_sha256: str) -> str:
+    """Why a signature does not count; empty where it does."""
+    key = public.get(signature.key_id)
+    if key is None:
+        return "is not among them"
+    if key.key_id in revoked:
+        return "is revoked"
+    if key.expires_utc is not None and datetime.now(timezone.utc) >= datetime.fromisoformat(key.expires_utc):
+        return f"has expired ({key.expires_utc})"
+    ed25519, _ = _cryptography()
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.ed25519)).verify(
+            bytes.fromhex(signature.ed25519), signed_message(manifest_sha256)
+        )
+    except (InvalidSignature, ValueError):
+        return "has signed something else"
+    return ""
+
+
+def _decode_public(path: Path, data: bytes) -> PublicKey:
+    again = "copy it again from where it was made"
+    try:
+        key = convert_object(parse_object(data), PublicKey)
+        if key.expires_utc is not None and datetime.fromisoformat(key.expires_utc).tzinfo is None:
+            raise UsageError(f"{path}: expires_utc: expected a time with its zone, got {key.expires_utc!r}; {again}")
+    except (JsonError, ValueError) as error:
+        raise UsageError(f"{path}: expected a public key of mmkd-edge keygen: {error}; {again}") from error
+    if key.format_version != FORMAT_VERSION or key.key_id != _key_id(bytes.fromhex(key.ed25519)):
+        raise UsageError(f"{path}: expected a public key with its own id, got the id {key.key_id}; {again}")
+    return key
+
+
+def _revoked_id(path: Path, line: bytes) -> str:
+    found = line.split(b"#")[0].strip().decode("ascii", "replace")
+    if _KEY_ID.match(found) is None:
+        raise UsageError(f"{path}: expected the id of a key on each line, 16 hexadecimal digits, got {found!a}")
+    return found
+
+
+def _read_private(path: Path) -> Ed25519PrivateKey:
+    ed25519, serialization = _cryptography()
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise UsageError(f"{path}: others can read or write this private key; chmod 600, or make another")
+        data = read_own_file(path, most_bytes=_MOST_KEY_BYTES)
+    except OSError as error:
+        raise UsageError(f"{path}: expected a private key of mmkd-edge keygen: {fault_of(error)}") from error
+    try:
+        private = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}: expected a private key of mmkd-edge keygen, got another file") from error
+    if not isinstance(private, ed25519.Ed25519PrivateKey):
+        raise UsageError(f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one")
+    known: Ed25519PrivateKey = private
+    return known
+
+
+def _write_private(path: Path, pem: bytes) -> None:
+    """A key is new, and is never anything that others can read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write it: {fault_of(error)}") from error
+
+
+def _public_of(private: Ed25519PrivateKey) -> PublicKey:
+    raw = private.public_key().public_bytes_raw()
+    return PublicKey(key_id=_key_id(raw), ed25519=raw.hex())
+
+
+def _key_id(raw: bytes) -> str:
+    return new_sha256(raw).hexdigest()[:16]
+
+
+def _cryptography() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise UnavailableError(
+            "signatures need cryptography, which is not installed; install it with pip install 'mmkd-edge[sign]'"
+        ) from error
+    return ed25519, serialization

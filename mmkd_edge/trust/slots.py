@@ -1,0 +1,375 @@
+"""Slots: the bundles that are installed on a device, one of which answers, with a way back.
+
+A state folder that nobody else can write. `slots.json` says all that is true, and is written all or nothing; `slots/`
+has the bundles by their hash. A bundle is copied, tried and tested before `slots.json` names it, so that power that is
+lost at any moment leaves the earlier one in its place, whole. The first start after an installation is on probation:
+where it fails, or does not end, the one before it answers again. Owns that folder; what a bundle must pass is an
+argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import fault_of, read_own_file, write_file
+from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.errors import BundleError, UsageError
+
+FORMAT_VERSION = 1
+SLOTS_FILE = "slots.json"
+SLOTS_FOLDER = "slots"
+_CHANGE, _INSTALLATION, _START = "change.lock", "installation.lock", "start.lock"
+_MOST_BYTES = 1 << 16
+
+Condition = Literal["new", "good", "failed"]
+_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One installed bundle.
+
+    Attributes:
+        sha256: of the file.
+        release: its number; 0 where it has none.
+        installed_utc: when, in ISO 8601.
+        condition: `new` until its first start has succeeded.
+        reason: why it failed; empty where it did not.
+    """
+
+    sha256: _Digest
+    model_id: str
+    release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)]
+    installed_utc: str
+    condition: Condition = "new"
+    reason: str = ""
+
+
+class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`slots.json`.
+
+    Attributes:
+        highest_release: no lower one is installed unless that is asked for.
+        current: answers.
+        previous: answered before; None where there was none.
+        starting: whether the first start of the current one has begun, and nothing is known of its end.
+    """
+
+    format_version: int = FORMAT_VERSION
+    highest_release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)]
+    current: Slot
+    previous: Slot | None = None
+    starting: bool = False
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start should open.
+
+    Attributes:
+        path: the bundle.
+        sha256: what it must have.
+        told: why it is this one, for people.
+        on_probation: whether its end is to be told, by `confirm` or `fail`.
+    """
+
+    path: Path
+    sha256: str
+    told: str
+    on_probation: bool
+
+
+def read_slots(state: Path) -> Slots:
+    """What is installed.
+
+    Raises:
+        UsageError: nothing is, the folder cannot be read, or others can write it.
+        BundleError: `slots.json` is damaged.
+    """
+    path = state / SLOTS_FILE
+    check_state(state)
+    try:
+        data = read_own_file(path, most_bytes=_MOST_BYTES)
+    except FileNotFoundError as error:
+        raise UsageError(f"{state}: nothing is installed in this state folder; mmkd-edge install does that") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read it: {fault_of(error)}") from error
+    again = "install a bundle again"
+    try:
+        slots = convert_object(parse_object(data), Slots)
+    except JsonError as error:
+        raise BundleError(f"{path}: {error}; {again}") from error
+    if slots.format_version != FORMAT_VERSION:
+        raise BundleError(f"{path}: format_version: expected {FORMAT_VERSION}, got {slots.format_version}; {again}")
+    return slots
+
+
+def check_state(state: Path) -> None:
+    """Nothing, where a state folder is one.
+
+    Raises:
+        UsageError: it is none, or others can write it.
+    """
+    for folder in (state, state / SLOTS_FOLDER):
+        try:
+            facts = folder.stat()
+        except FileNotFoundError:
+            if folder == state:
+                raise UsageError(
+                    f"{state}: expected a state folder, found nothing there; mmkd-edge install makes one"
+                ) from None
+            continue
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot look at this state folder: {fault_of(error)}") from error
+        if not stat.S_ISDIR(facts.st_mode):
+            raise UsageError(f"{folder}: expected a state folder, got something else")
+        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UsageError(f"{folder}: others can write this state folder; give it to one user alone: chmod 755")
+
+
+def path_of(state: Path, slot: Slot) -> Path:
+    """Where an installed bundle lies."""
+    return state / SLOTS_FOLDER / f"{slot.sha256}.edge"
+
+
+def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow_downgrade: bool = False) -> Slots:
+    """Copy a bundle, prove it, and let the next start open it.
+
+    Args:
+        state: the folder; it is made where it is missing.
+        bundle: what is installed.
+        prove: raises where the bundle of a path must not answer here.
+        allow_downgrade: whether a lower release than was installed here may be installed.
+
+    Raises:
+        UsageError: the state folder cannot be used.
+        BundleError: the bundle is damaged, or of an earlier release.
+        MmkdError: whatever `prove` raises; the earlier bundle stays.
+    """
+    _make(state)
+    with _locked(state, _INSTALLATION):
+        slot, data = _read(bundle)
+        known = _known(state)
+        if known is not None and slot.release < known.highest_release and not allow_downgrade:
+            raise BundleError(
+                f"{bundle}: release {slot.release} is earlier than {known.highest_release}, which was installed here; "
+                "install a later one, or say --allow-downgrade"
+            )
+        path = path_of(state, slot)
+        write_file(path, data, own=True)
+        try:
+            prove(path)
+        except BaseException:
+            if known is None or slot.sha256 not in _kept(known):
+                path.unlink()
+            raise
+        with _locked(state, _CHANGE):
+            slots = _after_install(_known(state), slot)
+            _write(state, slots)
+            _sweep(state, slots)
+    return slots
+
+
+def rollback(state: Path) -> Slots:
+    """Let the next start open the bundle before the current one, which takes its place as the one before.
+
+    Raises:
+        UsageError: there is none, or the state folder cannot be used.
+        BundleError: it is damaged.
+    """
+    check_state(state)
+    with _locked(state, _INSTALLATION), _locked(state, _CHANGE):
+        slots = read_slots(state)
+        if slots.previous is None:
+            raise UsageError(f"{state}: there is no earlier bundle to return to")
+        check_slot(state, slots.previous)
+        current = slots.previous
+        if current.condition == "failed":
+            current = msgspec.structs.replace(current, condition="new", reason="")
+        returned = msgspec.structs.replace(slots, current=current, previous=slots.current, starting=False)
+        _write(state, returned)
+    return returned
+
+
+def check_slot(state: Path, slot: Slot) -> None:
+    """Nothing, where an installed bundle is whole and the one that was installed.
+
+    Raises:
+        MmkdError: it is not.
+    """
+    path = path_of(state, slot)
+    with Bundle.open(path) as bundle:
+        if bundle.sha256 != slot.sha256:
+            raise BundleError(f"{path}: it is another bundle than was installed; install it again")
+
+
+@contextmanager
+def start(state: Path) -> Iterator[Started]:
+    """What this start should open; while it does, other starts open the same and judge nothing.
+
+    Raises:
+        UsageError: nothing is installed, or others can write the folder.
+        BundleError: what is installed is damaged, and there is nothing to return to.
+    """
+    slots = read_slots(state)
+    if slots.current.condition == "good":
+        yield _started(state, slots, "")
+        return
+    with contextlib.ExitStack() as held:
+        if not _alone(state, held):  # the folder is read-only, or another start is on its way and will tell
+            yield _started(state, slots, "")
+            return
+        with _locked(state, _CHANGE):
+            slots, told = read_slots(state), ""
+            if slots.starting:
+                slots, told = _after_failure(state, slots, "its first start did not end")
+            elif slots.current.condition == "new":
+                slots = msgspec.structs.replace(slots, starting=True)
+                _write(state, slots)
+        yield _started(state, slots, told, on_probation=slots.starting)
+
+
+def confirm(state: Path, started: Started) -> None:
+    """The first start of a bundle has succeeded: the next ones are starts like others."""
+    with _locked(state, _CHANGE):
+        slots = read_slots(state)
+        if slots.current.sha256 == started.sha256:
+            good = msgspec.structs.replace(slots.current, condition="good", reason="")
+            _write(state, msgspec.structs.replace(slots, current=good, starting=False))
+
+
+def fail(state: Path, started: Started, reason: str) -> Started | None:
+    """The first start of a bundle has failed: what to open instead; None where there is nothing."""
+    with _locked(state, _CHANGE):
+        slots = read_slots(state)
+        if slots.current.sha256 != started.sha256:  # another was installed meanwhile
+            return None
+        slots, told = _after_failure(state, slots, reason)
+    return _started(state, slots, told) if told else None
+
+
+def forget(state: Path, started: Started) -> None:
+    """The first start of a bundle was interrupted, which says nothing of the bundle: the next one is its first."""
+    with _locked(state, _CHANGE):
+        slots = read_slots(state)
+        if slots.current.sha256 == started.sha256:
+            _write(state, msgspec.structs.replace(slots, starting=False))
+
+
+def _after_failure(state: Path, slots: Slots, reason: str) -> tuple[Slots, str]:
+    """The one before takes over; the text is empty where there is none."""
+    failed = msgspec.structs.replace(slots.current, condition="failed", reason=reason)
+    if slots.previous is None or slots.previous.condition == "failed":
+        slots = msgspec.structs.replace(slots, current=failed, starting=False)
+        _write(state, slots)
+        return slots, ""
+    returned = msgspec.structs.replace(slots, current=slots.previous, previous=failed, starting=False)
+    _write(state, returned)
+    return returned, f"returned to {_named(slots.previous)}, since {_named(failed)} failed: {reason}"
+
+
+def _named(slot: Slot) -> str:
+    return f"release {slot.release} ({slot.model_id}, {slot.sha256[:8]})"
+
+
+def _started(state: Path, slots: Slots, told: str, *, on_probation: bool = False) -> Started:
+    return Started(
+        path=path_of(state, slots.current),
+        sha256=slots.current.sha256,
+        told=told,
+        on_probation=on_probation,
+    )
+
+
+def _read(path: Path) -> tuple[Slot, bytes]:
+    """A verified bundle as a slot, with the bytes that were verified."""
+    with Bundle.open(path) as bundle:
+        data = bundle.whole()
+        slot = Slot(
+            sha256=bundle.sha256,
+            model_id=bundle.manifest.model_id,
+            release=release_of(bundle.manifest),
+            installed_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+    return slot, data
+
+
+def _after_install(known: Slots | None, slot: Slot) -> Slots:
+    if known is None:
+        return Slots(highest_release=slot.release, current=slot)
+    to_return_to = [one for one in (known.current, known.previous) if one is not None and one.sha256 != slot.sha256]
+    to_return_to.sort(key=lambda one: one.condition != "good")  # what has started well comes before what has not
+    previous = to_return_to[0] if to_return_to else None
+    return Slots(highest_release=slot.release, current=slot, previous=previous)
+
+
+def _known(state: Path) -> Slots | None:
+    return read_slots(state) if (state / SLOTS_FILE).exists() else None
+
+
+def _kept(slots: Slots) -> set[str]:
+    return {slot.sha256 for slot in (slots.current, slots.previous) if slot is not None}
+
+
+def _write(state: Path, slots: Slots) -> None:
+    write_file(state / SLOTS_FILE, msgspec.json.format(msgspec.json.encode(slots), indent=2) + b"\n", own=True)
+
+
+def _sweep(state: Path, slots: Slots) -> None:
+    """Remove bundles that nothing names, and what an interrupted installation left."""
+    kept = {f"{digest}.edge" for digest in _kept(slots)}
+    for path in (state / SLOTS_FOLDER).iterdir():
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+    for path in state.glob(f".{SLOTS_FILE}.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _make(state: Path) -> None:
+    try:
+        (state / SLOTS_FOLDER).mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{state}: cannot make this state folder: {fault_of(error)}") from error
+    check_state(state)
+
+
+@contextmanager
+def _locked(state: Path, name: str) -> Iterator[None]:
+    """One change of a state folder at a time; another waits."""
+    try:
+        descriptor = _open_lock(state, name)
+    except OSError as error:
+        raise UsageError(f"{state}: cannot change this state folder: {fault_of(error)}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(state: Path, name: str) -> int:
+    return os.open(state / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
+def _alone(state: Path, held: contextlib.ExitStack) -> bool:
+    """Whether this start alone decides what becomes of a new bundle; it does until `held` is closed."""
+    try:
+        descriptor = _open_lock(state, _START)
+    except OSError:
+        return False
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

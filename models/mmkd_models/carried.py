@@ -1,0 +1,112 @@
+"""Validation windows that travel with a student, from the dataset into its checkpoint and out again.
+
+Owns how many they are, their tensors, and the checks of a file that has some.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
+from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.windows import Windows
+
+MOST_WINDOWS = 256
+"""That a student carries."""
+
+MOST_CARRIED_BYTES = 1 << 26
+"""Of the sound or video that a student carries: all 256 windows of up to 262 kB, as 16 frames of 96 x 96 gray pixels
+are. Half of them judge lower precision, which asks for a hundred."""
+
+LEAST_WINDOWS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedWindows:
+    """Validation windows that travel with a student, for calibration and golden tests at export.
+
+    Attributes:
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Of video uint8
+            (N, T, H, W, C), masked where frames are missing.
+        labels: as `Windows.labels`, all known.
+    """
+
+    windows: NDArray[Any]
+    labels: Labels
+
+
+def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
+    """Draws up to `most` labelled windows of the validation split, in a fixed order.
+
+    Of sound and video fewer, where all of them would be larger than `MOST_CARRIED_BYTES`.
+    """
+    spec = valid.spec.modality(modality)
+    if spec.kind != "series":
+        window_bytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        most = min(most, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes))
+    known = np.flatnonzero(valid.labelled)
+    rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
+    windows = valid.with_modalities((modality,)).take(rows)[modality]
+    return CarriedWindows(
+        windows=windows if spec.kind == "video" else np.ascontiguousarray(windows),
+        labels=np.ascontiguousarray(valid.labels[rows]),
+    )
+
+
+def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
+    """Gives what a file keeps of them: windows, labels, and of video which frames are there."""
+    found = {"windows": torch.from_numpy(bytes_of(carried.windows)), "labels": torch.from_numpy(carried.labels)}
+    if carried.windows.dtype == np.uint8:
+        found["frames"] = torch.from_numpy(~missing_frames(carried.windows))
+    return found
+
+
+def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
+    """Gives the windows of a file's tensors. Raises CheckpointError where they are not what `tensors_of` gives."""
+    windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
+    shape = (len(windows), *modality.shape)
+    dtype, several = label_dtype(task.kind), task.kind == "multi_label"
+    wanted = (len(windows), len(task.labels)) if several else (len(windows),)
+    known = labels.dtype == getattr(torch, dtype) and labels.shape == wanted
+    letters = "(N, T, H, W, C)" if modality.kind == "video" else "(N, T, C)"
+    if windows.dtype != getattr(torch, modality.dtype) or windows.shape != shape or not known:
+        raise CheckpointError(
+            f"{path}: carried windows: expected {modality.dtype} {letters}={shape} with {dtype} labels "
+            f"{'(N, K)' if several else '(N,)'}, got {windows.dtype} "
+            f"{tuple(windows.shape)} with {labels.dtype} {tuple(labels.shape)}; the file was altered"
+        )
+    if task.kind != "classification":
+        if not is_labelled(labels.numpy()).all() or (several and bool((labels > 1).any())):
+            raise CheckpointError(
+                f"{path}: carried windows: expected a label of each, got windows without; the file was altered"
+            )
+    elif bool(((labels < 0) | (labels >= len(task.labels))).any()):
+        raise CheckpointError(
+            f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
+            f"{labels.max()}; the file was altered"
+        )
+    return CarriedWindows(windows=_with_frames(windows, tensors, modality, path), labels=labels.numpy())
+
+
+def _with_frames(windows: Tensor, tensors: Mapping[str, Tensor], modality: ModalitySpec, path: Path) -> NDArray[Any]:
+    """Carried windows, of video with the missing frames masked."""
+    if modality.kind != "video":
+        return windows.numpy()
+    frames, shape = tensors.get("frames", torch.empty(0)), (len(windows), modality.samples)
+    if frames.dtype != torch.bool or frames.shape != shape:
+        raise CheckpointError(
+            f"{path}: carried windows: expected which frames are there, bool (N, T)={shape}, got {frames.dtype} "
+            f"{tuple(frames.shape)}; the file was altered"
+        )
+    return with_missing(windows.numpy(), ~frames.numpy())

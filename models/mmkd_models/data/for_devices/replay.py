@@ -1,0 +1,115 @@
+"""The recordings of a dataset as they were recorded: whole, in order, with their labels.
+
+Where a dataset has windows alone, those in a row of one split, group, label and episode are taken as one recording, end
+to end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.files import RECORDINGS
+from mmkd_models.data.kinds import MISSING_COUNT
+from mmkd_models.data.sources import Floats
+from mmkd_models.data.spec import SPLIT_NAMES, SplitName
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replayed:
+    """One recording of one modality.
+
+    Attributes:
+        rows: float32 (n, C), NaN = missing.
+        name: `recording 3`, or `windows 3 to 9`, counted from 0.
+        label: name of its class; of other tasks, and where nobody knows, empty.
+        group: whom it is of; empty where the dataset has no groups.
+        split: train, valid or test.
+    """
+
+    rows: Floats
+    name: str
+    label: str
+    group: str
+    split: SplitName
+
+
+def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
+    """Gives the recordings of a dataset for the modality of a student, channels in the student's order.
+
+    Raises:
+        DatasetError: it is no dataset.
+        UsageError: it has no such modality, at another rate, or without one of the channels.
+    """
+    dataset = open_dataset(path)
+    here = dataset.spec.modality(modality.name)
+    lacking = [name for name in modality.channels if name not in here.channels]
+    if lacking or here.rate_hz != modality.rate_hz:
+        raise UsageError(
+            f"{path}: modality {modality.name!r}: expected {', '.join(modality.channels)} at {modality.rate_hz:g} Hz, "
+            f"got {', '.join(here.channels)} at {here.rate_hz:g} Hz; import it like the student's data"
+        )
+    order = [here.channels.index(name) for name in modality.channels]
+    cut = f"{RECORDINGS}/lengths.npy" in dataset.arrays
+    return list(_recordings(dataset, here, order) if cut else _windows(dataset, here, order))
+
+
+def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+    assert dataset.spec.recordings is not None
+    column = [one.name for one in dataset.spec.modalities].index(modality.name)
+    lengths = np.asarray(dataset.arrays[f"{RECORDINGS}/lengths.npy"])[:, column].astype(np.int64)
+    ends = np.cumsum(lengths)
+    samples = dataset.arrays[f"{RECORDINGS}/{modality.name}.npy"]
+    labels, groups = (dataset.arrays.get(f"{RECORDINGS}/{name}.npy") for name in ("labels", "groups"))
+    splits = dataset.arrays[f"{RECORDINGS}/splits.npy"]
+    scale = np.array(dataset.spec.recordings.scale.get(modality.name, ()), dtype=np.float32)
+    for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
+        yield Replayed(
+            rows=_scaled(np.asarray(samples[end - length : end]), scale)[:, order],
+            name=f"recording {number}",
+            label=_label(dataset, None if labels is None else labels[number]),
+            group="" if groups is None else str(groups[number]),
+            split=SPLIT_NAMES[int(splits[number])],
+        )
+
+
+def _scaled(counts: npt.NDArray[Any], scale: Floats) -> Floats:
+    if counts.dtype != np.int16:
+        return np.asarray(counts, dtype=np.float32)
+    values: Floats = np.multiply(counts, scale, dtype=np.float32)
+    values[counts == MISSING_COUNT] = np.nan
+    return values
+
+
+def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+    windows = dataset.everything()
+
+    def kind(number: int) -> tuple[str, ...]:
+        episode = "" if windows.episodes is None else str(windows.episodes[number])
+        facts = (windows.splits[number], windows.groups[number], windows.labels[number], episode)
+        return tuple(str(fact) for fact in facts)
+
+    for _, numbers in itertools.groupby(range(len(windows)), key=kind):
+        run = list(numbers)
+        values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
+        yield Replayed(
+            rows=np.asarray(values, dtype=np.float32).reshape(-1, values.shape[2])[:, order],
+            name=f"windows {run[0]} to {run[-1]}",
+            label=_label(dataset, windows.labels[run[0]]),
+            group=str(windows.groups[run[0]]) if windows.has_groups else "",
+            split=SPLIT_NAMES[int(windows.splits[run[0]])],
+        )
+
+
+def _label(dataset: Dataset, label: Any) -> str:
+    is_known = dataset.spec.task.kind == "classification" and label is not None and int(label) >= 0
+    return dataset.spec.task.labels[int(label)] if is_known else ""

@@ -1,0 +1,71 @@
+"""Recordings in Edge Impulse's data acquisition format: JSON with `payload.sensors`, `interval_ms` and `values`.
+
+Format: Edge Impulse documentation, "Data acquisition format". Their signature is not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mmkd_edge.errors import DatasetError, first_line
+from mmkd_models.data.importing.readers.block import Block
+
+
+class _Sensor(msgspec.Struct):
+    name: str
+    units: str = ""
+
+
+class _Payload(msgspec.Struct):
+    interval_ms: float
+    sensors: list[_Sensor]
+    values: list[list[float | None] | float | None]
+
+
+class _Recording(msgspec.Struct):
+    payload: _Payload
+
+
+def edge_impulse_names(file: Path) -> tuple[str, ...]:
+    """Gives the names of the sensors. Raises DatasetError where the file is none of this format."""
+    return tuple(sensor.name for sensor in _read(file).sensors)
+
+
+def edge_impulse_rate_hz(file: Path) -> float:
+    """Gives the rate in Hz."""
+    return 1000.0 / _read(file).interval_ms
+
+
+def edge_impulse_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+    """Gives these columns at once."""
+    import polars as pl
+
+    payload = _read(file)
+    names = [sensor.name for sensor in payload.sensors]
+    rows = [one if isinstance(one, list) else [one] for one in payload.values]
+    for number, one in enumerate(rows):
+        if len(one) != len(names):
+            raise DatasetError(
+                f"{file}: value {number}: expected {len(names)} numbers ({', '.join(names)}), got {len(one)};"
+                " record it again"
+            )
+    frame = pl.DataFrame({name: [one[names.index(name)] for one in rows] for name in columns}, strict=False)
+    yield Block(file=file, frame=frame.cast(pl.Float64), place=lambda row: f"{file}: value {row}")
+
+
+def _read(file: Path) -> _Payload:
+    try:
+        payload = msgspec.json.decode(file.read_bytes(), type=_Recording).payload
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(
+            f"{file}: expected Edge Impulse's data acquisition format, got {first_line(error)}; export it again as JSON"
+        ) from error
+    if not payload.interval_ms > 0 or not payload.sensors:
+        raise DatasetError(
+            f"{file}: expected an 'interval_ms' above 0 and 'sensors', got {payload.interval_ms} and"
+            f" {len(payload.sensors)}; export it again"
+        )
+    return payload

@@ -1,0 +1,112 @@
+"""MDF 4 files (ASAM) in blocks: channels by name, `time` is the clock of the group that they are in.
+
+A name that several groups have is `number/name`, with the number of the group. asammdf is LGPL and read channel by
+channel, since a frame of all has the union of all groups' times (asammdf#205).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.readers.block import Block
+from mmkd_models.data.importing.readers.programs.foreign import BLOCK_ROWS, library, reading, require_one, utc
+
+TIME = "time"
+_WHAT = "an MDF 4 file"
+_NS = 1_000_000_000
+_BLOCK = struct.Struct("<8sQQ")
+_FIRST_BLOCK = 64
+
+
+def mdf_names(file: Path) -> tuple[str, ...]:
+    """Gives the names of the columns. Raises DatasetError where the file is no MDF."""
+    with _opened(file) as opened:
+        found = _channels(opened)
+        if not found:
+            raise DatasetError(f"{file}: expected {_WHAT} with channels, got none; record it again")
+        return (TIME, *found)
+
+
+def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[Block]:
+    """Gives these columns in blocks; they are of one group."""
+    import polars as pl
+
+    with _opened(file) as opened:
+        places = _channels(opened)
+        chosen = {name: places[name] for name in columns if name != TIME} or dict(list(places.items())[:1])
+        require_one(file, [f"group {group}" for group, _ in chosen.values()], what="group")
+        group = next(iter(chosen.values()))[0]
+        start_ns = round(opened.start_time.timestamp() * _NS)
+        rows = int(opened.groups[group].channel_group.cycles_nr)
+        for first in range(0, rows, BLOCK_ROWS):
+            signals = {
+                name: opened.get(group=group, index=index, record_offset=first, record_count=BLOCK_ROWS)
+                for name, (_, index) in chosen.items()
+            }
+            found: dict[str, Any] = {name: _plain(one.samples) for name, one in signals.items() if name in columns}
+            if TIME in columns:
+                seconds = next(iter(signals.values())).timestamps
+                found[TIME] = utc(start_ns + np.rint(seconds * _NS).astype(np.int64))
+            place = lambda row, first=first: f"{file}: group {group}, record {first + row}"  # noqa: E731
+            yield Block(file=file, frame=pl.DataFrame(found), place=place)
+
+
+def _channels(opened: Any) -> dict[str, tuple[int, int]]:
+    """Group and index of each channel but the groups' own clocks."""
+    found = [
+        (group, index, channel.name)
+        for group, one in enumerate(opened.groups)
+        for index, channel in enumerate(one.channels)
+        if index != opened.masters_db.get(group)
+    ]
+    times = Counter(name for _, _, name in found)
+    return {name if times[name] == 1 else f"{group}/{name}": (group, index) for group, index, name in found}
+
+
+def _plain(samples: Any) -> Any:
+    """Texts that are stored as bytes, as text."""
+    return [one.decode("utf-8", errors="replace") for one in samples] if samples.dtype.kind == "S" else samples
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    asammdf = library("asammdf", package="asammdf", what="MDF files")
+    with reading(file, _WHAT):
+        _check_blocks(file)
+        opened = asammdf.MDF(file)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+def _check_blocks(file: Path) -> None:
+    """Follows every link of the file: asammdf leaves objects that cannot be closed where one leads beyond its end.
+
+    A block is an id, its length, how many links it has, and these (ASAM MDF 4.1, section 4.3).
+    """
+    size = file.stat().st_size
+    with file.open("rb") as raw:
+        mark = raw.read(10)
+        if mark != b"MDF     4.":
+            raise DatasetError(f"{file}: expected {_WHAT}, got one that begins with {mark!r}; finish the recording")
+        known, left = {0}, [_FIRST_BLOCK]
+        while left:
+            at = left.pop()
+            if at in known:
+                continue
+            known.add(at)
+            raw.seek(at)
+            head = raw.read(_BLOCK.size)
+            length, links = _BLOCK.unpack(head)[1:] if len(head) == _BLOCK.size else (0, 0)
+            if head[:2] != b"##" or at + length > size or _BLOCK.size + 8 * links > length:
+                raise DatasetError(f"{file}: expected {_WHAT}, got one whose block at {at} is cut off; copy it again")
+            left += struct.unpack(f"<{links}Q", raw.read(8 * links))

@@ -1,0 +1,157 @@
+"""The report of a dataset: in which order things are measured, and the document that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mmkd_models.data.checking.check import times_text
+from mmkd_models.data.checking.related import overlaps_of
+from mmkd_models.data.checking.scan import Scan, scan_windows
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.windows import Windows
+from mmkd_models.data_report import suspicions
+from mmkd_models.data_report.copies import copies_of, like_groups, near_copies
+from mmkd_models.data_report.drifting import drift_of
+from mmkd_models.data_report.examples import example_windows
+from mmkd_models.data_report.labelling import AGREES, agreement_of, label_suspects, windows_to_label
+from mmkd_models.data_report.measured import WindowMeasures, measured, refuse_other_kinds
+from mmkd_models.data_report.probes import (
+    Looked,
+    Probed,
+    alike_labels,
+    class_probe,
+    column_probe,
+    group_probe,
+    look_at,
+    split_probe,
+)
+from mmkd_report.documents.data import ChannelFacts, DataReport, SplitFacts, Suspicion
+
+_MOST_COLUMNS = 5
+
+
+def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
+    """Reads a dataset three times and asks probes about at most `probes.MOST_WINDOWS` of its windows.
+
+    Raises:
+        UsageError: a modality is of a kind that is not reported on.
+        UnavailableError: scikit-learn is not installed.
+    """
+    windows = dataset.everything()
+    refuse_other_kinds(windows.spec)
+    on_part("reading every value")
+    scan = scan_windows(windows)
+    channels = measured(windows, scan)
+    on_part("asking probes")
+    looked = look_at(windows)
+    asked = list(_probes(looked))
+    probed = [one for one in asked if not isinstance(one, str)]
+    drift = tuple(one for found in channels.values() for one in drift_of(windows, found))
+    on_part("looking for copies")
+    by_all = probed[0] if probed and probed[0].facts.asked == "class" else None
+    suspects = [] if by_all is None else label_suspects(looked, by_all)
+    agreement = 0.0 if by_all is None else agreement_of(by_all)
+    raised = [
+        *_of_copies(windows, scan, looked),
+        *suspicions.of_probes([one.facts for one in probed]),
+        *suspicions.of_labels(suspects, int(looked.windows.labelled.sum()), agreement),
+        *(one for found in channels.values() for one in suspicions.of_channels(windows, found)),
+        *(one for found in channels.values() for one in suspicions.of_gaps(windows, found)),
+        *suspicions.of_balance(windows),
+        *suspicions.of_drift(drift),
+    ]
+    spec = windows.spec
+    return DataReport(
+        name=spec.name,
+        sha256=dataset.sha256,
+        kind=spec.task.kind,
+        labels=spec.task.labels,
+        windows=len(windows),
+        looked_at=len(looked.rows),
+        groups=windows.group_count,
+        campaign=None if windows.times is None else times_text(windows.times),
+        suspicions=tuple(sorted(raised, key=lambda one: not one.is_grave)),
+        not_judged=(*(one for one in asked if isinstance(one, str)), *_not_judged(windows, agreement)),
+        splits=tuple(_splits(windows)),
+        channels=tuple(one for found in channels.values() for one in _channels(windows, scan, found)),
+        examples=tuple(example_windows(looked)),
+        probes=tuple(one.facts for one in probed),
+        drift=drift,
+        label_suspects=tuple(suspects),
+        to_label=tuple(windows_to_label(looked)),
+    )
+
+
+def _probes(looked: Looked) -> Iterator[Probed | str]:
+    names = [modality.name for modality in looked.windows.spec.modalities]
+    together = class_probe(looked, None)
+    yield together
+    if not isinstance(together, str):
+        yield from (class_probe(looked, name) for name in names)
+    yield split_probe(looked)
+    yield group_probe(looked)
+    yield from (column_probe(looked, name) for name in list(looked.windows.columns)[:_MOST_COLUMNS])
+
+
+def _of_copies(windows: Windows, scan: Scan, looked: Looked) -> Iterator[Suspicion]:
+    across, inside = copies_of(windows, scan)
+    yield from suspicions.of_copies(windows, across, inside, near_copies(looked), overlaps_of(windows))
+    yield from suspicions.of_like_groups(list(like_groups(looked)))
+
+
+def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
+    if windows.times is None:
+        yield "drift over the campaign: the dataset does not say when its windows were"
+    if windows.spec.task.kind != "classification":
+        yield f"wrong labels: only classes are doubted, and the task is of the kind {windows.spec.task.kind}"
+    elif agreement < AGREES:
+        yield (
+            f"wrong labels: where the probe is sure, it agrees with {agreement:.0%} of the labels, too few to doubt any"
+        )
+
+
+def _splits(windows: Windows) -> Iterator[SplitFacts]:
+    codes, names = alike_labels(windows)
+    for number, split in enumerate(SPLIT_NAMES):
+        here = windows.splits == number
+        groups, sizes = np.unique(windows.groups[here], return_counts=True)
+        counts = np.bincount(codes[here & (codes >= 0)], minlength=len(names))
+        yield SplitFacts(
+            split=split,
+            windows=int(here.sum()),
+            unlabelled=int((codes[here] < 0).sum()),
+            groups=len(groups) if windows.has_groups else 0,
+            largest_group=float(sizes.max() / sizes.sum()) if windows.has_groups else None,
+            classes={name: int(counts[code]) for code, name in enumerate(names)},
+        )
+
+
+def _channels(windows: Windows, scan: Scan, found: WindowMeasures) -> Iterator[ChannelFacts]:
+    spec, limits, continuous = found.modality, scan.modalities[found.modality.name], found.continuous
+    there = ~np.isnan(found.level)
+    for number, channel in enumerate(spec.channels):
+        known = there[:, number]
+        weights = (1 - found.missing[known, number]) if known.any() else np.ones(0)
+        mean = float(np.average(found.level[known, number], weights=weights)) if known.any() else None
+        power = float(np.average(found.power[known, number], weights=weights)) if known.any() else None
+        yield ChannelFacts(
+            modality=spec.name,
+            channel=channel,
+            unit=spec.unit,
+            rate_hz=spec.rate_hz,
+            samples=spec.samples,
+            low=float(limits.low[number]) if known.any() else None,
+            high=float(limits.high[number]) if known.any() else None,
+            mean=mean,
+            std=None if mean is None or power is None else float(np.sqrt(max(0.0, power - mean**2))),
+            missing={
+                split: float(found.missing[windows.splits == place, number].mean())
+                for place, split in enumerate(SPLIT_NAMES)
+            },
+            flat=float(found.flat[known, number].mean()) if known.any() else 0.0,
+            at_limit=float(found.at_limit[:, number].mean()),
+            is_continuous=bool(continuous[number]),
+        )

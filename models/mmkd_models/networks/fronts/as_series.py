@@ -1,0 +1,112 @@
+"""Sound and video as series of a few numbers, for networks that look at series alone: trees, convolutional features.
+
+Sound is its log-mels, frame by frame. Video is the brightness of a grid of cells, frame by frame, colours taken
+together: what moves in a mouth, a hand or a belt shows there, what is written on it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.fronts.log_mel import LogMels
+
+CELLS = 8
+"""Of a side of the grid; fewer where a frame has fewer pixels."""
+
+
+class SoundAsSeries(nn.Module):
+    """(B, T, C) and presence -> log-mels (B, N, C M) and presence."""
+
+    def __init__(self, modality: ModalitySpec) -> None:
+        super().__init__()
+        self.mels = LogMels(modality)
+        self.spec = _series(modality, self.mels.positions, len(modality.channels) * self.mels.count)
+
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives values, 0 where a frame is missing, and presence, each (B, N, C M)."""
+        found, there = self.mels(values * present, present)
+        there = there[..., None].expand_as(found)  # (B, C, N, M)
+        return (found * there).transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
+
+
+class VideoAsSeries(nn.Module):
+    """(B, T, H, W, C) and presence (B, T, 1) -> the mean of each cell of a grid (B, T, cells) and presence."""
+
+    down: Tensor
+    across: Tensor
+
+    def __init__(self, modality: ModalitySpec) -> None:
+        super().__init__()
+        _, height, width, _ = modality.shape
+        self.frame = (modality.samples, height, width)
+        for name, pixels in (("down", height), ("across", width)):
+            self.register_buffer(name, _cells(pixels), persistent=False)
+        self.spec = _series(modality, modality.samples, len(self.down) * len(self.across))
+
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives values, 0 where a frame is missing, and presence, each (B, T, cells)."""
+        samples, height, width = self.frame
+        gray = values.to(present.dtype).mean(-1).reshape(-1, height, width)
+        cells = (self.down @ gray @ self.across.T).reshape(-1, samples, self.spec.shape[1])
+        there = present.expand_as(cells)
+        return cells * there, there
+
+
+SeriesView = SoundAsSeries | VideoAsSeries
+
+
+def series_view(modality: ModalitySpec) -> SeriesView | None:
+    """Gives what makes a series of a modality's windows; None of a series."""
+    match modality.kind:
+        case "series":
+            return None
+        case "audio":
+            return SoundAsSeries(modality)
+        case "video":
+            return VideoAsSeries(modality)
+
+
+def series_views(modalities: Sequence[ModalitySpec]) -> dict[str, SeriesView]:
+    """Gives those of modalities that are no series, by name."""
+    found = {modality.name: series_view(modality) for modality in modalities}
+    return {name: view for name, view in found.items() if view is not None}
+
+
+def as_series(
+    inputs: Mapping[str, tuple[Tensor, Tensor]], views: Mapping[str, nn.Module], name: str
+) -> tuple[Tensor, Tensor]:
+    """Gives a modality's values and presence (B, T, C) as a series."""
+    values, present = views[name](*inputs[name]) if name in views else inputs[name]
+    return values, present
+
+
+def series_spec(modality: ModalitySpec) -> ModalitySpec:
+    """Gives the series that windows of a modality become; the modality itself where it is one."""
+    view = series_view(modality)
+    return modality if view is None else view.spec
+
+
+def _series(modality: ModalitySpec, samples: int, channels: int) -> ModalitySpec:
+    return msgspec.structs.replace(
+        modality,
+        kind="series",
+        channels=tuple(str(number) for number in range(channels)),
+        samples=samples,
+        rate_hz=samples / modality.duration_s,
+        height=msgspec.UNSET,
+        width=msgspec.UNSET,
+    )
+
+
+def _cells(pixels: int) -> Tensor:
+    """(cells, pixels): rows average neighbouring pixels, as equal a number as possible."""
+    count = min(CELLS, pixels)
+    matrix = np.zeros((count, pixels), dtype=np.float32)
+    matrix[np.arange(pixels) * count // pixels, np.arange(pixels)] = 1.0
+    return torch.from_numpy(matrix / matrix.sum(1, keepdims=True))

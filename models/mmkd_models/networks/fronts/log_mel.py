@@ -1,0 +1,221 @@
+"""What networks see of sound: a log-mel spectrogram as constant matmuls, its statistics, and which frames are there.
+
+Definitions are those of librosa's `melspectrogram` (librosa 0.11, `feature/spectral.py` and `filters.py`) without
+padding: a periodic Hann window (Harris, "On the use of windows for harmonic analysis", Proc. IEEE 66, 1978), the power
+of the discrete Fourier transform, and triangles on Slaney's mel scale, each with an area of 1 (M. Slaney, "Auditory
+Toolbox", Interval Research TR 1998-010). torchaudio has the same with `mel_scale="slaney", norm="slaney"`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+
+HOP_S = 0.016
+"""Seconds from one frame to the next; a frame is twice as long. The usual 10 and 25 ms cost twice as much."""
+
+LARGEST_HOP = 512
+"""Samples, so that the matrix of a frame stays below 5 MB at any rate."""
+
+MELS = 40
+"""Fewer where frames are so short that a triangle would have no bin of the spectrum."""
+
+FLOOR = 1e-8
+"""Least power that a logarithm is taken of: 80 dB below a mel of power 1 (as `amin` of librosa's `power_to_db`)."""
+
+LEAST_SAMPLES = 64
+"""Of a window."""
+
+_CLIP = 8.0  # standard deviations, as in the front-end of a series
+_LEAST_SHARE = 0.5  # of the samples of a frame that is there
+_STILL = 1e-2  # variance over a window, of the training's variance, that none goes below
+
+
+class LogMels(nn.Module):
+    """Samples and presence of a window -> log-mels, frame by frame, without any normalisation.
+
+    A frame is there where at least half of its samples are; its power is that of the samples that are there, over their
+    share. The last samples of a window, fewer than a hop, are in no frame.
+
+    Attributes:
+        hop: samples from one frame to the next.
+        positions: N, frames of a window.
+        count: M, mels.
+
+    Raises UsageError where windows are too short to have a spectrum.
+    """
+
+    window: Tensor
+    even: Tensor
+    odd: Tensor
+    filters: Tensor
+
+    def __init__(self, modality: ModalitySpec) -> None:
+        super().__init__()
+        samples = modality.samples
+        if samples < LEAST_SAMPLES:
+            raise UsageError(
+                f"modality {modality.name!r}: expected windows of at least {LEAST_SAMPLES} samples of sound, got "
+                f"{samples}; take longer windows, or the kind series"
+            )
+        self.hop = min(max(LEAST_SAMPLES // 4, round(HOP_S * modality.rate_hz)), LARGEST_HOP, samples // 4)
+        names = ("window", "even", "odd", "filters")
+        for name, matrix in zip(names, mel_matrices(2 * self.hop, modality.rate_hz), strict=True):
+            self.register_buffer(name, matrix, persistent=False)
+        self.blocks = samples // self.hop
+        self.positions = self.blocks - 1
+        self.count = self.filters.shape[1]
+
+    def forward(self, samples: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, C), 0 where missing -> log-mels (B, C, N, M), and which frames are there (B, C, N)."""
+        blocks = self._in_blocks(samples.transpose(1, 2))
+        first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
+        power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
+        power = power @ self.filters  # (B, C, N, M)
+        share = self._share(present)
+        power = power / share.clamp(min=_LEAST_SHARE)[..., None]
+        # No sum: the exporter takes the addition of something so small for one of nothing, and drops it.
+        return power.clamp(min=FLOOR).log(), self._is_there(share)
+
+    def presence(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, N): share of the channels that have each frame."""
+        return self._is_there(self._share(present)).mean(1)
+
+    def _is_there(self, share: Tensor) -> Tensor:
+        return (share >= _LEAST_SHARE).to(share.dtype)
+
+    def _share(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, C, N): share of each frame's samples that are there."""
+        blocks = self._in_blocks(present.transpose(1, 2)).mean(-1)
+        return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
+
+    def _in_blocks(self, samples: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, N + 1, hop)."""
+        used = samples[..., : self.blocks * self.hop]
+        return used.reshape(-1, samples.shape[1], self.blocks, self.hop)
+
+
+class LogMelFront(nn.Module):
+    """Waveform and presence of a window -> normalised log-mels and summaries, all masked.
+
+    Buffers hold the training data's statistics, so normalisation travels inside the graph: `mean` and `std` of the
+    samples of each channel, `mel_mean` and `mel_std` (C, M) of the log-mels.
+
+    Attributes:
+        positions: N, frames of a window.
+        width: of the series.
+        spectrum: values behind the spectrum token.
+        statistics: values behind the statistics token.
+
+    Raises UsageError as `LogMels`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mel_mean: Tensor
+    mel_std: Tensor
+
+    def __init__(self, modality: ModalitySpec) -> None:
+        super().__init__()
+        channels = len(modality.channels)
+        self.mels = LogMels(modality)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("mel_mean", torch.zeros(channels, self.mels.count))
+        self.register_buffer("mel_std", torch.ones(channels, self.mels.count))
+        self.positions = self.mels.positions
+        self.spectrum = channels * self.mels.count
+        self.width = 2 * self.spectrum + channels
+        self.statistics = 3 * self.spectrum
+
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the views of a window.
+
+        Returns:
+            series (B, C (2 M + 1), N): globally normalised log-mels, the same about their mean over the window, and
+            presence; spectrum (B, C M): that mean; statistics (B, 3 C M): spread over time, maximum and mean absolute
+            step of each mel.
+        """
+        mels, there = self.log_mels(values, present)
+        there = there[..., None]  # (B, C, N, 1)
+        scaled = ((mels - self.mel_mean[:, None]) / self.mel_std[:, None]).clamp(-_CLIP, _CLIP) * there
+        count = there.sum(2).clamp(min=1.0)  # (B, C, 1)
+        mean = scaled.sum(2) / count  # (B, C, M)
+        local = (scaled - mean[:, :, None]) * there
+        spread = ((local * local).sum(2) / count + _STILL).log() * 0.5
+        high = ((scaled + 2 * _CLIP) * there).amax(2) - 2 * _CLIP
+        pairs = there[:, :, 1:] * there[:, :, :-1]
+        step = ((local[:, :, 1:] - local[:, :, :-1]).abs() * pairs).sum(2) / pairs.sum(2).clamp(min=1.0)
+        series = torch.cat([scaled, local, there], dim=-1).transpose(2, 3).flatten(1, 2)
+        statistics = torch.cat([spread, high.clamp(min=-_CLIP), step], dim=-1)
+        return series, mean.flatten(1), statistics.flatten(1)
+
+    def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, C) -> log-mels (B, C, N, M) of the standardised samples, and which frames are there (B, C, N)."""
+        mels, there = self.mels((values - self.mean) / self.std * present, present)
+        return mels, there
+
+    def presence(self, present: Tensor) -> Tensor:
+        """(B, T, C) -> (B, N): share of the channels that have each frame."""
+        return self.mels.presence(present)
+
+
+def _power(parts: Tensor) -> Tensor:
+    real, imaginary = parts.chunk(2, dim=-1)
+    return real * real + imaginary * imaginary
+
+
+def mel_matrices(frame: int, rate_hz: float, mels: int = MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
+
+    Even bins are a transform of the sum of a frame's halves and odd ones of their difference, so each matrix has half
+    of the rows (Cooley, Tukey, "An algorithm for the machine calculation of complex Fourier series", Math. Comp. 19,
+    1965, decimation in frequency). Bins 1 to frame / 2 - 1: no triangle has anything at 0 Hz and at half the rate.
+
+    Returns:
+        window (2, frame / 2), the basis of the even bins (frame / 2, 2 E) and of the odd ones (frame / 2, 2 O), real
+        parts first, and filters (E + O, M).
+    """
+    bins = np.concatenate([np.arange(2, frame // 2, 2), np.arange(1, frame // 2, 2)])
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(frame) / frame)).reshape(2, -1)
+    angle = 2 * np.pi * (np.outer(np.arange(frame // 2), bins) % frame) / frame
+    even, odd = angle[:, : len(bins) // 2], angle[:, len(bins) // 2 :]
+    bases = [np.concatenate([np.cos(part), -np.sin(part)], axis=1) for part in (even, odd)]
+    count = min(mels, len(bins))
+    filters = _triangles(bins * rate_hz / frame, rate_hz, count)
+    while count > 1 and not filters.any(axis=0).all():
+        count -= 1
+        filters = _triangles(bins * rate_hz / frame, rate_hz, count)
+    first, second, third, fourth = (torch.from_numpy(one.astype(np.float32)) for one in (window, *bases, filters))
+    return first, second, third, fourth
+
+
+def _triangles(bins_hz: NDArray[np.float64], rate_hz: float, mels: int) -> NDArray[np.float64]:
+    """(F, M): triangles between neighbouring mels, from 0 Hz to half the rate."""
+    edges = _hz_from_mel(np.linspace(0.0, _mel_from_hz(rate_hz / 2), mels + 2))
+    width = np.diff(edges)
+    rising = (bins_hz[:, None] - edges[:-2]) / width[:-1]
+    falling = (edges[2:] - bins_hz[:, None]) / width[1:]
+    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2])))
+
+
+_LINEAR_HZ = 200.0 / 3
+_BREAK_HZ = 1000.0
+_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ
+_LOG_STEP = math.log(6.4) / 27.0
+
+
+def _mel_from_hz(hz: float) -> float:
+    """Slaney's scale: linear up to 1 kHz, logarithmic above."""
+    return hz / _LINEAR_HZ if hz < _BREAK_HZ else _BREAK_MEL + math.log(hz / _BREAK_HZ) / _LOG_STEP
+
+
+def _hz_from_mel(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mel < _BREAK_MEL, _LINEAR_HZ * mel, _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL)))

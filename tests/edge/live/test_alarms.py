@@ -1,0 +1,183 @@
+"""From results to episodes, and the rule chosen on recordings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.live.alarms import AlarmRule, Episodes
+from mmkd_edge.live.records import AlarmRecord, ResultRecord
+from mmkd_edge.live.sources.base import Recorded
+from mmkd_edge.live.tuning import tune_alarm
+from mmkd_edge.testing import fake_predictor
+from mmkd_models.data import shipped_dataset, write_dataset
+from mmkd_models.data.for_devices.replay import replayed
+
+TASK = TaskSpec(labels=("ok", "worn"))
+
+
+def result(number: int, probability: float | None, *, status: str = "ok") -> ResultRecord:
+    """One result a second; None has no answer."""
+    share = probability or 0.0
+    return ResultRecord(
+        station="press 1",
+        number=number,
+        time_s=float(number),
+        decided_s=0.0,
+        status=status,  # type: ignore[arg-type]
+        reason="",
+        label="" if probability is None else "worn" if share >= 0.5 else "ok",
+        index=-1 if probability is None else int(share >= 0.5),
+        probability=max(share, 1 - share),
+        probabilities=(1 - share, share),
+        labels=(),
+        value=None,
+        label_set=(),
+        missing_share=0.0,
+        modality="acc",
+        input_age_s=None,
+        dropped=0,
+        late=0,
+    )
+
+
+def alarms(rule: AlarmRule, probabilities: Sequence[float | None]) -> list[AlarmRecord]:
+    episodes = Episodes([rule], TASK)
+    return [
+        alarm for number, share in enumerate(probabilities, start=1) for alarm in episodes.see(result(number, share))
+    ]
+
+
+def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it() -> None:
+    rule = AlarmRule(label="worn", confirm="3/5", release=2, cooldown_s=0.0, min_probability=0.8)
+    #        1    2    3    4    5    6     7    8    9    10
+    found = alarms(rule, [0.9, 0.1, 0.9, 0.7, 0.9, 0.95, 0.1, 0.9, 0.7, 0.1])
+    assert [(one.event, one.number, one.since_s, one.windows, one.probability) for one in found] == [
+        ("raised", 5, 1.0, 3, 0.9),
+        ("cleared", 10, 1.0, 5, 0.95),
+    ]
+    assert {one.episode for one in found} == {1}
+
+
+def test_results_without_an_answer_speak_neither_for_nor_against() -> None:
+    rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
+    found = alarms(rule, [0.9, None, 0.9, None, None, 0.9, 0.1])
+    assert [(one.event, one.number) for one in found] == [("raised", 3), ("cleared", 7)]
+
+
+def test_no_episode_begins_while_the_last_one_cools_down() -> None:
+    rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=3.0)
+    found = alarms(rule, [0.9, 0.1, 0.9, 0.9, 0.9, 0.9])
+    assert [(one.event, one.number, one.episode) for one in found] == [
+        ("raised", 1, 1),
+        ("cleared", 2, 1),
+        ("raised", 5, 2),
+    ]
+
+
+def test_of_several_labels_each_that_is_on_speaks() -> None:
+    task = TaskSpec(kind="multi_label", labels=("hot", "worn"))
+    episodes = Episodes([AlarmRule(label="hot", confirm="1/1", min_probability=0.6)], task)
+    both = msgspec.structs.replace(
+        result(1, 0.9), label="worn", labels=("hot", "worn"), probabilities=(0.7, 0.9), probability=0.9
+    )
+    assert [(one.label, one.probability) for one in episodes.see(both)] == [("hot", 0.7)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (AlarmRule(label="old"), "--alarm old: expected one of ok, worn; choose one of them"),
+        (
+            AlarmRule(label="worn", confirm="5/3"),
+            "--alarm worn: confirm: expected N/M with 1 <= N <= M <= 1000, got '5/3'; for instance 3/5",
+        ),
+        (AlarmRule(label="worn", release=0), "--alarm worn: release: expected 1 to 1000 results, got 0; correct it"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Episodes([rule], TASK)
+    assert str(refused.value) == said
+
+
+def test_a_number_has_no_episodes() -> None:
+    with pytest.raises(UsageError, match="got one that answers a number"):
+        Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
+
+
+def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
+    """A student that calls a sample of 1 worn; normal operation has single ones, worn recordings many in a row."""
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
+
+    def answer(feeds: object) -> list[float]:
+        value = float(feeds["acc"].reshape(-1)[0])  # type: ignore[index]
+        return [1 - 0.9 * value, 0.9 * value]
+
+    predictor = fake_predictor(answer, modality=acc, labels=("ok", "worn"))
+    fine = np.zeros((1800, 1), dtype=np.float32)
+    fine[::60] = 1  # thirty single false answers in half an hour
+    worn = np.zeros((60, 1), dtype=np.float32)
+    worn[10:] = 1
+    recordings = [
+        Recorded(rows=rows, name="", label=label, group=split, split=split)
+        for split in ("valid", "test")
+        for label, rows in (("ok", fine), ("worn", worn))
+    ]
+    tuned = tune_alarm(predictor, recordings, label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
+    assert tuned.rule.votes == (2, 2)  # the quickest that two answers in a row are enough for
+    assert (tuned.before.false_alarms, tuned.before.normal_hours) == (30, 0.5)
+    assert tuned.on_test.false_alarms == 0
+    # Exact Poisson: none seen, at most -ln(0.025) = 3.689 in half an hour.
+    assert tuned.on_test.false_alarms_interval == (0.0, pytest.approx(3.689 / 0.5, abs=0.01))
+    # One of one: at least 0.025.
+    assert tuned.on_test.detected_interval == (pytest.approx(0.025), 1.0)
+    assert tuned.on_test.delay_s == 11.0  # the second worn sample is taken at second 11
+    assert tuned.on_test.false_alarms_per_day is None
+    with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
+        tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
+
+
+def test_the_command_says_what_a_rule_costs_and_how_to_run_it() -> None:
+    code = "from mmkd_edge.commands.run import main; main()"
+    arguments = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rule"]["label"] == "FEL"
+    assert found["on_valid"]["false_alarms"] == 0
+    assert found["on_test"]["recordings"] == 4
+    assert 0.2 < found["on_test"]["normal_hours"] < 0.3
+
+
+def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=2.0, samples=4)
+    values = np.arange(24.0).reshape(3, 4, 2)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            name: {"acc": 100 * number + values, "labels": [0, 0, 1], "groups": [number] * 3}
+            for number, name in enumerate(("train", "valid", "test"))
+        },
+    )
+    turned = ModalitySpec(name="acc", channels=("y", "x"), rate_hz=2.0, samples=4)
+    found = replayed(tmp_path / "data", turned)
+    assert [(one.name, one.label, one.split, len(one.rows)) for one in found[:3]] == [
+        ("windows 0 to 1", "ok", "train", 8),
+        ("windows 2 to 2", "worn", "train", 4),
+        ("windows 3 to 4", "ok", "valid", 8),
+    ]
+    assert found[0].rows[:2].tolist() == [[1.0, 0.0], [3.0, 2.0]]
+    with pytest.raises(UsageError, match="expected x, z at 2 Hz, got x, y at 2 Hz"):
+        replayed(tmp_path / "data", ModalitySpec(name="acc", channels=("x", "z"), rate_hz=2.0, samples=4))

@@ -1,0 +1,219 @@
+"""What the page's server answers, and whom it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.live.monitor.access import Access, Bucket, address_of, token_from
+from mmkd_edge.live.monitor.board import Board
+from mmkd_edge.live.monitor.view import latency_of
+from mmkd_edge.live.records import AlarmRecord
+from mmkd_edge.watch.timing import Histogram
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
+
+Answer = tuple[int, str]
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A station with a page; gives its address."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", example_bundle(), "--source", "stdin",
+         "--name", "press 1", "--backend", "ort", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert child.stderr is not None
+    try:
+        for line in child.stderr:
+            if found := re.match(r"page: (\S+) \(", line):
+                yield found[1], child
+                break
+        else:
+            raise AssertionError("it ended without a page")
+    finally:
+        child.terminate()
+        child.communicate(timeout=30)
+    assert child.returncode == 0
+
+
+def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=named), timeout=20) as answer:
+            return answer.status, answer.read(1 << 20).decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token", "--serve-predict") as (url, child):
+        assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
+
+        assert child.stdin is not None
+        child.stdin.write("\n".join(["[0, 0, 1]"] * 250 + ["no sample"]) + "\n")
+        child.stdin.flush()
+        while 'mmkd_live_samples_total{station="press 1"} 250.0' not in (text := ask(f"{url}metrics")[1]):
+            pass
+        assert 'mmkd_live_garbage_total{station="press 1"} 1.0' in text
+        assert 'mmkd_predictions_total{predictor="press 1",status="ok"}' in text
+        assert "mmkd_latency_seconds_bucket" in text
+
+        window = np.zeros((200, 3))
+        npy = io.BytesIO()
+        np.save(npy, window)
+        code, said = ask(f"{url}predict", json.dumps(window.tolist()).encode())
+        assert (code, json.loads(said)["status"]) == (200, "ok")
+        assert ask(f"{url}predict", npy.getvalue(), content_type="application/x-npy") == (200, said)
+        assert ask(f"{url}predict", json.dumps({"acc": window.tolist()}).encode()) == (200, said)
+        rows = [[None] * 3] * 200
+        assert json.loads(ask(f"{url}predict", json.dumps(rows).encode())[1])["status"] == "invalid"
+
+        wrong = {
+            b"[[1, 2, 3]]": (422, "modality 'acc': expected shape (T, C)=(200, 3), got (1, 3)"),
+            b"{": (422, "expected JSON, got something else: "),
+            b'["a"]': (422, "expected rows of numbers, one for each sample, got something else; null is missing"),
+            b"1" * 30_000: (413, "expected at most 23,296 bytes"),
+        }
+        for body, (code, said) in wrong.items():
+            found = ask(f"{url}predict", body)
+            assert (found[0], json.loads(found[1])["error"].startswith(said)) == (code, True), found
+        pickled = b"\x93NUMPY\x01\x00F\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(80) + b"\n."
+        assert ask(f"{url}predict", pickled, content_type="application/x-npy")[0] == 422
+        assert ask(f"{url}predict?station=none", b"[]")[0] == 404
+
+        # A page of another site, and a name of another site that was made to point here.
+        other = (403, '{"error":"asked from another origin, or by another name"}')
+        assert ask(f"{url}predict", b"[]", origin="http://evil.example") == other
+        assert ask(f"{url}healthz", host="evil.example") == other
+        assert ask(url, sec_fetch_site="cross-site") == other
+
+        needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
+        noted = json.dumps({"station": "press 1", "episode": 1}).encode()
+        assert ask(f"{url}acknowledge", noted, content_type="application/json") == needs
+        bearer = "Bearer a token of the plant"
+        found = ask(f"{url}acknowledge", noted, content_type="application/json", authorization=bearer)
+        assert found == (404, '{"error":"there is no such episode that waits"}')
+        assert ask(f"{url}static/../app.py")[0] == 404
+        codes = [ask(f"{url}login", b'{"token": "x"}', content_type="application/json")[0] for _ in range(7)]
+        assert codes == [401] * 5 + [429] * 2
+
+
+def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, _):
+        here = url.replace("0.0.0.0", "127.0.0.1")
+        for path in ("events", "healthz", "metrics"):
+            assert ask(here + path)[0] == 401, path
+        assert 'id="login"' in ask(here)[1]
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{here}healthz", authorization=bearer)[0] == 200
+        assert ask(f"{here}predict", b"[]", authorization=bearer) == (
+            404,
+            '{"error":"mmkd-run was started without --serve-predict"}',
+        )
+        assert 'id="stations"' in ask(here, cookie=f"mmkd_session={Access('a token of the plant', ANY).session}")[1]
+
+
+ANY = address_of("127.0.0.1:1")
+
+
+def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    assert (address_of("8090").host, address_of(":8090").port, address_of("[::1]:80").host) == (
+        "127.0.0.1",
+        8090,
+        "::1",
+    )
+    assert [address_of(f"{host}:1").is_loopback for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "press1")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    with pytest.raises(UsageError) as refused:
+        address_of("localhost")
+    expected = "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
+    assert str(refused.value) == expected
+    (tmp_path / "token").write_text("short")
+    with pytest.raises(UsageError, match="expected a token of 16 characters or more, got 5; make it longer"):
+        token_from(tmp_path / "token")
+    assert len(token_from(None)) >= 24
+
+
+def test_a_bucket_lets_a_few_through_at_once() -> None:
+    bucket = Bucket(rate_hz=1e-6, burst=3)
+    assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]
+
+
+@pytest.fixture
+def board() -> Board:
+    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
+    return Board(acc, TaskSpec(labels=("ok", "worn")))
+
+
+def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board: Board) -> None:
+    rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
+    board.samples(np.array([10.01, 10.05, 10.11]), rows)
+    board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32))
+    found = board.seen(after_bin=-1, after_result=-1).bins
+    assert [(one.number, one.time_s) for one in found] == [(100, 10.0), (101, 10.1)]
+    np.testing.assert_array_equal(found[0].lowest, [1, np.nan])
+    np.testing.assert_array_equal(found[0].highest, [5, np.nan])
+    assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
+    assert [one.number for one in board.seen(after_bin=101, after_result=-1).bins] == [101]
+
+
+def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:
+    times = np.arange(0, 300, 0.01)
+    board.samples(times, np.zeros((len(times), 2), dtype=np.float32))
+    assert len(board.seen(after_bin=-1, after_result=-1).bins) == 600
+    board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32))  # the clock was set
+    assert [one.time_s for one in board.seen(after_bin=2999, after_result=-1).bins] == [5.0]
+
+
+def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
+    def alarm(event: Any, windows: int) -> AlarmRecord:
+        return AlarmRecord(
+            station="press 1", number=1, time_s=4.0, decided_s=9.0 + windows, event=event, label="worn", episode=1,
+            since_s=2.0, windows=windows, probability=0.9,
+        )  # fmt: skip
+
+    board.record(alarm("raised", 3))
+    assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, alarm("raised", 3), None)
+    board.record(alarm("acknowledged", 4))
+    board.record(alarm("cleared", 5))
+    (episode,) = board.seen(after_bin=-1, after_result=-1).episodes
+    assert (episode.acknowledged, episode.cleared_s, episode.windows) == (True, 14.0, 5)
+    assert (board.unacknowledged(), board.alarm(1)) == (0, None)
+
+
+def test_a_histogram_is_drawn_without_its_empty_ends() -> None:
+    histogram = Histogram()
+    for seconds in (0.001, 0.0011, 0.02):
+        histogram.add(seconds)
+    timing = histogram.timing()
+    assert timing is not None
+    bars = latency_of(timing).bars
+    # Three bars in a decade, of which 0.001 is an edge.
+    assert [(f"{bar.up_to_s:.3g}", bar.count) for bar in bars] == [
+        ("0.001", 1), ("0.00215", 1), ("0.00464", 0), ("0.01", 0), ("0.0215", 1),
+    ]  # fmt: skip

@@ -1,0 +1,155 @@
+"""Sinks that fail, hang and come back: what waits, what is lost, and that it is counted."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge import ModalitySpec
+from mmkd_edge.live.backoff import Backoff
+from mmkd_edge.live.records import Record, StateRecord, line_of, record_from_line, result_record
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.store import Store
+from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.testing import fake_predictor
+
+
+class Flaky:
+    """A sink that is away until it is told to be there."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+        self.taken: list[int] = []
+
+    def write(self, records: Sequence[Record]) -> None:
+        if not self.there.is_set():
+            raise ConnectionError("nobody there")
+        self.taken += [record.number for record in records]
+
+    def close(self) -> None:
+        pass
+
+
+def state(number: int) -> StateRecord:
+    return StateRecord(station="press 1", number=number, decided_s=1.5, state="connected", reason="x" * 100)
+
+
+def quick() -> Backoff:
+    return Backoff(first_s=0.01, most_s=0.02)
+
+
+def until(condition: object, *, within_s: float = 10.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_a_record_is_one_line_that_can_be_read_back() -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
+    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
+    record = result_record(prediction, station="press 1", number=3, time_s=2.0, decided_s=5.0, dropped=4)
+    line = line_of(record)
+    assert record_from_line(line) == record
+    assert json.loads(line) == {
+        "kind": "result", "station": "press 1", "number": 3, "time_s": 2.0, "decided_s": 5.0, "status": "ok",
+        "reason": "", "label": "worn", "index": 1, "probability": 0.75, "probabilities": [0.25, 0.75], "labels": [],
+        "value": None, "label_set": [], "missing_share": 0.0, "modality": "acc", "input_age_s": None, "dropped": 4,
+        "late": 0,
+    }  # fmt: skip
+
+
+def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> None:
+    sink = Flaky()
+    outlet = Outlet("away", sink, most=5, backoff=quick)
+    for number in range(1, 21):
+        outlet.put(state(number))
+    until(lambda: outlet.facts().failures >= 2)
+    sink.there.set()
+    outlet.close()
+    facts = outlet.facts()
+    assert sink.taken == sorted(sink.taken)
+    assert sink.taken[-5:] == [16, 17, 18, 19, 20]
+    assert (facts.written, facts.written + facts.dropped, facts.fault) == (len(sink.taken), 20, "")
+
+
+def test_a_sink_that_hangs_holds_up_nobody() -> None:
+    hung = threading.Event()
+
+    class Hanging(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            hung.wait(20)
+
+    outlet = Outlet("hangs", Hanging(), most=10, backoff=quick)
+    began_s = time.monotonic()
+    for number in range(1000):
+        outlet.put(state(number))
+    outlet.close(drain_s=0.1)
+    assert time.monotonic() - began_s < 5
+    hung.set()
+
+
+def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(tmp_path: Path) -> None:
+    outlet = Outlet("away", Flaky(), store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+    for number in range(1, 301):
+        outlet.put(state(number))
+    until(lambda: outlet.facts().failures >= 2)
+    outlet.close(drain_s=0.1)
+    assert outlet.facts().dropped == 0
+    sink = Flaky()
+    sink.there.set()
+    again = Outlet("back", sink, store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+    again.put(state(301))
+    until(lambda: again.facts().written >= 301)
+    again.close()
+    assert sink.taken == list(range(1, 302))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_store_keeps_within_its_bytes_and_counts_what_it_gives_up(tmp_path: Path) -> None:
+    store = Store(tmp_path, most_bytes=10_000)
+    size_bytes = len(line_of(state(100)))
+    for first in range(100, 200, 10):
+        store.append([state(number) for number in range(first, first + 10)])
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 10_000
+    kept = 10_000 // (10 * size_bytes) * 10
+    assert (store.count, store.dropped) == (kept, 100 - kept)
+    assert store.oldest(1)[0].number == 200 - kept
+
+
+def test_a_line_that_a_power_failure_cut_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "0000000001.jsonl").write_bytes(line_of(state(1)) + b"{broken}\n" + line_of(state(2)) + b'{"kind')
+    store = Store(tmp_path, most_bytes=10**6)
+    found = store.oldest(10)
+    assert [record.number for record in found] == [1, 2]
+    assert store.dropped == 1
+    store.sent(2)
+    assert (store.count, store.oldest(10)) == (0, [])
+
+
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    sink = open_sink(f"jsonl:{path}")
+    sink.write([state(1)])
+    path.rename(tmp_path / "results.jsonl.1")
+    sink.write([state(2)])
+    sink.close()
+    assert [record_from_line(line).number for line in path.read_bytes().splitlines()] == [2]
+
+
+def test_a_full_disk_leaves_no_half_line_and_records_wait(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    outlet = Outlet("full", open_sink(f"jsonl:{tmp_path / 'full'}"), backoff=quick)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures >= 2)
+    facts = outlet.facts()
+    assert "No space left on device" in facts.fault
+    outlet.close(drain_s=0.1)
+    assert outlet.facts().dropped == 1

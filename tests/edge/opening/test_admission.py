@@ -1,0 +1,259 @@
+"""The first opening of a bundle on a machine: its graphs are read, and a process of its own opens it first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError
+from mmkd_edge.opening import admission, trial_process
+from mmkd_edge.trust.slots import install
+
+FAILED = "the trial of backend 'ort' in a process of its own failed: "
+KILLED = "the system ended it, as a rule for want of memory"
+WRITES = """
+import os
+print("hello")
+os.write(2, b"hello")
+try:
+    open({!r}, "w").write("x")
+except OSError:
+    pass
+class checker:
+    check_model = staticmethod(lambda *a, **k: None)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Counts the processes that are started, which run as ever."""
+    processes: list[str] = []
+    popen = subprocess.Popen
+
+    def counted(command: list[str], **options: Any) -> Any:
+        processes.append(command[0])
+        return popen(command, **options)
+
+    monkeypatch.setattr(trial_process.subprocess, "Popen", counted)
+    return processes
+
+
+def trial_of(path: Path, **options: Any) -> str:
+    with EdgePredictor.open(path, backend="ort", **options) as predictor:
+        return predictor.info().trial
+
+
+def in_the_trial(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the process of a trial run this where it would look for onnx; this process has imported its own before."""
+    (tmp_path / "first" / "onnx").mkdir(parents=True)
+    (tmp_path / "first" / "onnx" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / "first")
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BackendError) as caught:
+        trial_of(path)
+    start, end = f"{path}: {FAILED}", "; do not use this bundle with it"
+    told = str(caught.value)
+    assert told.startswith(start)
+    assert told.endswith(end)
+    return told[len(start) : -len(end)]
+
+
+def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, started: list[str]) -> None:
+    assert trial_of(bundle_path) == "passed now"
+    assert started == [sys.executable]
+    assert trial_of(bundle_path) == "passed at an earlier start"
+    assert trial_of(bundle_path, selftest=False) == "passed at an earlier start"
+    assert started == [sys.executable]
+
+
+def test_what_opened_without_answering_must_still_answer(bundle_path: Path, started: list[str]) -> None:
+    assert trial_of(bundle_path, selftest=False) == "passed now"
+    assert trial_of(bundle_path, selftest=False) == "passed at an earlier start"
+    assert trial_of(bundle_path) == "passed now"
+    assert len(started) == 2
+
+
+def test_installed_bundles_need_no_process(bundle_path: Path, tmp_path: Path, started: list[str]) -> None:
+    install(tmp_path / "state", bundle_path, prove=lambda _: None)
+    assert trial_of(tmp_path / "state") == "it was held when the bundle was installed"
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it crashed: SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", KILLED),
+        ("import os; os._exit(3)", "it ended with exit code 3"),
+        ("import time; time.sleep(60)", "it takes too long"),
+    ],
+)
+def test_however_the_process_of_a_trial_ends_this_one_goes_on(
+    code: str, told: str, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_trial(code, tmp_path, monkeypatch)
+    monkeypatch.setattr(trial_process, "WAY_S", 0.5)
+    assert refused(bundle_path) == told
+
+
+def test_a_refusal_is_not_remembered_as_anything_else(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_trial("import os; os._exit(3)", tmp_path, monkeypatch)
+    for _ in range(2):
+        assert refused(bundle_path) == "it ended with exit code 3"
+
+
+def test_memory_is_bounded(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_the_trial("bytearray(1 << 32)", tmp_path, monkeypatch)
+    with pytest.raises(BackendError) as caught:
+        trial_of(bundle_path)
+    assert str(caught.value) == "backend 'ort': it takes too much memory"
+
+
+def test_processor_time_is_bounded(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_the_trial("while True: pass", tmp_path, monkeypatch)
+    monkeypatch.setattr(admission, "WAY_S", 0.0)  # what the system allows; this process would wait for longer
+    assert refused(bundle_path) == "it takes too long"
+
+
+def test_a_trial_writes_no_file_and_says_nothing(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "written"
+    in_the_trial(WRITES.format(str(place)), tmp_path, monkeypatch)
+    assert trial_of(bundle_path) == "passed now"
+    assert place.read_bytes() == b""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_way_that_ends_its_process_leaves_the_others_their_trial(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "first" / "openvino").mkdir(parents=True)
+    (tmp_path / "first" / "openvino" / "__init__.py").write_text("import os; os.abort()")
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    monkeypatch.delitem(sys.modules, "openvino")
+    with EdgePredictor.open(bundle_path) as predictor:
+        info = predictor.info()
+    assert (info.backend, info.trial) == ("ort", "passed now")
+    assert "the trial of backend 'openvino' in a process of its own failed: it crashed: SIGABRT" in info.reason
+
+
+def test_a_graph_that_is_refused_starts_no_process(kit: Any, tmp_path: Path, started: list[str]) -> None:
+    model = onnx.load_from_string(kit.model(kit.modality))
+    model.graph.node.append(helper.make_node("Loop", ["acc"], []))
+    path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "loop.edge")
+    with pytest.raises(BundleError) as caught:
+        trial_of(path)
+    assert str(caught.value) == (
+        f"{path}: 'acc/model.fp32.onnx': no engine is given this: the graph has the operator 'Loop'; expected one that "
+        "students are made of; export the bundle again"
+    )
+    assert started == []
+
+
+def test_a_graph_that_multiplies_what_it_is_given_does_so_elsewhere(kit: Any, tmp_path: Path) -> None:
+    """600 KB that ask for 22 GB: small constants, one product."""
+    model = onnx.load_from_string(kit.model(kit.modality))
+    tall = helper.make_tensor("tall", TensorProto.FLOAT, [75_000, 1], np.ones(75_000, np.float32).tobytes(), raw=True)
+    wide = helper.make_tensor("wide", TensorProto.FLOAT, [1, 75_000], np.ones(75_000, np.float32).tobytes(), raw=True)
+    model.graph.initializer.extend([tall, wide])
+    model.graph.node[2].output[0] = "small"
+    model.graph.node.insert(3, helper.make_node("MatMul", ["tall", "wide"], ["huge"]))
+    model.graph.node.insert(4, helper.make_node("ReduceMax", ["huge"], ["one"], keepdims=0))
+    model.graph.node.insert(5, helper.make_node("Mul", ["small", "one"], ["logits"]))
+    path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "huge.edge")
+    with pytest.raises(BackendError) as caught:
+        trial_of(path)
+    assert "lloc" in str(caught.value) or "memory" in str(caught.value)
+
+
+def test_an_invalid_graph_is_told_by_onnx_itself(kit: Any, tmp_path: Path) -> None:
+    model = onnx.load_from_string(kit.model(kit.modality))
+    model.graph.node[2].input[1] = "nobody"
+    path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "bad.edge")
+    with pytest.raises(BundleError, match=r"'acc/model\.fp32\.onnx': not valid ONNX: .*nobody") as caught:
+        trial_of(path)
+    assert str(caught.value).endswith("; export the bundle again")
+
+
+def test_another_version_of_the_engine_is_tried_anew(bundle_path: Path, started: list[str]) -> None:
+    trial_of(bundle_path)
+    (verdict,) = (Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts").glob("*.json")
+    known = json.loads(verdict.read_text())
+    known["passed"] = [way.replace("onnxruntime ", "onnxruntime 0.") for way in known["passed"]]
+    verdict.write_text(json.dumps(known))
+    assert trial_of(bundle_path) == "passed now"
+    assert len(started) == 2
+
+
+def test_without_a_folder_of_ones_own_the_trial_is_held_at_each_start(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for count in (1, 2):
+        assert trial_of(bundle_path).startswith("passed now and at each start, since it cannot be remembered: ")
+        assert len(started) == count
+
+
+def test_a_folder_that_others_can_write_is_not_used(bundle_path: Path, started: list[str]) -> None:
+    trial_of(bundle_path)
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts"
+    folder.chmod(0o777)
+    assert trial_of(bundle_path).endswith(f"{folder}: others can write it; give it to this user alone: chmod 700")
+    assert len(started) == 2
+
+
+def test_a_program_without_an_interpreter_is_told_so(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(UnavailableError) as caught:
+        trial_of(bundle_path)
+    assert str(caught.value) == (
+        "a trial needs a Python interpreter, and this program has none of its own; install the bundle with mmkd-edge "
+        "install and open it with trust='installed'"
+    )
+
+
+def test_a_swap_to_a_hostile_bundle_leaves_the_earlier_one(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
+    model = onnx.load_from_string(kit.model(kit.modality))
+    model.graph.node.append(helper.make_node("Scan", ["acc"], []))
+    path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "scan.edge")
+    with EdgePredictor.open(bundle_path, backend="ort") as predictor:
+        with pytest.raises(BundleError):
+            predictor.swap(path)
+        assert predictor.predict(np.zeros((20, 3))).status == "ok"
+
+
+def test_the_file_that_was_verified_is_the_one_that_is_tried(
+    kit: Any, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = kit.parts(kit.modality, name="other").write(tmp_path / "other.edge")
+    start = trial_process._start
+
+    def exchanged(request: Any) -> Any:
+        bundle_path.write_bytes(other.read_bytes())
+        return start(request)
+
+    monkeypatch.setattr(trial_process, "_start", exchanged)
+    with pytest.raises(BundleError) as caught:
+        trial_of(bundle_path)
+    assert str(caught.value) == f"{bundle_path}: the file was exchanged while it was opened; open it again"

@@ -1,0 +1,190 @@
+"""Streams of sound and of video: windows of what was pushed, however it was pushed."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mmkd_edge import InputError, ModalitySpec
+from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.spec import TaskSpec
+from mmkd_edge.stream.stream import Stream
+from mmkd_edge.testing import fake_predictor
+
+CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=10.0, samples=4, height=2, width=3)
+MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=100.0, samples=20)
+
+
+def frames(count: int) -> NDArray[np.uint8]:
+    """Frame number n holds n everywhere."""
+    return np.broadcast_to((np.arange(count) % 256).astype(np.uint8)[:, None, None, None], (count, 2, 3, 1)).copy()
+
+
+def watched(modality: ModalitySpec = CAM, *, hop: int = 2, **options: Any) -> tuple[Stream, list[list[int | None]]]:
+    """A stream, and the windows it asks about: the number of each frame, None where it is missing."""
+    seen: list[list[int | None]] = []
+
+    def ask(window: NDArray[Any], _conditions: object, _stepped: object) -> Prediction:
+        missing = missing_frames(window)
+        values = bytes_of(window)[:, 0, 0, 0].tolist()
+        seen.append([None if gone else value for gone, value in zip(missing, values, strict=True)])
+        return Prediction(label="", index=-1, probability=0.0, probabilities=np.zeros(2, np.float32), modality="cam")
+
+    arguments = {"gap_s": None, "reorder": 0, "stale_s": None, **options}
+    task = TaskSpec(labels=("still", "moving"))
+    return Stream(modality=modality, task=task, ask=ask, deliver=list, hop=hop, **arguments), seen
+
+
+def test_windows_of_frames_follow_each_other_by_hops() -> None:
+    stream, seen = watched()
+    warming = stream.push(frames(3))
+    stream.push(frames(9)[3:])
+    assert [one.status for one in warming] == ["warming_up"]
+    assert seen == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]
+    stream.flush()
+    assert seen[-1] == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "pushed",
+    [
+        frames(4)[..., 0],
+        list(frames(4)),
+        [frames(4)[0], frames(4)[1, :, :, 0], frames(4)[2], frames(4)[3]],
+        {"cam": frames(4)},
+    ],
+    ids=["gray without a channel", "a list", "a list of both", "a mapping"],
+)
+def test_frames_come_in_any_form(pushed: Any) -> None:
+    stream, seen = watched(hop=4)
+    stream.push(pushed)
+    assert seen == [[0, 1, 2, 3]]
+
+
+def test_single_frames_and_missing_ones() -> None:
+    stream, seen = watched(hop=4)
+    for number in range(3):
+        stream.push(frames(3)[number])
+    stream.push([None])
+    stream.push([frames(6)[4], None, frames(6)[5][..., 0], None])
+    assert seen == [[0, 1, 2, None], [4, None, 5, None]]
+
+
+def test_a_camera_may_reuse_its_memory() -> None:
+    stream, seen = watched(hop=4)
+    memory = np.zeros((2, 3, 1), dtype=np.uint8)
+    for number in range(8):
+        memory[:] = number
+        stream.push(memory)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_frame_is_the_nearest_and_never_a_mixture() -> None:
+    stream, seen = watched(hop=4)
+    times = np.arange(9) / 10 + np.array([0, 0.03, -0.03, 0.02, 0.04, -0.04, 0, 0.01, 0])
+    stream.push(frames(9), times)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_lost_frame_is_missing_and_a_faster_camera_loses_frames() -> None:
+    stream, seen = watched(hop=4)
+    kept = np.array([0, 1, 3, 4, 5, 6, 7, 8])
+    stream.push(frames(9)[kept], kept / 10)
+    assert seen == [[0, 1, None, 3], [4, 5, 6, 7]]
+    fast, seen = watched(hop=4)
+    fast.push(frames(17), np.arange(17) / 20)
+    assert seen == [[0, 2, 4, 6], [8, 10, 12, 14]]
+
+
+def test_late_frames_are_put_in_order() -> None:
+    stream, seen = watched(hop=4, reorder=2)
+    order = np.array([0, 2, 1, 3, 5, 4, 7, 6, 8, 9, 10])
+    stream.push(frames(11)[order], order / 10)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.booleans(), st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_predictions_do_not_depend_on_how_frames_were_divided(sizes: list[int], timed: bool, reorder: int) -> None:
+    count = sum(sizes)
+    rng = np.random.default_rng(count)
+    times = np.arange(count) / 10 + rng.uniform(-0.04, 0.04, count) if timed else None
+    whole, at_once = watched(hop=3, reorder=reorder)
+    whole.push(frames(count), times)
+    parted, in_parts = watched(hop=3, reorder=reorder)
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        parted.push(frames(count)[part], None if times is None else times[part])
+        start += size
+    assert in_parts == at_once
+    whole.flush()
+    parted.flush()
+    assert in_parts == at_once
+
+
+def test_memory_stays_flat_over_an_hour_of_frames() -> None:
+    stream, seen = watched(hop=100)
+    block = frames(250)
+    stream.push(block)
+    tracemalloc.start()
+    for _ in range(144):  # an hour at 10 Hz
+        stream.push(block)
+        seen.clear()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_a_reset_forgets_the_frames() -> None:
+    stream, seen = watched(hop=4)
+    stream.push(frames(3))
+    stream.reset()
+    stream.push(frames(9)[5:])
+    assert seen == [[5, 6, 7, 8]]
+
+
+def test_frames_of_another_size_or_type_are_refused() -> None:
+    stream, _ = watched()
+    with pytest.raises(InputError) as caught:
+        stream.push(np.zeros((4, 3, 2, 1), np.uint8))
+    assert str(caught.value) == (
+        "modality 'cam': expected frames of uint8 (n, H, W, C)=(n, 2, 3, 1), got uint8 (4, 3, 2, 1); resize each frame "
+        "and pass its bytes as they are"
+    )
+    with pytest.raises(InputError) as caught:
+        stream.push(np.zeros((4, 2, 3, 1)))
+    assert str(caught.value).startswith(
+        "modality 'cam': expected frames of uint8 (n, H, W, C)=(n, 2, 3, 1), got float64"
+    )
+
+
+def test_a_predictor_follows_a_camera_and_says_what_is_missing() -> None:
+    predictor = fake_predictor([0.25, 0.75], modality=CAM, labels=("still", "moving"))
+    stream = predictor.stream(hop=4)
+    assert [one.label for one in stream.push(frames(4))] == ["moving"]
+    gone = stream.push([frames(4)[0], None, None, frames(4)[3]])
+    assert [(one.status, one.reason) for one in gone] == [("degraded", "50.0% of the frames are missing")]
+
+
+def test_sound_is_followed_as_a_series_is() -> None:
+    fed: list[NDArray[np.float32]] = []
+
+    def answer(feeds: Any) -> list[float]:
+        fed.append(feeds["mic"][0].copy())
+        return [0.25, 0.75]
+
+    predictor = fake_predictor(answer, modality=MIC, labels=("still", "moving"))
+    stream = predictor.stream(hop=10)
+    wave = np.random.default_rng(0).uniform(-1, 1, (45, 2)).astype(np.float32)
+    found = [one for start in range(0, 45, 7) for one in stream.push(wave[start : start + 7])]
+    assert [one.status for one in found] == ["warming_up", "ok", "ok", "ok"]
+    for number, window in enumerate(fed):
+        assert np.array_equal(window, wave[10 * number : 10 * number + 20])

@@ -1,0 +1,211 @@
+"""A window of video from the caller's hands to the engine, and what is said of missing frames."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mmkd_edge import Golden, InputError, ModalitySpec, SensorChecks, check_window, golden_bytes, prepare, prepare_batch
+from mmkd_edge.bundle.golden import golden_from_bytes
+from mmkd_edge.drift.levels import rows_of
+from mmkd_edge.drift.running import RunningStatistics, measure_statistics
+from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.spec import TaskSpec, frames_fault
+from mmkd_edge.testing import fake_entry, fake_predictor
+
+GRAY = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=25.0, samples=4, height=2, width=3)
+COLOUR = msgspec.structs.replace(GRAY, channels=("r", "g", "b"))
+FRAMES = np.arange(24, dtype=np.uint8).reshape(4, 2, 3, 1)
+SHARES = [0.25, 0.75]
+
+
+def message(window: object, modality: ModalitySpec = GRAY) -> str:
+    with pytest.raises(InputError) as caught:
+        check_window(window, modality)
+    return str(caught.value)
+
+
+def test_a_window_of_bytes_is_kept_without_a_copy_up_to_the_engine() -> None:
+    checked = check_window({"lips": FRAMES}, GRAY)
+    values, present = prepare(checked, GRAY)
+    assert checked is FRAMES
+    assert (values.dtype, values.shape, present.shape) == (np.dtype(np.uint8), (1, 4, 2, 3, 1), (1, 4, 1))
+    assert np.shares_memory(values, FRAMES)
+    assert present.tolist() == [[[1.0]] * 4]
+
+
+def test_gray_frames_need_no_channel() -> None:
+    assert check_window(FRAMES[..., 0], GRAY).shape == (4, 2, 3, 1)
+
+
+def test_none_in_a_list_and_a_mask_are_a_missing_frame() -> None:
+    masked = np.ma.array(FRAMES, mask=np.zeros(FRAMES.shape, dtype=bool))
+    masked[2, 1, 0, 0] = np.ma.masked
+    for window in ([FRAMES[0], FRAMES[1, :, :, 0], None, FRAMES[3]], masked):
+        values, present = prepare(check_window(window, GRAY), GRAY)
+        assert present[0, :, 0].tolist() == [1, 1, 0, 1]
+        np.testing.assert_array_equal(values[0], np.where(np.arange(4)[:, None, None, None] == 2, 0, FRAMES))
+
+
+def test_a_batch_is_prepared_as_its_windows_are() -> None:
+    batch = with_missing(np.stack([FRAMES, FRAMES + 1]), np.array([[False] * 4, [True, False, False, True]]))
+    values, present = prepare_batch(batch, GRAY)
+    assert values.dtype == np.uint8
+    assert present[:, :, 0].tolist() == [[1, 1, 1, 1], [0, 1, 1, 0]]
+    for window, one, there in zip(batch, values, present, strict=True):
+        alone = prepare(window, GRAY)
+        np.testing.assert_array_equal(alone[0][0], one)
+        np.testing.assert_array_equal(alone[1][0], there)
+
+
+@pytest.mark.parametrize(
+    ("window", "modality", "says"),
+    [
+        (
+            FRAMES.astype(np.float32) / 255,
+            GRAY,
+            (
+                "expected frames of uint8, got ndarray of dtype float32; pass the camera's bytes as they are, "
+                "with None for a missing frame"
+            ),
+        ),
+        (
+            FRAMES[:3],
+            GRAY,
+            "expected shape (T, H, W, C)=(4, 2, 3, 1), got (3, 2, 3, 1); a window is 4 frames, 0.16 s at 25 Hz",
+        ),
+        (
+            np.zeros((4, 5, 3, 1), np.uint8),
+            GRAY,
+            "expected shape (T, H, W, C)=(4, 2, 3, 1), got (4, 5, 3, 1); resize each frame to 2 rows of 3 pixels",
+        ),
+        (
+            np.zeros((4, 3, 2, 3), np.uint8),
+            COLOUR,
+            "expected shape (T, H, W, C)=(4, 2, 3, 3), got (4, 3, 2, 3); put the channels last",
+        ),
+        (
+            FRAMES[None],
+            GRAY,
+            (
+                "expected shape (T, H, W, C)=(4, 2, 3, 1), got (1, 4, 2, 3, 1); pass one window, or all of them to "
+                "predict_batch"
+            ),
+        ),
+        (
+            np.zeros((4, 2, 3), np.uint8),
+            COLOUR,
+            (
+                "expected shape (T, H, W, C)=(4, 2, 3, 3), got (4, 2, 3); 4 frames of 2 rows, 3 columns and the "
+                "channels r, g, b"
+            ),
+        ),
+        ([FRAMES[0]], GRAY, "expected 4 frames, got 1; pass None for a missing frame"),
+        (
+            [FRAMES[0], FRAMES[1][:1], None, None],
+            GRAY,
+            (
+                "frame 1: expected uint8 (H, W, C)=(2, 3, 1), got uint8 (1, 3, 1); "
+                "resize it and pass the bytes as they are"
+            ),
+        ),
+    ],
+)
+def test_what_is_no_window_of_frames_is_refused(window: object, modality: ModalitySpec, says: str) -> None:
+    assert message(window, modality) == f"modality 'lips': {says}"
+
+
+def test_a_predictor_says_how_many_frames_are_missing() -> None:
+    predictor = fake_predictor(SHARES, modality=GRAY, labels=("still", "moving"))
+    whole = predictor.predict(FRAMES)
+    part = predictor.predict([FRAMES[0], None, None, FRAMES[3]])
+    none = predictor.predict([None] * 4)
+    assert (whole.status, whole.label, whole.missing_share) == ("ok", "moving", 0.0)
+    assert (part.status, part.reason) == ("degraded", "50.0% of the frames are missing")
+    assert (none.status, none.reason, none.label) == ("invalid", "all frames are missing", "")
+
+
+def test_a_batch_is_an_array_or_a_list_of_windows() -> None:
+    predictor = fake_predictor(SHARES, modality=GRAY, labels=("still", "moving"))
+    assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES]))) == 2
+    assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES])[..., 0])) == 2
+    assert len(predictor.predict_batch([FRAMES, [None] * 4])) == 2
+    with pytest.raises(InputError) as caught:
+        predictor.predict_batch(FRAMES)
+    assert str(caught.value) == (
+        "modality 'lips': expected shape (N, T, H, W, C)=(N, 4, 2, 3, 1), got (4, 2, 3, 1); "
+        "predict takes a single window"
+    )
+
+
+def test_a_camera_that_repeats_its_picture_is_seen() -> None:
+    checks = SensorChecks(stuck_s=0.1)
+    predictor = fake_predictor(SHARES, modality=COLOUR, labels=("still", "moving"), checks=checks)
+    moving = np.arange(72, dtype=np.uint8).reshape(4, 2, 3, 3)
+    frozen = np.repeat(moving[:1], 4, axis=0)
+    assert predictor.predict(moving).status == "ok"
+    assert predictor.predict(frozen).reason == "channel 'r', 'g', 'b' repeated one value for 0.16 s"
+    gone = predictor.predict([moving[0], None, None, moving[3]])
+    assert gone.reason == "50.0% of the frames are missing"
+
+
+def test_statistics_look_at_the_brightness_of_frames() -> None:
+    values, present = prepare_batch(np.stack([FRAMES, FRAMES]), GRAY)
+    rows, there = rows_of(values, present)
+    assert rows[0, :, 0].tolist() == [2.5, 8.5, 14.5, 20.5]
+    assert there.shape == (2, 4, 1)
+    task = TaskSpec(labels=("still", "moving"))
+    statistics = measure_statistics(values, present, np.array([SHARES, SHARES], np.float32), task=task)
+    assert statistics.channels[0].mean == 11.5
+    running = RunningStatistics(model="lips", modality=GRAY, task=task, expected=statistics)
+    running.observe(*prepare(FRAMES, GRAY))
+    assert running.health(running.watch.verdict(due=True)).channels[0].mean == 11.5
+
+
+def test_golden_windows_of_video_keep_which_frames_are_there() -> None:
+    windows = with_missing(np.stack([FRAMES, FRAMES]), np.array([[False] * 4, [False, True, False, False]]))
+    shares = np.array([SHARES, SHARES], dtype=np.float32)
+    golden = Golden(
+        windows=windows,
+        labels=np.array([0, 1]),
+        logits=np.log(shares),
+        probabilities=shares,
+        judge=np.array([True, False]),
+        tolerance=1e-3,
+    )
+    data = golden_bytes(golden)
+    with np.load(io.BytesIO(data)) as arrays:
+        assert arrays["windows"].dtype == np.uint8
+    found = golden_from_bytes(data, fake_entry(modality=GRAY, labels=("still", "moving")))
+    assert missing_frames(found.windows).tolist() == [[False] * 4, [False, True, False, False]]
+    np.testing.assert_array_equal(found.windows[0], FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"height": 0}, ("height", "expected the pixels of a frame, got 0")),
+        ({"channels": ("b", "g", "r")}, ("channels", "expected gray, or r, g, b, for video, got b, g, r")),
+        ({"range": (0.0, 255.0)}, ("range", "expected none for video, whose values are bytes, got [0.0, 255.0]")),
+        ({"normalise": "per_group"}, ("normalise", "expected 'none' for video, got 'per_group'")),
+        ({"kind": "audio"}, ("height", "expected none for audio, got 2")),
+    ],
+)
+def test_a_modality_whose_kind_and_keys_contradict_is_named(
+    changes: Mapping[str, Any], fault: tuple[str, str] | None
+) -> None:
+    assert frames_fault(msgspec.structs.replace(GRAY, **changes)) == fault
+
+
+def test_a_waveform_goes_as_a_series_does() -> None:
+    audio = ModalitySpec(name="mic", kind="audio", channels=("left",), rate_hz=8.0, samples=4)
+    window: NDArray[np.float32] = np.array([[0.5], [np.nan], [-0.5], [1.0]], dtype=np.float32)
+    values, present = prepare(check_window(window, audio), audio)
+    assert (values[0, :, 0].tolist(), present[0, :, 0].tolist()) == ([0.5, 0.0, -0.5, 1.0], [1.0, 0.0, 1.0, 1.0])

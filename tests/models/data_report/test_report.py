@@ -1,0 +1,300 @@
+"""The report of a dataset: planted faults are found and told whole, and clean data raises nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.checking.scan import scan_windows
+from mmkd_models.data_report import suspicions
+from mmkd_models.data_report.copies import like_groups, near_copies
+from mmkd_models.data_report.drifting import drift_of
+from mmkd_models.data_report.labelling import label_csv, windows_to_label
+from mmkd_models.data_report.measured import measured, refuse_other_kinds
+from mmkd_models.data_report.probes import look_at, split_probe
+from mmkd_models.data_report.report import report_on
+from mmkd_report.documents.data import DataReport, WindowToLabel
+
+pytest.importorskip("sklearn")
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=20.0, samples=40)
+TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
+LABELS = ("idle", "ok", "worn")
+SPLITS = ("train", "valid", "test")
+GROUPS, EACH = 15, 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """Arrays of all windows; a test plants a fault in them."""
+
+    acc: npt.NDArray[Any]
+    temp: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    groups: npt.NDArray[Any]
+    splits: npt.NDArray[Any]
+    more: Mapping[str, npt.NDArray[Any]]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """15 people, 24 windows each: `acc` swings at the rate of the class; `temp` is noise."""
+    rng = np.random.default_rng(3)
+    labels = np.tile(np.arange(3), GROUPS * EACH // 3)
+    count = len(labels)
+    seconds = np.arange(40) / 20
+    rate_hz = np.array([1.0, 2.5, 4.0])[labels]
+    phase = rng.uniform(0, 6, (count, 1, 1))
+    acc = np.sin(2 * np.pi * rate_hz[:, None, None] * seconds[None, :, None] + phase) + rng.normal(
+        0, 0.4, (count, 40, 2)
+    )
+    return Rig(
+        acc=acc,
+        temp=rng.normal(20, 1, (count, 10, 1)),
+        labels=labels,
+        groups=np.repeat(np.arange(GROUPS), EACH),
+        splits=np.repeat([0, 1, 2], [5 * EACH, 5 * EACH, 5 * EACH]),
+        more={},
+    )
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Callable[[Rig], DataReport]:
+    """Writes the windows of a rig as a dataset and reports on it."""
+
+    def made(rig: Rig) -> DataReport:
+        return report_on(written(rig, tmp_path / "rig"), on_part=lambda part: None)
+
+    return made
+
+
+def written(rig: Rig, path: Path) -> Dataset:
+    arrays = {"acc": rig.acc, "temp": rig.temp, "labels": rig.labels, "groups": rig.groups, **rig.more}
+    splits = {
+        name: {key: values[rig.splits == number] for key, values in arrays.items()}
+        for number, name in enumerate(SPLITS)
+    }
+    return write_dataset(path, name="rig", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
+
+
+@pytest.fixture
+def doubted(tmp_path: Path) -> Callable[[Rig], list[tuple[str, bool, str]]]:
+    """What is doubted of channels, gaps, balance and drift: all that needs no probe."""
+
+    def made(rig: Rig) -> list[tuple[str, bool, str]]:
+        windows = written(rig, tmp_path / "rig").everything()
+        channels = measured(windows, scan_windows(windows)).values()
+        raised = [one for found in channels for one in suspicions.of_channels(windows, found)]
+        raised += [one for found in channels for one in suspicions.of_gaps(windows, found)]
+        raised += suspicions.of_balance(windows)
+        raised += suspicions.of_drift([one for found in channels for one in drift_of(windows, found)])
+        return [(one.kind, one.is_grave, one.sentence) for one in raised]
+
+    return made
+
+
+def sentences(found: DataReport) -> list[tuple[str, bool, str]]:
+    return [(one.kind, one.is_grave, one.sentence) for one in found.suspicions]
+
+
+def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(
+    report: Callable[[Rig], DataReport], rig: Rig
+) -> None:
+    found = report(rig)
+    assert sentences(found) == []
+    assert [(one.asked, one.modality, one.is_better) for one in found.probes] == [
+        ("class", None, True),
+        ("class", "acc", True),
+        ("class", "temp", False),
+        ("split", None, False),
+        ("group", None, False),
+    ]
+    by_name = {one.modality: one.score for one in found.probes if one.asked == "class"}
+    assert by_name["acc"] > 0.95
+    assert abs(by_name["temp"] - 1 / 3) < 0.1
+    assert [(one.split, one.windows, one.groups, one.classes["ok"]) for one in found.splits] == [
+        ("train", 120, 5, 40),
+        ("valid", 120, 5, 40),
+        ("test", 120, 5, 40),
+    ]
+
+
+def test_noise_without_any_class_raises_nothing(report: Callable[[Rig], DataReport], rig: Rig) -> None:
+    rng = np.random.default_rng(8)
+    found = report(replace(rig, acc=rng.normal(size=rig.acc.shape), labels=rng.permutation(rig.labels)))
+    assert sentences(found) == []
+    assert [one.asked for one in found.probes if one.is_better] == []
+    assert found.label_suspects == ()
+
+
+def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) -> None:
+    # Person 14, who judges, is person 4, who trains, under another name: one way of moving.
+    own = np.isin(rig.groups, [4, 14])
+    acc = rig.acc.copy()
+    acc[own] = 0.6 * acc[own] + np.array([0.8, -0.5])
+    looked = look_at(written(replace(rig, acc=acc), tmp_path / "rig").everything())
+    (leak,) = suspicions.of_like_groups(list(like_groups(looked)))
+    assert leak.is_grave
+    assert leak.sentence == (
+        "group '14' judges and group '4' trains, and 100% of the windows of each are nearer to one of the other than "
+        "to any other group's (the usual two groups: 17%)"
+    )
+    assert leak.advice == (
+        "ask whether they are one person, machine or session under two names; if so give them one group"
+    )
+
+
+def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> None:
+    acc, temp = rig.acc.copy(), rig.temp.copy()
+    acc[300], temp[300] = acc[7] + np.random.default_rng(0).normal(0, 0.01, acc[7].shape), temp[7]
+    found = near_copies(look_at(written(replace(rig, acc=acc, temp=temp), tmp_path / "rig").everything()))
+    (copy,) = found
+    assert (copy.judges, copy.trains) == (300, 7)
+    assert 0 < copy.different < 0.001
+
+
+def test_a_stuck_channel_is_found_with_its_group(
+    doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig
+) -> None:
+    acc = rig.acc.copy()
+    acc[rig.groups == 11, :, 1] = 0.25
+    stuck = doubted(replace(rig, acc=acc))
+    assert stuck == [
+        (
+            "stuck channel",
+            True,
+            "channel acc y does not move in 6.7% of all windows, and in nearly every window of group 11",
+        )
+    ]
+
+
+def test_a_channel_that_sticks_now_and_then_is_found_by_the_others_that_move(
+    doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig
+) -> None:
+    acc = rig.acc.copy()
+    acc[5::40, :, 0] = 1.0
+    stuck = [one[2] for one in doubted(replace(rig, acc=acc))]
+    assert stuck == ["channel acc x does not move in 9 windows of 360, while other channels of the sensor do"]
+
+
+def test_dead_and_clipped_channels_are_found(doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig) -> None:
+    found = doubted(replace(rig, acc=np.clip(rig.acc, -9, 0.7), temp=np.full_like(rig.temp, 20.0)))
+    told = [one[2] for one in found]
+    assert told[0].startswith("channel acc x stays at its lowest or highest value in ")
+    assert told[0].endswith(" windows")
+    assert told[2] == "channel temp t is 20 in every window"
+
+
+def test_five_percent_of_flipped_labels_are_found(report: Callable[[Rig], DataReport], rig: Rig) -> None:
+    rng = np.random.default_rng(1)
+    flipped = rng.permutation(360)[:18]
+    labels = rig.labels.copy()
+    labels[flipped] = (labels[flipped] + rng.integers(1, 3, 18)) % 3
+    found = report(replace(rig, labels=labels))
+    first = {"train": 0, "valid": 120, "test": 240}
+    suspects = {first[one.split] + one.window for one in found.label_suspects}
+    right = len(suspects & set(flipped.tolist()))
+    assert (right, len(suspects), len(flipped)) == (16, 16, 18)  # precision 1.0, recall 0.89
+    (told,) = [one for one in found.suspicions if one.kind == "labels"]
+    assert told.sentence.startswith(
+        "16 labels of 360 (4.4%) contradict a probe that never saw the window's group; the surest is "
+    )
+
+
+def test_gaps_that_tell_the_class_are_found(doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig) -> None:
+    acc = rig.acc.copy()
+    acc[rig.labels == 2, 3:6] = np.nan
+    assert doubted(replace(rig, acc=acc)) == [
+        ("gaps", True, "sensor acc has gaps in 100% of the windows of worn, and in 0% of idle: the gaps tell the class")
+    ]
+
+
+def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Path) -> None:
+    other = replace(rig, temp=rig.temp + 3 * (rig.splits == 2)[:, None, None])
+    asked = split_probe(look_at(written(other, tmp_path / "rig").everything()))
+    assert not isinstance(asked, str)
+    (told,) = suspicions.of_probes([asked.facts])
+    assert told.is_grave
+    assert told.sentence == (
+        f"a probe tells the split from a window with balanced accuracy {asked.facts.score:.0%} (at least "
+        f"{asked.facts.low:.0%}; guessing is 33%), of groups that it never saw"
+    )
+
+
+def test_a_split_of_few_groups_is_not_judged(rig: Rig, tmp_path: Path) -> None:
+    splits = np.where(rig.groups == 14, 2, np.where(rig.groups > 8, 1, 0))
+    asked = split_probe(look_at(written(replace(rig, splits=splits), tmp_path / "rig").everything()))
+    assert asked == "whether the split can be told: it takes 5 groups of each, and there are 1 of one"
+
+
+def test_drift_over_the_campaign_is_found_where_there_are_times(
+    doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig
+) -> None:
+    order = np.random.default_rng(5).permutation(360)
+    times = 1_760_000_000.0 + 60 * order
+    temp = rig.temp + 2 * (order / 360)[:, None, None]
+    ((kind, is_grave, sentence),) = doubted(replace(rig, temp=temp, more={"times": times}))
+    assert (kind, is_grave) == ("drift", False)
+    assert sentence == (
+        "channel temp t is 2.5 standard deviations higher in the last fifth of the campaign than in the first"
+    )
+
+
+def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], list[tuple[str, bool, str]]], rig: Rig) -> None:
+    keep = (rig.labels != 2) | ((rig.splits == 0) & (np.arange(360) < 10))
+    arrays = {name: getattr(rig, name)[keep] for name in ("acc", "temp", "labels", "groups", "splits")}
+    told = doubted(Rig(**arrays, more={}))
+    assert told == [
+        ("balance", True, "valid has no window of worn"),
+        ("balance", True, "test has no window of worn"),
+        ("balance", False, "class worn has 3 training windows, idle 40"),
+    ]
+
+
+def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(rig: Rig, tmp_path: Path) -> None:
+    labels = rig.labels.copy()
+    labels[20:110] = -1
+    times = {"times": 1_760_000_000.0 + 2 * np.arange(360)}
+    found = windows_to_label(look_at(written(replace(rig, labels=labels, more=times), tmp_path / "rig").everything()))
+    chosen = [one.window for one in found]
+    assert (len(chosen), len(set(chosen))) == (50, 50)
+    assert all(20 <= number < 110 for number in chosen)
+    first = min(found, key=lambda one: one.window)
+    start = np.datetime64(1_760_000_000 + 2 * first.window, "s")
+    assert (first.start, first.end) == (f"{start}.000000Z", f"{start + 2}.000000Z")
+
+
+def test_a_label_file_needs_times_and_windows() -> None:
+    with pytest.raises(UsageError) as nothing:
+        label_csv([])
+    assert str(nothing.value) == (
+        "--label-next: expected unlabelled training windows, got none; keep some in the dataset"
+    )
+    with pytest.raises(UsageError) as timeless:
+        label_csv([WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)])
+    assert str(timeless.value) == (
+        "--label-next: expected a dataset with times, which tell an importer whose label is whose, got one without; "
+        "import it with a recipe, or give write_dataset 'times'"
+    )
+
+
+def test_sound_and_video_are_refused_by_name(rig: Rig, tmp_path: Path) -> None:
+    import msgspec
+
+    spec = written(rig, tmp_path / "rig").spec
+    sound = msgspec.structs.replace(spec.modalities[0], kind="audio")
+    with pytest.raises(UsageError) as error:
+        refuse_other_kinds(msgspec.structs.replace(spec, modalities=(sound,)))
+    assert str(error.value) == (
+        "modality 'acc': expected a series, got the kind 'audio', which is not reported on yet; report on a dataset "
+        "without it"
+    )

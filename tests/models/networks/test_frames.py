@@ -1,0 +1,111 @@
+"""What a network sees of the frames of video."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.fronts.frames import FrameFront
+
+
+def camera(height: int, width: int, *, colour: bool = False, samples: int = 4) -> ModalitySpec:
+    return ModalitySpec(
+        name="cam",
+        kind="video",
+        channels=("r", "g", "b") if colour else ("gray",),
+        rate_hz=25.0,
+        samples=samples,
+        height=height,
+        width=width,
+    )
+
+
+def frames(spec: ModalitySpec) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    values = torch.randint(40, 200, (2, *spec.shape), dtype=torch.uint8, generator=random)
+    return values, torch.ones(2, *spec.presence_shape)
+
+
+def front(spec: ModalitySpec) -> FrameFront:
+    torch.manual_seed(0)
+    made = FrameFront(spec, 16).eval()
+    made.mean.fill_(120.0)
+    made.std.fill_(50.0)
+    return made
+
+
+def test_bytes_and_numbers_give_the_same() -> None:
+    spec = camera(16, 24, colour=True)
+    values, present = frames(spec)
+    for one, other in zip(front(spec)(values, present), front(spec)(values.float(), present), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour: bool) -> None:
+    spec = camera(16, 24, colour=colour)
+    network, (values, present) = front(spec), frames(spec)
+    present[0, 2] = 0
+    seen: list[torch.Tensor] = []
+    network.stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    network(values, present)
+    channels = len(spec.channels)
+    views = seen[0].reshape(2, 4, 2, channels, 16, 24)
+    scaled = (values.float() - 120) / 50
+    for window in range(2):
+        for time in range(4):
+            frame = scaled[window, time]
+            wanted = (frame - frame.mean()) / (frame.var(correction=0) + 1e-2).sqrt()
+            wanted = wanted.permute(2, 0, 1) * present[window, time, 0]
+            torch.testing.assert_close(views[window, time, 0], wanted, atol=1e-5, rtol=0)
+            both = time > 0 and bool(present[window, time, 0] * present[window, time - 1, 0])
+            step = views[window, time, 0] - views[window, time - 1, 0] if both else torch.zeros_like(wanted)
+            torch.testing.assert_close(views[window, time, 1], step, atol=1e-5, rtol=0)
+
+
+def test_another_lamp_changes_the_brightness_and_hardly_the_picture() -> None:
+    spec = camera(16, 24)
+    network, (values, present) = front(spec), frames(spec)
+    brighter = values.float() * 1.2 + 10
+    (series, _, statistics), (lit, _, of_lit) = network(values, present), network(brighter, present)
+    torch.testing.assert_close(series, lit, atol=0.02, rtol=0)
+    level = (values.float().mean((1, 2, 3, 4)) - 120) / 50
+    torch.testing.assert_close(statistics[:, -2], level, atol=1e-4, rtol=0)
+    torch.testing.assert_close(of_lit[:, -2], level * 1.2 + (0.2 * 120 + 10) / 50, atol=1e-4, rtol=0)
+
+
+def test_summaries_are_means_and_steps_of_the_frames_that_are_there() -> None:
+    spec = camera(8, 8)
+    network, (values, present) = front(spec), frames(spec)
+    present[0, 1] = 0
+    series, mean, statistics = network(values, present)
+    kept = series[0][:, [0, 2, 3]]
+    torch.testing.assert_close(mean[0], kept.mean(1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(statistics[0, :16], (kept[:, 2] - kept[:, 1]).abs(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(statistics[1, :16], series[1].diff(dim=1).abs().mean(1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "last"),
+    [(8, 8, 4 * 4 * 4), (96, 96, 8 * 3 * 3), (48, 64, 8 * 3 * 4), (64, 48, 8 * 4 * 3), (240, 320, 8 * 2 * 3)],
+)
+def test_the_stem_ends_with_a_few_pixels(height: int, width: int, last: int) -> None:
+    spec = camera(height, width, samples=2)
+    network = front(spec)
+    values, present = frames(spec)
+    assert network(values, present)[0].shape == (2, 16, 2)
+    assert network.embed.in_features == last
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 96), (96, 1025)])
+def test_frames_too_small_or_too_large_are_refused(height: int, width: int) -> None:
+    says = (
+        f"modality 'cam': expected frames of 8 to 1024 rows and columns, got {height} rows of {width} pixels; "
+        "import them at another size"
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
+        front(camera(height, width))

@@ -1,0 +1,136 @@
+"""The log-mel spectrogram: as librosa and a plain transform have it, masked and normalised."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.networks.fronts.log_mel import FLOOR, HOP_S, LogMelFront, mel_matrices
+
+# float32 products of up to 1,024 terms, relative to a frame's power, in a mel 60 dB below it: 1e-5 of its logarithm.
+TOLERANCE = 1e-4
+
+
+def sound(rate_hz: float, samples: int, *, channels: int = 1) -> ModalitySpec:
+    names = ("left", "right")[:channels]
+    return ModalitySpec(name="mic", kind="audio", channels=names, rate_hz=rate_hz, samples=samples)
+
+
+def tone(rate_hz: float, samples: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    wave = 0.3 * np.sin(2 * np.pi * 0.11 * np.arange(samples)) + 0.05 * rng.normal(size=samples)
+    return wave.astype(np.float32)
+
+
+def log_mels(front: LogMelFront, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    values = torch.from_numpy(wave)[None, :, None]
+    return front.log_mels(values, torch.ones_like(values))[0][0, 0].numpy()
+
+
+@pytest.mark.parametrize("rate_hz", [1000.0, 2560.0, 8000.0, 16_000.0, 22_050.0, 48_000.0])
+def test_log_mels_are_librosas(rate_hz: float) -> None:
+    librosa = pytest.importorskip("librosa")
+    samples = int(rate_hz // 2)
+    front, wave = LogMelFront(sound(rate_hz, samples)), tone(rate_hz, samples)
+    wanted = librosa.feature.melspectrogram(
+        y=wave[: front.mels.blocks * front.mels.hop].astype(np.float64),
+        sr=rate_hz,
+        n_fft=2 * front.mels.hop,
+        hop_length=front.mels.hop,
+        n_mels=front.mels.filters.shape[1],
+        center=False,
+    )
+    found = log_mels(front, wave)
+    assert found.shape == (front.positions, front.mels.filters.shape[1])
+    np.testing.assert_allclose(found, np.log(np.maximum(wanted.T, FLOOR)), atol=TOLERANCE)
+
+
+def test_a_frame_is_a_plain_transform_pooled_by_plain_triangles() -> None:
+    front = LogMelFront(sound(1600.0, 64))  # frames of 32 samples, bins of 50 Hz
+    wave = tone(1600.0, 64)
+    frame = wave[16:48] * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(32) / 32))
+    power = np.abs(np.fft.rfft(frame.astype(np.float64))) ** 2
+    # Below 1 kHz Slaney's scale is linear: triangles between equally spaced edges, of area 1.
+    mels = front.mels.filters.shape[1]
+    edges = np.linspace(0, 12, mels + 2) * 200 / 3
+    wanted = [
+        sum(
+            max(0.0, min((50 * k - low) / (mid - low), (high - 50 * k) / (high - mid))) * 2 / (high - low) * power[k]
+            for k in range(17)
+        )
+        for low, mid, high in zip(edges, edges[1:], edges[2:], strict=False)
+    ]
+    np.testing.assert_allclose(log_mels(front, wave)[1], np.log(np.maximum(wanted, FLOOR)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("rate_hz", [500.0, 1000.0, 16_000.0, 192_000.0])
+def test_every_triangle_has_a_bin(rate_hz: float) -> None:
+    front = LogMelFront(sound(rate_hz, int(rate_hz)))
+    assert bool((front.mels.filters.sum(0) > 0).all())
+    assert front.mels.filters.shape[1] <= 40
+    assert front.mels.hop <= 512
+
+
+def test_the_matrices_have_half_the_rows_of_a_frame() -> None:
+    window, even, odd, filters = mel_matrices(512, 16_000.0)
+    assert [tuple(one.shape) for one in (window, even, odd, filters)] == [(2, 256), (256, 254), (256, 256), (255, 40)]
+
+
+def test_a_second_at_16_khz_has_61_frames() -> None:
+    front = LogMelFront(sound(16_000.0, 16_000))
+    assert (front.mels.hop, front.positions, front.width) == (round(HOP_S * 16_000), 61, 2 * 40 + 1)
+
+
+def test_a_frame_of_which_less_than_half_is_there_is_missing() -> None:
+    front = LogMelFront(sound(1000.0, 160))  # ten blocks of 16 samples
+    present = torch.ones(1, 160, 1)
+    present[:, 16:32] = 0  # block 1: half of frames 0 and 1 is there
+    present[:, 64:100] = 0  # blocks 4 and 5, and a quarter of 6: none of frame 4, less than half of 5
+    assert front.presence(present)[0].tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 1]
+    assert front.log_mels(torch.zeros(1, 160, 1), present)[1][0, 0].tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 1]
+
+
+def test_the_power_of_a_frame_is_that_of_what_is_there() -> None:
+    front = LogMelFront(sound(16_000.0, 16_000))
+    torch.manual_seed(0)
+    wave, present = torch.randn(1, 16_000, 1), torch.ones(1, 16_000, 1)
+    present[:, ::4] = 0
+    whole, _ = front.log_mels(wave, torch.ones_like(present))
+    part, there = front.log_mels(wave, present)
+    assert bool((there == 1).all())
+    assert float((part - whole).mean().abs()) < 0.1
+
+
+def test_views_are_normalised_by_training_data_and_by_window() -> None:
+    front = LogMelFront(sound(16_000.0, 16_000, channels=2))
+    torch.manual_seed(0)
+    values = torch.randn(1, 16_000, 2)
+    present = torch.ones_like(values)
+    mels, _ = front.log_mels(values, present)  # (1, 2, N, M)
+    front.mel_mean.copy_(mels[0].mean(1))
+    front.mel_std.copy_(mels[0].std(1, correction=0))
+    series, spectrum, statistics = front(values, present)
+    views = series.reshape(2, 81, 61)
+    torch.testing.assert_close(views[:, :40].mean(-1), torch.zeros(2, 40), atol=1e-4, rtol=0)
+    torch.testing.assert_close(views[:, :40].std(-1, correction=0), torch.ones(2, 40), atol=1e-3, rtol=0)
+    torch.testing.assert_close(views[:, 40:80], views[:, :40] - spectrum.reshape(2, 40, 1), atol=1e-5, rtol=0)
+    assert bool((views[:, 80] == 1).all())
+    spread, high, step = statistics.reshape(2, 3, 40).unbind(1)
+    torch.testing.assert_close(high, views[:, :40].amax(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(spread, torch.full((2, 40), 0.5 * float(np.log(1.01))), atol=1e-3, rtol=0)
+    torch.testing.assert_close(step, views[:, :40].diff(dim=-1).abs().mean(-1), atol=1e-5, rtol=0)
+
+
+def test_windows_without_a_spectrum_are_refused() -> None:
+    says = (
+        "modality 'mic': expected windows of at least 64 samples of sound, got 63; take longer windows, or the kind "
+        "series"
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
+        LogMelFront(sound(16_000.0, 63))

@@ -1,0 +1,225 @@
+"""Teachers of series, sound and video, and students of each, from files to checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.carried import LEAST_WINDOWS, carried_windows
+from mmkd_models.data import Dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import channel_statistics, spread_rows
+from mmkd_models.distil.recipe import Recipe
+from mmkd_models.losses.logits import LogitTerm
+from mmkd_models.losses.task import TaskTerm
+from mmkd_models.losses.term import constant
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind, TeacherConfig
+from mmkd_models.networks.fronts.log_mel import LogMelFront
+from mmkd_models.networks.student import Student
+from mmkd_models.tensors import read_tensors, write_tensors
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    file_sha256,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.training.closed_form.students import labelled_student, taught_student
+from mmkd_models.training.committee import default_members, train_committee
+from mmkd_models.training.drift_reference import group_reference
+from mmkd_models.training.normalisation import set_normalisation
+from mmkd_models.training.predict import logits_of
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData
+from tests.models.kinds_rig import CAM, MIC, kinds_dataset
+
+ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
+RUN = Run(
+    train=TrainConfig(steps=60, batch=12, learning_rate=5e-3, ema_decay=0.0, eval_every=20),
+    augment=AugmentConfig(mixup=0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return kinds_dataset(tmp_path_factory.mktemp("kinds") / "data")
+
+
+@pytest.fixture(scope="module")
+def data(kinds: Dataset) -> TrainingData:
+    return TrainingData(train=kinds.split("train"), valid=kinds.split("valid"), sha256="ab" * 32)
+
+
+@pytest.fixture(scope="module")
+def teacher(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> TaughtBy:
+    members = default_members(data.train.spec.modalities)
+    assert members == ("transformer", "rocket", "trees")
+    config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
+    trained = train_committee(data, config, RUN, members=members, self_training=False).checkpoint
+    path = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
+    write_teacher(path, trained)
+    return TaughtBy(checkpoint=read_teacher(path), sha256=file_sha256(path))
+
+
+def test_a_teacher_of_all_kinds_learns_and_comes_back_from_its_file(teacher: TaughtBy, kinds: Dataset) -> None:
+    test = kinds.split("test")
+    network = teacher.checkpoint.network()
+    assert (logits_of(network, test, modality=None).argmax(1) == test.labels).mean() >= 0.9
+
+
+def test_members_that_are_no_network_hear_and_see(teacher: TaughtBy) -> None:
+    assert teacher.checkpoint.committee is not None
+    scores = {member.kind: member.score for member in teacher.checkpoint.committee.members}
+    assert scores["trees"] >= 0.9
+    assert scores["rocket"] >= 0.9
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
+@pytest.mark.parametrize("modality", ["mic", "cam"])
+def test_a_student_of_every_kind_is_taught_by_it(
+    teacher: TaughtBy, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind
+) -> None:
+    recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
+    config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind)
+    made = taught_student(data, modality, config, RUN, teachers=[teacher], recipe=recipe)
+    path = tmp_path / "student.ckpt"
+    write_student(path, made)
+    found = read_student(path)
+    valid = data.valid.with_modalities([modality])
+    wanted, got = (logits_of(one.network(), valid, modality=modality) for one in (made, found))
+    assert np.array_equal(wanted, got)
+    assert found.facts.score >= 0.9
+    assert found.carried is not None
+    assert len(found.carried.windows) == len(valid)
+
+
+def test_labels_alone_teach_a_camera(data: TrainingData) -> None:
+    student = labelled_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER), RUN)
+    assert student.modality == CAM
+    assert student.facts.score >= 0.6
+
+
+def test_normalisation_is_that_of_the_training(data: TrainingData) -> None:
+    torch.manual_seed(0)
+    mic, cam = (Student(spec, 3, StudentConfig(preset="toy", encoder=ENCODER)) for spec in (MIC, CAM))
+    for network, name in ((mic, "mic"), (cam, "cam")):
+        set_normalisation(network, data.train.with_modalities((name,)))
+    frames = data.train.take(np.arange(len(data.train)))["cam"]
+    pixels = bytes_of(frames)[~missing_frames(frames)].astype(np.float64)
+    assert cam.encoder.front.mean.item() == pytest.approx(pixels.mean(), abs=1e-4)
+    assert cam.encoder.front.std.item() == pytest.approx(pixels.std(), abs=1e-4)
+    front = mic.encoder.front
+    assert isinstance(front, LogMelFront)
+    values, present = (torch.from_numpy(one) for one in prepare_batch(data.train.take(np.arange(24))["mic"], MIC))
+    mels, there = front.log_mels(values, present)
+    known = mels[there > 0]
+    torch.testing.assert_close(front.mel_mean[0], known.mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(front.mel_std[0], known.std(0, correction=0), atol=1e-4, rtol=0)
+
+
+def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(
+    kinds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid, train = kinds.split("valid"), kinds.split("train")
+    assert len(carried_windows(valid, "cam", seed=0).windows) == 12
+    monkeypatch.setattr("mmkd_models.carried.MOST_CARRIED_BYTES", 20 * 10 * 12 * 16 + 1)
+    carried = carried_windows(train, "cam", seed=0)
+    assert (carried.windows.dtype, carried.windows.shape) == (np.dtype(np.uint8), (20, *CAM.shape))
+    monkeypatch.setattr("mmkd_models.carried.MOST_CARRIED_BYTES", 1)
+    assert len(carried_windows(train, "mic", seed=0).windows) == LEAST_WINDOWS
+    assert len(carried_windows(train, "acc", seed=0).windows) == 24
+
+
+def test_statistics_rest_on_no_more_sound_and_video_than_memory_has_room_for(
+    kinds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_models.data.batches._MOST_VALUES", 1)
+    assert {name: len(spread_rows(kinds.split("train"), name)) for name in ("acc", "mic", "cam")} == {
+        "acc": 24,
+        "mic": 16,
+        "cam": 16,
+    }
+
+
+def test_missing_frames_stay_missing_in_a_checkpoint(
+    data: TrainingData, tmp_path: Path, student_checkpoint: StudentCheckpoint
+) -> None:
+    path = _camera_checkpoint(data, tmp_path, student_checkpoint)
+    carried = read_student(path).carried
+    assert carried is not None
+    missing = missing_frames(carried.windows)
+    assert (missing.sum(), missing.any(axis=1).sum()) == (2, 1)
+
+
+def test_carried_frames_of_another_shape_are_refused(
+    data: TrainingData, tmp_path: Path, student_checkpoint: StudentCheckpoint
+) -> None:
+    path = _camera_checkpoint(data, tmp_path, student_checkpoint)
+    tensors, document = read_tensors(path, kind="student")
+    write_tensors(path, {**tensors, "carried/frames": torch.ones(3, 2)}, kind="student", document=document)
+    with pytest.raises(CheckpointError) as caught:
+        read_student(path)
+    assert str(caught.value) == (
+        f"{path}: carried windows: expected which frames are there, bool (N, T)=(12, 10), got torch.float32 (3, 2); "
+        "the file was altered"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"samples": 1 << 15}, "metadata: cam: frames: expected at most 16384, got 32768"),
+        ({"height": 1 << 20}, "metadata: cam: values of a window: expected at most 16777216, got 167772160"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_a_network_is_built(
+    data: TrainingData, tmp_path: Path, student_checkpoint: StudentCheckpoint, changes: dict[str, int], says: str
+) -> None:
+    path = _camera_checkpoint(data, tmp_path, student_checkpoint, modality=msgspec.structs.replace(CAM, **changes))
+    with pytest.raises(CheckpointError) as caught:
+        read_student(path)
+    assert str(caught.value) == f"{path}: {says}; the file was altered"
+
+
+def test_groups_of_a_camera_are_compared_by_brightness(kinds: Dataset) -> None:
+    reference = group_reference(kinds.split("train"), kinds.split("valid"), "cam")
+    assert reference is None or len(reference.scales) == 1
+
+
+def test_a_causal_student_of_sound_is_refused_by_name(data: TrainingData) -> None:
+    config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
+    with pytest.raises(UsageError, match=r"^modality 'mic': expected a series for a causal student, got audio; "):
+        labelled_student(data, "mic", config, RUN)
+
+
+def test_channel_statistics_of_frames_count_what_is_there(data: TrainingData) -> None:
+    mean, std = channel_statistics(data.train, "cam")
+    assert (mean.dtype, mean.shape, std.shape) == (np.dtype(np.float32), (1,), (1,))
+
+
+def _camera_checkpoint(
+    data: TrainingData, folder: Path, like: StudentCheckpoint, *, modality: ModalitySpec = CAM
+) -> Path:
+    """The file of an untrained student of the camera, with carried windows."""
+    config = StudentConfig(preset="toy", encoder=ENCODER)
+    path = folder / "cam.ckpt"
+    checkpoint = StudentCheckpoint(
+        modality=modality,
+        task=data.train.spec.task,
+        config=config,
+        facts=like.facts,
+        state=Student(CAM, 3, config).state_dict(),
+        carried=carried_windows(data.valid, "cam", seed=0),
+    )
+    write_student(path, checkpoint)
+    return path

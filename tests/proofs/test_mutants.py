@@ -1,0 +1,44 @@
+"""Mutants with right hashes: a few hundred here, thousands by `benchmarks/proofs/mutants.py`."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mmkd_edge import Bundle, example_bundle
+from mmkd_edge.trust.graphs import check_graph
+from proofs import mutants
+from proofs.mutations import mutated_bytes, mutated_graph
+
+COUNT = 300
+OPENED = 16
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    with Bundle.open(example_bundle()) as bundle:
+        return bundle.read("acc/model.fp32.onnx")
+
+
+def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing(graph: bytes) -> None:
+    refused = 0
+    for number in range(COUNT):
+        mutated = mutated_graph if number % 2 else mutated_bytes
+        try:
+            check_graph(mutated(graph, random.Random(number)))
+        except ValueError:
+            refused += 1
+    assert COUNT // 3 < refused < COUNT
+
+
+def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found: Counter[str] = Counter()
+    for number in range(OPENED):
+        mutants.write_mutant(example_bundle(), tmp_path / "mutant.edge", backend="ort", seed=1, number=number)
+        found[mutants.outcome_of(tmp_path / "mutant.edge", "ort")] += 1
+    assert [outcome for outcome in found if outcome.startswith("BAD")] == []
+    assert len(found) >= 3

@@ -1,0 +1,108 @@
+"""The page of a dataset: findings, sensors and figures of the document, and its safety."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mmkd_report import DocumentError, render_data_report
+
+Document = dict[str, Any]
+HOSTILE = "</style><script>alert(1)</script>"
+
+
+def probe(asked: str, modality: str | None, score: float) -> Document:
+    ends = {"low": score - 0.05, "high": score + 0.05}
+    return {"asked": asked, "modality": modality, "score": score, "guessing": 0.5, "windows": 60, **ends} | {
+        "is_better": score > 0.55
+    }
+
+
+@pytest.fixture
+def document() -> Document:
+    """Two sensors, one finding of each weight, a window with a gap."""
+    splits = [
+        {
+            "split": name,
+            "windows": 20,
+            "unlabelled": 0,
+            "groups": 3,
+            "largest_group": 0.4,
+            "classes": {"ok": 12, "worn": 8},
+        }
+        for name in ("train", "valid", "test")
+    ]
+    channel = {"modality": "vib", "channel": "x", "unit": "g", "rate_hz": 10.0, "samples": 4, "low": -1.0, "high": 2.0}
+    more = {"mean": 0.5, "std": 0.25, "missing": {"train": 0.125, "valid": 0.0, "test": 0.0}, "flat": 0.0}
+    example = {"modality": "vib", "label": "worn", "split": "valid", "window": 3, "step": 1, "duration_s": 0.4}
+    return {
+        "format_version": 1,
+        "name": "line 3",
+        "sha256": "a" * 64,
+        "kind": "classification",
+        "labels": ["ok", "worn"],
+        "windows": 60,
+        "looked_at": 60,
+        "groups": 9,
+        "campaign": None,
+        "suspicions": [
+            {"kind": "leak", "is_grave": True, "sentence": "group 'a' is twice there", "advice": "ask who it is"},
+            {"kind": "labels", "is_grave": False, "sentence": "3 labels contradict", "advice": "look at them"},
+        ],
+        "not_judged": ["drift over the campaign: the dataset does not say when its windows were"],
+        "splits": splits,
+        "channels": [channel | more | {"at_limit": 0.0, "is_continuous": True}],
+        "examples": [example | {"missing": 0.25, "channels": ["x"], "values": [[0.0, 1.0, None, 2.0]]}],
+        "probes": [
+            probe("class", None, 0.9),
+            probe("class", "vib", 0.8),
+            probe("class", "temp", 0.52),
+            probe("split", None, 0.5),
+        ],
+        "drift": [],
+        "label_suspects": [],
+        "to_label": [],
+    }
+
+
+def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document) -> None:
+    page = render_data_report(document)
+    assert "1 finding would make scores or students wrong; 1 more is worth knowing." in page
+    assert "Of single sensors vib tells the classes best: a quick probe reaches 80.0\u202f% balanced accuracy" in page
+    assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
+    assert "Not judged: drift over the campaign: the dataset does not say when its windows were." in page
+
+
+def test_clean_data_says_what_was_looked_for(document: Document) -> None:
+    page = render_data_report(document | {"suspicions": []})
+    assert "Nothing was found that is to be doubted." in page
+    assert "Copies, groups under two names, gaps that tell the class" in page
+
+
+def test_a_gap_breaks_the_line(document: Document) -> None:
+    page = render_data_report(document)
+    (path,) = [line for line in page.splitlines() if 'class="line"' in line]
+    assert path.count("M") == 2
+    assert "valid window 3, 25.0 % missing" in page
+
+
+def test_sections_without_figures_are_left_out(document: Document) -> None:
+    page = render_data_report(document)
+    assert not any(f'id="{name}"' in page for name in ("drift", "labels", "next"))
+    drift = {"modality": "vib", "channel": "x", "levels": [0.1 * n for n in range(10)], "shift": 2.5, "is_clear": True}
+    assert "tenth of the campaign; 2.5 standard deviations" in render_data_report(document | {"drift": [drift]})
+
+
+def test_texts_of_a_dataset_are_no_markup(document: Document) -> None:
+    page = render_data_report(document | {"name": HOSTILE})
+    assert HOSTILE not in page
+    assert "<script" not in page
+
+
+def test_a_document_of_another_version_is_refused(document: Document) -> None:
+    with pytest.raises(DocumentError) as error:
+        render_data_report(document | {"format_version": 2})
+    assert str(error.value) == (
+        "data report document: expected format_version 1, got 2; make the page with the release that made the document"
+    )
