@@ -344,8 +344,7 @@ def list_(as_json: _Json = False) -> None:
         return
     for name, path in paths.items():
         print(f"{name}  {path}")
-    first = next(iter(paths.values()))
-    print(f"next: {shell_line('mmkd-data', 'describe', first)}")
+    print(f"next: {shell_line('mmkd-data', 'describe', shipped_dataset())}")
 
 
 def _percent(share: float) -> str:

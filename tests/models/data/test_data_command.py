@@ -198,10 +198,17 @@ def test_reference_into_a_directory_is_refused(rig, tmp_path):
     )
 
 
-def test_list_shows_where_the_shipped_set_is():
+def test_list_shows_where_the_shipped_sets_are():
     lines = _run("list").stdout.splitlines()
-    assert lines == [f"watch_exercises  {shipped_dataset()}", f"next: mmkd-data describe {shipped_dataset()}"]
-    assert json.loads(_run("list", "--json").stdout) == {"watch_exercises": str(shipped_dataset())}
+    assert lines == [
+        f"grid_words  {shipped_dataset('grid_words')}",
+        f"watch_exercises  {shipped_dataset()}",
+        f"next: mmkd-data describe {shipped_dataset()}",
+    ]
+    assert json.loads(_run("list", "--json").stdout) == {
+        "grid_words": str(shipped_dataset("grid_words")),
+        "watch_exercises": str(shipped_dataset()),
+    }
 
 
 def test_a_wrong_option_is_usage_and_help_names_every_command():

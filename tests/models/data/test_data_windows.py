@@ -147,10 +147,32 @@ def test_the_shipped_recordings_are_whole(tmp_path):
     assert "arXiv:1802.01489" in (shipped_dataset() / "SOURCE.md").read_text()
 
 
+def test_the_shipped_words_are_whole():
+    path = shipped_dataset("grid_words")
+    windows = open_dataset(path).everything()
+    assert windows.folds is not None
+    counts = [np.bincount(windows.labels[windows.folds == fold], minlength=10) for fold in range(5)]
+    assert np.array(counts).sum(axis=0).tolist() == [48] * 10
+    assert {int(count) for row in counts for count in row} == {9, 10}
+    assert windows.group_count == len(windows) == 480  # every word of its own sentence
+    taken = windows.take(np.arange(480))
+    assert (taken["lips"].shape, taken["lips"].dtype) == ((480, 10, 20, 30, 1), np.uint8)
+    assert (taken["voice"].shape, taken["voice"].dtype) == ((480, 3200, 1), np.float32)
+    assert 0.3 < np.abs(taken["voice"]).max() <= 1
+    moving = np.abs(np.diff(taken["lips"].astype(float), axis=1)).mean(axis=(1, 2, 3, 4))
+    assert moving.min() > 0.3  # nobody speaks a digit with still lips
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 6_000_000
+    assert "CC BY 4.0" in (path / "LICENSE").read_text()
+    assert "Martin Cooke, Jon Barker, Stuart Cunningham, Xu Shao" in (path / "SOURCE.md").read_text()
+
+
 def test_an_unknown_shipped_dataset_and_split_name_what_there_is(rig):
     with pytest.raises(UsageError) as error:
         shipped_dataset("nothing")
-    assert _message(error) == "shipped dataset 'nothing': there is none of that name; choose one of watch_exercises"
+    assert (
+        _message(error)
+        == "shipped dataset 'nothing': there is none of that name; choose one of grid_words, watch_exercises"
+    )
     with pytest.raises(UsageError) as error:
         rig.split("dev")
     assert _message(error) == "split 'dev': expected train, valid or test; choose one of them"

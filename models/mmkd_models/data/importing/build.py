@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,16 @@ from mmkd_models.data.importing.recipe import (
 from mmkd_models.data.importing.recorded import Recorded, Sensor
 from mmkd_models.data.importing.regular import Grids
 from mmkd_models.data.importing.series import SECOND_NS
-from mmkd_models.data.kinds import FULL_SCALE, MISSING_COUNT, Values, present_of, windows_at_once, with_present
+from mmkd_models.data.kinds import (
+    FULL_SCALE,
+    MISSING_COUNT,
+    Values,
+    kind_problems,
+    present_of,
+    size_problem,
+    windows_at_once,
+    with_present,
+)
 from mmkd_models.data.sources import CutWindows, Rows, latest_start_s
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import Windows
@@ -190,6 +199,7 @@ def _prepared(
     split: SplitRule,
 ) -> _Prepared:
     modalities = [sensor.modality(windows.length_s) for sensor in sensors]
+    refuse("windows", [text for modality in modalities for text in _window_faults(modality)])
     absent: list[str] = []
     with Grids(scratch, sensors, windows) as grids:
         done = [
@@ -213,6 +223,12 @@ def _prepared(
         left_out=left_out,
         absent=tuple(absent),
     )
+
+
+def _window_faults(modality: ModalitySpec) -> Iterator[str]:
+    """What no dataset may have, told before hours of recordings are read."""
+    size = size_problem(modality)
+    yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
 
 
 def _gridded(

@@ -124,13 +124,21 @@ def _centred(
     """A window in the middle of each interval: starts (W,) in seconds, labels (W,).
 
     A window starts on a sample of the slowest sensor, so that all sensors begin at one moment, and is moved into the
-    recording where it would reach beyond an end. One that then misses the middle of its interval is left out, as is
-    an interval that ends outside the recording.
+    recording where it would reach beyond an end. One that then misses the middle of its interval is left out.
+
+    Raises DatasetError where an interval lies outside the recording.
     """
+    end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)
     latest_s = latest_start_s(lengths, modalities)
     starts, labels = [], []
     for one in intervals:
+        if one.end_ns <= origin_ns or one.start_ns >= origin_ns + end_s * SECOND_NS:
+            told = f"{(one.start_ns - origin_ns) / SECOND_NS:g} to {(one.end_ns - origin_ns) / SECOND_NS:g} s"
+            raise DatasetError(
+                f"{one.place}: expected an interval inside the recording, where all sensors last {end_s:.4g} s, got"
+                f" {told} from its start; correct the line, or 'time_unit'; where a sensor stopped, cover = 'any'"
+            )
         middle_s = ((one.start_ns + one.end_ns) / 2 - origin_ns) / SECOND_NS
         wanted_s = round((middle_s - length_ns / SECOND_NS / 2) * slowest_hz) / slowest_hz
         start_s = min(max(wanted_s, 0.0), np.floor(latest_s * slowest_hz + _HARDLY) / slowest_hz)

@@ -60,7 +60,7 @@ def with_steps(file: Path, steps: list[tuple[int, int]]) -> None:
     The table of times of an MP4 is its `stts` box (ISO/IEC 14496-12, 8.6.1.2), here behind all data, so that nothing
     else moves where it grows.
     """
-    content = bytearray(file.read_bytes())
+    content = bytearray(file.read_bytes().replace(b"edts", b"free"))  # else players stop where the film ended before
     assert content.rindex(b"moov") > content.rindex(b"mdat")
     at = content.index(b"stts") - 4
     old = int.from_bytes(content[at : at + 4], "big")

@@ -238,6 +238,25 @@ def test_the_way_from_the_command_to_a_sound_dataset(clips, change):
     )
 
 
+def test_a_camera_that_stops_leaves_windows_without_frames(clips, change):
+    change(("length_s = 0.4", 'length_s = 0.4\ncover = "any"'))
+    write_film(clips / "c2.mp4", film(2)[:25])
+    windows = made(clips).built.dataset.everything()
+    rows = np.flatnonzero(windows.groups == "c2")
+    lips = windows.take(rows)["lips"]
+    assert isinstance(lips, np.ma.MaskedArray)
+    there = (~lips.mask.any(axis=(2, 3, 4))).sum(axis=1)
+    assert dict(zip(windows.labels[rows].tolist(), there.tolist(), strict=True)) == {1: 10, 0: 0}  # 0.4 s, 1.6 s
+    assert not np.isnan(windows.take(rows)["voice"]).any()
+
+
+def test_frames_of_odd_sizes(clips, change):
+    for clip in range(CLIPS):
+        write_film(clips / f"c{clip}.mp4", film(clip)[:, :29, :37])
+    change(("height = 15\nwidth = 20", "height = 13\nwidth = 17\nregion = [1, 3, 35, 25]"))
+    assert made(clips).built.dataset.spec.modality("lips").shape == (10, 13, 17, 1)
+
+
 def test_a_draft_knows_films_and_sound(clips):
     lines = draft_recipe(clips).splitlines()
     film_at, sound_at = lines.index('files = "c{c}.mp4"    # 6 files'), lines.index('files = "c{c}.wav"    # 6 files')

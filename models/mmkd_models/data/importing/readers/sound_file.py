@@ -5,6 +5,7 @@ PCM of 8, 16, 24 and 32 bits comes scaled to -1 to 1, floats as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,22 @@ from mmkd_edge.errors import DatasetError, UnavailableError, first_line
 from mmkd_models.data.importing.readers.block import Block
 
 _BLOCK_SAMPLES = 1 << 18
+# What libsndfile notes of a WAV file that ends early, and then reads what is there.
+_SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
     """Gives the names of the channels and the rate in Hz. Raises DatasetError where the file is no sound."""
     soundfile = _soundfile()
     try:
-        facts = soundfile.info(str(file))
+        facts = soundfile.info(str(file), verbose=True)
     except (RuntimeError, OSError) as error:
         raise DatasetError(f"{file}: expected a sound file, got {first_line(error)}; copy it again") from error
+    cut_off = _SHORT_DATA.search(facts.extra_info)
+    if cut_off is not None:
+        raise DatasetError(
+            f"{file}: expected {cut_off[1]} bytes of sound as its header says, got {cut_off[2]}; copy it again"
+        )
     if not facts.frames:
         raise DatasetError(f"{file}: expected sound, got a file without samples; remove it, or copy it again")
     return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)

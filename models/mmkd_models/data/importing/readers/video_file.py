@@ -82,7 +82,7 @@ def _opened(cv2: Any, file: Path) -> Any:
     if not video.isOpened():
         raise DatasetError(
             f"{file}: expected video that OpenCV can decode, got another format or a damaged file; copy it again, or"
-            f" encode it anew (ffmpeg -i {file.name} -c:v libx264 {file.stem}.mp4)"
+            f" encode it anew (ffmpeg -i {file.name} -c:v libx264 {file.stem}-new.mp4)"
         )
     return video
 

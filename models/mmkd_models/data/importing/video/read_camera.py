@@ -218,9 +218,9 @@ def _refuse_times(file: Path, times_s: npt.NDArray[np.float64], reader: CameraRe
     if len(late):
         frame = int(late[0])
         raise DatasetError(
-            f"{file}: frame {frame}: expected it at {frame * period_s:g} s, by {reader.sensor.own_hz:g} frames a second"
-            f" {reader.rate_origin}, got {times_s[frame] - times_s[0]:g} s by the container: frames were dropped, or"
-            " the rate varies; set frame_times = 'container'"
+            f"{file}: frame {frame}: expected it at {frame * period_s:.4g} s, by {reader.sensor.own_hz:g} frames a"
+            f" second {reader.rate_origin}, got {times_s[frame] - times_s[0]:.4g} s by the container: frames were"
+            " dropped, or the rate varies; set frame_times = 'container'"
         )
 
 

@@ -1,0 +1,349 @@
+"""Sound, films and their recipes that are wrong, each with the whole message: where, what was expected, what came."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import MmkdError
+from mmkd_models.data.importing.from_recipe import import_recipe
+from mmkd_models.data.importing.recipe import read_recipe
+
+pytest.importorskip("cv2")
+soundfile = pytest.importorskip("soundfile")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from film_cases import SOUND_HZ, film, tone, with_steps, write_clips, write_film  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """What is done to sound clips, and what the import says; `DIR` stands for their folder.
+
+    Attributes:
+        recipe: texts of the recipe and what stands in their place.
+    """
+
+    name: str
+    says: str
+    recipe: tuple[tuple[str, str], ...] = ()
+    harm: Callable[[Path], object] = lambda folder: None
+
+
+def cut_off(name: str, share: float) -> Callable[[Path], object]:
+    """Leaves the beginning of a file."""
+
+    def harm(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return harm
+
+
+def replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], object]:
+    """Changes bytes of a file wherever they are."""
+
+    def harm(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new))
+
+    return harm
+
+
+def sound(name: str, values: np.ndarray, rate_hz: int = SOUND_HZ) -> Callable[[Path], object]:
+    return lambda folder: soundfile.write(folder / name, values, rate_hz, subtype="PCM_16")
+
+
+def written(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def steps(*table: tuple[int, int]) -> Callable[[Path], object]:
+    return lambda folder: with_steps(folder / "c2.mp4", list(table))
+
+
+def as_flac(folder: Path) -> None:
+    for clip in range(6):
+        soundfile.write(folder / f"c{clip}.flac", tone(clip), SOUND_HZ)
+    cut_off("c2.flac", 0.5)(folder)
+
+
+WAV, FILM = "c2.wav", "c2.mp4"
+AUTO = (("width = 20", 'width = 20\nregion = "auto"'),)
+CASES = [
+    Broken(
+        name="sound of no length",
+        harm=written(WAV, b""),
+        says=(
+            "DIR/c2.wav: expected a sound file, got Error opening 'DIR/c2.wav': Format not recognised.; copy it again"
+        ),
+    ),
+    Broken(
+        name="sound without samples",
+        harm=sound(WAV, np.zeros(0)),
+        says=("DIR/c2.wav: expected sound, got a file without samples; remove it, or copy it again"),
+    ),
+    Broken(
+        name="sound that is text",
+        harm=written(WAV, b"0.1\n0.2\n" * 50),
+        says=(
+            "DIR/c2.wav: expected a sound file, got Error opening 'DIR/c2.wav': Format not recognised.; copy it again"
+        ),
+    ),
+    Broken(
+        name="sound that was cut off",
+        harm=cut_off(WAV, 0.5),
+        says=("DIR/c2.wav: expected 32000 bytes of sound as its header says, got 15978; copy it again"),
+    ),
+    Broken(
+        name="compressed sound that was cut off",
+        harm=as_flac,
+        recipe=(('"{clip}.wav"', '"{clip}.flac"'),),
+        says=("DIR/c2.flac: expected sound, got Error : flac decoder lost sync.; copy it again"),
+    ),
+    Broken(
+        name="sound at another rate",
+        harm=sound(WAV, tone(2, rate_hz=16000), 16000),
+        says=("DIR/c2.wav: expected 8000 Hz as in DIR/c0.wav, got 16000; resample it, or make it a source of its own"),
+    ),
+    Broken(
+        name="another rate than the recipe says",
+        recipe=(('kind = "audio"', 'kind = "audio"\nrate_hz = 16000'),),
+        says=("DIR/c0.wav: expected 16000 Hz as 'rate_hz' says, got 8000; correct it"),
+    ),
+    Broken(
+        name="a channel that is not there",
+        recipe=(('{mono = "1"}', '{right = "2"}'),),
+        says=("DIR/c0.wav: expected column '2', got '1'; correct the name in the recipe, or the file"),
+    ),
+    Broken(
+        name="mono among stereo",
+        recipe=(('channels = {mono = "1"}\n', ""),),
+        harm=lambda folder: [
+            sound(f"c{clip}.wav", np.stack([tone(clip), tone(clip + 9)], 1))(folder) for clip in (0, 1, 3, 4, 5)
+        ],
+        says=("DIR/c2.wav: expected column '2' as in DIR/c0.wav, got '1'; correct the name in the recipe, or the file"),
+    ),
+    Broken(
+        name="a film of no length",
+        harm=written(FILM, b""),
+        says=(
+            "DIR/c2.mp4: expected video that OpenCV can decode, got another format or a damaged file; "
+            "copy it again, or encode it anew (ffmpeg -i c2.mp4 -c:v libx264 c2-new.mp4)"
+        ),
+    ),
+    Broken(
+        name="a film that is text",
+        harm=written(FILM, b"not a film\n" * 99),
+        says=(
+            "DIR/c2.mp4: expected video that OpenCV can decode, got another format or a damaged file; "
+            "copy it again, or encode it anew (ffmpeg -i c2.mp4 -c:v libx264 c2-new.mp4)"
+        ),
+    ),
+    Broken(
+        name="a film that was cut off",
+        harm=cut_off(FILM, 0.6),
+        says=(
+            "DIR/c2.mp4: expected video that OpenCV can decode, got another format or a damaged file; "
+            "copy it again, or encode it anew (ffmpeg -i c2.mp4 -c:v libx264 c2-new.mp4)"
+        ),
+    ),
+    Broken(
+        name="a film whose frames are cut off",
+        harm=lambda folder: (folder / FILM).write_bytes(headless(folder / FILM)),
+        says=("DIR/c2.mp4: expected 50 frames as its container says, got 26; copy it again"),
+    ),
+    Broken(
+        name="a codec that nobody knows",
+        harm=replaced(FILM, b"\x20\x11", b"\xdd\x11"),
+        says=(
+            "DIR/c2.mp4: expected video that OpenCV can decode, got another format or a damaged file; "
+            "copy it again, or encode it anew (ffmpeg -i c2.mp4 -c:v libx264 c2-new.mp4)"
+        ),
+    ),
+    Broken(
+        name="a rate that varies",
+        harm=steps(*[(1, 300 + 25 * number) for number in range(50)]),
+        says=(
+            "DIR/c2.mp4: frame 2: expected it at 0.08 s, by 25 frames a second as DIR/c0.mp4 says, got "
+            "0.04883 s by the container: frames were dropped, or the rate varies; set frame_times = "
+            "'container'"
+        ),
+    ),
+    Broken(
+        name="frames that were dropped",
+        harm=steps((14, 512), (1, 2048), (35, 512)),
+        says=(
+            "DIR/c2.mp4: frame 15: expected it at 0.6 s, by 25 frames a second as DIR/c0.mp4 says, got "
+            "0.72 s by the container: frames were dropped, or the rate varies; set frame_times = "
+            "'container'"
+        ),
+    ),
+    Broken(
+        name="another rate than the first film",
+        harm=steps((50, 1024)),
+        says=(
+            "DIR/c2.mp4: expected 25 frames a second, as DIR/c0.mp4 says, got 12.5 by the container's "
+            "times; correct 'rate_hz'"
+        ),
+    ),
+    Broken(
+        name="times that stand still",
+        recipe=(("width = 20", 'width = 20\nframe_times = "container"'),),
+        harm=steps((20, 512), (2, 0), (28, 512)),
+        says=(
+            "DIR/c2.mp4: frame 21: expected times that increase, got 0.8 s after 0.8 s (2 such); "
+            "encode it anew (ffmpeg -i c2.mp4 -r 25 c2-new.mp4)"
+        ),
+    ),
+    Broken(
+        name="a region beyond the frames",
+        recipe=(("width = 20", "width = 20\nregion = [20, 4, 30, 20]"),),
+        says=(
+            "DIR/c0.mp4: expected frames that hold the region [20, 4, 30, 20], got frames of 40x30; correct 'region'"
+        ),
+    ),
+    Broken(
+        name="a film of another size than the region",
+        recipe=(("width = 20", "width = 20\nregion = [0, 0, 40, 30]"),),
+        harm=lambda folder: write_film(folder / FILM, film(2)[:, ::2, ::2]),
+        says=("DIR/c2.mp4: expected frames that hold the region [0, 0, 40, 30], got frames of 20x14; correct 'region'"),
+    ),
+    Broken(
+        name="frames of two sizes where a region is to be found",
+        recipe=AUTO,
+        harm=lambda folder: [write_film(folder / f"c{clip}.mp4", film(clip)[:, :24, :32]) for clip in range(3)],
+        says=(
+            "'source' (lips): region = 'auto' expects frames of one size, got 32x24 in DIR/c2.mp4 and "
+            "40x30 in DIR/c5.mp4; give 'region' in pixels, or make sources of their own"
+        ),
+    ),
+    Broken(
+        name="nothing that moves",
+        recipe=AUTO,
+        harm=lambda folder: [
+            write_film(folder / f"c{clip}.mp4", np.full((50, 30, 40), 90 + clip, np.uint8)) for clip in range(6)
+        ],
+        says=(
+            "'source' (lips): region = 'auto' expects frames that change, got recordings for training "
+            "in which nothing moves; give 'region' in pixels, or 'whole'"
+        ),
+    ),
+    Broken(
+        name="a label outside the clip",
+        harm=replaced("words.csv", b"c2,1.7,1.95", b"c2,5.7,5.95"),
+        says=(
+            "DIR/words.csv:7: expected an interval inside the recording, where all sensors last 1.96 "
+            "s, got 5.7 to 5.95 s from its start; correct the line, or 'time_unit'; where a sensor "
+            "stopped, cover = 'any'"
+        ),
+    ),
+    Broken(
+        name="times of labels in another unit",
+        harm=replaced("words.csv", b"c0,0.5,0.7", b"c0,500,700"),
+        says=(
+            "DIR/words.csv:2: expected an interval inside the recording, where all sensors last 1.96 "
+            "s, got 500 to 700 s from its start; correct the line, or 'time_unit'; where a sensor "
+            "stopped, cover = 'any'"
+        ),
+    ),
+    Broken(
+        name="a camera that stopped",
+        harm=lambda folder: write_film(folder / FILM, film(2)[:25]),
+        says=(
+            "DIR/words.csv:7: expected an interval inside the recording, where all sensors last 0.9601 "
+            "s, got 1.7 to 1.95 s from its start; correct the line, or 'time_unit'; where a sensor "
+            "stopped, cover = 'any'"
+        ),
+    ),
+    Broken(
+        name="labels of a clip that is not there",
+        harm=replaced("words.csv", b"c2,", b"c9,"),
+        says=("recipe: DIR/words.csv:6: expected a recording of clip 'c9', found none; correct it, or remove it"),
+    ),
+    Broken(
+        name="a window longer than the clips",
+        recipe=(("length_s = 0.4", "length_s = 4.0"),),
+        says=(
+            "'windows': expected windows, got none (12 beyond the recording); shorten 'length_s', or "
+            "look at the times of sensors and labels"
+        ),
+    ),
+    Broken(
+        name="a window too large",
+        recipe=(("height = 15\nwidth = 20", "height = 1300\nwidth = 1500"),),
+        says=(
+            "windows: 3 problems\n  - 'lips': expected a height from 1 to 1024 pixels, got 1300; give "
+            "that of the stored frames\n  - 'lips': expected a width from 1 to 1024 pixels, got 1500; "
+            "give that of the stored frames\n  - 'lips': expected windows of at most 16,777,216 bytes, "
+            "got 10 x 1,300 x 1,500 x 1 = 19,500,000; cut windows of at most 8 frames, or make the "
+            "frames smaller"
+        ),
+    ),
+    Broken(
+        name="frames of no size",
+        recipe=(("height = 15\n", ""),),
+        says=(
+            "DIR/recipe.toml: 'source[0]' (lips): expected 'height' and 'width' in pixels, got none; "
+            "say how large frames are in the dataset"
+        ),
+    ),
+    Broken(
+        name="channels that no camera has",
+        recipe=(("height = 15", 'channels = ["hue"]\nheight = 15'),),
+        says=(
+            "DIR/recipe.toml: 'source[0]' (lips): 'channels': expected ['gray'] or ['r', 'g', 'b'], "
+            "got ['hue']; correct it"
+        ),
+    ),
+    Broken(
+        name="a size of sound",
+        recipe=(('kind = "audio"', 'kind = "audio"\nheight = 9'),),
+        says=("DIR/recipe.toml: 'source[1]' (voice): 'height': expected it of kind 'video' alone, got 9; remove it"),
+    ),
+    Broken(
+        name="a film as a series",
+        recipe=(('modality = "lips"', 'modality = "lips"\nkind = "series"'),),
+        says=(
+            "DIR/recipe.toml: 3 problems\n  - 'source[0]' (lips): 'kind': expected 'video' or 'audio' "
+            "of video files, and 'video' of no others, got 'series' of video; correct it\n  - "
+            "'source[0]' (lips): 'height': expected it of kind 'video' alone, got 15; remove it\n  - "
+            "'source[0]' (lips): 'width': expected it of kind 'video' alone, got 20; remove it"
+        ),
+    ),
+    Broken(
+        name="a stride and intervals",
+        recipe=(('at = "intervals"', 'at = "intervals"\nstride_s = 0.2'),),
+        says=("DIR/recipe.toml: 'windows.stride_s': expected none with at = 'intervals', got 0.2; remove one of them"),
+    ),
+]
+
+
+def headless(file: Path) -> bytes:
+    """A film with its table of frames and half of its data."""
+    content = file.read_bytes()
+    start = content.rindex(b"mdat") + 4
+    end = content.rindex(b"moov") - 4
+    middle = (start + end) // 2
+    return content[:middle] + bytes(end - middle) + content[end:]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_what_is_wrong_with_clips_is_told_with_what_to_do(case: Broken, tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    text = (tmp_path / "recipe.toml").read_text()
+    for old, new in case.recipe:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (tmp_path / "recipe.toml").write_text(text)
+    case.harm(tmp_path)
+    with pytest.raises(MmkdError) as error:
+        import_recipe(read_recipe(tmp_path / "recipe.toml"), tmp_path, tmp_path / "talk")
+    assert not (tmp_path / "talk").exists()
+    assert str(error.value).replace(str(tmp_path), "DIR") == case.says
