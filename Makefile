@@ -51,6 +51,10 @@ audit: $(READY)  ## known weaknesses of what is installed, by pip-audit; says so
 	  { echo 'audit: pip-audit is not installed and cannot be had here; nothing was audited' >&2; exit 3; }
 	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
 
+MINUTES ?= 10
+fuzz: $(READY)  ## give every reader of files what nobody has thought of; guided where atheris is installed
+	$(BIN)/python benchmarks/proofs/fuzz.py --minutes $(MINUTES)
+
 bench: $(READY)  ## benchmark the shipped student on this machine
 	$(BIN)/mmkd-bench run mmkd_edge/bundles/watch_acc.edge
 
