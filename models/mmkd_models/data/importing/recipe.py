@@ -254,7 +254,7 @@ def read_recipe(file: Path) -> Recipe:
         recipe = msgspec.toml.decode(file.read_bytes(), type=Recipe)
     except msgspec.ValidationError as error:
         raise DatasetError(f"{file}: {error}; docs/your-own-data.md describes every key") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
