@@ -381,8 +381,9 @@ def _log_to_stderr() -> None:
     import sys
 
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("mmkd_edge").setLevel(logging.INFO)
 
 
 def _show(facts: RunFacts, *, as_json: bool, to_stdout: bool) -> None:

@@ -10,8 +10,11 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.sources.base import Recorded, Source, Wanted
 from mmkd_edge.live.sources.files import FileSource, StdinSource
+from mmkd_edge.live.sources.modbus import ModbusSource
 from mmkd_edge.live.sources.mqtt import MqttSource
+from mmkd_edge.live.sources.opcua import OpcUaSource
 from mmkd_edge.live.sources.replay import RecordingsSource
+from mmkd_edge.live.sources.sound import WavSource
 
 LoadRecordings = Callable[[str], Sequence[Recorded]]
 
@@ -62,6 +65,15 @@ SOURCES: dict[str, SourceKind] = {
     ),
     "mqtts://": SourceKind(
         form="mqtts://HOST/TOPIC", about="the same by TLS", open=lambda asked: MqttSource(asked.text, asked.wanted)
+    ),
+    "opcua://": SourceKind(
+        form="opcua://HOST", about="nodes, read in turn", open=lambda asked: OpcUaSource(asked.text, asked.wanted)
+    ),
+    "modbus://": SourceKind(
+        form="modbus://HOST", about="registers, read in turn", open=lambda asked: ModbusSource(asked.text, asked.wanted)
+    ),
+    "wav:": SourceKind(
+        form="wav:FILE", about="a sound file", open=lambda asked: WavSource(Path(asked.place), asked.wanted)
     ),
     "recordings:": SourceKind(
         form="recordings:DATASET",
