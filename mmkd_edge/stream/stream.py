@@ -25,6 +25,7 @@ from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.resample import Clock, Grid, Run
 
 Ask = Callable[[NDArray[np.float32], Conditions, NDArray[np.float32] | None], Prediction]
+OnWindow = Callable[[NDArray[np.float32], Prediction], None]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
@@ -71,6 +72,7 @@ class Stream:
         reorder: how many samples are held back to put late ones in order.
         stale_s: from this age of its input on a prediction is stale; None never says so.
         stepping: the steps of a causal student; None answers each window as a whole.
+        on_window: is given each full window (T, C) and its prediction; the window is its own.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Stream:
         reorder: int,
         stale_s: float | None,
         stepping: Stepping | None = None,
+        on_window: OnWindow | None = None,
     ) -> None:
         _check_whole("hop", hop, 1, MAX_HOP)
         _check_whole("reorder", reorder, 0, MAX_REORDER)
@@ -99,6 +102,7 @@ class Stream:
         self._reorder = reorder
         self._stale_s = stale_s
         self._stepping = stepping
+        self._on_window = on_window
         samples, channels = modality.shape
         self._buffer = np.empty((3 * samples, channels), dtype=np.float32)
         self._samples = 0
@@ -335,7 +339,10 @@ class Stream:
         window = self._buffer[self._end - self._modality.samples : self._end].copy()
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
         probabilities = None if self._stepping is None else self._stepping.answer(window)
-        return self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
+        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
+        if self._on_window is not None:
+            self._on_window(window, prediction)
+        return prediction
 
     def _wrong_rate(self) -> Fault | None:
         rate_hz = None if self._grid is None else self._grid.rate_hz()
