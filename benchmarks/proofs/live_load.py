@@ -3,10 +3,10 @@
     python benchmarks/proofs/live_load.py FOLDER
     python benchmarks/proofs/live_load.py FOLDER --minutes 2 --stations 20 --rate-hz 1000 --times 5
 
-Each station reads noise of three channels in blocks of 20 ms, through the same intake, stream and sink as `mmkd-run`, and
-answers every half second by a student with random weights. A first run at the rate says how memory grows after a
-warm-up of a tenth of the time, how long samples wait for their results, and what was dropped. A second, a tenth as long,
-comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer. Prints
+Each station reads noise of three channels in blocks of 20 ms, through the same intake, stream and sink as `mmkd-run`,
+and answers every half second by a student with random weights. A first run at the rate says how memory grows after a
+warm-up of a tenth of the time, how long samples wait for their results, and what was dropped. A second, a tenth as
+long, comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer. Prints
 Markdown. Needs `mmkd-edge[export,live]`; the student stays in FOLDER.
 """
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -66,9 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     bundle = exported(options.folder, options.rate_hz)
-    print(
-        head("load", "minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "longest, ms", "results", "dropped", "share")
-    )
+    columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "longest, ms", "results", "dropped", "share")
+    print(head("load", *columns))
     for name, factor, minutes in (("the rate", 1.0, options.minutes), ("beyond", options.times, options.minutes / 10)):
         facts, growth_bytes = carried(bundle, options, factor=factor, minutes=minutes)
         print(cells(name, minutes, facts, growth_bytes), flush=True)
@@ -136,7 +137,6 @@ def quantile(counts: np.ndarray, total: int, share: float) -> float:
 
 def exported(folder: Path, rate_hz: float) -> Path:
     """The student as a bundle: a window of a second."""
-    from mmkd_export.commands.export import run_export
     from mmkd_models.networks.config import student_config
     from mmkd_models.training.checkpoint import write_student
     from proofs.students import untrained
@@ -146,7 +146,8 @@ def exported(folder: Path, rate_hz: float) -> Path:
         modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=rate_hz, samples=round(rate_hz))
         student = untrained(modality, TaskSpec(labels=("sound", "worn")), student_config("tiny"), carried=128)
         write_student(bundle.with_suffix(".ckpt"), student)
-        run_export([str(bundle.with_suffix(".ckpt")), "-o", str(bundle)])
+        line = [sys.executable, "-c", "from mmkd_export.commands.export import main; main()"]
+        subprocess.run([*line, bundle.with_suffix(".ckpt"), "-o", bundle], check=True, stdout=subprocess.DEVNULL)
     return bundle
 
 
