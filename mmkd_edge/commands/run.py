@@ -163,6 +163,12 @@ class SinkOptions:
         Option("Keep records here while a sink is away, also over a restart.", metavar="FOLDER", shown="in memory"),
     ] = None
     store_size: Annotated[str, Option("Of what waits there for one sink.", metavar="SIZE")] = "64MB"
+    keep_uncertain: Annotated[
+        str | None,
+        Option("Keep windows with an uncertain answer, to be labelled: so much of them.", metavar="SIZE"),
+    ] = None
+    keep_in: Annotated[Path, Option("Where they are kept.", metavar="FOLDER")] = Path("uncertain")
+    uncertain_below: Annotated[float, Option("Which probability is uncertain.", min=0.0, max=1.0)] = 0.6
 
 
 def run(
@@ -305,7 +311,9 @@ def _spec_of(
         reference=None if engine.reference is None else str(engine.reference),
         error_level=engine.error_level,
         alarms=_rules(alarms),
+        uncertain_below=sinks.uncertain_below,
     )
+    kept = sinks.keep_uncertain
     return checked(
         RunSpec(
             stations=(station,),
@@ -313,6 +321,8 @@ def _spec_of(
             store=None if sinks.store is None else str(sinks.store),
             store_bytes=size_bytes(sinks.store_size, option="--store-size"),
             watch_bundle=engine.watch_bundle,
+            keep_uncertain_bytes=None if kept is None else size_bytes(kept, option="--keep-uncertain"),
+            keep_in=str(sinks.keep_in),
         )
     )
 
@@ -381,8 +391,9 @@ def _log_to_stderr() -> None:
     import sys
 
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("mmkd_edge").setLevel(logging.INFO)
 
 
 def _show(facts: RunFacts, *, as_json: bool, to_stdout: bool) -> None:

@@ -22,9 +22,10 @@ from mmkd_edge.live.intake import Delivery, Intake, IntakeFacts
 from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord, StateRecord, StationState, result_record
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sources.base import Source
+from mmkd_edge.live.uncertain import RingFacts, UncertainRing
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.stream.stream import Stream, StreamFacts
+from mmkd_edge.stream.stream import OnWindow, Stream, StreamFacts
 from mmkd_edge.watch.timing import Histogram, Timing
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         intake: what happened before the stream.
         stream: what happened in it.
         latency: from the arrival of samples to the records that they made due.
+        uncertain: windows that were kept; None where none are.
         state: as of the last `StateRecord`.
     """
 
@@ -105,6 +107,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     intake: IntakeFacts
     stream: StreamFacts
     latency: Timing | None
+    uncertain: RingFacts | None
     state: StationState
 
 
@@ -120,6 +123,7 @@ class Station:
         outlets: where records go; they stay yours to close.
         rules: how samples are treated.
         alarms: what makes episodes; None makes none.
+        ring: what keeps uncertain windows, closed by `close`; None keeps none.
         onlooker: who looks on; None is nobody.
     """
 
@@ -134,6 +138,7 @@ class Station:
         outlets: Sequence[Outlet],
         rules: StationRules,
         alarms: Alarms | None = None,
+        ring: UncertainRing | None = None,
         onlooker: Onlooker | None = None,
     ) -> None:
         self.name = name
@@ -144,8 +149,9 @@ class Station:
         self._outlets = outlets
         self._rules = rules
         self._alarms = alarms
+        self._ring = ring
         self._onlooker = onlooker
-        self._stream = _stream_of(predictor, rules)
+        self._stream = _stream_of(predictor, rules, None if ring is None else self._keep)
         self._modality = next(
             entry.modality for entry in predictor.entries if rules.modality in (None, entry.modality.name)
         )
@@ -193,6 +199,8 @@ class Station:
         self._intake.stop.set()
         self._answering.join(_DRAIN_S)
         self._source.close()
+        if self._ring is not None:
+            self._ring.close()
         self.say("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
 
     def say(self, state: StationState, reason: str) -> None:
@@ -226,6 +234,7 @@ class Station:
                 intake=self._intake.facts(),
                 stream=self._stream.facts,
                 latency=self._latency.timing(),
+                uncertain=None if self._ring is None else self._ring.facts(),
                 state=self._state,
             )
 
@@ -279,6 +288,10 @@ class Station:
                 # A recording waits in the queue for as long as it takes: that says nothing of the machine.
                 began_s = delivery.arrived_s if self._source.live else self._busy_since_s
                 self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
+
+    def _keep(self, window: NDArray[np.float32], prediction: Prediction) -> None:
+        assert self._ring is not None
+        self._ring.see(window, prediction, time_s=self._now_s - (prediction.input_age_s or 0.0))
 
     def _fill_silence(self) -> None:
         """Give the stream what a silent source should have given, as missing."""
@@ -379,7 +392,12 @@ def _numbered(record: AlarmRecord, number: int) -> AlarmRecord:
     return msgspec.structs.replace(record, number=number)
 
 
-def _stream_of(predictor: EdgePredictor, rules: StationRules) -> Stream:
+def _stream_of(predictor: EdgePredictor, rules: StationRules, on_window: OnWindow | None) -> Stream:
     return predictor.stream(
-        hop=rules.hop, modality=rules.modality, gap_s=rules.gap_s, reorder=rules.reorder, stale_s=rules.stale_s
+        hop=rules.hop,
+        modality=rules.modality,
+        gap_s=rules.gap_s,
+        reorder=rules.reorder,
+        stale_s=rules.stale_s,
+        on_window=on_window,
     )
