@@ -1,0 +1,59 @@
+"""Which suites are asked for, in which order they are measured, and the document that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, get_args
+
+import msgspec
+
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.under_faults import judge_faults
+from mmkd_models.evaluate.suites.verdict import verdict_of
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.judging import JudgingDocument
+
+SuiteName = Literal["faults"]
+SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
+
+
+def judge(
+    models: Sequence[Answering],
+    windows: Windows,
+    *,
+    train: Windows,
+    data: DataFacts,
+    suites: Collection[SuiteName],
+    seed: int,
+    on_part: Callable[[str], None],
+) -> JudgingDocument:
+    """Judges models side by side; the first is the one that the verdict is about.
+
+    Args:
+        windows: labelled, that judge.
+        train: that trained, for what a sensor usually gives.
+    """
+    baseline = baseline_of(models)
+    document = JudgingDocument(
+        data=data,
+        kind=windows.spec.task.kind,
+        seed=seed,
+        models=tuple(one.facts for one in models),
+        baseline=baseline,
+        cautions=tuple(dict.fromkeys(text for one in models for text in one.cautions)),
+        verdict=(),
+    )
+    if "faults" in suites:
+        faults = judge_faults(models, windows, train=train, baseline=baseline, seed=seed, on_part=on_part)
+        document = msgspec.structs.replace(document, faults=faults)
+    return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
+
+
+def baseline_of(models: Sequence[Answering]) -> str | None:
+    """Gives the first model beside the judged one that labels alone taught on the same sensor; None without one."""
+    first = models[0].facts
+    for one in models[1:]:
+        if one.facts.role == "labels alone" and one.facts.modalities == first.modalities:
+            return one.facts.name
+    return None

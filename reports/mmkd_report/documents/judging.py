@@ -1,0 +1,112 @@
+"""The document of `mmkd-evaluate --suite ... --json`: models side by side, suite by suite.
+
+Shares run from 0 to 1. What was not asked for is None. Models are known by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.reading import typed
+
+FORMAT_VERSION = 1
+
+ModelRole = Literal["teacher", "distilled", "labels alone", "artifact"]
+
+
+class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is judged.
+
+    Attributes:
+        name: unique in the document.
+        sha256: of the file.
+        role: `labels alone` of a student that no teacher taught; `artifact` of a bundle.
+        modalities: that it sees.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    role: ModelRole
+    modalities: tuple[str, ...]
+    parameters: int
+
+
+class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
+    """Error as a share of the baseline's: below 1 is better; without an interval where groups are few."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault.
+
+    Attributes:
+        what: it does at severity 1.
+        practised: by model, whether its training practised faults of the kind; None where nobody knows.
+        errors: by model, at each severity.
+        relative: by model, summed error over that of the baseline; empty without one, or where it makes none.
+    """
+
+    name: str
+    what: str
+    practised: dict[str, bool | None]
+    errors: dict[str, tuple[float, ...]]
+    relative: dict[str, float]
+
+
+class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """All faults, the worst of the first model first.
+
+    Attributes:
+        sensors: that break, at most half of the channels of each (a single one whole).
+        measure: whose distance from 1 the error is; of numbers `rmse`, the error itself.
+        sound: error by model with sound sensors.
+        left_out: faults that these sensors cannot have.
+        relative: by model, mean over faults; empty without a baseline.
+    """
+
+    sensors: tuple[str, ...]
+    severities: tuple[float, ...]
+    measure: str
+    sound: dict[str, float]
+    faults: tuple[FaultFigures, ...]
+    left_out: tuple[str, ...]
+    relative: dict[str, RelativeError | None]
+
+
+class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """Models side by side.
+
+    Attributes:
+        models: the first is the one that is judged, the others stand beside it.
+        baseline: the name of the model that labels alone taught; None without one.
+        cautions: what has to be said of the scores, a sentence each.
+        verdict: what follows, a sentence each.
+    """
+
+    format_version: int = FORMAT_VERSION
+    data: DataFacts
+    kind: str
+    seed: int
+    models: tuple[JudgedModel, ...]
+    baseline: str | None
+    cautions: tuple[str, ...]
+    verdict: tuple[str, ...]
+    faults: FaultsFacts | None = None
+
+
+def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
+    """The typed form of a document of `mmkd-evaluate --suite ... --json`.
+
+    Raises:
+        DocumentError: A format version that this release does not know, or a missing or mistyped value.
+    """
+    advice = "make it again with mmkd-evaluate --suite"
+    return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
