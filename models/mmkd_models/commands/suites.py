@@ -13,15 +13,19 @@ import msgspec
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
 from mmkd_models.networks.config import choice
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import FaultsFacts, JudgingDocument
+from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.evaluate.suites.answering import Answering
+
+
+_MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,10 @@ class SuiteOptions:
     suite: Annotated[
         list[str] | None,
         Option(f"Judge by a suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME"),
+    ] = None
+    by: Annotated[
+        str | None,
+        Option("Of groups: compare the values of this column.", metavar="COLUMN", shown="group"),
     ] = None
 
 
@@ -57,6 +65,8 @@ def run_suites(
     from mmkd_models.evaluate.suites.suite import judge
 
     suites = chosen_suites(options.suite or ())
+    if options.by is not None and "groups" not in suites:
+        raise UsageError("--by: expected --suite groups beside it, whose column it is; add it")
     with ExitStack() as stack:
         document = judge(
             _models(stack, judged, windows, data),
@@ -64,6 +74,7 @@ def run_suites(
             train=train,
             data=data,
             suites=suites,
+            by=options.by,
             seed=seed,
             on_part=say,
         )
@@ -89,6 +100,8 @@ def show_judging(document: JudgingDocument) -> None:
         print(f"{sentence}.")
     if document.faults is not None:
         _show_faults(document, document.faults)
+    if document.groups is not None:
+        _show_groups(document, document.groups)
     for caution in document.cautions:
         print(f"caution: {caution}")
 
@@ -110,6 +123,24 @@ def _show_faults(document: JudgingDocument, found: FaultsFacts) -> None:
     show_table(table)
     if found.left_out:
         print(f"left out, these sensors cannot have it: {', '.join(found.left_out)}")
+
+
+def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
+    names = [one.name for one in document.models]
+    print(f"by {found.by}, in percent; below {found.least_windows} windows a value is not judged")
+    for what in _MEASURES:
+        table = plain_table([what, "windows", *names])
+        for one in found.values:
+            cells = [f"{100 * one.figures[name][what]:.1f}" for name in names]
+            table.add_row(one.value + ("" if one.is_judged else " (not judged)"), str(one.windows), *cells)
+        gaps = [found.gaps.get(what, {}).get(name) for name in names]
+        if all(gap is not None for gap in gaps):
+            table.add_row("gap", "", *(f"{100 * gap.gap:.1f}" for gap in gaps if gap is not None))
+            ends = [f"{100 * gap.low:.1f} to {100 * gap.high:.1f}" for gap in gaps if gap is not None]
+            table.add_row("95 % interval", "", *ends)
+        show_table(table)
+    for change in found.changes:
+        print(f"gap of {change.measure}: {change.change} ({100 * change.low:+.1f} to {100 * change.high:+.1f} points)")
 
 
 def _against(document: JudgingDocument) -> list[str]:

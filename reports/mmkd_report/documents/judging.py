@@ -81,6 +81,56 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
     relative: dict[str, RelativeError | None]
 
 
+GroupMeasure = Literal["accuracy", "recall", "calibration error"]
+"""`recall` is the mean over the classes that occur."""
+Change = Literal["removed", "inherited", "amplified", "no certain difference"]
+
+
+class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One group, or value of a column: figures by model and measure; not judged where its windows are few."""
+
+    value: str
+    windows: int
+    is_judged: bool
+    figures: dict[str, dict[GroupMeasure, float]]
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """The best judged value's figure minus the worst's, with its 95 % interval, and which these are."""
+
+    gap: float
+    low: float
+    high: float
+    best: str
+    worst: str
+
+
+class GapChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What teaching did to the first model's gap: the 95 % interval is of its gap minus that of labels alone."""
+
+    measure: GroupMeasure
+    change: Change
+    low: float
+    high: float
+
+
+class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures by group or column.
+
+    Attributes:
+        by: `group` or the column.
+        least_windows: of a value that is judged.
+        gaps: by measure and model; empty where fewer than two values are judged.
+        changes: empty without a model that labels alone taught beside a taught one.
+    """
+
+    by: str
+    least_windows: int
+    values: tuple[GroupFigures, ...]
+    gaps: dict[GroupMeasure, dict[str, Gap | None]]
+    changes: tuple[GapChange, ...]
+
+
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Models side by side.
 
@@ -100,6 +150,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     cautions: tuple[str, ...]
     verdict: tuple[str, ...]
     faults: FaultsFacts | None = None
+    groups: GroupsFacts | None = None
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:

@@ -9,12 +9,13 @@ import msgspec
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.groups import judge_groups
 from mmkd_models.evaluate.suites.under_faults import judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgingDocument
 
-SuiteName = Literal["faults"]
+SuiteName = Literal["faults", "groups"]
 SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 
 
@@ -25,6 +26,7 @@ def judge(
     train: Windows,
     data: DataFacts,
     suites: Collection[SuiteName],
+    by: str | None,
     seed: int,
     on_part: Callable[[str], None],
 ) -> JudgingDocument:
@@ -33,6 +35,7 @@ def judge(
     Args:
         windows: labelled, that judge.
         train: that trained, for what a sensor usually gives.
+        by: the column that groups are judged by; None is the groups themselves.
     """
     baseline = baseline_of(models)
     document = JudgingDocument(
@@ -47,6 +50,10 @@ def judge(
     if "faults" in suites:
         faults = judge_faults(models, windows, train=train, baseline=baseline, seed=seed, on_part=on_part)
         document = msgspec.structs.replace(document, faults=faults)
+    if "groups" in suites:
+        on_part("groups")
+        groups = judge_groups(models, windows, by=by, baseline=baseline, seed=seed)
+        document = msgspec.structs.replace(document, groups=groups)
     return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
 
 

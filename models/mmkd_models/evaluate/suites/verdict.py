@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmkd_report.documents.judging import FaultFigures, FaultsFacts, JudgingDocument
+from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument
 
 _HALF = 0.5
 """A fault of which more than this share of what a model knew is lost at full severity is one to keep away from."""
@@ -14,6 +14,33 @@ def verdict_of(document: JudgingDocument) -> Iterator[str]:
     """Gives the verdict on the first model."""
     if document.faults is not None:
         yield from _of_faults(document, document.faults)
+    if document.groups is not None:
+        yield from _of_groups(document, document.groups)
+
+
+def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
+    name = document.models[0].name
+    gap = found.gaps.get("accuracy", {}).get(name)
+    if gap is None:
+        yield (
+            f"Whether {name} serves every {found.by} alike is not known: fewer than two have {found.least_windows} "
+            "windows; record more of each"
+        )
+        return
+    figures = {one.value: one.figures[name]["accuracy"] for one in found.values}
+    yield (
+        f"{name} serves {found.by} {gap.worst} worst, with {figures[gap.worst]:.1%} accuracy, and {gap.best} best, with"
+        f" {figures[gap.best]:.1%}: a gap of {100 * gap.gap:.1f} points (95 % interval {100 * gap.low:.1f} to "
+        f"{100 * gap.high:.1f}); record more of {found.by} {gap.worst}"
+    )
+    for one in found.changes:
+        if one.change != "no certain difference":
+            yield (
+                f"The gap of {one.measure} is {one.change}: {100 * one.low:+.1f} to {100 * one.high:+.1f} points "
+                f"beside that of {document.baseline}"
+            )
+    if found.changes and all(one.change == "no certain difference" for one in found.changes):
+        yield f"Teaching changed no gap between {found.by} values with certainty"
 
 
 def _of_faults(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmkd_report.documents.judging import JudgedModel, JudgingDocument, read_judging
 from mmkd_report.pages.judging.faults import faults_section
+from mmkd_report.pages.judging.groups import groups_section
 from mmkd_report.pages.page import render_page
 from mmkd_report.words.formats import magnitude
 
@@ -34,6 +35,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
             "found": found,
             "roles": [(role, name) for name, role in roles.items()],
             "models": [(one, _about(one)) for one in found.models],
+            "groups": None if found.groups is None else groups_section(found, found.groups),
             "faults": None if found.faults is None else faults_section(found, found.faults, roles),
         },
     )
