@@ -111,6 +111,7 @@ def evaluate(
         _judge_by_suites([model, *(against or ())], data, judged, suites, seed=seed, page=page, as_json=as_json)
         return
     _refuse({"--by": suites.by}, "expected --suite groups beside it, whose column it is; add it")
+    _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
         _refuse(

@@ -17,6 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
 from mmkd_models.networks.config import choice
+from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 
 _MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
+
+
+def cost_template() -> str:
+    """What `--print-cost` prints."""
+    from mmkd_models.evaluate.suites.cost_file import TEMPLATE
+
+    return TEMPLATE.rstrip("\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,17 @@ class SuiteOptions:
         str | None,
         Option("Of groups: compare the values of this column.", metavar="COLUMN", shown="group"),
     ] = None
+    cost: Annotated[
+        Path | None, Option("Of cost: the assumptions, as --print-cost prints them.", metavar="FILE.toml")
+    ] = None
+    print_cost: Annotated[
+        bool,
+        Option(
+            "Print a file of assumptions with their sources, to fill in, and stop.",
+            ("--print-cost",),
+            says=cost_template,
+        ),
+    ] = False
 
 
 def chosen_suites(names: Sequence[str]) -> tuple[SuiteName, ...]:
@@ -67,6 +86,10 @@ def run_suites(
     suites = chosen_suites(options.suite or ())
     if options.by is not None and "groups" not in suites:
         raise UsageError("--by: expected --suite groups beside it, whose column it is; add it")
+    if options.cost is not None and "cost" not in suites:
+        raise UsageError("--cost: expected --suite cost beside it; add it")
+    if options.cost is None and "cost" in (options.suite or ()):
+        raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
     with ExitStack() as stack:
         document = judge(
             _models(stack, judged, windows, data),
@@ -75,6 +98,7 @@ def run_suites(
             data=data,
             suites=suites,
             by=options.by,
+            cost=options.cost,
             seed=seed,
             on_part=say,
         )
@@ -102,6 +126,8 @@ def show_judging(document: JudgingDocument) -> None:
         _show_faults(document, document.faults)
     if document.groups is not None:
         _show_groups(document, document.groups)
+    if document.cost is not None:
+        _show_cost(document.cost)
     for caution in document.cautions:
         print(f"caution: {caution}")
 
@@ -141,6 +167,28 @@ def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
         show_table(table)
     for change in found.changes:
         print(f"gap of {change.measure}: {change.change} ({100 * change.low:+.1f} to {100 * change.high:+.1f} points)")
+
+
+def _show_cost(found: CostFacts) -> None:
+    headings = (
+        "investment",
+        "gain a year",
+        "net present value",
+        "payback month",
+        "break-even stations",
+        "a station-year",
+    )
+    table = plain_table([f"everywhere, {found.currency}", *headings, "detection", "false alarms"])
+    for way, one in found.results.items():
+        sums = [f"{value:,.0f}" for value in (one.investment, one.yearly, one.net_present_value)]
+        never = ["never" if value is None else str(value) for value in (one.payback_month, one.break_even_stations)]
+        seen = found.equipment[way]
+        shares = [f"{seen.detection:.1%}", f"{seen.false_alarms:.2%}"]
+        table.add_row(way, *sums, *never, f"{one.cost_per_station_year:,.0f}", *shares)
+    show_table(table)
+    widest = [f"{one.path} ({one.at_low:,.0f} to {one.at_high:,.0f})" for one in found.swings[:3]]
+    if widest:
+        print(f"what decides most: {'; '.join(widest)}")
 
 
 def _against(document: JudgingDocument) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.reading import typed
 
@@ -151,6 +152,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     verdict: tuple[str, ...]
     faults: FaultsFacts | None = None
     groups: GroupsFacts | None = None
+    cost: CostFacts | None = None
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:

@@ -154,6 +154,40 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     assert set(noise["practised"].values()) == {None}
 
 
+def test_costs_are_reckoned_from_the_printed_template(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
+) -> None:
+    code, template, _ = run("--print-cost")
+    assert code == 0
+    file = tmp_path / "cost.toml"
+    file.write_text(template)
+    line = [word for name in ("labels", "teacher") for word in ("--against", models[name])]
+    given = (models["student"], machines.path, "--suite", "cost", *line)
+    code, out, err = run(*given, "--cost", file)
+    assert (code, err) == (0, "cost\n")
+    assert sum(row.startswith(("teacher ", "student ", "rival ")) for row in out.splitlines()) == 3
+    assert "assumptions are defaults: enter your own before you decide." in out
+    code, out, _ = run(*given, "--cost", file, "--json")
+    document = json.loads(out)["cost"]
+    assert sorted(document["results"]) == ["rival", "student", "teacher"]
+    assert document["unit"] == "windows"
+    marks = {one["path"]: one["mark"] for one in document["assumptions"]}
+    assert (marks["student.detection"], marks["plant.years"]) == ("measured", "entered")
+    needs = "--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost"
+    assert run(*given) == (2, "", f"mmkd-evaluate: {needs}\n")
+    beside = "--cost: expected --suite cost beside it; add it"
+    assert run(models["student"], machines.path, "--cost", file) == (2, "", f"mmkd-evaluate: {beside}\n")
+    by = "--by: expected --suite groups beside it, whose column it is; add it"
+    assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
+
+
+def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:
+    code, out, err = run(models["student"], machines.path, "--suite", "groups")
+    assert (code, err) == (0, "groups\n")
+    assert "fewer than two have 30 windows; record more of each." in out
+    assert "8 (not judged)" in out
+
+
 def test_two_files_of_one_name_are_told_apart_by_their_folder(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
@@ -10,12 +11,13 @@ import msgspec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.groups import judge_groups
+from mmkd_models.evaluate.suites.reckoning import judge_cost
 from mmkd_models.evaluate.suites.under_faults import judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgingDocument
 
-SuiteName = Literal["faults", "groups"]
+SuiteName = Literal["faults", "groups", "cost"]
 SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 
 
@@ -27,6 +29,7 @@ def judge(
     data: DataFacts,
     suites: Collection[SuiteName],
     by: str | None,
+    cost: Path | None,
     seed: int,
     on_part: Callable[[str], None],
 ) -> JudgingDocument:
@@ -36,6 +39,7 @@ def judge(
         windows: labelled, that judge.
         train: that trained, for what a sensor usually gives.
         by: the column that groups are judged by; None is the groups themselves.
+        cost: the file of assumptions; None reckons no cost.
     """
     baseline = baseline_of(models)
     document = JudgingDocument(
@@ -54,6 +58,10 @@ def judge(
         on_part("groups")
         groups = judge_groups(models, windows, by=by, baseline=baseline, seed=seed)
         document = msgspec.structs.replace(document, groups=groups)
+    if "cost" in suites and cost is not None:
+        on_part("cost")
+        reckoned = judge_cost(models, windows, file=cost, baseline=baseline, seed=seed)
+        document = msgspec.structs.replace(document, cost=reckoned)
     return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
 
 

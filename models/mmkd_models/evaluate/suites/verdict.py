@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument
 
 _HALF = 0.5
@@ -16,6 +17,8 @@ def verdict_of(document: JudgingDocument) -> Iterator[str]:
         yield from _of_faults(document, document.faults)
     if document.groups is not None:
         yield from _of_groups(document, document.groups)
+    if document.cost is not None:
+        yield from _of_cost(document.cost)
 
 
 def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
@@ -41,6 +44,31 @@ def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
             )
     if found.changes and all(one.change == "no certain difference" for one in found.changes):
         yield f"Teaching changed no gap between {found.by} values with certainty"
+
+
+def _of_cost(found: CostFacts) -> Iterator[str]:
+    if not found.results:
+        yield "Whether it pays is not known: no way to equip has both a section in the file and figures of what it sees"
+        return
+    best = max(found.results, key=lambda way: found.results[way].net_present_value)
+    result, currency = found.results[best], found.currency
+    worth = round(result.net_present_value)
+    if worth <= 0:
+        yield f"Do not invest as entered: the best way, {best} everywhere, is worth {worth:,} {currency}; nothing, 0"
+    else:
+        month = "" if result.payback_month is None else f", is paid back in month {result.payback_month}"
+        yield (
+            f"As entered, {best} everywhere is worth most: {worth:,} {currency} in {found.plant.years:g} years{month} "
+            f"and pays from {result.break_even_stations} stations on"
+        )
+    if found.student_beats_teacher is not None:
+        yield (
+            f"The student is worth more than the teacher in {found.student_beats_teacher:.0%} of the draws of groups "
+            "and ranges"
+        )
+    defaults = sum(one.mark == "default" for one in found.assumptions)
+    if defaults:
+        yield f"{defaults} of {len(found.assumptions)} assumptions are defaults: enter your own before you decide"
 
 
 def _of_faults(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
