@@ -8,7 +8,7 @@ with loading("mmkd-evaluate"):
     from collections.abc import Mapping, Sequence
     from dataclasses import dataclass
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 
     import msgspec
     import numpy as np
@@ -191,7 +191,8 @@ def _judge_by_suites(
     run_suites(
         [contestants.get(path, path) for path in paths],
         windows,
-        train=_training_windows(dataset, judged),
+        train=_other_windows(dataset, judged, "train"),
+        calibration=_other_windows(dataset, judged, "valid"),
         data=_data_facts(dataset, windows, part, judged, seen=seen),
         options=suites,
         seed=seed,
@@ -200,11 +201,14 @@ def _judge_by_suites(
     )
 
 
-def _training_windows(dataset: Dataset, judged: JudgedOptions) -> Windows:
+def _other_windows(dataset: Dataset, judged: JudgedOptions, part: Literal["train", "valid"]) -> Windows:
+    """The windows that trained, or the labelled ones that chose, of the same split or fold."""
     if judged.fold is None:
-        return dataset.split("train")
-    everything = dataset.everything()
-    return everything.subset(fold_indices(everything, fold=judged.fold, seed=0).train)
+        windows = dataset.split(part)
+    else:
+        everything = dataset.everything()
+        windows = everything.subset(getattr(fold_indices(everything, fold=judged.fold, seed=0), part))
+    return windows if part == "train" else windows.subset(np.flatnonzero(windows.labelled))
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:

@@ -19,7 +19,7 @@ from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
 from mmkd_models.networks.config import choice
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument
+from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument, TrustFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluate.report import Contestant
@@ -74,6 +74,7 @@ def run_suites(
     windows: Windows,
     *,
     train: Windows,
+    calibration: Windows,
     data: DataFacts,
     options: SuiteOptions,
     seed: int,
@@ -95,6 +96,7 @@ def run_suites(
             _models(stack, judged, windows, data),
             windows,
             train=train,
+            calibration=calibration,
             data=data,
             suites=suites,
             by=options.by,
@@ -126,6 +128,8 @@ def show_judging(document: JudgingDocument) -> None:
         _show_faults(document, document.faults)
     if document.groups is not None:
         _show_groups(document, document.groups)
+    if document.confidence is not None:
+        _show_confidence(document, document.confidence)
     if document.cost is not None:
         _show_cost(document.cost)
     for caution in document.cautions:
@@ -167,6 +171,16 @@ def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
         show_table(table)
     for change in found.changes:
         print(f"gap of {change.measure}: {change.change} ({100 * change.low:+.1f} to {100 * change.high:+.1f} points)")
+
+
+def _show_confidence(document: JudgingDocument, found: TrustFacts) -> None:
+    names = [one.name for one in document.models]
+    table = plain_table(["estimated without labels / true accuracy, %", *names])
+    for rows in zip(*(found.models[name].rows for name in names), strict=True):
+        cells = [f"{100 * row.estimated:.1f} / {100 * row.accuracy:.1f}" for row in rows]
+        table.add_row(rows[0].condition, *cells)
+    print(f"faults at severity {found.severity:g}:")
+    show_table(table)
 
 
 def _show_cost(found: CostFacts) -> None:

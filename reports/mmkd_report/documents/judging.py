@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.reading import typed
@@ -132,6 +133,36 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[GapChange, ...]
 
 
+class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is."""
+
+    condition: str
+    estimated: float
+    accuracy: float
+    calibration_error: float
+
+
+class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One model; `coverages` are of label sets made from validation windows, with sound sensors."""
+
+    rows: tuple[ConfidenceRow, ...]
+    coverages: tuple[Coverage, ...]
+
+
+class TrustFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How far probabilities can be trusted.
+
+    Attributes:
+        severity: of the faults.
+        misleads_beyond: how far an estimate may be from the truth.
+        models: by name.
+    """
+
+    severity: float
+    misleads_beyond: float
+    models: dict[str, ModelConfidence]
+
+
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Models side by side.
 
@@ -152,6 +183,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     verdict: tuple[str, ...]
     faults: FaultsFacts | None = None
     groups: GroupsFacts | None = None
+    confidence: TrustFacts | None = None
     cost: CostFacts | None = None
 
 

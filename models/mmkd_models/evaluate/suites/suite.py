@@ -10,6 +10,7 @@ import msgspec
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.confidence import judge_confidence
 from mmkd_models.evaluate.suites.groups import judge_groups
 from mmkd_models.evaluate.suites.reckoning import judge_cost
 from mmkd_models.evaluate.suites.under_faults import judge_faults
@@ -17,7 +18,7 @@ from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgingDocument
 
-SuiteName = Literal["faults", "groups", "cost"]
+SuiteName = Literal["faults", "groups", "confidence", "cost"]
 SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 
 
@@ -26,6 +27,7 @@ def judge(
     windows: Windows,
     *,
     train: Windows,
+    calibration: Windows,
     data: DataFacts,
     suites: Collection[SuiteName],
     by: str | None,
@@ -38,6 +40,7 @@ def judge(
     Args:
         windows: labelled, that judge.
         train: that trained, for what a sensor usually gives.
+        calibration: labelled, that chose, for label sets.
         by: the column that groups are judged by; None is the groups themselves.
         cost: the file of assumptions; None reckons no cost.
     """
@@ -58,6 +61,9 @@ def judge(
         on_part("groups")
         groups = judge_groups(models, windows, by=by, baseline=baseline, seed=seed)
         document = msgspec.structs.replace(document, groups=groups)
+    if "confidence" in suites:
+        trust = judge_confidence(models, windows, train=train, calibration=calibration, seed=seed, on_part=on_part)
+        document = msgspec.structs.replace(document, confidence=trust)
     if "cost" in suites and cost is not None:
         on_part("cost")
         reckoned = judge_cost(models, windows, file=cost, baseline=baseline, seed=seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmkd_report.documents.cost import CostFacts
-from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument
+from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
 
 _HALF = 0.5
 """A fault of which more than this share of what a model knew is lost at full severity is one to keep away from."""
@@ -17,6 +17,8 @@ def verdict_of(document: JudgingDocument) -> Iterator[str]:
         yield from _of_faults(document, document.faults)
     if document.groups is not None:
         yield from _of_groups(document, document.groups)
+    if document.confidence is not None:
+        yield from _of_confidence(document, document.confidence)
     if document.cost is not None:
         yield from _of_cost(document.cost)
 
@@ -46,6 +48,24 @@ def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
         yield f"Teaching changed no gap between {found.by} values with certainty"
 
 
+def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str]:
+    name = document.models[0].name
+    sound, *broken = found.models[name].rows
+    yield (
+        f"Without labels {name} would estimate its accuracy as {sound.estimated:.1%} with sound sensors, where it is "
+        f"{sound.accuracy:.1%}"
+    )
+    flattered = [one for one in broken if one.estimated - one.accuracy > found.misleads_beyond]
+    if flattered:
+        worst = max(flattered, key=lambda one: one.estimated - one.accuracy)
+        yield (
+            f"Do not trust its own estimate when a sensor breaks: it flatters under {len(flattered)} of {len(broken)} "
+            f"faults, most under {worst.condition}, {worst.estimated:.1%} for {worst.accuracy:.1%}"
+        )
+    else:
+        yield f"Its own estimate flatters under none of {len(broken)} faults by more than {found.misleads_beyond:.0%}"
+
+
 def _of_cost(found: CostFacts) -> Iterator[str]:
     if not found.results:
         yield "Whether it pays is not known: no way to equip has both a section in the file and figures of what it sees"
@@ -59,7 +79,7 @@ def _of_cost(found: CostFacts) -> Iterator[str]:
         month = "" if result.payback_month is None else f", is paid back in month {result.payback_month}"
         yield (
             f"As entered, {best} everywhere is worth most: {worth:,} {currency} in {found.plant.years:g} years{month} "
-            f"and pays from {result.break_even_stations} stations on"
+            f"and pays with {result.break_even_stations} or more stations"
         )
     if found.student_beats_teacher is not None:
         yield (

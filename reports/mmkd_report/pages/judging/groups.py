@@ -1,83 +1,60 @@
-"""The section on groups: figures by value, gaps with their intervals, and what teaching did to them."""
+"""The section on groups: a table for each measure with the gap below it, and what teaching did to the gaps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmkd_report.documents.judging import Gap, GroupsFacts, JudgingDocument
+from mmkd_report.documents.judging import Gap, GroupMeasure, GroupsFacts, JudgingDocument
 from mmkd_report.words.formats import NOTHING, count, fixed, percent
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """One value as written: by model accuracy, recall and calibration error."""
+    """One value, or the gap, as written: a figure for each model."""
 
-    value: str
+    name: str
+    aside: str
     windows: str
-    is_judged: bool
-    figures: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GapRow:
-    """One measure's gap of one model as written."""
-
-    measure: str
-    model: str
-    gap: str
-    interval: str
-    ends: str
+    figures: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupsSection:
-    """All of the section; `headings` stand above the figures of a row."""
+    """All of the section."""
 
     by: str
     least: int
-    headings: tuple[str, ...]
-    rows: tuple[GroupRow, ...]
-    gaps: tuple[GapRow, ...]
+    tables: tuple[tuple[str, tuple[GroupRow, ...]], ...]
     changes: tuple[tuple[str, str, str], ...]
 
 
 def groups_section(found: JudgingDocument, groups: GroupsFacts) -> GroupsSection:
     """The section; models stand in the order of the document."""
-    names, measures = [one.name for one in found.models], list(groups.values[0].figures[found.models[0].name])
-    headings = tuple(f"{name}: {measure}" for name in names for measure in measures)
+    names = [one.name for one in found.models]
+    measures: list[GroupMeasure] = list(groups.values[0].figures[names[0]])
     return GroupsSection(
         by=groups.by,
         least=groups.least_windows,
-        headings=headings,
-        rows=tuple(
-            GroupRow(
-                value=one.value,
-                windows=count(one.windows),
-                is_judged=one.is_judged,
-                figures=tuple(
-                    zip(
-                        headings,
-                        (percent(one.figures[name][measure]) for name in names for measure in measures),
-                        strict=True,
-                    )
-                ),
-            )
-            for one in groups.values
-        ),
-        gaps=tuple(_gap(measure, name, gap) for measure, of in groups.gaps.items() for name, gap in of.items()),
+        tables=tuple((measure, tuple(_rows(groups, measure, names))) for measure in measures),
         changes=tuple(
             (one.measure, one.change, f"{fixed(100 * one.low)} to {fixed(100 * one.high)}") for one in groups.changes
         ),
     )
 
 
-def _gap(measure: str, name: str, gap: Gap | None) -> GapRow:
-    if gap is None:
-        return GapRow(measure=measure, model=name, gap=NOTHING, interval=NOTHING, ends=NOTHING)
-    return GapRow(
-        measure=measure,
-        model=name,
-        gap=percent(gap.gap),
-        interval=f"{percent(gap.low)} to {percent(gap.high)}",
-        ends=f"{gap.worst} worst, {gap.best} best",
-    )
+def _rows(groups: GroupsFacts, measure: GroupMeasure, names: list[str]) -> Iterator[GroupRow]:
+    for one in groups.values:
+        yield GroupRow(
+            name=one.value,
+            aside="" if one.is_judged else "not judged",
+            windows=count(one.windows),
+            figures=tuple(percent(one.figures[name][measure]) for name in names),
+        )
+    gaps = groups.gaps.get(measure)
+    if gaps is not None:
+        yield GroupRow(name="gap", aside="points", windows="", figures=tuple(_gap(gaps[name]) for name in names))
+
+
+def _gap(gap: Gap | None) -> str:
+    return NOTHING if gap is None else f"{percent(gap.gap)} ({percent(gap.low)} to {percent(gap.high)})"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkd_report.documents.judging import JudgedModel, JudgingDocument, read_judging
+from mmkd_report.pages.judging.confidence import confidence_section
 from mmkd_report.pages.judging.cost import cost_section
 from mmkd_report.pages.judging.faults import faults_section
 from mmkd_report.pages.judging.groups import groups_section
@@ -36,6 +37,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
             "found": found,
             "roles": [(role, name) for name, role in roles.items()],
             "models": [(one, _about(one)) for one in found.models],
+            "confidence": None if found.confidence is None else confidence_section(found, found.confidence),
             "cost": None if found.cost is None else cost_section(found.cost),
             "groups": None if found.groups is None else groups_section(found, found.groups),
             "faults": None if found.faults is None else faults_section(found, found.faults, roles),
