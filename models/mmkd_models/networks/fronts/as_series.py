@@ -33,7 +33,8 @@ class SoundAsSeries(nn.Module):
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Gives values, 0 where a frame is missing, and presence, each (B, N, C M)."""
-        found, there = self.mels(values * present, present)
+        present = present.transpose(1, 2)
+        found, there = self.mels(values.transpose(1, 2) * present, present)
         there = there[..., None] @ self.ones  # (B, C, N, M)
         return (found * there).transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
 
