@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import ArraysError, check_whole
+from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
 
@@ -53,6 +55,7 @@ class StoredWindows:
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Floats:
         """Gives new float32 (B, T, C); `shift_s` is ignored."""
         parts = self.parts[modality.name]
+        _check_whole(parts)
         part_of = np.searchsorted(self.offsets, rows, side="right") - 1
         used = np.unique(part_of)
         if len(used) == 1:
@@ -101,6 +104,7 @@ class CutWindows:
         first = first_sample(start_s, modality.rate_hz)
         first = np.minimum(first, self.lengths[modality.name][recording] - modality.samples)
         flat = self.samples[modality.name]
+        _check_whole([flat])
         samples, channels = modality.shape
         # (sum of lengths - T + 1, T * C): row i is the window that starts at sample i, without a copy
         views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * channels)[::channels]
@@ -110,6 +114,15 @@ class CutWindows:
         values: Floats = np.multiply(counts, self.scale[modality.name], dtype=np.float32)
         values[counts == MISSING_COUNT] = np.nan
         return values
+
+
+def _check_whole(arrays: Sequence[AnyArray]) -> None:
+    for array in arrays:
+        try:
+            check_whole(array)
+        except ArraysError as error:
+            cure = "copy the dataset again, and replace its files, never write into them"
+            raise DatasetError(f"{error}; {cure}") from error
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
