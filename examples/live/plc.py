@@ -2,8 +2,8 @@
 
     python examples/live/plc.py
 
-Starts a PLC on this machine, as pymodbus simulates one, and mmkd-run on the shipped student for ten seconds. A real one is
-`--source modbus://ADDRESS` with the registers of its manual. Needs `mmkd-edge[ort,live]`.
+Starts a PLC on this machine, as pymodbus simulates one, and mmkd-run on the shipped student for ten seconds. A real one
+is `--source modbus://ADDRESS` with the registers of its manual. Needs `mmkd-edge[ort,live]`.
 """
 
 import asyncio
