@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import Episodes
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
@@ -113,6 +114,11 @@ def _station(
 ) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
+    if modality.normalise == "per_group" and spec.reference is None:
+        raise UsageError(
+            f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "
+            "mmkd-data reference, and name them with --reference"
+        )
     wanted = Wanted(
         columns=columns_of(modality, spec.map),
         rate_hz=modality.rate_hz,

@@ -31,8 +31,8 @@ from mmkd_edge.watch.timing import Histogram, Timing
 logger = logging.getLogger(__name__)
 
 _WAITS_S = 0.1
-# Of an end: so long the samples that wait may take to be answered.
-_DRAIN_S = 5.0
+DRAIN_S = 5.0
+"""Of an end: so long the samples that wait may take to be answered."""
 # How `EdgePredictor` says that an engine gave no answer; see `EdgePredictor._answer`.
 _ENGINE_FAILED = "the engine failed"
 # A message of one kind, garbage for one, is logged this seldom.
@@ -194,10 +194,19 @@ class Station:
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
 
-    def close(self) -> None:
-        """Stop reading, answer what waits, and say goodbye."""
+    def stop(self) -> None:
+        """Stop reading; what waits is answered."""
         self._intake.stop.set()
-        self._answering.join(_DRAIN_S)
+        self._intake.end()
+
+    def close(self, *, until_s: float | None = None) -> None:
+        """Stop reading, answer what waits, and say goodbye.
+
+        Args:
+            until_s: a moment of `time.monotonic()`: what is not answered then is left; None gives it five seconds.
+        """
+        self.stop()
+        self._answering.join(DRAIN_S if until_s is None else max(0.0, until_s - time.monotonic()))
         self._source.close()
         if self._ring is not None:
             self._ring.close()

@@ -187,10 +187,10 @@ class Outlet:
             if not is_stored:
                 self._waiting.extendleft(reversed(batch))
             self._offered = 0
-            if self._store is not None and self._waiting:
-                self._store.append(list(self._waiting))
-                self._waiting.clear()
-                return
-            while len(self._waiting) > self._most:
+            while self._store is None and len(self._waiting) > self._most:
                 self._waiting.popleft()
                 self._dropped += 1
+            moved = [] if self._store is None else list(self._waiting)
+            self._waiting = self._waiting if self._store is None else deque()
+        if self._store is not None and moved:  # without the lock: who puts a record must not wait for the disk
+            self._store.append(moved)

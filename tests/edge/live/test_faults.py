@@ -276,6 +276,7 @@ def started(bundle: Path, *arguments: object) -> subprocess.Popen[str]:
     return child
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_lines_and_goes_on_after_them(bundle_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     for _ in range(2):
@@ -295,6 +296,7 @@ def test_a_process_that_is_killed_leaves_whole_lines_and_goes_on_after_them(bund
     assert len([record_from_line(line) for line in data.splitlines()]) >= 100
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     child = started(bundle_path, "--source", "stdin", "--sink", f"jsonl:{path}", "--hop", "5", "--silence", "0.5")

@@ -201,6 +201,7 @@ def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
     found.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nodes_of_a_server_are_read_and_bad_values_are_missing(
     opcua: tuple[int, InLoop, list[Any]],
