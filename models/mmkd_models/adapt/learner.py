@@ -24,9 +24,6 @@ CERTAIN = 0.4
 """Windows above this share of the largest entropy do not count (S. Niu et al., "Towards Stable Test-Time Adaptation in
 Dynamic Wild World", ICLR 2023, section 4.1: 0.4 ln K)."""
 
-HEAD_FIRST = 0.25
-"""Share of the training in which the head alone learns, where labels are few."""
-
 
 class PairedSource:
     """Batches whose first half is of one set of windows and whose second half is of another."""
@@ -76,22 +73,19 @@ class AdaptLearner(nn.Module):
         goal: `answers`: new windows are taught their row of `targets`; `certainty`: they are to be told apart surely
             and evenly, whichever way (information maximisation: J. Liang, D. Hu, J. Feng, "Do We Really Need to Access
             the Source Data?", ICML 2020, equation 2).
-        head_first: whether the head learns alone at first.
     """
 
     targets: Tensor
 
-    def __init__(
-        self, network: nn.Module, *, modality: str, targets: Tensor, offset: int, goal: Goal, head_first: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, *, modality: str, targets: Tensor, offset: int, goal: Goal) -> None:
         super().__init__()
         self.network, self.modality, self.offset = network, modality, offset
-        self.goal, self.head_first = goal, head_first
+        self.goal: Goal = goal
         self.register_buffer("targets", targets.float(), persistent=False)
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Gives the losses of new and old windows and `loss`, their mean."""
-        logits = self._logits(batch, share)
+        logits: Tensor = self.network(*batch.inputs[self.modality]).logits
         weight = batch.share[:, None].to(logits)  # type: ignore[index]
         wanted = weight * self.targets[batch.index] + (1 - weight) * self.targets[batch.partner]
         is_old = batch.index >= self.offset
@@ -99,14 +93,6 @@ class AdaptLearner(nn.Module):
         old = apart[is_old].mean()
         new = apart[~is_old].mean() if self.goal == "answers" else _uncertainty(logits[~is_old])
         return {"new": new, "old": old, "loss": (new + old) / 2}
-
-    def _logits(self, batch: Batch, share: float) -> Tensor:
-        output = self.network(*batch.inputs[self.modality])
-        if self.head_first and share < HEAD_FIRST:
-            head: Tensor = self.network.head(output.embedding.detach())  # type: ignore[operator]
-            return head
-        logits: Tensor = output.logits
-        return logits
 
 
 def _uncertainty(logits: Tensor) -> Tensor:

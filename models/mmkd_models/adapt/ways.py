@@ -27,11 +27,10 @@ from mmkd_models.networks.student import RocketStudent, Student
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form.ridge import fit_ridge
-from mmkd_models.training.closed_form.rocket import features_of_rows
 from mmkd_models.training.closed_form.targets import class_weights, label_answers
 from mmkd_models.training.loop import fit
 from mmkd_models.training.normalisation import set_normalisation
-from mmkd_models.training.predict import logits_of
+from mmkd_models.training.predict import embeddings_of, logits_of
 
 Floats = NDArray[np.float64]
 Way = Literal["statistics", "own answers", "teacher", "labels"]
@@ -83,8 +82,10 @@ def adapted(task: Task, way: Way, *, labelled: NDArray[np.int64] | None = None) 
         rows, wanted = _own(task)
     if task.student.config.kind == "rocket":
         return _refitted(task, rows, wanted)
-    goal: Goal = "certainty" if way == "own answers" else "answers"
-    return _trained(task, way, rows, wanted, goal=goal, head_first=way == "labels")
+    start = task.student
+    if way == "labels":  # the head first: a regression on few windows changes little, and a new class has its row
+        start = _refitted(task, rows, wanted)
+    return _trained(task, way, rows, wanted, start=start, goal="certainty" if way == "own answers" else "answers")
 
 
 def old_answers(task: Task) -> Floats:
@@ -120,15 +121,14 @@ def _with_statistics(task: Task) -> StudentCheckpoint:
 
 
 def _refitted(task: Task, rows: NDArray[np.int64], wanted: Floats) -> StudentCheckpoint:
-    """The head of a student of convolutional features, changed as far as new and old windows, as many of each, ask.
+    """The head of a student, changed as far as new and old windows, as many of each, ask.
 
     A ridge regression on what the head leaves over: where there is little to learn from, little changes. Its penalty is
     the one under which blocks of windows that are left out are told best.
     """
     network, name = task.student.network(), task.student.modality.name
-    assert isinstance(network, RocketStudent)
     parts = [(task.new.learn.subset(rows), wanted), (task.old.learn, old_answers(task))]
-    found = [features_of_rows(network.rocket, one, name, np.arange(len(one))) for one, _ in parts]
+    found = [embeddings_of(network, one, modality=name) for one, _ in parts]
     inputs = np.concatenate(found).astype(np.float64)
     targets = np.concatenate([2.0 * answers - 1.0 for _, answers in parts])
     each = np.concatenate([np.full(len(one), 1.0 / max(len(one), 1)) for one, _ in parts])
@@ -165,9 +165,9 @@ def _penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArray[np
 
 
 def _trained(
-    task: Task, way: Way, rows: NDArray[np.int64], wanted: Floats, *, goal: Goal, head_first: bool
+    task: Task, way: Way, rows: NDArray[np.int64], wanted: Floats, *, start: StudentCheckpoint, goal: Goal
 ) -> StudentCheckpoint:
-    network, name = task.student.network().train(), task.student.modality.name
+    network, name = start.network().train(), start.modality.name
     new, old = task.new.learn.subset(rows), task.old.learn
     augment = task.student.facts.augment
     augment = augment if goal == "answers" else without_mixing(augment)
@@ -178,7 +178,6 @@ def _trained(
         targets=torch.from_numpy(targets),
         offset=len(new),
         goal=goal,
-        head_first=head_first,
     )
     truth = wanted.argmax(axis=1)
 

@@ -111,13 +111,17 @@ def adapt(
 def _asked(
     student: Path, data: Path, knowledge: KnowledgeOptions, gate: GateOptions, learning: LearningOptions
 ) -> Asked:
+    from mmkd_models.adapt.classes import new_classes, with_classes
     from mmkd_models.adapt.domains import new_domain, old_domain
     from mmkd_models.adapt.run import Asked
     from mmkd_models.adapt.ways import ADAPT_TRAIN
     from mmkd_models.data.dataset import open_dataset
     from mmkd_models.training.checkpoint import file_sha256, read_student
 
-    checkpoint, dataset = read_student(student), open_dataset(data)
+    known, dataset = read_student(student), open_dataset(data)
+    checkpoint = with_classes(known, dataset.spec.task)
+    if (added := new_classes(known, dataset.spec.task)) and not knowledge.labels:
+        raise UsageError(f"{data}: expected --labels N to learn {', '.join(added)} from, got none; give it")
     if dataset.sha256 == checkpoint.facts.dataset_sha256:
         raise UsageError(
             f"{data}: expected recordings of a new domain, got those that the student was trained on; name others"
@@ -126,6 +130,11 @@ def _asked(
     seen = () if teacher is None else tuple(spec.name for spec in teacher.checkpoint.modalities)
     names = tuple(dict.fromkeys([*seen, checkpoint.modality.name]))
     old = None if knowledge.old is None else open_dataset(knowledge.old)
+    if old is not None and old.spec.task != checkpoint.task:
+        raise UsageError(
+            f"--old {knowledge.old}: expected the classes {', '.join(checkpoint.task.labels)}, got"
+            f" {', '.join(old.spec.task.labels)}; leave --old out, the student carries windows of its own"
+        )
     return Asked(
         student=checkpoint,
         student_sha256=file_sha256(student),

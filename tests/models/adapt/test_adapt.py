@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.adapt.classes import with_classes
 from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
 from mmkd_models.adapt.judging import Court, Heard, _standard_error, importance, judged
 from mmkd_models.adapt.learner import AdaptLearner, PairedSource, _uncertainty
@@ -29,7 +30,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, write_student, write_teacher
 from mmkd_models.training.closed_form.students import labelled_student
-from mmkd_models.training.predict import scores_of
+from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 
@@ -95,7 +96,7 @@ def right(path: Path, dataset: Path) -> float:
 def command(site: Path, tmp_path: Path, *arguments: str, kind: str = "transformer", data: str = "moved") -> Path:
     output = tmp_path / "adapted.ckpt"
     with suppress(SystemExit):  # its way to say that all went well
-        run_adapt([str(site / f"{kind}.ckpt"), str(site / data), "-o", str(output), *arguments])
+        run_adapt([str(site / f"{kind}.ckpt"), str(site / data), "-o", str(output), "--steps", "60", *arguments])
     return output
 
 
@@ -319,3 +320,80 @@ def test_old_windows_that_look_new_count_more(site):
     weights = importance(student, new, old)
     assert weights.mean() == pytest.approx(1.0)
     assert weights[old.labels == 1].mean() > weights[old.labels == 0].mean()
+
+
+def with_a_third_class(path: Path) -> Dataset:
+    """As `moved=0`, with a class between the two that the student knows, which stand in another order."""
+    splits = {}
+    for number, (name, count) in enumerate({"train": 180, "valid": 90, "test": 90}.items()):
+        rng = np.random.default_rng(50 + number)
+        labels = rng.permutation(np.arange(count) % 3)
+        level = np.array([1.0, 4.0, -1.0])[labels][:, None, None]
+        splits[name] = {
+            "acc": level + rng.normal(0, 0.4, (count, 16, 1)),
+            "gyro": level + rng.normal(0, 0.5, (count, 16, 1)),
+            "labels": labels,
+            "groups": 1000 * number + np.arange(count) // 15,
+        }
+    return write_dataset(path, name="three", labels=["busy", "stuck", "idle"], modalities=MODALITIES, splits=splits)
+
+
+def test_a_head_follows_the_classes_and_says_the_rest_as_before(site):
+    student = read_student(site / "transformer.ckpt")
+    grown = with_classes(student, TaskSpec(labels=("busy", "stuck", "idle")))
+    windows = open_dataset(site / "old").split("test").with_modalities(("acc",))
+    before, after = (logits_of(one.network(), windows, modality="acc") for one in (student, grown))
+    np.testing.assert_allclose(after[:, [2, 0]], before, rtol=1e-5)
+    assert (after[:, 1] < after[:, [0, 2]].min(axis=1)).all()
+    assert (
+        np.bincount(grown.carried.labels, minlength=3)[[2, 0]].tolist() == np.bincount(student.carried.labels).tolist()
+    )
+
+
+def test_windows_of_a_class_that_goes_are_carried_no_longer(site):
+    student = read_student(site / "transformer.ckpt")
+    left = with_classes(student, TaskSpec(labels=("idle", "new")))
+    assert (left.carried.labels == 0).all()
+    assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
+    three = with_a_third_class(tmp_path / "three")
+    output = tmp_path / "adapted.ckpt"
+    with suppress(SystemExit):
+        run_adapt(
+            [
+                str(site / f"{kind}.ckpt"),
+                str(three.path),
+                "-o",
+                str(output),
+                "--labels",
+                "20",
+                "--max-forget",
+                "3",
+                "--steps",
+                "60",
+            ]
+        )
+    student = read_student(output)
+    assert student.task.labels == ("busy", "stuck", "idle")
+    windows = three.split("test").with_modalities(("acc",))
+    recalls = np.diag(np.array(scores_of(student.network(), windows, modality="acc").confusion)) / 30
+    assert recalls.min() > 0.7
+
+
+def test_a_new_class_needs_labels(site, tmp_path):
+    three = with_a_third_class(tmp_path / "three")
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(site / "rocket.ckpt"), str(three.path), "-o", str(tmp_path / "adapted.ckpt")])
+    assert str(raised.value) == f"{three.path}: expected --labels N to learn stuck from, got none; give it"
+
+
+def test_a_dataset_of_other_classes_is_refused(site):
+    with pytest.raises(UsageError) as raised:
+        with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("a", "b")))
+    assert str(raised.value) == (
+        "student: expected a dataset that has one of its classes idle, busy, got a, b; name classes as the student"
+        " does, or train it anew"
+    )
