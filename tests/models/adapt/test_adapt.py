@@ -126,7 +126,9 @@ def test_where_nothing_is_better_nothing_is_written(site, tmp_path, capsys):
 
 
 def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
-    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), "--json", data="labelled")
+    output = command(
+        site, tmp_path, "--labels", "20", "--old", str(site / "old"), "--json", kind="rocket", data="labelled"
+    )
     document = msgspec.json.decode(capsys.readouterr().out)
     assert document["estimated_by"] == "labels"
     assert document["labels"] == 40
