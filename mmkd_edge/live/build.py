@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import Episodes
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
@@ -104,6 +105,11 @@ def _station(
 ) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
+    if modality.kind == "video":
+        raise UsageError(
+            f"station {spec.name!r}: modality {modality.name!r} is video, which no source gives; open the bundle in a "
+            "program of your own, and push frames to predictor.stream(hop=...)"
+        )
     wanted = Wanted(
         columns=columns_of(modality, spec.map),
         rate_hz=modality.rate_hz,
