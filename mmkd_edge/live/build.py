@@ -114,6 +114,11 @@ def _station(
 ) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
+    if modality.kind == "video":
+        raise UsageError(
+            f"station {spec.name!r}: modality {modality.name!r} is video, which no source gives; open the bundle in a "
+            "program of your own, and push frames to predictor.stream(hop=...)"
+        )
     if modality.normalise == "per_group" and spec.reference is None:
         raise UsageError(
             f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "
