@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo study test test-all check bench bundle clean
+.PHONY: help setup demo study test test-all check audit fuzz bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,15 @@ check: $(READY)  ## lint and types, the image for Jetson too
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile.jetson
+
+audit: $(READY)  ## known weaknesses of what is installed, by pip-audit; says so where that cannot be had
+	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet pip-audit >/dev/null 2>&1 || \
+	  { echo 'audit: pip-audit is not installed and cannot be had here; nothing was audited' >&2; exit 3; }
+	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+
+MINUTES ?= 10
+fuzz: $(READY)  ## give every reader of files what nobody has thought of; guided where atheris is installed
+	$(BIN)/python benchmarks/proofs/fuzz.py --minutes $(MINUTES)
 
 bench: $(READY)  ## benchmark the shipped student on this machine
 	$(BIN)/mmkd-bench run mmkd_edge/bundles/watch_acc.edge

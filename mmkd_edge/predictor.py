@@ -49,7 +49,7 @@ from mmkd_edge.predict.sensors import Fault, SensorChecks, check_checks, find_fa
 from mmkd_edge.predict.setup import Asked, Trust
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
-from mmkd_edge.stream.stream import Stream
+from mmkd_edge.stream.stream import OnWindow, Stream
 from mmkd_edge.watch.health import Health, Monitor
 from mmkd_edge.watch.swap import InService
 
@@ -245,6 +245,7 @@ class EdgePredictor:
         gap_s: float | None = None,
         reorder: int = 0,
         stale_s: float | None = None,
+        on_window: OnWindow | None = None,
     ) -> Stream:
         """A stream of samples that this predictor answers for; several may share it, each in one thread at a time.
 
@@ -254,6 +255,8 @@ class EdgePredictor:
             gap_s: a longer space between two samples is a gap, and missing; None is two and a half sampling periods.
             reorder: how many samples are held back so that later ones can be put in order.
             stale_s: from this age of its input on a prediction is stale; None is the predictor's.
+            on_window: is called with each full window (T, C), raw, and its prediction, before that is given: for a
+                program that keeps some of them.
 
         Raises:
             UsageError: an argument is out of its range, or there is no such student.
@@ -284,6 +287,7 @@ class EdgePredictor:
             reorder=reorder,
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
+            on_window=on_window,
         )
 
     def health(self) -> Health:

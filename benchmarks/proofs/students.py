@@ -29,6 +29,8 @@ def untrained(modality: ModalitySpec, task: TaskSpec, config: StudentConfig, *, 
     """A checkpoint of a student that learnt nothing, with this many windows of noise to export it by."""
     torch.manual_seed(0)
     noise = np.random.default_rng(1).normal(size=(carried, *modality.shape)).astype(np.float32)
+    if modality.kind == "video":
+        noise = np.clip(127 + 40 * noise, 0, 255).astype(np.uint8)
     windows = CarriedWindows(windows=noise, labels=np.arange(carried) % len(task.labels))
     state = Student(modality, len(task.labels), config).state_dict()
     return StudentCheckpoint(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def map_array(file: Path) -> NDArray[Any]:
         array.close()
         raise ArraysError("an archive of several arrays")
     return array
+
+
+def check_whole(array: NDArray[Any]) -> None:
+    """Nothing, where the file behind a mapped array is as long as when it was mapped, or there is none.
+
+    Reading what a shorter file does not have ends the process (SIGBUS), and nothing in it can catch that.
+
+    Raises:
+        ArraysError: the file was cut short.
+    """
+    name, base = "", array
+    while isinstance(base, np.ndarray):
+        name = str(getattr(base, "filename", "") or name)
+        base = base.base  # type: ignore[assignment]
+    if isinstance(base, mmap) and base.size() < len(base):
+        raise ArraysError(f"{name}: the file was cut short while it was in use: {len(base)} bytes became {base.size()}")
 
 
 def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:

@@ -18,6 +18,7 @@ import msgspec
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.drift.features import GroupReference, InputStatistics, reference_fault
 from mmkd_edge.errors import ManifestError
+from mmkd_edge.plausible import MAX_FLOAT32
 from mmkd_edge.printable import unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
@@ -31,7 +32,6 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
-MAX_FLOAT32 = 3.4028235e38
 MAX_RELEASE = 10**12
 MOST_WINDOWS_AT_ONCE = 64
 MOST_CONFIDENCE_WINDOWS = 1024

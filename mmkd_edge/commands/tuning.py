@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.command.show import json_text
+from mmkd_edge.commands.options import AlarmOptions, EngineOptions
 from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,31 +18,32 @@ if TYPE_CHECKING:
     from mmkd_edge.spec import ModalitySpec
 
 
-class TuningOptions(Protocol):
-    """What is asked for beside the rules."""
-
-    @property
-    def false_alarms_per_hour(self) -> float:
-        """How many may be."""
-        ...
-
-    @property
-    def normal(self) -> list[str] | None:
-        """Labels of normal operation."""
-        ...
-
-
 def tune(
-    bundle: Path, data: Path, rules: Sequence[AlarmRule], options: TuningOptions, *, hop: int | None, as_json: bool
+    bundle: Path,
+    data: Path,
+    rules: Sequence[AlarmRule],
+    options: AlarmOptions,
+    engine: EngineOptions,
+    *,
+    hop: int | None,
+    as_json: bool,
 ) -> None:
     """Chooses a rule for the one label of `rules` and prints what it costs."""
+    from mmkd_edge.backends.base import check_backend
+    from mmkd_edge.commands.asked import precision_of
     from mmkd_edge.live.build import usual_hop
     from mmkd_edge.live.tuning import tune_alarm
     from mmkd_edge.predictor import EdgePredictor
 
     if len(rules) != 1:
         raise UsageError(f"--tune-alarm: expected one --alarm LABEL to choose a rule for, got {len(rules)}; name one")
-    with EdgePredictor.open(bundle) as predictor:
+    with EdgePredictor.open(
+        bundle,
+        backend=check_backend(engine.backend),
+        precision=precision_of(engine),
+        threads=engine.threads,
+        reference=engine.reference,
+    ) as predictor:
         tuned = tune_alarm(
             predictor,
             recorded(str(data), predictor.modality),

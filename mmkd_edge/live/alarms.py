@@ -115,7 +115,7 @@ class _Followed:
         self._needed, of = rule.votes
         self._votes: deque[tuple[bool, float]] = deque(maxlen=of)
         self._against = 0
-        self._quiet_until_s = -math.inf
+        self._quiet_until_s = self._last_s = -math.inf
         self._since_s = 0.0
         self._windows = 0
         self._probability = 0.0
@@ -127,6 +127,9 @@ class _Followed:
         if result.index < 0 or result.status == "stale":
             return None
         moment_s = result.decided_s if result.time_s is None else result.time_s
+        if moment_s < self._last_s:  # the clock of the samples was set: it says nothing of a cooldown any more
+            self._quiet_until_s = -math.inf
+        self._last_s = moment_s
         probability = result.probabilities[self._place]
         speaks = probability >= self._rule.min_probability and (
             result.label == self._rule.label or self._rule.label in result.labels

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import Episodes
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Intake
@@ -22,6 +23,7 @@ from mmkd_edge.live.sources.base import Source, Wanted
 from mmkd_edge.live.sources.table import LoadRecordings, open_source
 from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.live.station import Onlooker, Station, StationRules
+from mmkd_edge.live.uncertain import RingRule, UncertainRing
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 
@@ -57,13 +59,20 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
         for station, predictor in stations:
             texts = dict.fromkeys([*spec.sinks, *station.sinks])
             given = [outlets[text] for text in texts]
-            built.append(_station(station, predictor, given, load_recordings, onlooker_of))
+            built.append(_station(station, predictor, given, spec, load_recordings, onlooker_of))
         yield Service(
             stations=built,
             outlets=list(outlets.values()),
             predictors=list(predictors.values()),
             watch_bundle=spec.watch_bundle,
         )
+
+
+def _ring(spec: StationSpec, run: RunSpec, entry: ModelEntry) -> UncertainRing | None:
+    if run.keep_uncertain_bytes is None:
+        return None
+    rule = RingRule(folder=Path(run.keep_in), most_bytes=run.keep_uncertain_bytes, below=spec.uncertain_below)
+    return UncertainRing(rule, station=spec.name, modality=entry.modality, task=entry.task)
 
 
 def usual_hop(entry: ModelEntry) -> int:
@@ -99,11 +108,17 @@ def _station(
     spec: StationSpec,
     predictor: EdgePredictor,
     outlets: Sequence[Outlet],
+    run: RunSpec,
     load_recordings: Load,
     onlooker_of: OnlookerOf | None,
 ) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
+    if modality.normalise == "per_group" and spec.reference is None:
+        raise UsageError(
+            f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "
+            "mmkd-data reference, and name them with --reference"
+        )
     wanted = Wanted(
         columns=columns_of(modality, spec.map),
         rate_hz=modality.rate_hz,
@@ -132,5 +147,6 @@ def _station(
             modality=spec.modality,
         ),
         alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
+        ring=_ring(spec, run, entry),
         onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
     )

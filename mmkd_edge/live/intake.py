@@ -97,14 +97,14 @@ class Intake:
         with self._changed:
             self._deliveries += 1
             self._samples += len(delivery.rows)
-            while len(self._waiting) >= self._most:
+            while len(self._waiting) >= self._most and not self._ended:
                 if self._on_full == "drop-oldest":
                     self._dropped += len(self._waiting.popleft().rows)
-                elif self.stop.is_set():
-                    self._dropped += len(delivery.rows)
-                    return
                 else:
                     self._changed.wait(_WAKES_S)
+            if self._ended:  # it comes too late to be answered
+                self._dropped += len(delivery.rows)
+                return
             self._waiting.append(delivery)
             self._changed.notify_all()
 
@@ -122,7 +122,7 @@ class Intake:
             return delivery
 
     def end(self) -> None:
-        """Nothing will be put any more."""
+        """Answer what waits, and nothing that is put from now on."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

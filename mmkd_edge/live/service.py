@@ -16,7 +16,7 @@ import msgspec
 from mmkd_edge.errors import MmkdError, first_line
 from mmkd_edge.live.notify import notify, watchdog_s
 from mmkd_edge.live.sinks.outlet import Outlet, OutletFacts
-from mmkd_edge.live.station import Station, StationFacts
+from mmkd_edge.live.station import DRAIN_S, Station, StationFacts
 from mmkd_edge.predictor import EdgePredictor
 
 logger = logging.getLogger(__name__)
@@ -147,9 +147,15 @@ class Service:
     def _close(self) -> RunFacts:
         notify("STOPPING=1")
         for station in self.stations:
-            station.close()
-        for outlet in self.outlets:
-            outlet.close()
+            station.stop()
+        until_s = time.monotonic() + DRAIN_S
+        for station in self.stations:
+            station.close(until_s=until_s)
+        closing = [threading.Thread(target=outlet.close, daemon=True) for outlet in self.outlets]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
         return self.facts()
 
 

@@ -18,6 +18,7 @@ from mmkd_edge.live.alarms import AlarmRule, rule_problems
 from mmkd_edge.live.clock import TimeFrom
 from mmkd_edge.live.intake import OnFull
 from mmkd_edge.live.sources.base import TimeUnit
+from mmkd_edge.live.uncertain import LEAST_BYTES
 
 MOST_QUEUED = 1_000_000
 
@@ -46,6 +47,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         on_full: what a full queue does; None drops the oldest of a live source, and lets a recording wait.
         backend: as of `EdgePredictor.open`, and so the next four.
         alarms: what is an episode; empty makes none.
+        uncertain_below: an answer of lower probability is uncertain.
     """
 
     bundle: str
@@ -72,6 +74,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reference: str | None = None
     error_level: float | None = None
     alarms: tuple[AlarmRule, ...] = ()
+    uncertain_below: float = 0.6
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +86,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         store: folder in which records wait while a sink is away; None keeps them in memory alone.
         store_bytes: of all records of one sink that wait there.
         watch_bundle: whether a bundle that changes takes over.
+        keep_uncertain_bytes: of uncertain windows of each station that are kept; None keeps none.
+        keep_in: folder in which they are kept.
     """
 
     stations: tuple[StationSpec, ...]
@@ -90,6 +95,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store: str | None = None
     store_bytes: int = 64_000_000
     watch_bundle: bool = False
+    keep_uncertain_bytes: int | None = None
+    keep_in: str = "uncertain"
 
 
 def read_run_spec(file: Path) -> RunSpec:
@@ -142,6 +149,8 @@ def _problems(spec: RunSpec) -> Iterator[str]:
         yield f"'stations': the name {name!r} is there {names.count(name)} times; give each its own"
     if spec.store_bytes < 1_000_000:
         yield f"'store_bytes': expected 1,000,000 or more, got {spec.store_bytes}; correct it"
+    if spec.keep_uncertain_bytes is not None and spec.keep_uncertain_bytes < LEAST_BYTES:
+        yield f"'keep_uncertain_bytes': expected {LEAST_BYTES:,} or more, got {spec.keep_uncertain_bytes}; correct it"
     for number, station in enumerate(spec.stations):
         yield from (f"'stations[{number}].{text}" for text in _station_problems(station))
 

@@ -22,16 +22,17 @@ from mmkd_edge.live.intake import Delivery, Intake, IntakeFacts
 from mmkd_edge.live.records import AlarmRecord, Record, ResultRecord, StateRecord, StationState, result_record
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sources.base import Source
+from mmkd_edge.live.uncertain import RingFacts, UncertainRing
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.stream.stream import Stream, StreamFacts
+from mmkd_edge.stream.stream import OnWindow, Stream, StreamFacts
 from mmkd_edge.watch.timing import Histogram, Timing
 
 logger = logging.getLogger(__name__)
 
 _WAITS_S = 0.1
-# Of an end: so long the samples that wait may take to be answered.
-_DRAIN_S = 5.0
+DRAIN_S = 5.0
+"""Of an end: so long the samples that wait may take to be answered."""
 # How `EdgePredictor` says that an engine gave no answer; see `EdgePredictor._answer`.
 _ENGINE_FAILED = "the engine failed"
 # A message of one kind, garbage for one, is logged this seldom.
@@ -93,6 +94,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         intake: what happened before the stream.
         stream: what happened in it.
         latency: from the arrival of samples to the records that they made due.
+        uncertain: windows that were kept; None where none are.
         state: as of the last `StateRecord`.
     """
 
@@ -105,6 +107,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     intake: IntakeFacts
     stream: StreamFacts
     latency: Timing | None
+    uncertain: RingFacts | None
     state: StationState
 
 
@@ -120,6 +123,7 @@ class Station:
         outlets: where records go; they stay yours to close.
         rules: how samples are treated.
         alarms: what makes episodes; None makes none.
+        ring: what keeps uncertain windows, closed by `close`; None keeps none.
         onlooker: who looks on; None is nobody.
     """
 
@@ -134,6 +138,7 @@ class Station:
         outlets: Sequence[Outlet],
         rules: StationRules,
         alarms: Alarms | None = None,
+        ring: UncertainRing | None = None,
         onlooker: Onlooker | None = None,
     ) -> None:
         self.name = name
@@ -144,8 +149,9 @@ class Station:
         self._outlets = outlets
         self._rules = rules
         self._alarms = alarms
+        self._ring = ring
         self._onlooker = onlooker
-        self._stream = _stream_of(predictor, rules)
+        self._stream = _stream_of(predictor, rules, None if ring is None else self._keep)
         self._modality = next(
             entry.modality for entry in predictor.entries if rules.modality in (None, entry.modality.name)
         )
@@ -188,11 +194,22 @@ class Station:
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
 
-    def close(self) -> None:
-        """Stop reading, answer what waits, and say goodbye."""
+    def stop(self) -> None:
+        """Stop reading; what waits is answered."""
         self._intake.stop.set()
-        self._answering.join(_DRAIN_S)
+        self._intake.end()
+
+    def close(self, *, until_s: float | None = None) -> None:
+        """Stop reading, answer what waits, and say goodbye.
+
+        Args:
+            until_s: a moment of `time.monotonic()`: what is not answered then is left; None gives it five seconds.
+        """
+        self.stop()
+        self._answering.join(DRAIN_S if until_s is None else max(0.0, until_s - time.monotonic()))
         self._source.close()
+        if self._ring is not None:
+            self._ring.close()
         self.say("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
 
     def say(self, state: StationState, reason: str) -> None:
@@ -226,6 +243,7 @@ class Station:
                 intake=self._intake.facts(),
                 stream=self._stream.facts,
                 latency=self._latency.timing(),
+                uncertain=None if self._ring is None else self._ring.facts(),
                 state=self._state,
             )
 
@@ -279,6 +297,10 @@ class Station:
                 # A recording waits in the queue for as long as it takes: that says nothing of the machine.
                 began_s = delivery.arrived_s if self._source.live else self._busy_since_s
                 self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
+
+    def _keep(self, window: NDArray[np.float32], prediction: Prediction) -> None:
+        assert self._ring is not None
+        self._ring.see(window, prediction, time_s=self._now_s - (prediction.input_age_s or 0.0))
 
     def _fill_silence(self) -> None:
         """Give the stream what a silent source should have given, as missing."""
@@ -379,7 +401,12 @@ def _numbered(record: AlarmRecord, number: int) -> AlarmRecord:
     return msgspec.structs.replace(record, number=number)
 
 
-def _stream_of(predictor: EdgePredictor, rules: StationRules) -> Stream:
+def _stream_of(predictor: EdgePredictor, rules: StationRules, on_window: OnWindow | None) -> Stream:
     return predictor.stream(
-        hop=rules.hop, modality=rules.modality, gap_s=rules.gap_s, reorder=rules.reorder, stale_s=rules.stale_s
+        hop=rules.hop,
+        modality=rules.modality,
+        gap_s=rules.gap_s,
+        reorder=rules.reorder,
+        stale_s=rules.stale_s,
+        on_window=on_window,
     )

@@ -38,6 +38,10 @@ def _station_lines(facts: StationFacts) -> Iterator[str]:
             f"  from arrival to result: {1000 * latency.p50_s:.2f} ms for half of them, "
             f"{1000 * latency.p99_s:.2f} ms for 99 %, {1000 * latency.max_s:.2f} ms at most"
         )
+    if facts.uncertain is not None:
+        kept = facts.uncertain
+        said = f", {kept.dropped:,} dropped" if kept.dropped else ""
+        yield f"  {kept.kept:,} uncertain windows kept{said}"
     if facts.alarms:
         yield "  alarms: " + ", ".join(f"{count} {label}" for label, count in facts.alarms.items())
 

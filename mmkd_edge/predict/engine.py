@@ -22,6 +22,7 @@ from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.drift.features import InputStatistics
 from mmkd_edge.drift.running import RunningStatistics, measure_statistics
 from mmkd_edge.errors import BackendError, BundleError
+from mmkd_edge.plausible import plausible_span
 from mmkd_edge.predict.confidence import threshold_of
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.predict.setup import Setup
@@ -175,6 +176,7 @@ def engine_of(
     """
     if reference is not None:
         check_reference(reference, entry.modality)
+        entry = _with_plausible_range(entry, reference)
     return Engine(
         entry=entry,
         backend=backend,
@@ -191,6 +193,15 @@ def engine_of(
             group_reference=entry.group_reference,
         ),
     )
+
+
+def _with_plausible_range(entry: ModelEntry, reference: Reference) -> ModelEntry:
+    """Where the dataset declared no range of a modality that is normalised per group, one about its reference."""
+    modality = entry.modality
+    if modality.range is not None:
+        return entry
+    span = plausible_span(reference.mean, reference.std)
+    return msgspec.structs.replace(entry, modality=msgspec.structs.replace(modality, range=span))
 
 
 def answers_of(engine: Engine, windows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

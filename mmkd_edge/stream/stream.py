@@ -26,6 +26,7 @@ from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
 from mmkd_edge.stream.resample import Clock, Grid, Run
 
 Ask = Callable[[NDArray[Any], Conditions, NDArray[np.float32] | None], Prediction]
+OnWindow = Callable[[NDArray[Any], Prediction], None]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
@@ -72,6 +73,7 @@ class Stream:
         reorder: how many samples are held back to put late ones in order.
         stale_s: from this age of its input on a prediction is stale; None never says so.
         stepping: the steps of a causal student; None answers each window as a whole.
+        on_window: is given each full window (T, C) and its prediction; the window is its own.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Stream:
         reorder: int,
         stale_s: float | None,
         stepping: Stepping | None = None,
+        on_window: OnWindow | None = None,
     ) -> None:
         _check_whole("hop", hop, 1, MAX_HOP)
         _check_whole("reorder", reorder, 0, MAX_REORDER)
@@ -100,6 +103,7 @@ class Stream:
         self._reorder = reorder
         self._stale_s = stale_s
         self._stepping = stepping
+        self._on_window = on_window
         self._frames = FrameNumbers(modality, reorder=reorder) if modality.kind == "video" else None
         columns = 1 if self._frames is not None else len(modality.channels)
         self._buffer = np.empty((3 * modality.samples, columns), dtype=np.float32)
@@ -361,7 +365,10 @@ class Stream:
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
         probabilities = None if self._stepping is None else self._stepping.answer(window)
-        return self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
+        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), probabilities)
+        if self._on_window is not None:
+            self._on_window(window, prediction)
+        return prediction
 
     def _wrong_rate(self) -> Fault | None:
         rate_hz = None if self._grid is None else self._grid.rate_hz()

@@ -25,9 +25,9 @@ from mmkd_models.data.windows import Windows
 MOST_WINDOWS = 256
 """That a student carries."""
 
-MOST_CARRIED_BYTES = 1 << 26
-"""Of the sound or video that a student carries: all 256 windows of up to 262 kB, as 16 frames of 96 x 96 gray pixels
-are. Half of them judge lower precision, which asks for a hundred."""
+MOST_CARRIED_BYTES = 1 << 25
+"""Of the sound or video that a student carries, and its bundle after it: 227 windows of 16 frames of 96 x 96 gray
+pixels. Half of them judge lower precision, which asks for a hundred."""
 
 LEAST_WINDOWS = 16
 

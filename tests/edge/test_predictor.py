@@ -353,6 +353,23 @@ def test_with_a_reference_raw_values_are_normalised(kit: Any, temp_bundle: Path,
             assert predictor.selftest().windows == 4
 
 
+def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit: Any, temp_bundle: Path) -> None:
+    reference = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
+    with EdgePredictor.open(temp_bundle, reference=reference) as predictor:
+        # 20 -+ 1000 * 2, the widest channel, in two digits outwards
+        assert predictor.modality.range == (-2000.0, 2100.0)
+        raw = np.tile(np.array(reference.mean), (8, 1))
+        assert predictor.predict(raw).status == "ok"
+        assert predictor.predict(np.full((8, 3), 1e38)).status == "invalid"
+        raw[:, 0] = 1e30
+        assert (predictor.predict(raw).status, predictor.predict(raw).missing_share) == ("degraded", 1 / 3)
+        assert predictor.selftest().windows == 4
+    declared = msgspec.structs.replace(TEMP, range=(-5.0, 5.0))
+    parts = kit.parts(declared, model=kit.model(declared), golden=kit.golden(declared), name="temp")
+    with EdgePredictor.open(parts.write(temp_bundle.with_name("own.edge")), reference=reference) as predictor:
+        assert predictor.modality.range == (-5.0, 5.0)
+
+
 def test_a_reference_for_another_modality_is_refused(bundle_path: Path, temp_bundle: Path, tmp_path: Path) -> None:
     reference = Reference(modality="eda", mean=(1.0,), std=(1.0,))
     path = tmp_path / "eda.json"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -93,3 +95,16 @@ def test_the_unit_waits_for_the_program_and_watches_it() -> None:
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
     } <= set(lines)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_unit_leaves_a_service_little_to_break() -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"Overall exposure level for mmkd-station\.service: (\d+\.\d)", done.stdout)
+    assert found is not None, done.stderr
+    assert float(found.group(1)) <= 2.5

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mmkd_edge.frames import with_missing
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.judge.parity import with_missing_samples
@@ -68,6 +69,8 @@ def make_student(
 
 def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: int = 0) -> CarriedWindows:
     rng = np.random.default_rng(seed)
+    if modality.kind == "video":
+        return _make_frames(modality, task, count=count, rng=rng)
     samples, channels = modality.shape
     labels = np.arange(count) % (4 if task.kind == "regression" else len(task.labels))
     time_s = np.arange(samples)[None, :, None] / modality.rate_hz
@@ -75,6 +78,15 @@ def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: in
     windows = (waves + 0.3 * rng.standard_normal((count, samples, channels))).astype(np.float32)
     windows[1::3, 5:9, 0] = np.nan
     return CarriedWindows(windows=windows, labels=as_labels(labels, task))
+
+
+def _make_frames(modality: ModalitySpec, task: TaskSpec, *, count: int, rng: np.random.Generator) -> CarriedWindows:
+    """Noise that is brighter or darker with the class; of every third window two frames are missing."""
+    labels = np.arange(count) % len(task.labels)
+    values = rng.integers(0, 60, (count, *modality.shape)) + 40 * labels[:, None, None, None, None]
+    missing = np.zeros((count, modality.samples), dtype=bool)
+    missing[1::3, 2:4] = True
+    return CarriedWindows(windows=with_missing(values.astype(np.uint8), missing), labels=as_labels(labels, task))
 
 
 def as_labels(labels: NDArray[np.int64], task: TaskSpec) -> NDArray[np.generic]:

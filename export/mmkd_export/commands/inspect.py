@@ -33,12 +33,16 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument(
         "--verify", type=Path, metavar="KEYS", help="Refuse a bundle that no key in this folder signed."
     )
+    parser.add_argument("--sbom", action="store_true", help="Print a bundle's bill of materials, in CycloneDX JSON.")
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
         from mmkd_export.inspect.files import inspect_file
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
+        return
+    if options.sbom:
+        _show_bill(options.file)
         return
     facts = inspect_file(options.file)
     if options.verify is not None:
@@ -74,6 +78,13 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
         print(f"  {one}: {'-' if mine is None else printable(mine)}")
         print(f"  {other}: {'-' if theirs is None else printable(theirs)}")
     print(f"{len(found)} facts differ" if found else "the same")
+
+
+def _show_bill(path: Path) -> None:
+    from mmkd_edge.command.show import json_text
+    from mmkd_export.inspect.bill import bill_of
+
+    print(json_text(bill_of(path)))
 
 
 def _signature_facts(path: Path, keys: Path) -> dict[str, str]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.manifest import MAX_FLOAT32
 from mmkd_edge.errors import UsageError
+from mmkd_edge.plausible import MAX_FLOAT32, STANDARD_DEVIATIONS, plausible_span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 RangeChoice = tuple[float, float] | Literal["auto", "none"]
-
-STANDARD_DEVIATIONS = 1000.0
-"""From the training's mean. A rare event lies far out where a channel rests otherwise: one that fills a share p of the
-samples 1 / sqrt(p) standard deviations (a Bernoulli variable, whose variance is p (1 - p)), 1000 for one sample in a
-million."""
 
 RULE = (
     f"no range was declared: the training's mean and {STANDARD_DEVIATIONS:g} standard deviations either way, of the "
@@ -76,20 +71,8 @@ def plausible_range(
 ) -> tuple[float, float] | None:
     """The rule: two digits, rounded outwards; None where it would leave nothing of float32 out."""
     finite = windows[np.isfinite(windows)]
-    span = [STANDARD_DEVIATIONS * deviation for deviation in std]
-    seen = [float(finite.min()), float(finite.max())] if finite.size else []
-    low = min([centre - reach for centre, reach in zip(mean, span, strict=True)] + seen)
-    high = max([centre + reach for centre, reach in zip(mean, span, strict=True)] + seen)
-    low, high = -_outwards(-low), _outwards(high)
-    return (low, high) if -MAX_FLOAT32 < low < high < MAX_FLOAT32 else None
-
-
-def _outwards(value: float) -> float:
-    """The next number upwards that has two digits."""
-    if value == 0 or not math.isfinite(value):
-        return value
-    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    return float(f"{math.ceil(value / step - 1e-9) * step:.2g}")
+    seen = (float(finite.min()), float(finite.max())) if finite.size else ()
+    return plausible_span(mean, std, seen=seen)
 
 
 def range_choice(text: str | None) -> RangeChoice:

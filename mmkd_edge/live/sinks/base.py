@@ -8,6 +8,10 @@ from typing import Protocol
 from mmkd_edge.live.records import Record
 
 
+class RefusedError(Exception):
+    """The other side will never take these records; they are dropped and counted."""
+
+
 class Sink(Protocol):
     """Takes records in the order in which they were made. Used by one thread."""
 

@@ -53,9 +53,7 @@ class AppendedFile:
     def append(self, data: bytes) -> None:
         """Write all of it, or nothing that stays. Raises OSError where it cannot be written."""
         if not self._is_still_there():
-            os.close(self._descriptor)
-            self._descriptor = -1  # until it is opened again, whatever happens between
-        if self._descriptor < 0:
+            self.close()
             self._descriptor = self._opened()
         before = os.fstat(self._descriptor).st_size
         written = 0

@@ -17,7 +17,7 @@ import msgspec
 from mmkd_edge.errors import first_line
 from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.records import Record
-from mmkd_edge.live.sinks.base import Sink
+from mmkd_edge.live.sinks.base import RefusedError, Sink
 from mmkd_edge.live.sinks.store import Store
 
 logger = logging.getLogger(__name__)
@@ -163,6 +163,11 @@ class Outlet:
         except BrokenPipeError as error:
             self.is_gone, self._fault = True, first_line(error)
             return False
+        except RefusedError as error:
+            with self._changed:
+                self._failures, self._fault = self._failures + 1, first_line(error)
+                self._dropped, self._offered = self._dropped + len(batch), 0
+            return True
         except Exception as error:  # whatever a sink's library raises, records must wait and stations go on
             with self._changed:
                 self._failures += 1
@@ -182,10 +187,10 @@ class Outlet:
             if not is_stored:
                 self._waiting.extendleft(reversed(batch))
             self._offered = 0
-            if self._store is not None and self._waiting:
-                self._store.append(list(self._waiting))
-                self._waiting.clear()
-                return
-            while len(self._waiting) > self._most:
+            while self._store is None and len(self._waiting) > self._most:
                 self._waiting.popleft()
                 self._dropped += 1
+            moved = [] if self._store is None else list(self._waiting)
+            self._waiting = self._waiting if self._store is None else deque()
+        if self._store is not None and moved:  # without the lock: who puts a record must not wait for the disk
+            self._store.append(moved)

@@ -10,6 +10,8 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.sinks.base import Sink
 from mmkd_edge.live.sinks.files import CsvSink, JsonLinesSink, StdoutSink
+from mmkd_edge.live.sinks.mqtt import MqttSink
+from mmkd_edge.live.sinks.webhook import WebhookSink
 
 
 class SinkKind(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,13 @@ SINKS: dict[str, SinkKind] = {
     ),
     "csv:": SinkKind(
         form="csv:FILE", about="results as CSV at the end of a file", open=lambda place: CsvSink(Path(place))
+    ),
+    "webhook:": SinkKind(form="webhook:URL", about="an array of JSON, posted", open=lambda place: WebhookSink(place)),
+    "mqtt://": SinkKind(
+        form="mqtt://HOST/TOPIC", about="messages below a topic", open=lambda place: MqttSink(f"mqtt://{place}")
+    ),
+    "mqtts://": SinkKind(
+        form="mqtts://HOST/TOPIC", about="the same by TLS", open=lambda place: MqttSink(f"mqtts://{place}")
     ),
 }
 """By prefix; the text behind it is the place."""

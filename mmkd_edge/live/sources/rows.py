@@ -35,6 +35,7 @@ class LineReader:
         self._where = where
         self._wanted = wanted
         self._is_json: bool | None = None
+        self._is_timed: bool | None = None
         self._separator = ","
         self._places: list[int] = []
         self._time_place: int | None = None
@@ -71,7 +72,7 @@ class LineReader:
             if moment is not None:
                 times.append(moment)
         if self._is_json:
-            return joined(parts, listener)
+            return self._joined(parts, listener)
         if not rows:
             return None
         values = self._wanted.columns.scaled(np.array(rows, dtype=np.float64).astype(np.float32))
@@ -120,6 +121,22 @@ class LineReader:
             moment = seconds_of(self._decimal(fields[self._time_place]), unit_s=SECONDS[self._wanted.time_unit])
         return moment, [self._number(fields[place]) for place in self._places]
 
+    def _joined(self, parts: list[Delivery], listener: Listener) -> Delivery | None:
+        """Deliveries of one moment as one. The first sample of all says whether samples have times."""
+        if parts and self._is_timed is None:
+            self._is_timed = parts[0].times is not None
+        kept = [part for part in parts if (part.times is not None) is self._is_timed]
+        for _ in range(len(parts) - len(kept)):
+            listener.garbage("expected a time in every sample or in none, got some")
+        if not kept:
+            return None
+        times = [part.times for part in kept if part.times is not None]
+        return Delivery(
+            rows=np.concatenate([part.rows for part in kept]),
+            times=np.concatenate(times) if times else None,
+            arrived_s=kept[0].arrived_s,
+        )
+
     def _number(self, field: str) -> float:
         try:
             return float(field)
@@ -130,22 +147,6 @@ class LineReader:
     def _decimal(self, field: str) -> str:
         """A number with a decimal comma as one with a point, where commas separate nothing."""
         return field.replace(",", ".") if self._separator != "," and field.count(",") == 1 else field
-
-
-def joined(parts: list[Delivery], listener: Listener) -> Delivery | None:
-    """Deliveries of one moment as one; those that have times and those that have none do not mix."""
-    if not parts:
-        return None
-    timed = parts[0].times is not None
-    kept = [part for part in parts if (part.times is not None) is timed]
-    for _ in range(len(parts) - len(kept)):
-        listener.garbage("expected a time in every sample or in none, got some")
-    times = [part.times for part in kept if part.times is not None]
-    return Delivery(
-        rows=np.concatenate([part.rows for part in kept]),
-        times=np.concatenate(times) if timed else None,
-        arrived_s=parts[0].arrived_s,
-    )
 
 
 def deliveries_of(chunks: Iterator[list[str]], reader: LineReader, listener: Listener) -> Iterator[Delivery]:

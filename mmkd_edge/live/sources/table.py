@@ -10,7 +10,11 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.sources.base import Recorded, Source, Wanted
 from mmkd_edge.live.sources.files import FileSource, StdinSource
+from mmkd_edge.live.sources.modbus import ModbusSource
+from mmkd_edge.live.sources.mqtt import MqttSource
+from mmkd_edge.live.sources.opcua import OpcUaSource
 from mmkd_edge.live.sources.replay import RecordingsSource
+from mmkd_edge.live.sources.sound import WavSource
 
 LoadRecordings = Callable[[str], Sequence[Recorded]]
 
@@ -19,12 +23,14 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """What a source is opened with.
 
     Attributes:
+        text: all of it.
         place: the text behind the prefix.
         wanted: what is asked of it.
         load_recordings: gives the recordings of a dataset.
         pause_s: between two recordings, longer than a window.
     """
 
+    text: str
     place: str
     wanted: Wanted
     load_recordings: LoadRecordings
@@ -54,6 +60,21 @@ SOURCES: dict[str, SourceKind] = {
     "stdin": SourceKind(
         form="stdin", about="lines of the standard input, CSV or JSON", open=lambda asked: StdinSource(asked.wanted)
     ),
+    "mqtt://": SourceKind(
+        form="mqtt://HOST/TOPIC", about="messages of JSON", open=lambda asked: MqttSource(asked.text, asked.wanted)
+    ),
+    "mqtts://": SourceKind(
+        form="mqtts://HOST/TOPIC", about="the same by TLS", open=lambda asked: MqttSource(asked.text, asked.wanted)
+    ),
+    "opcua://": SourceKind(
+        form="opcua://HOST", about="nodes, read in turn", open=lambda asked: OpcUaSource(asked.text, asked.wanted)
+    ),
+    "modbus://": SourceKind(
+        form="modbus://HOST", about="registers, read in turn", open=lambda asked: ModbusSource(asked.text, asked.wanted)
+    ),
+    "wav:": SourceKind(
+        form="wav:FILE", about="a sound file", open=lambda asked: WavSource(Path(asked.place), asked.wanted)
+    ),
     "recordings:": SourceKind(
         form="recordings:DATASET",
         about="the recordings of a dataset, in their order",
@@ -81,6 +102,7 @@ def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, p
             place = text[len(prefix) :]
             if not place and prefix[-1] in ":/":
                 raise UsageError(f"--source {text}: expected {kind.form}, got nothing behind the prefix; name it")
-            return kind.open(Opening(place=place, wanted=wanted, load_recordings=load_recordings, pause_s=pause_s))
+            asked = Opening(text=text, place=place, wanted=wanted, load_recordings=load_recordings, pause_s=pause_s)
+            return kind.open(asked)
     forms = ", ".join(kind.form for kind in SOURCES.values())
     raise UsageError(f"--source {text}: expected one of {forms}; write it like one of them")

@@ -8,7 +8,7 @@ with loading("mmkd-evaluate"):
     from collections.abc import Mapping, Sequence
     from dataclasses import dataclass
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 
     import msgspec
     import numpy as np
@@ -19,6 +19,7 @@ with loading("mmkd-evaluate"):
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
     from mmkd_models.commands.options import Data
+    from mmkd_models.commands.suites import SuiteOptions, chosen_suites, run_suites
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import fold_indices
     from mmkd_models.data.spec import SplitName
@@ -72,9 +73,13 @@ def evaluate(
         ),
     ] = False,
     against: Annotated[
-        Path | None,
-        Option("Another checkpoint, judged on the same windows with the same gaps.", metavar="OTHER.ckpt"),
+        list[Path] | None,
+        Option(
+            "Another checkpoint, judged on the same windows with the same gaps. With --suite also bundles, repeatable.",
+            metavar="OTHER",
+        ),
     ] = None,
+    suites: SuiteOptions,
     judged: JudgedOptions,
     metric: Annotated[
         str | None,
@@ -96,6 +101,17 @@ def evaluate(
     """
     from mmkd_export.plan import is_bundle
 
+    if page is not None:
+        check_page(page, extra="train")
+    if suites.suite:
+        _refuse(
+            {"--missing": missing, "--metric": metric, "--error-level": error_levels},
+            "expected no --suite beside it, whose figures are its own; leave one of them out",
+        )
+        _judge_by_suites([model, *(against or ())], data, judged, suites, seed=seed, page=page, as_json=as_json)
+        return
+    _refuse({"--by": suites.by}, "expected --suite groups beside it, whose column it is; add it")
+    _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
         _refuse(
@@ -109,12 +125,15 @@ def evaluate(
 
     if error_levels:
         raise UsageError(f"{model}: --error-level: expected a bundle, whose label sets it checks; export one first")
-    if page is not None:
-        check_page(page, extra="train")
+    others = list(against or ())
+    if len(others) > 1:
+        raise UsageError(
+            f"--against {others[1]}: expected one model beside {model}, got {len(others)}; give --suite to have more"
+        )
     dataset = open_dataset(data)
     windows, part = _windows(dataset, judged)
     known = None if judged.training_windows else part
-    contestants = [_contestant(path, dataset, windows, known) for path in (model, against) if path is not None]
+    contestants = [_contestant(path, dataset, windows, known) for path in (model, *others)]
     facts = _data_facts(dataset, windows, part, judged, seen=[one.seen for one in contestants])
     kind = dataset.spec.task.kind
     if kind != "classification":
@@ -130,7 +149,7 @@ def evaluate(
     report = reports.evaluate(
         contestants[0],
         windows,
-        against=contestants[1] if against is not None else None,
+        against=contestants[1] if others else None,
         data=facts,
         metric=chosen,
         missing=missing,
@@ -146,6 +165,50 @@ def evaluate(
         return
     show_evaluation(report)
     print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(report, data)}")
+
+
+def _judge_by_suites(
+    paths: Sequence[Path],
+    data: Path,
+    judged: JudgedOptions,
+    suites: SuiteOptions,
+    *,
+    seed: int,
+    page: Path | None,
+    as_json: bool,
+) -> None:
+    from mmkd_export.plan import is_bundle
+
+    chosen_suites(suites.suite or ())
+    checkpoints = [path for path in paths if not is_bundle(path)]
+    if checkpoints:
+        require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
+    dataset = open_dataset(data)
+    windows, part = _windows(dataset, judged)
+    known = None if judged.training_windows else part
+    contestants = {path: _contestant(path, dataset, windows, known) for path in checkpoints}
+    seen = [one.seen for one in contestants.values()] + [None] * (len(paths) > len(checkpoints))
+    run_suites(
+        [contestants.get(path, path) for path in paths],
+        windows,
+        train=_other_windows(dataset, judged, "train"),
+        calibration=_other_windows(dataset, judged, "valid"),
+        data=_data_facts(dataset, windows, part, judged, seen=seen),
+        options=suites,
+        seed=seed,
+        page=page,
+        as_json=as_json,
+    )
+
+
+def _other_windows(dataset: Dataset, judged: JudgedOptions, part: Literal["train", "valid"]) -> Windows:
+    """The windows that trained, or the labelled ones that chose, of the same split or fold."""
+    if judged.fold is None:
+        windows = dataset.split(part)
+    else:
+        everything = dataset.everything()
+        windows = everything.subset(getattr(fold_indices(everything, fold=judged.fold, seed=0), part))
+    return windows if part == "train" else windows.subset(np.flatnonzero(windows.labelled))
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from mmkd_edge.command.run import require_modules
@@ -32,7 +33,7 @@ def run_recipe(file: Path, out: Path | None) -> list[str]:
             report = try_recipe(recipe, file.parent, tell=tell)
         else:
             report = import_recipe(recipe, file.parent, out, tell=tell)
-    return [*clock_lines(report), *window_lines(report)]
+    return [*clock_lines(report), *offset_lines(report), *window_lines(report)]
 
 
 def draft(folder: Path, beside: Path) -> str:
@@ -70,6 +71,24 @@ def clock_lines(report: RecipeReport) -> list[str]:
             x, y, width, height = report.regions[sensor.name]
             text += f"; region = [{x}, {y}, {width}, {height}], where things move in the recordings that train"
         lines.append(text)
+    return lines
+
+
+def offset_lines(report: RecipeReport) -> list[str]:
+    """A line for each sensor whose clock was laid beside another's: what the recordings suggest, and how surely."""
+    lines = []
+    for sensor in report.sensors:
+        found = [one for one in report.proposals if one.sensor == sensor.name]
+        if not found:
+            continue
+        offsets = [one.offset_s for one in found]
+        least = min(found, key=lambda one: one.agreement - one.next_best)
+        lines.append(
+            f"{sensor.name}: beside {found[0].beside} {len(found)} recordings suggest offset_s ="
+            f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least sure in {least.recording}:"
+            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, add it to the recipe"
+            " where it holds"
+        )
     return lines
 
 

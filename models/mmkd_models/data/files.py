@@ -297,7 +297,8 @@ def _wrong_labels(labels: AnyArray, task: TaskSpec) -> tuple[npt.NDArray[np.bool
 
 def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
     columns = columns_of(arrays, cut=cut)
-    for split in SPLIT_NAMES[1:]:
+    # A dataset without any label is a new machine's, which nobody has labelled yet.
+    for split in SPLIT_NAMES[1:] if is_labelled(columns["labels"]).any() else ():
         unlabelled = int((~is_labelled(columns["labels"][columns["splits"] == SPLIT_NAMES.index(split)])).sum())
         if unlabelled:
             mark = unlabelled_mark(spec.task.kind)

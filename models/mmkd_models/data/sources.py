@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.arrays import ArraysError, check_whole
+from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.kinds import Values, decoded, with_present
@@ -54,6 +56,7 @@ class StoredWindows:
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Gives new windows as the protocol says; `shift_s` is ignored."""
         parts = self.parts[modality.name]
+        _check_whole(parts)
         part_of = np.searchsorted(self.offsets, rows, side="right") - 1
         used = np.unique(part_of).tolist()
         if len(used) == 1:
@@ -114,6 +117,7 @@ class CutWindows:
         first = first_sample(start_s, modality.rate_hz)
         first = np.minimum(first, self.lengths[modality.name][recording] - modality.samples)
         first = first + self.offsets[modality.name][recording]
+        _check_whole([self.samples[modality.name]])
         present = self.present.get(modality.name)
         stored = _windows_at(self.samples[modality.name], first, modality.samples)
         values = decoded(stored, kind=modality.kind, scale=self.scale.get(modality.name))
@@ -126,6 +130,15 @@ def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
     # (L - T + 1, T * width): row i is the window that starts at sample i, without a copy
     views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * width)[::width]
     return np.asarray(views[first].reshape(len(first), samples, *flat.shape[1:]))
+
+
+def _check_whole(arrays: Sequence[AnyArray]) -> None:
+    for array in arrays:
+        try:
+            check_whole(array)
+        except ArraysError as error:
+            cure = "copy the dataset again, and replace its files, never write into them"
+            raise DatasetError(f"{error}; {cure}") from error
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:

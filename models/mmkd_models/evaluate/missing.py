@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.networks.committee.network import Committee
@@ -92,27 +93,32 @@ def _scores(logits: NDArray[np.float32], windows: Windows) -> AnyScores:
 
 
 def _hiding(absent: Sequence[str]) -> Change:
-    def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.full_like(values, np.nan) if name in absent else values
+    def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        return _without(values, np.ones(values.shape[:2], dtype=bool)) if name in absent else values
 
     return change
 
 
 def _thinning(share: float, rng: np.random.Generator) -> Change:
-    def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        gone = rng.uniform(size=values.shape[:2]) < share  # (B, T)
-        return np.where(gone[..., None], np.float32(np.nan), values)
+    def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        return _without(values, rng.uniform(size=values.shape[:2]) < share)
 
     return change
 
 
 def _bursting(share: float, rng: np.random.Generator) -> Change:
-    def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def change(name: str, values: NDArray[Any]) -> NDArray[Any]:
         windows, samples = values.shape[:2]
         length = round(share * samples)
         start = rng.integers(samples - length + 1, size=windows)[:, None]  # (B, 1)
         place = np.arange(samples)[None]  # (1, T)
-        gone = (place >= start) & (place < start + length)
-        return np.where(gone[..., None], np.float32(np.nan), values)
+        return _without(values, (place >= start) & (place < start + length))
 
     return change
+
+
+def _without(values: NDArray[Any], gone: NDArray[np.bool_]) -> NDArray[Any]:
+    """Windows without the samples, or the frames, that are gone (B, T)."""
+    if values.dtype == np.uint8:
+        return with_missing(bytes_of(values), gone | missing_frames(values))
+    return np.where(gone[..., None], np.float32(np.nan), values)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.data.windows import Windows
@@ -29,6 +28,7 @@ from mmkd_models.evaluate.rockets import (
 )
 from mmkd_models.evaluate.settled import Answers, averaged, settled_answers
 from mmkd_models.metrics.scores import AnyMetric
+from mmkd_models.training.predict import series_values
 
 _TREES = 300
 
@@ -139,10 +139,10 @@ def _extra_trees(known: Windows, asked: Sequence[Windows], *, modality: str, see
     task, classes = known.spec.task, len(known.spec.task.labels)
     kind = ExtraTreesClassifier if task.kind == "classification" else ExtraTreesRegressor
     forest = kind(n_estimators=_TREES, random_state=seed)
-    forest.fit(window_statistics(_window_values(known, modality)), known.labels)
+    forest.fit(window_statistics(series_values(known, modality)), known.labels)
     found: list[Answers] = []
     for part in asked:
-        statistics = window_statistics(_window_values(part, modality))
+        statistics = window_statistics(series_values(part, modality))
         if task.kind == "classification":
             shares = np.zeros((len(part), classes))
             shares[:, forest.classes_] = forest.predict_proba(statistics)
@@ -156,7 +156,3 @@ def _extra_trees(known: Windows, asked: Sequence[Windows], *, modality: str, see
 
 def _labelled(windows: Windows) -> Windows:
     return windows.subset(np.flatnonzero(windows.labelled))
-
-
-def _window_values(windows: Windows, modality: str) -> NDArray[np.float32]:
-    return windows.take(np.arange(len(windows)))[modality]

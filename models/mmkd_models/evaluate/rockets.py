@@ -18,6 +18,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.settled import Answers
 from mmkd_models.training.closed_form.targets import label_answers
+from mmkd_models.training.predict import series_values
 
 Features = NDArray[Any]
 Transform = Callable[[NDArray[np.float64]], Features]
@@ -49,8 +50,8 @@ def rocket_threads() -> Iterator[None]:
 
 
 def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
-    """Gives (N, C, T), as aeon wants it; missing samples are 0."""
-    values = windows.take(np.arange(len(windows)))[modality].astype(np.float64)
+    """Gives (N, C, T), as aeon wants it; missing samples are 0. Of sound and video see `series_values`."""
+    values = series_values(windows, modality).astype(np.float64)
     series: NDArray[np.float64] = np.nan_to_num(values, nan=0.0).transpose(0, 2, 1)
     return series
 

@@ -70,6 +70,29 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     log_likelihood: float
 
 
+class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An adaptation that a student went through.
+
+    Attributes:
+        from_sha256: of the checkpoint that it came from.
+        dataset: of the new domain.
+        way: what it learnt from there.
+        teacher_sha256: of the teacher that answered; None where none did.
+        labels: how many labels of the new domain it saw.
+        gain_points: of the estimate that chose it.
+        forgotten_points: of the old domain.
+    """
+
+    from_sha256: str
+    dataset: str
+    dataset_sha256: str
+    way: str
+    teacher_sha256: str | None
+    labels: int
+    gain_points: float
+    forgotten_points: float
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a network comes from.
 
@@ -88,6 +111,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         shipped: which of `race` this is; unset where there was none.
         race: the ways of training that validation chose among.
         hybrid: how the parts of a student that was trained as a hybrid were joined; unset for others.
+        adapted: to which domains a student was adapted since, in order; unset where to none. Its score is then that of
+            the last one's windows of the old domain.
     """
 
     dataset: str
@@ -109,6 +134,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
     shipped: str | msgspec.UnsetType = msgspec.UNSET
     race: tuple[Contender, ...] | msgspec.UnsetType = msgspec.UNSET
+    adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property

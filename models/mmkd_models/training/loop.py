@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.batches import Batch, BatchSource
+from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
 from mmkd_models.tensors import same_tensors
 from mmkd_models.train_config import CurvePoint, OnStep, Progress, TrainConfig
@@ -52,6 +52,14 @@ class Learner(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Gives the batch of any step: the same step, the same batch."""
+
+    def at(self, step: int) -> Batch:
+        """Gives the batch of that step."""
+        ...
+
+
 @dataclass(kw_only=True)
 class _Best:
     """The weights that would be kept if training ended now; `top` is the best score of any weights, and its error."""
@@ -65,7 +73,7 @@ class _Best:
 
 def fit(
     learner: nn.Module,
-    source: BatchSource,
+    source: Source,
     *,
     evaluate: Callable[[nn.Module], AnyScores],
     config: TrainConfig,
@@ -110,7 +118,7 @@ class _Loop:
         self,
         fabric: Fabric,
         learner: nn.Module,
-        source: BatchSource,
+        source: Source,
         evaluate: Callable[[nn.Module], AnyScores],
         config: TrainConfig,
         run_dir: Path | None,

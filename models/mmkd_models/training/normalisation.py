@@ -13,7 +13,7 @@ from mmkd_models.losses.goal import target_scale
 from mmkd_models.networks.encoder import Encoder, Front, FrontEnd
 from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.fronts.log_mel import LogMelFront
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import HybridStudent, Student
 from mmkd_models.networks.teacher import Teacher
 
 _CHUNK = 64
@@ -21,7 +21,7 @@ _LEAST_SPREAD = 1e-3
 """Of a log-mel, in nats: what never changes is no reason to divide by nothing."""
 
 
-def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
+def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windows) -> None:
     """Puts the training data's mean and standard deviation into the front-ends, so that they travel in the graph.
 
     Those of a regression's target go to its end, over the labelled windows.
@@ -62,7 +62,7 @@ def set_mel_statistics(front: LogMelFront, windows: Windows, name: str) -> None:
     front.mel_std.copy_(torch.where(total[0] > 0, spread, 1.0))
 
 
-def _fronts(network: Student | Teacher, windows: Windows) -> dict[str, Front | CausalFront]:
+def _fronts(network: Student | HybridStudent | Teacher, windows: Windows) -> dict[str, Front | CausalFront]:
     if isinstance(network, Teacher):
         return {name: cast("Encoder", network.encoders[name]).front for name in network.names}
     names = [modality.name for modality in windows.spec.modalities]

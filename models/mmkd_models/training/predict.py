@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
+from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 
 _BATCH = 64
 
-Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
-"""From a modality's name and values (B, T, C), NaN missing, to other values."""
+Change = Callable[[str, NDArray[Any]], NDArray[Any]]
+"""From a modality's name and windows, as `Windows.take` gives them, to other windows."""
 
 
 @torch.no_grad()
@@ -53,6 +55,13 @@ def logits_of(
 
 
 @torch.no_grad()
+def embeddings_of(network: nn.Module, windows: Windows, *, modality: str) -> NDArray[np.float32]:
+    """Gives what a student of `modality`, in evaluation mode, embeds windows in, (N, D)."""
+    one = windows.with_modalities((modality,))
+    return np.concatenate([network(*inputs[modality]).embedding.cpu().numpy() for inputs in batches_of(one)])
+
+
+@torch.no_grad()
 def answers_to(network: nn.Module, windows: Windows) -> Tensor:
     """Gives (N, K) what a network, or a member of a committee that gives bare logits, says of windows, on the CPU."""
     found = []
@@ -69,10 +78,27 @@ def batches_of(windows: Windows) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         yield inputs_of(windows.take(np.arange(start, min(start + _BATCH, len(windows)))), windows)
 
 
-def inputs_of(taken: Mapping[str, NDArray[np.float32]], windows: Windows) -> dict[str, tuple[Tensor, Tensor]]:
+def inputs_of(taken: Mapping[str, NDArray[Any]], windows: Windows) -> dict[str, tuple[Tensor, Tensor]]:
     """Gives windows that were taken as networks read them: values and presence (B, T, C) of each modality."""
     prepared = {spec.name: prepare_batch(taken[spec.name], spec) for spec in windows.spec.modalities}
     return {name: (torch.from_numpy(values), torch.from_numpy(there)) for name, (values, there) in prepared.items()}
+
+
+@torch.no_grad()
+def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
+    """Gives a modality's windows as series for methods that take nothing else: float32 (N, T, C), NaN where missing.
+
+    Of sound the log-mels, of video the brightness of a grid: `mmkd_models.networks.fronts.as_series`.
+    """
+    view = series_view(windows.spec.modality(modality))
+    one = windows.with_modalities((modality,))
+    if view is None:
+        return one.take(np.arange(len(one)))[modality]
+    found = [np.zeros((0, *view.spec.shape), dtype=np.float32)]
+    for inputs in batches_of(one):
+        values, present = view(*inputs[modality])
+        found.append(torch.where(present > 0, values, torch.nan).numpy())
+    return np.concatenate(found)
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:

@@ -2,7 +2,7 @@
 
 Owns the template environment (escaping on, undefined names are errors) and the writing. Every page extends
 `templates/base.html.j2`, which brings the style, the content security policy and the frame; nothing is fetched from
-anywhere, and there is no script.
+anywhere, and no script runs but one that a page names in its policy by its hash.
 """
 
 from __future__ import annotations

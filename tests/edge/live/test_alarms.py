@@ -83,6 +83,17 @@ def test_no_episode_begins_while_the_last_one_cools_down() -> None:
     ]
 
 
+def test_a_clock_that_was_set_back_ends_a_cooldown() -> None:
+    episodes = Episodes([AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=60.0)], TASK)
+    times = [(1000.0, 0.9), (1001.0, 0.1), (1002.0, 0.9), (500.0, 0.9)]
+    found = [
+        alarm
+        for moment_s, share in times
+        for alarm in episodes.see(msgspec.structs.replace(result(1, share), time_s=moment_s))
+    ]
+    assert [(one.event, one.time_s) for one in found] == [("raised", 1000.0), ("cleared", 1001.0), ("raised", 500.0)]
+
+
 def test_of_several_labels_each_that_is_on_speaks() -> None:
     task = TaskSpec(kind="multi_label", labels=("hot", "worn"))
     episodes = Episodes([AlarmRule(label="hot", confirm="1/1", min_probability=0.6)], task)
@@ -123,8 +134,8 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
         return [1 - 0.9 * value, 0.9 * value]
 
     predictor = fake_predictor(answer, modality=acc, labels=("ok", "worn"))
-    fine = np.zeros((1800, 1), dtype=np.float32)
-    fine[::60] = 1  # thirty single false answers in half an hour
+    fine = np.zeros((600, 1), dtype=np.float32)
+    fine[::60] = 1  # ten single false answers in ten minutes
     worn = np.zeros((60, 1), dtype=np.float32)
     worn[10:] = 1
     recordings = [
@@ -134,10 +145,10 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     ]
     tuned = tune_alarm(predictor, recordings, label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
     assert tuned.rule.votes == (2, 2)  # the quickest that two answers in a row are enough for
-    assert (tuned.before.false_alarms, tuned.before.normal_hours) == (30, 0.5)
+    assert (tuned.before.false_alarms, tuned.before.normal_hours) == (10, pytest.approx(1 / 6))
     assert tuned.on_test.false_alarms == 0
-    # Exact Poisson: none seen, at most -ln(0.025) = 3.689 in half an hour.
-    assert tuned.on_test.false_alarms_interval == (0.0, pytest.approx(3.689 / 0.5, abs=0.01))
+    # Exact Poisson: none seen, at most -ln(0.025) = 3.689 in ten minutes.
+    assert tuned.on_test.false_alarms_interval == (0.0, pytest.approx(3.689 * 6, abs=0.01))
     # One of one: at least 0.025.
     assert tuned.on_test.detected_interval == (pytest.approx(0.025), 1.0)
     assert tuned.on_test.delay_s == 11.0  # the second worn sample is taken at second 11
@@ -146,6 +157,7 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
         tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_a_rule_costs_and_how_to_run_it() -> None:
     code = "from mmkd_edge.commands.run import main; main()"
     arguments = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]

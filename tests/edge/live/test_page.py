@@ -191,6 +191,7 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: 
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_the_page_is_used_with_the_keyboard_alone(browser: Any, page: tuple[str, str]) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -163,6 +163,7 @@ def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path: Path)
     assert summary["sinks"][0]["written"] == len(lines) + 1  # the start and the end are records too
 
 
+@pytest.mark.slow
 def test_a_silent_sensor_is_missing_and_then_stale_and_comes_back(bundle_path: Path) -> None:
     child = started(
         bundle_path, "--source", "stdin", "--sink", "-", "--hop", "5", "--time", "arrival", "--silence", "0.3",
@@ -297,6 +298,55 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         with pytest.raises(UsageError) as refused:
             run_mmkd([str(bundle_path), *arguments, "--backend", "ort"])
         assert str(refused.value).startswith(expected.removesuffix("\n"))
+
+
+def test_an_option_that_would_do_nothing_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+    stations = tmp_path / "stations.toml"
+    nothing = "without which it does nothing; add it, or leave it out"
+    cases = {
+        (
+            bundle_path,
+            "--source",
+            "stdin",
+            "--keep-in",
+            "a",
+        ): f"--keep-in: expected --keep-uncertain beside it, {nothing}",
+        (bundle_path, "--source", "stdin", "--confirm", "2/3"): f"--confirm: expected --alarm beside it, {nothing}",
+        (bundle_path, "--alarm", "rest", "--tune-alarm", "data", "--release", "3"): "--release: expected none beside "
+        "--tune-alarm, which chooses a rule on recordings and stops; leave it out",
+        (
+            stations,
+            "--hop",
+            "5",
+        ): f"--hop: expected none beside {stations}, which says it for each station; leave it out",
+    }
+    for arguments, said in cases.items():
+        with pytest.raises(UsageError) as refused:
+            run_mmkd([*map(str, arguments)])
+        assert str(refused.value) == said
+
+
+def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -> None:
+    stations = tmp_path / "stations.toml"
+    stations.write_text(
+        'store_bytes = 5\n[[stations]]\nbundle = "a.edge"\nsource = "stdin"\nhop = 0\nname = "a"\n'
+        '[[stations]]\nbundle = "a.edge"\nsource = "stdin"\nname = "a"\nstale_s = -1.0\n'
+        '[[stations.alarms]]\nlabel = "worn"\nconfirm = "6/5"\n'
+    )
+    with pytest.raises(UsageError) as refused:
+        run_mmkd([str(stations)])
+    assert str(refused.value).splitlines() == [
+        f"{stations}: 5 problems",
+        "  - 'stations': the name 'a' is there 2 times; give each its own",
+        "  - 'store_bytes': expected 1,000,000 or more, got 5; correct it",
+        "  - 'stations[0].hop': expected 1 sample or more, got 0; correct it",
+        "  - 'stations[1].stale_s': expected a number above 0, got -1.0; correct it",
+        "  - 'stations[1].alarms' (worn): confirm: expected N/M with 1 <= N <= M <= 1000, got '6/5'; for instance 3/5",
+    ]
+    stations.write_text('[[stations]]\nbundle = "a.edge"\nsauce = "stdin"\n')
+    with pytest.raises(UsageError) as refused:
+        run_mmkd([str(stations)])
+    assert "unknown field `sauce`" in str(refused.value) or "missing required field `source`" in str(refused.value)
 
 
 def test_a_reader_that_goes_away_ends_it(bundle_path: Path, rows: NDArray[np.float32]) -> None:

@@ -151,6 +151,8 @@ def test_a_full_queue_that_blocks_waits_until_there_is_room() -> None:
     assert not intake.is_over
     assert intake.take(timeout_s=1) is not None
     assert intake.is_over
+    intake.put(delivery(7, arrived_s=0.0))  # too late
+    assert (intake.facts().dropped, intake.is_over) == (7, True)
 
 
 def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> None:
@@ -162,6 +164,17 @@ def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> N
     assert third[0] - second[-1] == pytest.approx(103.0 - 100.9, abs=0.01)
     utc_s = time.time() - time.monotonic()
     assert first[0] == pytest.approx(utc_s + 100.0, abs=1)
+
+
+def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
+    first = clock.times_of(delivery(1, arrived_s=100.0))
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # an hour back, or to 1970
+    second = clock.times_of(delivery(1, arrived_s=100.1))
+    assert second[0] - first[0] == pytest.approx(0.1, abs=1e-3)
+    now_s = clock.now_s()
+    assert now_s is not None
+    assert now_s > 1e9
 
 
 def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:

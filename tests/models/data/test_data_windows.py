@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.data import Dataset, open_dataset, shipped_dataset
 
 TEMP_PER_GROUP = ModalitySpec(
     name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)
@@ -206,3 +208,23 @@ def test_a_dataset_and_its_windows_show_themselves_in_a_line(rig):
     assert repr(rig) == f"Dataset({str(rig.path)!r}, 'rig', train 24, valid 12, test 12: {shapes})"
     assert repr(rig.split("valid")) == f"Windows(12 of 'rig': {shapes})"
     assert repr(rig.everything().with_modalities(["temp"])) == "Windows(48 of 'rig': temp (5, 1))"
+
+
+def test_a_dataset_that_is_cut_short_in_use_is_told_and_ends_nothing(rig: Dataset) -> None:
+    windows = rig.split("train")
+    name = rig.spec.modalities[0].name
+    windows.take([0])
+    path = rig.path / "train" / f"{name}.npy"
+    os.truncate(path, 64)
+    with pytest.raises(DatasetError) as caught:
+        windows.take([0])
+    assert str(caught.value).endswith("; copy the dataset again, and replace its files, never write into them")
+    assert f"{name}.npy: the file was cut short while it was in use: " in str(caught.value)
+
+
+def test_recordings_that_are_cut_short_in_use_are_told(line: Dataset) -> None:
+    windows = line.split("train")
+    name = line.spec.modalities[0].name
+    os.truncate(line.path / "recordings" / f"{name}.npy", 64)
+    with pytest.raises(DatasetError, match="the file was cut short while it was in use"):
+        windows.take([0])

@@ -15,11 +15,20 @@ from torch import nn
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, write_dataset
 from mmkd_models.data.sources import Floats, Rows, WindowSource
-from mmkd_models.evaluate.missing import MISSING_SHARES, MOST_SUBSETS, scores_by_missing_share, scores_by_subset
+from mmkd_models.evaluate.missing import (
+    MISSING_SHARES,
+    MOST_SUBSETS,
+    logits_by_missing_share,
+    logits_by_subset,
+    scores_by_missing_share,
+    scores_by_subset,
+)
+from mmkd_models.evaluate.rivals import rival_judged
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.predict import scores_of
+from mmkd_models.training.predict import batches_of, logits_of, scores_of, series_values
+from tests.models.kinds_rig import CAM, kinds_dataset
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 
@@ -143,3 +152,44 @@ def test_another_seed_hides_other_samples(machines: Dataset, judged: Windows) ->
     for seed in (0, 1):
         scores_by_missing_share(student, judged, modality="acc", seed=seed, shares=(0.5,))
     assert not np.array_equal(seen[0], seen[1])
+
+
+def test_frames_of_video_go_missing_as_samples_do(tmp_path: Path) -> None:
+    data = kinds_dataset(tmp_path / "kinds").split("test")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        camera = Student(CAM, 3, StudentConfig(preset="test", encoder=ENCODER)).eval()
+    empty = torch.zeros(1, *CAM.shape, dtype=torch.uint8), torch.zeros(1, *CAM.presence_shape)
+    nothing = camera(*empty).logits[0].detach().numpy()
+    for loss in ("samples", "burst"):
+        found = logits_by_missing_share(camera, data, modality="cam", seed=0, shares=(0.0, 0.5, 1.0), loss=loss)
+        np.testing.assert_allclose(found[0.0], logits_of(camera, data, modality="cam"), atol=1e-6)
+        assert not np.allclose(found[0.5], found[0.0])
+        np.testing.assert_allclose(found[1.0], np.broadcast_to(nothing, found[1.0].shape), atol=1e-5)
+
+
+def test_a_teacher_without_its_camera_sees_no_frame(tmp_path: Path) -> None:
+    data = kinds_dataset(tmp_path / "kinds").split("test")
+    teacher = teacher_of(data.spec.modalities, 3)
+    found = logits_by_subset(teacher, data)
+    hidden = {
+        name: (values, present * (name != "cam")) for name, (values, present) in next(iter(batches_of(data))).items()
+    }
+    with torch.no_grad():
+        wanted = teacher(hidden).logits.numpy()
+    np.testing.assert_allclose(found["acc", "mic"], wanted, atol=1e-5)
+
+
+def test_classical_rivals_take_sound_and_video_as_series(tmp_path: Path) -> None:
+    dataset = kinds_dataset(tmp_path / "kinds")
+    for name in ("mic", "cam"):
+        values = series_values(dataset.split("train"), name)
+        assert (len(values), values.ndim) == (24, 3)
+        judged = rival_judged("extra_trees", dataset.split("train"), [dataset.split("test")], modality=name, seed=0)
+        assert not isinstance(judged, str)
+        assert judged[0].scores.metric("accuracy") >= 0.9
+    camera = series_values(dataset.split("train"), "cam")
+    assert np.isnan(camera[1]).any(axis=1).tolist() == [False] * 3 + [True] * 2 + [False] * 5
+    assert np.array_equal(
+        series_values(dataset.split("train"), "acc"), dataset.split("train").take(np.arange(24))["acc"]
+    )

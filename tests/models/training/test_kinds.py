@@ -84,7 +84,7 @@ def test_members_that_are_no_network_hear_and_see(teacher: TaughtBy) -> None:
     assert scores["rocket"] >= 0.9
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
+@pytest.mark.parametrize("kind", ["transformer", "rocket", pytest.param("hybrid", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("modality", ["mic", "cam"])
 def test_a_student_of_every_kind_is_taught_by_it(
     teacher: TaughtBy, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind

@@ -483,7 +483,8 @@ def test_the_package_is_thin_until_a_page_is_made() -> None:
 
 def test_the_public_names_are_listed() -> None:
     errors = {"DocumentError", "PageError", "ReportError"}
-    pages = {"render_bench", "render_demo", "render_evaluation", "render_export", "render_study"}
+    named = ("bench", "data_report", "demo", "evaluation", "export", "judging", "study")
+    pages = {f"render_{name}" for name in named}
     assert set(mmkd_report.__all__) == errors | pages | {"write_page"}
 
 

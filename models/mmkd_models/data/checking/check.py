@@ -83,6 +83,8 @@ def content_problems(windows: Windows, scan: Scan, overlaps: Overlaps, *, cut: b
 def _label_problems(labels: Labels, task: TaskSpec) -> Iterator[str]:
     """What the labels of train lack; without it nothing can be learnt."""
     known = labels[is_labelled(labels)]
+    if len(known) == 0:  # a new machine's, which nobody has labelled yet: what needs labels refuses it
+        return
     if task.kind == "regression":
         if len(np.unique(known)) < 2:
             yield (

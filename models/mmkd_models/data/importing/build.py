@@ -370,7 +370,8 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
 
 
 def _only_train_unlabelled(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
-    keep = (plan.labels >= 0) | (plan.dealt.splits == 0)
+    # Where nothing has a label, nobody has labelled this machine yet.
+    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | (plan.labels < 0).all()
     left_out["without a label in valid or test"] += int((~keep).sum())
     return plan.subset(keep), _rows_of(source, keep)
 

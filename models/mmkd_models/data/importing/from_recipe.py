@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.align import Proposal, proposed
 from mmkd_models.data.importing.build import BuiltReport, import_recordings, training_recordings
 from mmkd_models.data.importing.intervals import Labelled, TableLine, read_intervals, read_table
 from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
@@ -52,6 +53,7 @@ class RecipeReport:
     built: BuiltReport
     sensors: tuple[Sensor, ...]
     clocks: tuple[FileClock, ...]
+    proposals: tuple[Proposal, ...]
     files: Mapping[str, int]
     total_bytes: int
     regions: Mapping[str, Region]
@@ -104,6 +106,7 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
         built=built,
         sensors=tuple(reader.sensor for reader in readers),
         clocks=tuple(work.clocks),
+        proposals=tuple(work.proposals),
         files=found.files,
         total_bytes=found.total_bytes,
         regions=regions,
@@ -270,6 +273,7 @@ class _Work:
         self._scratch, self._tell = scratch, tell
         self._done_bytes = 0
         self.clocks: list[FileClock] = []
+        self.proposals: list[Proposal] = []
 
     def recordings(self) -> Iterator[Recorded]:
         """Gives each recording; raises DatasetError at the end where a file had a fault."""
@@ -305,8 +309,17 @@ class _Work:
             series[reader.source.modality] = read.series
             runs.update({column: found for column, found in read.runs.items() if column not in runs})
             is_utc = is_utc and read.is_utc
+        self._propose(name, series)
         labels = [one.interval for one in self._intervals if one.is_of(parts)]
         return Recorded(name=name, parts=parts, series=series, labels=labels, runs=runs, is_utc=is_utc)
+
+    def _propose(self, name: str, series: Mapping[str, Sequence[Samples]]) -> None:
+        first = self._readers[0].source.modality
+        for reader in self._readers[1:]:
+            sensor, how = reader.source.modality, reader.source.align_on
+            if how is not None and sensor in series and first in series:
+                found = proposed(name, sensor, series[sensor][0], first, series[first][0], how)
+                self.proposals += [] if found is None else [found]
 
     def _told(self, count: int) -> None:
         self._done_bytes += count

@@ -49,6 +49,7 @@ KNOWS_ITS_RATE: tuple[Format, ...] = ("wav", "video", "edge_impulse")
 """Formats whose files declare the rate of their samples."""
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 Resample = Literal["nearest", "linear", "polyphase", "hold"]
+AlignOn = Literal["event", "xcorr"]
 Duplicates = Literal["error", "first", "last", "mean"]
 Region = tuple[int, int, int, int]
 """x, y, width and height of a box in pixels of the recorded frame; x and y of its upper left corner."""
@@ -92,6 +93,7 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         start: when the first sample was taken, ISO 8601; a name in braces is that part of the path.
         rate_hz: samples per second, checked against the times; None measures it in the first file.
         clock_ppm: by how many millionths the clock runs fast.
+        align_on: propose an `offset_s` beside the first source, by the strongest burst or by the whole course.
         channels: columns, or names with the column of each; none means all that are not used otherwise.
         max_gap_s: nothing is interpolated across more than this; None is one and a half periods.
         resample_hz: the rate in the dataset; None is `rate_hz`.
@@ -112,6 +114,7 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     start: str = ""
     rate_hz: float | None = None
     clock_ppm: float = 0.0
+    align_on: AlignOn | None = None
     channels: tuple[str, ...] | dict[str, str] = ()
     unit: str = ""
     scale: float = 1.0
@@ -145,6 +148,8 @@ class Source(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class LabelRule(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What says which class a window is of: one of `path`, `column`, `files` and `table`.
+
+    None of them where nothing is labelled yet, and unlabelled windows are kept.
 
     Attributes:
         path: the part of the path that is the class.
@@ -252,7 +257,7 @@ def read_recipe(file: Path) -> Recipe:
         recipe = msgspec.toml.decode(file.read_bytes(), type=Recipe)
     except msgspec.ValidationError as error:
         raise DatasetError(f"{file}: {error}; docs/your-own-data.md describes every key") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
@@ -277,6 +282,8 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
         yield "'source': expected one or more, got none; describe each sensor in a [[source]]"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"'source': modality {name!r} is there {names.count(name)} times; give each sensor its own name"
+    if recipe.source and recipe.source[0].align_on is not None:
+        yield "'source[0]': 'align_on': expected none at the first source, which others are laid beside; move it"
     for number, source in enumerate(recipe.source):
         yield from (f"'source[{number}]' ({source.modality}): {text}" for text in _source_problems(source))
     yield from (f"'labels': {text}" for text in _label_problems(recipe.labels))
@@ -376,7 +383,8 @@ def _table_problems(table: Table) -> Iterator[str]:
 def _label_problems(labels: LabelRule) -> Iterator[str]:
     yield from _table_problems(labels)
     named = [key for key in ("path", "column", "files", "table") if getattr(labels, key)]
-    if len(named) != 1:
+    is_without = not named and labels.classes and labels.unlabelled == "keep"
+    if len(named) != 1 and not is_without:
         got = " and ".join(named) or "none"
         yield f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"
     if labels.rate_hz is not None and not 0 < labels.rate_hz < float("inf"):

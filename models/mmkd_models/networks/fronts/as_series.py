@@ -23,15 +23,19 @@ CELLS = 8
 class SoundAsSeries(nn.Module):
     """(B, T, C) and presence -> log-mels (B, N, C M) and presence."""
 
+    ones: Tensor
+
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         self.mels = LogMels(modality)
+        self.register_buffer("ones", torch.ones(1, self.mels.count), persistent=False)
         self.spec = _series(modality, self.mels.positions, len(modality.channels) * self.mels.count)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Gives values, 0 where a frame is missing, and presence, each (B, N, C M)."""
-        found, there = self.mels(values * present, present)
-        there = there[..., None].expand_as(found)  # (B, C, N, M)
+        present = present.transpose(1, 2)
+        found, there = self.mels(values.transpose(1, 2) * present, present)
+        there = there[..., None] @ self.ones  # (B, C, N, M)
         return (found * there).transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
 
 
@@ -40,6 +44,7 @@ class VideoAsSeries(nn.Module):
 
     down: Tensor
     across: Tensor
+    ones: Tensor
 
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
@@ -47,14 +52,16 @@ class VideoAsSeries(nn.Module):
         self.frame = (modality.samples, height, width)
         for name, pixels in (("down", height), ("across", width)):
             self.register_buffer(name, _cells(pixels), persistent=False)
-        self.spec = _series(modality, modality.samples, len(self.down) * len(self.across))
+        cells = len(self.down) * len(self.across)
+        self.register_buffer("ones", torch.ones(1, cells), persistent=False)
+        self.spec = _series(modality, modality.samples, cells)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Gives values, 0 where a frame is missing, and presence, each (B, T, cells)."""
         samples, height, width = self.frame
         gray = values.to(present.dtype).mean(-1).reshape(-1, height, width)
         cells = (self.down @ gray @ self.across.T).reshape(-1, samples, self.spec.shape[1])
-        there = present.expand_as(cells)
+        there = present @ self.ones  # not `expand`: a device refuses a graph that says how large a tensor is to become
         return cells * there, there
 
 

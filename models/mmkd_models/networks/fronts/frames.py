@@ -74,13 +74,8 @@ class FrameFront(nn.Module):
             series (B, D, T): each frame's embedding; spectrum (B, D): its mean; statistics (B, D + 3): its mean
             absolute step, and the step, mean and spread of the brightness.
         """
-        pixels = values.to(present.dtype)
         height, across, channels = self.shape
-        flat = pixels.reshape(-1, self.positions, height * across, channels)
-        flat = ((flat - self.mean) / self.std).transpose(2, 3).flatten(2)  # (B, T, C H W)
-        level = flat.mean(-1, keepdim=True)  # (B, T, 1)
-        centred = flat - level
-        local = centred / ((centred * centred).mean(-1, keepdim=True) + _FLAT).sqrt() * present
+        local, level = self._normalised(values.to(present.dtype), present)
         pairs = present * _before(present)  # (B, T, 1)
         changed = (local - _before(local)) * pairs
         views = torch.stack([local, changed], dim=2).reshape(-1, 2 * channels, height, across)
@@ -90,6 +85,30 @@ class FrameFront(nn.Module):
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, 1) -> (B, T)."""
         return present[..., 0]
+
+    def _normalised(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1).
+
+        Every pass over the pixels counts: means and spreads are put together from those of the channels.
+        """
+        height, across, channels = self.shape
+        if channels == 1:
+            rows = pixels.reshape(-1, self.positions, 1, height * across)  # (B, T, C, H W)
+        else:
+            rows = pixels.reshape(-1, self.positions, height * across, channels).transpose(2, 3)
+        mean = rows.mean(-1, keepdim=True)
+        rows = rows - mean
+        flat = rows.reshape(-1, 1, height * across)
+        square = (flat @ flat.transpose(1, 2)).reshape(-1, self.positions, channels) / (height * across)
+        levels = (mean[..., 0] - self.mean) / self.std  # (B, T, C)
+        level = levels.mean(-1, keepdim=True)
+        apart = levels - level
+        variance = (square / (self.std * self.std) + apart * apart).mean(-1, keepdim=True)
+        gain = present / (variance + _FLAT).sqrt()  # (B, T, 1)
+        local = rows * (gain / self.std)[..., None]
+        if channels > 1:  # of one channel the level is its own
+            local = local + (apart * gain)[..., None]
+        return local.flatten(2), level
 
     def _summaries(self, found: Tensor, level: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         count = present.sum(1).clamp(min=1.0)  # (B, 1)
@@ -108,13 +127,16 @@ def _before(rows: Tensor) -> Tensor:
 
 
 def _stem(channels: int, width: int, height: int, across: int) -> tuple[nn.Sequential, int]:
-    """Convolutions until at most 4 x 4 pixels are left, and how many values that are."""
+    """Convolutions until at most 4 x 4 pixels are left, and how many values that are.
+
+    With ReLU, which engines compute inside a convolution; a GELU over so many values is a pass of its own.
+    """
     layers: list[nn.Module] = []
     out = max(4, width // 4)
     while max(height, across) > _LAST:
         wide = not layers and min(height, across) >= _WIDE_FROM
         kernel, stride = (5, 4) if wide else (3, 2)
-        layers += [nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2), nn.GELU()]
+        layers += [nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2), nn.ReLU()]
         height, across = (-(-size // stride) for size in (height, across))
         channels, out = out, max(4, width // 2)
     return nn.Sequential(*layers), channels * height * across

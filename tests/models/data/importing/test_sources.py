@@ -318,3 +318,12 @@ test = ["{names[-1]}"]
     np.testing.assert_array_equal(found.take(np.arange(len(found)))["v"], wanted.take(np.arange(len(wanted)))["v"])
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.groups, wanted.groups)
+
+
+def test_recordings_without_any_label_become_a_dataset_without_labels(plant, recipe):
+    recipe(('files = "{machine}/states.csv"', 'classes = ["ok", "worn"]\nunlabelled = "keep"'))
+    run(plant)
+    windows = open_dataset(plant / "out").everything()
+    assert len(windows) == 60
+    assert (windows.labels == -1).all()
+    assert windows.spec.task.labels == ("ok", "worn")

@@ -1,0 +1,165 @@
+"""Every reader of files that are not trusted, as a function from bytes: it may refuse, and must do nothing else.
+
+Owns which readers these are, what each may raise, and the seeds that mutations start from: files of `tests/before`, and
+what is written here for the formats that have none there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmkd_edge.bundle.arrays import ArraysError, read_npz
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.digest import new_sha256
+from mmkd_edge.bundle.golden import golden_from_bytes
+from mmkd_edge.bundle.manifest import decode_manifest, encode_manifest
+from mmkd_edge.bundle.signature import decode_signatures
+from mmkd_edge.errors import MmkdError
+from mmkd_edge.predict.profile import decode_profile
+from mmkd_edge.trust.graphs import check_graph
+from mmkd_edge.trust.keys import read_keys
+from mmkd_edge.trust.slots import read_slots
+
+BEFORE = Path(__file__).parents[3] / "tests" / "before"
+_TAIL_BYTES = 64
+
+_PROFILE = b"""{"format_version": 1, "origin": "contest", "bundle_sha256": "%s", "machine": {"cpu": "a", "board": null,
+"architecture": "x86_64", "cores": 2}, "created_utc": "2026-01-01T00:00:00+00:00", "libraries": {"onnxruntime": "1"},
+"trials": [{"model": "acc", "backend": "ort", "precision": "fp32", "threads": 1, "p50_us": 1.0, "p99_us": 2.0,
+"ratio": 1.0, "calls": 9}]}""" % (b"0" * 64)
+_SIGNATURE = b'{"format_version": 1, "signatures": [{"key_id": "%s", "ed25519": "%s"}]}' % (b"0" * 16, b"1" * 128)
+_KEY = b'{"format_version": 1, "key_id": "%s", "ed25519": "%s", "expires_utc": "2030-01-01T00:00:00+00:00"}'
+_SLOTS = b"""{"format_version": 1, "highest_release": 3, "current": {"sha256": "%s", "model_id": "a", "release": 3,
+"installed_utc": "2026-01-01T00:00:00+00:00", "condition": "good", "reason": ""}, "starting": false}""" % (b"0" * 64)
+_SIDECAR = b"""{"format_version": 2, "model_id": "a", "bundle_sha256": "b", "artifact": "acc/model.fp32.onnx",
+"onnx_sha256": "a", "precision": "fp32", "engine": "a.engine", "engine_sha256": "a", "size_bytes": 5}"""
+_RECIPE = b"""version = 1
+[[source]]
+files = "*.csv"
+modality = "acc"
+[labels]
+from = "path"
+[windows]
+samples = 10
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One reader.
+
+    Attributes:
+        read: reads bytes, below a folder of its own.
+        refuses: what it may raise.
+        seeds: valid files.
+    """
+
+    read: Callable[[bytes, Path], object]
+    refuses: tuple[type[Exception], ...]
+    seeds: Callable[[], list[bytes]]
+
+
+def _archive(data: bytes, folder: Path) -> None:
+    """The hash of the archive is reckoned anew, so that what comes behind it is read too."""
+    body, digest = data[:-_TAIL_BYTES], new_sha256(data[: -_TAIL_BYTES - 39]).hexdigest()
+    path = _written(folder / "a.edge", body + digest.encode())
+    Bundle.open(path).close()
+
+
+def _golden(data: bytes, folder: Path) -> None:
+    with Bundle.open(BEFORE / "student.edge") as bundle:
+        golden_from_bytes(data, bundle.manifest.models[0])
+
+
+def _sidecar(data: bytes, folder: Path) -> None:
+    from mmkd_export.targets.sidecar import read_sidecar
+
+    read_sidecar(_written(folder / "a.json", data))
+
+
+def _checkpoint(data: bytes, folder: Path) -> None:
+    from mmkd_export.inspect.files import inspect_file
+
+    inspect_file(_written(folder / "a.ckpt", data))
+
+
+def _dataset(data: bytes, folder: Path) -> None:
+    from mmkd_models.data.spec import read_dataset_spec
+
+    read_dataset_spec(_written(folder / "dataset.json", data).parent)
+
+
+def _recipe(data: bytes, folder: Path) -> None:
+    from mmkd_models.data.importing.recipe import read_recipe
+
+    read_recipe(_written(folder / "a.toml", data))
+
+
+def _keys(data: bytes, folder: Path) -> None:
+    read_keys(_written(folder / "a.pub", data).parent)
+
+
+def _slots(data: bytes, folder: Path) -> None:
+    read_slots(_written(folder / "slots.json", data).parent)
+
+
+TARGETS: Mapping[str, Target] = {
+    "manifest": Target(
+        read=lambda data, _: decode_manifest(data), refuses=(MmkdError,), seeds=lambda: [_of_bundle("manifest.json")]
+    ),
+    "archive": Target(read=_archive, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.edge").read_bytes()]),
+    "signature": Target(read=lambda data, _: decode_signatures(data), refuses=(MmkdError,), seeds=lambda: [_SIGNATURE]),
+    "profile": Target(read=lambda data, _: decode_profile(data), refuses=(ValueError,), seeds=lambda: [_PROFILE]),
+    "golden": Target(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
+    "graph": Target(
+        read=lambda data, _: check_graph(data), refuses=(ValueError,), seeds=lambda: [_of_bundle("acc/model.fp32.onnx")]
+    ),
+    "sidecar": Target(read=_sidecar, refuses=(MmkdError,), seeds=lambda: [_SIDECAR]),
+    "checkpoint": Target(
+        read=_checkpoint, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "student.ckpt").read_bytes()]
+    ),
+    "dataset": Target(
+        read=_dataset, refuses=(MmkdError,), seeds=lambda: [(BEFORE / "two" / "dataset.json").read_bytes()]
+    ),
+    "recipe": Target(read=_recipe, refuses=(MmkdError,), seeds=lambda: [_RECIPE]),
+    "calibration": Target(
+        read=lambda data, folder: read_npz(_written(folder / "a.npz", data)),
+        refuses=(ArraysError,),
+        seeds=lambda: [_npz()],
+    ),
+    "keys": Target(read=_keys, refuses=(MmkdError,), seeds=lambda: [_KEY % (b"0" * 16, b"1" * 64)]),
+    "slots": Target(read=_slots, refuses=(MmkdError,), seeds=lambda: [_SLOTS]),
+}
+"""Every reader, by the name of what it reads."""
+
+
+def fault_of(target: Target, data: bytes, folder: Path) -> Exception | None:
+    """What a reader raised that it may not; None where it read or refused."""
+    try:
+        target.read(data, folder)
+    except target.refuses:
+        return None
+    except Exception as error:
+        return error
+    return None
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def _of_bundle(member: str) -> bytes:
+    with Bundle.open(BEFORE / "student.edge") as bundle:
+        return encode_manifest(bundle.manifest) if member == "manifest.json" else bundle.read(member)
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, x_acc=np.zeros((2, 4, 3), np.float32), y=np.array([0, 1]))
+    return file.getvalue()

@@ -1,0 +1,155 @@
+"""What `mmkd-run`'s loop carries: many stations in one process, for hours, then at a multiple of the rate.
+
+    python benchmarks/proofs/live_load.py FOLDER
+    python benchmarks/proofs/live_load.py FOLDER --minutes 2 --stations 20 --rate-hz 1000 --times 5
+
+Each station reads noise of three channels in blocks of 20 ms, through the same intake, stream and sink as `mmkd-run`,
+and answers every half second by a student with random weights. A first run at the rate says how memory grows after a
+warm-up of a tenth of the time, how long samples wait for their results, and what was dropped. A second, a tenth as
+long, comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer. Prints
+Markdown. Needs `mmkd-edge[export,live]`; the student stays in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.service import RunFacts, Service
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.watch.timing import EDGES
+from proofs.script import head, parser_of, row
+
+CHANNELS = ("x", "y", "z")
+BLOCK_S, HOP_S, QUEUE = 0.02, 0.5, 64
+
+
+class Noise:
+    """A source that gives blocks of noise at a pace; when it cannot keep it, the blocks come as fast as they can."""
+
+    live = True
+
+    def __init__(self, rate_hz: float) -> None:
+        self._count = max(1, round(rate_hz * BLOCK_S))
+        self._rows = np.random.default_rng(0).normal(size=(self._count, len(CHANNELS))).astype(np.float32)
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        """The blocks."""
+        due_s = time.monotonic()
+        while not listener.stop.wait(max(0.0, due_s - time.monotonic())):
+            yield Delivery(rows=self._rows, times=None, arrived_s=time.monotonic())
+            due_s += BLOCK_S
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def main() -> None:
+    """Make the student, run both loads, and print what they did."""
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the student")
+    parser.add_argument("--minutes", type=float, default=120.0, help="of the first load")
+    parser.add_argument("--stations", type=int, default=20)
+    parser.add_argument("--rate-hz", type=float, default=1000.0)
+    parser.add_argument("--times", type=float, default=5.0, help="the rate of the second load, in rates of the first")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bundle = exported(options.folder, options.rate_hz)
+    columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "longest, ms", "results", "dropped", "share")
+    print(head("load", *columns))
+    for name, factor, minutes in (("the rate", 1.0, options.minutes), ("beyond", options.times, options.minutes / 10)):
+        facts, growth_bytes = carried(bundle, options, factor=factor, minutes=minutes)
+        print(cells(name, minutes, facts, growth_bytes), flush=True)
+
+
+def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> tuple[RunFacts, int]:
+    """What a load did, and by how many bytes memory grew after the first tenth."""
+    stop = threading.Event()
+    memory: list[int] = []
+    outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
+    with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
+        stations = [
+            Station(
+                f"station {number}",
+                predictor=predictor,
+                source=Noise(factor * options.rate_hz),
+                source_text="noise",
+                intake=Intake(most=QUEUE, on_full="drop-oldest"),
+                outlets=[outlet],
+                rules=StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival"),
+            )
+            for number in range(options.stations)
+        ]
+        service = Service(stations=stations, outlets=[outlet], predictors=[(bundle, predictor)])
+        watching = threading.Thread(target=watch, args=(stop, memory, 60 * minutes), daemon=True)
+        watching.start()
+        facts = service.run(stop=stop, reload=threading.Event())
+    return facts, max(memory[1:], default=0) - memory[0]
+
+
+def watch(stop: threading.Event, memory: list[int], seconds: float) -> None:
+    """Ends the run in time; notes the memory after a tenth of it, and then a hundred times."""
+    stop.wait(seconds / 10)
+    for _ in range(101):
+        memory.append(resident_bytes())
+        stop.wait(0.9 * seconds / 100)
+    stop.set()
+
+
+def resident_bytes() -> int:
+    """Memory of this process (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cells(name: str, minutes: float, facts: RunFacts, growth_bytes: int) -> str:
+    """One row of the table."""
+    timings = [one.latency for one in facts.stations if one.latency is not None]
+    counts = np.sum([timing.counts for timing in timings], axis=0)
+    total = sum(timing.count for timing in timings)
+    results = sum(sum(one.results.values()) for one in facts.stations)
+    samples = sum(one.intake.samples for one in facts.stations)
+    dropped = sum(one.intake.dropped for one in facts.stations)
+    longest_s = max(timing.max_s for timing in timings)
+    within = [f"{1000 * quantile(counts, total, share):.1f}" for share in (0.5, 0.999)]
+    return row(
+        name, f"{minutes:g}", f"{growth_bytes / 1e6:.2f}", *within, f"{1000 * longest_s:.1f}", f"{results:,}",
+        f"{dropped:,}", f"{dropped / samples:.2%}",
+    )  # fmt: skip
+
+
+def quantile(counts: np.ndarray, total: int, share: float) -> float:
+    """The upper edge of the bin that holds it, in seconds."""
+    return EDGES[min(int(np.searchsorted(counts, share * total)), len(EDGES) - 1)]
+
+
+def exported(folder: Path, rate_hz: float) -> Path:
+    """The student as a bundle: a window of a second."""
+    from mmkd_models.networks.config import student_config
+    from mmkd_models.training.checkpoint import write_student
+    from proofs.students import untrained
+
+    bundle = folder / f"noise-{rate_hz:g}.edge"
+    if not bundle.exists():
+        modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=rate_hz, samples=round(rate_hz))
+        student = untrained(modality, TaskSpec(labels=("sound", "worn")), student_config("tiny"), carried=128)
+        write_student(bundle.with_suffix(".ckpt"), student)
+        line = [sys.executable, "-c", "from mmkd_export.commands.export import main; main()"]
+        subprocess.run([*line, bundle.with_suffix(".ckpt"), "-o", bundle], check=True, stdout=subprocess.DEVNULL)
+    return bundle
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What made a bundle, what is in it, and what would run it on this machine: the facts of a bill of materials.
+
+Owns which library is named, and where its version and licence come from: the manifest for what made the bundle, the
+installed distributions for what runs it here. Imports none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from pathlib import Path
+
+from mmkd_edge.backends.base import BACKENDS
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import FileEntry, member_files, release_of
+from mmkd_report.documents.bill import (
+    BillOfMaterials,
+    Component,
+    ComponentType,
+    Dependency,
+    Hash,
+    Licence,
+    Metadata,
+    NamedLicence,
+    Tools,
+)
+
+_REQUIRED = ("mmkd-edge", "numpy", "msgspec")
+_CLASSIFIER = "License :: "
+_TYPES: dict[str, ComponentType] = {
+    ".onnx": "machine-learning-model",
+    ".tflite": "machine-learning-model",
+    ".npz": "data",
+}
+_MOST_OF_A_NAME = 100  # some distributions put the text of their licence where its name belongs
+
+
+def bill_of(path: Path) -> BillOfMaterials:
+    """The bill of materials of a bundle, which is verified.
+
+    Raises:
+        UsageError: there is no such file.
+        ArtifactError: it is no bundle, or is damaged.
+    """
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+        whole = Component(
+            type="machine-learning-model",
+            ref=f"bundle:{bundle.sha256}",
+            name=manifest.model_id,
+            version=str(release_of(manifest)),
+            hashes=(Hash(alg="SHA-256", content=bundle.sha256),),
+            licenses=_licences(manifest.licence),
+        )
+        members = tuple(_member(entry) for entry in member_files(manifest))
+    makers = tuple(
+        Component(type="library", ref=f"maker:{name}@{version}", name=name, version=version)
+        for name, version in sorted(manifest.tools.items())
+    )
+    libraries = tuple(_libraries())
+    needs = Dependency(ref=whole.ref, depends_on=tuple(one.ref for one in (*members, *libraries)))
+    return BillOfMaterials(
+        metadata=Metadata(tools=Tools(components=makers), component=whole),
+        components=(*members, *libraries),
+        dependencies=(needs,),
+    )
+
+
+def _member(entry: FileEntry) -> Component:
+    return Component(
+        type=_TYPES.get(Path(entry.file).suffix, "file"),
+        ref=f"file:{entry.file}",
+        name=entry.file,
+        hashes=(Hash(alg="SHA-256", content=entry.sha256),),
+    )
+
+
+def _libraries() -> Iterator[Component]:
+    """What runs it: the runtime's own, and every engine that is installed, one of which is needed."""
+    engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values())
+    for name in (*_REQUIRED, *engines):
+        try:
+            facts = metadata(name)
+        except PackageNotFoundError:
+            continue
+        version = facts["Version"]
+        yield Component(
+            type="library",
+            ref=f"library:{name}@{version}",
+            name=name,
+            version=version,
+            scope="required" if name in _REQUIRED else "optional",
+            licenses=_licences(_licence_of(facts)),
+            purl=f"pkg:pypi/{name}@{version}",
+        )
+
+
+def _licence_of(facts: PackageMetadata) -> str:
+    """What a distribution says of its licence: an expression, a classifier, or the first line of what it wrote."""
+    classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
+    said = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
+    expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []
+    first = texts[0].strip().partition("\n")[0] if texts else ""
+    return expressions[0] if expressions else said or first[:_MOST_OF_A_NAME]
+
+
+def _licences(text: str) -> tuple[Licence, ...]:
+    return (Licence(license=NamedLicence(name=text)),) if text else ()

@@ -1,0 +1,1 @@
+"""What sources and sinks of one protocol share: how the other side is named, and how it is reached."""

@@ -1,0 +1,203 @@
+"""Windows that a student was not sure of, kept on the disk until somebody labels them.
+
+A ring of files in the interchange form that `mmkd-data import` reads, a few windows each, the oldest given up first.
+Owns the choice of windows and the files. Writing has a thread of its own: no answer waits for the disk.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.files import fault_of, write_file
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.postprocess import Prediction
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+
+logger = logging.getLogger(__name__)
+
+LEAST_BYTES = 1_000_000
+_TOGETHER, _WITHIN_S = 32, 60.0
+_MOST_WAITING = 256
+
+
+class RingRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept, and how much of it.
+
+    Attributes:
+        folder: of the files; made where it is absent.
+        most_bytes: of all files of one station.
+        below: a window is uncertain where its answer's probability is lower, or its label set has several labels.
+    """
+
+    folder: Path
+    most_bytes: int
+    below: float
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    window: NDArray[np.float32]
+    time_s: float
+    label: str
+    probability: float
+    reason: str
+
+
+class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a ring is doing.
+
+    Attributes:
+        kept: windows that were written.
+        dropped: windows that were given up because the disk was too slow, or did not take them.
+        removed: files that made room.
+    """
+
+    kept: int
+    dropped: int
+    removed: int
+
+
+class UncertainRing:
+    """Keeps uncertain windows of one station, at most one in each window's length of time.
+
+    Args:
+        rule: what is kept.
+        station: whose; the files begin with its name.
+        modality: of the windows.
+        task: of the answers.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+
+    def __init__(self, rule: RingRule, *, station: str, modality: ModalitySpec, task: TaskSpec) -> None:
+        self._rule = rule
+        self._station = station
+        self._modality = modality
+        self._task = task
+        self._stem = "".join(char if char.isalnum() else "_" for char in station)
+        self._waiting: queue.Queue[_Kept | None] = queue.Queue(maxsize=_MOST_WAITING)
+        self._last_s = -float("inf")
+        self._kept = self._dropped = self._removed = 0
+        try:
+            rule.folder.mkdir(parents=True, exist_ok=True)
+            numbers = [int(path.stem.rpartition("-")[2]) for path in self._files()]
+        except OSError as error:
+            raise UsageError(f"{rule.folder}: expected a folder for uncertain windows: {fault_of(error)}") from error
+        self._number = max(numbers, default=0)
+        self._thread = threading.Thread(target=self._write, name=f"uncertain {station}", daemon=True)
+        self._thread.start()
+
+    def see(self, window: NDArray[np.float32], prediction: Prediction, *, time_s: float) -> None:
+        """Keep a window (T, C) where its answer is uncertain; returns at once.
+
+        Args:
+            window: raw values; NaN = missing.
+            prediction: its answer.
+            time_s: of its newest sample.
+        """
+        reason = self._why(prediction)
+        if not reason or 0 <= time_s - self._last_s < self._modality.duration_s:
+            return
+        self._last_s = time_s
+        kept = _Kept(
+            window=window, time_s=time_s, label=prediction.label, probability=prediction.probability, reason=reason
+        )
+        try:
+            self._waiting.put_nowait(kept)
+        except queue.Full:
+            self._dropped += 1
+
+    def facts(self) -> RingFacts:
+        """How it is doing."""
+        return RingFacts(kept=self._kept, dropped=self._dropped, removed=self._removed)
+
+    def close(self) -> None:
+        """Write what waits."""
+        try:
+            self._waiting.put(None, timeout=1.0)
+        except queue.Full:
+            return
+        self._thread.join(5.0)
+
+    def _why(self, prediction: Prediction) -> str:
+        if prediction.index < 0 or prediction.status not in ("ok", "degraded") or self._task.kind == "regression":
+            return ""
+        if len(prediction.label_set) > 1:
+            return "several labels"
+        return "low probability" if prediction.probability < self._rule.below else ""
+
+    # ---- the thread that writes
+
+    def _write(self) -> None:
+        held: list[_Kept] = []
+        began_s = time.monotonic()
+        while True:
+            try:
+                kept = self._waiting.get(timeout=1.0)
+            except queue.Empty:
+                kept = None
+                ending = False
+            else:
+                ending = kept is None
+            began_s = began_s if held else time.monotonic()
+            held += [kept] if kept is not None else []
+            if held and (ending or len(held) >= _TOGETHER or time.monotonic() - began_s >= _WITHIN_S):
+                self._write_file(held)
+                held = []
+            if ending:
+                return
+
+    def _write_file(self, held: list[_Kept]) -> None:
+        data = io.BytesIO()
+        np.savez(data, **self._arrays(held))
+        self._number += 1
+        path = self._rule.folder / f"{self._stem}-{self._number:08d}.npz"
+        try:
+            self._make_room(len(data.getvalue()))
+            write_file(path, data.getvalue())
+        except (OSError, UsageError) as error:
+            logger.warning("uncertain windows of %s: %s", self._station, error)
+            self._dropped += len(held)
+            return
+        self._kept += len(held)
+
+    def _arrays(self, held: list[_Kept]) -> dict[str, Any]:
+        name, count = self._modality.name, len(held)
+        start_s = np.array([one.time_s for one in held]) - (self._modality.samples - 1) / self._modality.rate_hz
+        return {
+            f"x_{name}": np.stack([one.window for one in held]),
+            f"rate_{name}": np.float64(self._modality.rate_hz),
+            f"channels_{name}": np.array(self._modality.channels),
+            f"unit_{name}": np.array(self._modality.unit),
+            "y": np.full(count, -1, dtype=np.int64),
+            "classes": np.array(self._task.labels),
+            "split": np.zeros(count, dtype=np.int64),
+            "group": np.array([self._station] * count),
+            "time": start_s,
+            "column_answer": np.array([one.label for one in held]),
+            "column_probability": np.array([one.probability for one in held]),
+            "column_reason": np.array([one.reason for one in held]),
+        }
+
+    def _files(self) -> list[Path]:
+        files = self._rule.folder.glob(f"{self._stem}-*.npz")
+        return sorted(path for path in files if path.stem.rpartition("-")[2].isdigit())
+
+    def _make_room(self, size_bytes: int) -> None:
+        files = self._files()
+        used = sum(path.stat().st_size for path in files)
+        while files and used + size_bytes > self._rule.most_bytes:
+            oldest = files.pop(0)
+            used -= oldest.stat().st_size
+            oldest.unlink()
+            self._removed += 1

@@ -1,0 +1,123 @@
+"""What a step of an adaptation teaches: answers for new windows, and what the student knew of old ones.
+
+Half of each batch is new and half is old. Old windows are taught by their labels and by what the student said of them
+before (Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016), drawn evenly from all that is kept ("random replay";
+A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import Batch, BatchSource
+from mmkd_models.data.windows import Windows
+
+Goal = Literal["answers", "certainty"]
+
+CERTAIN = 0.4
+"""Windows above this share of the largest entropy do not count (S. Niu et al., "Towards Stable Test-Time Adaptation in
+Dynamic Wild World", ICLR 2023, section 4.1: 0.4 ln K)."""
+
+HEAD_FIRST = 0.25
+"""Share of the training in which the head alone learns, where labels are few."""
+
+
+class PairedSource:
+    """Batches whose first half is of one set of windows and whose second half is of another."""
+
+    def __init__(self, new: Windows, old: Windows, config: AugmentConfig, *, batch: int, seed: int) -> None:
+        half = max(2, batch // 2)
+        self.new = BatchSource(new, config, batch=half, labelled_share=0.0, seed=seed)
+        self.old = BatchSource(old, config, batch=half, labelled_share=0.0, seed=seed + 1)
+        self.offset = len(new)
+
+    def at(self, step: int) -> Batch:
+        """Gives the batch of that step: rows of old windows count from the number of new ones."""
+        new, old = self.new.at(step), self.old.at(step)
+        inputs = {
+            name: tuple(
+                torch.cat([mine, theirs]) for mine, theirs in zip(new.inputs[name], old.inputs[name], strict=True)
+            )
+            for name in new.inputs
+        }
+        return Batch(
+            inputs=inputs,  # type: ignore[arg-type]
+            targets=torch.cat([new.targets, old.targets]),
+            labelled=torch.cat([new.labelled, old.labelled]),
+            index=torch.cat([new.index, old.index + self.offset]),
+            step=step,
+            partner=torch.cat([_partner(new), _partner(old) + self.offset]),
+            share=torch.cat([_share(new), _share(old)]),
+        )
+
+
+def _partner(batch: Batch) -> Tensor:
+    return batch.index if batch.partner is None else batch.partner
+
+
+def _share(batch: Batch) -> Tensor:
+    return torch.ones(len(batch.index)) if batch.share is None else batch.share
+
+
+class AdaptLearner(nn.Module):
+    """Teaches a student in place.
+
+    Args:
+        network: a student of any kind with weights.
+        modality: the student's.
+        targets: (N, K) probabilities of the new and then the old windows, as `PairedSource` counts them.
+        offset: how many of them are new.
+        goal: `answers`: new windows are taught their row of `targets`; `certainty`: they are to be told apart surely
+            and evenly, whichever way (information maximisation: J. Liang, D. Hu, J. Feng, "Do We Really Need to Access
+            the Source Data?", ICML 2020, equation 2).
+        head_first: whether the head learns alone at first.
+    """
+
+    targets: Tensor
+
+    def __init__(
+        self, network: nn.Module, *, modality: str, targets: Tensor, offset: int, goal: Goal, head_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.network, self.modality, self.offset = network, modality, offset
+        self.goal, self.head_first = goal, head_first
+        self.register_buffer("targets", targets.float(), persistent=False)
+
+    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Gives the losses of new and old windows and `loss`, their mean."""
+        logits = self._logits(batch, share)
+        weight = batch.share[:, None].to(logits)  # type: ignore[index]
+        wanted = weight * self.targets[batch.index] + (1 - weight) * self.targets[batch.partner]
+        is_old = batch.index >= self.offset
+        apart = -(wanted * F.log_softmax(logits, dim=-1)).sum(-1)  # (B,)
+        old = apart[is_old].mean()
+        new = apart[~is_old].mean() if self.goal == "answers" else _uncertainty(logits[~is_old])
+        return {"new": new, "old": old, "loss": (new + old) / 2}
+
+    def _logits(self, batch: Batch, share: float) -> Tensor:
+        output = self.network(*batch.inputs[self.modality])
+        if self.head_first and share < HEAD_FIRST:
+            head: Tensor = self.network.head(output.embedding.detach())  # type: ignore[operator]
+            return head
+        logits: Tensor = output.logits
+        return logits
+
+
+def _uncertainty(logits: Tensor) -> Tensor:
+    """Mean entropy of the windows that are not too unsure, less the entropy of the mean answer."""
+    chances = torch.softmax(logits, dim=-1)
+    entropy = -(chances * torch.log_softmax(logits, dim=-1)).sum(-1)
+    counts = (entropy.detach() < CERTAIN * torch.log(torch.tensor(float(logits.shape[1])))).to(entropy)
+    mean = chances.mean(0)
+    return (entropy * counts).sum() / counts.sum().clamp(min=1.0) + (mean * (mean + 1e-8).log()).sum()
+
+
+def without_mixing(augment: AugmentConfig) -> AugmentConfig:
+    """Gives the same augmentation for windows that are seen one by one."""
+    return msgspec.structs.replace(augment, mixup=0.0)

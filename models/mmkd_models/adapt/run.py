@@ -1,0 +1,247 @@
+"""An adaptation from the student as it is to the one that may be written: every way tried, judged, and the gate.
+
+Adapts only what gets better: where no way passes the gate there is no adapted student.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.adapt.domains import Domain, few_labels
+from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
+from mmkd_models.adapt.ways import Floats, Task, Way, adapted
+from mmkd_models.carried import MOST_WINDOWS, CarriedWindows
+from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import Adapted, StudentCheckpoint
+from mmkd_models.training.predict import answers_to, logits_of
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, EstimateKind, WayJudgement
+
+OnWay = Callable[[str], None]
+"""Is told which way is tried next."""
+
+_FOLDS = 2  # of the labels that are given: each half is judged by what learns from the other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """How an adaptation ended.
+
+    Attributes:
+        checkpoint: the adapted student; None where no way may be written.
+        document: what was tried; nothing is written yet.
+    """
+
+    checkpoint: StudentCheckpoint | None
+    document: AdaptationDocument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked for.
+
+    Attributes:
+        new: with the student's modality and the teacher's.
+        labels: how many labels of each class are seen; 0 sees none.
+    """
+
+    student: StudentCheckpoint
+    student_sha256: str
+    new: Domain
+    old: Domain
+    teacher: TaughtBy | None
+    labels: int
+    train: TrainConfig
+    most_forgotten: float
+
+
+def run_adaptation(asked: Asked, base: Task, *, on_way: OnWay | None = None) -> Adaptation:
+    """Tries every way there is, and gives the best of those that pass the gate.
+
+    Args:
+        base: as `task_of` gives it, with what its trainings are to write and tell.
+    """
+    labelled = few_labels(base.new.learn, asked.labels, seed=asked.train.seed) if asked.labels else None
+    court = _court(asked, base, labelled)
+    before = heard(court, asked.student)
+    found: dict[str, StudentCheckpoint] = {}
+    judgements = []
+    for way in _ways(asked):
+        if on_way is not None:
+            on_way(way)
+        began = time.monotonic()
+        found[way] = adapted(base, way, labelled=labelled)
+        after = _heard_after(court, base, way, found[way], labelled)
+        judgements.append(judged(court, way, before, after, seconds=time.monotonic() - began))
+    passed = [one for one in judgements if not one.refusals]
+    chosen = max(passed, key=lambda one: one.estimate, default=None)
+    document = _document(asked, base, court, before, tuple(judgements), chosen, labelled)
+    if chosen is None:
+        return Adaptation(checkpoint=None, document=document)
+    return Adaptation(checkpoint=_finished(asked, found[chosen.way], chosen, base, labelled), document=document)
+
+
+def task_of(asked: Asked) -> Task:
+    """Gives what is adapted with what; the teacher is asked about the new windows here.
+
+    Raises UsageError where the student is of another kind of task than classes.
+    """
+    student = asked.student
+    if student.task.kind != "classification":
+        raise UsageError(
+            f"mmkd-adapt: expected a student of classes, got one of the kind {student.task.kind}, whose answers have no"
+            " shares to guard; train it anew with mmkd-distill"
+        )
+    if student.modality.kind == "video":
+        raise UsageError(
+            f"mmkd-adapt: expected a student of a series or of sound, got video, {student.modality.name!r}; train"
+            " it anew with mmkd-distill"
+        )
+    answers = None if asked.teacher is None else _teacher_says(asked.teacher, asked.new.learn)
+    return Task(student=student, new=_for_student(asked), old=asked.old, answers=answers, train=asked.train)
+
+
+def _for_student(asked: Asked) -> Domain:
+    name = (asked.student.modality.name,)
+    new = asked.new
+    return replace(new, learn=new.learn.with_modalities(name), judge=new.judge.with_modalities(name))
+
+
+def _teacher_says(teacher: TaughtBy, windows: Windows) -> Floats:
+    names = [modality.name for modality in teacher.checkpoint.modalities]
+    network = teacher.checkpoint.network()  # type: ignore[union-attr]
+    logits = answers_to(network, windows.with_modalities(names)).numpy()
+    return probabilities_of(logits, kind=windows.spec.task.kind)
+
+
+def _ways(asked: Asked) -> tuple[Way, ...]:
+    found: list[Way] = [] if asked.student.modality.normalise == "per_group" else ["statistics"]
+    found.append("own answers")
+    if asked.teacher is not None:
+        found.append("teacher")
+    if asked.labels:
+        found.append("labels")
+    return tuple(found)
+
+
+def _court(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> Court:
+    truth: NDArray[np.int64] | None = None
+    estimated_by: EstimateKind = "weighted"
+    new = base.new.judge
+    if labelled is not None:
+        new, estimated_by = base.new.learn.subset(labelled), "labels"
+        truth = new.labels.astype(np.int64)
+    elif asked.teacher is not None:
+        truth, estimated_by = _teacher_says(asked.teacher, asked.new.judge).argmax(axis=1), "agreement"
+    weights = importance(asked.student, base.new.judge, asked.old.judge) if estimated_by == "weighted" else None
+    return Court(
+        new=new,
+        truth=truth,
+        weights=weights,
+        estimated_by=estimated_by,
+        old=asked.old.judge,
+        metric=asked.student.facts.metric,  # type: ignore[arg-type]
+        most_forgotten=asked.most_forgotten,
+    )
+
+
+def _heard_after(
+    court: Court, base: Task, way: Way, student: StudentCheckpoint, labelled: NDArray[np.int64] | None
+) -> Heard:
+    """What an adapted student says; labels that taught it are judged by students that did not see them."""
+    if way != "labels" or labelled is None:
+        return heard(court, student)
+    part = _parts(base.new.learn.labels[labelled])
+    logits = np.zeros((len(labelled), len(student.task.labels)), dtype=np.float32)
+    for number in range(_FOLDS):
+        mine = part == number
+        folder = None if base.run_dir is None else base.run_dir / f"fold-{number}"
+        one = adapted(replace(base, run_dir=folder), way, labelled=labelled[~mine])
+        logits[mine] = logits_of(one.network(), base.new.learn.subset(labelled[mine]), modality=student.modality.name)
+    return heard(court, student, new_logits=logits)
+
+
+def _parts(labels: NDArray[np.generic]) -> NDArray[np.int64]:
+    """(N,) a number below `_FOLDS` for each window, so that each part has some of every class."""
+    part = np.zeros(len(labels), dtype=np.int64)
+    for number in np.unique(labels):
+        mine = np.flatnonzero(labels == number)
+        part[mine] = np.arange(len(mine)) % _FOLDS
+    return part
+
+
+def _finished(
+    asked: Asked, student: StudentCheckpoint, chosen: WayJudgement, base: Task, labelled: NDArray[np.int64] | None
+) -> StudentCheckpoint:
+    lineage = Adapted(
+        from_sha256=asked.student_sha256,
+        dataset=asked.new.name,
+        dataset_sha256=asked.new.sha256 or "",
+        way=chosen.way,
+        teacher_sha256=None if asked.teacher is None else asked.teacher.sha256,
+        labels=0 if labelled is None else len(labelled),
+        gain_points=chosen.gain_points,
+        forgotten_points=chosen.forgotten_points,
+    )
+    facts = msgspec.structs.replace(
+        student.facts,
+        score=chosen.old_score,
+        adapted=(*(student.facts.adapted or ()), lineage),
+        # It would take the new domain for a drift.
+        group_reference=msgspec.UNSET,
+    )
+    return replace(student, facts=facts, carried=_carried(student, base, labelled))
+
+
+def _carried(student: StudentCheckpoint, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
+    """The windows that travel with the student, and those that were labelled now, in place of the last if too many."""
+    carried = student.carried
+    if carried is None or labelled is None:
+        return carried
+    new = base.new.learn.subset(labelled)
+    windows = new.take(np.arange(len(new)))[student.modality.name]
+    kept = max(0, MOST_WINDOWS - len(windows))
+    return CarriedWindows(
+        windows=np.concatenate([carried.windows[:kept], windows[:MOST_WINDOWS]]),
+        labels=np.concatenate([carried.labels[:kept], new.labels[:MOST_WINDOWS]]),
+    )
+
+
+def _document(
+    asked: Asked,
+    base: Task,
+    court: Court,
+    before: Heard,
+    judgements: tuple[WayJudgement, ...],
+    chosen: WayJudgement | None,
+    labelled: NDArray[np.int64] | None,
+) -> AdaptationDocument:
+    return AdaptationDocument(
+        student_sha256=asked.student_sha256,
+        teacher_sha256=None if asked.teacher is None else asked.teacher.sha256,
+        modality=asked.student.modality.name,
+        metric=asked.student.facts.metric,
+        new=_domain_facts(replace(base.new, judge=court.new)),
+        old=_domain_facts(asked.old),
+        estimated_by=court.estimated_by,
+        estimate=float(before.hits.mean()),
+        old_score=before.old_score,
+        max_forget_points=asked.most_forgotten,
+        ways=judgements,
+        chosen=None if chosen is None else chosen.way,
+        written=None,
+        labels=0 if labelled is None else len(labelled),
+    )
+
+
+def _domain_facts(domain: Domain) -> DomainFacts:
+    return DomainFacts(name=domain.name, sha256=domain.sha256, learn=len(domain.learn), judge=len(domain.judge))

@@ -1,0 +1,203 @@
+"""`mmkd-adapt`: a trained student and the recordings of a new machine, to a student that is better there, or none."""
+
+from __future__ import annotations
+
+from mmkd_edge.command.interrupts import loading
+
+with loading("mmkd-adapt"):
+    from collections.abc import Sequence
+    from dataclasses import dataclass, replace
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, NoReturn
+
+    import msgspec
+
+    from mmkd_edge.command.options import Argument, Command, Option, run_line
+    from mmkd_edge.command.run import run_command, shell_line
+    from mmkd_edge.command.show import json_text, plain_table, say, show_table
+    from mmkd_edge.errors import GateError, UsageError
+    from mmkd_models.commands.options import NEEDS, Data, Json, Output, run_dir_of
+    from mmkd_models.commands.outputs import drop_states, hold_output, training_shown
+
+if TYPE_CHECKING:
+    import typer
+
+    from mmkd_models.adapt.run import Adaptation, Asked
+    from mmkd_models.data.dataset import Dataset
+    from mmkd_models.training.teacher_set import TaughtBy
+    from mmkd_report.documents.adaptation import AdaptationDocument
+
+_ABOUT = "Adapt a student to a new machine, person or campaign, and write it only where it is better."
+_ESTIMATES = {
+    "labels": "right answers to the labelled new windows",
+    "agreement": "agreement with the teacher on new windows that did not teach",
+    "weighted": "right answers to old windows, those like new ones counting more; a teacher or labels tell more",
+}
+
+
+def main() -> NoReturn:
+    """Runs `mmkd-adapt`."""
+    run_command("mmkd-adapt", run_adapt, needs=NEEDS, extra="train", about=_ABOUT)
+
+
+def run_adapt(arguments: Sequence[str]) -> None:
+    """Runs `mmkd-adapt` with these arguments."""
+    epilog = "Example: mmkd-adapt student.ckpt newsite --teacher teacher.ckpt -o adapted.ckpt"
+    run_line("mmkd-adapt", arguments, [Command(function=adapt, epilog=epilog)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeOptions:
+    """What is known of the new and of the old domain."""
+
+    teacher: Annotated[
+        Path | None,
+        Option("Teacher that labels the new windows, which then have all its modalities.", metavar="TEACHER.ckpt"),
+    ] = None
+    old: Annotated[
+        Path | None,
+        Option("Dataset that must not be forgotten; default the windows that the student carries.", metavar="OLDDATA"),
+    ] = None
+    labels: Annotated[
+        int, Option("See N labels of each class of the new training split; default none.", min=0, metavar="N")
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """What may be written."""
+
+    max_forget: Annotated[float, Option("Points that the old domain may lose.", min=0.0, metavar="POINTS")] = 1.0
+    dry_run: Annotated[bool, Option("Try and report; write nothing.", ("--dry-run",))] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions:
+    """How long it learns."""
+
+    steps: Annotated[int, Option("Steps of the ways that train step by step.", min=1)] = 200
+    seed: Annotated[int, Option("Of batches, and of which labels are seen.", min=0)] = 0
+    resume: Annotated[bool, Option("Go on where an interrupted run was.", ("--resume",))] = False
+
+
+def adapt(
+    context: typer.Context,
+    *,
+    student: Annotated[Path, Argument("STUDENT.ckpt", "Checkpoint of the student as it is.")],
+    data: Data,
+    output: Output = Path("adapted.ckpt"),
+    knowledge: KnowledgeOptions,
+    gate: GateOptions,
+    learning: LearningOptions,
+    json: Json = False,
+) -> None:
+    """Adapt a student to a new machine, person or campaign, and write it only where it is better there.
+
+    NEWDATA's training split teaches, its validation split judges; neither needs labels. Where no way of adapting is
+    better, or one forgets too much, nothing is written and the exit code is 4.
+    """
+    from mmkd_models.adapt.run import run_adaptation, task_of
+
+    if not gate.dry_run:
+        hold_output(context, output, teachers=[student, *([knowledge.teacher] if knowledge.teacher else [])])
+    asked = _asked(student, data, knowledge, gate, learning)
+    with training_shown(f"{asked.student.modality.name} student", output) as show:
+        folder = None if gate.dry_run else run_dir_of(output)
+        task = replace(task_of(asked), run_dir=folder, resume=learning.resume, on_step=show)
+        adaptation = run_adaptation(asked, task, on_way=lambda way: say(f"trying: {way}"))
+    _finish(adaptation, output, gate, json=json)
+
+
+def _asked(
+    student: Path, data: Path, knowledge: KnowledgeOptions, gate: GateOptions, learning: LearningOptions
+) -> Asked:
+    from mmkd_models.adapt.domains import new_domain, old_domain
+    from mmkd_models.adapt.run import Asked
+    from mmkd_models.adapt.ways import ADAPT_TRAIN
+    from mmkd_models.data.dataset import open_dataset
+    from mmkd_models.training.checkpoint import file_sha256, read_student
+
+    checkpoint, dataset = read_student(student), open_dataset(data)
+    if dataset.sha256 == checkpoint.facts.dataset_sha256:
+        raise UsageError(
+            f"{data}: expected recordings of a new domain, got those that the student was trained on; name others"
+        )
+    teacher = _teacher(knowledge.teacher, dataset)
+    seen = () if teacher is None else tuple(spec.name for spec in teacher.checkpoint.modalities)
+    names = tuple(dict.fromkeys([*seen, checkpoint.modality.name]))
+    old = None if knowledge.old is None else open_dataset(knowledge.old)
+    return Asked(
+        student=checkpoint,
+        student_sha256=file_sha256(student),
+        new=new_domain(checkpoint, dataset, names),
+        old=old_domain(checkpoint, old),
+        teacher=teacher,
+        labels=knowledge.labels,
+        train=msgspec.structs.replace(
+            ADAPT_TRAIN, steps=learning.steps, seed=learning.seed, metric=checkpoint.facts.training.metric
+        ),
+        most_forgotten=gate.max_forget,
+    )
+
+
+def _teacher(path: Path | None, dataset: Dataset) -> TaughtBy | None:
+    from mmkd_models.training.checkpoint import file_sha256, read_teacher
+    from mmkd_models.training.compatible import check_teacher
+    from mmkd_models.training.teacher_set import TaughtBy
+
+    if path is None:
+        return None
+    teacher = read_teacher(path)
+    check_teacher(teacher, dataset.everything())
+    return TaughtBy(checkpoint=teacher, sha256=file_sha256(path))
+
+
+def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, json: bool) -> None:
+    """Writes what passed, and says what was tried."""
+    from mmkd_models.training.checkpoint import write_student
+
+    document = adaptation.document
+    is_written = adaptation.checkpoint is not None and not gate.dry_run
+    if is_written:
+        assert adaptation.checkpoint is not None
+        write_student(output, adaptation.checkpoint)
+        document = msgspec.structs.replace(document, written=str(output))
+    drop_states(output)
+    if json:
+        print(json_text(document))
+    else:
+        _show(document)
+    if adaptation.checkpoint is None:
+        reasons = "; ".join(f"{one.way}: {', '.join(one.refusals)}" for one in document.ways)
+        raise GateError(
+            f"{document.new.name}: expected a way of adapting that is better, got none ({reasons}); nothing was"
+            " written, keep the student as it is, record longer, or give --teacher or --labels"
+        )
+    if json:
+        return
+    if is_written:
+        print(f"wrote {output}; next: {shell_line('mmkd-export', output, '-o', output.with_suffix('.edge'))}")
+    else:
+        print(f"nothing was written; without --dry-run: {document.chosen}")
+
+
+def _show(document: AdaptationDocument) -> None:
+    rows = [["as it is", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
+    rows += [
+        [
+            one.way,
+            f"{100 * one.estimate:.1f}",
+            f"{one.gain_points:+.1f} ± {one.standard_error_points:.1f}",
+            f"{100 * one.old_score:.1f}",
+            f"{-one.forgotten_points:+.1f}",
+            "; ".join(one.refusals) or ("chosen" if one.way == document.chosen else "passes"),
+        ]
+        for one in document.ways
+    ]
+    print(f"new: {document.new.name}, {document.new.learn} windows taught, {document.new.judge} judged")
+    print(f"old: {document.old.name}, {document.old.learn} windows taught, {document.old.judge} judged")
+    print(f"estimate: {_ESTIMATES[document.estimated_by]}, %; old: {document.metric}, %")
+    table = plain_table(["way", "estimate", "gain", "old", "change", "verdict"], left=("verdict",))
+    for row in rows:
+        table.add_row(*row)
+    show_table(table)

@@ -1,0 +1,231 @@
+"""`mmkd-evaluate --suite`: which models and windows, and how their figures look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import msgspec
+
+from mmkd_edge.command.options import Option
+from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.show import json_text, plain_table, say, show_table
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
+from mmkd_models.networks.config import choice
+from mmkd_report.documents.cost import CostFacts
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument, TrustFacts
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.evaluate.report import Contestant
+    from mmkd_models.evaluate.suites.answering import Answering
+
+
+_MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
+
+
+def cost_template() -> str:
+    """What `--print-cost` prints."""
+    from mmkd_models.evaluate.suites.cost_file import TEMPLATE
+
+    return TEMPLATE.rstrip("\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """What is asked of the models beyond their scores."""
+
+    suite: Annotated[
+        list[str] | None,
+        Option(f"Judge by a suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME"),
+    ] = None
+    by: Annotated[
+        str | None,
+        Option("Of groups: compare the values of this column.", metavar="COLUMN", shown="group"),
+    ] = None
+    cost: Annotated[
+        Path | None, Option("Of cost: the assumptions, as --print-cost prints them.", metavar="FILE.toml")
+    ] = None
+    print_cost: Annotated[
+        bool,
+        Option(
+            "Print a file of assumptions with their sources, to fill in, and stop.",
+            ("--print-cost",),
+            says=cost_template,
+        ),
+    ] = False
+
+
+def chosen_suites(names: Sequence[str]) -> tuple[SuiteName, ...]:
+    """Gives the suites, each once, in their order. Raises UsageError where there is none of a name."""
+    if "all" in names:
+        return SUITES
+    chosen = {choice(name, (*get_args(SuiteName), "all"), option="--suite") for name in names}
+    return tuple(name for name in SUITES if name in chosen)
+
+
+def run_suites(
+    judged: Sequence[Contestant | Path],
+    windows: Windows,
+    *,
+    train: Windows,
+    calibration: Windows,
+    data: DataFacts,
+    options: SuiteOptions,
+    seed: int,
+    page: Path | None,
+    as_json: bool,
+) -> None:
+    """Judges checkpoints, and bundles by their path, side by side and shows what was found."""
+    from mmkd_models.evaluate.suites.suite import judge
+
+    suites = chosen_suites(options.suite or ())
+    if options.by is not None and "groups" not in suites:
+        raise UsageError("--by: expected --suite groups beside it, whose column it is; add it")
+    if options.cost is not None and "cost" not in suites:
+        raise UsageError("--cost: expected --suite cost beside it; add it")
+    if options.cost is None and "cost" in (options.suite or ()):
+        raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
+    with ExitStack() as stack:
+        document = judge(
+            _models(stack, judged, windows, data),
+            windows,
+            train=train,
+            calibration=calibration,
+            data=data,
+            suites=suites,
+            by=options.by,
+            cost=options.cost,
+            seed=seed,
+            on_part=say,
+        )
+    if page is not None:
+        from mmkd_report import render_judging, write_page
+
+        write_page(page, render_judging(msgspec.to_builtins(document)))
+    if as_json:
+        print(json_text(document))
+        return
+    show_judging(document)
+    wrote = "" if page is None else f"wrote {page}; "
+    print(f"{wrote}next: {_next_command(document)}")
+
+
+def show_judging(document: JudgingDocument) -> None:
+    """Prints the verdict, and a table for each suite."""
+    data = document.data
+    print(
+        f"{', '.join(one.name for one in document.models)} on {data.windows} {data.part} of {data.name} ({data.apart})"
+    )
+    for sentence in document.verdict:
+        print(f"{sentence}.")
+    if document.faults is not None:
+        _show_faults(document, document.faults)
+    if document.groups is not None:
+        _show_groups(document, document.groups)
+    if document.confidence is not None:
+        _show_confidence(document, document.confidence)
+    if document.cost is not None:
+        _show_cost(document.cost)
+    for caution in document.cautions:
+        print(f"caution: {caution}")
+
+
+def _show_faults(document: JudgingDocument, found: FaultsFacts) -> None:
+    names = [one.name for one in document.models]
+    is_share = found.measure != "rmse"
+    what = f"error, {'% below full ' + found.measure.replace('_', ' ') if is_share else 'rmse'}"
+    table = plain_table([f"fault of {', '.join(found.sensors)}", *names, "practised", *_against(document)])
+    scale = 100 if is_share else 1
+    sound = [f"{scale * found.sound[name]:.3g}" for name in names]
+    table.add_row("none", *sound, "", *("" for _ in _against(document)))
+    for one in found.faults:
+        errors = [f"{scale * sum(one.errors[name]) / len(one.errors[name]):.3g}" for name in names]
+        known = one.practised[names[0]]
+        beside = [f"{one.relative[names[0]]:.0%}" if names[0] in one.relative else "-" for _ in _against(document)]
+        table.add_row(one.name, *errors, "unknown" if known is None else "yes" if known else "unseen", *beside)
+    print(f"{what}, mean of severities {', '.join(f'{one:g}' for one in found.severities)}:")
+    show_table(table)
+    if found.left_out:
+        print(f"left out, these sensors cannot have it: {', '.join(found.left_out)}")
+
+
+def _show_groups(document: JudgingDocument, found: GroupsFacts) -> None:
+    names = [one.name for one in document.models]
+    print(f"by {found.by}, in percent; below {found.least_windows} windows a value is not judged")
+    for what in _MEASURES:
+        table = plain_table([what, "windows", *names])
+        for one in found.values:
+            cells = [f"{100 * one.figures[name][what]:.1f}" for name in names]
+            table.add_row(one.value + ("" if one.is_judged else " (not judged)"), str(one.windows), *cells)
+        gaps = [found.gaps.get(what, {}).get(name) for name in names]
+        if all(gap is not None for gap in gaps):
+            table.add_row("gap", "", *(f"{100 * gap.gap:.1f}" for gap in gaps if gap is not None))
+            ends = [f"{100 * gap.low:.1f} to {100 * gap.high:.1f}" for gap in gaps if gap is not None]
+            table.add_row("95 % interval", "", *ends)
+        show_table(table)
+    for change in found.changes:
+        print(f"gap of {change.measure}: {change.change} ({100 * change.low:+.1f} to {100 * change.high:+.1f} points)")
+
+
+def _show_confidence(document: JudgingDocument, found: TrustFacts) -> None:
+    names = [one.name for one in document.models]
+    table = plain_table(["estimated without labels / true accuracy, %", *names])
+    for rows in zip(*(found.models[name].rows for name in names), strict=True):
+        cells = [f"{100 * row.estimated:.1f} / {100 * row.accuracy:.1f}" for row in rows]
+        table.add_row(rows[0].condition, *cells)
+    print(f"faults at severity {found.severity:g}:")
+    show_table(table)
+
+
+def _show_cost(found: CostFacts) -> None:
+    headings = (
+        "investment",
+        "gain a year",
+        "net present value",
+        "payback month",
+        "break-even stations",
+        "a station-year",
+    )
+    table = plain_table([f"everywhere, {found.currency}", *headings, "detection", "false alarms"])
+    for way, one in found.results.items():
+        sums = [f"{value:,.0f}" for value in (one.investment, one.yearly, one.net_present_value)]
+        never = ["never" if value is None else str(value) for value in (one.payback_month, one.break_even_stations)]
+        seen = found.equipment[way]
+        shares = [f"{seen.detection:.1%}", f"{seen.false_alarms:.2%}"]
+        table.add_row(way, *sums, *never, f"{one.cost_per_station_year:,.0f}", *shares)
+    show_table(table)
+    widest = [f"{one.path} ({one.at_low:,.0f} to {one.at_high:,.0f})" for one in found.swings[:3]]
+    if widest:
+        print(f"what decides most: {'; '.join(widest)}")
+
+
+def _against(document: JudgingDocument) -> list[str]:
+    """The heading of the comparison with labels alone, where there is one."""
+    return [f"of {document.baseline}'s"] if document.baseline is not None else []
+
+
+def _models(
+    stack: ExitStack, judged: Sequence[Contestant | Path], windows: Windows, data: DataFacts
+) -> list[Answering]:
+    from mmkd_models.evaluate.suites.opening import answering_bundle, answering_checkpoint, named_apart
+
+    found: list[Answering] = []
+    for one in judged:
+        if isinstance(one, Path):
+            found += answering_bundle(stack, str(one), windows, data)
+        else:
+            found.append(answering_checkpoint(one, windows, data))
+    return named_apart(found)
+
+
+def _next_command(document: JudgingDocument) -> str:
+    path = document.models[0].path
+    if document.models[0].role == "artifact":
+        return shell_line("mmkd-bench", "run", path)
+    return shell_line("mmkd-export", path) if document.models[0].role != "teacher" else shell_line("mmkd-inspect", path)

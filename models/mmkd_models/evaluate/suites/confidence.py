@@ -1,0 +1,94 @@
+"""How far a device's own probabilities can be trusted, also where its sensor breaks and nobody knows the labels.
+
+The estimate of accuracy without labels is the mean probability of the answers, which is right where probabilities are
+calibrated: the idea of confidence-based performance estimation (NannyML's CBPE; also C. Guo et al., ICML 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mmkd_edge.bundle.manifest import Confidence
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.confidence import confidence_facts, reliability
+from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, FaultName
+from mmkd_models.evaluate.suites.under_faults import sensors_of, with_fault
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_report.documents.confidence import Coverage
+from mmkd_report.documents.judging import ConfidenceRow, ModelConfidence, TrustFacts
+
+SEVERITY = 0.6
+"""Of the faults under which the estimate is tried: the middle of the suite's."""
+LEAST_TRUSTED = 0.05
+"""An estimate farther than this from the truth misleads."""
+
+
+def judge_confidence(
+    models: Sequence[Answering],
+    windows: Windows,
+    *,
+    train: Windows,
+    calibration: Windows,
+    seed: int,
+    on_part: Callable[[str], None],
+) -> TrustFacts:
+    """Judges probabilities and estimates with sound sensors and under every fault of the first model's sensors.
+
+    Args:
+        calibration: labelled validation windows, from whose true labels' probabilities label sets are made.
+
+    Raises UsageError where the task is not one of classes.
+    """
+    kind = windows.spec.task.kind
+    if kind != "classification":
+        raise UsageError(
+            f"--suite confidence: expected a dataset of classes, got {windows.spec.name!r} of the kind {kind}; leave "
+            "the suite out"
+        )
+    names = models[0].facts.modalities
+    sensors = sensors_of(train, names)
+    most = max(len(windows.spec.modality(name).channels) for name in names)
+    parts: dict[FaultName | None, Windows] = {None: windows}
+    for name in NAMES:
+        if FAULTS[name].channels <= most:
+            parts[name] = with_fault(windows, name, SEVERITY, seed=seed, sensors=sensors)
+    found = {}
+    for one in models:
+        on_part(f"confidence: {one.facts.name}")
+        found[one.facts.name] = _of_model(one, parts, calibration)
+    return TrustFacts(severity=SEVERITY, misleads_beyond=LEAST_TRUSTED, models=found)
+
+
+def _of_model(one: Answering, parts: Mapping[FaultName | None, Windows], calibration: Windows) -> ModelConfidence:
+    rows: list[ConfidenceRow] = []
+    coverages: tuple[Coverage, ...] = ()
+    for name, windows in parts.items():
+        answers = one.answers(windows)
+        probabilities = probabilities_of(answers, kind="classification").astype(np.float32)
+        if name is None:
+            calibrated = _calibrated(one, calibration)
+            groups = windows.groups if windows.has_groups else None
+            facts = confidence_facts(
+                calibrated, answers.astype(np.float32), probabilities, windows.labels, groups=groups
+            )
+            coverages = () if facts is None else facts.coverages
+        rows.append(
+            ConfidenceRow(
+                condition=name or "sound",
+                estimated=float(probabilities.max(axis=1).mean()),
+                accuracy=float((probabilities.argmax(axis=1) == windows.labels).mean()),
+                calibration_error=reliability(probabilities, windows.labels).calibration_error,
+            )
+        )
+    return ModelConfidence(rows=tuple(rows), coverages=coverages)
+
+
+def _calibrated(one: Answering, windows: Windows) -> Confidence:
+    """What label sets are made of: the probability of the true label of each validation window."""
+    probabilities = probabilities_of(one.answers(windows), kind="classification")
+    true = np.sort(probabilities[np.arange(len(windows)), windows.labels])
+    return Confidence(temperature=1.0, true_probabilities=tuple(true.tolist()))

@@ -1,0 +1,229 @@
+"""Faults of sensors: one function each, from a window to the window that a broken sensor would have given.
+
+Owns the faults and their one table. Maxima are those of SensorFault-Bench (arXiv 2605.10822) where it has the fault, in
+standard deviations of the training: offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike 7.5, clipping
+at 3 to 1, a gap of half the window, time stretch x5. The others are chosen here, and stand at their function. NaN stays
+missing. Every function is pure: the same generator gives the same fault, and severity scales it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float64]
+
+FaultName = Literal[
+    "noise",
+    "offset",
+    "drift",
+    "gain up",
+    "gain down",
+    "spike",
+    "stuck",
+    "gap",
+    "clipping",
+    "time stretch",
+    "time shift",
+    "sample rate",
+    "quantisation",
+    "hum",
+    "channel swap",
+    "lost channel",
+]
+Practice = Literal["noise", "gain", "span_dropout", "channel_dropout"]
+"""What training may have practised, by its field in `AugmentConfig`."""
+
+SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Share of the maximum, as in SensorFault-Bench."""
+
+_HUM_HZ = 50.0
+_RATE_ERROR = 0.1
+_MOST_BITS, _LEAST_BITS = 10, 2
+_FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """What a fault knows of the channels that it hits, (c,) each, in raw units of the training windows."""
+
+    mean: Samples
+    std: Samples
+    rate_hz: float
+
+
+Apply = Callable[[Samples, Sensor, float, np.random.Generator], Samples]
+"""From samples (T, c) of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
+
+
+def noise(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """White noise of up to one standard deviation."""
+    return x + severity * sensor.std * rng.standard_normal(x.shape)
+
+
+def offset(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """A constant of up to 0.75 standard deviations, up or down."""
+    return x + severity * 0.75 * sensor.std * _signs(x, rng)
+
+
+def drift(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """A ramp that reaches up to one standard deviation at the end of the window."""
+    ramp = np.linspace(0, 1, len(x))[:, None]
+    return x + severity * sensor.std * _signs(x, rng) * ramp
+
+
+def gain_up(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """Everything is up to twice as far from the mean."""
+    return sensor.mean + (x - sensor.mean) * (1 + severity)
+
+
+def gain_down(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """Everything is down to a quarter as far from the mean."""
+    return sensor.mean + (x - sensor.mean) * (1 - 0.75 * severity)
+
+
+def spike(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """One sample in fifty jumps by up to 7.5 standard deviations; at least one does."""
+    count = max(1, len(x) // 50)
+    at = rng.permutation(len(x))[:count]
+    found: Samples = x.copy()
+    found[at] += severity * 7.5 * sensor.std * rng.choice((-1.0, 1.0), (count, x.shape[1]))
+    return found
+
+
+def stuck(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """The last value before it holds for the rest, up to the whole window."""
+    start = len(x) - _part(x, severity)
+    found: Samples = x.copy()
+    found[start:] = x[max(0, start - 1)]
+    return found
+
+
+def gap(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """One span of up to half the window is missing."""
+    length = _part(x, 0.5 * severity)
+    start = int(rng.uniform() * (len(x) - length + 1))
+    found: Samples = x.copy()
+    found[start : start + length] = np.nan
+    return found
+
+
+def clipping(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """Values end at 3 standard deviations from the mean, and at 1 at worst."""
+    reach = (3 - 2 * severity) * sensor.std
+    return np.asarray(np.clip(x, sensor.mean - reach, sensor.mean + reach))
+
+
+def time_stretch(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """Everything takes up to five times as long, around the middle of the window."""
+    return _resampled(x, 1 / (1 + 4 * severity))
+
+
+def sample_rate(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """The sensor's clock is up to ten per cent fast or slow."""
+    return _resampled(x, 1 + _RATE_ERROR * severity * float(rng.choice((-1.0, 1.0))))
+
+
+def time_shift(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """The channels come late by up to half the window; what was before is missing."""
+    late = _part(x, 0.5 * severity)
+    found: Samples = np.full_like(x, np.nan)
+    found[late:] = x[: len(x) - late]
+    return found
+
+
+def quantisation(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """A converter of 10 bits over three standard deviations either way, and of 2 bits at worst."""
+    bits = round(_MOST_BITS - (_MOST_BITS - _LEAST_BITS) * severity)
+    step = 2 * _FULL_SCALE * sensor.std / 2**bits
+    reach = _FULL_SCALE * sensor.std
+    return np.asarray(sensor.mean + np.round(np.clip(x - sensor.mean, -reach, reach) / step) * step)
+
+
+def hum(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """The mains' 50 Hz, of up to one standard deviation, as the sensor samples it: folded where its rate is low."""
+    seconds = np.arange(len(x))[:, None] / sensor.rate_hz
+    wave: Samples = np.sin(2 * np.pi * _HUM_HZ * seconds + rng.uniform(0, 2 * np.pi))
+    return x + severity * sensor.std * wave
+
+
+def channel_swap(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """Two channels are connected the wrong way round, in up to every window."""
+    return np.asarray(x[:, ::-1].copy() if rng.uniform() < severity else x)
+
+
+def lost_channel(x: Samples, sensor: Sensor, severity: float, rng: np.random.Generator) -> Samples:
+    """The channels end before the window does, and are missing throughout at worst."""
+    found: Samples = x.copy()
+    found[len(x) - _part(x, severity) :] = np.nan
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One row of the table.
+
+    Attributes:
+        what: it does at worst, in words.
+        practice: what in training is of the same kind; None where nothing is.
+        channels: how many it needs at once; 1 hits half of a sensor's channels, 2 a pair.
+    """
+
+    apply: Apply
+    what: str
+    practice: Practice | None = None
+    channels: Literal[1, 2] = 1
+
+
+FAULTS: dict[FaultName, Fault] = {
+    "noise": Fault(apply=noise, what="noise of one standard deviation", practice="noise"),
+    "offset": Fault(apply=offset, what="a constant of 0.75 standard deviations"),
+    "drift": Fault(apply=drift, what="a ramp to one standard deviation"),
+    "gain up": Fault(apply=gain_up, what="twice the amplitude", practice="gain"),
+    "gain down": Fault(apply=gain_down, what="a quarter of the amplitude", practice="gain"),
+    "spike": Fault(apply=spike, what="one sample in fifty off by 7.5 standard deviations"),
+    "stuck": Fault(apply=stuck, what="one value throughout the window"),
+    "gap": Fault(apply=gap, what="half of the window missing", practice="span_dropout"),
+    "clipping": Fault(apply=clipping, what="nothing beyond one standard deviation"),
+    "time stretch": Fault(apply=time_stretch, what="five times as slow"),
+    "time shift": Fault(apply=time_shift, what="late by half the window"),
+    "sample rate": Fault(apply=sample_rate, what="a clock that is ten per cent off"),
+    "quantisation": Fault(apply=quantisation, what="a converter of two bits"),
+    "hum": Fault(apply=hum, what="50 Hz of one standard deviation"),
+    "channel swap": Fault(apply=channel_swap, what="two channels the wrong way round", channels=2),
+    "lost channel": Fault(apply=lost_channel, what="channels missing throughout", practice="channel_dropout"),
+}
+NAMES: tuple[FaultName, ...] = get_args(FaultName)
+
+
+def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Gives which channels a window's fault hits: at most half of them, one at least; a pair where it takes two."""
+    count = 2 if fault.channels == 2 else max(1, channels // 2)
+    return np.sort(rng.permutation(channels)[:count])
+
+
+def _signs(x: Samples, rng: np.random.Generator) -> Samples:
+    return np.asarray(rng.choice((-1.0, 1.0), x.shape[1]))
+
+
+def _part(x: Samples, share: float) -> int:
+    return max(1, round(share * len(x)))
+
+
+def _resampled(x: Samples, speed: float) -> Samples:
+    """What a clock of another speed reads, linear between samples; beyond the ends nothing is known.
+
+    A neighbour that is missing makes a value missing.
+    """
+    middle = (len(x) - 1) / 2
+    at = middle + (np.arange(len(x)) - middle) * speed
+    low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)
+    high = np.clip(low + 1, 0, len(x) - 1)
+    weight = (at - low)[:, None]
+    found: Samples = np.where(weight == 0, x[low], (1 - weight) * x[low] + weight * x[high])
+    found[(at < 0) | (at > len(x) - 1)] = np.nan
+    return found

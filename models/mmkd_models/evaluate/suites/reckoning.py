@@ -1,0 +1,177 @@
+"""From an evaluation and `cost.toml` to the reckoning: ways to equip, ranges, tornado, and who wins how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
+from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.cost import net_present_value, result_of
+from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost
+from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, healthy_labels
+from mmkd_report.documents.cost import WAYS, Assumption, CostFacts, Equipment, Mark, Plant, Swing, Way
+
+_DRAWS = 1000
+_EITHER_WAY = 0.3  # of an assumption without a range of its own
+_SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
+_COUNTED = ("stations", "years")  # decided, not assumed
+_RATES = ("detection", "false_alarms")
+
+
+def judge_cost(
+    models: Sequence[Answering], windows: Windows, *, file: Path, baseline: str | None, seed: int
+) -> CostFacts:
+    """Reckons what each way to equip comes to.
+
+    Raises:
+        UsageError: the file breaks a rule, or faults cannot be counted.
+    """
+    entered, said = read_cost(file)
+    healthy = healthy_labels(windows, entered.healthy)
+    found = {
+        way: detection_of(windows, one.answers(windows), healthy) for way, one in ways_of(models, baseline).items()
+    }
+    equipment = {way: made for way in WAYS if (made := _equipment(entered, way, found.get(way))) is not None}
+    drawn = _drawn_rates(found, seed)
+    assumptions = tuple(_assumptions(entered, equipment, said, found, drawn))
+    return CostFacts(
+        currency=entered.currency,
+        unit="windows" if windows.episodes is None else "episodes",
+        healthy=healthy,
+        plant=entered.plant,
+        equipment=equipment,
+        assumptions=assumptions,
+        results={way: result_of(entered.plant, one) for way, one in equipment.items()},
+        swings=tuple(_swings(entered.plant, equipment, assumptions)),
+        student_beats_teacher=_student_beats_teacher(entered.plant, equipment, assumptions, drawn, seed),
+    )
+
+
+def ways_of(models: Sequence[Answering], baseline: str | None) -> dict[Way, Answering]:
+    """Gives who stands for which way: the first that is no teacher, the first teacher, and labels alone."""
+    found: dict[Way, Answering] = {}
+    for one in models:
+        way: Way = "student"
+        if one.facts.role == "teacher":
+            way = "teacher"
+        elif one.facts.name == baseline:
+            way = "rival"
+        found.setdefault(way, one)
+    return found
+
+
+def _equipment(entered: CostFile, way: Way, found: Detection | None) -> Equipment | None:
+    """A way's numbers; None where the file has no section for it, or nobody knows what it sees."""
+    section = entered.entered(way)
+    if section is None:
+        return None
+    values = msgspec.to_builtins(section)
+    if found is not None:
+        whole = found.rates(np.ones((1, len(found.faults))))
+        for key, rate in zip(_RATES, whole, strict=True):
+            values[key] = float(rate[0]) if values[key] is None else values[key]
+    return None if values["detection"] is None or values["false_alarms"] is None else Equipment(**values)
+
+
+def _drawn_rates(found: Mapping[Way, Detection], seed: int) -> dict[str, Floats]:
+    """By path, `student.detection`, the rate under each draw of groups, the same for all ways; empty of few groups."""
+    drawn: dict[str, Floats] = {}
+    for way, one in found.items():
+        groups = len(one.faults)
+        if groups >= FEWEST_GROUPS:
+            rng = np.random.default_rng(seed)
+            weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS).astype(np.float64)
+            for key, rate in zip(_RATES, one.rates(weights), strict=True):
+                drawn[f"{way}.{key}"] = rate
+    return drawn
+
+
+def _assumptions(
+    entered: CostFile,
+    equipment: Mapping[Way, Equipment],
+    said: frozenset[str],
+    found: Mapping[Way, Detection],
+    drawn: Mapping[str, Floats],
+) -> Iterator[Assumption]:
+    for section, values in (("plant", entered.plant), *equipment.items()):
+        for key, value in msgspec.to_builtins(values).items():
+            path = f"{section}.{key}"
+            mark: Mark = "entered" if path in said else "default"
+            if path not in said and key in _RATES:
+                mark = "measured"
+            low, high = _range(path, key, float(value), entered, drawn if mark == "measured" else {})
+            yield Assumption(path=path, value=float(value), mark=mark, low=low, high=high)
+
+
+def _range(path: str, key: str, value: float, entered: CostFile, drawn: Mapping[str, Floats]) -> tuple[float, float]:
+    if path in entered.ranges:
+        return entered.ranges[path]
+    if path in drawn:
+        return interval_of(drawn[path])
+    if key in _COUNTED:
+        return value, value
+    high = value * (1 + _EITHER_WAY)
+    return value * (1 - _EITHER_WAY), min(1.0, high) if key in _SHARES else high
+
+
+def changed(plant: Plant, way: Equipment, name: Way, path: str, value: float) -> tuple[Plant, Equipment]:
+    """Gives the same assumptions with one number changed, where it is the plant's or this way's."""
+    section, _, key = path.partition(".")
+    if section == "plant":
+        return msgspec.structs.replace(plant, **{key: value}), way
+    return plant, msgspec.structs.replace(way, **{key: value}) if section == name else way
+
+
+def _swings(plant: Plant, equipment: Mapping[Way, Equipment], assumptions: Sequence[Assumption]) -> list[Swing]:
+    """Of the student, or of the first way there is."""
+    if not equipment:
+        return []
+    name: Way = "student" if "student" in equipment else next(iter(equipment))
+    found = []
+    for one in assumptions:
+        if one.low < one.high and one.path.partition(".")[0] in ("plant", name):
+            ends = [
+                net_present_value(*changed(plant, equipment[name], name, one.path, value))
+                for value in (one.low, one.high)
+            ]
+            if ends[0] != ends[1]:
+                found.append(Swing(path=one.path, at_low=ends[0], at_high=ends[1]))
+    return sorted(found, key=lambda one: -abs(one.at_high - one.at_low))
+
+
+def _student_beats_teacher(
+    plant: Plant,
+    equipment: Mapping[Way, Equipment],
+    assumptions: Sequence[Assumption],
+    drawn: Mapping[str, Floats],
+    seed: int,
+) -> float | None:
+    """Share of draws in which the student is worth more: ranges evenly, rates by groups, the same ones for both."""
+    if not {"student", "teacher"} <= set(equipment):
+        return None
+    rng = np.random.default_rng(seed)
+    of_ranges = {one.path: rng.uniform(one.low, one.high, _DRAWS) for one in assumptions}
+    values = {one.path: drawn.get(one.path, of_ranges[one.path]) for one in assumptions}
+    wins = [
+        _drawn_value(plant, equipment["student"], "student", values, number)
+        > _drawn_value(plant, equipment["teacher"], "teacher", values, number)
+        for number in range(_DRAWS)
+    ]
+    return float(np.mean(wins))
+
+
+def _drawn_value(plant: Plant, way: Equipment, name: Way, values: Mapping[str, Floats], number: int) -> float:
+    """The net present value of a draw; a rate that a draw cannot tell is as it was."""
+    mine: dict[str, dict[str, float]] = {"plant": {}, name: {}}
+    for path, drawn in values.items():
+        section, _, key = path.partition(".")
+        if section in mine and np.isfinite(drawn[number]):
+            mine[section][key] = float(drawn[number])
+    return net_present_value(
+        msgspec.structs.replace(plant, **mine["plant"]), msgspec.structs.replace(way, **mine[name])
+    )

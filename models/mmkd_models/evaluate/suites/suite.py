@@ -1,0 +1,80 @@
+"""Which suites are asked for, in which order they are measured, and the document that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.suites.answering import Answering
+from mmkd_models.evaluate.suites.confidence import judge_confidence
+from mmkd_models.evaluate.suites.groups import judge_groups
+from mmkd_models.evaluate.suites.reckoning import judge_cost
+from mmkd_models.evaluate.suites.under_faults import judge_faults
+from mmkd_models.evaluate.suites.verdict import verdict_of
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.judging import JudgingDocument
+
+SuiteName = Literal["faults", "groups", "confidence", "cost"]
+SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
+
+
+def judge(
+    models: Sequence[Answering],
+    windows: Windows,
+    *,
+    train: Windows,
+    calibration: Windows,
+    data: DataFacts,
+    suites: Collection[SuiteName],
+    by: str | None,
+    cost: Path | None,
+    seed: int,
+    on_part: Callable[[str], None],
+) -> JudgingDocument:
+    """Judges models side by side; the first is the one that the verdict is about.
+
+    Args:
+        windows: labelled, that judge.
+        train: that trained, for what a sensor usually gives.
+        calibration: labelled, that chose, for label sets.
+        by: the column that groups are judged by; None is the groups themselves.
+        cost: the file of assumptions; None reckons no cost.
+    """
+    baseline = baseline_of(models)
+    document = JudgingDocument(
+        data=data,
+        kind=windows.spec.task.kind,
+        seed=seed,
+        models=tuple(one.facts for one in models),
+        baseline=baseline,
+        cautions=tuple(dict.fromkeys(text for one in models for text in one.cautions)),
+        verdict=(),
+    )
+    if "faults" in suites:
+        faults = judge_faults(models, windows, train=train, baseline=baseline, seed=seed, on_part=on_part)
+        document = msgspec.structs.replace(document, faults=faults)
+    if "groups" in suites:
+        on_part("groups")
+        groups = judge_groups(models, windows, by=by, baseline=baseline, seed=seed)
+        document = msgspec.structs.replace(document, groups=groups)
+    if "confidence" in suites:
+        trust = judge_confidence(models, windows, train=train, calibration=calibration, seed=seed, on_part=on_part)
+        document = msgspec.structs.replace(document, confidence=trust)
+    if "cost" in suites and cost is not None:
+        on_part("cost")
+        reckoned = judge_cost(models, windows, file=cost, baseline=baseline, seed=seed)
+        document = msgspec.structs.replace(document, cost=reckoned)
+    return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
+
+
+def baseline_of(models: Sequence[Answering]) -> str | None:
+    """Gives the first model beside the judged one that labels alone taught on the same sensor; None without one."""
+    first = models[0].facts
+    for one in models[1:]:
+        if one.facts.role == "labels alone" and one.facts.modalities == first.modalities:
+            return one.facts.name
+    return None

@@ -1,0 +1,138 @@
+"""The verdict: sentences that follow from the figures of a judging, and what to record next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmkd_report.documents.cost import CostFacts
+from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
+
+_HALF = 0.5
+"""A fault of which more than this share of what a model knew is lost at full severity is one to keep away from."""
+
+
+def verdict_of(document: JudgingDocument) -> Iterator[str]:
+    """Gives the verdict on the first model."""
+    if document.faults is not None:
+        yield from _of_faults(document, document.faults)
+    if document.groups is not None:
+        yield from _of_groups(document, document.groups)
+    if document.confidence is not None:
+        yield from _of_confidence(document, document.confidence)
+    if document.cost is not None:
+        yield from _of_cost(document.cost)
+
+
+def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
+    name = document.models[0].name
+    gap = found.gaps.get("accuracy", {}).get(name)
+    if gap is None:
+        yield (
+            f"Whether {name} serves every {found.by} alike is not known: fewer than two have {found.least_windows} "
+            "windows; record more of each"
+        )
+        return
+    figures = {one.value: one.figures[name]["accuracy"] for one in found.values}
+    yield (
+        f"{name} serves {found.by} {gap.worst} worst, with {figures[gap.worst]:.1%} accuracy, and {gap.best} best, with"
+        f" {figures[gap.best]:.1%}: a gap of {100 * gap.gap:.1f} points (95 % interval {100 * gap.low:.1f} to "
+        f"{100 * gap.high:.1f}); record more of {found.by} {gap.worst}"
+    )
+    for one in found.changes:
+        if one.change != "no certain difference":
+            yield (
+                f"The gap of {one.measure} is {one.change}: {100 * one.low:+.1f} to {100 * one.high:+.1f} points "
+                f"beside that of {document.baseline}"
+            )
+    if found.changes and all(one.change == "no certain difference" for one in found.changes):
+        yield f"Teaching changed no gap between {found.by} values with certainty"
+
+
+def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str]:
+    name = document.models[0].name
+    sound, *broken = found.models[name].rows
+    yield (
+        f"Without labels {name} would estimate its accuracy as {sound.estimated:.1%} with sound sensors, where it is "
+        f"{sound.accuracy:.1%}"
+    )
+    flattered = [one for one in broken if one.estimated - one.accuracy > found.misleads_beyond]
+    if flattered:
+        worst = max(flattered, key=lambda one: one.estimated - one.accuracy)
+        yield (
+            f"Do not trust its own estimate when a sensor breaks: it flatters under {len(flattered)} of {len(broken)} "
+            f"faults, most under {worst.condition}, {worst.estimated:.1%} for {worst.accuracy:.1%}"
+        )
+    else:
+        yield f"Its own estimate flatters under none of {len(broken)} faults by more than {found.misleads_beyond:.0%}"
+
+
+def _of_cost(found: CostFacts) -> Iterator[str]:
+    if not found.results:
+        yield "Whether it pays is not known: no way to equip has both a section in the file and figures of what it sees"
+        return
+    best = max(found.results, key=lambda way: found.results[way].net_present_value)
+    result, currency = found.results[best], found.currency
+    worth = round(result.net_present_value)
+    if worth <= 0:
+        yield f"Do not invest as entered: the best way, {best} everywhere, is worth {worth:,} {currency}; nothing, 0"
+    else:
+        month = "" if result.payback_month is None else f", is paid back in month {result.payback_month}"
+        yield (
+            f"As entered, {best} everywhere is worth most: {worth:,} {currency} in {found.plant.years:g} years{month} "
+            f"and pays with {result.break_even_stations} or more stations"
+        )
+    if found.student_beats_teacher is not None:
+        yield (
+            f"The student is worth more than the teacher in {found.student_beats_teacher:.0%} of the draws of groups "
+            "and ranges"
+        )
+    defaults = sum(one.mark == "default" for one in found.assumptions)
+    if defaults:
+        yield f"{defaults} of {len(found.assumptions)} assumptions are defaults: enter your own before you decide"
+
+
+def _of_faults(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
+    name, worst = document.models[0].name, found.faults[0]
+    if found.measure == "rmse":
+        yield (
+            f"The worst fault for {name} is {worst.name}: its error is {found.sound[name]:.3g} with sound sensors and "
+            f"{worst.errors[name][-1]:.3g} with {worst.what}"
+        )
+    else:
+        lost = [one.name for one in found.faults if _lost(one, found, name) > _HALF]
+        sound, broken = 1 - found.sound[name], 1 - worst.errors[name][-1]
+        yield (
+            f"The worst fault for {name} is {worst.name}: of {sound:.1%} {found.measure.replace('_', ' ')} "
+            f"{broken:.1%} is left with {worst.what}"
+        )
+        if lost:
+            yield f"Do not rely on it where a sensor may show {_listed(lost)}: half of what it knew is lost there"
+    yield from _beside(document, found)
+
+
+def _lost(one: FaultFigures, found: FaultsFacts, name: str) -> float:
+    """Share of what was right with sound sensors that is wrong at full severity."""
+    right = 1 - found.sound[name]
+    return (one.errors[name][-1] - found.sound[name]) / right if right > 0 else 0.0
+
+
+def _beside(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
+    name, other = document.models[0].name, document.baseline
+    relative = found.relative.get(name)
+    if other is None or relative is None:
+        return
+    figure = f"over all faults its error is {relative.mean:.0%} of that of {other}, which labels alone taught"
+    if relative.low is None or relative.high is None:
+        yield f"For {name} {figure}; there are too few groups for an interval"
+        return
+    if relative.high < 1:
+        said = "Teaching helps under faults"
+    else:
+        said = (
+            "Teaching hurts under faults" if relative.low > 1 else "Whether teaching helps under faults is not certain"
+        )
+    yield f"{said}: for {name} {figure} (95 % interval {relative.low:.0%} to {relative.high:.0%})"
+
+
+def _listed(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -1,0 +1,85 @@
+"""The document of `mmkd-adapt --json`: which ways were tried, what they gain and cost, and which one was written.
+
+Fractions run from 0 to 1, gains and losses are percentage points.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+EstimateKind = Literal["labels", "agreement", "weighted"]
+"""Right answers to new windows with a label; the share of answers that are a teacher's; right answers to old windows,
+each counting as much as it looks like a new one."""
+
+
+class DomainFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Which windows stood for a domain.
+
+    Attributes:
+        sha256: of the dataset; None of the windows that the student carries.
+        learn: how many taught.
+        judge: how many judged.
+    """
+
+    name: str
+    sha256: str | None
+    learn: int
+    judge: int
+
+
+class WayJudgement(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to adapt, judged beside the student as it is.
+
+    Attributes:
+        estimate: of the new domain's judging windows.
+        gain_points: estimate over that of the student as it is.
+        standard_error_points: of the gain, groups or blocks of neighbouring windows left out in turn.
+        old_score: the student's metric on the old domain's judging windows.
+        forgotten_points: what the old domain loses.
+        vanished: classes that are hardly ever answered any more.
+        refusals: why it may not be written, a sentence each; empty where it may.
+    """
+
+    way: str
+    estimate: float
+    gain_points: float
+    standard_error_points: float
+    old_score: float
+    forgotten_points: float
+    vanished: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    seconds: float
+
+
+class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What `mmkd-adapt` did.
+
+    Attributes:
+        student_sha256: of the student as it was.
+        estimated_by: what an estimate is.
+        estimate: of the student as it is.
+        old_score: of the student as it is, in `metric`.
+        chosen: the way that was, or with `--dry-run` would be, written; None where none may.
+        written: the file; None where none was written.
+        labels: how many labels were seen.
+    """
+
+    format_version: int = FORMAT_VERSION
+    student_sha256: str
+    teacher_sha256: str | None
+    modality: str
+    metric: str
+    new: DomainFacts
+    old: DomainFacts
+    estimated_by: EstimateKind
+    estimate: float
+    old_score: float
+    max_forget_points: float
+    ways: tuple[WayJudgement, ...]
+    chosen: str | None
+    written: str | None
+    labels: int = 0

@@ -1,0 +1,197 @@
+"""The document of `mmkd-evaluate --suite ... --json`: models side by side, suite by suite.
+
+Shares run from 0 to 1. What was not asked for is None. Models are known by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from mmkd_report.documents.confidence import Coverage
+from mmkd_report.documents.cost import CostFacts
+from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.reading import typed
+
+FORMAT_VERSION = 1
+
+ModelRole = Literal["teacher", "distilled", "labels alone", "artifact"]
+
+
+class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is judged.
+
+    Attributes:
+        name: unique in the document.
+        sha256: of the file.
+        role: `labels alone` of a student that no teacher taught; `artifact` of a bundle.
+        modalities: that it sees.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    role: ModelRole
+    modalities: tuple[str, ...]
+    parameters: int
+
+
+class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
+    """Error as a share of the baseline's: below 1 is better; without an interval where groups are few."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault.
+
+    Attributes:
+        what: it does at severity 1.
+        practised: by model, whether its training practised faults of the kind; None where nobody knows.
+        errors: by model, at each severity.
+        relative: by model, summed error over that of the baseline; empty without one, or where it makes none.
+    """
+
+    name: str
+    what: str
+    practised: dict[str, bool | None]
+    errors: dict[str, tuple[float, ...]]
+    relative: dict[str, float]
+
+
+class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """All faults, the worst of the first model first.
+
+    Attributes:
+        sensors: that break, at most half of the channels of each (a single one whole).
+        measure: whose distance from 1 the error is; of numbers `rmse`, the error itself.
+        sound: error by model with sound sensors.
+        left_out: faults that these sensors cannot have.
+        relative: by model, mean over faults; empty without a baseline.
+    """
+
+    sensors: tuple[str, ...]
+    severities: tuple[float, ...]
+    measure: str
+    sound: dict[str, float]
+    faults: tuple[FaultFigures, ...]
+    left_out: tuple[str, ...]
+    relative: dict[str, RelativeError | None]
+
+
+GroupMeasure = Literal["accuracy", "recall", "calibration error"]
+"""`recall` is the mean over the classes that occur."""
+Change = Literal["removed", "inherited", "amplified", "no certain difference"]
+
+
+class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One group, or value of a column: figures by model and measure; not judged where its windows are few."""
+
+    value: str
+    windows: int
+    is_judged: bool
+    figures: dict[str, dict[GroupMeasure, float]]
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """The best judged value's figure minus the worst's, with its 95 % interval, and which these are."""
+
+    gap: float
+    low: float
+    high: float
+    best: str
+    worst: str
+
+
+class GapChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What teaching did to the first model's gap: the 95 % interval is of its gap minus that of labels alone."""
+
+    measure: GroupMeasure
+    change: Change
+    low: float
+    high: float
+
+
+class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures by group or column.
+
+    Attributes:
+        by: `group` or the column.
+        least_windows: of a value that is judged.
+        gaps: by measure and model; empty where fewer than two values are judged.
+        changes: empty without a model that labels alone taught beside a taught one.
+    """
+
+    by: str
+    least_windows: int
+    values: tuple[GroupFigures, ...]
+    gaps: dict[GroupMeasure, dict[str, Gap | None]]
+    changes: tuple[GapChange, ...]
+
+
+class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is."""
+
+    condition: str
+    estimated: float
+    accuracy: float
+    calibration_error: float
+
+
+class ModelConfidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One model; `coverages` are of label sets made from validation windows, with sound sensors."""
+
+    rows: tuple[ConfidenceRow, ...]
+    coverages: tuple[Coverage, ...]
+
+
+class TrustFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How far probabilities can be trusted.
+
+    Attributes:
+        severity: of the faults.
+        misleads_beyond: how far an estimate may be from the truth.
+        models: by name.
+    """
+
+    severity: float
+    misleads_beyond: float
+    models: dict[str, ModelConfidence]
+
+
+class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """Models side by side.
+
+    Attributes:
+        models: the first is the one that is judged, the others stand beside it.
+        baseline: the name of the model that labels alone taught; None without one.
+        cautions: what has to be said of the scores, a sentence each.
+        verdict: what follows, a sentence each.
+    """
+
+    format_version: int = FORMAT_VERSION
+    data: DataFacts
+    kind: str
+    seed: int
+    models: tuple[JudgedModel, ...]
+    baseline: str | None
+    cautions: tuple[str, ...]
+    verdict: tuple[str, ...]
+    faults: FaultsFacts | None = None
+    groups: GroupsFacts | None = None
+    confidence: TrustFacts | None = None
+    cost: CostFacts | None = None
+
+
+def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
+    """The typed form of a document of `mmkd-evaluate --suite ... --json`.
+
+    Raises:
+        DocumentError: A format version that this release does not know, or a missing or mistyped value.
+    """
+    advice = "make it again with mmkd-evaluate --suite"
+    return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)

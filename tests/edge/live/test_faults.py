@@ -1,0 +1,322 @@
+"""Thirty faults, each with what happens: nothing crashes, what is lost is counted, and answers go on.
+
+A station answers good samples, then meets the fault, then good samples again. Twenty faults are of what a source sends,
+ten of everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge.live.backoff import Backoff
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.records import Record, ResultRecord, StateRecord, record_from_line
+from mmkd_edge.live.sinks.files import JsonLinesSink
+from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sources.base import Wanted
+from mmkd_edge.live.sources.rows import LineReader
+from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.testing import fake_predictor
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
+T0 = 1_700_000_000.0
+MMKD_RUN = [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()"]
+
+
+def good(start: int, count: int) -> list[str]:
+    return [json.dumps({"time": T0 + 0.01 * number, "x": 1, "y": 2, "z": 3}) for number in range(start, start + count)]
+
+
+class Texts:
+    """A source of lines, a chunk at a time."""
+
+    def __init__(self, chunks: Sequence[list[str]], *, live: bool = False, pause_s: float = 0.0) -> None:
+        self.live = live
+        self._chunks = chunks
+        self._pause_s = pause_s
+
+    def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+        wanted = Wanted(columns=columns_of(ACC, {}), rate_hz=ACC.rate_hz)
+        reader = LineReader("texts", wanted)
+        for chunk in self._chunks:
+            delivery = reader.read(chunk, listener, arrived_s=time.monotonic())
+            if delivery is not None:
+                yield delivery
+            listener.stop.wait(self._pause_s)
+
+    def close(self) -> None:
+        pass
+
+
+class Kept:
+    """A sink that keeps what it is given, or does what it is told instead."""
+
+    def __init__(self, instead: Callable[[], None] = lambda: None) -> None:
+        self.records: list[Record] = []
+        self._instead = instead
+
+    def write(self, records: Sequence[Record]) -> None:
+        self._instead()
+        self.records += records
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def results(self) -> list[ResultRecord]:
+        return [record for record in self.records if isinstance(record, ResultRecord)]
+
+
+def answered(
+    source: Any,
+    *,
+    predictor: EdgePredictor | None = None,
+    others: Sequence[Outlet] = (),
+    rules: StationRules | None = None,
+    most: int = 1000,
+    within_s: float = 20.0,
+) -> tuple[list[ResultRecord], Any, Station]:
+    """Runs a station to the end of its source; gives its results, its facts, and the station."""
+    sink = Kept()
+    outlet = Outlet("kept", sink)
+    predictor = predictor or fake_predictor([0.25, 0.75], modality=ACC, labels=("ok", "worn"))
+    station = Station(
+        "press 1",
+        predictor=predictor,
+        source=source,
+        source_text="texts",
+        intake=Intake(most=most, on_full="drop-oldest"),
+        outlets=[outlet, *others],
+        rules=rules or StationRules(hop=10),
+    )
+    station.start()
+    end_s = time.monotonic() + within_s
+    while not station.is_over:
+        assert time.monotonic() < end_s, "the station hangs"
+        time.sleep(0.005)
+    station.close()
+    outlet.close()
+    return sink.results, station.facts(), station
+
+
+OF_SOURCES: dict[str, tuple[list[str], dict[str, int]]] = {
+    "random bytes": (["\x80\x01\x02zzz"], {"garbage": 1}),
+    "half a document": (['{"time": 1, "x": '], {"garbage": 1}),
+    "a document that never ends": (["[" * 100_000], {"garbage": 1}),
+    "texts in place of numbers": (['{"x": "hot", "y": "cold", "z": "?"}'], {"garbage": 1}),
+    "too few channels": ([json.dumps({"time": T0, "x": 1})], {"garbage": 1}),
+    "too many values": (["[1, 2, 3, 4]"], {"garbage": 1}),
+    "empty lines": (["", "  ", "\t"], {"garbage": 0}),
+    "NUL characters": (["\x00\x00\x00"], {"garbage": 1}),
+    "an error page": (["<html>502 Bad Gateway</html>"], {"garbage": 1}),
+    "a number of nobody": (["17"], {"garbage": 1}),
+    "numbers beyond all": ([json.dumps({"time": T0 + 0.4, "x": 1e308, "y": -1e308, "z": 1e39})], {"garbage": 0}),
+    "nulls": ([json.dumps({"time": T0 + 0.4, "x": None, "y": None, "z": None})], {"garbage": 0}),
+    "a time that is none": ([json.dumps({"time": "yesterday", "x": 1, "y": 2, "z": 3})], {"garbage": 1}),
+    "samples that come twice": (good(35, 5), {"duplicates": 1, "late": 4}),
+    "samples that come late": (good(30, 3), {"late": 3}),
+    "one time that is an hour back": (
+        [json.dumps({"time": T0 - 3600, "x": 1, "y": 2, "z": 3})], {"strays": 1, "restarts": 0},
+    ),
+    "a time in milliseconds among seconds": (
+        [json.dumps({"time": T0 * 1000, "x": 1, "y": 2, "z": 3})], {"strays": 1, "restarts": 0},
+    ),
+    "samples without a time among others": (["[1, 2, 3]"] * 3, {"garbage": 3}),
+    "a clock that was set back an hour": (
+        [json.dumps({"time": T0 - 3600 + 0.01 * number, "x": 1, "y": 2, "z": 3}) for number in range(50)],
+        {"restarts": 2},
+    ),
+    "a million samples at once": ([json.dumps([[1, 2, 3]] * 200_000)], {"garbage": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", OF_SOURCES)
+def test_what_a_source_sends(fault: str) -> None:
+    lines, expected = OF_SOURCES[fault]
+    # The lines of the fault come in the chunk of good ones: what is good in it is not lost with the rest.
+    results, facts, station = answered(Texts([good(0, 40), [*lines, *good(40, 1)], good(41, 60)]))
+    counted = {"garbage": facts.intake.garbage, **{
+        name: getattr(facts.stream, name) for name in ("duplicates", "late", "strays", "restarts")
+    }}  # fmt: skip
+    assert {name: counted[name] for name in expected} == expected
+    assert (station.error, facts.faults) == (None, 0)
+    assert (results[3].status, results[-1].status, results[-1].label) == ("ok", "ok", "worn")
+    assert len(results) >= 9
+
+
+def test_a_source_that_fails_for_good_ends_its_station_and_says_why() -> None:
+    class Broken(Texts):
+        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+            yield from super().deliveries(listener)
+            raise RuntimeError("the driver is gone")
+
+    results, facts, station = answered(Broken([good(0, 40)]))
+    assert (len(results), str(station.error), facts.state) == (4, "the driver is gone", "stopped")
+
+
+def test_a_sensor_that_falls_silent_is_answered_for_as_missing() -> None:
+    chunks = [good(0, 40), *[[""]] * 12]
+    source = Texts(chunks, live=True, pause_s=0.05)
+    rules = StationRules(hop=10, time_from="arrival", silence_s=0.1, stale_s=0.3)
+    results, facts, _ = answered(source, rules=rules)
+    assert facts.missed > 20
+    assert "stale" in {one.status for one in results}
+    assert results[-1].index == -1
+
+
+def test_a_queue_that_is_full_gives_up_the_oldest_and_the_next_result_says_so() -> None:
+    def slowly(feeds: object) -> list[float]:
+        time.sleep(0.05)
+        return [0.25, 0.75]
+
+    predictor = fake_predictor(slowly, modality=ACC, labels=("ok", "worn"))
+    chunks = [good(number, 10) for number in range(0, 1000, 10)]
+    results, facts, _ = answered(Texts(chunks), predictor=predictor, most=5)
+    assert facts.intake.dropped > 0
+    assert sum(one.dropped for one in results) <= facts.intake.dropped
+    assert any(one.dropped for one in results)
+    assert facts.intake.queued == 0
+
+
+def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life() -> None:
+    def fail(feeds: object) -> list[float]:
+        raise RuntimeError("out of memory")
+
+    predictor = fake_predictor(fail, modality=ACC, labels=("ok", "worn"))
+    results, facts, station = answered(Texts([good(0, 40)]), predictor=predictor)
+    assert (results[-1].status, results[-1].reason) == ("invalid", "the engine failed: out of memory")
+    assert facts.faults == 0
+    assert not station.is_well(within_s=10)
+
+
+def test_an_engine_that_answers_no_distribution_is_invalid() -> None:
+    predictor = fake_predictor([float("nan"), 1.0], modality=ACC, labels=("ok", "worn"))
+    results, _, station = answered(Texts([good(0, 40)]), predictor=predictor)
+    assert (results[-1].status, results[-1].index) == ("invalid", -1)
+    assert station.is_well(within_s=10)
+
+
+def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
+    hung, entered = threading.Event(), threading.Event()
+
+    def hang(feeds: object) -> list[float]:
+        entered.set()
+        hung.wait(20)
+        return [0.25, 0.75]
+
+    predictor = fake_predictor(hang, modality=ACC, labels=("ok", "worn"))
+    station = Station(
+        "press 1", predictor=predictor, source=Texts([good(0, 40)]), source_text="texts",
+        intake=Intake(most=10, on_full="block"), outlets=[], rules=StationRules(hop=10),
+    )  # fmt: skip
+    station.start()
+    assert entered.wait(10)
+    time.sleep(0.1)
+    assert (station.is_well(within_s=10), station.is_well(within_s=0.05)) == (True, False)
+    hung.set()
+    station.close()
+
+
+def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer() -> None:
+    released = threading.Event()
+
+    def fail() -> None:
+        raise OSError("away")
+
+    hanging = Outlet("hangs", Kept(lambda: released.wait(20) and None))
+    failing = Outlet("fails", Kept(fail), most=10, backoff=lambda: Backoff(first_s=0.01, most_s=0.02))
+    chunks = [good(number, 10) for number in range(0, 300, 10)]
+    results, facts, _ = answered(Texts(chunks), others=[hanging, failing])
+    assert len(results) == 30
+    assert facts.latency is not None
+    assert facts.latency.p99_s < 0.1  # from a delivery's turn to its record; a tenth of a second is the limit
+    hanging.close(drain_s=0.05)
+    failing.close(drain_s=0.05)
+    assert failing.facts().dropped + failing.facts().waiting >= 20
+    released.set()
+
+
+def test_a_folder_that_is_gone_is_written_to_when_it_is_back(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    outlet = Outlet("jsonl", JsonLinesSink(folder / "r.jsonl"), backoff=lambda: Backoff(first_s=0.01, most_s=0.02))
+    (folder / "r.jsonl").unlink()
+    folder.rmdir()
+    outlet.put(StateRecord(station="press 1", number=1, decided_s=0.0, state="connected", reason=""))
+    end_s = time.monotonic() + 10
+    while not outlet.facts().failures and time.monotonic() < end_s:
+        time.sleep(0.01)
+    folder.mkdir()
+    outlet.close()
+    assert record_from_line((folder / "r.jsonl").read_bytes()).number == 1
+
+
+def started(bundle: Path, *arguments: object) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [*MMKD_RUN, str(bundle), "--backend", "ort", *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    limit = threading.Timer(60, child.kill)
+    limit.daemon = True
+    limit.start()
+    return child
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_whole_lines_and_goes_on_after_them(bundle_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    for _ in range(2):
+        child = started(bundle_path, "--source", "stdin", "--sink", f"jsonl:{path}", "--hop", "1")
+        assert child.stdin is not None
+        before = path.read_bytes().count(b"\n") if path.exists() else 0
+        end_s = time.monotonic() + 30
+        while not path.exists() or path.read_bytes().count(b"\n") < before + 50:
+            assert time.monotonic() < end_s
+            child.stdin.write("[1, 0, 0]\n" * 20)
+            child.stdin.flush()
+            time.sleep(0.01)
+        child.kill()
+        child.communicate()
+    data = path.read_bytes()
+    assert data.endswith(b"\n")
+    assert len([record_from_line(line) for line in data.splitlines()]) >= 100
+
+
+@pytest.mark.slow
+def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    child = started(bundle_path, "--source", "stdin", "--sink", f"jsonl:{path}", "--hop", "5", "--silence", "0.5")
+    assert child.stdin is not None
+
+    def feed(samples: int) -> None:
+        assert child.stdin is not None
+        for _ in range(samples):
+            child.stdin.write("[1, 0, 0]\n")
+            child.stdin.flush()
+            time.sleep(0.02)
+
+    feed(40)
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(2)
+    child.send_signal(signal.SIGCONT)
+    feed(60)
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    records = [record_from_line(line) for line in path.read_bytes().splitlines()]
+    assert sum(isinstance(one, ResultRecord) for one in records) > 10
+    assert [one.number for one in records] == list(range(1, len(records) + 1))

@@ -1,0 +1,336 @@
+"""MQTT against a real mosquitto: samples in, decisions out, TLS, credentials, and a broker that is killed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkd_edge import ModalitySpec, UsageError
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Intake
+from mmkd_edge.live.links.place import place_of
+from mmkd_edge.live.records import AlarmRecord, ResultRecord, StateRecord
+from mmkd_edge.live.sinks.mqtt import MqttSink
+from mmkd_edge.live.sources.base import Wanted
+from mmkd_edge.live.sources.mqtt import MqttSource
+
+mqtt = pytest.importorskip("paho.mqtt.client")
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
+
+
+class Broker:
+    """A mosquitto on a port of this machine."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *(lines or ("allow_anonymous true",))]))
+        self.start()
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        self.process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=-1)
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    found = Broker(tmp_path)
+    yield found
+    found.kill()
+
+
+class Client:
+    """Someone else at the broker: publishes, and keeps what comes."""
+
+    def __init__(self, port: int, topic: str = "") -> None:
+        self.heard: list[tuple[str, bytes, bool]] = []
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        self._client.on_message = lambda client, data, one: self.heard.append((one.topic, one.payload, one.retain))
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1) if topic else None
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        until(self._client.is_connected)
+
+    def say(self, topic: str, document: Any) -> None:
+        payload = document if isinstance(document, bytes) else json.dumps(document).encode()
+        self._client.publish(topic, payload, qos=1).wait_for_publish(10)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def wanted(acc: ModalitySpec) -> Wanted:
+    return Wanted(columns=columns_of(acc, {}), rate_hz=acc.rate_hz)
+
+
+def reading(source: MqttSource) -> tuple[Intake, threading.Thread]:
+    """A source that is read into an intake."""
+    intake = Intake(most=100, on_full="drop-oldest")
+
+    def read() -> None:
+        for delivery in source.deliveries(intake):
+            intake.put(delivery)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return intake, thread
+
+
+def state(number: int) -> StateRecord:
+    return StateRecord(station="press/1", number=number, decided_s=1.0, state="connected", reason="x")
+
+
+@needs_mosquitto
+def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: Wanted) -> None:
+    intake, thread = reading(MqttSource(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", wanted))
+    until(lambda: intake.facts().connects)
+    sensor = Client(broker.port)
+    sensor.say("plant/1/acc", {"time": 5.0, "x": 1, "y": 2, "z": None})
+    sensor.say("plant/2/acc", b"\xff no sample")
+    sensor.say("plant/2/acc", [[1, 2, 3], [4, 5, 6]])
+    until(lambda: intake.facts().samples == 3)
+    assert intake.facts().garbage == 1
+    first = intake.take(timeout_s=1)
+    assert first is not None
+    assert first.times is not None
+    assert first.times.tolist() == [5.0]
+    intake.stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert intake.notes() == [(True, f"127.0.0.1:{broker.port}")]
+    sensor.close()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Broker, version: str) -> None:
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version={version}")
+    alarm = AlarmRecord(
+        station="press/1", number=2, time_s=None, decided_s=1.0, event="raised", label="worn", episode=1, since_s=None,
+        windows=3, probability=0.9,
+    )  # fmt: skip
+    sink.write([state(1), alarm])
+    late = Client(broker.port, "plant/#")
+    until(lambda: len(late.heard) == 3)
+    kept = {topic: (json.loads(payload), retained) for topic, payload, retained in late.heard}
+    assert kept["plant/online"] == (True, True)
+    assert kept["plant/press_1/state"][0]["state"] == "connected"
+    assert kept["plant/press_1/alarm/worn"][0]["event"] == "raised"
+    result = ResultRecord(
+        station="press/1", number=3, time_s=1.0, decided_s=1.0, status="ok", reason="", label="worn", index=0,
+        probability=1.0, probabilities=(1.0,), labels=(), value=None, label_set=(), missing_share=0.0, modality="acc",
+        input_age_s=None, dropped=0, late=0,
+    )  # fmt: skip
+    sink.write([result])
+    until(lambda: len(late.heard) == 4)
+    assert late.heard[3][0] == "plant/press_1/result"
+    assert sink._link is not None
+    sink._link._client.socket().shutdown(socket.SHUT_RDWR)  # a cable is cut: nobody says goodbye
+    until(lambda: ("plant/online", b"false", False) in late.heard)
+    sink.write([state(4)])  # and comes back by itself
+    until(lambda: late.heard[-1][0] == "plant/press_1/state")
+    sink.close()
+    until(lambda: late.heard[-1][:2] == ("plant/online", b"false"))
+    late.close()
+
+
+def certificates(folder: Path) -> None:
+    """A certificate for 127.0.0.1 that signs itself."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from ipaddress import ip_address
+
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+# paho leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@needs_mosquitto
+def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    passwd = shutil.which("mosquitto_passwd") or "/usr/bin/mosquitto_passwd"
+    subprocess.run([passwd, "-c", "-b", tmp_path / "users", "press", "secret"], check=True, capture_output=True)
+    (tmp_path / "users").chmod(0o600)
+    broker = Broker(
+        tmp_path, f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem", "allow_anonymous false",
+        f"password_file {tmp_path}/users", "user root",
+    )  # fmt: skip
+    try:
+        place = f"mqtts://127.0.0.1:{broker.port}/plant?ca={tmp_path}/cert.pem"
+        (tmp_path / "right").write_text("press:secret\n")
+        (tmp_path / "wrong").write_text("press:guess\n")
+        sink = MqttSink(f"{place}&credentials={tmp_path}/right")
+        sink.write([state(1)])
+        sink.close()
+        for refused in (f"{place}&credentials={tmp_path}/wrong", place):
+            with pytest.raises(ConnectionError, match=r"Not authorized|Bad user"):
+                MqttSink(refused).write([state(1)])
+        untrusted = f"mqtts://127.0.0.1:{broker.port}/plant?credentials={tmp_path}/right"
+        with pytest.raises(OSError, match="certificate verify failed"):
+            MqttSink(untrusted).write([state(1)])
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mqtt://host", "mqtt://HOST/TOPIC, got no topic"),
+        ("mqtt:///topic", "got no host or no port; write it so"),
+        ("mqtt://host:x/topic", "got no host or no port; write it so"),
+        ("mqtt://user:pw@host/topic", "expected no password in the text, where others see it; use ?credentials=FILE"),
+        ("mqtt://host/topic?quality=1", "got 'quality'; correct it"),
+        ("mqtt://host/topic?qos=2", "qos: expected one of 0, 1, got '2'; choose one of them"),
+        ("mqtt://host/topic?ca=/none", "ca: /none: no such file or directory; check the path"),
+    ],
+)
+def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: Wanted) -> None:
+    with pytest.raises(UsageError) as refused:
+        MqttSource(text, wanted)
+    assert said in str(refused.value)
+
+
+def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:
+    place = place_of("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
+    assert (place.host, place.port, place.path, place.options) == ("::1", 1883, "a/b", {"qos": "0"})
+
+
+@needs_mosquitto
+def test_two_rates_in_and_decisions_out_through_one_process(
+    broker: Broker, kit: Any, acc: ModalitySpec, tmp_path: Path
+) -> None:
+    fast = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=200.0, samples=100)
+    kit.parts(acc).write(tmp_path / "slow.edge")
+    kit.parts(fast, model=kit.model(fast)).write(tmp_path / "fast.edge")
+    at = f"mqtt://127.0.0.1:{broker.port}"
+    stations = "".join(
+        f'[[stations]]\nname = "{name}"\nbundle = "{tmp_path}/{name}.edge"\nbackend = "ort"\n'
+        f'source = "{at}/in/{name}"\nhop = {hop}\ntime = "source"\n'
+        for name, hop in (("slow", 10), ("fast", 50))
+    )
+    (tmp_path / "stations.toml").write_text(f'sinks = ["{at}/out"]\n{stations}')
+    listener = Client(broker.port, "out/#")
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", tmp_path / "stations.toml", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    until(lambda: sum(b'"connected"' in payload for _, payload, _ in listener.heard) == 2)
+    sensor = Client(broker.port)
+    now_s = time.time()
+    for second in range(6):
+        sensor.say("in/slow", {"time": now_s + second - 5, "samples": [[1, 0, 0]] * 10})
+        sensor.say("in/fast", {"time": now_s + second - 5, "samples": [[0, 1, 0]] * 200})
+    until(lambda: sum(topic.endswith("/fast/result") for topic, *_ in listener.heard) >= 20)
+    child.send_signal(signal.SIGTERM)
+    output, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    summary = {one["station"]: one for one in json.loads(output)["stations"]}
+    assert (summary["slow"]["intake"]["samples"], summary["fast"]["intake"]["samples"]) == (60, 1200)
+    results = [json.loads(payload) for topic, payload, _ in listener.heard if topic.endswith("/result")]
+    by_name = {name: [one for one in results if one["station"] == name] for name in ("slow", "fast")}
+    assert [len(found) for found in by_name.values()] == [sum(summary[name]["results"].values()) for name in by_name]
+    assert {one["label"] for one in by_name["slow"] if one["index"] >= 0} == {"rest"}
+    assert {one["label"] for one in by_name["fast"] if one["index"] >= 0} == {"raise"}
+    sensor.close()
+    listener.close()
+
+
+@pytest.mark.slow
+@needs_mosquitto
+def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_seconds(
+    broker: Broker, bundle_path: Path, tmp_path: Path
+) -> None:
+    at = f"mqtt://127.0.0.1:{broker.port}"
+    log = tmp_path / "all.jsonl"
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", bundle_path, "--backend", "ort",
+         "--source", f"{at}/in", "--sink", f"{at}/out", "--sink", f"jsonl:{log}", "--hop", "5", "--silence", "60",
+         "--time", "arrival", "--store", tmp_path / "store", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    limit = threading.Timer(120, child.kill)  # what is waited for may never come
+    limit.start()
+    listener, sensor = Client(broker.port, "out/#"), Client(broker.port)
+    until(lambda: any(b'"connected"' in payload for _, payload, _ in listener.heard))
+    for _ in range(20):
+        sensor.say("in", [[1, 0, 0]] * 5)
+    until(lambda: sum(topic.endswith("/result") for topic, *_ in listener.heard) >= 15)
+    broker.kill()
+    until(lambda: '"disconnected"' in log.read_text())
+    time.sleep(4)
+    broker.start()
+    began_s = time.monotonic()
+    until(lambda: log.read_text().count('"connected"') == 2, within_s=35)
+    assert time.monotonic() - began_s < 31
+    for _ in range(20):
+        sensor.say("in", [[0, 1, 0]] * 5)
+    until(lambda: log.read_text().count('"kind":"result"') >= 34)
+    written = {json.loads(line)["number"] for line in log.read_text().splitlines()}
+    heard = lambda: {json.loads(payload)["number"] for topic, payload, _ in listener.heard if "online" not in topic}  # noqa: E731
+    # What the sink could not say meanwhile comes after all: every record that the file has.
+    until(lambda: written <= heard(), within_s=40)
+    child.send_signal(signal.SIGTERM)
+    output, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    summary = json.loads(output)
+    limit.cancel()
+    assert summary["stations"][0]["intake"]["connects"] == 2
+    assert summary["stations"][0]["intake"]["samples"] == 200
+    assert {one["sink"].split(":")[0]: one["dropped"] for one in summary["sinks"]} == {"mqtt": 0, "jsonl": 0}
+    sensor.close()
+    listener.close()

@@ -1,0 +1,82 @@
+"""Windows that were uncertain, on the disk and back in a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec
+from mmkd_edge.live.uncertain import RingRule, UncertainRing
+from mmkd_edge.testing import fake_predictor
+from mmkd_models.data.importing.interchange import import_interchange
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
+TASK = TaskSpec(labels=("ok", "worn"))
+
+
+def ring(folder: Path, *, most_bytes: int = 10**7) -> UncertainRing:
+    rule = RingRule(folder=folder, most_bytes=most_bytes, below=0.6)
+    return UncertainRing(rule, station="press 1", modality=ACC, task=TASK)
+
+
+def prediction(probability: float, **changes: object) -> Prediction:
+    predictor = fake_predictor([1 - probability, probability], modality=ACC, labels=TASK)
+    return msgspec.structs.replace(predictor.predict(np.ones((20, 2))), **changes)
+
+
+def window(number: int) -> np.ndarray:
+    return np.full((20, 2), number, dtype=np.float32)
+
+
+def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_path: Path) -> None:
+    kept = ring(tmp_path)
+    kept.see(window(1), prediction(0.9), time_s=100.0)
+    kept.see(window(2), prediction(0.55), time_s=102.0)
+    kept.see(window(3), prediction(0.55), time_s=103.0)  # overlaps the one before by half
+    kept.see(window(4), prediction(0.9, label_set=("worn", "ok")), time_s=104.0)
+    kept.see(window(5), prediction(0.55, status="stale"), time_s=110.0)
+    kept.close()
+    assert kept.facts().kept == 2
+    (file,) = tmp_path.iterdir()
+    assert file.name == "press_1-00000001.npz"
+    with np.load(file) as arrays:
+        assert arrays["x_acc"][:, 0, 0].tolist() == [2, 4]
+        assert arrays["y"].tolist() == [-1, -1]
+        assert arrays["time"].tolist() == [pytest.approx(100.1), pytest.approx(102.1)]
+        assert arrays["column_reason"].tolist() == ["low probability", "several labels"]
+        assert arrays["column_answer"].tolist() == ["worn", "worn"]
+
+
+def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
+    kept = ring(tmp_path / "uncertain")
+    for number in range(6):
+        kept.see(
+            np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32), prediction(0.5), time_s=5.0 * number
+        )
+    kept.close()
+    (file,) = (tmp_path / "uncertain").iterdir()
+    with np.load(file) as arrays:
+        labelled = dict(arrays) | {
+            "y": np.array([0, 1] * 3),
+            "split": np.array([0, 0, 1, 1, 2, 2]),
+            "group": np.array(["a", "a", "b", "b", "c", "c"]),
+        }
+    np.savez(tmp_path / "labelled.npz", **labelled)
+    dataset = import_interchange(tmp_path / "labelled.npz", tmp_path / "data").dataset
+    assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
+    assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
+    assert sorted(dataset.everything().columns) == ["answer", "probability", "reason"]
+
+
+def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    size_bytes = 0
+    for number in range(5):
+        kept = ring(tmp_path, most_bytes=2 * size_bytes + 100 if size_bytes else 10**6)
+        kept.see(window(number), prediction(0.5), time_s=0.0)
+        kept.close()
+        size_bytes = next(tmp_path.iterdir()).stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["press_1-00000004.npz", "press_1-00000005.npz"]
+    assert kept.facts().removed == 1

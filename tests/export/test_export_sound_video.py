@@ -1,0 +1,280 @@
+"""Students of sound and of video: exported, judged, and run by every engine that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge import EdgePredictor, SensorChecks
+from mmkd_edge.backends.base import is_installed, open_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import BatchRange
+from mmkd_edge.errors import UsageError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.predict.preprocess import prepare, prepare_batch
+from mmkd_edge.spec import ModalitySpec
+from mmkd_export.graph.layers import learnt_layers, select_layers
+from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.inspect.files import inspect_file
+from mmkd_export.judge.parity import with_missing_samples
+from mmkd_export.judge.torch_answers import answers_from_student
+from mmkd_export.judge.windows import windows_from_path
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import ExportResult, export
+from mmkd_models.networks.rocket import fit_rocket
+from mmkd_models.networks.student import student_network
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+
+MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=4000.0, samples=1000)
+CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
+COLOUR = msgspec.structs.replace(CAM, channels=("r", "g", "b"))
+FURTHER = ("colour", "mic_rocket", "cam_rocket", "cam_hybrid")
+KINDS = pytest.mark.parametrize("name", ["mic", "cam", *(pytest.param(one, marks=pytest.mark.slow) for one in FURTHER)])
+# All of them are in TensorRT's parser (10.3) and in the converters of OpenVINO and LiteRT.
+KNOWN_TO_ALL_ENGINES = {
+    *("Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Equal", "Gather", "Gelu", "Gemm", "GreaterOrEqual"),
+    *("LayerNormalization", "LessOrEqual", "Log", "MatMul", "Mul", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape"),
+    *("Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Identity"),
+}
+
+
+@pytest.fixture(scope="module")
+def students(build_student: Callable[..., StudentCheckpoint]) -> dict[str, StudentCheckpoint]:
+    """With random weights, normalised as the carried windows are, and of other kinds with features of theirs."""
+    found = {}
+    for name, modality in (("mic", MIC), ("cam", CAM), ("colour", COLOUR)):
+        start = build_student(modality=modality, windows=204)
+        assert start.carried is not None
+        values = bytes_of(start.carried.windows).astype(np.float64)
+        axes = tuple(range(values.ndim - 1))
+        scale = [torch.from_numpy(part(values, axis=axes)) for part in (np.nanmean, np.nanstd)]
+        state = dict(start.state) | dict(zip(("encoder.front.mean", "encoder.front.std"), scale, strict=True))
+        found[name] = replace(start, state={key: tensor.float() for key, tensor in state.items()})
+    for name in ("mic_rocket", "cam_rocket", "cam_hybrid"):
+        found[name] = _with_features(found[name[:3]], kind=name[4:])
+    return found
+
+
+def _with_features(start: StudentCheckpoint, *, kind: str) -> StudentCheckpoint:
+    assert start.carried is not None
+    values, present = prepare_batch(start.carried.windows[:40], start.modality)
+    scale = tuple(start.state[f"encoder.front.{name}"].numpy() for name in ("mean", "std"))
+    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=84)  # type: ignore[arg-type]
+    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = student_network(start.modality, len(start.task.labels), config)
+    state = network.state_dict() | {f"rocket.{name}": value for name, value in features.state_dict().items()}
+    fronts = {key: tensor for key, tensor in start.state.items() if "front" in key and key in state}
+    return replace(start, config=config, state=state | fronts)
+
+
+@pytest.fixture(scope="module")
+def graph_of(students: dict[str, StudentCheckpoint]) -> Callable[[str], bytes]:
+    """The graph of a student, made when it is first asked for."""
+    return cache(lambda name: onnx_from_student(students[name]))
+
+
+@pytest.fixture(scope="module")
+def bundles(
+    students: dict[str, StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, ExportResult]:
+    folder = tmp_path_factory.mktemp("bundles")
+    found = {}
+    for name in ("mic", "cam"):
+        path = folder / f"{name}.ckpt"
+        write_student(path, students[name])
+        plan = ExportPlan(source=path, output=path.with_suffix(".edge"), precisions=("fp16", "int8"))
+        found[name] = export(plan)
+    return found
+
+
+def some(student: StudentCheckpoint) -> NDArray[Any]:
+    """Eight windows, whole and with gaps, the last of them empty."""
+    assert student.carried is not None
+    whole = student.carried.windows[:8]
+    join = np.ma.concatenate if student.modality.kind == "video" else np.concatenate
+    return join([whole, with_missing_samples(whole, seed=0)])  # type: ignore[no-any-return, no-untyped-call]
+
+
+@KINDS
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_every_engine_answers_as_torch_does_also_with_gaps(
+    students: dict[str, StudentCheckpoint], graph_of: Callable[[str], bytes], name: str, engine: str
+) -> None:
+    if not is_installed(engine):  # type: ignore[arg-type]
+        pytest.skip(f"needs pip install 'mmkd-edge[{engine}]'")
+    student = students[name]
+    windows = some(student)
+    backend = open_backend(engine, graph_of(name), threads=1)  # type: ignore[arg-type]
+    expected = answers_from_student(student, windows)
+    values_name, present_name = (tensor.name for tensor in backend.inputs)
+    for number, window in enumerate(windows):
+        values, present = prepare(window, student.modality)
+        logits, _ = backend.run({values_name: values, present_name: present})
+        # float32 sums of another order, over spectra of hundreds of samples and frames of hundreds of pixels.
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
+    backend.close()
+
+
+@KINDS
+def test_graphs_have_only_operators_that_every_engine_knows(graph_of: Callable[[str], bytes], name: str) -> None:
+    model = onnx.load_from_string(graph_of(name))
+    assert {node.op_type for node in model.graph.node} <= KNOWN_TO_ALL_ENGINES
+
+
+@pytest.mark.parametrize("name", ["cam", pytest.param("colour", marks=pytest.mark.slow)])
+def test_bytes_stay_bytes_up_to_the_first_node(graph_of: Callable[[str], bytes], name: str) -> None:
+    graph = onnx.load_from_string(graph_of(name)).graph
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    readers = [node.op_type for node in graph.node if "cam" in node.input]
+    assert readers == ["Cast"]
+
+
+@pytest.mark.parametrize("name", ["mic", "cam"])
+def test_lower_precision_leaves_the_spectrum_and_the_first_convolution_alone(
+    graph_of: Callable[[str], bytes], name: str
+) -> None:
+    model = onnx.load_from_string(graph_of(name))
+    layers = learnt_layers(model)
+    assert layers[0].name == {"mic": "encoder.stem.0", "cam": "encoder.front.stem.0"}[name]
+    chosen = {layer.name for layer in select_layers(layers, exclude=None, ops=("Conv", "Gemm", "MatMul"))}
+    assert layers[0].name not in chosen
+    assert "encoder.blocks.0.feedforward.up" in chosen
+    if name == "cam":
+        embed = next(layer for layer in layers if layer.name == "encoder.front.embed")
+        assert (embed.m, embed.n) == (10, 16)
+
+
+@pytest.mark.parametrize("name", ["mic", "cam"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_bundle_answers_for_what_a_sensor_gives(
+    students: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult], name: str, precision: Any
+) -> None:
+    windows = some(students[name])[:9]
+    with Bundle.open(bundles[name].path) as bundle:
+        expected = bundle.golden(name).probabilities[:8]
+    with EdgePredictor.open(bundles[name].path, backend="ort", precision=precision) as predictor:
+        found = predictor.predict_batch(windows)
+        shares = np.stack([one.probabilities for one in found if one.index >= 0])
+        assert predictor.selftest().windows == 204
+        assert predictor.health().models[0].model == name
+    assert [one.status == "invalid" for one in found] == [False] * 8 + [True]  # the first with gaps misses everything
+    np.testing.assert_allclose(shares, expected, atol={"fp32": 1e-4, "fp16": 0.01, "int8": 0.1}[precision])
+
+
+def test_golden_windows_of_a_camera_keep_their_bytes_and_missing_frames(
+    students: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult]
+) -> None:
+    carried = students["cam"].carried
+    assert carried is not None
+    with Bundle.open(bundles["cam"].path) as bundle:
+        golden = bundle.golden("cam").windows
+        statistics = bundle.manifest.models[0].statistics
+    assert golden.dtype == np.uint8
+    assert np.array_equal(bytes_of(golden), bytes_of(carried.windows))
+    assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
+    assert statistics is not None
+    assert statistics.channels[0].missing_share == pytest.approx(missing_frames(golden).mean())
+
+
+def test_a_bundle_is_exported_again_for_another_platform(bundles: dict[str, ExportResult], tmp_path: Path) -> None:
+    again = export(ExportPlan(source=bundles["cam"].path, output=tmp_path / "again.edge"))
+    assert [one.precision for one in again.manifest.models[0].artifacts] == ["fp32", "fp16", "int8"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mic", "cam"])
+def test_a_graph_takes_several_windows_at_once(
+    students: dict[str, StudentCheckpoint], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, students[name])
+    batch = BatchRange(minimum=1, optimum=2, maximum=3)
+    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", batch=batch))
+    assert made.manifest.models[0].artifacts[0].batch == batch
+
+
+@pytest.mark.parametrize("golden", ["none", pytest.param("synthetic", marks=pytest.mark.slow)])
+def test_a_camera_can_be_tested_without_recordings(
+    students: dict[str, StudentCheckpoint], tmp_path: Path, golden: Any
+) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, students["cam"])
+    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", golden=golden))
+    with Bundle.open(made.path) as bundle:
+        assert bundle.golden("cam").windows.dtype == np.uint8
+    with EdgePredictor.open(made.path, backend="ort") as predictor:
+        assert predictor.selftest().label_agreement == 1.0
+
+
+def test_a_range_of_bytes_is_refused(students: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, students["cam"])
+    with pytest.raises(UsageError) as caught:
+        export(ExportPlan(source=path, output=tmp_path / "student.edge", value_range=(0.0, 255.0)))
+    assert str(caught.value) == "--range: modality 'cam' is video, whose values are bytes; leave it out"
+
+
+def test_windows_of_a_file_are_bytes(students: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+    carried, task = students["cam"].carried, students["cam"].task
+    assert carried is not None
+    path = tmp_path / "windows.npz"
+    np.savez(path, x_cam=bytes_of(carried.windows), y=carried.labels)
+    found = windows_from_path(path, modality=CAM, task=task)
+    assert found.windows.dtype == np.uint8
+    np.savez(path, x_cam=bytes_of(carried.windows).astype(np.float32))
+    with pytest.raises(UsageError) as caught:
+        windows_from_path(path, modality=CAM, task=task)
+    assert str(caught.value) == (
+        f"{path}: 'x_cam': expected uint8 of shape (N, 10, 12, 16, 1) with N > 0, "
+        "got float32 of shape (204, 10, 12, 16, 1)"
+    )
+
+
+def test_inspecting_says_what_a_window_is(bundles: dict[str, ExportResult]) -> None:
+    mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
+    assert mic["mic.window"] == "1000 samples of sound x left, right at 4000 Hz"
+    assert cam["cam.window"] == "10 frames of 12 x 16 pixels x gray at 25 Hz"
+
+
+def test_the_card_says_what_a_window_is(bundles: dict[str, ExportResult]) -> None:
+    with Bundle.open(bundles["cam"].path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert "Windows of 10 frames (0.4 s at 25 Hz) of 12 rows by 16 pixels by 1 channels (gray), the camera's" in card
+    assert "`cam` uint8 (1, 10, 12, 16, 1) (missing values as 0) and `cam_present` float32 (1, 10, 1) (1 or 0)" in card
+
+
+def test_gaps_of_a_camera_are_missing_frames(students: dict[str, StudentCheckpoint]) -> None:
+    carried = students["cam"].carried
+    assert carried is not None
+    gaps = with_missing_samples(carried.windows, seed=0)
+    before, after = missing_frames(carried.windows), missing_frames(gaps)
+    assert bool(after[0].all())
+    assert bool((after.sum(1)[1:] >= 2).all())
+    assert bool((after >= before).all())
+    assert not bool(missing_frames(with_missing(bytes_of(gaps), before))[0].any())
+
+
+def test_a_stream_of_frames_answers_as_their_windows_do(
+    students: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult]
+) -> None:
+    carried = students["cam"].carried
+    assert carried is not None
+    frames = bytes_of(carried.windows[::3][:3]).reshape(-1, *CAM.shape[1:])
+    checks = SensorChecks(stuck_s=0.2)
+    with EdgePredictor.open(bundles["cam"].path, backend="ort", checks=checks) as predictor:
+        stream = predictor.stream(hop=10)
+        found = [one for frame in frames for one in stream.push(frame)]
+        wanted = predictor.predict_batch(frames.reshape(3, *CAM.shape))
+    assert [one.probabilities.tolist() for one in found] == [one.probabilities.tolist() for one in wanted]

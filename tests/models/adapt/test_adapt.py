@@ -1,0 +1,321 @@
+"""A student in a new domain: adapted where it gets better there, left alone where it does not.
+
+The case: `acc` tells two classes by its level, which is moved in the new domain so far that the student says one class
+to everything; `gyro` tells them as ever, and so does the teacher who has both.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.adapt.domains import few_labels, new_domain, old_domain
+from mmkd_models.adapt.judging import Court, Heard, _standard_error, importance, judged
+from mmkd_models.adapt.learner import AdaptLearner, PairedSource, _uncertainty
+from mmkd_models.adapt.run import Asked, run_adaptation, task_of
+from mmkd_models.adapt.ways import ADAPT_TRAIN
+from mmkd_models.commands.adapt import run_adapt
+from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import file_sha256, read_student, write_student, write_teacher
+from mmkd_models.training.closed_form.students import labelled_student
+from mmkd_models.training.predict import scores_of
+from mmkd_models.training.teacher_set import TaughtBy
+from mmkd_models.training.trainings import Run, TrainingData, train_teacher
+
+ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+MODALITIES = (
+    ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16),
+    ModalitySpec(name="gyro", channels=("x",), rate_hz=10.0, samples=16),
+)
+TRAIN = TrainConfig(steps=60, batch=32, eval_every=20, learning_rate=5e-3)
+AUGMENT = AugmentConfig(unit="window", mixup=0.0, channel_dropout=0.0, span_dropout=0.0)
+
+
+def split(count: int, seed: int, *, moved: float, groups: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % 2)
+    level = np.where(labels, 1.0, -1.0)[:, None, None]
+    return {
+        "acc": level + moved + rng.normal(0, 0.4, (count, 16, 1)),
+        "gyro": 2 * level + rng.normal(0, 0.5, (count, 16, 1)),
+        "labels": labels,
+        "groups": 100 * seed + np.arange(count) * groups // count,
+    }
+
+
+def written(path: Path, *, moved: float, seed: int, labelled: bool = True) -> Dataset:
+    splits = {
+        name: split(count, seed + number, moved=moved, groups=6)
+        for number, (name, count) in enumerate({"train": 120, "valid": 90, "test": 60}.items())
+    }
+    if not labelled:
+        for part in splits.values():
+            part["labels"] = np.full_like(part["labels"], -1)
+    return write_dataset(path, name=path.name, labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the old dataset, a moved one without labels, the same with labels, one that is like the old one,
+    a teacher, and students of two kinds."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("site")
+    old = written(folder / "old", moved=0.0, seed=10)
+    written(folder / "moved", moved=1.3, seed=20, labelled=False)
+    written(folder / "labelled", moved=1.3, seed=20)
+    written(folder / "same", moved=0.0, seed=30, labelled=False)
+    data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
+    run = Run(train=TRAIN, augment=AUGMENT)
+    teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
+    write_teacher(folder / "teacher.ckpt", teacher)
+    for kind in ("transformer", "rocket"):
+        config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind)
+        student = labelled_student(data.with_modalities(("acc",)), "acc", config, run)
+        write_student(folder / f"{kind}.ckpt", student)
+    return folder
+
+
+def right(path: Path, dataset: Path) -> float:
+    student = read_student(path)
+    windows = open_dataset(dataset).split("test").with_modalities(("acc",))
+    return scores_of(student.network(), windows, modality="acc").balanced_accuracy
+
+
+def command(site: Path, tmp_path: Path, *arguments: str, kind: str = "transformer", data: str = "moved") -> Path:
+    output = tmp_path / "adapted.ckpt"
+    with suppress(SystemExit):  # its way to say that all went well
+        run_adapt([str(site / f"{kind}.ckpt"), str(site / data), "-o", str(output), *arguments])
+    return output
+
+
+@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp_path, capsys, kind):
+    assert right(site / f"{kind}.ckpt", site / "labelled") < 0.6
+    output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), kind=kind)
+    told = capsys.readouterr().out
+    assert right(output, site / "labelled") > 0.8
+    assert right(output, site / "old") > right(site / f"{kind}.ckpt", site / "old") - 0.02
+    (lineage,) = read_student(output).facts.adapted
+    assert lineage.from_sha256 == file_sha256(site / f"{kind}.ckpt")
+    assert (lineage.dataset, lineage.labels) == ("moved", 0)
+    assert lineage.teacher_sha256 == file_sha256(site / "teacher.ckpt")
+    assert "estimate: agreement with the teacher on new windows that did not teach" in told
+    assert told.splitlines()[-1] == f"wrote {output}; next: mmkd-export {output} -o {output.with_suffix('.edge')}"
+
+
+def test_where_nothing_is_better_nothing_is_written(site, tmp_path, capsys):
+    with pytest.raises(GateError) as raised:
+        command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), data="same")
+    assert str(raised.value).startswith("same: expected a way of adapting that is better, got none (statistics: its")
+    assert str(raised.value).endswith(
+        "nothing was written, keep the student as it is, record longer, or give --teacher or --labels"
+    )
+    assert not (tmp_path / "adapted.ckpt").exists()
+
+
+def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
+    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), "--json", data="labelled")
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert document["estimated_by"] == "labels"
+    assert document["labels"] == 40
+    assert document["written"] == str(output)
+    assert right(output, site / "labelled") > 0.8
+    carried = read_student(output).carried
+    assert len(carried.windows) == 90 + 40
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
+    output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), "--dry-run")
+    assert not output.exists()
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was written; without --dry-run: ")
+
+
+def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
+    asked = asked_of(site, most_forgotten=-100.0)
+    adaptation = run_adaptation(asked, task_of(asked))
+    assert adaptation.checkpoint is None
+    for one in adaptation.document.ways:
+        assert f"it forgets {one.forgotten_points:.1f} points of the old domain, more than -100" in one.refusals
+
+
+def asked_of(site: Path, **changes) -> Asked:
+    student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
+    from mmkd_models.training.checkpoint import read_teacher
+
+    teacher = TaughtBy(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
+    asked = Asked(
+        student=student,
+        student_sha256="s",
+        new=new_domain(student, dataset, ("acc", "gyro")),
+        old=old_domain(student, None),
+        teacher=teacher,
+        labels=0,
+        train=msgspec.structs.replace(ADAPT_TRAIN, steps=20, eval_every=10),
+        most_forgotten=1.0,
+    )
+    return replace(asked, **changes)
+
+
+def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
+    asked = asked_of(site, most_forgotten=100.0)
+    whole = run_adaptation(asked, task_of(asked))
+
+    class KilledError(Exception):
+        pass
+
+    def die(progress):
+        if progress.step == 15:
+            raise KilledError
+
+    task = replace(task_of(asked), run_dir=tmp_path / "run")
+    with pytest.raises(KilledError):
+        run_adaptation(asked, replace(task, on_step=die))
+    resumed = run_adaptation(asked, replace(task, resume=True))
+    assert resumed.document.chosen == whole.document.chosen
+    for name, value in whole.checkpoint.state.items():
+        assert torch.equal(value, resumed.checkpoint.state[name]), name
+
+
+def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
+    student = replace(read_student(site / "transformer.ckpt"), carried=None)
+    write_student(tmp_path / "bare.ckpt", student)
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(tmp_path / "bare.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
+    assert str(raised.value) == (
+        "student: expected 40 carried windows or more, which tell what it must not forget, got 0; give the data that it"
+        " was trained on with --old"
+    )
+
+
+BAD = {
+    "its own data": (
+        ["--dry-run"],
+        "old",
+        "{data}: expected recordings of a new domain, got those that the student was",
+    ),
+    "labels of none": (["--labels", "3"], "moved", "--labels 3: expected a labelled window of every class in the"),
+    "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
+    "no such teacher": (["--teacher", "none.ckpt"], "moved", "none.ckpt: "),
+    "a student as teacher": (["--teacher", "{site}/rocket.ckpt"], "moved", "{site}/rocket.ckpt: expected a teacher"),
+    "no such old data": (["--old", "nowhere"], "moved", "nowhere: expected a dataset directory, found none there"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(site, tmp_path, case):
+    arguments, data, message = BAD[case]
+    with pytest.raises(Exception) as raised:
+        command(site, tmp_path, *(one.format(site=site) for one in arguments), data=data)
+    assert str(raised.value).startswith(message.format(site=site, data=site / data))
+    assert not (tmp_path / "adapted.ckpt").exists()
+
+
+def test_too_few_windows_are_named(site, tmp_path):
+    splits = {name: split(12, 40 + n, moved=1.3, groups=1) for n, name in enumerate(("train", "valid", "test"))}
+    write_dataset(tmp_path / "few", name="few", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(site / "transformer.ckpt"), str(tmp_path / "few"), "-o", str(tmp_path / "adapted.ckpt")])
+    assert str(raised.value) == f"{tmp_path / 'few'}: expected 20 windows of train or more, got 12; record longer"
+
+
+def test_few_labels_are_as_many_of_each_class(site):
+    windows = open_dataset(site / "labelled").split("train")
+    rows = few_labels(windows, 7, seed=0)
+    assert np.bincount(windows.labels[rows]).tolist() == [7, 7]
+    assert rows.tolist() == sorted(rows.tolist())
+    assert not np.array_equal(rows, few_labels(windows, 7, seed=1))
+
+
+def test_old_windows_stand_behind_the_new_ones_in_a_batch(site):
+    new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
+    batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(3)
+    assert (batch.index[:8] < len(new)).all()
+    assert (batch.index[8:] >= len(new)).all()
+    level = batch.inputs["acc"][0].mean((1, 2))
+    assert level[:8].mean() > 0.65 > level[8:].mean()
+
+
+def test_old_windows_are_taught_in_any_case(site):
+    student = read_student(site / "transformer.ckpt").network()
+    new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
+    targets = torch.full((len(new) + len(old), 2), 0.5)
+    learner = AdaptLearner(student, modality="acc", targets=targets, offset=len(new), goal="answers")
+    batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(0)
+    terms = learner(batch, 0.0)
+    log = torch.log_softmax(student(*batch.inputs["acc"]).logits, dim=-1)
+    expected = -(0.5 * log).sum(-1)
+    assert terms["new"].item() == pytest.approx(expected[:8].mean().item(), rel=1e-5)
+    assert terms["old"].item() == pytest.approx(expected[8:].mean().item(), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(expected.reshape(2, 8).mean(1).mean().item(), rel=1e-5)
+
+
+def test_certainty_is_best_where_answers_are_sure_and_even():
+    sure_and_even = torch.tensor([[9.0, -9.0], [-9.0, 9.0]])
+    sure_and_one = torch.tensor([[9.0, -9.0], [9.0, -9.0]])
+    assert _uncertainty(sure_and_even).item() == pytest.approx(-np.log(2), abs=1e-3)
+    assert _uncertainty(sure_and_one).item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_window_that_is_too_unsure_does_not_count():
+    logits = torch.tensor([[9.0, -9.0], [0.1, 0.0]], requires_grad=True)
+    chances = torch.softmax(logits, -1).mean(0)
+    expected = (chances * (chances + 1e-8).log()).sum()
+    sure = torch.softmax(logits[:1], -1)
+    expected = expected - (sure * sure.log()).sum()
+    assert _uncertainty(logits).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def court(**changes) -> Court:
+    windows = type("W", (), {"groups": np.arange(8) // 1, "has_groups": True})()
+    spec = type("S", (), {"task": type("T", (), {"labels": ("a", "b")})()})()
+    windows.spec = spec
+    truth = np.array([0, 1] * 4)
+    facts = {"new": windows, "truth": truth, "weights": None, "estimated_by": "agreement", "old": windows}
+    return Court(**{**facts, "metric": "accuracy", "most_forgotten": 1.0, **changes})
+
+
+def say(hits, answers, old_score=0.9) -> Heard:
+    return Heard(hits=np.array(hits, dtype=float), answers=np.array(answers), old_score=old_score)
+
+
+def test_a_gain_is_counted_in_points_with_its_standard_error():
+    before, after = say([0] * 8, [1, 0] * 4), say([1] * 4 + [0] * 4, [0, 1] * 4)
+    found = judged(court(), "teacher", before, after, seconds=1.0)
+    assert found.gain_points == 50.0
+    gains = 100 * np.array([1.0] * 4 + [0.0] * 4)
+    # The jackknife of a mean is its usual standard error.
+    assert found.standard_error_points == pytest.approx(gains.std(ddof=1) / np.sqrt(8))
+    assert found.refusals == ()
+
+
+def test_a_class_that_vanishes_is_named():
+    found = judged(court(), "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
+    assert found.vanished == ("b",)
+    assert found.refusals == ("it hardly answers b any more",)
+
+
+def test_windows_of_few_groups_are_counted_in_blocks():
+    gains = np.arange(20.0)
+    blocks = gains.reshape(10, 2).mean(1)
+    assert _standard_error(gains, np.zeros(20)) == pytest.approx(blocks.std(ddof=1) / np.sqrt(10))
+
+
+def test_old_windows_that_look_new_count_more(site):
+    student = read_student(site / "transformer.ckpt")
+    new = open_dataset(site / "moved").split("valid").with_modalities(("acc",))
+    old = open_dataset(site / "old").split("valid").with_modalities(("acc",))
+    weights = importance(student, new, old)
+    assert weights.mean() == pytest.approx(1.0)
+    assert weights[old.labels == 1].mean() > weights[old.labels == 0].mean()

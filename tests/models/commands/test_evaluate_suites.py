@@ -1,0 +1,199 @@
+"""`mmkd-evaluate --suite`: checkpoints and bundles side by side, what is refused, and the page of the document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge import example_bundle
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.commands.evaluate import main as evaluate_main
+from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
+from mmkd_report import render_judging
+
+Ran = tuple[object, str, str]
+TASK = TaskSpec(labels=("idle", "ok", "worn"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs the command in this process; gives its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["mmkd-evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            evaluate_main()
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def models(
+    machines: Dataset,
+    student_checkpoint: StudentCheckpoint,
+    teacher_checkpoint: TeacherCheckpoint,
+    tmp_path: Path,
+) -> dict[str, Path]:
+    """A student that a teacher taught, one of labels alone, and a teacher, with random weights."""
+    found = {}
+    for number, (name, teacher_sha256) in enumerate((("student", "f" * 64), ("labels", None))):
+        torch.manual_seed(number)
+        spec = machines.spec.modality("acc")
+        facts = msgspec.structs.replace(
+            student_checkpoint.facts, dataset_sha256=machines.sha256, fold=None, teacher_sha256=teacher_sha256
+        )
+        found[name] = tmp_path / f"{name}.ckpt"
+        state = Student(spec, 3, student_checkpoint.config).state_dict()
+        made = replace(student_checkpoint, modality=spec, task=TASK, facts=facts, state=state, carried=None)
+        write_student(found[name], made)
+    torch.manual_seed(9)
+    state = Teacher(machines.spec.modalities, 3, teacher_checkpoint.config).state_dict()
+    found["teacher"] = tmp_path / "teacher.ckpt"
+    write_teacher(
+        found["teacher"],
+        replace(teacher_checkpoint, modalities=machines.spec.modalities, task=TASK, state=state),
+    )
+    return found
+
+
+def test_faults_are_told_for_student_labels_alone_and_teacher(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    line = [word for path in (models["labels"], models["teacher"]) for word in ("--against", path)]
+    code, out, err = run(models["student"], machines.path, "--suite", "faults", *line, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert [(one["name"], one["role"]) for one in document["models"]] == [
+        ("student.ckpt", "distilled"),
+        ("labels.ckpt", "labels alone"),
+        ("teacher.ckpt", "teacher"),
+    ]
+    assert document["baseline"] == "labels.ckpt"
+    faults = document["faults"]
+    assert faults["sensors"] == ["acc"]
+    summed = [sum(one["errors"]["student.ckpt"]) for one in faults["faults"]]
+    assert summed == sorted(summed, reverse=True)
+    assert err.splitlines()[:2] == ["fault: noise", "fault: offset"]
+    assert document["verdict"][0].startswith("The worst fault for student.ckpt is ")
+    page = render_judging(document)
+    assert all(one["name"] in page for one in faults["faults"])
+    assert "<script" not in page
+
+
+def test_the_table_has_a_row_for_every_fault_and_the_page_is_written(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    code, out, _ = run(
+        models["student"], machines.path, "--suite", "faults", "--against", models["labels"], "--page", page
+    )
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "student.ckpt, labels.ckpt on 12 test windows of machines (2 groups)"
+    assert sum(line.startswith(("noise ", "channel swap ", "lost channel ", "hum ")) for line in lines) == 4
+    assert lines[-1] == f"wrote {page}; next: mmkd-export {models['student']}"
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_what_does_not_fit_a_suite_is_refused_whole(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset]
+) -> None:
+    student, data = models["student"], machines.path
+    name = "mmkd-evaluate: "
+    beside = "expected no --suite beside it, whose figures are its own; leave one of them out"
+    assert run(student, data, "--suite", "faults", "--missing") == (2, "", f"{name}--missing: {beside}\n")
+    code, out, err = run(student, data, "--suite", "fault")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{name}--suite: expected one of faults, ")
+    assert err.endswith("got 'fault'; choose one of them\n")
+    two = [word for path in (models["labels"], models["teacher"]) for word in ("--against", path)]
+    wanted = f"expected one model beside {student}, got 2; give --suite to have more"
+    assert run(student, data, *two) == (2, "", f"{name}--against {models['teacher']}: {wanted}\n")
+    code, out, err = run(student, rigs["multi_label"].path, "--suite", "faults")
+    assert (code, out) == (2, "")
+    assert "expected" in err
+
+
+def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., Ran], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    shipped, few = open_dataset(shipped_dataset()), tmp_path / "few"
+    everything = shipped.everything()
+    rows = {name: np.flatnonzero(everything.splits == n)[::40] for n, name in enumerate(("train", "valid", "test"))}
+    splits = {
+        name: {
+            **everything.take(index),
+            "labels": everything.labels[index],
+            "groups": everything.groups[index],
+        }
+        for name, index in rows.items()
+    }
+    write_dataset(
+        few,
+        name="few",
+        labels=shipped.spec.task.labels,
+        modalities=shipped.spec.modalities,
+        splits=splits,
+    )
+    code, out, err = run(example_bundle(), few, "--suite", "faults", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert {one["role"] for one in document["models"]} == {"artifact"}
+    (noise,) = [one for one in document["faults"]["faults"] if one["name"] == "noise"]
+    assert set(noise["practised"].values()) == {None}
+
+
+def test_costs_are_reckoned_from_the_printed_template(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
+) -> None:
+    code, template, _ = run("--print-cost")
+    assert code == 0
+    file = tmp_path / "cost.toml"
+    file.write_text(template)
+    line = [word for name in ("labels", "teacher") for word in ("--against", models[name])]
+    given = (models["student"], machines.path, "--suite", "cost", *line)
+    code, out, err = run(*given, "--cost", file)
+    assert (code, err) == (0, "cost\n")
+    assert sum(row.startswith(("teacher ", "student ", "rival ")) for row in out.splitlines()) == 3
+    assert "assumptions are defaults: enter your own before you decide." in out
+    code, out, _ = run(*given, "--cost", file, "--json")
+    document = json.loads(out)["cost"]
+    assert sorted(document["results"]) == ["rival", "student", "teacher"]
+    assert document["unit"] == "windows"
+    marks = {one["path"]: one["mark"] for one in document["assumptions"]}
+    assert (marks["student.detection"], marks["plant.years"]) == ("measured", "entered")
+    needs = "--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost"
+    assert run(*given) == (2, "", f"mmkd-evaluate: {needs}\n")
+    beside = "--cost: expected --suite cost beside it; add it"
+    assert run(models["student"], machines.path, "--cost", file) == (2, "", f"mmkd-evaluate: {beside}\n")
+    by = "--by: expected --suite groups beside it, whose column it is; add it"
+    assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
+
+
+def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:
+    code, out, err = run(models["student"], machines.path, "--suite", "groups")
+    assert (code, err) == (0, "groups\n")
+    assert "fewer than two have 30 windows; record more of each." in out
+    assert "8 (not judged)" in out
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folder(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "student.ckpt"
+    other.parent.mkdir()
+    other.write_bytes(models["student"].read_bytes())
+    code, out, _ = run(models["student"], machines.path, "--suite", "faults", "--against", other, "--json")
+    assert code == 0
+    assert [one["name"] for one in json.loads(out)["models"]] == [str(models["student"]), str(other)]

@@ -1,0 +1,153 @@
+"""Faults of sensors: each by hand, the same for every model, and what they cost beside labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.evaluate.suites.answering import Answering, Answers
+from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, FaultName, Sensor, hit_channels
+from mmkd_models.evaluate.suites.under_faults import SEVERITIES, judge_faults, sensors_of, with_fault
+from mmkd_report.documents.judging import JudgedModel
+
+SENSOR = Sensor(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
+RAMP = np.arange(10.0)[:, None]
+
+
+def broken(
+    name: FaultName, severity: float, x: np.ndarray = RAMP, sensor: Sensor = SENSOR, seed: int = 0
+) -> np.ndarray:
+    return FAULTS[name].apply(x, sensor, severity, np.random.default_rng(seed))
+
+
+def test_the_table_has_every_fault_once() -> None:
+    assert tuple(FAULTS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name: FaultName) -> None:
+    x = np.random.default_rng(1).normal(size=(20, FAULTS[name].channels))
+    sensor = Sensor(mean=np.zeros(x.shape[1]), std=np.ones(x.shape[1]), rate_hz=100.0)
+    before = x.copy()
+    first = broken(name, 1.0, x, sensor)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(first, broken(name, 1.0, x, sensor))
+    assert not np.array_equal(first, x, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("gap", "lost channel", "stuck", "time shift")])
+def test_what_is_missing_stays_missing(name: FaultName) -> None:
+    x = np.full((20, 2), np.nan)
+    sensor = Sensor(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0)
+    assert np.isnan(broken(name, 1.0, x, sensor)).all()
+
+
+def test_additive_faults_reach_their_maxima_in_standard_deviations() -> None:
+    assert set(np.abs(broken("offset", 1.0) - RAMP).ravel()) == {0.75 * 2}
+    np.testing.assert_allclose(np.abs(broken("drift", 0.5) - RAMP).ravel(), np.linspace(0, 1.0, 10))
+    jumps = np.abs(broken("spike", 1.0) - RAMP).ravel()
+    assert sorted(jumps)[-2:] == [0.0, 15.0]
+    long = np.zeros((40_000, 1))
+    assert abs(broken("noise", 0.5, long).std() - 1.0) < 0.02  # 40,000 draws: a standard error of 0.4 %
+    wave = broken("hum", 1.0, np.zeros((8, 1)))  # 50 Hz at 200 Hz: four samples a wave
+    np.testing.assert_allclose(wave[:4], wave[4:], atol=1e-12)
+    assert wave[0, 0] ** 2 + wave[1, 0] ** 2 == pytest.approx(4.0)  # sine and cosine of two standard deviations
+
+
+def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation() -> None:
+    x = np.array([[-3.0], [1.0], [5.0]])
+    assert broken("gain up", 1.0, x).ravel().tolist() == [-7, 1, 9]
+    assert broken("gain down", 1.0, x).ravel().tolist() == [0, 1, 2]
+    assert broken("clipping", 1.0, x).ravel().tolist() == [-1, 1, 3]
+    assert broken("clipping", 0.5, x).ravel().tolist() == [-3, 1, 5]
+
+
+def test_spans_are_as_long_as_severity_says() -> None:
+    assert broken("stuck", 0.4).ravel().tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
+    assert np.isnan(broken("gap", 1.0)).sum() == 5
+    assert np.isnan(broken("lost channel", 0.3)).ravel().tolist() == [False] * 7 + [True] * 3
+    late = broken("time shift", 0.4).ravel()
+    np.testing.assert_array_equal(late, [np.nan, np.nan, 0, 1, 2, 3, 4, 5, 6, 7])
+
+
+def test_clocks_are_read_between_samples_and_unknown_beyond_the_ends() -> None:
+    x = np.arange(9.0)[:, None]
+    np.testing.assert_allclose(broken("time stretch", 1.0, x).ravel(), 4 + (np.arange(9) - 4) / 5)
+    rates = {float(np.nanmean(np.diff(broken("sample rate", 1.0, x, seed=seed).ravel()))) for seed in range(8)}
+    np.testing.assert_allclose(sorted(rates)[0], 0.9)
+    np.testing.assert_allclose(sorted(rates)[-1], 1.1)
+
+
+def test_a_converter_of_two_bits_has_steps_of_a_quarter_of_its_range() -> None:
+    found = broken("quantisation", 1.0, np.linspace(-8, 10, 200)[:, None])
+    assert np.unique(np.diff(np.unique(found))).tolist() == [3.0]  # 2 x 3 x 2 over 4
+
+
+def test_at_most_half_of_the_channels_are_hit_and_one_at_least() -> None:
+    rng = np.random.default_rng(0)
+    counts = {n: {len(hit_channels(FAULTS["noise"], n, rng)) for _ in range(9)} for n in (1, 2, 3, 6)}
+    assert counts == {1: {1}, 2: {1}, 3: {1}, 6: {3}}
+    assert len(hit_channels(FAULTS["channel swap"], 3, rng)) == 2
+
+
+def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
+    test = machines.split("test")
+    sensors = sensors_of(machines.split("train"), ["acc"])
+    whole = with_fault(test, "noise", 0.6, seed=3, sensors=sensors).take([5])
+    part = with_fault(test.subset(np.array([5, 7])), "noise", 0.6, seed=3, sensors=sensors).take([0])
+    np.testing.assert_array_equal(whole["acc"], part["acc"])
+    np.testing.assert_array_equal(whole["gyro"], test.take([5])["gyro"])
+    changed = ~np.isclose(whole["acc"], test.take([5])["acc"], equal_nan=True)
+    assert changed.any(axis=1).sum() == 1  # of two channels one is hit
+    other = with_fault(test, "noise", 0.6, seed=4, sensors=sensors).take([5])
+    assert not np.array_equal(whole["acc"], other["acc"], equal_nan=True)
+
+
+def test_a_sensor_of_another_kind_is_refused_by_name(machines: Dataset) -> None:
+    train = machines.split("train")
+    sound = msgspec.structs.replace(train.spec.modality("acc"), kind="audio")
+    spec = msgspec.structs.replace(train.spec, modalities=(sound,))
+    from dataclasses import replace
+
+    with pytest.raises(UsageError) as error:
+        sensors_of(replace(train, spec=spec), ["acc"])
+    assert str(error.value) == (
+        "--suite faults: modality 'acc': expected a series, got the kind 'audio', for which there are no faults yet; "
+        "judge a model of another sensor"
+    )
+
+
+def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> Answering:
+    """Answers the class that its mean level says, always right on the windows named."""
+
+    def ask(windows: Windows) -> Answers:
+        answers = np.zeros((len(windows), 3))
+        answers[np.arange(len(windows)), windows.labels] = np.isin(np.arange(len(windows)), right)
+        answers[:, 2] += 0.5
+        return answers
+
+    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels alone", modalities=("acc",), parameters=1)
+    return Answering(facts=facts, practised=practised, cautions=(), ask=ask)
+
+
+def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
+    test = machines.split("test")
+    ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
+    found = judge_faults(
+        [ours, theirs], test, train=machines.split("train"), baseline="labels", seed=0, on_part=lambda part: None
+    )
+    assert found.sound == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
+    (noise,) = [one for one in found.faults if one.name == "noise"]
+    assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
+    assert noise.relative == {"ours": 0.0}
+    assert noise.practised == {"ours": True, "labels": None}
+    assert [one.practised["ours"] for one in found.faults if one.name == "gain up"] == [False]
+    relative = found.relative["ours"]
+    assert relative is not None
+    assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
+    assert (found.severities, found.left_out, len(found.faults)) == (SEVERITIES, (), 16)

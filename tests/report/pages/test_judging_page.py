@@ -1,0 +1,166 @@
+"""The page of models that were judged side by side: its sections, and sliders that reckon as Python does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mmkd_models.evaluate.suites.cost import result_of
+from mmkd_report import DocumentError, render_judging
+from mmkd_report.documents.cost import Assumption, CostFacts, Equipment, Plant, Swing
+
+Document = dict[str, Any]
+
+
+def cost() -> CostFacts:
+    plant = Plant(stations=12)
+    student = Equipment(sensor_price=300, installation=200, detection=0.8, false_alarms=0.01, gateway_price=1500)
+    teacher = Equipment(sensor_price=4000, installation=800, detection=0.9, false_alarms=0.002, sensor_life_years=2)
+    ways = {"student": student, "teacher": teacher}
+    assumptions = [
+        Assumption(path=f"{section}.{key}", value=float(value), mark="entered", low=0.7 * value, high=1.3 * value)
+        for section, values in (("plant", plant), *ways.items())
+        for key, value in msgspec.to_builtins(values).items()
+    ]
+    return CostFacts(
+        currency="EUR",
+        unit="windows",
+        healthy=("ok",),
+        plant=plant,
+        equipment=ways,
+        assumptions=tuple(assumptions),
+        results={name: result_of(plant, way) for name, way in ways.items()},
+        swings=(Swing(path="plant.missed_cost", at_low=-1000.0, at_high=9000.0),),
+        student_beats_teacher=0.75,
+    )
+
+
+@pytest.fixture
+def document() -> Document:
+    models = [
+        {"name": "student.ckpt", "path": "student.ckpt", "sha256": "a" * 64, "role": "distilled"},
+        {"name": "labels.ckpt", "path": "labels.ckpt", "sha256": "b" * 64, "role": "labels alone"},
+    ]
+    data = {
+        "name": "line 3",
+        "sha256": "d" * 64,
+        "part": "test windows",
+        "windows": 90,
+        "groups": 6,
+        "labels": ["ok", "worn"],
+    }
+    errors = {"student.ckpt": [0.1, 0.2, 0.3, 0.4, 0.5], "labels.ckpt": [0.2, 0.4, 0.6, 0.8, 1.0]}
+    faults = {
+        "sensors": ["acc"],
+        "severities": [0.2, 0.4, 0.6, 0.8, 1.0],
+        "measure": "balanced_accuracy",
+        "sound": {"student.ckpt": 0.1, "labels.ckpt": 0.2},
+        "faults": [
+            {
+                "name": "hum",
+                "what": "50 Hz",
+                "practised": {"student.ckpt": False, "labels.ckpt": None},
+                "errors": errors,
+                "relative": {"student.ckpt": 0.5},
+            }
+        ],
+        "left_out": ["channel swap"],
+        "relative": {"student.ckpt": {"mean": 0.5, "low": 0.4, "high": 0.65}},
+    }
+    return {
+        "format_version": 1,
+        "data": data,
+        "kind": "classification",
+        "seed": 0,
+        "models": [one | {"modalities": ["acc"], "parameters": 1200} for one in models],
+        "baseline": "labels.ckpt",
+        "cautions": ["student.ckpt was chosen by 9 of these 90 windows: its scores flatter it"],
+        "verdict": ["The worst fault for student.ckpt is hum"],
+        "faults": faults,
+    }
+
+
+def test_the_verdict_comes_first_and_faults_follow(document: Document) -> None:
+    page = render_judging(document)
+    assert page.index("The worst fault for student.ckpt is hum.") < page.index("its scores flatter it.")
+    assert "student.ckpt 50 % (40 to 65)" in page
+    assert re.search(r'data-label="student.ckpt" class="number">30.0<', page)  # the mean of five severities
+    assert re.search(r'data-label="In training">unseen<', page)
+    assert not any(f'id="{name}"' in page for name in ("groups", "cost"))
+    assert "<script" not in page
+
+
+def test_a_page_of_costs_runs_its_own_script_alone(document: Document) -> None:
+    page = render_judging(document | {"cost": msgspec.to_builtins(cost())})
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "unsafe-inline'; script" not in page
+    assert "The student is worth more than the teacher in 75 % of the draws" in page
+
+
+def test_an_unknown_version_is_refused(document: Document) -> None:
+    with pytest.raises(DocumentError) as error:
+        render_judging(document | {"format_version": 3})
+    assert str(error.value) == (
+        "judging document: expected format_version 1, got 3; make the page with the release that made the document"
+    )
+
+
+def test_the_browser_reckons_as_python_does(document: Document, tmp_path: Path) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver_path is None:
+        pytest.skip("chromium and its driver are not installed")
+    found = cost()
+    file = tmp_path / "page.html"
+    file.write_text(render_judging(document | {"cost": msgspec.to_builtins(found)}), encoding="utf-8")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for switch in ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(switch)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    try:
+        browser.get(file.as_uri())
+        assert shown(browser) == as_shown(found.plant, found.equipment)
+        plant = msgspec.structs.replace(found.plant, stations=7.0, discount_rate=0.035)
+        student = msgspec.structs.replace(found.equipment["student"], detection=0.55, node_life_years=2.25)
+        for path, value in (
+            ("plant.stations", 7), ("plant.discount_rate", 0.035), ("student.detection", 0.55),
+            ("student.node_life_years", 2.25),
+        ):  # fmt: skip
+            browser.execute_script(
+                "const one = document.querySelector(`[data-path='${arguments[0]}']`); one.value = arguments[1];"
+                "one.dispatchEvent(new Event('input'));",
+                path,
+                str(value),
+            )
+        assert shown(browser) == as_shown(plant, found.equipment | {"student": student})
+    finally:
+        browser.quit()
+
+
+def shown(browser: Any) -> Document:
+    script = (
+        "return Array.from(document.querySelectorAll('[data-figure]'))"
+        ".map((cell) => [cell.dataset.way, cell.dataset.figure, cell.dataset.value])"
+    )
+    return {
+        f"{way} {figure}": value and pytest.approx(float(value), rel=1e-9)
+        for way, figure, value in browser.execute_script(script)
+    }
+
+
+def as_shown(plant: Plant, ways: dict[Any, Equipment]) -> Document:
+    return {
+        f"{name} {figure}": "" if value is None else value
+        for name, way in ways.items()
+        for figure, value in msgspec.to_builtins(result_of(plant, way)).items()
+    }
