@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.importing.clock import time_text
+from mmkd_models.data.importing.clocks.clock import time_text
 from mmkd_models.data.importing.intervals import known_labels, majority, refuse_overlaps
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
 from mmkd_models.data.importing.recorded import Interval, Recorded

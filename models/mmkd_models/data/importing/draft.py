@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clock import Clock
+from mmkd_models.data.importing.clocks.clock import Clock
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.readers.csv_file import encoding_of, guessed_delimiter

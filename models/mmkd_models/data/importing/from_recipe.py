@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.align import Proposal, proposed
 from mmkd_models.data.importing.build import BuiltReport, import_recordings, training_recordings
+from mmkd_models.data.importing.clocks.align import Proposal, proposed
 from mmkd_models.data.importing.intervals import Labelled, TableLine, read_intervals, read_table
 from mmkd_models.data.importing.patterns import FoundFile, found_files, key_of, natural_key, parts_of
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader

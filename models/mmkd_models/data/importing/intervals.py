@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clock import Clock
+from mmkd_models.data.importing.clocks.clock import Clock
 from mmkd_models.data.importing.patterns import found_files
 from mmkd_models.data.importing.readers.block import Block, require_columns, texts
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, layout_of

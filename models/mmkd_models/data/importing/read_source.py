@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clock import Clock, start_ns, time_text
+from mmkd_models.data.importing.clocks.clock import Clock, start_ns, time_text
 from mmkd_models.data.importing.intervals import RunCollector, changes
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts

@@ -7,7 +7,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.recipes import run_recipe
-from mmkd_models.data.importing.align import proposed
+from mmkd_models.data.importing.clocks.align import proposed
 from mmkd_models.data.importing.recipe import read_recipe
 from mmkd_models.data.importing.series import Frames, Series
 

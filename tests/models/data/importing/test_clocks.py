@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clock import Clock
+from mmkd_models.data.importing.clocks.clock import Clock
 from mmkd_models.data.importing.readers.block import Block
 from mmkd_models.data.importing.recipe import Table
 from mmkd_models.data.importing.regular import on_grid

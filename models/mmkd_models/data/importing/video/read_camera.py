@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.clock import start_ns
+from mmkd_models.data.importing.clocks.clock import start_ns
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.read_source import ReadSource
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
