@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from mmkd_models.data.importing.recipe import read_recipe
+from proofs import grid_words
 from proofs.grid_words import DIGITS, drawn, recipe
 
 
@@ -23,3 +27,14 @@ def test_every_word_that_is_no_digit_counts_as_none(tmp_path) -> None:
     (tmp_path / "words.csv").write_text("clip,start_s,end_s,word\na,0,1,sil\na,1,2,bin\na,2,3,nine\n")
     assert recipe(tmp_path).labels.ignore == ("bin", "sil")
     assert recipe(tmp_path).labels.classes == DIGITS
+
+
+def test_the_recipe_of_all_words_is_sound_and_looks_at_the_same_mouth() -> None:
+    whole = read_recipe(Path(grid_words.__file__).with_name("grid.toml"))
+    lips, voice = whole.source
+    assert (lips.modality_kind, voice.modality_kind, whole.windows.at) == ("video", "audio", "intervals")
+    x, y, width, height = lips.region
+    mouth_x, mouth_y, mouth_width, mouth_height = grid_words.MOUTH
+    assert x <= mouth_x < mouth_x + mouth_width <= x + width
+    assert y <= mouth_y < mouth_y + mouth_height <= y + height
+    assert whole.dataset.source == grid_words.SOURCE

@@ -82,9 +82,12 @@ def open_dataset(path: str | Path) -> Dataset:
 
     The values of the windows are not read; `check_dataset` does that.
 
+    Args:
+        path: the directory, or the name of a shipped dataset where there is no such directory.
+
     Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
-    path = Path(path)
+    path = located(path)
     spec, arrays, _ = loaded(path)
     return Dataset(path=path, spec=spec, arrays=arrays)
 
@@ -100,6 +103,12 @@ def loaded(path: Path) -> tuple[DatasetSpec, Arrays, bool]:
     if problems:  # the windows can only be read when dtypes and shapes are right
         raise DatasetError(problem_message(path, problems))
     return spec, arrays, cut
+
+
+def located(path: str | Path) -> Path:
+    """Gives the directory of a dataset: the path itself, or where there is none, that of a shipped one of that name."""
+    is_name = not Path(path).exists() and str(path) in shipped_names()
+    return shipped_dataset(str(path)) if is_name else Path(path)
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:

@@ -9,7 +9,7 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, open_dataset, shipped_dataset
+from mmkd_models.data import Dataset, check_dataset, open_dataset, shipped_dataset
 
 TEMP_PER_GROUP = ModalitySpec(
     name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)
@@ -166,6 +166,17 @@ def test_the_shipped_words_are_whole():
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 6_000_000
     assert "CC BY 4.0" in (path / "LICENSE").read_text()
     assert "Martin Cooke, Jon Barker, Stuart Cunningham, Xu Shao" in (path / "SOURCE.md").read_text()
+
+
+def test_a_shipped_dataset_is_opened_by_its_name_unless_a_directory_has_it(tmp_path, monkeypatch, write, splits):
+    monkeypatch.chdir(tmp_path)
+    assert open_dataset("grid_words").path == shipped_dataset("grid_words")
+    assert check_dataset("grid_words").warnings == ()
+    write(splits).path.rename(tmp_path / "grid_words")
+    assert open_dataset("grid_words").spec.name == "rig"
+    with pytest.raises(DatasetError) as error:
+        open_dataset("grid_wordz")
+    assert _message(error) == "grid_wordz: expected a dataset directory, found none there; check the path"
 
 
 def test_an_unknown_shipped_dataset_and_split_name_what_there_is(rig):

@@ -17,7 +17,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.related import Overlaps, group_warnings, overlaps_of, place, split_problems
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
-from mmkd_models.data.dataset import loaded, windows_of
+from mmkd_models.data.dataset import loaded, located, windows_of
 from mmkd_models.data.files import RECORDINGS, Arrays, file_of
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import Labels, is_labelled
@@ -53,7 +53,7 @@ def check_dataset(path: str | Path) -> CheckReport:
 
     Raises DatasetError where the directory breaks its contract; the message lists every problem found.
     """
-    path = Path(path)
+    path = located(path)
     spec, arrays, cut = loaded(path)
     windows = windows_of(spec, arrays, cut=cut)
     scan, overlaps = scan_windows(windows), overlaps_of(windows)

@@ -91,7 +91,7 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
         readers = [_reader(source, recipe, found) for source in recipe.source]
         intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
-        readers, regions = _with_regions(recipe, found, readers, intervals, Path(scratch))
+        readers, regions = _with_regions(recipe, found, readers, intervals, Path(scratch), tell)
         work = _Work(found=found, readers=readers, intervals=intervals, scratch=Path(scratch), tell=tell)
         built = import_recordings(
             path,
@@ -198,13 +198,18 @@ def _reader(source: Source, recipe: Recipe, found: _Found) -> Reader:
 
 
 def _with_regions(
-    recipe: Recipe, found: _Found, readers: Sequence[Reader], intervals: Sequence[Labelled], scratch: Path
+    recipe: Recipe,
+    found: _Found,
+    readers: Sequence[Reader],
+    intervals: Sequence[Labelled],
+    scratch: Path,
+    tell: Tell | None,
 ) -> tuple[list[Reader], dict[str, Region]]:
     """The readers with every region known; reads all files once more where one is to be found."""
     asking = [reader for reader in readers if isinstance(reader, CameraReader) and reader.motions is not None]
     if not asking:
         return list(readers), {}
-    work = _Work(found=found, readers=readers, intervals=intervals, scratch=scratch, tell=None)
+    work = _Work(found=found, readers=readers, intervals=intervals, scratch=scratch, tell=tell)
     chosen = training_recordings(
         work.recordings(),
         sensors=[reader.sensor for reader in readers],

@@ -321,6 +321,24 @@ def _source_problems(source: Source) -> Iterator[str]:
         yield "expected resample = 'hold' and 'hold_s' together, got one of them; set both, or none"
 
 
+# Keys that say nothing of cameras, and those that say nothing of anything else, with what they are when left out.
+_OF_OTHERS = {
+    "time": "",
+    "clock_ppm": 0.0,
+    "unit": "",
+    "scale": 1.0,
+    "range": None,
+    "normalise": "none",
+    "duplicates": "error",
+    "unsorted": "error",
+    "resample": "linear",
+    "tag": "",
+    "quality": "",
+    "hold_s": None,
+}
+_OF_CAMERAS = {"height": None, "width": None, "region": "whole", "frame_times": "count"}
+
+
 def _kind_problems(source: Source) -> Iterator[str]:
     """What a recipe may not say of this kind of modality."""
     kind, has_sound = source.modality_kind, source.file_format in ("wav", "video")
@@ -329,10 +347,12 @@ def _kind_problems(source: Source) -> Iterator[str]:
     if (kind == "video" and source.file_format != "video") or (kind == "series" and source.file_format == "video"):
         wanted = "'video' or 'audio' of video files, and 'video' of no others"
         yield f"'kind': expected {wanted}, got {kind!r} of {source.file_format}; correct it"
+    others = _OF_OTHERS if kind == "video" else _OF_CAMERAS
+    for key, default in others.items():
+        if getattr(source, key) != default:
+            wanted = "none of kind 'video'" if kind == "video" else "it of kind 'video' alone"
+            yield f"{key!r}: expected {wanted}, got {getattr(source, key)!r}; remove it"
     if kind != "video":
-        for key, value in (("height", source.height), ("width", source.width)):
-            if value is not None:
-                yield f"{key!r}: expected it of kind 'video' alone, got {value}; remove it"
         return
     if source.height is None or source.width is None:
         yield "expected 'height' and 'width' in pixels, got none; say how large frames are in the dataset"
@@ -340,9 +360,6 @@ def _kind_problems(source: Source) -> Iterator[str]:
         yield f"'channels': expected ['gray'] or ['r', 'g', 'b'], got {list(source.channels)}; correct it"
     if isinstance(source.region, tuple) and (min(source.region) < 0 or min(source.region[2:]) < 1):
         yield f"'region': expected [x, y, width, height] of 0 or more pixels, got {list(source.region)}; correct it"
-    for key in ("time", "tag", "quality", "range", "hold_s"):
-        if getattr(source, key):
-            yield f"{key!r}: expected none of kind 'video', got {getattr(source, key)!r}; remove it"
 
 
 def _table_problems(table: Table) -> Iterator[str]:

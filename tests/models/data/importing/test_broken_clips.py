@@ -318,6 +318,16 @@ CASES = [
         ),
     ),
     Broken(
+        name="keys of other sensors",
+        recipe=(("height = 15", 'clock_ppm = 20.0\nresample = "hold"\nheight = 15'),),
+        says=(
+            "DIR/recipe.toml: 3 problems\n  - 'source[0]' (lips): 'clock_ppm': expected none of kind "
+            "'video', got 20.0; remove it\n  - 'source[0]' (lips): 'resample': expected none of kind "
+            "'video', got 'hold'; remove it\n  - 'source[0]' (lips): expected resample = 'hold' and "
+            "'hold_s' together, got one of them; set both, or none"
+        ),
+    ),
+    Broken(
         name="a stride and intervals",
         recipe=(('at = "intervals"', 'at = "intervals"\nstride_s = 0.2'),),
         says=("DIR/recipe.toml: 'windows.stride_s': expected none with at = 'intervals', got 0.2; remove one of them"),

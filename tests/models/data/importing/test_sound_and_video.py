@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from mmkd_models.commands.recipes import clock_lines
 from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
-from mmkd_models.data.importing.recipe import read_recipe
+from mmkd_models.data.importing.patterns import FoundFile
+from mmkd_models.data.importing.recipe import Source, read_recipe
+from mmkd_models.data.importing.video.read_camera import CameraReader
 from mmkd_models.data.importing.video.region import Motion, cut_out, moving_box
 
 pytest.importorskip("cv2")
@@ -248,6 +251,20 @@ def test_a_camera_that_stops_leaves_windows_without_frames(clips, change):
     there = (~lips.mask.any(axis=(2, 3, 4))).sum(axis=1)
     assert dict(zip(windows.labels[rows].tolist(), there.tolist(), strict=True)) == {1: 10, 0: 0}  # 0.4 s, 1.6 s
     assert not np.isnan(windows.take(rows)["voice"]).any()
+
+
+def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
+    frames = np.zeros((3200, 16, 16), dtype=np.uint8)
+    frames[np.arange(3200), np.arange(3200) % 16] = 255
+    write_film(tmp_path / "long.mp4", frames, 24000 / 1001)
+    source = Source(modality="lips", files="long.mp4", height=4, width=4)
+    reader = CameraReader.opened(source, FoundFile(path=tmp_path / "long.mp4", parts={}))
+    assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
+    with ExitStack() as stack:
+        (found,) = reader.read(
+            [FoundFile(path=tmp_path / "long.mp4", parts={})], tmp_path, stack, told=lambda count: None
+        ).series
+        assert found.times[-1] / 1e9 == pytest.approx(3199 * 1001 / 24000, abs=1e-3)
 
 
 def test_frames_of_odd_sizes(clips, change):

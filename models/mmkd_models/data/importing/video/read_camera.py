@@ -25,7 +25,7 @@ from mmkd_models.data.importing.video.region import Motion, MotionMeter, cut_out
 
 _RATE_TOLERANCE = 0.01
 _LATE_PERIODS = 0.5  # a frame this far from where the rate puts it was not taken at that rate
-_DIGITS = 4
+_DIGITS = 7  # of a container's rate: 24000 / 1001 with fewer is a frame off after two minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +194,10 @@ def refuse_outside(file: Path, region: Region | None, height: int, width: int) -
 
 def _refuse_times(file: Path, times_s: npt.NDArray[np.float64], reader: CameraReader) -> None:
     """Refuses a container whose times go back, or are not those that counting gives."""
-    if not times_s.any():
-        return  # this container has no times
+    if not times_s.any() and len(times_s) > 1:  # this container has no times
+        if reader.source.frame_times == "container":
+            raise DatasetError(f"{file}: expected a container with times, got one without; set frame_times = 'count'")
+        return
     steps = np.diff(times_s)
     back = np.flatnonzero(steps <= 0)
     if len(back):
