@@ -90,7 +90,7 @@ def _words(found: Outcome) -> str:
     if found.false_alarms_per_hour is not None and found.false_alarms_interval is not None:
         low, high = found.false_alarms_interval
         parts.append(
-            f"{found.false_alarms} false alarms in {found.normal_hours:.2f} h, "
+            f"{found.false_alarms} false alarm{'s' * (found.false_alarms != 1)} in {found.normal_hours:.2f} h, "
             f"{found.false_alarms_per_hour:.2f} an hour ({low:.2f} to {high:.2f})"
         )
         if found.false_alarms_per_day is not None:

@@ -109,7 +109,11 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return False
-        return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+        # A link to the page may stand anywhere; what the page itself asks for comes from it alone.
+        return headers.get("sec-fetch-mode") == "navigate" or headers.get("sec-fetch-site", "none") in (
+            "none",
+            "same-origin",
+        )
 
     def may_look(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
         """Whether a request may see anything."""

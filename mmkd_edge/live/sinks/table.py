@@ -10,6 +10,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.sinks.base import Sink
 from mmkd_edge.live.sinks.files import CsvSink, JsonLinesSink, StdoutSink
+from mmkd_edge.live.sinks.modbus import ModbusWriteSink
 from mmkd_edge.live.sinks.mqtt import MqttSink
 from mmkd_edge.live.sinks.webhook import WebhookSink
 
@@ -37,6 +38,11 @@ SINKS: dict[str, SinkKind] = {
         form="csv:FILE", about="results as CSV at the end of a file", open=lambda place: CsvSink(Path(place))
     ),
     "webhook:": SinkKind(form="webhook:URL", about="an array of JSON, posted", open=lambda place: WebhookSink(place)),
+    "modbus-write://": SinkKind(
+        form="modbus-write://HOST?at=N",
+        about="the last result in five registers from N on",
+        open=lambda place: ModbusWriteSink(f"modbus-write://{place}"),
+    ),
     "mqtt://": SinkKind(
         form="mqtt://HOST/TOPIC", about="messages below a topic", open=lambda place: MqttSink(f"mqtt://{place}")
     ),

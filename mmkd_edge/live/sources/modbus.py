@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
-from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_edge.errors import UsageError, first_line
 from mmkd_edge.live.intake import Delivery, Listener
+from mmkd_edge.live.links.modbus import modbus_library
 from mmkd_edge.live.links.place import Place, place_of
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.polling import asked_again
@@ -142,15 +142,3 @@ def _register(name: str) -> Register:
             f"{', '.join(_WORDS)}"
         )
     return Register(kind=match["kind"], number=int(match["number"]), type=kind)
-
-
-def modbus_library() -> tuple[Any, Any]:
-    """Pymodbus's clients and the error that they raise. Raises UnavailableError where it is not installed."""
-    try:
-        import pymodbus.client
-        from pymodbus.exceptions import ModbusException
-    except ImportError as error:
-        raise UnavailableError(
-            "Modbus needs pymodbus, which this Python lacks; run: pip install 'mmkd-edge[live]'"
-        ) from error
-    return pymodbus.client, ModbusException

@@ -19,7 +19,7 @@ import pytest
 from mmkd_edge import UsageError
 from mmkd_edge.live.channels import Columns
 from mmkd_edge.live.intake import Intake
-from mmkd_edge.live.records import StateRecord
+from mmkd_edge.live.records import AlarmRecord, ResultRecord, StateRecord
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.table import open_sink
 from mmkd_edge.live.sources.base import Source, Wanted
@@ -146,6 +146,38 @@ def test_a_plc_that_goes_away_is_asked_again() -> None:
     assert reading.intake.facts().connects == 2
     reading.close()
     assert reading.rows()[-1] == [1.0]
+    server.close()
+
+
+def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
+    server = plc(port := free_port())
+    outlet = Outlet("plc", open_sink(f"modbus-write://127.0.0.1:{port}?at=1&station=press 1"))
+
+    def alarm(number: int, event: Any) -> AlarmRecord:
+        return AlarmRecord(
+            station="press 1", number=number, time_s=None, decided_s=1.0, event=event, label="worn", episode=number,
+            since_s=None, windows=3, probability=0.9,
+        )  # fmt: skip
+
+    def result(number: int, *, station: str, index: int) -> ResultRecord:
+        return ResultRecord(
+            station=station, number=number, time_s=1.0, decided_s=1.0, status="degraded", reason="", label="worn",
+            index=index, probability=0.876, probabilities=(0.124, 0.876), labels=(), value=None, label_set=(),
+            missing_share=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
+        )  # fmt: skip
+
+    for record in (
+        alarm(1, "raised"),
+        result(65538, station="press 1", index=1),
+        result(9, station="press 2", index=0),
+    ):
+        outlet.put(record)
+    until(lambda: outlet.facts().written == 3)
+    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}", wanted(*(f"h{number}" for number in range(7)))))
+    until(lambda: reading.intake.facts().samples)
+    assert reading.rows()[0] == [1000, 2, 1, 2, 876, 1, 0]
+    reading.close()
+    outlet.close()
     server.close()
 
 
@@ -294,7 +326,8 @@ def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_
     [
         ("webhook:ftp://x", "expected an address with http:// or https://; write it out"),
         ("webhook:http://x#kinds=all", "got 'all'; correct it"),
-        ("kafka:x", "--sink kafka:x: expected one of -, jsonl:FILE, csv:FILE, webhook:URL, mqtt://HOST/TOPIC, "),
+        ("modbus-write://plc", "expected the first of five registers that it may write, ?at=100; name it"),
+        ("kafka:x", "--sink kafka:x: expected one of -, jsonl:FILE, csv:FILE, webhook:URL, modbus-write://HOST?at=N, "),
     ],
 )
 def test_what_is_no_sink_says_why(text: str, said: str) -> None:

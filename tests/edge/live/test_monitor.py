@@ -108,7 +108,8 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
         other = (403, '{"error":"asked from another origin, or by another name"}')
         assert ask(f"{url}predict", b"[]", origin="http://evil.example") == other
         assert ask(f"{url}healthz", host="evil.example") == other
-        assert ask(url, sec_fetch_site="cross-site") == other
+        assert ask(f"{url}events", sec_fetch_site="cross-site", sec_fetch_mode="cors") == other
+        assert ask(url, sec_fetch_site="cross-site", sec_fetch_mode="navigate")[0] == 200  # a link on another page
 
         needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
         noted = json.dumps({"station": "press 1", "episode": 1}).encode()

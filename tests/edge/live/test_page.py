@@ -130,6 +130,12 @@ def picture(browser: Any, name: str, *, width: int, scheme: str) -> None:
     browser.execute_async_script("setTimeout(arguments[0], 700)")
     sideways = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert sideways <= 0, f"the page is {sideways} pixels too wide at {width}"
+    cut = browser.execute_script(
+        "const box = document.querySelector('.scroll');"
+        "return [...box.querySelectorAll('button')].some("
+        "(one) => one.getBoundingClientRect().right > box.getBoundingClientRect().right + 1)"
+    )
+    assert not cut, f"a button of an episode is cut off at {width}"
     folder = os.environ.get("MMKD_PICTURES")
     if folder:
         shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})

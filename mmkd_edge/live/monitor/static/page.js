@@ -185,17 +185,20 @@ function showEpisodes(station) {
   $("episodes").dataset.key = key;
   const had = document.activeElement?.dataset?.episode;
   replace("episodes", episodes.map((one) => {
-    const row = element("tr"), lasted = element("td"), noted = element("td");
+    // On a phone rows are no table rows to the browser any more; the roles say what they are.
+    const row = element("tr", "", { role: "row" }), cell = (text = "") => element("td", text, { role: "cell" });
+    const lasted = cell(), noted = cell();
     lasted.append(one.cleared_s === null
       ? element("span", "open", { class: "open", "data-since": one.raised_s })
       : element("span", duration(one.cleared_s - one.raised_s)));
-    if (one.acknowledged) noted.textContent = "yes";
+    if (one.acknowledged) noted.textContent = "noted";
     else {
       const button = element("button", "Acknowledge", { type: "button", "data-episode": one.episode, "aria-label": `Acknowledge ${one.label} ${one.episode}` });
       button.addEventListener("click", () => acknowledge(station.name, one.episode));
       noted.append(button);
     }
-    row.append(element("th", `${one.label} ${one.episode}`, { scope: "row" }), element("td", clock(one.raised_s)), lasted, element("td", percent(one.probability)), noted);
+    const name = element("th", `${one.label} ${one.episode}`, { scope: "row", role: "rowheader" });
+    row.append(name, cell(clock(one.raised_s)), lasted, cell(percent(one.probability)), noted);
     return row;
   }));
   if (had) $("episodes").querySelector(`[data-episode="${had}"]`)?.focus();
