@@ -65,8 +65,8 @@ def test_faults_are_told_worst_first_and_beside_labels_alone() -> None:
         "The worst fault for s is hum: of 90.0% balanced accuracy 30.0% is left with all of hum",
         "Do not rely on it where a sensor may show hum or noise: half of what it knew is lost there",
         (
-            "Teaching helps under faults: for s over all faults its error is 80% of that of b, which labels alone taught "
-            "(95 % interval 70% to 95%)"
+            "Teaching helps under faults: for s over all faults its error is 80% of that of b, which labels alone "
+            "taught (95 % interval 70% to 95%)"
         ),
         "Record next: windows of sensors that show hum, which no training practised",
     ]
@@ -124,8 +124,8 @@ def test_an_estimate_that_flatters_is_told_with_its_worst_fault() -> None:
     assert told(confidence=trust(row("hum", 0.8, 0.6), row("gap", 0.7, 0.69))) == [
         "Without labels s would estimate its accuracy as 90.0% with sound sensors, where it is 88.0%",
         (
-            "Do not trust its own estimate when a sensor breaks: it flatters under 1 of 2 faults, most under hum, 80.0% "
-            "for 60.0%"
+            "Do not trust its own estimate when a sensor breaks: it flatters under 1 of 2 faults, most under hum, "
+            "80.0% for 60.0%"
         ),
     ]
     found = told(confidence=trust(row("gap", 0.6, 0.69)))
