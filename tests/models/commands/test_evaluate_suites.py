@@ -184,7 +184,8 @@ def test_costs_are_reckoned_from_the_printed_template(
 def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:
     code, out, err = run(models["student"], machines.path, "--suite", "groups")
     assert (code, err) == (0, "groups\n")
-    assert "fewer than two have 30 windows; record more of each." in out
+    assert "fewer than two have 30 windows." in out
+    assert "Record next: at least 30 windows of group 8 and 9." in out
     assert "8 (not judged)" in out
 
 

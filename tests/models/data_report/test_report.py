@@ -298,3 +298,29 @@ def test_sound_and_video_are_refused_by_name(rig: Rig, tmp_path: Path) -> None:
         "modality 'acc': expected a series, got the kind 'audio', which is not reported on yet; report on a dataset "
         "without it"
     )
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs: dict[str, Dataset]) -> None:
+    import msgspec
+
+    from mmkd_report import render_data_report
+
+    found = report_on(rigs[kind], on_part=lambda part: None)
+    assert f"wrong labels: only classes are doubted, and the task is of the kind {kind}" in found.not_judged
+    assert [one.modality for one in found.probes if one.asked == "class"] == [None, "acc", "gyro"]
+    assert found.label_suspects == ()
+    assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
+
+
+def test_recordings_and_windows_without_groups_are_reported_on(rig: Rig, tmp_path: Path) -> None:
+    splits = {
+        name: {key: getattr(rig, key)[rig.splits == number] for key in ("acc", "temp", "labels")}
+        for number, name in enumerate(SPLITS)
+    }
+    lone = write_dataset(tmp_path / "lone", name="lone", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
+    found = report_on(lone, on_part=lambda part: None)
+    assert found.groups == 0
+    assert "whether groups can be told: the dataset has none" in found.not_judged
+    assert [one.largest_group for one in found.splits] == [None, None, None]
+    assert next(one.score for one in found.probes if one.modality == "acc") > 0.95

@@ -106,6 +106,42 @@ def test_a_page_of_costs_runs_its_own_script_alone(document: Document) -> None:
     assert "The student is worth more than the teacher in 75 % of the draws" in page
 
 
+def test_groups_have_a_table_for_each_measure_with_the_gap_below(document: Document) -> None:
+    figures = {"accuracy": 0.9, "recall": 0.8, "calibration error": 0.05}
+    both = {"student.ckpt": figures, "labels.ckpt": figures}
+    gap = {"gap": 0.2, "low": 0.1, "high": 0.3, "best": "one", "worst": "two"}
+    groups = {
+        "by": "machine",
+        "least_windows": 30,
+        "values": [
+            {"value": "one", "windows": 1200, "is_judged": True, "figures": both},
+            {"value": "two", "windows": 5, "is_judged": False, "figures": both},
+        ],
+        "gaps": {"accuracy": {"student.ckpt": gap, "labels.ckpt": None}},
+        "changes": [{"measure": "accuracy", "change": "amplified", "low": 0.02, "high": 0.08}],
+    }
+    page = render_judging(document | {"groups": groups})
+    assert [f"<caption>{name}</caption>" in page for name in ("Accuracy", "Recall", "Calibration error")] == [True] * 3
+    assert '<th scope="row" role="rowheader">two <span class="interval">not judged</span></th>' in page
+    assert '<td role="cell" data-label="student.ckpt" class="number">20.0 (10.0 to 30.0)</td>' in page
+    assert "The gap of accuracy of student.ckpt, beside that of labels.ckpt: amplified (2.0 to 8.0 points)." in page
+
+
+def test_an_estimate_that_misleads_is_marked(document: Document) -> None:
+    def rows(estimated: float) -> Document:
+        sound = {"condition": "sound", "estimated": 0.9, "accuracy": 0.88, "calibration_error": 0.02}
+        hum = {"condition": "hum", "estimated": estimated, "accuracy": 0.5, "calibration_error": 0.3}
+        sets = {"error_level": 0.1, "least_probability": 0.2, "covered": 80, "coverage": 0.89, "low": 0.8, "high": 0.94}
+        more = {"mean_set_size": 1.25, "single_share": 0.7, "single_accuracy": 0.95}
+        return {"rows": [sound, hum], "coverages": [sets | more]}
+
+    trust = {"severity": 0.6, "misleads_beyond": 0.05, "models": {"student.ckpt": rows(0.8), "labels.ckpt": rows(0.52)}}
+    page = render_judging(document | {"confidence": trust})
+    marked = re.findall(r'data-label="(.*?): estimated" class="number bad">(.*?)<', page)
+    assert marked == [("student.ckpt", "80.0")]
+    assert 'data-label="Labels in a set" class="number">1.25<' in page
+
+
 def test_an_unknown_version_is_refused(document: Document) -> None:
     with pytest.raises(DocumentError) as error:
         render_judging(document | {"format_version": 3})

@@ -21,6 +21,9 @@ def verdict_of(document: JudgingDocument) -> Iterator[str]:
         yield from _of_confidence(document, document.confidence)
     if document.cost is not None:
         yield from _of_cost(document.cost)
+    wanted = list(_to_record(document))
+    if wanted:
+        yield f"Record next: {'; '.join(wanted)}"
 
 
 def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
@@ -29,14 +32,14 @@ def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
     if gap is None:
         yield (
             f"Whether {name} serves every {found.by} alike is not known: fewer than two have {found.least_windows} "
-            "windows; record more of each"
+            "windows"
         )
         return
     figures = {one.value: one.figures[name]["accuracy"] for one in found.values}
     yield (
         f"{name} serves {found.by} {gap.worst} worst, with {figures[gap.worst]:.1%} accuracy, and {gap.best} best, with"
         f" {figures[gap.best]:.1%}: a gap of {100 * gap.gap:.1f} points (95 % interval {100 * gap.low:.1f} to "
-        f"{100 * gap.high:.1f}); record more of {found.by} {gap.worst}"
+        f"{100 * gap.high:.1f})"
     )
     for one in found.changes:
         if one.change != "no certain difference":
@@ -46,6 +49,24 @@ def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
             )
     if found.changes and all(one.change == "no certain difference" for one in found.changes):
         yield f"Teaching changed no gap between {found.by} values with certainty"
+
+
+def _to_record(document: JudgingDocument) -> Iterator[str]:
+    """What recordings would mend most of what was found."""
+    name = document.models[0].name
+    if document.groups is not None:
+        gap = document.groups.gaps.get("accuracy", {}).get(name)
+        if gap is not None:
+            yield f"more of {document.groups.by} {gap.worst}"
+        few = [one.value for one in document.groups.values if not one.is_judged]
+        if few:
+            yield f"at least {document.groups.least_windows} windows of {document.groups.by} {_listed(few, 'and')}"
+    if document.faults is not None:
+        unseen = [one.name for one in document.faults.faults if one.practised.get(name) is False]
+        lost = [one.name for one in document.faults.faults if _lost(one, document.faults, name) > _HALF]
+        both = [fault for fault in lost if fault in unseen]
+        if both:
+            yield f"windows of sensors that show {_listed(both, 'and')}, which no training practised"
 
 
 def _of_confidence(document: JudgingDocument, found: TrustFacts) -> Iterator[str]:
@@ -134,5 +155,5 @@ def _beside(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
     yield f"{said}: for {name} {figure} (95 % interval {relative.low:.0%} to {relative.high:.0%})"
 
 
-def _listed(words: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+def _listed(words: list[str], last: str = "or") -> str:
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

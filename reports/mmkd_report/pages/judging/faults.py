@@ -87,7 +87,7 @@ def _chart(
         [Series(role=roles[name], name=name, x=severities, y=line) for name, line in lines.items()],
         title=one.name,
         description=f"Error at severities {' '.join(f'{value:g}' for value in severities)}: {spoken}.",
-        x_label=f"severity; at 1 {one.what}",
+        x_label=f"severity; 1 is {one.what}",
         x_axis=tight_axis(severities),
         y_axis=over,
         x_text=lambda value: f"{value:g}",

@@ -151,3 +151,20 @@ def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
     assert relative is not None
     assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
     assert (found.severities, found.left_out, len(found.faults)) == (SEVERITIES, (), 16)
+
+
+@pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])
+def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure: str, rigs: dict[str, Dataset]) -> None:
+    rig = rigs[kind]
+    test = rig.split("test")
+
+    def ask(windows: Windows) -> Answers:
+        truth = windows.labels.reshape(len(windows), -1).astype(np.float64)
+        return truth + 30.0 if kind == "regression" else 20 * truth - 10
+
+    facts = JudgedModel(name="ours", path="ours", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
+    ours = Answering(facts=facts, practised=None, cautions=(), ask=ask)
+    found = judge_faults([ours], test, train=rig.split("train"), baseline=None, seed=0, on_part=lambda part: None)
+    assert found.measure == measure
+    assert found.sound["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)
+    assert found.relative == {}
