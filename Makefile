@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo study test test-all check audit fuzz bench bundle clean
+.PHONY: help setup demo study test test-all check release-check audit fuzz bench bundle clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -40,11 +40,21 @@ test-all: $(READY)  ## also the slow tests and those that need a package registr
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt,trt-rtx,litert-export]'
 	$(BIN)/python -m pytest -m 'not gpu'
 
-check: $(READY)  ## lint and types, the image for Jetson too
+check: $(READY)  ## lint and types, the images too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/hadolint Dockerfile.jetson
+	$(BIN)/hadolint Dockerfile Dockerfile.jetson
+
+RELEASE := build/release
+release-check: $(READY)  ## build wheel and sdist, check their metadata, test them as others get them
+	rm -rf dist
+	$(BIN)/python -m venv --clear $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check hatchling twine
+	$(RELEASE)/bin/hatchling build -d dist
+	$(RELEASE)/bin/twine check --strict dist/*
+	MMKD_DIST=dist $(BIN)/python -m pytest -m 'slow or not slow' tests/test_packages.py tests/test_image.py
+	@echo 'release-check: dist/ is sound; next: a version and a date in CHANGELOG.md, a tag, twine upload dist/*'
 
 audit: $(READY)  ## known weaknesses of what is installed, by pip-audit; says so where that cannot be had
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet pip-audit >/dev/null 2>&1 || \

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[tuple[str, str]]
 
-_ALWAYS: Rows = (
+ALWAYS: Rows = (
     ("--version", "Show the version and exit."),
     ("--debug", "Show the traceback of an error."),
     ("-h, --help", "Show this message and exit."),
@@ -63,7 +63,7 @@ def version_line(name: str) -> str:
 def bare_help(name: str, about: str, *, extra: str) -> str:
     """The help of a command where the library that reads its options is not installed."""
     note = f"The options are read by typer, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
-    return help_page(f"{name} [OPTIONS] ...", f"{about}\n\n{note}", [("Options", _ALWAYS)])
+    return help_page(f"{name} [OPTIONS] ...", f"{about}\n\n{note}", [("Options", ALWAYS)])
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -78,7 +78,7 @@ class CommandParser(argparse.ArgumentParser):
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         arguments = [(str(one.metavar), str(one.help)) for one in shown if not one.option_strings]
         options = [(", ".join(one.option_strings), str(one.help)) for one in shown if one.option_strings]
-        sections: list[tuple[str, Rows]] = [("Arguments", arguments), ("Options", [*options, *_ALWAYS])]
+        sections: list[tuple[str, Rows]] = [("Arguments", arguments), ("Options", [*options, *ALWAYS])]
         return help_page(str(self.usage), str(self.description), sections) + "\n"
 
 
@@ -88,7 +88,7 @@ def commands_page(name: str, about: str, commands: Rows) -> str:
     Args:
         commands: the word for each, and what it does.
     """
-    return help_page(f"{name} [OPTIONS] COMMAND ...", about, [("Commands", commands), ("Options", _ALWAYS)]) + "\n"
+    return help_page(f"{name} [OPTIONS] COMMAND ...", about, [("Commands", commands), ("Options", ALWAYS)]) + "\n"
 
 
 def command_app(about: str = "") -> typer.Typer:
@@ -174,7 +174,7 @@ def _page_of(command: Any, ctx: Any, commands: Rows) -> str:
         name = _option_of(param, types.get(param.name)) if is_option else _name_of(param)
         shown[param.param_type_name].append((name, record[1]))
     usage = [ctx.command_path, *_usage_of(command, ctx), *(["COMMAND [ARGS]..."] if commands else [])]
-    sections = [("Arguments", shown["argument"]), ("Options", [*shown["option"], *_ALWAYS]), ("Commands", commands)]
+    sections = [("Arguments", shown["argument"]), ("Options", [*shown["option"], *ALWAYS]), ("Commands", commands)]
     return help_page(" ".join(usage), command.help or "", sections, command.epilog or "")
 
 

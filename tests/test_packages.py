@@ -1,0 +1,191 @@
+"""The wheel and the sdist as others get them: built from what git tracks, installed elsewhere, run from there.
+
+`MMKD_DIST=DIR` names artefacts that are built already, as `make release-check` does; else they are built here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mmkd_edge
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = re.findall(
+    r'"([^"]+)"',
+    re.findall(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)[0],
+)
+
+
+def run(command: list[object], **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
+    return subprocess.run(
+        list(map(str, command)), env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
+
+
+def tracked() -> list[str]:
+    """Every file that git tracks, in this work tree."""
+    done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name]
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with one wheel and one sdist."""
+    if "MMKD_DIST" in os.environ:
+        return Path(os.environ["MMKD_DIST"]).resolve()
+    folder = tmp_path_factory.mktemp("build")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = run([*pip, "--target", folder / "tools", "hatchling"])
+    assert done.returncode == 0, done.stderr
+    hatchling = [sys.executable, "-m", "hatchling", "build", "-d", folder / "dist"]
+    done = subprocess.run(
+        hatchling, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder / "tools")}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(artefacts: Path) -> Path:
+    (path,) = artefacts.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder into which the wheel was installed, without what it needs."""
+    target = tmp_path_factory.mktemp("elsewhere")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    done = run([*pip, "--target", target, wheel])
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -> None:
+    expected = {
+        f"{Path(package).name}/{name.removeprefix(f'{package}/')}"
+        for package in PACKAGES
+        for name in tracked()
+        if name.startswith(f"{package}/")
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == expected
+    # What a page, a command or a type checker would miss only when it is used.
+    for name in (
+        "mmkd_edge/bundles/watch_acc.edge",
+        "mmkd_edge/live/monitor/static/page.js",
+        "mmkd_models/data/watch_exercises/recordings/acc.npy",
+        "mmkd_models/data/grid_words/dataset.json",
+        "mmkd_report/templates/base.html.j2",
+        *(f"{Path(package).name}/py.typed" for package in PACKAGES),
+    ):
+        assert name in found
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+        scripts = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
+    assert f"\nVersion: {mmkd_edge.__version__}\n" in text
+    assert "\nRequires-Python: >=3.10\n" in text
+    assert re.findall(r"^Requires-Dist: ([^;\n]+)$", text, flags=re.MULTILINE) == ["msgspec>=0.18", "numpy>=1.26"]
+    assert "\nmmkd = mmkd_edge.commands.mmkd:main\n" in scripts
+    assert len([name for name in names if ".dist-info/licenses/" in name]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_sdist_holds_all_that_git_tracks(artefacts: Path) -> None:
+    (path,) = artefacts.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+    assert found - {"PKG-INFO"} == set(tracked())
+
+
+ANSWER = """
+import sys
+from pathlib import Path
+import mmkd_edge
+from mmkd_edge import EdgePredictor, example_bundle
+with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
+    golden = predictor.bundle.golden("acc")
+    print(predictor.selftest().windows, predictor.predict(golden.windows[0]).status)
+ours = [name for name in sys.modules if name.startswith("mmkd_")]
+for name in ours:
+    assert sys.argv[1] in (sys.modules[name].__file__ or ""), name
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp_path: Path) -> None:
+    home = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([sys.executable, "-c", ANSWER, site], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d+ ok\n", done.stdout)
+    bundle = site / "mmkd_edge" / "bundles" / "watch_acc.edge"
+    state = tmp_path / "state"
+    for line in (["mmkd"], ["mmkd-edge", "install", bundle, state], ["mmkd", "edge", "verify", state]):
+        done = run([site / "bin" / str(line[0]), *line[1:]], **home)
+        assert (done.returncode, done.stderr) == (0, ""), line
+    assert "every byte verified" in done.stdout
+
+
+USER_PROJECT = """\
+from collections.abc import Mapping
+
+import numpy as np
+from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
+
+
+def answers(count: int) -> list[str | None]:
+    window = np.zeros((200, 3), dtype=np.float32)
+    with EdgePredictor.open(example_bundle(), backend="ort", threads=1) as predictor:
+        found: list[Prediction] = [predictor.predict(window) for _ in range(count)]
+    return [one.label for one in found]
+
+
+def code_of(error: MmkdError) -> int:
+    return error.exit_code
+
+
+def wrong(predictor: EdgePredictor) -> Mapping[str, int]:
+    EdgePredictor.open("student.edge", bakend="ort")
+    return predictor.predict(np.zeros((200, 3)))
+"""
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_reads_our_types(tmp_path: Path) -> None:
+    """In an environment that has the packages installed, as their `py.typed` says, and none of our settings."""
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    for package in PACKAGES:
+        (packages / Path(package).name).symlink_to(ROOT / package)
+    libraries = {Path(sys.modules[name].__file__ or "").parents[1] for name in ("numpy", "msgspec")}
+    (packages / "libraries.pth").write_text("\n".join(map(str, libraries)))
+    (tmp_path / "user.py").write_text(USER_PROJECT)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--hide-error-context"]
+    python = ["--python-executable", tmp_path / "env" / "bin" / "python", "--cache-dir", tmp_path / "cache"]
+    done = run([*mypy, *python, "--no-pretty", tmp_path / "user.py"])
+    errors = re.findall(r"user\.py:(\d+): error: (.*)  \[(.*)\]", done.stdout)
+    assert [(line, code) for line, _, code in errors] == [("19", "call-arg"), ("20", "return-value")], done.stdout
+    assert errors[0][1].startswith('Unexpected keyword argument "bakend" for "open" of "EdgePredictor"')
+    assert 'got "Prediction", expected "Mapping[str, int]"' in errors[1][1]
