@@ -237,7 +237,7 @@ def test_an_engine_for_a_range_of_batches_is_built_with_its_profile(
     for engine in result.engines:
         assert engine.sidecar.shapes["acc"] == (-1, 64, 3)
         assert engine.sidecar.profiles["acc"] == ((1, 64, 3), (2, 64, 3), (8, 64, 3))
-        assert engine.path.stat().st_size > 10_000
+        assert Path(engine.path).stat().st_size > 10_000
 
 
 def test_a_graph_for_many_windows_is_built_for_one_where_nothing_else_is_said(
@@ -284,18 +284,18 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
         platform="trt-rtx",
     )
     result = export(plan)
-    assert [engine.path.name for engine in result.engines] == ["student.fp16.engine", "student.int8.engine"]
+    assert [Path(engine.path).name for engine in result.engines] == ["student.fp16.engine", "student.int8.engine"]
     for engine in result.engines:
-        sidecar = read_sidecar(engine.path.with_name(engine.path.name + ".json"))
+        sidecar = read_sidecar(Path(engine.path + ".json"))
         assert sidecar == engine.sidecar
-        data = engine.path.read_bytes()
+        data = Path(engine.path).read_bytes()
         assert (sidecar.size_bytes, sidecar.engine_sha256) == (len(data), hashlib.sha256(data).hexdigest())
         assert sidecar.bundle_sha256 == result.sha256
         assert sidecar.shapes == {"acc": (1, 64, 3), "acc_present": (1, 64, 3)}
         assert sidecar.library_version == trt_rtx.__version__
         assert sidecar.device is None
         assert "logits" in sidecar.layers
-        log = engine.path.with_name(engine.path.name + ".log").read_text()
+        log = Path(engine.path + ".log").read_text()
         assert "Opset version:    20" in log
         assert "VERBOSE" not in log
 
@@ -320,7 +320,7 @@ def test_students_of_labels_and_of_numbers_have_engines_too(
         platform="trt-rtx",
     )
     result = export(plan)
-    assert [engine.path.name for engine in result.engines] == ["s.fp16.engine"]
+    assert [Path(engine.path).name for engine in result.engines] == ["s.fp16.engine"]
     assert "logits" in result.engines[0].sidecar.layers
     assert [tensor.name for tensor in result.manifest.models[0].outputs] == ["logits", second]
 
