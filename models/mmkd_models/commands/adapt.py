@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmkd_models.training.teacher_set import TaughtBy
     from mmkd_report.documents.adaptation import AdaptationDocument
 
-_ABOUT = "Adapt a student to a new machine, person or campaign, and write it only where it is better."
+_ABOUT = "Adapt a student to a new machine, person or campaign, and write it only where it is better there."
 _ESTIMATES = {
     "labels": "right answers to the labelled new windows",
     "agreement": "agreement with the teacher on new windows that did not teach",
@@ -93,7 +93,7 @@ def adapt(
 ) -> None:
     """Adapt a student to a new machine, person or campaign, and write it only where it is better there.
 
-    NEWDATA's training split teaches, its validation split judges; neither needs labels. Where no way of adapting is
+    The training split of DATA teaches, its validation split judges; neither needs labels. Where no way of adapting is
     better, or one forgets too much, nothing is written and the exit code is 4.
     """
     from mmkd_models.adapt.run import run_adaptation, task_of
