@@ -226,6 +226,6 @@ def _models(
 
 def _next_command(document: JudgingDocument) -> str:
     path = document.models[0].path
-    if document.models[0].role == "artifact":
+    if document.models[0].artifact:
         return shell_line("mmkd-bench", "run", path)
     return shell_line("mmkd-export", path) if document.models[0].role != "teacher" else shell_line("mmkd-inspect", path)

@@ -17,7 +17,7 @@ from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
 
-ModelRole = Literal["teacher", "distilled", "labels alone", "artifact"]
+ModelRole = Literal["teacher", "distilled", "labels alone"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,8 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: unique in the document.
         sha256: of the file.
-        role: `labels alone` of a student that no teacher taught; `artifact` of a bundle.
+        role: `labels alone` of a student that no teacher taught.
+        artifact: of a bundle, its file there; empty of a checkpoint.
         modalities: that it sees.
     """
 
@@ -36,6 +37,7 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     role: ModelRole
     modalities: tuple[str, ...]
     parameters: int
+    artifact: str = ""
 
 
 class RelativeError(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,14 +13,14 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data_report import suspicions
 from mmkd_models.data_report.copies import like_groups, near_copies
 from mmkd_models.data_report.drifting import drift_of
-from mmkd_models.data_report.labelling import label_csv, windows_to_label
+from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
 from mmkd_models.data_report.measured import measured, refuse_other_kinds
-from mmkd_models.data_report.probes import look_at, split_probe
+from mmkd_models.data_report.probes import Looked, Probed, class_probe, look_at, split_probe
 from mmkd_models.data_report.report import report_on
 from mmkd_report.documents.data import DataReport, WindowToLabel
 
@@ -324,3 +324,26 @@ def test_recordings_and_windows_without_groups_are_reported_on(rig: Rig, tmp_pat
     assert "whether groups can be told: the dataset has none" in found.not_judged
     assert [one.largest_group for one in found.splits] == [None, None, None]
     assert next(one.score for one in found.probes if one.modality == "acc") > 0.95
+
+
+@pytest.mark.slow
+def test_flipped_labels_of_the_shoulder_exercises_are_found_with_the_documents_precision_and_recall(
+    tmp_path: Path,
+) -> None:
+    everything = open_dataset(shipped_dataset()).everything()
+    rng = np.random.default_rng(0)
+    labels = everything.labels.copy()
+    flipped = rng.permutation(len(labels))[:111]
+    labels[flipped] = (labels[flipped] + rng.integers(1, 7, 111)) % 7
+    found = label_suspects(*probed_with(everything.with_labels(labels)))
+    first = {"train": 0, "valid": everything.spec.splits["train"]}
+    first["test"] = first["valid"] + everything.spec.splits["valid"]
+    suspects = {first[one.split] + one.window for one in found}
+    assert (len(suspects & set(flipped.tolist())), len(suspects)) == (93, 93)
+
+
+def probed_with(windows: Windows) -> tuple[Looked, Probed]:
+    looked = look_at(windows)
+    probed = class_probe(looked, None)
+    assert not isinstance(probed, str)
+    return looked, probed

@@ -60,5 +60,5 @@ def roles_of(found: JudgingDocument) -> dict[str, str]:
 
 def _about(one: JudgedModel) -> str:
     taught = {"teacher": "teacher", "distilled": "taught by a teacher", "labels alone": "taught by labels alone"}
-    what = taught.get(one.role, "artifact of a bundle")
+    what = f"artifact of a bundle, {taught[one.role]}" if one.artifact else taught[one.role]
     return f"{what}, {' + '.join(one.modalities)}, {magnitude(one.parameters)} parameters"
