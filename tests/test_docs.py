@@ -35,7 +35,9 @@ from mmkd_models.distil.recipe import Recipe, Term, check_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md")] + sorted(
+    DOCS.rglob("*.md")
+)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SCREEN_LINES = 50
 EXAMPLE_LINES = 60
@@ -395,15 +397,18 @@ def test_the_recipe_of_the_training_page_is_one() -> None:
     check_recipe(msgspec.json.decode(recipe, type=Recipe), student_layers=2, teacher_layers=2)
 
 
-def test_every_decision_has_its_parts_and_is_found_from_the_architecture() -> None:
-    pages = sorted((DOCS / "decisions").glob("*.md"))
-    architecture = (DOCS / "architecture.md").read_text(encoding="utf-8")
+def test_every_decision_has_its_parts_and_is_in_the_index() -> None:
+    pages = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+    index = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
+    lines = []
     for number, page in enumerate(pages, start=1):
         text = page.read_text(encoding="utf-8")
         assert text.startswith(f"# {number:03} "), page
         assert page.name.startswith(f"{number:03}-"), page
         assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Context", "## Choice", "## Price"]
-        assert f"](decisions/{page.name})" in architecture
+        lines.append(f"- [{text.splitlines()[0].removeprefix('# ')}]({page.name})")
+    assert [line for line in index.splitlines() if line.startswith("- ")] == lines
+    assert "](decisions/README.md)" in (DOCS / "architecture.md").read_text(encoding="utf-8")
 
 
 PACKAGES = ("mmkd_edge", "models/mmkd_models", "export/mmkd_export", "benchmarks/mmkd_bench", "reports/mmkd_report")
