@@ -6,7 +6,8 @@
 Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, attributes, edges, shapes and values of
 an ONNX graph; gives each mutant right hashes and opens it as a device does that meets it for the first time, and has no
 onnx to check it with (`--checker` has it). Whatever opens must then pass all golden windows. A worker does so; when it
-ends by a signal, that is a crash, and another goes on behind it. Needs `mmkd-edge[export]`.
+ends by a signal, that is a crash, and another goes on behind it. `--alone` gives the same bytes to the engine itself,
+as a program does that uses no mmkd-edge. Needs `mmkd-edge[export]`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import select
 import subprocess
 import sys
 import tempfile
@@ -24,8 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, choose_artifact, prepare, write_bundle
+from mmkd_edge.backends.base import open_backend
 from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.manifest import member_files
 from proofs.mutations import mutated_bytes, mutated_graph
@@ -33,6 +37,9 @@ from proofs.script import head, parser_of, row
 
 HANG_S = 60.0
 """From this on an opening counts as a hang: two ways, their limits, and what a loaded machine adds."""
+
+ALONE_S = 15.0
+"""The same for an engine by itself."""
 
 
 def main() -> None:
@@ -43,6 +50,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checker", action="store_true", help="let the trial ask onnx's own checker first")
+    parser.add_argument("--alone", action="store_true", help="what the engine does by itself with the same bytes")
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,17 +74,37 @@ def watched(options: argparse.Namespace) -> Counter[str]:
     while place < options.count:
         given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
         given += ["--checker"] if options.checker else []
+        given += ["--alone"] if options.alone else []
         command = [sys.executable, __file__, *given, "--count", str(options.count), "--first", str(place), "--worker"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
-            assert worker.stdout is not None
-            for line in worker.stdout:
+        limit_s = ALONE_S if options.alone else 2 * HANG_S
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+            for line in lines_of(worker, limit_s=limit_s):
                 number, outcome = json.loads(line)
                 found[outcome] += 1
                 place = number + 1
-        if worker.returncode != 0:
+            is_hung = worker.poll() is None and place < options.count
+            if is_hung:
+                worker.kill()
+        if is_hung:
+            found[f"BAD: the process that opened it hung for {limit_s:.0f} s"] += 1
+            place += 1
+        elif worker.returncode != 0:
             found[f"BAD: the process that opened it ended with {worker.returncode}"] += 1
             place += 1
     return found
+
+
+def lines_of(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:
+    """The lines of a process, until it ends or says nothing for too long."""
+    assert worker.stdout is not None
+    seen, descriptor = b"", worker.stdout.fileno()
+    while select.select([descriptor], [], [], limit_s)[0]:
+        part = os.read(descriptor, 1 << 16)
+        if not part:
+            worker.wait()
+            return
+        *lines, seen = (seen + part).split(b"\n")
+        yield from lines
 
 
 def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
@@ -92,7 +120,7 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
         for number in range(options.first, options.count):
             write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
             begun = time.monotonic()
-            outcome = outcome_of(path, options.backend)
+            outcome = (outcome_alone if options.alone else outcome_of)(path, options.backend)
             took_s = time.monotonic() - begun
             yield number, outcome if took_s < HANG_S else f"BAD: took {took_s:.0f} s"
 
@@ -111,6 +139,27 @@ def outcome_of(path: Path, backend: str) -> str:
         except GateError:
             return "BAD: opened, and answers otherwise than the checkpoint"
         return "opened, and answers all golden windows as the checkpoint did"
+
+
+def outcome_alone(path: Path, backend: str) -> str:
+    """What the engine itself makes of a mutant: nobody reads it first, and nobody holds it against anything."""
+    with Bundle.open(path) as bundle:
+        entry = bundle.manifest.models[0]
+        artifact = choose_artifact(entry, "fp32", backend)  # type: ignore[arg-type]
+        golden = bundle.golden(entry.name)
+        try:
+            engine = open_backend(backend, bundle.read(artifact.file), threads=1)  # type: ignore[arg-type]
+            first, second = entry.inputs
+            for window, expected in zip(golden.windows, golden.logits, strict=True):
+                values, present = prepare(window, entry.modality)
+                logits, _ = engine.run({first.name: values, second.name: present})
+                if logits.shape != (1, len(expected)) or not np.abs(logits[0] - expected).max() <= golden.tolerance:
+                    return "BAD: answers otherwise than the checkpoint, and says nothing"
+        except MmkdError:
+            return "an error"
+        except Exception as error:
+            return f"an error of another type: {type(error).__name__}"
+    return "opened, and answers all golden windows as the checkpoint did"
 
 
 def refusal_of(error: MmkdError) -> str:

@@ -58,7 +58,7 @@ def hold_trial(request: TrialRequest) -> Iterator[TrialEvent | str]:
 def _start(request: TrialRequest) -> subprocess.Popen[bytes]:
     if getattr(sys, "frozen", False) or not sys.executable:
         raise UnavailableError(f"a trial needs a Python interpreter, and this program has none of its own; {_INSTEAD}")
-    command = [sys.executable, "-I", "-c", _CHILD, *sys.path]
+    command = [sys.executable, "-I", "-B", "-c", _CHILD, *sys.path]  # -B: it leaves no file behind
     environment = dict(os.environ, OMP_NUM_THREADS="1", ORT_DISABLE_TELEMETRY="1")
     try:
         process = subprocess.Popen(
