@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
 
+_MOST_NAMED = 5
 _HALF = 0.5
 """A fault of which more than this share of what a model knew is lost at full severity is one to keep away from."""
 
@@ -60,7 +61,9 @@ def _to_record(document: JudgingDocument) -> Iterator[str]:
             yield f"more of {document.groups.by} {gap.worst}"
         few = [one.value for one in document.groups.values if not one.is_judged]
         if few:
-            yield f"at least {document.groups.least_windows} windows of {document.groups.by} {_listed(few, 'and')}"
+            more = [] if len(few) <= _MOST_NAMED else [f"{len(few) - _MOST_NAMED} more"]
+            named = _listed([*few[:_MOST_NAMED], *more], "and")
+            yield f"at least {document.groups.least_windows} windows of {document.groups.by} {named}"
     if document.faults is not None:
         unseen = [one.name for one in document.faults.faults if one.practised.get(name) is False]
         lost = [one.name for one in document.faults.faults if _lost(one, document.faults, name) > _HALF]

@@ -113,6 +113,15 @@ def test_groups_are_told_by_their_ends_and_what_teaching_did() -> None:
     assert told(groups=groups(nothing))[1] == "Teaching changed no gap between machine values with certainty"
 
 
+def test_of_many_groups_with_few_windows_five_are_named() -> None:
+    nothing = GapChange(measure="accuracy", change="no certain difference", low=-0.02, high=0.08)
+    found = groups(nothing)
+    few = tuple(msgspec.structs.replace(found.values[2], value=str(number)) for number in range(8))
+    assert told(groups=msgspec.structs.replace(found, values=(*found.values[:2], *few)))[-1] == (
+        "Record next: more of machine two; at least 30 windows of machine 0, 1, 2, 3, 4 and 3 more"
+    )
+
+
 def test_an_estimate_that_flatters_is_told_with_its_worst_fault() -> None:
     def row(condition: str, estimated: float, accuracy: float) -> ConfidenceRow:
         return ConfidenceRow(condition=condition, estimated=estimated, accuracy=accuracy, calibration_error=0.1)
