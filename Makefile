@@ -59,7 +59,9 @@ release-check: $(READY)  ## build wheel and sdist, check their metadata, test th
 audit: $(READY)  ## known weaknesses of what is installed, by pip-audit; says so where that cannot be had
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet pip-audit >/dev/null 2>&1 || \
 	  { echo 'audit: pip-audit is not installed and cannot be had here; nothing was audited' >&2; exit 3; }
-	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+	@said=$$($(BIN)/python -m pip_audit --skip-editable --progress-spinner off 2>&1); code=$$?; echo "$$said"; \
+	  case "$$said" in *'could not be audited'*) \
+	    echo 'audit: what is named above could not be audited: the registry does not know it' >&2; exit 3;; esac; exit $$code
 
 MINUTES ?= 10
 fuzz: $(READY)  ## give every reader of files what nobody has thought of; guided where atheris is installed

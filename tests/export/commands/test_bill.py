@@ -58,8 +58,23 @@ def test_without_pip_audit_the_audit_says_that_it_did_nothing(tmp_path: Path) ->
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
     (tmp_path / ".ready").touch()
+    told = "audit: pip-audit is not installed and cannot be had here; nothing was audited"
+    assert audited(tmp_path) == told
+
+
+def test_what_the_registry_does_not_know_is_no_clean_audit(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 'a  Dependency not found on PyPI and could not be audited: a (1)'\n")
+    python.chmod(0o755)
+    (tmp_path / ".ready").touch()
+    assert audited(tmp_path) == "audit: what is named above could not be audited: the registry does not know it"
+
+
+def audited(environment: Path) -> str:
+    """What `make audit` says first on stderr, where it does not end well."""
     done = subprocess.run(
-        ["make", f"VENV={tmp_path}", "audit"],
+        ["make", f"VENV={environment}", "audit"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -67,5 +82,4 @@ def test_without_pip_audit_the_audit_says_that_it_did_nothing(tmp_path: Path) ->
         env=dict(os.environ, MAKEFLAGS=""),
     )
     assert done.returncode == 2
-    told = "audit: pip-audit is not installed and cannot be had here; nothing was audited"
-    assert done.stderr.splitlines()[0] == told
+    return done.stderr.splitlines()[0]
