@@ -88,7 +88,7 @@ def commands_page(name: str, about: str, commands: Rows) -> str:
     Args:
         commands: the word for each, and what it does.
     """
-    return help_page(f"{name} [OPTIONS] COMMAND ...", about, [("Commands", commands), ("Options", ALWAYS)]) + "\n"
+    return help_page(f"{name} [OPTIONS] COMMAND ...", about, [("Options", ALWAYS), ("Commands", commands)]) + "\n"
 
 
 def command_app(about: str = "") -> typer.Typer:
