@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo study test test-all check release-check audit fuzz bench bundle clean
+.PHONY: help setup demo study test test-all test-pythons check release-check audit fuzz bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 test-all: $(READY)  ## also the slow tests and those that need a package registry, TensorRT-RTX or LiteRT
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt,trt-rtx,litert-export]'
 	$(BIN)/python -m pytest -m 'not gpu'
+
+test-pythons: $(READY)  ## the wheel with [ort], with every Python from 3.10 to 3.13 that is on PATH
+	$(BIN)/python -m pytest -rs -m 'slow and network' -k every_python tests/test_packages.py
 
 check: $(READY)  ## lint and types, the images too
 	$(BIN)/ruff check .

@@ -120,7 +120,13 @@ def __getattr__(name: str) -> object:
 
     for module, names in _HOMES.items():
         if name in names.split():
-            value: object = getattr(import_module(module), name)
+            try:
+                value: object = getattr(import_module(module), name)
+            except ModuleNotFoundError:
+                from mmkd_edge.system import check_system
+
+                check_system()
+                raise
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
+from mmkd_edge import example_bundle
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = re.findall(
@@ -146,6 +148,28 @@ def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp
         done = run([site / "bin" / str(line[0]), *line[1:]], **home)
         assert (done.returncode, done.stderr) == (0, ""), line
     assert "every byte verified" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
+    python = shutil.which(f"python{version}")
+    if python is None or run([python, "-c", "pass"]).returncode:
+        pytest.skip(f"there is no Python {version} on PATH")
+    programs = tmp_path / "env" / "bin"
+    done = run([python, "-m", "venv", tmp_path / "env"])
+    assert done.returncode == 0, done.stderr
+    done = run([programs / "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[ort]"])
+    assert done.returncode == 0, done.stderr
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([programs / "python", "-W", "error", "-c", ANSWER, tmp_path / "env"], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d+ ok\n", done.stdout)
+    state = tmp_path / "state"
+    for line in (["mmkd"], ["mmkd-edge", "install", example_bundle(), state], ["mmkd", "edge", "verify", state]):
+        done = run([programs / str(line[0]), *line[1:]], **home)
+        assert (done.returncode, done.stderr) == (0, ""), line
 
 
 USER_PROJECT = """\

@@ -6,10 +6,8 @@ Owns the checks and the lock, not the writing, which is `files`'.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import pwd
 import shutil
 import socket
 import sys
@@ -98,6 +96,8 @@ def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iter
 
 
 def _locked(lock: Path, output: Path) -> int:
+    import fcntl  # here and below: on a system without it a command says so, which it must live to do
+
     while True:
         descriptor = _opened(lock)
         try:
@@ -133,6 +133,8 @@ def _is_still(descriptor: int, lock: Path) -> bool:
 
 def _owner() -> str:
     """Who this is, for the next one: `mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
+    import pwd
+
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's user may have no name

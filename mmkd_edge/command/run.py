@@ -23,6 +23,7 @@ from mmkd_edge.command.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.command.outputs import check_folder
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.printable import printable
+from mmkd_edge.system import check_system
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
@@ -65,6 +66,7 @@ def run_command(
         elif _HELP & options and "typer" in needs and not _can_import("typer"):
             sys.stdout.write(bare_help(name, about, extra=extra) + "\n")
         else:
+            check_system()
             with loading(name):
                 require_modules(() if _HELP & options else needs, by=name, extra=extra)
             command(given)

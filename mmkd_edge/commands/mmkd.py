@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> None:
 
 def _page() -> str:
     commands = [(name.removeprefix(f"{ONE_NAME}-"), ABOUTS[name]) for name in installed_commands()]
-    sections = [("Commands", commands), ("Options", (*_OPTIONS, *ALWAYS))]
+    sections = [("Options", (*_OPTIONS, *ALWAYS)), ("Commands", commands)]
     return help_page(f"{ONE_NAME} [OPTIONS] COMMAND [ARGS]...", _ABOUT, sections, _NOTE) + "\n"
 
 
