@@ -98,7 +98,7 @@ def measure(
     modalities = fold.config.modalities
     bundles = {name: _bundle(folder, name, out=out, say=say) for name in modalities}
     test = fold_data(dataset, seed=fold.seed, labelled=fold.config.labelled).test
-    references = {name: _group_reference(dataset, name, int(test.groups[0]), out) for name in modalities}
+    references = {name: _group_reference(dataset, name, test.groups[0].item(), out) for name in modalities}
     teacher = read_teacher(teacher_path(folder, fold.config.teacher)).transformer()
     attention = {}
     for name in modalities:
@@ -145,7 +145,7 @@ def _check_runtime(dataset: Dataset, fold: FoldResult, name: str, bundle: Path, 
     agreed = 0
     with TemporaryDirectory() as temporary:
         for part in _parts(test.with_modalities((name,)), name):
-            reference = _group_reference(dataset, name, int(part.groups[0]), Path(temporary))
+            reference = _group_reference(dataset, name, part.groups[0].item(), Path(temporary))
             windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
             with EdgePredictor.open(bundle, reference=reference) as predictor:
                 answers = predictor.predict_batch(windows)
@@ -191,7 +191,7 @@ def _parts(test: Windows, name: str) -> list[Windows]:
     return [test.subset(test.groups == group) for group in np.unique(test.groups)]
 
 
-def _group_reference(dataset: Dataset, name: str, group: int, out: Path) -> Path | None:
+def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -> Path | None:
     """Writes the reference of one group into `out`; None where the modality takes raw values."""
     if dataset.spec.modality(name).normalise == "none":
         return None

@@ -51,7 +51,8 @@ def split_of(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
     acc = np.sin(2 * np.pi * hertz[:, None, None] * np.arange(8)[None, :, None] / 10 + phase)
     gyro = (2.0 * high - 1)[:, None, None] + rng.normal(0, 0.5, (len(owners), 8, 1))
     labels = 900 + 100 * hertz if kind == "regression" else np.stack([hertz > 3, high], axis=1)
-    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
+    named = [f"line {owner}" for owner in owners] if kind == "multi_label" else owners
+    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": named}
 
 
 @dataclass(frozen=True, kw_only=True)
