@@ -5,8 +5,6 @@ A frame of which any value is masked is missing.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,5 +27,5 @@ def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArra
     """Frames (..., T, H, W, C) of which those in `missing` (..., T) are masked; `array` itself where none is."""
     if not missing.any():
         return array
-    mask = np.repeat(missing[..., None], math.prod(array.shape[-3:]), axis=-1).reshape(array.shape)
+    mask = np.broadcast_to(missing[..., None, None, None], array.shape)
     return np.ma.array(array, mask=mask)  # type: ignore[no-any-return, no-untyped-call]

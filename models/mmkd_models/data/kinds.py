@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.spec import ModalityKind, ModalitySpec
+from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.spec import COLOURS, ModalityKind, ModalitySpec
 
 Values = npt.NDArray[Any]
 """Windows in memory: float32 (B, T, C), NaN where missing; of video uint8 (B, T, H, W, C), a masked array where frames
@@ -31,7 +32,6 @@ MOST_SIDE_PIXELS = 1024
 MOST_SOUND_HZ = 192_000.0
 _BLOCK_BYTES = 1 << 26
 _BLOCK_WINDOWS = 256
-_COLOURS = (("gray",), ("r", "g", "b"))
 
 
 def kind_problems(modality: ModalitySpec) -> Iterator[str]:
@@ -47,7 +47,7 @@ def kind_problems(modality: ModalitySpec) -> Iterator[str]:
         if not isinstance(side, int) or not 1 <= side <= MOST_SIDE_PIXELS:
             got = side if isinstance(side, int) else "none"
             yield f"expected a {key} from 1 to {MOST_SIDE_PIXELS} pixels, got {got}; give that of the stored frames"
-    if modality.kind == "video" and modality.channels not in _COLOURS:
+    if modality.kind == "video" and modality.channels not in COLOURS:
         yield f"expected the channels gray, or r, g and b, got {list(modality.channels)}; frames have no others"
     if modality.kind == "audio" and modality.rate_hz > MOST_SOUND_HZ:
         yield f"expected a rate_hz of sound up to {MOST_SOUND_HZ:g}, got {modality.rate_hz:g}; resample it"
@@ -118,11 +118,7 @@ def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) 
 
 def with_present(frames: Values, present: Values) -> Values:
     """Gives frames (..., T, H, W, C), those masked that are not present (..., T); the array itself where all are."""
-    missing = np.asarray(present) == 0
-    if not missing.any():
-        return frames
-    mask = np.broadcast_to(missing[..., None, None, None], frames.shape)
-    return np.ma.MaskedArray(frames, mask=mask)  # type: ignore[no-untyped-call]
+    return with_missing(frames, np.asarray(present) == 0)
 
 
 def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
@@ -130,10 +126,8 @@ def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
 
     A frame counts as missing where any of it is masked.
     """
-    if not isinstance(frames, np.ma.MaskedArray) or frames.mask is np.ma.nomask:
-        return None
-    missing = np.asarray(np.asarray(frames.mask).any(axis=(-3, -2, -1)))
-    return (~missing).astype(np.uint8)
+    missing = missing_frames(frames)
+    return (~missing).astype(np.uint8) if missing.any() else None
 
 
 def storable(values: Values, kind: ModalityKind) -> Values | None:
