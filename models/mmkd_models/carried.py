@@ -46,15 +46,21 @@ class CarriedWindows:
     labels: Labels
 
 
+def most_carried(modality: ModalitySpec) -> int:
+    """Gives how many windows travel at most: of sound and video fewer, where all would be too large."""
+    if modality.kind == "series":
+        return MOST_WINDOWS
+    window_bytes = math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
+    return min(MOST_WINDOWS, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes))
+
+
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
     """Draws up to `most` labelled windows of the validation split, in a fixed order.
 
     Of sound and video fewer, where all of them would be larger than `MOST_CARRIED_BYTES`.
     """
     spec = valid.spec.modality(modality)
-    if spec.kind != "series":
-        window_bytes = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        most = min(most, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes))
+    most = min(most, most_carried(spec))
     known = np.flatnonzero(valid.labelled)
     rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
     windows = valid.with_modalities((modality,)).take(rows)[modality]

@@ -66,6 +66,11 @@ def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
         parts = [dataset.split(split).with_modalities((name,)) for split in SPLIT_NAMES[:2]]
         check_compatible("student", student.task, (student.modality,), parts[0])
         learn, judge = (windows.subset(np.flatnonzero(windows.labelled)) for windows in parts)
+        if min(len(learn), len(judge)) < FEWEST:
+            raise UsageError(
+                f"--old {dataset.path}: expected {FEWEST} labelled windows of train and of valid or more, got"
+                f" {len(learn)} and {len(judge)}; label some, or leave --old out"
+            )
         return Domain(learn=learn, judge=judge, name=dataset.spec.name, sha256=dataset.sha256)
     carried = student.carried
     if carried is None or len(carried.windows) < 2 * FEWEST:
@@ -105,16 +110,18 @@ def _carried_windows(student: StudentCheckpoint) -> Windows:
 def few_labels(windows: Windows, count: int, *, seed: int) -> NDArray[np.int64]:
     """Gives the rows of at most `count` labelled windows of each class, drawn by the seed, ascending.
 
-    Raises UsageError where a class has no labelled window.
+    Raises UsageError where a class has fewer than two, of which one judges what the other teaches.
     """
+    if count < 2:
+        raise UsageError(f"--labels {count}: expected 2 of each class or more, half of which judge; label more")
     rng = np.random.default_rng([seed, count])
     chosen = []
     for number, name in enumerate(windows.spec.task.labels):
         mine = np.flatnonzero(windows.labels == number)
-        if len(mine) == 0:
+        if len(mine) < 2:
             raise UsageError(
-                f"--labels {count}: expected a labelled window of every class in the training split, got none of"
-                f" {name}; label some, or leave --labels out"
+                f"--labels {count}: expected two labelled windows or more of every class in the training split, got"
+                f" {len(mine)} of {name}; label some, or leave --labels out"
             )
         chosen.append(rng.permutation(mine)[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)

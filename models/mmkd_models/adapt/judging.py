@@ -10,6 +10,7 @@ whether it is right or not (watch_exercises, a rocket student: 79.3 to 97.0 % su
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ Floats = NDArray[np.float64]
 
 _BLOCKS = 10  # of neighbouring windows, in place of groups where there are too few
 _FEWEST_GROUPS = 5
-_SURE = 1.645  # standard errors above 0: one chance in twenty that what gains nothing passes
+_CHANCE = 0.05  # that any of the ways passes where none gains anything
 _MOST_WEIGHT = 10.0  # of one old window, so that no single one decides
 _SHARE_THAT_COUNTS = 0.05  # of the answers, from which a class must not vanish
 _VANISHED = 0.1  # of its share before, below which a class has
@@ -41,6 +42,7 @@ class Court:
         estimated_by: what `truth` is.
         old: labelled windows of the old domain that did not teach.
         most_forgotten: points that the old domain may lose.
+        ways: how many are tried, the best of which wins: each is held to its share of the chance to pass by luck.
     """
 
     new: Windows
@@ -50,6 +52,12 @@ class Court:
     old: Windows
     metric: AnyMetric
     most_forgotten: float
+    ways: int
+
+    @property
+    def sure(self) -> float:
+        """Standard errors above 0 from which a gain counts (Bonferroni's correction for several ways)."""
+        return NormalDist().inv_cdf(1 - _CHANCE / self.ways)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +99,10 @@ def judged(court: Court, way: str, before: Heard, after: Heard, *, seconds: floa
     gains = 100 * (after.hits - before.hits)
     judges = court.old if court.truth is None else court.new
     error = _standard_error(gains, judges.groups if judges.has_groups else None)
-    gain, forgotten = float(gains.mean()), 100 * (before.old_score - after.old_score)
+    gain, forgotten = float(gains.mean()), 100 * (before.old_score - after.old_score) + 0.0
     vanished = _vanished(court, before, after)
     refusals = []
-    if gain <= _SURE * error or gain <= 0:
+    if gain <= court.sure * error or gain <= 0:
         words = _WORDS[court.estimated_by]
         refusals.append(f"its {words} does not surely rise: {gain:+.1f} points, standard error {error:.1f}")
     if forgotten > court.most_forgotten:

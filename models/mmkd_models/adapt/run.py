@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.adapt.domains import Domain, few_labels
 from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
 from mmkd_models.adapt.ways import Floats, Task, Way, adapted
-from mmkd_models.carried import MOST_WINDOWS, CarriedWindows
+from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.train_config import TrainConfig
@@ -124,7 +124,12 @@ def _teacher_says(teacher: TaughtBy, windows: Windows) -> Floats:
 
 
 def _ways(asked: Asked) -> tuple[Way, ...]:
-    found: list[Way] = [] if asked.student.modality.normalise == "per_group" else ["statistics"]
+    student = asked.student
+    # Scores of a group are statistics already; convolutional features of sound have statistics of log-mels.
+    is_fixed = student.modality.normalise == "per_group" or (
+        student.config.kind != "transformer" and student.modality.kind != "series"
+    )
+    found: list[Way] = [] if is_fixed else ["statistics"]
     found.append("own answers")
     if asked.teacher is not None:
         found.append("teacher")
@@ -151,6 +156,7 @@ def _court(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> Cour
         old=asked.old.judge,
         metric=asked.student.facts.metric,  # type: ignore[arg-type]
         most_forgotten=asked.most_forgotten,
+        ways=len(_ways(asked)),
     )
 
 
@@ -199,21 +205,32 @@ def _finished(
         # It would take the new domain for a drift.
         group_reference=msgspec.UNSET,
     )
-    return replace(student, facts=facts, carried=_carried(student, base, labelled))
+    return replace(student, facts=facts, carried=_carried(asked, base, labelled))
 
 
-def _carried(student: StudentCheckpoint, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
-    """The windows that travel with the student, and those that were labelled now, in place of the last if too many."""
-    carried = student.carried
-    if carried is None or labelled is None:
-        return carried
-    new = base.new.learn.subset(labelled)
-    windows = new.take(np.arange(len(new)))[student.modality.name]
-    kept = max(0, MOST_WINDOWS - len(windows))
-    return CarriedWindows(
-        windows=np.concatenate([carried.windows[:kept], windows[:MOST_WINDOWS]]),
-        labels=np.concatenate([carried.labels[:kept], new.labels[:MOST_WINDOWS]]),
-    )
+def _carried(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> CarriedWindows | None:
+    """Windows that taught nothing, so that an export can be judged by them: the old ones that judged, and new ones.
+
+    New ones are those of the validation split that have a label, where labels were asked for.
+    """
+    before, name = asked.student.carried, asked.student.modality.name
+    if before is None:
+        return None
+    if asked.old.sha256 is None:
+        before = _all_of(asked.old.judge, name)
+    new = base.new.judge
+    parts = [before]
+    if labelled is not None and new.labelled.any():
+        parts.append(_all_of(new.subset(np.flatnonzero(new.labelled)), name))
+    windows = np.concatenate([one.windows for one in parts])
+    labels = np.concatenate([one.labels for one in parts])
+    order = np.random.default_rng(asked.train.seed).permutation(len(windows))
+    rows = np.sort(order[: most_carried(asked.student.modality)])
+    return CarriedWindows(windows=windows[rows], labels=labels[rows])
+
+
+def _all_of(windows: Windows, name: str) -> CarriedWindows:
+    return CarriedWindows(windows=windows.take(np.arange(len(windows)))[name], labels=windows.labels)
 
 
 def _document(

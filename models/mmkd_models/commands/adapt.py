@@ -171,7 +171,8 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, json: bo
         assert adaptation.checkpoint is not None
         write_student(output, adaptation.checkpoint)
         document = msgspec.structs.replace(document, written=str(output))
-    drop_states(output)
+    if not gate.dry_run:
+        drop_states(output)
     if json:
         print(json_text(document))
     else:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 def windows_seen(facts: Facts, dataset: Dataset, windows: Windows) -> Seen | None:
     """Gives how many of these windows a model knows; None where it is of another dataset or does not say its fold."""
+    if any(one.dataset_sha256 == dataset.sha256 for one in facts.adapted or ()):
+        return _seen(dataset.split("train"), dataset.split("valid"), windows, fold=None)
     if facts.dataset_sha256 != dataset.sha256 or facts.fold is msgspec.UNSET:
         return None
     if facts.fold is None:
@@ -33,10 +35,14 @@ def windows_seen(facts: Facts, dataset: Dataset, windows: Windows) -> Seen | Non
         everything = dataset.everything()
         fold = fold_indices(everything, fold=facts.fold, seed=0)
         train, valid = everything.subset(fold.train), everything.subset(fold.valid)
+    return _seen(train, valid, windows, fold=facts.fold)
+
+
+def _seen(train: Windows, valid: Windows, windows: Windows, *, fold: int | None) -> Seen:
     return Seen(
         trained=int(np.isin(windows.rows, train.rows).sum()),
         chosen=int(np.isin(windows.rows, valid.rows).sum()),
-        fold=facts.fold,
+        fold=fold,
     )
 
 
@@ -54,7 +60,7 @@ def refuse_seen(path: str, seen: Seen | None, windows: int, *, part: str) -> Non
 
 def cautions_of(path: str, dataset_sha256: str, seen: Seen | None, data_sha256: str, windows: int) -> Iterator[str]:
     """Gives what has to be said of a model's scores, a sentence each, for terminals, documents and pages."""
-    if dataset_sha256 != data_sha256:
+    if seen is None and dataset_sha256 != data_sha256:
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
     elif seen is None:
         yield f"{path} does not say which windows trained it: some of these may have"

@@ -26,11 +26,13 @@ from mmkd_models.adapt.ways import ADAPT_TRAIN
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.evaluate.seen import cautions_of, windows_seen
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, write_student, write_teacher
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.predict import logits_of, scores_of
+from mmkd_models.training.resume import FILE_NAME
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_models.training.trainings import Run, TrainingData, train_teacher
 
@@ -135,7 +137,7 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
     assert document["written"] == str(output)
     assert right(output, site / "labelled") > 0.8
     carried = read_student(output).carried
-    assert len(carried.windows) == 90 + 40
+    assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
@@ -208,7 +210,9 @@ BAD = {
         "old",
         "{data}: expected recordings of a new domain, got those that the student was",
     ),
-    "labels of none": (["--labels", "3"], "moved", "--labels 3: expected a labelled window of every class in the"),
+    "labels of none": (["--labels", "3"], "moved", "--labels 3: expected two labelled windows or more of every"),
+    "one label": (["--labels", "1"], "labelled", "--labels 1: expected 2 of each class or more, half of which judge"),
+    "old data without labels": (["--old", "{site}/same"], "moved", "--old {site}/same: expected 20 labelled windows"),
     "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
     "no such teacher": (["--teacher", "none.ckpt"], "moved", "none.ckpt: "),
     "a student as teacher": (["--teacher", "{site}/rocket.ckpt"], "moved", "{site}/rocket.ckpt: expected a teacher"),
@@ -286,7 +290,7 @@ def court(**changes) -> Court:
     windows.spec = spec
     truth = np.array([0, 1] * 4)
     facts = {"new": windows, "truth": truth, "weights": None, "estimated_by": "agreement", "old": windows}
-    return Court(**{**facts, "metric": "accuracy", "most_forgotten": 1.0, **changes})
+    return Court(**{**facts, "metric": "accuracy", "most_forgotten": 1.0, "ways": 1, **changes})
 
 
 def say(hits, answers, old_score=0.9) -> Heard:
@@ -399,3 +403,34 @@ def test_a_dataset_of_other_classes_is_refused(site):
         "student: expected a dataset that has one of its classes idle, busy, got a, b; name classes as the student"
         " does, or train it anew"
     )
+
+
+def test_more_ways_ask_for_a_surer_gain():
+    assert court(ways=1).sure == pytest.approx(1.645, abs=1e-3)
+    assert court(ways=2).sure == pytest.approx(1.960, abs=1e-3)
+
+
+def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
+    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="rocket", data="labelled")
+    facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
+    seen = windows_seen(facts, dataset, dataset.split("train"))
+    assert (seen.trained, seen.chosen) == (120, 0)
+    assert windows_seen(facts, dataset, dataset.split("test")).trained == 0
+    (caution,) = cautions_of("a.ckpt", facts.dataset_sha256, seen, dataset.sha256, 120)
+    assert caution == "a.ckpt was trained on 120 of these 120 windows: its scores say nothing about new ones"
+
+
+def test_windows_that_taught_are_not_carried_on(site):
+    asked = replace(asked_of(site, most_forgotten=100.0), old=old_domain(read_student(site / "rocket.ckpt"), None))
+    adaptation = run_adaptation(asked, task_of(asked))
+    before, after = asked.student.carried.windows, adaptation.checkpoint.carried.windows
+    assert len(after) == len(before) // 2
+    np.testing.assert_array_equal(after, before[len(before) // 2 :])
+
+
+def test_a_dry_run_leaves_the_states_of_another_run_alone(site, tmp_path):
+    state = tmp_path / "adapted.ckpt.run" / "teacher" / FILE_NAME
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"state")
+    command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--dry-run", kind="rocket")
+    assert state.read_bytes() == b"state"
