@@ -13,6 +13,8 @@ from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec
 
 _PENDING = 8  # frames that a clock and a grid may hold beside the reordered ones
+_NUMBERS = 1 << 23  # that float32 tells apart; by then the first ones are long forgotten
+_MOST_WINDOWS = 64  # of frames that are kept, however much faster than the student a camera is
 
 
 class FrameNumbers:
@@ -23,29 +25,47 @@ class FrameNumbers:
         reorder: frames that the clock holds back.
 
     Attributes:
-        most: frames that may be put at a time, so that none is overwritten before its window was answered.
+        most: frames that may be put at a time.
     """
 
     def __init__(self, modality: ModalitySpec, *, reorder: int) -> None:
-        self._modality = modality
         self.most = modality.samples
-        # Those of a window, those put with the newest of it, and those that wait for their place.
-        self._kept = np.zeros((2 * modality.samples + reorder + _PENDING, *modality.shape[1:]), dtype=np.uint8)
+        self._shape = modality.shape[1:]
+        self._pending = reorder + _PENDING
+        self._bound = _MOST_WINDOWS * modality.samples + self._pending
+        self._kept: dict[int, NDArray[np.uint8]] = {}  # in the order in which they came
         self._next = 0
 
     def put(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Keep a copy of at most `most` frames (n, H, W, C); gives their numbers, float32 (n, 1), NaN where missing."""
-        places = (self._next + np.arange(len(frames))) % len(self._kept)
-        self._kept[places] = bytes_of(frames)
-        self._next = int(self._next + len(frames)) % len(self._kept)
-        numbers = np.where(missing_frames(frames), np.nan, places).astype(np.float32)
+        numbers = np.full(len(frames), np.nan, dtype=np.float32)
+        for row, (frame, is_missing) in enumerate(zip(bytes_of(frames), missing_frames(frames), strict=True)):
+            if not is_missing:
+                numbers[row] = self._next
+                self._kept[self._next] = frame.copy()
+                self._next = (self._next + 1) % _NUMBERS
+        self._drop(len(self._kept) - self._bound)
         return numbers[:, None]
 
+    def forget_before(self, numbers: NDArray[np.float32]) -> None:
+        """Drop the frames that came before all of these (T, 1), but for those that may still wait for their place."""
+        needed = {int(number) for number in numbers[:, 0] if not np.isnan(number)}
+        first = next((place for place, number in enumerate(self._kept) if number in needed), 0)
+        self._drop(first - self._pending)
+
     def window(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The frames of these numbers (T, 1): a new array (T, H, W, C), masked where a number is NaN."""
-        missing = np.isnan(numbers[:, 0])
-        frames = self._kept[np.where(missing, 0, numbers[:, 0]).astype(np.intp)]
+        """The frames of these numbers (T, 1): a new array (T, H, W, C), masked where one is missing."""
+        frames = np.zeros((len(numbers), *self._shape), dtype=np.uint8)
+        missing = np.ones(len(numbers), dtype=bool)
+        for row, number in enumerate(numbers[:, 0].tolist()):
+            frame = None if np.isnan(number) else self._kept.get(int(number))
+            if frame is not None:
+                frames[row], missing[row] = frame, False
         return with_missing(frames, missing)
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            del self._kept[next(iter(self._kept))]
 
 
 def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:

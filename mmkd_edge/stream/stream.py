@@ -244,7 +244,7 @@ class Stream:
     def _in_parts(
         self, values: NDArray[Any], times: NDArray[np.float64] | None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64] | None]]:
-        """Rows and times of what was pushed: of video numbers of frames, as many at a time as are kept."""
+        """Rows and times of what was pushed: of video numbers of frames, at most a window of them at a time."""
         if self._frames is None:
             yield values, times
             return
@@ -334,6 +334,8 @@ class Stream:
             self._end = keep
         self._buffer[self._end : self._end + len(rows)] = rows
         self._end += len(rows)
+        if self._frames is not None:
+            self._frames.forget_before(self._buffer[max(self._end - keep, 0) : self._end])
         if self._stepping is not None:
             self._stepping.put(rows)
 

@@ -188,3 +188,26 @@ def test_sound_is_followed_as_a_series_is() -> None:
     assert [one.status for one in found] == ["warming_up", "ok", "ok", "ok"]
     for number, window in enumerate(fed):
         assert np.array_equal(window, wave[10 * number : 10 * number + 20])
+
+
+@pytest.mark.parametrize("rate_hz", [11.0, 20.0, 25.0, 30.0, 95.0])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_faster_camera_gives_the_frames_nearest_in_time(rate_hz: float, batch: int) -> None:
+    stream, seen = watched(hop=2)
+    times, pushed = np.arange(200) / rate_hz, frames(200)
+    for start in range(0, 200, batch):
+        stream.push(pushed[start : start + batch], time_s=times[start : start + batch])
+    assert len(seen) > 5
+    for number, window in enumerate(seen):
+        points = (np.arange(4) + 2 * number) / CAM.rate_hz
+        for point, frame in zip(points, window, strict=True):
+            assert frame is not None
+            assert abs(times[frame] - point) <= 0.5 / CAM.rate_hz + 1e-9
+
+
+def test_frames_of_a_faster_camera_do_not_pile_up() -> None:
+    stream, _ = watched(hop=1000)
+    picture = np.zeros((10, 2, 3, 1), dtype=np.uint8)
+    for start in range(300):
+        stream.push(picture, time_s=(start * 10 + np.arange(10)) / 90.0)
+    assert len(stream._frames._kept) < 100
