@@ -131,6 +131,7 @@ def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Data
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
     path = str(machines.path)
     plan = msgspec.structs.replace(
