@@ -180,7 +180,7 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
     given = answers([0, 1, 1, 1, 0, 1])
     by_window = detection_of(test, given, ["idle"])
     assert [one[0] for one in by_window.rates(np.ones((1, 1)))] == pytest.approx([2 / 3, 2 / 3])
-    runs = replace(test, episodes=np.array([5, 5, 5, 6, 6, 6]))
+    runs = replace(test, labels=np.array([0, 0, 0, 2, 2, 2]), episodes=np.array([5, 5, 5, 6, 6, 6]))
     by_episode = detection_of(runs, given, ["idle"])
     assert [one[0] for one in by_episode.rates(np.ones((1, 1)))] == [1.0, 1.0]  # 2 of 3 say alarm in both
     with pytest.raises(UsageError) as error:
@@ -189,6 +189,22 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
         "--suite cost: expected faults among those that judge, got none; name other 'healthy' labels, or another "
         "--split"
     )
+
+
+def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: Dataset) -> None:
+    test = machines.split("test").subset(np.arange(8))
+    run = replace(
+        test,
+        labels=np.array([0, 0, 0, 2, 2, 2, 0, 0]),
+        groups=np.zeros(8, dtype=np.int64),
+        episodes=np.zeros(8, dtype=np.int64),
+        times=None,
+    )
+    found = detection_of(run, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"])
+    # idle (1 of 3 alarms), worn (2 of 3), idle again (2 of 2)
+    assert (found.seen[0], found.faults[0], found.alarms[0], found.healthy[0]) == (1, 1, 1, 2)
+    late = replace(run, times=np.array([0, 2, 4, 6, 8, 10, 1, 3], dtype=np.float64))
+    assert detection_of(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"]).healthy[0] == 1  # all idle before worn
 
 
 def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset]) -> None:
