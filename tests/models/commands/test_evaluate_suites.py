@@ -14,6 +14,7 @@ import torch
 
 from mmkd_edge import example_bundle
 from mmkd_edge.spec import TaskSpec
+from mmkd_edge.trust.keys import make_keys
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.networks.student import Student
@@ -153,6 +154,21 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     assert {one["role"] for one in document["models"]} <= {"distilled", "labels alone"}
     (noise,) = [one for one in document["faults"]["faults"] if one["name"] == "noise"]
     assert set(noise["practised"].values()) == {None}
+
+
+def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
+    run: Callable[..., Ran], machines: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    make_keys(tmp_path / "line.key")
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o755)
+    (keys / "line.pub").write_bytes((tmp_path / "line.key.pub").read_bytes())
+    monkeypatch.setenv("MMKD_KEYS", str(keys))
+    code, out, err = run(example_bundle(), machines.path, "--suite", "faults")
+    assert (code, out) == (6, "")
+    assert err.startswith(f"mmkd-evaluate: {example_bundle()}: ")
+    assert "sign" in err
 
 
 def test_costs_are_reckoned_from_the_printed_template(
