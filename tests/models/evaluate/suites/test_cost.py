@@ -143,11 +143,33 @@ def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_pa
         ),
         (
             'version = 1\n[ranges]\n"plant.cost" = [1, 2]',
-            "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, got another; correct it",
+            (
+                "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, in a section of the file, got "
+                "another; correct it"
+            ),
         ),
         (
             'version = 1\n[ranges]\n"plant.missed_cost" = [2, 1]',
             "'ranges.plant.missed_cost': expected [low, high], got [2, 1]; swap them",
+        ),
+        (
+            'version = 1\n[student]\n[ranges]\n"student.sensor_life_years" = [0, 5]',
+            "'ranges.student.sensor_life_years': expected above 0, got 0; correct it",
+        ),
+        (
+            'version = 1\n[student]\n[ranges]\n"student.detection" = [0.5, 7.0]',
+            "'ranges.student.detection': expected a share of at most 1, got 7; 0.05 is five per cent",
+        ),
+        (
+            'version = 1\n[ranges]\n"plant.missed_cost" = [0, inf]',
+            "'ranges.plant.missed_cost': expected 0 or more, got inf; correct it",
+        ),
+        (
+            'version = 1\n[ranges]\n"student.detection" = [0.5, 0.7]',
+            (
+                "'ranges.student.detection': expected the path of a number, as plant.missed_cost, in a section of the "
+                "file, got another; correct it"
+            ),
         ),
         (
             "version = 1\n[plant]\nprice = 1",
@@ -255,3 +277,14 @@ def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_
     assert 0 <= found.student_beats_teacher <= 1
     (range_,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.sensor_price"]
     assert range_ == (pytest.approx(105), pytest.approx(195))
+
+
+def test_a_range_of_what_is_measured_takes_the_place_of_its_interval(machines: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "cost.toml"
+    ways = "[student]\n[teacher]\nsensor_price = 300\nnode_price = 400\nidle_w = 10\nmaintenance_hours = 1\n"
+    file.write_text(f'version = 1\n{ways}[ranges]\n"student.detection" = [0.0, 0.0]\n"teacher.detection" = [1, 1]\n')
+    models = [model("s", "distilled", 0.95), model("t", "teacher", 0.95)]
+    found = judge_cost(models, machines.everything(), file=file, baseline=None, seed=0)
+    (ends,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.detection"]
+    assert ends == (0.0, 0.0)
+    assert found.student_beats_teacher == 0.0  # it sees nothing in any draw
