@@ -171,6 +171,26 @@ def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
     assert "sign" in err
 
 
+def test_what_one_suite_cannot_take_is_said_before_another_runs(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
+) -> None:
+    given, name = (models["student"], machines.path, "--suite", "all"), "mmkd-evaluate: "
+    no_column = "expected a column of dataset 'machines', got another; choose one of group"
+    assert run(*given, "--by", "machine") == (2, "", f"{name}--by machine: {no_column}\n")
+    file = tmp_path / "cost.toml"
+    file.write_text("version = 2")
+    version = "'version': expected 1, got 2; use the mmkd-edge that wrote it"
+    assert run(*given, "--cost", file) == (2, "", f"{name}--cost {file}: {version}\n")
+    file.write_text('version = 1\nhealthy = ["good"]')
+    healthy = "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
+    assert run(*given, "--cost", file) == (2, "", f"{name}{healthy}\n")
+    calibrated = (
+        "--suite confidence: expected windows beside the validation windows, of which label sets are made, got 12 of "
+        "these; judge by --split test, or leave the suite out"
+    )
+    assert run(*given, "--split", "valid") == (2, "", f"{name}{calibrated}\n")
+
+
 def test_costs_are_reckoned_from_the_printed_template(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
 ) -> None:

@@ -55,21 +55,28 @@ def healthy_labels(windows: Windows, named: Sequence[str]) -> tuple[str, ...]:
     return tuple(named) or task.labels[:1]
 
 
+def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Gives (N,) which windows are at fault. Raises UsageError where no fault or nothing healthy is among them."""
+    fine = [windows.spec.task.labels.index(name) for name in healthy]
+    fault = ~np.isin(windows.labels, fine)
+    if not fault.any() or fault.all():
+        raise UsageError(
+            f"--suite cost: expected {'faults' if not fault.any() else 'healthy windows'} among those that judge, got "
+            "none; name other 'healthy' labels, or another --split"
+        )
+    return fault
+
+
 def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> Detection:
     """Counts what answers (N, K) see, by group.
 
     Raises UsageError where no fault or nothing healthy is among the windows.
     """
     fine = np.array([windows.spec.task.labels.index(name) for name in healthy])
-    fault, alarm = ~np.isin(windows.labels, fine), ~np.isin(answers.argmax(axis=1), fine)
+    fault, alarm = faults_of(windows, healthy), ~np.isin(answers.argmax(axis=1), fine)
     group = np.unique(windows.groups, return_inverse=True)[1]
     if windows.episodes is not None:
         fault, alarm, group = _by_episode(_stretches(windows, windows.episodes, group), fault, alarm, group)
-    if not fault.any() or fault.all():
-        raise UsageError(
-            f"--suite cost: expected {'faults' if not fault.any() else 'healthy windows'} among those that judge, got "
-            "none; name other 'healthy' labels, or another --split"
-        )
     counts = [
         np.bincount(group, weights=of, minlength=int(group.max()) + 1)
         for of in (fault & alarm, fault, ~fault & alarm, ~fault)

@@ -13,12 +13,17 @@ from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.cost import net_present_value, result_of
 from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost
-from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, healthy_labels
+from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, faults_of, healthy_labels
 from mmkd_report.documents.cost import SHARES, WAYS, WHOLE, Assumption, CostFacts, Equipment, Mark, Plant, Swing, Way
 
 _DRAWS = 1000
 _EITHER_WAY = 0.3  # of an assumption without a range of its own
 _RATES = ("detection", "false_alarms")
+
+
+def check_cost(windows: Windows, file: Path) -> None:
+    """Raises UsageError where the file breaks a rule, or faults cannot be counted among these windows."""
+    faults_of(windows, healthy_labels(windows, read_cost(file)[0].healthy))
 
 
 def judge_cost(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import Windows, mean_and_std, raw_values
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluate.outcome import Outcome, drawn_figures, outcome_on
@@ -73,20 +74,23 @@ def with_fault(
     )
 
 
-def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
-    """Measures mean and spread of these modalities on training windows, raw.
+def check_breakable(spec: DatasetSpec, names: Sequence[str], *, suite: str) -> None:
+    """Raises UsageError where one of these modalities is of a kind that has no faults here."""
+    for name in names:
+        modality = spec.modality(name)
+        if modality.kind != "series":
+            raise UsageError(
+                f"--suite {suite}: modality {name!r}: expected a series, got the kind {modality.kind!r}, for which "
+                "there are no faults yet; judge a model of another sensor, or leave the suite out"
+            )
 
-    Raises UsageError where one is of a kind that has no faults here.
-    """
+
+def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
+    """Measures mean and spread of these modalities, which are series, on training windows, raw."""
     rows = train.rows[np.unique(np.linspace(0, len(train) - 1, min(_MOST_MEASURED, len(train))).round().astype(int))]
     found = {}
     for name in names:
         modality = train.spec.modality(name)
-        if modality.kind != "series":
-            raise UsageError(
-                f"--suite faults: modality {name!r}: expected a series, got the kind {modality.kind!r}, for which "
-                "there are no faults yet; judge a model of another sensor"
-            )
         mean, std = mean_and_std(raw_values(train, modality=modality, rows=rows))
         found[name] = Sensor(mean=mean, std=std, rate_hz=modality.rate_hz)
     return found
@@ -108,6 +112,7 @@ def judge_faults(
         baseline: the name of the model whose error the others are told in; None without one.
     """
     names = models[0].facts.modalities
+    check_breakable(windows.spec, names, suite="faults")
     sensors = sensors_of(train, names)
     most = max(len(windows.spec.modality(name).channels) for name in names)
     sound = {one.facts.name: outcome_on(windows, one.answers(windows)) for one in models}

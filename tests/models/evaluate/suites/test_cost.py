@@ -144,8 +144,8 @@ def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_pa
         (
             'version = 1\n[ranges]\n"plant.cost" = [1, 2]',
             (
-                "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, in a section of the file, got "
-                "another; correct it"
+                "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, in a section of the file, "
+                "got another; correct it"
             ),
         ),
         (
