@@ -18,10 +18,12 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data_report import suspicions
 from mmkd_models.data_report.copies import like_groups, near_copies
 from mmkd_models.data_report.drifting import drift_of
+from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
 from mmkd_models.data_report.measured import measured, refuse_other_kinds
 from mmkd_models.data_report.probes import Looked, Probed, class_probe, look_at, split_probe
 from mmkd_models.data_report.report import report_on
+from mmkd_models.evaluate.suites.under_faults import sensors_of
 from mmkd_report.documents.data import DataReport, SplitFacts, WindowToLabel
 
 pytest.importorskip("sklearn")
@@ -377,3 +379,24 @@ def probed_with(windows: Windows) -> tuple[Looked, Probed]:
     probed = class_probe(looked, None)
     assert not isinstance(probed, str)
     return looked, probed
+
+
+def test_windows_are_read_in_blocks_that_fit_memory(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = written(rig, tmp_path / "rig").everything()
+    monkeypatch.setattr("mmkd_models.data.kinds._BLOCK_BYTES", 5 * 40 * 2 * 4)  # five windows of acc
+    scan, most = scan_windows(windows), [0]
+    gather = type(windows.source).gather
+
+    def counted(source: Any, modality: ModalitySpec, rows: Any, *, shift_s: Any) -> Any:
+        most.append(len(rows))
+        return gather(source, modality, rows, shift_s=shift_s)
+
+    monkeypatch.setattr(type(windows.source), "gather", counted)
+    narrow = windows.with_modalities(["acc"])
+    measured(narrow, scan)
+    looked = look_at(narrow)
+    near_copies(looked)
+    assert list(example_windows(looked))
+    assert max(most) == 5
+    sensors_of(narrow, ["acc"])
+    assert max(most) == 10  # two blocks at once

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Floats, Rows, WindowSource
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import Windows, mean_and_std, raw_values
@@ -23,7 +24,7 @@ from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, SEVERITIES, Fault, FaultName, Sensor, hit_channels
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, RelativeError
 
-_MOST_MEASURED = 512  # training windows, of which a sensor's usual spread is
+_BLOCKS_MEASURED = 2  # of training windows, of which a sensor's usual spread is
 _DRAWS = 500
 ERROR_OF: dict[TaskKind, str] = {"classification": "balanced_accuracy", "multi_label": "macro_f1", "regression": "rmse"}
 """Whose distance from the best is the error; of numbers the error itself."""
@@ -87,10 +88,11 @@ def check_breakable(spec: DatasetSpec, names: Sequence[str], *, suite: str) -> N
 
 def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
     """Measures mean and spread of these modalities, which are series, on training windows, raw."""
-    rows = train.rows[np.unique(np.linspace(0, len(train) - 1, min(_MOST_MEASURED, len(train))).round().astype(int))]
     found = {}
     for name in names:
         modality = train.spec.modality(name)
+        count = min(_BLOCKS_MEASURED * windows_at_once(modality), len(train))
+        rows = train.rows[np.unique(np.linspace(0, len(train) - 1, count).round().astype(int))]
         mean, std = mean_and_std(raw_values(train, modality=modality, rows=rows))
         found[name] = Sensor(mean=mean, std=std, rate_hz=modality.rate_hz)
     return found
