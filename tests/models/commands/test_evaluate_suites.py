@@ -204,6 +204,7 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert (code, err) == (0, "cost\n")
     assert sum(row.startswith(("teacher ", "student ", "rival ")) for row in out.splitlines()) == 3
     assert "assumptions are defaults: enter your own before you decide." in out
+    assert "\nhealthy: idle; detection and false alarms are shares of windows\n" in out
     code, out, _ = run(*given, "--cost", file, "--json")
     document = json.loads(out)["cost"]
     assert sorted(document["results"]) == ["rival", "student", "teacher"]
@@ -224,6 +225,16 @@ def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[
     assert "fewer than two have 30 windows." in out
     assert "Record next: at least 30 windows of group 8 and 9." in out
     assert "8 (not judged)" in out
+
+
+def test_one_file_is_not_judged_beside_itself(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    student = models["student"]
+    again = student.parent / "." / ".." / student.parent.name / "student.ckpt"
+    twice = f"--against {again}: expected other models, got a file that is named before; name each once"
+    line = ("--suite", "groups", "--against", models["labels"], "--against", again)
+    assert run(student, machines.path, *line) == (2, "", f"mmkd-evaluate: {twice}\n")
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -148,6 +149,18 @@ def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
     assert relative is not None
     assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
     assert (found.severities, found.left_out, len(found.faults)) == (SEVERITIES, (), 16)
+
+
+def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Dataset) -> None:
+    def practised(modality: str) -> bool | None:
+        one = model("ours", [], practised=frozenset({"channel_dropout"}))
+        one = replace(one, facts=msgspec.structs.replace(one.facts, modalities=(modality,)))
+        parts = {"train": machines.split("train"), "baseline": None, "seed": 0, "on_part": lambda part: None}
+        faults = judge_faults([one], machines.split("test"), **parts).faults
+        return next(fault.practised["ours"] for fault in faults if fault.name == "lost channel")
+
+    assert practised("acc") is True
+    assert practised("gyro") is False
 
 
 @pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])
