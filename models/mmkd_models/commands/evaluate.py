@@ -180,6 +180,7 @@ def _judge_by_suites(
     from mmkd_export.plan import is_bundle
 
     chosen_suites(suites.suite or ())
+    _refuse_twice(paths)
     checkpoints = [path for path in paths if not is_bundle(path)]
     if checkpoints:
         require_modules(_NEEDS, by="mmkd-evaluate of a checkpoint", extra="train")
@@ -199,6 +200,15 @@ def _judge_by_suites(
         page=page,
         as_json=as_json,
     )
+
+
+def _refuse_twice(paths: Sequence[Path]) -> None:
+    """Raises UsageError where a file is there twice: its models could not be told apart."""
+    for number, path in enumerate(paths):
+        if path.resolve() in [one.resolve() for one in paths[:number]]:
+            raise UsageError(
+                f"--against {path}: expected other models, got a file that is named before; name each once"
+            )
 
 
 def _other_windows(dataset: Dataset, judged: JudgedOptions, part: Literal["train", "valid"]) -> Windows:

@@ -27,7 +27,7 @@ def run_report(directory: Path, *, page: Path | None, label_next: Path | None, a
         check_file(label_next)
     found = report_on(open_dataset(directory), on_part=say)
     if label_next is not None:
-        write_file(label_next, label_csv(found.to_label).encode())
+        write_file(label_next, label_csv(found.to_label, found.splits[0]).encode())
     if page is not None:
         from mmkd_report import render_data_report, write_page
 

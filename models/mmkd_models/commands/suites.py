@@ -200,6 +200,7 @@ def _show_cost(found: CostFacts) -> None:
         shares = [f"{seen.detection:.1%}", f"{seen.false_alarms:.2%}"]
         table.add_row(way, *sums, *never, f"{one.cost_per_station_year:,.0f}", *shares)
     show_table(table)
+    print(f"healthy: {', '.join(found.healthy)}; detection and false alarms are shares of {found.unit}")
     widest = [f"{one.path} ({one.at_low:,.0f} to {one.at_high:,.0f})" for one in found.swings[:3]]
     if widest:
         print(f"what decides most: {'; '.join(widest)}")

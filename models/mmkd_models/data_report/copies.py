@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_models.data.checking.scan import Scan
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, Looked
@@ -80,8 +81,9 @@ def near_copies(looked: Looked) -> list[NearCopy]:
 def _different(looked: Looked, pairs: Rows) -> npt.NDArray[np.float64]:
     """(P,) what differs between two windows as a share of what moves, of the modality that differs most; 1 at rest."""
     worst, moved = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), 256):
-        part = slice(start, start + 256)
+    block = min(map(windows_at_once, looked.windows.spec.modalities))
+    for start in range(0, len(pairs), block):
+        part = slice(start, start + block)
         ours, theirs = (looked.windows.take(pairs[part, side]) for side in (0, 1))
         for spec in looked.windows.spec.modalities:
             share, moves = _of_modality(ours[spec.name], theirs[spec.name], looked, spec.name)

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Floats
+from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.labelling import split_place
 from mmkd_models.data_report.probes import Looked, alike_labels
 from mmkd_report.documents.data import ExampleWindow
@@ -16,6 +18,7 @@ from mmkd_report.documents.data import ExampleWindow
 _MOST_SAMPLES = 160
 _MOST_CHANNELS = 4
 _MOST_CLASSES = 12
+_MOST_ASKED = 512  # windows of a class that are searched for gaps
 
 
 def example_windows(looked: Looked) -> Iterator[ExampleWindow]:
@@ -35,14 +38,21 @@ def _of_class(
     spread = np.maximum(features[here].std(axis=0), 1e-12)
     distance = np.abs((features[here] - np.median(features[here], axis=0)) / spread).mean(axis=1)
     chosen = [int(here[distance.argmin()])]
-    values = looked.windows.with_modalities([modality.name]).take(here[:512])[modality.name]
-    missing = np.isnan(values).mean(axis=(1, 2))
-    gaps = np.flatnonzero((missing > 0) & (missing < 1) & (here[:512] != chosen[0]))
+    asked = here[:_MOST_ASKED]
+    missing = _missing(looked.windows.with_modalities([modality.name]), modality, asked)
+    gaps = np.flatnonzero((missing > 0) & (missing < 1) & (asked != chosen[0]))
     if len(gaps):
         chosen.append(int(here[gaps[np.argsort(missing[gaps])[len(gaps) // 2]]]))
     for index in chosen:
         taken = looked.windows.with_modalities([modality.name]).take([index])[modality.name][0]
         yield _example(looked, modality, taken, index, name)
+
+
+def _missing(windows: Windows, modality: ModalitySpec, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(n,) share of the samples of each window that are not there."""
+    block = windows_at_once(modality)
+    parts = [index[start : start + block] for start in range(0, len(index), block)]
+    return np.concatenate([np.isnan(windows.take(part)[modality.name]).mean(axis=(1, 2)) for part in parts])
 
 
 def _example(looked: Looked, modality: ModalitySpec, values: Floats, index: int, name: str) -> ExampleWindow:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, Looked, Probed, alike_labels
-from mmkd_report.documents.data import LabelSuspect, WindowToLabel
+from mmkd_report.documents.data import LabelSuspect, SplitFacts, WindowToLabel
 
 NEXT = 50
 CONTRADICTS = 0.4
@@ -59,8 +59,9 @@ def label_suspects(looked: Looked, probed: Probed) -> list[LabelSuspect]:
 
 
 def windows_to_label(looked: Looked) -> list[WindowToLabel]:
-    """Gives the unlabelled training windows that are worth a label most, at most `NEXT`.
+    """Gives the unlabelled training windows that are worth a label most, at most `NEXT`; none before two classes are.
 
+    Training labels alone are asked: those that judge must not choose what is trained on.
     A window beside a labelled one of its group may be unlabelled since two states share it, and is left out.
 
     The most uncertain by the margin of the two likeliest classes, and among them those that are far from each other
@@ -69,13 +70,15 @@ def windows_to_label(looked: Looked) -> list[WindowToLabel]:
     """
     from sklearn.ensemble import ExtraTreesClassifier
 
-    codes, names = alike_labels(looked.windows)
-    known, asked = np.flatnonzero(codes >= 0), np.flatnonzero((codes < 0) & ~_beside_labelled(looked.windows))
-    if len(asked) == 0 or len(np.unique(codes[known])) < 2:
+    train = np.flatnonzero(looked.windows.splits == 0)
+    codes, names = alike_labels(looked.windows.subset(train))
+    known, asked = train[codes >= 0], train[(codes < 0) & ~_beside_labelled(looked.windows)[train]]
+    codes = codes[codes >= 0]
+    if len(asked) == 0 or len(np.unique(codes)) < 2:
         return []
     features = looked.together
     forest = ExtraTreesClassifier(n_estimators=100, class_weight="balanced", random_state=0)
-    forest.fit(features[known], codes[known])
+    forest.fit(features[known], codes)
     found = forest.predict_proba(features[asked])
     ordered = np.sort(found, axis=1)
     uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * NEXT]
@@ -114,13 +117,17 @@ def _farthest_first(points: Features) -> list[int]:
     return chosen
 
 
-def label_csv(rows: Sequence[WindowToLabel]) -> str:
+def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
     """Gives the windows as an interval file of a recipe, in order of time, with an empty label to fill in.
+
+    Args:
+        rows: of a report.
+        train: its facts of the training split, which tell why there are no rows.
 
     Raises UsageError where there are none, or the dataset does not say when its windows were.
     """
     if not rows:
-        raise UsageError("--label-next: expected unlabelled training windows, got none; keep some in the dataset")
+        raise UsageError(f"--label-next: {_nothing_to_label(train)}")
     if any(row.start is None for row in rows):
         raise UsageError(
             "--label-next: expected a dataset with times, which tell an importer whose label is whose, got one "
@@ -132,6 +139,17 @@ def label_csv(rows: Sequence[WindowToLabel]) -> str:
     for row in sorted(rows, key=lambda one: (one.group, one.start or "")):
         writer.writerow([row.start, row.end, "", row.group, row.likely])
     return text.getvalue()
+
+
+def _nothing_to_label(train: SplitFacts) -> str:
+    if train.unlabelled == 0:
+        return "expected unlabelled training windows, got none; keep some in the dataset"
+    classes = sum(count > 0 for count in train.classes.values())
+    if classes < 2:
+        return f"expected training windows of two classes or more, got {classes}; label two classes first"
+    return (
+        "expected unlabelled training windows away from labelled ones of their group, got none; label other recordings"
+    )
 
 
 def split_place(looked: Looked, index: int) -> tuple[str, int]:

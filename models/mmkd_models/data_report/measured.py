@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.scan import Scan
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Floats
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import Windows, valid_values
@@ -21,7 +22,6 @@ from mmkd_models.data.windows import Windows, valid_values
 Numbers = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_BLOCK_WINDOWS = 256
 _RUN = 3  # samples in a row at the lowest or highest value: of a free signal one alone is usual
 LEAST_DIFFERENT = 8
 """Different values in a window, from which on a channel counts as continuous: one that is flat then may be stuck."""
@@ -90,8 +90,9 @@ def _measured(windows: Windows, modality: ModalitySpec, scan: Scan) -> WindowMea
 
 
 def _blocks(windows: Windows, modality: ModalitySpec) -> Iterator[Floats]:
-    for start in range(0, len(windows), _BLOCK_WINDOWS):
-        rows = windows.rows[start : start + _BLOCK_WINDOWS]
+    block = windows_at_once(modality)
+    for start in range(0, len(windows), block):
+        rows = windows.rows[start : start + block]
         yield valid_values(windows.source.gather(modality, rows, shift_s=None), modality=modality)
 
 

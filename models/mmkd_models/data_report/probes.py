@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.statistics import window_statistics
 from mmkd_models.data.folds import part_of_windows
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import strata_of
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.split import block_length
@@ -76,8 +77,9 @@ def look_at(everything: Windows) -> Looked:
     rows = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(np.int64))
     windows = everything.subset(rows)
     found: dict[str, list[Features]] = {spec.name: [] for spec in windows.spec.modalities}
-    for start in range(0, len(windows), 256):
-        taken = windows.take(np.arange(start, min(start + 256, len(windows))))
+    block = min(map(windows_at_once, windows.spec.modalities))
+    for start in range(0, len(windows), block):
+        taken = windows.take(np.arange(start, min(start + block, len(windows))))
         for name, values in taken.items():
             found[name].append(window_statistics(values))
     return Looked(windows=windows, rows=rows, features={name: np.concatenate(parts) for name, parts in found.items()})

@@ -13,6 +13,10 @@ import msgspec
 Way = Literal["teacher", "student", "rival"]
 WAYS: tuple[Way, ...] = ("teacher", "student", "rival")
 Mark = Literal["measured", "entered", "default"]
+SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
+"""Numbers that are 1 at most."""
+WHOLE = ("stations", "years")
+"""Whole numbers, which are decided and not assumed: nothing is drawn of them unless a range says so."""
 
 
 class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

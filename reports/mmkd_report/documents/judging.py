@@ -100,11 +100,16 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """The best judged value's figure minus the worst's, with its 95 % interval, and which these are."""
+    """The best judged value's figure minus the worst's, with its 95 % interval, and which these are.
+
+    Attributes:
+        chance: the gap that chance alone exceeds in about one of twenty cases where all values are served alike.
+    """
 
     gap: float
     low: float
     high: float
+    chance: float
     best: str
     worst: str
 

@@ -14,6 +14,7 @@ import torch
 
 from mmkd_edge import example_bundle
 from mmkd_edge.spec import TaskSpec
+from mmkd_edge.trust.keys import make_keys
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.networks.student import Student
@@ -155,6 +156,41 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     assert set(noise["practised"].values()) == {None}
 
 
+def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
+    run: Callable[..., Ran], machines: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    make_keys(tmp_path / "line.key")
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o755)
+    (keys / "line.pub").write_bytes((tmp_path / "line.key.pub").read_bytes())
+    monkeypatch.setenv("MMKD_KEYS", str(keys))
+    code, out, err = run(example_bundle(), machines.path, "--suite", "faults")
+    assert (code, out) == (6, "")
+    assert err.startswith(f"mmkd-evaluate: {example_bundle()}: ")
+    assert "sign" in err
+
+
+def test_what_one_suite_cannot_take_is_said_before_another_runs(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
+) -> None:
+    given, name = (models["student"], machines.path, "--suite", "all"), "mmkd-evaluate: "
+    no_column = "expected a column of dataset 'machines', got another; choose one of group"
+    assert run(*given, "--by", "machine") == (2, "", f"{name}--by machine: {no_column}\n")
+    file = tmp_path / "cost.toml"
+    file.write_text("version = 2")
+    version = "'version': expected 1, got 2; use the mmkd-edge that wrote it"
+    assert run(*given, "--cost", file) == (2, "", f"{name}--cost {file}: {version}\n")
+    file.write_text('version = 1\nhealthy = ["good"]')
+    healthy = "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
+    assert run(*given, "--cost", file) == (2, "", f"{name}{healthy}\n")
+    calibrated = (
+        "--suite confidence: expected windows beside the validation windows, of which label sets are made, got 12 of "
+        "these; judge by --split test, or leave the suite out"
+    )
+    assert run(*given, "--split", "valid") == (2, "", f"{name}{calibrated}\n")
+
+
 def test_costs_are_reckoned_from_the_printed_template(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
 ) -> None:
@@ -168,6 +204,7 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert (code, err) == (0, "cost\n")
     assert sum(row.startswith(("teacher ", "student ", "rival ")) for row in out.splitlines()) == 3
     assert "assumptions are defaults: enter your own before you decide." in out
+    assert "\nhealthy: idle; detection and false alarms are shares of windows\n" in out
     code, out, _ = run(*given, "--cost", file, "--json")
     document = json.loads(out)["cost"]
     assert sorted(document["results"]) == ["rival", "student", "teacher"]
@@ -188,6 +225,16 @@ def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[
     assert "fewer than two have 30 windows." in out
     assert "Record next: at least 30 windows of group 8 and 9." in out
     assert "8 (not judged)" in out
+
+
+def test_one_file_is_not_judged_beside_itself(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    student = models["student"]
+    again = student.parent / "." / ".." / student.parent.name / "student.ckpt"
+    twice = f"--against {again}: expected other models, got a file that is named before; name each once"
+    line = ("--suite", "groups", "--against", models["labels"], "--against", again)
+    assert run(student, machines.path, *line) == (2, "", f"mmkd-evaluate: {twice}\n")
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folder(

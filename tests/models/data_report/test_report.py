@@ -18,11 +18,13 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data_report import suspicions
 from mmkd_models.data_report.copies import like_groups, near_copies
 from mmkd_models.data_report.drifting import drift_of
+from mmkd_models.data_report.examples import example_windows
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
 from mmkd_models.data_report.measured import measured, refuse_other_kinds
 from mmkd_models.data_report.probes import Looked, Probed, class_probe, look_at, split_probe
 from mmkd_models.data_report.report import report_on
-from mmkd_report.documents.data import DataReport, WindowToLabel
+from mmkd_models.evaluate.suites.under_faults import sensors_of
+from mmkd_report.documents.data import DataReport, SplitFacts, WindowToLabel
 
 pytest.importorskip("sklearn")
 
@@ -273,14 +275,44 @@ def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(ri
     assert (first.start, first.end) == (f"{start}.000000Z", f"{start + 2}.000000Z")
 
 
+def test_windows_to_label_are_chosen_by_training_labels_alone(rig: Rig, tmp_path: Path) -> None:
+    labels = rig.labels.copy()
+    labels[20:110] = -1
+    other = np.where(rig.splits == 0, labels, (labels + 1) % 3)  # what judges is labelled otherwise
+    first, second = (
+        windows_to_label(look_at(written(replace(rig, labels=of), tmp_path / name).everything()))
+        for name, of in (("first", labels), ("second", other))
+    )
+    assert first == second
+    none = np.where(rig.splits == 0, -1, rig.labels)
+    assert windows_to_label(look_at(written(replace(rig, labels=none), tmp_path / "none").everything())) == []
+
+
 def test_a_label_file_needs_times_and_windows() -> None:
-    with pytest.raises(UsageError) as nothing:
-        label_csv([])
-    assert str(nothing.value) == (
+    def nothing(unlabelled: int, **classes: int) -> str:
+        train = SplitFacts(
+            split="train", windows=9, unlabelled=unlabelled, groups=0, largest_group=None, classes=classes
+        )
+        with pytest.raises(UsageError) as error:
+            label_csv([], train)
+        return str(error.value)
+
+    assert nothing(0, ok=5, worn=4) == (
         "--label-next: expected unlabelled training windows, got none; keep some in the dataset"
     )
+    assert nothing(4, ok=5, worn=0) == (
+        "--label-next: expected training windows of two classes or more, got 1; label two classes first"
+    )
+    assert nothing(9, ok=0, worn=0) == (
+        "--label-next: expected training windows of two classes or more, got 0; label two classes first"
+    )
+    assert nothing(2, ok=5, worn=2) == (
+        "--label-next: expected unlabelled training windows away from labelled ones of their group, got none; label "
+        "other recordings"
+    )
+    train = SplitFacts(split="train", windows=9, unlabelled=4, groups=0, largest_group=None, classes={})
     with pytest.raises(UsageError) as timeless:
-        label_csv([WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)])
+        label_csv([WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)], train)
     assert str(timeless.value) == (
         "--label-next: expected a dataset with times, which tell an importer whose label is whose, got one without; "
         "import it with a recipe, or give write_dataset 'times'"
@@ -347,3 +379,24 @@ def probed_with(windows: Windows) -> tuple[Looked, Probed]:
     probed = class_probe(looked, None)
     assert not isinstance(probed, str)
     return looked, probed
+
+
+def test_windows_are_read_in_blocks_that_fit_memory(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = written(rig, tmp_path / "rig").everything()
+    monkeypatch.setattr("mmkd_models.data.kinds._BLOCK_BYTES", 5 * 40 * 2 * 4)  # five windows of acc
+    scan, most = scan_windows(windows), [0]
+    gather = type(windows.source).gather
+
+    def counted(source: Any, modality: ModalitySpec, rows: Any, *, shift_s: Any) -> Any:
+        most.append(len(rows))
+        return gather(source, modality, rows, shift_s=shift_s)
+
+    monkeypatch.setattr(type(windows.source), "gather", counted)
+    narrow = windows.with_modalities(["acc"])
+    measured(narrow, scan)
+    looked = look_at(narrow)
+    near_copies(looked)
+    assert list(example_windows(looked))
+    assert max(most) == 5
+    sensors_of(narrow, ["acc"])
+    assert max(most) == 10  # two blocks at once

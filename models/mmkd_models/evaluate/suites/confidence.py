@@ -16,7 +16,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.confidence import confidence_facts, reliability
 from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, FaultName
-from mmkd_models.evaluate.suites.under_faults import sensors_of, with_fault
+from mmkd_models.evaluate.suites.under_faults import check_breakable, sensors_of, with_fault
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.judging import ConfidenceRow, ModelConfidence, TrustFacts
@@ -41,15 +41,10 @@ def judge_confidence(
     Args:
         calibration: labelled validation windows, from whose true labels' probabilities label sets are made.
 
-    Raises UsageError where the task is not one of classes.
+    Raises UsageError as `check_trust`.
     """
-    kind = windows.spec.task.kind
-    if kind != "classification":
-        raise UsageError(
-            f"--suite confidence: expected a dataset of classes, got {windows.spec.name!r} of the kind {kind}; leave "
-            "the suite out"
-        )
     names = models[0].facts.modalities
+    check_trust(windows, calibration, names)
     sensors = sensors_of(train, names)
     most = max(len(windows.spec.modality(name).channels) for name in names)
     parts: dict[FaultName | None, Windows] = {None: windows}
@@ -61,6 +56,27 @@ def judge_confidence(
         on_part(f"confidence: {one.facts.name}")
         found[one.facts.name] = _of_model(one, parts, calibration)
     return TrustFacts(severity=SEVERITY, misleads_beyond=LEAST_TRUSTED, models=found)
+
+
+def check_trust(windows: Windows, calibration: Windows, names: Sequence[str]) -> None:
+    """Checks that confidence can be judged on these windows while the modalities of these names break.
+
+    Raises:
+        UsageError: the task is not one of classes, a modality has no faults, or windows that judge calibrate, too.
+    """
+    kind = windows.spec.task.kind
+    if kind != "classification":
+        raise UsageError(
+            f"--suite confidence: expected a dataset of classes, got {windows.spec.name!r} of the kind {kind}; leave "
+            "the suite out"
+        )
+    check_breakable(windows.spec, names, suite="confidence")
+    both = int(np.isin(windows.rows, calibration.rows).sum())
+    if both:
+        raise UsageError(
+            f"--suite confidence: expected windows beside the validation windows, of which label sets are made, got "
+            f"{both} of these; judge by --split test, or leave the suite out"
+        )
 
 
 def _of_model(one: Answering, parts: Mapping[FaultName | None, Windows], calibration: Windows) -> ModelConfidence:

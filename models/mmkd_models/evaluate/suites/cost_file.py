@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_report.documents.cost import Plant, Way
+from mmkd_report.documents.cost import SHARES, WHOLE, Plant, Way
 
 TEMPLATE = """\
 # Assumptions of mmkd-evaluate --suite cost --cost cost.toml. Replace what is yours; what is left out is a default.
@@ -76,9 +76,7 @@ maintenance_hours = 1
 "plant.faults_per_station_year" = [0.2, 1.0]
 """
 
-_SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
-_WHOLE = ("stations", "years")
 
 
 class EnteredEquipment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,26 +153,35 @@ def _problems(found: CostFile) -> Iterator[str]:
     if found.version != 1:
         yield f"'version': expected 1, got {found.version}; use the mmkd-edge that wrote it"
     sections = {"plant": found.plant, "teacher": found.teacher, "student": found.student, "rival": found.rival}
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float | None] = {}
     for name, section in sections.items():
         if section is not None:
             values = msgspec.to_builtins(section)
-            numbers |= {f"{name}.{key}": value for key, value in values.items() if value is not None}
+            numbers |= {f"{name}.{key}": value for key, value in values.items()}
     for path, value in numbers.items():
-        yield from (f"{path!r}: {text}" for text in _number_problems(path.partition(".")[2], value))
-    for path, (low, high) in found.ranges.items():
+        if value is not None:
+            yield from (f"{path!r}: {text}" for text in _number_problems(path.partition(".")[2], value))
+    for path, ends in found.ranges.items():
         if path not in numbers:
-            yield f"'ranges.{path}': expected the path of a number, as plant.missed_cost, got another; correct it"
-        elif not low <= high:
-            yield f"'ranges.{path}': expected [low, high], got [{low:g}, {high:g}]; swap them"
+            yield (
+                f"'ranges.{path}': expected the path of a number, as plant.missed_cost, in a section of the file, got "
+                "another; correct it"
+            )
+        else:
+            yield from (f"'ranges.{path}': {text}" for text in _range_problems(path.partition(".")[2], *ends))
+
+
+def _range_problems(key: str, low: float, high: float) -> list[str]:
+    found = list(dict.fromkeys(text for end in (low, high) for text in _number_problems(key, end)))
+    return found or ([] if low <= high else [f"expected [low, high], got [{low:g}, {high:g}]; swap them"])
 
 
 def _number_problems(key: str, value: float) -> Iterator[str]:
     if not 0 <= value < float("inf"):
         yield f"expected 0 or more, got {value:g}; correct it"
-    elif key in _SHARES and value > 1:
+    elif key in SHARES and value > 1:
         yield f"expected a share of at most 1, got {value:g}; 0.05 is five per cent"
     elif key in _ABOVE_ZERO and value == 0:
         yield "expected above 0, got 0; correct it"
-    elif key in _WHOLE and value != int(value):
+    elif key in WHOLE and value != int(value):
         yield f"expected a whole number, got {value:g}; correct it"

@@ -1,6 +1,7 @@
 """What an evaluation says of faults: which share is seen, and how often a healthy station raises an alarm.
 
-Counted per episode where episodes are known: an episode is at fault, and raises an alarm, where most of its windows do.
+Counted per episode where episodes are known: an episode is a stretch of windows of one class, one after the other in
+one run of a recording, and raises an alarm where most of its windows do.
 """
 
 from __future__ import annotations
@@ -54,21 +55,28 @@ def healthy_labels(windows: Windows, named: Sequence[str]) -> tuple[str, ...]:
     return tuple(named) or task.labels[:1]
 
 
+def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Gives (N,) which windows are at fault. Raises UsageError where no fault or nothing healthy is among them."""
+    fine = [windows.spec.task.labels.index(name) for name in healthy]
+    fault = ~np.isin(windows.labels, fine)
+    if not fault.any() or fault.all():
+        raise UsageError(
+            f"--suite cost: expected {'faults' if not fault.any() else 'healthy windows'} among those that judge, got "
+            "none; name other 'healthy' labels, or another --split"
+        )
+    return fault
+
+
 def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> Detection:
     """Counts what answers (N, K) see, by group.
 
     Raises UsageError where no fault or nothing healthy is among the windows.
     """
     fine = np.array([windows.spec.task.labels.index(name) for name in healthy])
-    fault, alarm = ~np.isin(windows.labels, fine), ~np.isin(answers.argmax(axis=1), fine)
+    fault, alarm = faults_of(windows, healthy), ~np.isin(answers.argmax(axis=1), fine)
     group = np.unique(windows.groups, return_inverse=True)[1]
     if windows.episodes is not None:
-        fault, alarm, group = _by_episode(windows.episodes, fault, alarm, group)
-    if not fault.any() or fault.all():
-        raise UsageError(
-            f"--suite cost: expected {'faults' if not fault.any() else 'healthy windows'} among those that judge, got "
-            "none; name other 'healthy' labels, or another --split"
-        )
+        fault, alarm, group = _by_episode(_stretches(windows, windows.episodes, group), fault, alarm, group)
     counts = [
         np.bincount(group, weights=of, minlength=int(group.max()) + 1)
         for of in (fault & alarm, fault, ~fault & alarm, ~fault)
@@ -77,13 +85,20 @@ def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> 
     return Detection(seen=seen, faults=faults, alarms=alarms, healthy=of_healthy)
 
 
+def _stretches(windows: Windows, runs: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(N,) equal for the windows of a group's run that follow each other, in time where it is known, with one class."""
+    order = np.lexsort((windows.rows if windows.times is None else windows.times, runs, group))
+    keys = np.stack([group, runs, windows.labels])[:, order]
+    code = np.zeros(len(order), dtype=np.int64)
+    code[order[1:]] = np.cumsum((np.diff(keys, axis=1) != 0).any(axis=0))
+    return code
+
+
 def _by_episode(
-    episodes: npt.NDArray[np.int64],
+    code: npt.NDArray[np.int64],
     fault: npt.NDArray[np.bool_],
     alarm: npt.NDArray[np.bool_],
     group: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    keys, code = np.unique(np.stack([group, episodes]), axis=1, return_inverse=True)
-    code = code.reshape(-1)
-    count = np.bincount(code)
-    return np.bincount(code, weights=fault) * 2 > count, np.bincount(code, weights=alarm) * 2 > count, keys[0]
+    first = np.unique(code, return_index=True)[1]
+    return fault[first], np.bincount(code, weights=alarm) * 2 > np.bincount(code), group[first]

@@ -26,6 +26,7 @@ LEAST_WINDOWS = 30
 MEASURES: tuple[GroupMeasure, ...] = ("accuracy", "recall", "calibration error")
 _MOST_VALUES = 50
 _DRAWS = 1000
+_CHANCE = 0.95  # of the draws in which values that are all served alike lie no farther apart
 _BINS = 15  # as the calibration error everywhere else: `evaluate.confidence`
 
 Floats = npt.NDArray[np.float64]
@@ -144,7 +145,7 @@ def _whole(found: Counted) -> dict[GroupMeasure, float]:
 
 
 def _drawn(found: Mapping[Any, Counted], judged: Sequence[Any], seed: int) -> dict[GroupMeasure, Floats]:
-    """By measure the gap under each draw, (D,)."""
+    """By measure the figure of each value under each draw, (V, D)."""
     each = []
     for number, name in enumerate(judged):
         blocks = len(found[name].right)
@@ -153,8 +154,7 @@ def _drawn(found: Mapping[Any, Counted], judged: Sequence[Any], seed: int) -> di
         each.append(found[name].figures(weights))
     if len(each) < 2:
         return {}
-    stacked = {measure: np.stack([one[measure] for one in each]) for measure in MEASURES}
-    return {measure: values.max(axis=0) - values.min(axis=0) for measure, values in stacked.items()}
+    return {measure: np.stack([one[measure] for one in each]) for measure in MEASURES}
 
 
 def _gap(
@@ -165,8 +165,18 @@ def _gap(
     figures = {name: _whole(found[name])[measure] for name in judged}
     sign = -1 if measure == "calibration error" else 1
     worst, best = (end(figures, key=lambda name: sign * figures[name]) for end in (min, max))
-    low, high = interval_of(drawn[measure])
-    return Gap(gap=abs(figures[best] - figures[worst]), low=low, high=high, best=str(best), worst=str(worst))
+    low, high = interval_of(np.ptp(drawn[measure], axis=0))
+    strayed = drawn[measure] - np.array([figures[name] for name in judged])[:, None]
+    blocks = np.array([len(found[name].right) for name in judged])[:, None]
+    strayed *= np.sqrt(blocks / np.maximum(blocks - 1, 1))  # a bootstrap of B blocks varies by (B - 1) / B too little
+    return Gap(
+        gap=abs(figures[best] - figures[worst]),
+        low=low,
+        high=high,
+        chance=float(np.quantile(np.ptp(strayed, axis=0), _CHANCE)),
+        best=str(best),
+        worst=str(worst),
+    )
 
 
 def _changes(
@@ -182,13 +192,13 @@ def _changes(
     teacher = next((one.name for one in models[1:] if one.role == "teacher"), None)
     found = []
     for measure in MEASURES:
-        more = drawn[first.name][measure] - drawn[baseline][measure]
-        of_teacher = None if teacher is None else drawn[teacher][measure]
-        low, high = interval_of(more)
+        ours, labels = (np.ptp(drawn[name][measure], axis=0) for name in (first.name, baseline))
+        of_teacher = None if teacher is None else np.ptp(drawn[teacher][measure], axis=0)
+        low, high = interval_of(ours - labels)
         found.append(
             GapChange(
                 measure=measure,
-                change=change_of(drawn[first.name][measure], drawn[baseline][measure], of_teacher),
+                change=change_of(ours, labels, of_teacher),
                 low=low,
                 high=high,
             )

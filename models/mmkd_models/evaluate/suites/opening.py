@@ -14,6 +14,7 @@ from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.predict.engine import Engine, answers_of, open_engine
 from mmkd_edge.predict.setup import Setup
+from mmkd_edge.trust.keys import check_signed
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.seen import cautions_of
 from mmkd_models.evaluate.settled import logits_of_probabilities
@@ -62,8 +63,10 @@ def answering_bundle(stack: ExitStack, path: str, windows: Windows, data: DataFa
         UsageError: a student does not take these windows.
         UnavailableError: the library of an artifact's backend is not installed.
         BundleError: the bundle is damaged.
+        SignatureError: keys are named and none of them has signed the bundle.
     """
     bundle = stack.enter_context(Bundle.open(path))
+    check_signed(bundle)
     for entry in bundle.manifest.models:
         check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
         for artifact in entry.artifacts:

@@ -13,14 +13,17 @@ from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.cost import net_present_value, result_of
 from mmkd_models.evaluate.suites.cost_file import CostFile, read_cost
-from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, healthy_labels
-from mmkd_report.documents.cost import WAYS, Assumption, CostFacts, Equipment, Mark, Plant, Swing, Way
+from mmkd_models.evaluate.suites.detection import Detection, Floats, detection_of, faults_of, healthy_labels
+from mmkd_report.documents.cost import SHARES, WAYS, WHOLE, Assumption, CostFacts, Equipment, Mark, Plant, Swing, Way
 
 _DRAWS = 1000
 _EITHER_WAY = 0.3  # of an assumption without a range of its own
-_SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
-_COUNTED = ("stations", "years")  # decided, not assumed
 _RATES = ("detection", "false_alarms")
+
+
+def check_cost(windows: Windows, file: Path) -> None:
+    """Raises UsageError where the file breaks a rule, or faults cannot be counted among these windows."""
+    faults_of(windows, healthy_labels(windows, read_cost(file)[0].healthy))
 
 
 def judge_cost(
@@ -37,7 +40,11 @@ def judge_cost(
         way: detection_of(windows, one.answers(windows), healthy) for way, one in ways_of(models, baseline).items()
     }
     equipment = {way: made for way in WAYS if (made := _equipment(entered, way, found.get(way))) is not None}
-    drawn = _drawn_rates(found, seed)
+    drawn = {
+        path: rates
+        for path, rates in _drawn_rates(found, seed).items()
+        if path not in said and path not in entered.ranges
+    }
     assumptions = tuple(_assumptions(entered, equipment, said, found, drawn))
     return CostFacts(
         currency=entered.currency,
@@ -104,7 +111,7 @@ def _assumptions(
             mark: Mark = "entered" if path in said else "default"
             if path not in said and key in _RATES:
                 mark = "measured"
-            low, high = _range(path, key, float(value), entered, drawn if mark == "measured" else {})
+            low, high = _range(path, key, float(value), entered, drawn)
             yield Assumption(path=path, value=float(value), mark=mark, low=low, high=high)
 
 
@@ -113,10 +120,10 @@ def _range(path: str, key: str, value: float, entered: CostFile, drawn: Mapping[
         return entered.ranges[path]
     if path in drawn:
         return interval_of(drawn[path])
-    if key in _COUNTED:
+    if key in WHOLE:
         return value, value
     high = value * (1 + _EITHER_WAY)
-    return value * (1 - _EITHER_WAY), min(1.0, high) if key in _SHARES else high
+    return value * (1 - _EITHER_WAY), min(1.0, high) if key in SHARES else high
 
 
 def changed(plant: Plant, way: Equipment, name: Way, path: str, value: float) -> tuple[Plant, Equipment]:

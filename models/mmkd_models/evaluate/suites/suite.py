@@ -10,10 +10,10 @@ import msgspec
 
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.answering import Answering
-from mmkd_models.evaluate.suites.confidence import judge_confidence
-from mmkd_models.evaluate.suites.groups import judge_groups
-from mmkd_models.evaluate.suites.reckoning import judge_cost
-from mmkd_models.evaluate.suites.under_faults import judge_faults
+from mmkd_models.evaluate.suites.confidence import check_trust, judge_confidence
+from mmkd_models.evaluate.suites.groups import judge_groups, values_of
+from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
+from mmkd_models.evaluate.suites.under_faults import check_breakable, judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgingDocument
@@ -43,7 +43,11 @@ def judge(
         calibration: labelled, that chose, for label sets.
         by: the column that groups are judged by; None is the groups themselves.
         cost: the file of assumptions; None reckons no cost.
+
+    Raises UsageError before anything is judged where one of the suites cannot be.
     """
+    names = models[0].facts.modalities
+    _check(windows, calibration=calibration, names=names, suites=suites, by=by, cost=cost)
     baseline = baseline_of(models)
     document = JudgingDocument(
         data=data,
@@ -69,6 +73,26 @@ def judge(
         reckoned = judge_cost(models, windows, file=cost, baseline=baseline, seed=seed)
         document = msgspec.structs.replace(document, cost=reckoned)
     return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
+
+
+def _check(
+    windows: Windows,
+    *,
+    calibration: Windows,
+    names: Sequence[str],
+    suites: Collection[SuiteName],
+    by: str | None,
+    cost: Path | None,
+) -> None:
+    """Raises UsageError where one of the suites cannot be judged, so that no other's figures are lost."""
+    if "faults" in suites:
+        check_breakable(windows.spec, names, suite="faults")
+    if "groups" in suites:
+        values_of(windows, by)
+    if "confidence" in suites:
+        check_trust(windows, calibration, names)
+    if "cost" in suites and cost is not None:
+        check_cost(windows, cost)
 
 
 def baseline_of(models: Sequence[Answering]) -> str | None:

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
+from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import Windows, mean_and_std, raw_values
 from mmkd_models.evaluate.gains import FEWEST_GROUPS, interval_of
 from mmkd_models.evaluate.outcome import Outcome, drawn_figures, outcome_on
@@ -22,7 +24,7 @@ from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, SEVERITIES, Fault, FaultName, Sensor, hit_channels
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, RelativeError
 
-_MOST_MEASURED = 512  # training windows, of which a sensor's usual spread is
+_BLOCKS_MEASURED = 2  # of training windows, of which a sensor's usual spread is
 _DRAWS = 500
 ERROR_OF: dict[TaskKind, str] = {"classification": "balanced_accuracy", "multi_label": "macro_f1", "regression": "rmse"}
 """Whose distance from the best is the error; of numbers the error itself."""
@@ -73,20 +75,24 @@ def with_fault(
     )
 
 
-def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
-    """Measures mean and spread of these modalities on training windows, raw.
+def check_breakable(spec: DatasetSpec, names: Sequence[str], *, suite: str) -> None:
+    """Raises UsageError where one of these modalities is of a kind that has no faults here."""
+    for name in names:
+        modality = spec.modality(name)
+        if modality.kind != "series":
+            raise UsageError(
+                f"--suite {suite}: modality {name!r}: expected a series, got the kind {modality.kind!r}, for which "
+                "there are no faults yet; judge a model of another sensor, or leave the suite out"
+            )
 
-    Raises UsageError where one is of a kind that has no faults here.
-    """
-    rows = train.rows[np.unique(np.linspace(0, len(train) - 1, min(_MOST_MEASURED, len(train))).round().astype(int))]
+
+def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
+    """Measures mean and spread of these modalities, which are series, on training windows, raw."""
     found = {}
     for name in names:
         modality = train.spec.modality(name)
-        if modality.kind != "series":
-            raise UsageError(
-                f"--suite faults: modality {name!r}: expected a series, got the kind {modality.kind!r}, for which "
-                "there are no faults yet; judge a model of another sensor"
-            )
+        count = min(_BLOCKS_MEASURED * windows_at_once(modality), len(train))
+        rows = train.rows[np.unique(np.linspace(0, len(train) - 1, count).round().astype(int))]
         mean, std = mean_and_std(raw_values(train, modality=modality, rows=rows))
         found[name] = Sensor(mean=mean, std=std, rate_hz=modality.rate_hz)
     return found
@@ -108,6 +114,7 @@ def judge_faults(
         baseline: the name of the model whose error the others are told in; None without one.
     """
     names = models[0].facts.modalities
+    check_breakable(windows.spec, names, suite="faults")
     sensors = sensors_of(train, names)
     most = max(len(windows.spec.modality(name).channels) for name in names)
     sound = {one.facts.name: outcome_on(windows, one.answers(windows)) for one in models}
@@ -119,7 +126,8 @@ def judge_faults(
         broken = [with_fault(windows, name, severity, seed=seed, sensors=sensors) for severity in SEVERITIES]
         outcomes[name] = {one.facts.name: [outcome_on(windows, one.answers(part)) for part in broken] for one in models}
     kind = windows.spec.task.kind
-    figures = [_figures(name, found, models, sound, kind, baseline) for name, found in outcomes.items()]
+    fewest = min(len(windows.spec.modality(name).channels) for name in names)
+    figures = [_figures(name, found, models, fewest, kind, baseline) for name, found in outcomes.items()]
     first = models[0].facts.name
     return FaultsFacts(
         sensors=tuple(names),
@@ -148,12 +156,14 @@ def _figures(
     name: FaultName,
     found: Mapping[str, Sequence[Outcome]],
     models: Sequence[Answering],
-    sound: Mapping[str, Outcome],
+    fewest_channels: int,
     kind: TaskKind,
     baseline: str | None,
 ) -> FaultFigures:
     errors = {model: tuple(error_of(one, kind) for one in judged) for model, judged in found.items()}
     practice = FAULTS[name].practice
+    if practice == "channel_dropout" and fewest_channels == 1:  # augmentation never hides a sensor's only channel
+        practice = None
     return FaultFigures(
         name=name,
         what=FAULTS[name].what,

@@ -57,7 +57,7 @@ def _to_record(document: JudgingDocument) -> Iterator[str]:
     name = document.models[0].name
     if document.groups is not None:
         gap = document.groups.gaps.get("accuracy", {}).get(name)
-        if gap is not None:
+        if gap is not None and gap.gap > gap.chance:
             yield f"more of {document.groups.by} {gap.worst}"
         few = [one.value for one in document.groups.values if not one.is_judged]
         if few:

@@ -13,12 +13,10 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.documents.cost import Assumption, CostFacts, CostResult, Swing
+from mmkd_report.documents.cost import SHARES, WHOLE, Assumption, CostFacts, CostResult, Swing
 from mmkd_report.pages.page import TEMPLATES
 from mmkd_report.words.formats import count, percent
 
-_WHOLE = ("stations", "years")
-_SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
 _MOST_SWINGS = 12
 FIGURES = {
     "investment": "Investment",
@@ -103,8 +101,8 @@ def _cells(result: CostResult) -> tuple[tuple[str, str], ...]:
 
 def _slider(one: Assumption) -> Slider:
     key = one.path.partition(".")[2]
-    most = 1.0 if key in _SHARES else max(2 * one.high, 2 * one.value, 1.0)
-    if key in _WHOLE:
+    most = 1.0 if key in SHARES else max(2 * one.high, 2 * one.value, 1.0)
+    if key in WHOLE:
         most, step = round(most), 1.0
     else:
         step = most / 1000
@@ -113,7 +111,7 @@ def _slider(one: Assumption) -> Slider:
         name=key.replace("_", " "),
         value=f"{one.value:.10g}",
         most=f"{most:.10g}",
-        step="any" if key not in _WHOLE else f"{step:g}",
+        step="any" if key not in WHOLE else f"{step:g}",
         mark=one.mark,
     )
 

@@ -143,11 +143,33 @@ def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_pa
         ),
         (
             'version = 1\n[ranges]\n"plant.cost" = [1, 2]',
-            "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, got another; correct it",
+            (
+                "'ranges.plant.cost': expected the path of a number, as plant.missed_cost, in a section of the file, "
+                "got another; correct it"
+            ),
         ),
         (
             'version = 1\n[ranges]\n"plant.missed_cost" = [2, 1]',
             "'ranges.plant.missed_cost': expected [low, high], got [2, 1]; swap them",
+        ),
+        (
+            'version = 1\n[student]\n[ranges]\n"student.sensor_life_years" = [0, 5]',
+            "'ranges.student.sensor_life_years': expected above 0, got 0; correct it",
+        ),
+        (
+            'version = 1\n[student]\n[ranges]\n"student.detection" = [0.5, 7.0]',
+            "'ranges.student.detection': expected a share of at most 1, got 7; 0.05 is five per cent",
+        ),
+        (
+            'version = 1\n[ranges]\n"plant.missed_cost" = [0, inf]',
+            "'ranges.plant.missed_cost': expected 0 or more, got inf; correct it",
+        ),
+        (
+            'version = 1\n[ranges]\n"student.detection" = [0.5, 0.7]',
+            (
+                "'ranges.student.detection': expected the path of a number, as plant.missed_cost, in a section of the "
+                "file, got another; correct it"
+            ),
         ),
         (
             "version = 1\n[plant]\nprice = 1",
@@ -180,7 +202,7 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
     given = answers([0, 1, 1, 1, 0, 1])
     by_window = detection_of(test, given, ["idle"])
     assert [one[0] for one in by_window.rates(np.ones((1, 1)))] == pytest.approx([2 / 3, 2 / 3])
-    runs = replace(test, episodes=np.array([5, 5, 5, 6, 6, 6]))
+    runs = replace(test, labels=np.array([0, 0, 0, 2, 2, 2]), episodes=np.array([5, 5, 5, 6, 6, 6]))
     by_episode = detection_of(runs, given, ["idle"])
     assert [one[0] for one in by_episode.rates(np.ones((1, 1)))] == [1.0, 1.0]  # 2 of 3 say alarm in both
     with pytest.raises(UsageError) as error:
@@ -189,6 +211,22 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
         "--suite cost: expected faults among those that judge, got none; name other 'healthy' labels, or another "
         "--split"
     )
+
+
+def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: Dataset) -> None:
+    test = machines.split("test").subset(np.arange(8))
+    run = replace(
+        test,
+        labels=np.array([0, 0, 0, 2, 2, 2, 0, 0]),
+        groups=np.zeros(8, dtype=np.int64),
+        episodes=np.zeros(8, dtype=np.int64),
+        times=None,
+    )
+    found = detection_of(run, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"])
+    # idle (1 of 3 alarms), worn (2 of 3), idle again (2 of 2)
+    assert (found.seen[0], found.faults[0], found.alarms[0], found.healthy[0]) == (1, 1, 1, 2)
+    late = replace(run, times=np.array([0, 2, 4, 6, 8, 10, 1, 3], dtype=np.float64))
+    assert detection_of(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"]).healthy[0] == 1  # all idle before worn
 
 
 def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset]) -> None:
@@ -239,3 +277,14 @@ def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_
     assert 0 <= found.student_beats_teacher <= 1
     (range_,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.sensor_price"]
     assert range_ == (pytest.approx(105), pytest.approx(195))
+
+
+def test_a_range_of_what_is_measured_takes_the_place_of_its_interval(machines: Dataset, tmp_path: Path) -> None:
+    file = tmp_path / "cost.toml"
+    ways = "[student]\n[teacher]\nsensor_price = 300\nnode_price = 400\nidle_w = 10\nmaintenance_hours = 1\n"
+    file.write_text(f'version = 1\n{ways}[ranges]\n"student.detection" = [0.0, 0.0]\n"teacher.detection" = [1, 1]\n')
+    models = [model("s", "distilled", 0.95), model("t", "teacher", 0.95)]
+    found = judge_cost(models, machines.everything(), file=file, baseline=None, seed=0)
+    (ends,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.detection"]
+    assert ends == (0.0, 0.0)
+    assert found.student_beats_teacher == 0.0  # it sees nothing in any draw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluate.suites.answering import Answering, Answers
 from mmkd_models.evaluate.suites.faults import FAULTS, NAMES, FaultName, Sensor, hit_channels
-from mmkd_models.evaluate.suites.under_faults import SEVERITIES, judge_faults, sensors_of, with_fault
+from mmkd_models.evaluate.suites.under_faults import SEVERITIES, check_breakable, judge_faults, sensors_of, with_fault
 from mmkd_report.documents.judging import JudgedModel
 
 SENSOR = Sensor(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
@@ -109,16 +110,13 @@ def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
 
 
 def test_a_sensor_of_another_kind_is_refused_by_name(machines: Dataset) -> None:
-    train = machines.split("train")
-    sound = msgspec.structs.replace(train.spec.modality("acc"), kind="audio")
-    spec = msgspec.structs.replace(train.spec, modalities=(sound,))
-    from dataclasses import replace
-
+    sound = msgspec.structs.replace(machines.spec.modality("acc"), kind="audio")
+    spec = msgspec.structs.replace(machines.spec, modalities=(sound,))
     with pytest.raises(UsageError) as error:
-        sensors_of(replace(train, spec=spec), ["acc"])
+        check_breakable(spec, ["acc"], suite="confidence")
     assert str(error.value) == (
-        "--suite faults: modality 'acc': expected a series, got the kind 'audio', for which there are no faults yet; "
-        "judge a model of another sensor"
+        "--suite confidence: modality 'acc': expected a series, got the kind 'audio', for which there are no faults "
+        "yet; judge a model of another sensor, or leave the suite out"
     )
 
 
@@ -151,6 +149,18 @@ def test_error_is_told_in_that_of_labels_alone(machines: Dataset) -> None:
     assert relative is not None
     assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
     assert (found.severities, found.left_out, len(found.faults)) == (SEVERITIES, (), 16)
+
+
+def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Dataset) -> None:
+    def practised(modality: str) -> bool | None:
+        one = model("ours", [], practised=frozenset({"channel_dropout"}))
+        one = replace(one, facts=msgspec.structs.replace(one.facts, modalities=(modality,)))
+        parts = {"train": machines.split("train"), "baseline": None, "seed": 0, "on_part": lambda part: None}
+        faults = judge_faults([one], machines.split("test"), **parts).faults
+        return next(fault.practised["ours"] for fault in faults if fault.name == "lost channel")
+
+    assert practised("acc") is True
+    assert practised("gyro") is False
 
 
 @pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])

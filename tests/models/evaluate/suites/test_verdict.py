@@ -84,12 +84,12 @@ def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
     )
 
 
-def groups(change: GapChange) -> GroupsFacts:
+def groups(change: GapChange, *, chance: float = 0.1) -> GroupsFacts:
     def value(name: str, accuracy: float, windows: int) -> GroupFigures:
         figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy, "calibration error": 0.1}
         return GroupFigures(value=name, windows=windows, is_judged=windows >= 30, figures={"s": figures, "b": figures})
 
-    gap = Gap(gap=0.2, low=0.1, high=0.3, best="one", worst="two")
+    gap = Gap(gap=0.2, low=0.1, high=0.3, chance=chance, best="one", worst="two")
     return GroupsFacts(
         by="machine",
         least_windows=30,
@@ -111,6 +111,11 @@ def test_groups_are_told_by_their_ends_and_what_teaching_did() -> None:
     ]
     nothing = GapChange(measure="accuracy", change="no certain difference", low=-0.02, high=0.08)
     assert told(groups=groups(nothing))[1] == "Teaching changed no gap between machine values with certainty"
+
+
+def test_a_gap_that_may_be_chance_asks_for_no_recordings_of_the_worst() -> None:
+    nothing = GapChange(measure="accuracy", change="no certain difference", low=-0.02, high=0.08)
+    assert told(groups=groups(nothing, chance=0.21))[-1] == "Record next: at least 30 windows of machine three"
 
 
 def test_of_many_groups_with_few_windows_five_are_named() -> None:
