@@ -164,9 +164,14 @@ def training_recordings(
     windows: WindowRule,
     labels: LabelRule,
     split: SplitRule,
+    scratch: Path,
 ) -> list[int]:
-    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import."""
-    with tempfile.TemporaryDirectory() as name:
+    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import.
+
+    Args:
+        scratch: a folder for the grids, which takes as much as the dataset; they are gone afterwards.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
         found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
     return found

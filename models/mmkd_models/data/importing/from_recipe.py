@@ -87,7 +87,8 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
     Raises DatasetError with every file's first fault; nothing is written.
     """
     found = _find(recipe, folder)
-    with tempfile.TemporaryDirectory() as scratch:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
         readers = [_reader(source, recipe, found) for source in recipe.source]
         intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
@@ -114,7 +115,7 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
 
 
 def try_recipe(recipe: Recipe, folder: Path, *, tell: Tell | None = None) -> RecipeReport:
-    """Carries a recipe out where nothing is kept: errors as `import_recipe`."""
+    """Carries a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
     with tempfile.TemporaryDirectory() as scratch:
         return import_recipe(recipe, folder, Path(scratch) / (recipe.dataset.name or "dataset"), tell=tell)
 
@@ -216,6 +217,7 @@ def _with_regions(
         windows=recipe.windows,
         labels=recipe.labels,
         split=recipe.split,
+        scratch=scratch,
     )
     recordings = list(found.recordings.values())
     regions: dict[str, Region] = {}
