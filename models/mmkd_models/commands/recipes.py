@@ -86,8 +86,8 @@ def offset_lines(report: RecipeReport) -> list[str]:
         lines.append(
             f"{sensor.name}: beside {found[0].beside} {len(found)} recordings suggest offset_s ="
             f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least sure in {least.recording}:"
-            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, add it to the recipe"
-            " where it holds"
+            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, write it into the"
+            " recipe where it holds"
         )
     return lines
 

@@ -47,6 +47,7 @@ class RecipeReport:
     """What came of a recipe.
 
     Attributes:
+        proposals: with the whole `offset_s` to write into the recipe.
         regions: of cameras whose region was to be found, in pixels of the recorded frames.
     """
 
@@ -321,7 +322,8 @@ class _Work:
             sensor, how = reader.source.modality, reader.source.align_on
             if how is not None and sensor in series and first in series:
                 found = proposed(name, sensor, series[sensor][0], first, series[first][0], how)
-                self.proposals += [] if found is None else [found]
+                if found is not None:  # on times that have the recipe's own offset already
+                    self.proposals.append(replace(found, offset_s=reader.source.offset_s + found.offset_s))
 
     def _told(self, count: int) -> None:
         self._done_bytes += count
