@@ -106,7 +106,9 @@ def window_lines(report: RecipeReport) -> list[str]:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     for split in SPLIT_NAMES[1:]:
         missing = [name for name, count in built.classes[split].items() if not count]
-        if missing:
+        if len(missing) == len(spec.task.labels):
+            lines.append(f"{split} has no label; mmkd-adapt takes it, what is judged by labels refuses it")
+        elif missing:
             lines.append(
                 f"warning: {split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
             )

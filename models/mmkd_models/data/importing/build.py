@@ -218,7 +218,7 @@ def _prepared(
     plan = _planned(done, classes, split)
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
     plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
-    plan, source = _only_train_unlabelled(plan, source, left_out)
+    plan, source = _partly_unlabelled_removed(plan, source, left_out)
     return _Prepared(
         modalities=modalities,
         done=done,
@@ -374,9 +374,10 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
     )
 
 
-def _only_train_unlabelled(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
-    # Where nothing has a label, nobody has labelled this machine yet.
-    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | (plan.labels < 0).all()
+def _partly_unlabelled_removed(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
+    # A split without any label is one that nobody has labelled yet, as of a new machine.
+    labelled_splits = np.unique(plan.dealt.splits[plan.labels >= 0])
+    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
     left_out["without a label in valid or test"] += int((~keep).sum())
     return plan.subset(keep), _rows_of(source, keep)
 
