@@ -59,13 +59,17 @@ def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, .
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
     """Gives the old domain: a dataset's training and validation split, else the two halves of the carried windows.
 
-    Raises UsageError where the student carries no windows and there is no dataset, or it does not fit the student.
+    Raises UsageError where the student carries no windows and there is no dataset, or it does not fit the student, or
+    has no label in one of the two.
     """
     name = student.modality.name
     if dataset is not None:
         parts = [dataset.split(split).with_modalities((name,)) for split in SPLIT_NAMES[:2]]
         check_compatible("student", student.task, (student.modality,), parts[0])
         learn, judge = (windows.subset(np.flatnonzero(windows.labelled)) for windows in parts)
+        for split, windows in zip(SPLIT_NAMES, (learn, judge), strict=False):
+            if len(windows) == 0:
+                raise UsageError(f"--old {dataset.path}: expected labelled windows of {split}, got none; label some")
         return Domain(learn=learn, judge=judge, name=dataset.spec.name, sha256=dataset.sha256)
     carried = student.carried
     if carried is None or len(carried.windows) < 2 * FEWEST:

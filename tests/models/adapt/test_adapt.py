@@ -212,6 +212,11 @@ BAD = {
     "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
     "no such teacher": (["--teacher", "none.ckpt"], "moved", "none.ckpt: "),
     "a student as teacher": (["--teacher", "{site}/rocket.ckpt"], "moved", "{site}/rocket.ckpt: expected a teacher"),
+    "old data without labels": (
+        ["--old", "{site}/same"],
+        "moved",
+        "--old {site}/same: expected labelled windows of train, got none; label some",
+    ),
     "no such old data": (["--old", "nowhere"], "moved", "nowhere: expected a dataset directory, found none there"),
 }
 

@@ -41,13 +41,18 @@ def judge_confidence(
     Args:
         calibration: labelled validation windows, from whose true labels' probabilities label sets are made.
 
-    Raises UsageError where the task is not one of classes.
+    Raises UsageError where the task is not one of classes, or nothing is calibrated on.
     """
     kind = windows.spec.task.kind
     if kind != "classification":
         raise UsageError(
             f"--suite confidence: expected a dataset of classes, got {windows.spec.name!r} of the kind {kind}; leave "
             "the suite out"
+        )
+    if len(calibration) == 0:
+        raise UsageError(
+            "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; "
+            "label some, or leave the suite out"
         )
     names = models[0].facts.modalities
     sensors = sensors_of(train, names)
