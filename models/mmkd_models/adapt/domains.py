@@ -59,7 +59,8 @@ def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, .
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
     """Gives the old domain: a dataset's training and validation split, else the two halves of the carried windows.
 
-    Raises UsageError where the student carries no windows and there is no dataset, or it does not fit the student.
+    Raises UsageError where the student carries no windows and there is no dataset, or it does not fit the student, or
+    has no label in one of the two.
     """
     name = student.modality.name
     if dataset is not None:

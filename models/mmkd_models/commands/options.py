@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 
 from mmkd_edge.command.options import Argument, Option
+from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
@@ -130,6 +131,8 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
     dataset = open_dataset(path)
     if options.fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")
+        if not valid.labelled.any():
+            raise UsageError(f"{path}: expected labelled windows of valid to choose by, got none; label some")
     else:
         windows = dataset.everything()
         rows = fold_indices(windows, fold=options.fold, seed=0)

@@ -86,8 +86,8 @@ def offset_lines(report: RecipeReport) -> list[str]:
         lines.append(
             f"{sensor.name}: beside {found[0].beside} {len(found)} recordings suggest offset_s ="
             f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least sure in {least.recording}:"
-            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, add it to the recipe"
-            " where it holds"
+            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, write it into the"
+            " recipe where it holds"
         )
     return lines
 
@@ -106,7 +106,9 @@ def window_lines(report: RecipeReport) -> list[str]:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     for split in SPLIT_NAMES[1:]:
         missing = [name for name, count in built.classes[split].items() if not count]
-        if missing:
+        if len(missing) == len(spec.task.labels):
+            lines.append(f"{split} has no label; mmkd-adapt takes it, what is judged by labels refuses it")
+        elif missing:
             lines.append(
                 f"warning: {split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
             )

@@ -297,15 +297,15 @@ def _wrong_labels(labels: AnyArray, task: TaskSpec) -> tuple[npt.NDArray[np.bool
 
 def _group_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[str]:
     columns = columns_of(arrays, cut=cut)
-    # A dataset without any label is a new machine's, which nobody has labelled yet.
-    for split in SPLIT_NAMES[1:] if is_labelled(columns["labels"]).any() else ():
-        unlabelled = int((~is_labelled(columns["labels"][columns["splits"] == SPLIT_NAMES.index(split)])).sum())
-        if unlabelled:
+    for split in SPLIT_NAMES[1:]:
+        known = is_labelled(columns["labels"][columns["splits"] == SPLIT_NAMES.index(split)])
+        unlabelled = int((~known).sum())
+        if known.any() and unlabelled:  # one without any label is a new machine's, which nobody has labelled yet
             mark = unlabelled_mark(spec.task.kind)
             where = f"{RECORDINGS}/labels.npy" if cut else f"{split}/labels.npy"
             yield (
-                f"{where}: rows of {split} are unlabelled ({mark}), {unlabelled} in all; only train may have such;"
-                " label them or move their groups to train"
+                f"{where}: rows of {split} are unlabelled ({mark}), {unlabelled} of {len(known)}; only train may have"
+                f" some; label them, move their groups to train, or take all labels of {split} out"
             )
     if "groups" not in columns:
         for modality in spec.modalities:

@@ -18,7 +18,7 @@ from mmkd_edge.live.records import AlarmRecord, ResultRecord
 from mmkd_edge.live.sources.base import Recorded
 from mmkd_edge.live.tuning import tune_alarm
 from mmkd_edge.testing import fake_predictor
-from mmkd_models.data import shipped_dataset, write_dataset
+from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices.replay import replayed
 
 TASK = TaskSpec(labels=("ok", "worn"))
@@ -193,3 +193,75 @@ def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
     assert found[0].rows[:2].tolist() == [[1.0, 0.0], [3.0, 2.0]]
     with pytest.raises(UsageError, match="expected x, z at 2 Hz, got x, y at 2 Hz"):
         replayed(tmp_path / "data", ModalitySpec(name="acc", channels=("x", "z"), rate_hz=2.0, samples=4))
+
+
+def _write_windows(path: Path, acc: ModalitySpec, times: Sequence[float]) -> None:
+    """Each split has windows of one run whose sample k is worth k, at these moments; the last is worn."""
+    first = np.rint(np.asarray(times) * acc.rate_hz)
+    values = (first[:, None] + np.arange(acc.samples))[:, :, None]
+    write_dataset(
+        path,
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            name: {
+                "acc": 100.0 * number + values,
+                "labels": [0] * (len(times) - 1) + [1],
+                "groups": [number] * len(times),
+                "episodes": [number] * len(times),
+                "times": 1_762_151_400.0 + np.asarray(times),
+            }
+            for number, name in enumerate(("train", "valid", "test"))
+        },
+    )
+
+
+def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=2.0, samples=4)
+    # by 1 and 2 samples on, then by more than a window
+    _write_windows(tmp_path / "data", acc, [0.0, 0.5, 1.5, 4.5, 9.0])
+    found = replayed(tmp_path / "data", acc)
+    assert [one.name for one in found[:3]] == ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"]
+    assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
+
+
+def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> None:
+    mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8.0, samples=4)
+    counts = np.array([-32767, -16384, -32768, 8192, 16384, 1, 2, 3], dtype=np.int16)[:, None]
+    write_recordings(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[mic],
+        recordings=[
+            Recording(samples={"mic": np.roll(counts, number)}, label=number % 2, group=number, split=split)
+            for number, split in enumerate(("train", "train", "valid", "test"))
+        ],
+        hop_s=0.5,
+    )
+    rows = replayed(tmp_path / "data", mic)[0].rows
+    assert rows.dtype == np.float32
+    assert rows[:2, 0].tolist() == [-32767 / 32768, -0.5]
+    assert np.isnan(rows[2, 0])
+    assert rows[3:5, 0].tolist() == [0.25, 0.5]
+
+
+def test_video_is_not_replayed(tmp_path: Path) -> None:
+    lips = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=2.0, samples=2, height=4, width=4)
+    rng = np.random.default_rng(1)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[lips],
+        splits={
+            name: {"lips": rng.integers(0, 255, (2, 2, 4, 4, 1), dtype=np.uint8), "labels": [0, 1]}
+            for name in ("train", "valid", "test")
+        },
+    )
+    with pytest.raises(UsageError) as refused:
+        replayed(tmp_path / "data", lips)
+    assert str(refused.value) == (
+        f"{tmp_path / 'data'}: modality 'lips': expected a series or sound, got video; replay a dataset without it"
+    )

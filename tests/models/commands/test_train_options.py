@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_names_with_spaces_come_quoted(call: Call, machines: Dataset, tmp_path: 
         "wrote a line/my baseline.ckpt; next: mmkd-export 'a line/my baseline.ckpt' -o 'a line/my baseline.edge'"
     )
     assert (tmp_path / "a line" / "my baseline.ckpt").exists()
+
+
+@pytest.mark.parametrize("what", ["teacher", "student"])
+def test_without_labels_to_choose_by_nothing_is_trained(machines: Dataset, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "site"
+    shutil.copytree(machines.path, path)
+    np.save(path / "valid" / "labels.npy", np.full(12, -1, dtype=np.int64))
+    modality = [] if what == "teacher" else ["--modality", "gyro"]
+    assert message_of("mmkd-train", what, path, *modality) == (
+        f"{path}: expected labelled windows of valid to choose by, got none; label some"
+    )
 
 
 def test_windows_stay_at_home_when_they_are_told_to(call: Call, machines: Dataset, tmp_path: Path) -> None:

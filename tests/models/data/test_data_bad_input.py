@@ -153,9 +153,16 @@ def test_unlabelled_windows_outside_train(rig, splits):
     labels[:5] = -1
     np.save(rig.path / "valid" / "labels.npy", labels)
     assert _refusal(rig.path) == (
-        f"dataset {rig.path}: valid/labels.npy: rows of valid are unlabelled (-1), 5 in all; only train may have such;"
-        " label them or move their groups to train"
+        f"dataset {rig.path}: valid/labels.npy: rows of valid are unlabelled (-1), 5 of 12; only train may have some;"
+        " label them, move their groups to train, or take all labels of valid out"
     )
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_whole_split_may_be_without_labels(rig, splits, split):
+    np.save(rig.path / split / "labels.npy", np.full_like(splits[split]["labels"], -1))
+    check_dataset(rig.path)
+    assert not open_dataset(rig.path).split(split).labelled.any()
 
 
 def test_overlapping_groups(rig):

@@ -148,8 +148,8 @@ def test_only_train_may_have_unlabelled_windows(write, states, task, mark, name)
             arrays["labels"] = np.arange(float(len(arrays["labels"])))
     states["valid"]["labels"][2] = mark
     assert _refusal(write, states, task) == (
-        f"valid/labels.npy: rows of valid are unlabelled ({name}), 1 in all; only train may have such; label them or"
-        " move their groups to train"
+        f"valid/labels.npy: rows of valid are unlabelled ({name}), 1 of 12; only train may have some; label them,"
+        " move their groups to train, or take all labels of valid out"
     )
 
 

@@ -1,7 +1,7 @@
 """The recordings of a dataset as they were recorded: whole, in order, with their labels.
 
 Where a dataset has windows alone, those in a row of one split, group, label and episode are taken as one recording, end
-to end.
+to end; where it has their times, what a window shares with the one before is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS
-from mmkd_models.data.kinds import MISSING_COUNT
+from mmkd_models.data.kinds import decoded
 from mmkd_models.data.sources import Floats
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName
 
@@ -48,10 +48,14 @@ def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
 
     Raises:
         DatasetError: it is no dataset.
-        UsageError: it has no such modality, at another rate, or without one of the channels.
+        UsageError: it has no such modality, as video, at another rate, or without one of the channels.
     """
     dataset = open_dataset(path)
     here = dataset.spec.modality(modality.name)
+    if here.kind == "video":
+        raise UsageError(
+            f"{path}: modality {modality.name!r}: expected a series or sound, got video; replay a dataset without it"
+        )
     lacking = [name for name in modality.channels if name not in here.channels]
     if lacking or here.rate_hz != modality.rate_hz:
         raise UsageError(
@@ -71,23 +75,16 @@ def _recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> I
     samples = dataset.arrays[f"{RECORDINGS}/{modality.name}.npy"]
     labels, groups = (dataset.arrays.get(f"{RECORDINGS}/{name}.npy") for name in ("labels", "groups"))
     splits = dataset.arrays[f"{RECORDINGS}/splits.npy"]
-    scale = np.array(dataset.spec.recordings.scale.get(modality.name, ()), dtype=np.float32)
+    scale = dataset.spec.recordings.scale.get(modality.name)
+    worth = None if scale is None else np.array(scale, dtype=np.float32)
     for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
         yield Replayed(
-            rows=_scaled(np.asarray(samples[end - length : end]), scale)[:, order],
+            rows=decoded(np.asarray(samples[end - length : end]), kind=modality.kind, scale=worth)[:, order],
             name=f"recording {number}",
             label=_label(dataset, None if labels is None else labels[number]),
             group="" if groups is None else str(groups[number]),
             split=SPLIT_NAMES[int(splits[number])],
         )
-
-
-def _scaled(counts: npt.NDArray[Any], scale: Floats) -> Floats:
-    if counts.dtype != np.int16:
-        return np.asarray(counts, dtype=np.float32)
-    values: Floats = np.multiply(counts, scale, dtype=np.float32)
-    values[counts == MISSING_COUNT] = np.nan
-    return values
 
 
 def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
@@ -101,13 +98,24 @@ def _windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iter
     for _, numbers in itertools.groupby(range(len(windows)), key=kind):
         run = list(numbers)
         values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
+        times = None if windows.times is None else windows.times[run]
         yield Replayed(
-            rows=np.asarray(values, dtype=np.float32).reshape(-1, values.shape[2])[:, order],
+            rows=np.concatenate(_new_samples(values, times, rate_hz=modality.rate_hz))[:, order],
             name=f"windows {run[0]} to {run[-1]}",
             label=_label(dataset, windows.labels[run[0]]),
             group=str(windows.groups[run[0]]) if windows.has_groups else "",
             split=SPLIT_NAMES[int(windows.splits[run[0]])],
         )
+
+
+def _new_samples(values: Floats, times: npt.NDArray[np.float64] | None, *, rate_hz: float) -> list[Floats]:
+    """Gives of each window (B, T, C) the samples that the one before does not have; all where nobody knows."""
+    samples = values.shape[1]
+    if times is None:
+        return list(values)
+    steps = np.diff(np.rint((times - times[0]) * rate_hz).astype(np.int64))
+    new = np.where((steps > 0) & (steps < samples), steps, samples)
+    return [values[0], *(window[samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True))]
 
 
 def _label(dataset: Dataset, label: Any) -> str:

@@ -164,9 +164,14 @@ def training_recordings(
     windows: WindowRule,
     labels: LabelRule,
     split: SplitRule,
+    scratch: Path,
 ) -> list[int]:
-    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import."""
-    with tempfile.TemporaryDirectory() as name:
+    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import.
+
+    Args:
+        scratch: a folder for the grids, which takes as much as the dataset; they are gone afterwards.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
         found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
     return found
@@ -213,7 +218,7 @@ def _prepared(
     plan = _planned(done, classes, split)
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
     plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
-    plan, source = _only_train_unlabelled(plan, source, left_out)
+    plan, source = _partly_unlabelled_removed(plan, source, left_out)
     return _Prepared(
         modalities=modalities,
         done=done,
@@ -369,9 +374,10 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
     )
 
 
-def _only_train_unlabelled(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
-    # Where nothing has a label, nobody has labelled this machine yet.
-    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | (plan.labels < 0).all()
+def _partly_unlabelled_removed(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
+    # A split without any label is one that nobody has labelled yet, as of a new machine.
+    labelled_splits = np.unique(plan.dealt.splits[plan.labels >= 0])
+    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
     left_out["without a label in valid or test"] += int((~keep).sum())
     return plan.subset(keep), _rows_of(source, keep)
 

@@ -47,6 +47,7 @@ class RecipeReport:
     """What came of a recipe.
 
     Attributes:
+        proposals: with the whole `offset_s` to write into the recipe.
         regions: of cameras whose region was to be found, in pixels of the recorded frames.
     """
 
@@ -87,7 +88,8 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
     Raises DatasetError with every file's first fault; nothing is written.
     """
     found = _find(recipe, folder)
-    with tempfile.TemporaryDirectory() as scratch:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
         readers = [_reader(source, recipe, found) for source in recipe.source]
         intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
@@ -114,7 +116,7 @@ def import_recipe(recipe: Recipe, folder: Path, path: Path, *, tell: Tell | None
 
 
 def try_recipe(recipe: Recipe, folder: Path, *, tell: Tell | None = None) -> RecipeReport:
-    """Carries a recipe out where nothing is kept: errors as `import_recipe`."""
+    """Carries a recipe out in the system's temporary folder, where nothing is kept: errors as `import_recipe`."""
     with tempfile.TemporaryDirectory() as scratch:
         return import_recipe(recipe, folder, Path(scratch) / (recipe.dataset.name or "dataset"), tell=tell)
 
@@ -216,6 +218,7 @@ def _with_regions(
         windows=recipe.windows,
         labels=recipe.labels,
         split=recipe.split,
+        scratch=scratch,
     )
     recordings = list(found.recordings.values())
     regions: dict[str, Region] = {}
@@ -319,7 +322,8 @@ class _Work:
             sensor, how = reader.source.modality, reader.source.align_on
             if how is not None and sensor in series and first in series:
                 found = proposed(name, sensor, series[sensor][0], first, series[first][0], how)
-                self.proposals += [] if found is None else [found]
+                if found is not None:  # on times that have the recipe's own offset already
+                    self.proposals.append(replace(found, offset_s=reader.source.offset_s + found.offset_s))
 
     def _told(self, count: int) -> None:
         self._done_bytes += count

@@ -62,7 +62,7 @@ def check_trust(windows: Windows, calibration: Windows, names: Sequence[str]) ->
     """Checks that confidence can be judged on these windows while the modalities of these names break.
 
     Raises:
-        UsageError: the task is not one of classes, a modality has no faults, or windows that judge calibrate, too.
+        UsageError: the task is not one of classes, a modality has no faults, or nothing calibrates beside what judges.
     """
     kind = windows.spec.task.kind
     if kind != "classification":
@@ -71,6 +71,11 @@ def check_trust(windows: Windows, calibration: Windows, names: Sequence[str]) ->
             "the suite out"
         )
     check_breakable(windows.spec, names, suite="confidence")
+    if len(calibration) == 0:
+        raise UsageError(
+            "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; "
+            "label some, or leave the suite out"
+        )
     both = int(np.isin(windows.rows, calibration.rows).sum())
     if both:
         raise UsageError(

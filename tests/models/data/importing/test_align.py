@@ -77,7 +77,11 @@ def test_an_import_prints_the_proposal_and_moves_nothing(plant, recipe):
     recipe(("[labels]", source))
     (line,) = [text for text in run_recipe(plant / "recipe.toml", None) if "offset_s" in text]
     assert line.startswith("gyro: beside acc 6 recordings suggest offset_s = -0.6")
-    assert line.endswith("nothing was moved, add it to the recipe where it holds")
+    assert line.endswith("nothing was moved, write it into the recipe where it holds")
+    # What the recipe says already is in the value, which takes its place.
+    recipe(('align_on = "xcorr"', 'align_on = "xcorr"\noffset_s = -0.3'))
+    (again,) = [text for text in run_recipe(plant / "recipe.toml", None) if "offset_s" in text]
+    assert again.startswith("gyro: beside acc 6 recordings suggest offset_s = -0.6")
 
 
 def test_the_first_source_is_laid_beside_none(plant, recipe):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,6 +53,15 @@ def change(clips: Path) -> Callable[..., None]:
 
 def made(clips: Path, name: str = "talk") -> RecipeReport:
     return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / name)
+
+
+def test_grids_and_frames_lie_beside_the_output_until_it_is_there(clips, change, monkeypatch):
+    change(("width = 20", 'width = 20\nregion = "auto"'))
+    monkeypatch.setattr(tempfile, "tempdir", str(clips / "a full disk"))  # which cannot be written to
+    before = sorted(path.name for path in clips.iterdir())
+    made(clips, "new/talk")
+    assert [path.name for path in (clips / "new").iterdir()] == ["talk"]
+    assert sorted(path.name for path in clips.iterdir()) == sorted([*before, "new"])
 
 
 def clip_of(windows, row) -> int:

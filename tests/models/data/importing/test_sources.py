@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.commands.recipes import window_lines
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import import_recipe
@@ -318,6 +319,22 @@ test = ["{names[-1]}"]
     np.testing.assert_array_equal(found.take(np.arange(len(found)))["v"], wanted.take(np.arange(len(wanted)))["v"])
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.groups, wanted.groups)
+
+
+def test_a_site_that_is_labelled_in_train_alone_keeps_the_windows_of_the_other_splits(plant, recipe):
+    rule = 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]'
+    recipe(('files = "{machine}/states.csv"', 'files = "{machine}/states.csv"\nunlabelled = "keep"'))
+    recipe(('group = "machine"', rule))
+    for machine in (4, 5):
+        (plant / f"M{machine}" / "states.csv").write_text("start,end,label\n")
+    report = run(plant)
+    windows = open_dataset(plant / "out").everything()
+    assert report.built.left_out == {}
+    assert [int((windows.splits == number).sum()) for number in range(3)] == [40, 10, 10]
+    assert (windows.labels[windows.splits == 0] >= 0).all()
+    assert (windows.labels[windows.splits > 0] == -1).all()
+    no_label = "has no label; mmkd-adapt takes it, what is judged by labels refuses it"
+    assert window_lines(report)[-2:] == [f"valid {no_label}", f"test {no_label}"]
 
 
 def test_recordings_without_any_label_become_a_dataset_without_labels(plant, recipe):

@@ -71,3 +71,13 @@ def test_a_number_has_no_confidence(rigs: dict[str, Dataset]) -> None:
     assert str(error.value) == (
         "--suite confidence: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
     )
+
+
+def test_without_validation_labels_there_is_no_confidence(machines: Dataset) -> None:
+    parts = {"train": machines.split("train"), "calibration": machines.split("valid").subset(np.arange(0))}
+    with pytest.raises(UsageError) as error:
+        judge_confidence([MODEL], machines.split("test"), **parts, seed=0, on_part=lambda part: None)
+    assert str(error.value) == (
+        "--suite confidence: expected labelled windows of validation, which label sets are made of, got none; label"
+        " some, or leave the suite out"
+    )
