@@ -128,6 +128,8 @@ class Outlet:
                 self._store.append(left)
             else:
                 self._dropped += len(left)
+        if self._store is not None:
+            self._store.close()
 
     # ---- in the thread
 
