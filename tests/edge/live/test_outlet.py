@@ -113,6 +113,71 @@ def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+class Hung(Flaky):
+    """A sink that hangs in its first write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = threading.Event()
+
+    def write(self, records: Sequence[Record]) -> None:
+        self.tries.set()
+        self.there.wait(20)
+        super().write(records)
+
+
+def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(tmp_path: Path) -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    outlet.put(state(2))
+    outlet.close(drain_s=0.1)
+    store = Store(tmp_path, most_bytes=10**6)
+    assert [record.number for record in [*store.oldest(1), *store.oldest(9)]] == [1, 1]
+    assert store.count == 2
+    store.close()
+    hung.there.set()
+
+
+def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    outlet.close(drain_s=0.1)
+    assert (outlet.facts().dropped, outlet.facts().waiting) == (1, 0)
+    hung.there.set()
+
+
+def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(tmp_path: Path) -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, store=Store(tmp_path, most_bytes=10**6), most=5, backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    for number in range(2, 24):
+        outlet.put(state(number))
+    facts = outlet.facts()
+    assert (facts.waiting, facts.dropped) == (23, 0)
+    hung.there.set()
+    outlet.close()
+    assert hung.taken == list(range(1, 24))
+    assert (outlet.facts().written, outlet.facts().dropped) == (23, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_after(tmp_path: Path) -> None:
+    slow = Backoff(first_s=20.0, most_s=30.0)
+    outlet = Outlet("away", Flaky(), store=Store(tmp_path, most_bytes=10**6), most=5, backoff=lambda: slow)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures == 1)
+    for number in range(2, 24):
+        outlet.put(state(number))
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
+    outlet.close(drain_s=0.1)
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
+
+
 def test_the_store_keeps_within_its_bytes_and_counts_what_it_gives_up(tmp_path: Path) -> None:
     store = Store(tmp_path, most_bytes=10_000)
     size_bytes = len(line_of(state(100)))
