@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.alarms import Episodes
@@ -29,6 +30,9 @@ from mmkd_edge.spec import ModalitySpec
 
 Load = Callable[[str, ModalitySpec], Any]
 OnlookerOf = Callable[[str, ModelEntry], Onlooker]
+
+# Characters of a sink's text in the name of its folder: names of files have 255 bytes, and a character up to four.
+_READABLE = 40
 
 
 @contextlib.contextmanager
@@ -53,7 +57,7 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
                 predictors[key] = Path(station.bundle), stack.enter_context(_opened(station))
             stations.append((station, predictors[key][1]))
         for text in dict.fromkeys([*spec.sinks, *(text for one in spec.stations for text in one.sinks)]):
-            outlets[text] = _outlet(text, spec)
+            outlets[text] = outlet_of(text, spec)
             stack.callback(outlets[text].close, drain_s=0.0)
         built = []
         for station, predictor in stations:
@@ -96,12 +100,26 @@ def _opened(spec: StationSpec) -> EdgePredictor:
     )
 
 
-def _outlet(text: str, spec: RunSpec) -> Outlet:
-    store = None
-    if spec.store is not None:
-        folder = "".join(char if char.isalnum() else "_" for char in text) or "_"
-        store = Store(Path(spec.store) / folder, most_bytes=spec.store_bytes)
-    return Outlet(text, open_sink(text), store=store)
+def outlet_of(text: str, spec: RunSpec) -> Outlet:
+    """Opens a sink, with its folder in the store where there is one.
+
+    Raises:
+        UsageError: it cannot be opened, or another has its folder.
+        UnavailableError: a library is missing.
+    """
+    sink = open_sink(text)
+    try:
+        store = None if spec.store is None else Store(_folder(Path(spec.store), text), most_bytes=spec.store_bytes)
+    except BaseException:
+        sink.close()
+        raise
+    return Outlet(text, sink, store=store)
+
+
+def _folder(store: Path, text: str) -> Path:
+    """Where the records of a sink wait: two texts never share a folder."""
+    readable = "".join(char if char.isalnum() else "_" for char in text)[:_READABLE]
+    return store / f"{readable}-{new_sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _station(

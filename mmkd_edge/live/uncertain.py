@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import queue
+import re
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.files import fault_of, write_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.postprocess import Prediction
@@ -28,6 +30,9 @@ logger = logging.getLogger(__name__)
 LEAST_BYTES = 1_000_000
 _TOGETHER, _WITHIN_S = 32, 60.0
 _MOST_WAITING = 256
+# Characters of a station's name in those of its files, which have 255 bytes; a character has up to four.
+_READABLE = 40
+_FILE = re.compile(r"-\d{8,}\Z")
 
 
 class RingRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +71,12 @@ class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
     removed: int
 
 
+def _stem_of(station: str) -> str:
+    """How the files of a station begin: its name, with a hash where it has signs that files should not have."""
+    readable = "".join(char if char.isalnum() else "_" for char in station)[:_READABLE]
+    return readable if readable == station else f"{readable}-{new_sha256(station.encode()).hexdigest()[:8]}"
+
+
 class UncertainRing:
     """Keeps uncertain windows of one station, at most one in each window's length of time.
 
@@ -84,7 +95,7 @@ class UncertainRing:
         self._station = station
         self._modality = modality
         self._task = task
-        self._stem = "".join(char if char.isalnum() else "_" for char in station)
+        self._stem = _stem_of(station)
         self._waiting: queue.Queue[_Kept | None] = queue.Queue(maxsize=_MOST_WAITING)
         self._last_s = -float("inf")
         self._kept = self._dropped = self._removed = 0
@@ -191,7 +202,7 @@ class UncertainRing:
 
     def _files(self) -> list[Path]:
         files = self._rule.folder.glob(f"{self._stem}-*.npz")
-        return sorted(path for path in files if path.stem.rpartition("-")[2].isdigit())
+        return sorted(path for path in files if _FILE.match(path.stem.removeprefix(self._stem)))
 
     def _make_room(self, size_bytes: int) -> None:
         files = self._files()

@@ -82,19 +82,38 @@ class Outlet:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._abandon = threading.Event()
-        self._written = self._dropped = self._failures = self._offered = 0
+        self._written = self._dropped = self._failures = 0
+        # What the sink is trying, and whether it waits elsewhere too: in the store, or counted as dropped.
+        self._batch: list[Record] = []
+        self._is_kept = False
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Take a record; returns at once."""
+        """Take a record; returns at once, but for one record in `most`, which waits for the disk of a store."""
         with self._changed:
-            while len(self._waiting) >= self._most:
-                self._waiting.popleft()
-                self._dropped += 1
+            if len(self._waiting) >= self._most:
+                if self._store is not None:
+                    self._leave()
+                while len(self._waiting) >= self._most:
+                    self._waiting.popleft()
+                    self._dropped += 1
             self._waiting.append(record)
             self._changed.notify()
+
+    def _leave(self) -> None:
+        """Keep all that is in memory elsewhere, in order: in the store, or counted as dropped."""
+        batch = [] if self._is_kept else self._batch
+        self._is_kept = True
+        if self._store is None:
+            self._dropped += len(batch) + len(self._waiting)
+        else:
+            if batch:
+                self._store.offer(batch)
+            if self._waiting:
+                self._store.append(list(self._waiting))
+        self._waiting.clear()
 
     def facts(self) -> OutletFacts:
         """How the sink is doing."""
@@ -106,7 +125,7 @@ class Outlet:
                 written=self._written,
                 dropped=self._dropped + lost,
                 failures=self._failures,
-                waiting=len(self._waiting) + self._offered + stored,
+                waiting=len(self._waiting) + (0 if self._is_kept else len(self._batch)) + stored,
                 fault=self._fault,
             )
 
@@ -122,39 +141,45 @@ class Outlet:
         self._abandon.set()
         self._thread.join(0.5)
         with self._changed:
-            left = list(self._waiting)
-            self._waiting.clear()
-            if self._store is not None and left:
-                self._store.append(left)
-            else:
-                self._dropped += len(left)
+            self._leave()
+        if self._store is not None:
+            self._store.close()
 
     # ---- in the thread
 
     def _run(self) -> None:
         while not self._abandon.is_set():
-            stored = [] if self._store is None else self._store.oldest(_TOGETHER)
-            batch = stored or self._taken()
-            if self.is_gone or (not batch and self._closing.is_set()):
+            batch = self._taken()
+            if self.is_gone or (not batch and self._closing.is_set() and not self.facts().waiting):
                 break
             if batch and not self._accepted(batch):
-                self._keep(batch, is_stored=bool(stored))
+                self._keep(batch)
                 # At the end a sink that is away is asked a few more times, quickly.
                 closing = self._closing.is_set()
                 (self._abandon if closing else self._closing).wait(0.2 if closing else self._backoff.next_s())
-            elif stored and self._store is not None:
-                self._store.sent(len(stored))
         with contextlib.suppress(Exception):  # a sink that is gone has nothing to close
             self._sink.close()
 
     def _taken(self) -> list[Record]:
-        """The oldest records in memory; waits a moment where there are none."""
+        """The oldest records, from the store or else from memory; waits a moment where there are none."""
+        stored = [] if self._store is None else self._store.oldest(_TOGETHER)
         with self._changed:
+            if stored:
+                self._batch, self._is_kept = stored, True
+                return stored
             if not self._waiting and not self._closing.is_set():
                 self._changed.wait(1.0)
+            if self._store is not None and self._store.count:  # left there meanwhile, and older than what is in memory
+                return []
             batch = [self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))]
-            self._offered = len(batch)
+            self._batch, self._is_kept = batch, False
             return batch
+
+    def _settled(self, count: int) -> None:
+        """So many need not be offered again."""
+        if self._is_kept and self._store is not None:
+            self._store.sent(count)
+        self._batch, self._is_kept = [], False
 
     def _accepted(self, batch: list[Record]) -> bool:
         """Whether the sink took them."""
@@ -166,7 +191,8 @@ class Outlet:
         except RefusedError as error:
             with self._changed:
                 self._failures, self._fault = self._failures + 1, first_line(error)
-                self._dropped, self._offered = self._dropped + len(batch), 0
+                self._dropped += len(batch)
+                self._settled(len(batch))
             return True
         except Exception as error:  # whatever a sink's library raises, records must wait and stations go on
             with self._changed:
@@ -177,16 +203,17 @@ class Outlet:
             return False
         with self._changed:
             self._written += len(batch)
-            self._offered, self._fault = 0, ""
+            self._fault = ""
+            self._settled(len(batch))
         self._backoff.succeeded()
         return True
 
-    def _keep(self, batch: list[Record], *, is_stored: bool) -> None:
+    def _keep(self, batch: list[Record]) -> None:
         """Put what was not taken back where it came from; with a store everything goes to the disk."""
         with self._changed:
-            if not is_stored:
+            if not self._is_kept:
                 self._waiting.extendleft(reversed(batch))
-            self._offered = 0
+            self._batch, self._is_kept = [], False
             while self._store is None and len(self._waiting) > self._most:
                 self._waiting.popleft()
                 self._dropped += 1

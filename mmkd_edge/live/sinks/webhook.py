@@ -24,6 +24,16 @@ _TIMEOUT_S = 10.0
 _TRANSIENT = (408, 425, 429)
 
 
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: the records would not go along, and the headers would go to another host."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Unmoved)
+
+
 class WebhookSink:
     """Posts records; what the server refuses for good is dropped and counted.
 
@@ -62,10 +72,13 @@ class WebhookSink:
             return
         request = urllib.request.Request(self._url, data=msgspec.json.encode(posted), headers=self._headers)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
                 answer.read(1)
         except urllib.error.HTTPError as error:
             error.close()
+            if 300 <= error.code < 400:
+                there = error.headers.get("Location", "an address it does not name")
+                raise RefusedError(f"{self._url}: {error.code}, moved to {there}; name that address") from error
             if 400 <= error.code < 500 and error.code not in _TRANSIENT:
                 raise RefusedError(f"{self._url}: {error.code} {error.reason}") from error
             raise ConnectionError(f"{self._url}: {error.code} {error.reason}") from error

@@ -20,6 +20,7 @@ from mmkd_edge import UsageError
 from mmkd_edge.live.channels import Columns
 from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.records import AlarmRecord, ResultRecord, StateRecord
+from mmkd_edge.live.sinks.base import RefusedError
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.table import open_sink
 from mmkd_edge.live.sources.base import Source, Wanted
@@ -319,6 +320,37 @@ def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_
     server.shutdown()
     server.server_close()
     assert asked == [("secret", [1]), ("secret", [1]), ("secret", [2]), ("secret", [3])]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_names_it(tmp_path: Path, code: int) -> None:
+    asked: list[str] = []
+
+    class Moved(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(f"POST {self.path}")
+            self.send_response(code)
+            self.send_header("Location", "/new")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            asked.append(f"GET {self.path} {self.headers['Authorization']}")
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "headers").write_text("Authorization: Bearer secret\n")
+    with HTTPServer(("127.0.0.1", 0), Moved) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sink = open_sink(f"webhook:http://127.0.0.1:{server.server_port}/old#headers={tmp_path}/headers")
+        with pytest.raises(RefusedError) as refused:
+            sink.write([StateRecord(station="press 1", number=1, decided_s=1.0, state="connected", reason="")])
+        server.shutdown()
+    assert str(refused.value).endswith(f": {code}, moved to /new; name that address")
+    assert asked == ["POST /old"]
 
 
 @pytest.mark.parametrize(

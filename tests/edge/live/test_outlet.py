@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge import ModalitySpec
+from mmkd_edge import ModalitySpec, UsageError
 from mmkd_edge.live.backoff import Backoff
+from mmkd_edge.live.build import outlet_of
 from mmkd_edge.live.records import Record, StateRecord, line_of, record_from_line, result_record
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.testing import fake_predictor
 
 
@@ -111,6 +113,71 @@ def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+class Hung(Flaky):
+    """A sink that hangs in its first write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = threading.Event()
+
+    def write(self, records: Sequence[Record]) -> None:
+        self.tries.set()
+        self.there.wait(20)
+        super().write(records)
+
+
+def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(tmp_path: Path) -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, store=Store(tmp_path, most_bytes=10**6), backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    outlet.put(state(2))
+    outlet.close(drain_s=0.1)
+    store = Store(tmp_path, most_bytes=10**6)
+    assert [record.number for record in [*store.oldest(1), *store.oldest(9)]] == [1, 1]
+    assert store.count == 2
+    store.close()
+    hung.there.set()
+
+
+def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    outlet.close(drain_s=0.1)
+    assert (outlet.facts().dropped, outlet.facts().waiting) == (1, 0)
+    hung.there.set()
+
+
+def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(tmp_path: Path) -> None:
+    hung = Hung()
+    outlet = Outlet("hangs", hung, store=Store(tmp_path, most_bytes=10**6), most=5, backoff=quick)
+    outlet.put(state(1))
+    assert hung.tries.wait(10)
+    for number in range(2, 24):
+        outlet.put(state(number))
+    facts = outlet.facts()
+    assert (facts.waiting, facts.dropped) == (23, 0)
+    hung.there.set()
+    outlet.close()
+    assert hung.taken == list(range(1, 24))
+    assert (outlet.facts().written, outlet.facts().dropped) == (23, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_after(tmp_path: Path) -> None:
+    slow = Backoff(first_s=20.0, most_s=30.0)
+    outlet = Outlet("away", Flaky(), store=Store(tmp_path, most_bytes=10**6), most=5, backoff=lambda: slow)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures == 1)
+    for number in range(2, 24):
+        outlet.put(state(number))
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
+    outlet.close(drain_s=0.1)
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
+
+
 def test_the_store_keeps_within_its_bytes_and_counts_what_it_gives_up(tmp_path: Path) -> None:
     store = Store(tmp_path, most_bytes=10_000)
     size_bytes = len(line_of(state(100)))
@@ -130,6 +197,55 @@ def test_a_line_that_a_power_failure_cut_is_left_out(tmp_path: Path) -> None:
     assert store.dropped == 1
     store.sent(2)
     assert (store.count, store.oldest(10)) == (0, [])
+
+
+def test_a_segment_that_was_cut_before_its_first_line_break_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "0000000001.jsonl").write_bytes(b'{"kind')
+    store = Store(tmp_path, most_bytes=10**6)
+    store.append([state(1)])
+    assert (store.count, store.dropped) == (1, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000000001.jsonl", "0000000002.jsonl"]
+
+
+def test_a_file_that_is_in_the_way_of_a_segment_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path, most_bytes=10**6)
+    (tmp_path / "0000000001.jsonl").write_bytes(line_of(state(7)))
+    store.append([state(1)])
+    assert store.dropped == 1
+    assert (tmp_path / "0000000001.jsonl").read_bytes() == line_of(state(7))
+
+
+def test_a_store_that_another_has_is_refused_until_it_is_closed(tmp_path: Path) -> None:
+    first = Store(tmp_path, most_bytes=10**6)
+    with pytest.raises(UsageError) as refused:
+        Store(tmp_path, most_bytes=10**6)
+    assert str(refused.value) == (
+        f"{tmp_path}: expected a folder for the records of one sink, got one that another mmkd-run has; stop that one, "
+        "or name another --store"
+    )
+    first.close()
+    Store(tmp_path, most_bytes=10**6).close()
+
+
+def test_records_that_were_given_up_while_they_were_sent_do_not_count_for_the_next_ones(tmp_path: Path) -> None:
+    size_bytes = len(line_of(state(10)))
+    store = Store(tmp_path, most_bytes=4 * size_bytes)
+    store.append([state(10), state(11), state(12)])
+    assert [record.number for record in store.oldest(10)] == [10, 11, 12]
+    store.append([state(13), state(14), state(15)])
+    assert (store.count, store.dropped) == (3, 3)
+    store.sent(3)
+    assert (store.count, store.dropped) == (3, 0)
+
+
+def test_sinks_whose_names_differ_in_a_sign_alone_have_folders_of_their_own(tmp_path: Path) -> None:
+    texts = [f"jsonl:{tmp_path}/a-b", f"jsonl:{tmp_path}/a_b"]
+    station = StationSpec(name="press 1", bundle="none.edge", source="stdin")
+    spec = RunSpec(stations=(station,), store=str(tmp_path / "store"))
+    outlets = [outlet_of(text, spec) for text in texts]
+    assert len(list((tmp_path / "store").iterdir())) == 2
+    for outlet in outlets:
+        outlet.close()
 
 
 def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:

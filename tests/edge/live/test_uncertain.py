@@ -17,9 +17,9 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samp
 TASK = TaskSpec(labels=("ok", "worn"))
 
 
-def ring(folder: Path, *, most_bytes: int = 10**7) -> UncertainRing:
+def ring(folder: Path, *, most_bytes: int = 10**7, station: str = "press1") -> UncertainRing:
     rule = RingRule(folder=folder, most_bytes=most_bytes, below=0.6)
-    return UncertainRing(rule, station="press 1", modality=ACC, task=TASK)
+    return UncertainRing(rule, station=station, modality=ACC, task=TASK)
 
 
 def prediction(probability: float, **changes: object) -> Prediction:
@@ -41,7 +41,7 @@ def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_pa
     kept.close()
     assert kept.facts().kept == 2
     (file,) = tmp_path.iterdir()
-    assert file.name == "press_1-00000001.npz"
+    assert file.name == "press1-00000001.npz"
     with np.load(file) as arrays:
         assert arrays["x_acc"][:, 0, 0].tolist() == [2, 4]
         assert arrays["y"].tolist() == [-1, -1]
@@ -78,5 +78,17 @@ def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path
         kept.see(window(number), prediction(0.5), time_s=0.0)
         kept.close()
         size_bytes = next(tmp_path.iterdir()).stat().st_size
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["press_1-00000004.npz", "press_1-00000005.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["press1-00000004.npz", "press1-00000005.npz"]
     assert kept.facts().removed == 1
+
+
+def test_stations_whose_names_differ_in_a_sign_alone_have_files_of_their_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        rings = [ring(tmp_path, station=station) for station in ("press 1", "press-1", "press_1", "press")]
+        for kept in rings:
+            kept.see(window(1), prediction(0.5), time_s=0.0)
+            kept.close()
+    files = sorted(tmp_path.iterdir())
+    assert [path.name.partition("-")[0] for path in files] == ["press"] * 2 + ["press_1"] * 6
+    stations = [str(np.load(path)["group"][0]) for path in files]
+    assert sorted(stations) == ["press", "press", "press 1", "press 1", "press-1", "press-1", "press_1", "press_1"]
