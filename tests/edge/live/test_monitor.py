@@ -95,6 +95,10 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
             b"[[1, 2, 3]]": (422, "modality 'acc': expected shape (T, C)=(200, 3), got (1, 3)"),
             b"{": (422, "expected JSON, got something else: "),
             b'["a"]': (422, "expected rows of numbers, one for each sample, got something else; null is missing"),
+            b"[[" + b"9" * 400 + b", 2, 3]]": (
+                422,
+                "expected rows of numbers, one for each sample, got something else; null is missing",
+            ),
             b"1" * 30_000: (413, "expected at most 23,296 bytes"),
         }
         for body, (code, said) in wrong.items():

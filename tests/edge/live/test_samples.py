@@ -19,6 +19,7 @@ from mmkd_edge.live.sources.payload import rows_of
 from mmkd_edge.live.sources.rows import LineReader
 
 NAN = float("nan")
+HUGE = "9" * 400  # beyond float64
 
 
 def wanted(*names: str, factors: tuple[float, ...] = (), rate_hz: float = 10.0) -> Wanted:
@@ -86,6 +87,10 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
         ('{"time": [1], "a": [1, 2], "b": [1, 2]}', "expected a time for each of 2 samples, got 1"),
         ("true", "expected samples, got bool"),
         ("[" * 5000, "expected JSON, got "),
+        (f"[{HUGE}, 1]", "samples: expected numbers, got something else"),
+        (f'{{"a": 1, "b": {HUGE}}}', "column b: expected numbers, got something else"),
+        (f'{{"time": {HUGE}, "a": 1, "b": 2}}', "expected a time, got a whole number beyond any"),
+        (f'{{"time": [-{HUGE}], "a": [1], "b": [2]}}', "expected a time, got a whole number beyond any"),
     ],
 )
 def test_what_is_no_sample_says_why(text: str, said: str) -> None:
