@@ -63,7 +63,9 @@ class StreamOptions:
     queue: Annotated[int, Option("Deliveries that may wait for an answer.", min=1)] = 1024
     on_full: Annotated[
         str | None,
-        Option("What a full queue does.", metavar="drop-oldest|block", shown="drop-oldest; block for recordings"),
+        Option(
+            "What a full queue does.", metavar="drop-oldest|block", shown="drop-oldest; block for files and recordings"
+        ),
     ] = None
 
 

@@ -275,6 +275,19 @@ def test_a_file_that_grows_is_followed_over_its_rotation(bundle_path: Path, tmp_
     assert (child.returncode, "40 samples" in errors) == (0, True), errors
 
 
+def test_a_followed_file_loses_none_of_the_lines_that_it_has(bundle_path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("x,y,z\n" + "1,0,0\n" * 5120)  # 20 deliveries for a queue of one
+    child = started(bundle_path, "--source", f"csv:{log}", "--follow", "--queue", "1", "--sink", "-", "--hop", "64")
+    assert child.stdout is not None
+    records = [next_record(child.stdout, "result") for _ in range(80)]
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    assert sum(one["dropped"] for one in records) == 0
+    assert "  5,120 samples\n" in errors, errors
+
+
 def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("x,y\n1,2\n")
     lacking = (
@@ -289,6 +302,14 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         ("--source", "stdin", "--sink", "jsonl:no/such.jsonl"): "no/such.jsonl: cannot write it: ",
         ("--source", "stdin", "--map", "q=1"): "--map q=1: modality 'acc' has no channel 'q'; "
         "expected one of x, y, z\n",
+        (
+            "--source",
+            "csv:log.csv",
+            "--follow",
+            "--replay-speed",
+            "2",
+        ): "'stations[0].replay_speed': expected none beside "
+        "'follow', for a file that grows has a pace of its own; leave one out\n",
         ("--source", "stdin", "--json"): "--json: expected the standard output for the summary, "
         "got --sink - there too; leave one out\n",
     }
