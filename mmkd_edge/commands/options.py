@@ -103,6 +103,12 @@ class PageOptions:
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
     ] = None
+    monitor_origin: Annotated[
+        str | None,
+        Option(
+            "What browsers see where a proxy stands before it, for instance https://plant.example.", metavar="ORIGIN"
+        ),
+    ] = None
     serve_predict: Annotated[
         bool, Option("Also answer windows that are posted to /predict there.", ("--serve-predict",))
     ] = False
@@ -148,6 +154,7 @@ _NEEDS = {
     "--keep-in": "--keep-uncertain",
     "--uncertain-below": "--keep-uncertain",
     "--monitor-token": "--monitor",
+    "--monitor-origin": "--monitor",
     "--serve-predict": "--monitor",
     "--confirm": "--alarm",
     "--release": "--alarm",

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
-from mmkd_edge.live.monitor.access import Access, Bucket, address_of, token_from
+from mmkd_edge.live.monitor.access import Access, Bucket, address_of, origin_of, token_from
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.view import latency_of
 from mmkd_edge.live.records import AlarmRecord
@@ -33,8 +33,8 @@ Answer = tuple[int, str]
 
 
 @contextlib.contextmanager
-def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A station with a page; gives its address."""
+def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+    """A station with a page; gives its address, and what is said of its token."""
     child = subprocess.Popen(
         [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", example_bundle(), "--source", "stdin",
          "--name", "press 1", "--backend", "ort", *arguments],
@@ -47,8 +47,8 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     assert child.stderr is not None
     try:
         for line in child.stderr:
-            if found := re.match(r"page: (\S+) \(", line):
-                yield found[1], child
+            if found := re.match(r"page: (\S+) \((.*)\)", line):
+                yield found[1], child, found[2]
                 break
         else:
             raise AssertionError("it ended without a page")
@@ -67,9 +67,8 @@ def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
         return error.code, error.read().decode()
 
 
-def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("a token of the plant\n")
-    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token", "--serve-predict") as (url, child):
+def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
+    with running("--monitor", "127.0.0.1:0", "--serve-predict") as (url, child, token):
         assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
 
         assert child.stdin is not None
@@ -118,7 +117,7 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
         needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
         noted = json.dumps({"station": "press 1", "episode": 1}).encode()
         assert ask(f"{url}acknowledge", noted, content_type="application/json") == needs
-        bearer = "Bearer a token of the plant"
+        bearer = "Bearer " + token.removeprefix("its token: ")
         found = ask(f"{url}acknowledge", noted, content_type="application/json", authorization=bearer)
         assert found == (404, '{"error":"there is no such episode that waits"}')
         assert ask(f"{url}static/../app.py")[0] == 404
@@ -128,7 +127,7 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
 
 def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token of the plant\n")
-    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, _):
+    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
         here = url.replace("0.0.0.0", "127.0.0.1")
         for path in ("events", "healthz", "metrics"):
             assert ask(here + path)[0] == 401, path
@@ -139,10 +138,65 @@ def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> No
             404,
             '{"error":"mmkd-run was started without --serve-predict"}',
         )
-        assert 'id="stations"' in ask(here, cookie=f"mmkd_session={Access('a token of the plant', ANY).session}")[1]
+        assert (
+            'id="stations"'
+            in ask(here, cookie=f"mmkd_session={Access('a token of the plant', ANY, is_open=False).session}")[1]
+        )
 
 
 ANY = address_of("127.0.0.1:1")
+
+
+def test_behind_a_proxy_everything_asks_for_the_token_and_works_with_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    options = ("--monitor-token", f"{tmp_path}/token", "--monitor-origin", "https://plant.example")
+    with running("--monitor", "127.0.0.1:0", *options) as (url, *_):
+        # nginx as it comes, with the Host of the page; then with `proxy_set_header Host $host`.
+        for host in (url.split("/")[2], "plant.example"):
+            sent = {"host": host, "origin": "https://plant.example", "sec_fetch_site": "same-origin"}
+            assert [ask(url + path, **sent)[0] for path in ("events", "healthz", "metrics")] == [401] * 3
+            assert 'id="login"' in ask(url, host=host)[1]
+            body = b'{"token": "a token of the plant"}'
+            assert ask(f"{url}login", body, content_type="application/json", **sent) == (200, '{"ok":true}')
+            session = f"mmkd_session={Access('a token of the plant', ANY, is_open=False).session}"
+            noted = b'{"station": "press 1", "episode": 1}'
+            found = ask(f"{url}acknowledge", noted, content_type="application/json", cookie=session, **sent)
+            assert found == (404, '{"error":"there is no such episode that waits"}')
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{url}healthz", host="evil.example", authorization=bearer)[0] == 403
+        assert ask(f"{url}healthz", origin="http://plant.example", authorization=bearer)[0] == 403
+
+
+def may_look(address: str, headers: dict[str, str], *, is_open: bool = True) -> bool:
+    access = Access("a token of the plant", address_of(address), is_open=is_open)
+    return access.is_from_here(headers) and access.may_look(headers, {})
+
+
+def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_too() -> None:
+    here = {"host": "127.0.0.1:1"}
+    bearer = {"authorization": "Bearer a token of the plant"}
+    assert may_look("127.0.0.1:1", here)
+    for name in ("forwarded", "x-forwarded-for"):
+        assert not may_look("127.0.0.1:1", here | {name: ""})
+        assert may_look("127.0.0.1:1", here | {name: "10.0.0.7"} | bearer)
+    assert not may_look("127.0.0.1:1", here, is_open=False)
+    assert may_look("127.0.0.1:1", here | bearer, is_open=False)
+
+
+def test_every_address_of_the_loopback_interface_is_a_name_of_this_machine() -> None:
+    assert may_look("127.0.0.2:1", {"host": "127.0.0.2:1"})
+    assert not may_look("127.0.0.2:1", {"host": "127.0.0.3:1"})
+
+
+def test_an_origin_is_what_a_browser_writes() -> None:
+    assert origin_of("https://Plant.example:443/") == "https://plant.example"
+    assert origin_of("http://[::1]:80") == "http://[::1]"
+    assert origin_of("http://plant.example:8443") == "http://plant.example:8443"
+    for wrong in ("plant.example", "https://plant.example/line", "ftp://plant", "https://a@plant", "http://plant:x"):
+        with pytest.raises(UsageError) as refused:
+            origin_of(wrong)
+        expected = f"--monitor-origin {wrong}: expected what the browser shows before the path, such as "
+        assert str(refused.value) == f"{expected}https://plant.example; write it so"
 
 
 def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None:
@@ -158,6 +212,8 @@ def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None
         address_of("localhost")
     expected = "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
     assert str(refused.value) == expected
+    with pytest.raises(UsageError, match="--monitor :\u00b2: expected HOST:PORT, "):
+        address_of(":\u00b2")
     (tmp_path / "token").write_text("short")
     with pytest.raises(UsageError, match="expected a token of 16 characters or more, got 5; make it longer"):
         token_from(tmp_path / "token")
