@@ -49,7 +49,8 @@ class StreamOptions:
     ] = None
     reorder: Annotated[int, Option("Samples held back to put late ones in order.", min=0)] = 0
     stale_s: Annotated[
-        float | None, Option("From this age of the newest sample on a result is stale.", ("--stale",), "SECONDS")
+        float | None,
+        Option("From this age of the newest sample on a result of a live source is stale.", ("--stale",), "SECONDS"),
     ] = None
     silence_s: Annotated[
         float | None,

@@ -41,7 +41,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         replay_speed: of files and recordings, in times their own; None is as fast as they are answered.
         gap_s: a longer space between two samples is a gap.
         reorder: samples that are held back to put late ones in order.
-        stale_s: from this age of the newest sample on a result is stale.
+        stale_s: from this age of the newest sample on a result of a live source is stale.
         silence_s: from when on a live source is silent; None goes by the usual intervals.
         queue: deliveries that may wait.
         on_full: what a full queue does; None drops the oldest of a live source, and lets files and recordings wait.

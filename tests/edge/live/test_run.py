@@ -298,6 +298,13 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         ("--source", "csv:none.csv"): "none.csv: expected a file of samples, CSV or JSON lines, "
         "found no such file; check the path\n",
         ("--source", f"csv:{tmp_path}/log.csv"): lacking,
+        (
+            "--source",
+            f"csv:{tmp_path}/log.csv",
+            "--stale",
+            "5",
+        ): "station 'student': --stale: expected a live source, got "
+        f"csv:{tmp_path}/log.csv, whose samples have no age; leave it out, or add --follow for a file that grows\n",
         ("--source", "opc:x"): "--source opc:x: expected one of csv:FILE, stdin, ",
         ("--source", "stdin", "--sink", "jsonl:no/such.jsonl"): "no/such.jsonl: cannot write it: ",
         ("--source", "stdin", "--map", "q=1"): "--map q=1: modality 'acc' has no channel 'q'; "
