@@ -118,6 +118,16 @@ def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
     assert (intake.facts().garbage, intake.last_garbage) == (2, "could not convert string to float: 'much'")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_beside_another_separator_are_of_numbers(separator: str) -> None:
+    intake = Intake(most=1, on_full="block")
+    lines = [separator.join(values) for values in (("0,1", "1,25", "2,5"), ("0,2", "3", "4,5"))]
+    found = LineReader("log.csv", wanted("a", "b")).read(lines, intake, arrived_s=0.0)
+    assert found is not None
+    assert found.times is not None
+    assert (found.times.tolist(), found.rows.tolist()) == ([0.1, 0.2], [[1.25, 2.5], [3.0, 4.5]])
+
+
 def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> None:
     intake = Intake(most=1, on_full="block")
     timed = LineReader("log.csv", wanted("a", "b")).read(["1,2,3", "2,3,4"], intake, arrived_s=0.0)
