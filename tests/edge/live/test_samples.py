@@ -200,6 +200,27 @@ def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:
     assert clock.now_s() is None
 
 
+def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    monkeypatch.setattr(time, "monotonic", lambda: 20.0)
+    clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
+
+    def now_after(times: list[float], arrived_s: float) -> float | None:
+        clock.times_of(delivery(len(times), arrived_s=arrived_s, times=times))
+        return clock.now_s()
+
+    assert now_after([499.9, 500.0], 18.0) == 502.0  # seconds since it was switched on
+    assert now_after([499.0], 19.0) == 502.0  # a late sample
+    assert now_after([500.5], 19.0) == 501.5
+    assert clock.silent_s() == 1.0
+    assert now_after([5e9], 19.5) == 501.5  # a stray
+    assert now_after([501.0], 19.5) == 501.5
+    assert [now_after([1.0], 19.5), now_after([1.5], 20.0)] == [501.5, 1.5]  # switched on anew
+    assert [now_after([1.7e9 - 80_000], 20.0), now_after([1.7e9 - 79_999], 20.0)] == [1.5, 1.7e9]  # UTC, set badly
+
+
 def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
     clock.times_of(delivery(1, arrived_s=10.0, times=[500.0]))
