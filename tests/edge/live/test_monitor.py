@@ -18,11 +18,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.monitor.access import Access, Bucket, address_of, origin_of, token_from
 from mmkd_edge.live.monitor.board import Board
-from mmkd_edge.live.monitor.view import latency_of
+from mmkd_edge.live.monitor.metrics import service_metrics
+from mmkd_edge.live.monitor.view import Follower, latency_of
 from mmkd_edge.live.records import AlarmRecord
+from mmkd_edge.live.service import Service
+from mmkd_edge.live.sources.base import Wanted
+from mmkd_edge.live.sources.files import StdinSource
+from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.testing import fake_predictor
 from mmkd_edge.watch.timing import Histogram
 
 pytest.importorskip("starlette")
@@ -225,10 +233,54 @@ def test_a_bucket_lets_a_few_through_at_once() -> None:
     assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]
 
 
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
+GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
+
+
+def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
+    return Station(
+        name,
+        predictor=predictor,
+        source=StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0)),
+        source_text="stdin",
+        intake=Intake(most=1, on_full="block"),
+        outlets=[],
+        rules=StationRules(hop=10, modality=modality),
+    )
+
+
+def test_inputs_of_stations_with_one_bundle_are_those_of_the_bundle() -> None:
+    with (
+        EdgePredictor.open(example_bundle(), backend="ort") as one,
+        EdgePredictor.open(example_bundle(), backend="ort") as other,
+    ):
+        one.predict(np.zeros((200, 3)))
+        stations = [station_of("press 1", one), station_of("press 2", one), station_of("press 3", other)]
+        text = service_metrics(Service(stations=stations, outlets=[], predictors=[]))
+    bundle = str(example_bundle())
+    found = re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} ', text)
+    assert found == [bundle, f"{bundle} 2"]
+    shares = re.findall(r'mmkd_input_missing_share\{.*predictor="(.*?)"\}', text)
+    assert set(shares) <= {bundle, f"{bundle} 2"}
+    assert set(re.findall(r'mmkd_predictions_total\{predictor="(.*?)"', text)) == {"press 1", "press 2", "press 3"}
+
+
+def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_they_are() -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
+    stations = [station_of(name, predictor) for name in ("press 1", "press 2")]
+    stations.append(station_of("press 3", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))))
+    service = Service(stations=stations, outlets=[], predictors=[])
+    boards = {one.name: Board(ACC, TaskSpec(labels=("ok", "worn"))) for one in stations}
+    assert [Follower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
+    boards["press 2"] = Board(GYRO, TaskSpec(labels=("ok", "worn")))
+    details = [Follower(service, boards, one.name).update().station for one in stations]
+    assert [one.sharing for one in details] == [1, 1, 1]
+    assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
+
+
 @pytest.fixture
 def board() -> Board:
-    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
-    return Board(acc, TaskSpec(labels=("ok", "worn")))
+    return Board(ACC, TaskSpec(labels=("ok", "worn")))
 
 
 def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board: Board) -> None:
