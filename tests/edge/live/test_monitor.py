@@ -299,8 +299,19 @@ def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> N
     times = np.arange(0, 300, 0.01)
     board.samples(times, np.zeros((len(times), 2), dtype=np.float32))
     assert len(board.seen(after_bin=-1, after_result=-1).bins) == 600
-    board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32))  # the clock was set
+    for _ in range(5):  # the clock was set
+        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32))
     assert [one.time_s for one in board.seen(after_bin=2999, after_result=-1).bins] == [5.0]
+
+
+def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
+    board.samples(np.array([10.01, 10.11, 10.31]), np.zeros((3, 2), dtype=np.float32))
+    for late_s in (10.05, 10.25, 3.0):  # of a bin, of a gap, and of long ago
+        board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32))
+    board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32))
+    found = board.seen(after_bin=-1, after_result=-1).bins
+    assert [one.number for one in found] == [100, 101, 103, 104]
+    assert (found[0].lowest, found[0].highest) == ((-1.0, 0.0), (0.0, 2.0))
 
 
 def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
