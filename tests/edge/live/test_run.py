@@ -328,6 +328,18 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         assert str(refused.value).startswith(expected.removesuffix("\n"))
 
 
+def test_a_closed_standard_input_is_said_at_once(bundle_path: Path) -> None:
+    line = 'exec "$@" <&-'
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", *MMKD_RUN, str(bundle_path), "--source", "stdin", "--backend", "ort"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "--source stdin: expected an open standard input, got a closed one; pipe samples into it"
+    assert (done.returncode, done.stderr) == (2, f"mmkd-run: {said}\n")
+
+
 def test_an_option_that_would_do_nothing_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     stations = tmp_path / "stations.toml"
     nothing = "without which it does nothing; add it, or leave it out"
