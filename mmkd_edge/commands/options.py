@@ -49,7 +49,8 @@ class StreamOptions:
     ] = None
     reorder: Annotated[int, Option("Samples held back to put late ones in order.", min=0)] = 0
     stale_s: Annotated[
-        float | None, Option("From this age of the newest sample on a result is stale.", ("--stale",), "SECONDS")
+        float | None,
+        Option("From this age of the newest sample on a result of a live source is stale.", ("--stale",), "SECONDS"),
     ] = None
     silence_s: Annotated[
         float | None,
@@ -63,7 +64,9 @@ class StreamOptions:
     queue: Annotated[int, Option("Deliveries that may wait for an answer.", min=1)] = 1024
     on_full: Annotated[
         str | None,
-        Option("What a full queue does.", metavar="drop-oldest|block", shown="drop-oldest; block for recordings"),
+        Option(
+            "What a full queue does.", metavar="drop-oldest|block", shown="drop-oldest; block for files and recordings"
+        ),
     ] = None
 
 
@@ -100,6 +103,12 @@ class PageOptions:
     )
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
+    ] = None
+    monitor_origin: Annotated[
+        str | None,
+        Option(
+            "What browsers see where a proxy stands before it, for instance https://plant.example.", metavar="ORIGIN"
+        ),
     ] = None
     serve_predict: Annotated[
         bool, Option("Also answer windows that are posted to /predict there.", ("--serve-predict",))
@@ -146,6 +155,7 @@ _NEEDS = {
     "--keep-in": "--keep-uncertain",
     "--uncertain-below": "--keep-uncertain",
     "--monitor-token": "--monitor",
+    "--monitor-origin": "--monitor",
     "--serve-predict": "--monitor",
     "--confirm": "--alarm",
     "--release": "--alarm",

@@ -142,11 +142,13 @@ def _page(service: Service, boards: Mapping[str, Board], options: PageOptions) -
         yield
         return
     from mmkd_edge.command.show import say
-    from mmkd_edge.live.monitor.access import address_of, token_from
+    from mmkd_edge.live.monitor.access import Access, address_of, origin_of, token_from
     from mmkd_edge.live.monitor.server import page_of
 
     address, token = address_of(options.monitor), token_from(options.monitor_token)
-    with page_of(service, boards, address=address, token=token, serve_predict=options.serve_predict) as page:
+    origin = None if options.monitor_origin is None else origin_of(options.monitor_origin)
+    access = Access(token, address, is_open=options.monitor_token is None, origin=origin)
+    with page_of(service, boards, address=address, access=access, serve_predict=options.serve_predict) as page:
         said = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"
         say(f"page: {page.url} ({said})")
         if not address.is_loopback:

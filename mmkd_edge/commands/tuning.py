@@ -56,7 +56,7 @@ def tune(
     if as_json:
         print(json_text(tuned))
         return
-    _show(tuned, bundle)
+    _show(tuned, bundle, hop=hop, reference=engine.reference)
 
 
 def recorded(place: str, modality: ModalitySpec) -> list[Recorded]:
@@ -70,7 +70,7 @@ def recorded(place: str, modality: ModalitySpec) -> list[Recorded]:
     ]
 
 
-def _show(tuned: Tuned, bundle: Path) -> None:
+def _show(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path | None) -> None:
     rule = tuned.rule
     print(f"{rule.label} against {', '.join(tuned.normal)}: the best of {tuned.tried} rules on validation recordings")
     print(
@@ -80,9 +80,16 @@ def _show(tuned: Tuned, bundle: Path) -> None:
         print(f"  {name}: {_words(found)}")
     print(f"  on the validation recordings that chose it: {_words(tuned.on_valid)}")
     print("a recording begins where its state begins, so that a delay has the first full window in it")
-    options = ["--alarm", rule.label, "--confirm", rule.confirm, "--release", rule.release]
+    print(f"next: {next_line(rule, bundle, hop=hop, reference=reference)}")
+
+
+def next_line(rule: AlarmRule, bundle: Path, *, hop: int | None, reference: Path | None) -> str:
+    """The line that runs a bundle with a rule, as it was chosen: the rule counts results, which the hop makes."""
+    options: list[object] = ["--alarm", rule.label, "--confirm", rule.confirm, "--release", rule.release]
     options += ["--cooldown", f"{rule.cooldown_s:g}s", "--min-probability", f"{rule.min_probability:g}"]
-    print(f"next: {shell_line('mmkd-run', bundle, '--source', 'SOURCE', *options)}")
+    options += [] if hop is None else ["--hop", hop]
+    options += [] if reference is None else ["--reference", reference]
+    return shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)
 
 
 def _words(found: Outcome) -> str:

@@ -21,6 +21,7 @@ from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
 from mmkd_edge.live.sinks.table import open_sink
 from mmkd_edge.live.sources.base import Source, Wanted
+from mmkd_edge.live.sources.files import FileSource
 from mmkd_edge.live.sources.table import LoadRecordings, open_source
 from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.live.station import Onlooker, Station, StationRules
@@ -152,7 +153,14 @@ def _station(
     )
     load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
     source: Source = open_source(spec.source, wanted, load_recordings=load, pause_s=2 * modality.duration_s)
-    on_full = spec.on_full or ("drop-oldest" if source.live else "block")
+    # The file keeps what waits: nothing is lost by reading it later.
+    if spec.stale_s is not None and not source.live:
+        source.close()
+        raise UsageError(
+            f"station {spec.name!r}: --stale: expected a live source, got {spec.source}, whose samples have no age; "
+            "leave it out, or add --follow for a file that grows"
+        )
+    on_full = spec.on_full or ("drop-oldest" if source.live and not isinstance(source, FileSource) else "block")
     return Station(
         spec.name,
         predictor=predictor,

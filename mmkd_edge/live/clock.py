@@ -21,6 +21,8 @@ _CORRECTED = 0.02
 _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
 # After a machine has slept its sensors need not be made up for every second of it.
 _MOST_MISSING = 1_000_000
+# A clock of the source further than this from UTC is one of its own, such as seconds since it was switched on.
+_OWN_CLOCK_S = 86_400.0
 # Of a sampling period, which doubles of seconds since 1970 round by at 1 MHz.
 _ROUNDING = 0.25
 
@@ -45,6 +47,8 @@ class SampleClock:
         self._arrived_s = 0.0
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
         self._is_source_time = False
+        self._newest: tuple[float, float] | None = None  # a time of the source, and when it arrived
+        self._was_odd = False
 
     def times_of(self, delivery: Delivery) -> NDArray[np.float64]:
         """The time of each sample (n,)."""
@@ -54,7 +58,15 @@ class SampleClock:
         self._is_source_time = self._time_from == "source" and delivery.times is not None
         times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
         self._last_s = self._real_s = float(times[-1])
+        self._see(float(times.max()), delivery.arrived_s)
         return times
+
+    def _see(self, time_s: float, arrived_s: float) -> None:
+        """Keep the newest time. A step back, or of more than a day, is believed when the next delivery takes it too."""
+        is_odd = self._newest is not None and not 0 <= time_s - self._newest[0] <= _OWN_CLOCK_S
+        self._was_odd = is_odd and not self._was_odd
+        if not self._was_odd:
+            self._newest = time_s, arrived_s
 
     def _counted(self, delivery: Delivery) -> NDArray[np.float64]:
         count, period_s = len(delivery.rows), 1 / self._rate_hz
@@ -74,10 +86,14 @@ class SampleClock:
 
     def now_s(self) -> float | None:
         """This moment on the clock of the samples; before the first, and where samples are not of now, None."""
-        if not self._live or self._last_s is None:
+        if not self._live or self._newest is None:
             return None
-        # The clock of the machine that gave the times is this one's, or set by the same server.
-        return time.time() if self._is_source_time else self._utc_s + time.monotonic()
+        if not self._is_source_time:
+            return self._utc_s + time.monotonic()
+        time_s, arrived_s = self._newest
+        # The clock of the machine that gave the times is this one's or set by the same server, or it is no UTC at all.
+        own_s, utc_s = time_s + time.monotonic() - arrived_s, time.time()
+        return own_s if abs(own_s - utc_s) > _OWN_CLOCK_S else utc_s
 
     def missing_times(self, monotonic_s: float, *, silence_s: float | None) -> NDArray[np.float64]:
         """Times (n,) at which a live source should have given samples and did not; each is given once.

@@ -41,10 +41,10 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         replay_speed: of files and recordings, in times their own; None is as fast as they are answered.
         gap_s: a longer space between two samples is a gap.
         reorder: samples that are held back to put late ones in order.
-        stale_s: from this age of the newest sample on a result is stale.
+        stale_s: from this age of the newest sample on a result of a live source is stale.
         silence_s: from when on a live source is silent; None goes by the usual intervals.
         queue: deliveries that may wait.
-        on_full: what a full queue does; None drops the oldest of a live source, and lets a recording wait.
+        on_full: what a full queue does; None drops the oldest of a live source, and lets files and recordings wait.
         backend: as of `EdgePredictor.open`, and so the next four.
         alarms: what is an episode; empty makes none.
         uncertain_below: an answer of lower probability is uncertain.
@@ -160,6 +160,8 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         value: Any = getattr(station, key)
         if value is not None and not 0 < value < math.inf:
             yield f"{key}': expected a number above 0, got {value}; correct it"
+    if station.follow and station.replay_speed is not None:
+        yield "replay_speed': expected none beside 'follow', for a file that grows has a pace of its own; leave one out"
     if not 1 <= station.queue <= MOST_QUEUED:
         yield f"queue': expected 1 to {MOST_QUEUED:,}, got {station.queue}; correct it"
     if station.hop is not None and station.hop < 1:

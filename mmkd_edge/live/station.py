@@ -147,11 +147,12 @@ class Station:
         self._source_text = source_text
         self._intake = intake
         self._outlets = outlets
-        self._rules = rules
+        # What was recorded has no age.
+        self._rules = rules if source.live else msgspec.structs.replace(rules, stale_s=None)
         self._alarms = alarms
         self._ring = ring
         self._onlooker = onlooker
-        self._stream = _stream_of(predictor, rules, None if ring is None else self._keep)
+        self._stream = _stream_of(predictor, self._rules, None if ring is None else self._keep)
         self._modality = next(
             entry.modality for entry in predictor.entries if rules.modality in (None, entry.modality.name)
         )

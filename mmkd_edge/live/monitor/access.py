@@ -1,7 +1,8 @@
 """Who may look, and who may touch.
 
-On the loopback interface anybody of this machine may look; everywhere else a token is asked for. What changes something
-asks for it everywhere. A page of another origin, and a name that was made to point here, get nothing.
+On the loopback interface anybody of this machine may look, unless a token or an origin was named; everywhere else, and
+of what a proxy forwards, a token is asked for. What changes something asks for it everywhere. A page of another origin,
+and a name that was made to point here, get nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +24,9 @@ from mmkd_edge.errors import UsageError
 COOKIE = "mmkd_session"
 _LEAST_TOKEN = 16
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# What proxies add: RFC 7239, and the older custom.
+_FORWARDED = ("forwarded", "x-forwarded-for")
+_USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,9 +52,25 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def address_of(text: str) -> Address:
     """`HOST:PORT`, `:PORT` or `PORT`. Raises UsageError where it is none."""
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
+    if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise UsageError(f"--monitor {text}: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so")
     return Address(host=host.strip("[]") or "127.0.0.1", port=int(port))
+
+
+def origin_of(text: str) -> str:
+    """`SCHEME://HOST[:PORT]` as a browser writes it in `Origin`. Raises UsageError where it is none."""
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in _USUAL_PORTS or "@" in parts.netloc or parts.path not in ("", "/"):
+        raise UsageError(
+            f"--monitor-origin {text}: expected what the browser shows before the path, such as "
+            "https://plant.example; write it so"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _USUAL_PORTS[parts.scheme]) else f":{port}")
 
 
 def token_from(file: Path | None) -> str:
@@ -78,11 +99,16 @@ class Access:
     Args:
         token: that is asked for.
         address: where the page is.
+        is_open: whether on the loopback interface anybody may look.
+        origin: that browsers see where a proxy stands before the page; None without one.
     """
 
-    def __init__(self, token: str, address: Address) -> None:
+    def __init__(self, token: str, address: Address, *, is_open: bool, origin: str | None = None) -> None:
         self._token = token
-        self._address = address
+        self._is_open = is_open and address.is_loopback and origin is None
+        self._origin = origin
+        here = f"[{address.host}]" if ":" in address.host else address.host
+        self._names = {*_LOCAL_NAMES, here} if address.is_loopback else None
 
     @property
     def session(self) -> str:
@@ -104,10 +130,11 @@ class Access:
         """Whether a request names this machine, and comes from no page of another origin."""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if self._address.is_loopback and name not in _LOCAL_NAMES:
+        seen = None if self._origin is None else self._origin.partition("://")[2]
+        if self._names is not None and name not in self._names and host != seen:
             return False
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if origin is not None and origin != self._origin and origin.partition("://")[2] != host:
             return False
         # A link to the page may stand anywhere; what the page itself asks for comes from it alone.
         return headers.get("sec-fetch-mode") == "navigate" or headers.get("sec-fetch-site", "none") in (
@@ -117,7 +144,9 @@ class Access:
 
     def may_look(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
         """Whether a request may see anything."""
-        return self._address.is_loopback or self.knows_token(headers, cookies)
+        if self._is_open and not any(name in headers for name in _FORWARDED):
+            return True
+        return self.knows_token(headers, cookies)
 
 
 class Bucket:

@@ -60,7 +60,7 @@ def _json(body: bytes) -> object:
 def _rows(rows: object) -> object:
     try:
         return np.array(rows, dtype=np.float64)  # null becomes NaN
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             "expected rows of numbers, one for each sample, got something else; null is missing"
         ) from error

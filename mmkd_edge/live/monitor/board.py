@@ -21,6 +21,8 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 SPAN_S = 60.0
 """Of the signal and the timeline."""
 _BINS = 600
+# So many deliveries in a row that end before the newest bin are another time line; fewer are late.
+_STEPS_BACK = 5
 _RESULTS, _EPISODES, _STATES = 600, 50, 20
 
 
@@ -118,6 +120,7 @@ class Board:
         self._episodes: deque[Episode] = deque(maxlen=_EPISODES)
         self._states: deque[StateRecord] = deque(maxlen=_STATES)
         self._alarms: dict[int, AlarmRecord] = {}
+        self._behind = 0
         self._lock = threading.Lock()
 
     # ---- what passes
@@ -133,16 +136,21 @@ class Board:
         lowest[gone] = highest[gone] = np.nan
         found = zip(numbers[starts].tolist(), lowest.tolist(), highest.tolist(), strict=True)
         with self._lock:
+            is_behind = bool(self._bins) and int(numbers[-1]) < self._bins[-1].number
+            self._behind = self._behind + 1 if is_behind else 0
+            if self._behind >= _STEPS_BACK:
+                self._bins.clear()
             for number, low, high in list(found)[-_BINS:]:
                 self._put(number, low, high)
 
     def _put(self, number: int, low: Sequence[float], high: Sequence[float]) -> None:
         time_s = round(number * self._bin_s, 3)
-        if self._bins and self._bins[-1].number == number:
-            last = self._bins.pop()
-            low = [_least(one, other) for one, other in zip(last.lowest, low, strict=True)]
-            high = [-_least(-one, -other) for one, other in zip(last.highest, high, strict=True)]
-        elif self._bins and not 0 < time_s - self._bins[-1].time_s <= SPAN_S:
+        if self._bins and number <= self._bins[-1].number:
+            place = next((place for place, one in enumerate(self._bins) if one.number == number), None)
+            if place is not None:  # else it is late, and of a gap
+                self._bins[place] = _wider(self._bins[place], low, high)
+            return
+        if self._bins and time_s - self._bins[-1].time_s > SPAN_S:
             self._bins.clear()  # another time line
         self._bins.append(Bin(number, time_s, tuple(low), tuple(high)))
 
@@ -211,6 +219,13 @@ class Board:
                 episodes=tuple(reversed(self._episodes)),
                 states=tuple(reversed(self._states)),
             )
+
+
+def _wider(one: Bin, low: Sequence[float], high: Sequence[float]) -> Bin:
+    """A bin with more samples in it."""
+    lowest = tuple(_least(old, new) for old, new in zip(one.lowest, low, strict=True))
+    highest = tuple(-_least(-old, -new) for old, new in zip(one.highest, high, strict=True))
+    return Bin(one.number, one.time_s, lowest, highest)
 
 
 def _least(one: float, other: float) -> float:

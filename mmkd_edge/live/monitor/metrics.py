@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ import msgspec
 from mmkd_edge.live.service import RunFacts, Service
 from mmkd_edge.live.sinks.outlet import OutletFacts
 from mmkd_edge.live.station import Station, StationFacts
+from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.watch.health import Health
 from mmkd_edge.watch.prometheus import HealthCollector, metrics_library
 
@@ -22,6 +23,8 @@ _OF_STATIONS: tuple[tuple[str, str, Callable[[StationFacts], int]], ...] = (
     ("faults", "Deliveries that could not be answered.", lambda facts: facts.faults),
     ("connects", "How often the source was there.", lambda facts: facts.intake.connects),
 )
+# Of the health of predictors what each station counts for itself; the rest is of a bundle, which several may share.
+_COUNTED_BY_STATIONS = ("mmkd_predictions", "mmkd_latency_seconds")
 _OF_SINKS: tuple[tuple[str, str, Callable[[OutletFacts], int]], ...] = (
     ("written", "Records that a sink took.", lambda facts: facts.written),
     ("dropped", "Records given up because too many waited.", lambda facts: facts.dropped),
@@ -41,6 +44,31 @@ class _StationHealth:
         health = self._station.predictor.health()
         results = {status: facts.results.get(status, 0) for status in health.predictions}
         return msgspec.structs.replace(health, predictions=results, latency=facts.latency)
+
+
+class _HealthOfAll:
+    """Predictions and latency of each station; inputs, answers and failures of each bundle."""
+
+    def __init__(self, stations: Sequence[Station]) -> None:
+        self._stations = HealthCollector({station.name: _StationHealth(station) for station in stations})
+        self._bundles = HealthCollector(_by_bundle(stations))
+
+    def collect(self) -> Iterator[Any]:
+        """The metric families, as prometheus-client takes them."""
+        for own, shared in zip(self._stations.collect(), self._bundles.collect(), strict=True):
+            yield own if own.name in _COUNTED_BY_STATIONS else shared
+
+
+def _by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
+    """Each predictor once, by the path of its bundle; one that is opened in several ways has a number behind it."""
+    found: dict[str, EdgePredictor] = {}
+    for station in stations:
+        if any(one is station.predictor for one in found.values()):
+            continue
+        path = station.predictor.info().bundle
+        opened = sum(one.info().bundle == path for one in found.values())
+        found[f"{path} {opened + 1}" if opened else path] = station.predictor
+    return found
 
 
 class ServiceCollector:
@@ -91,7 +119,7 @@ def service_metrics(service: Service) -> str:
     """Everything in the text format of Prometheus. Raises UnavailableError where prometheus-client is not installed."""
     library = metrics_library()
     registry = library.CollectorRegistry()
-    registry.register(HealthCollector({station.name: _StationHealth(station) for station in service.stations}))
+    registry.register(_HealthOfAll(service.stations))
     registry.register(ServiceCollector(service))
     text: str = library.generate_latest(registry).decode()
     return text

@@ -25,16 +25,14 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: where it is.
-        token: that it asks for.
     """
 
     url: str
-    token: str
 
 
 @contextlib.contextmanager
 def page_of(
-    service: Service, boards: Mapping[str, Board], *, address: Address, token: str, serve_predict: bool
+    service: Service, boards: Mapping[str, Board], *, address: Address, access: Access, serve_predict: bool
 ) -> Iterator[Open]:
     """Serves the page of a service while the block runs.
 
@@ -45,9 +43,8 @@ def page_of(
     uvicorn = _uvicorn()
     listening = _listening(address)
     host, port = listening.getsockname()[:2]
-    bound = Address(host=address.host, port=port)
     stopping = threading.Event()
-    monitor = Monitor(service, boards, access=Access(token, bound), stopping=stopping, serve_predict=serve_predict)
+    monitor = Monitor(service, boards, access=access, stopping=stopping, serve_predict=serve_predict)
     config = uvicorn.Config(
         monitor.app(),
         log_level="warning",
@@ -65,7 +62,7 @@ def page_of(
     thread.start()
     shown = f"[{host}]" if ":" in host else host
     try:
-        yield Open(url=f"http://{shown}:{port}/", token=token)
+        yield Open(url=f"http://{shown}:{port}/")
     finally:
         stopping.set()
         server.should_exit = True

@@ -72,7 +72,8 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
         value_unit: of a number that it answers; None where it answers labels.
         rate_hz: of the samples.
         span_s: of the signal and the timeline.
-        drifting: whether inputs are as in the training, in a word.
+        drift: whether inputs are as in the training, in a word.
+        sharing: how many stations these inputs are of: those with the same bundle and modality.
         seen: what is new.
         facts: how it is doing.
         latency: of it; None before the first result.
@@ -86,6 +87,7 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     rate_hz: float
     span_s: float
     drift: str
+    sharing: int
     seen: Seen
     facts: StationFacts
     latency: Latency | None
@@ -155,17 +157,24 @@ class Follower:
             value_unit=task.unit_text.strip() if task.kind == "regression" else None,
             rate_hz=board.modality.rate_hz,
             span_s=SPAN_S,
-            drift=self._drift_of(station),
+            drift=self._drift_of(station, board),
+            sharing=sum(self._is_shared(station, other) for other in self._service.stations),
             seen=seen,
             facts=msgspec.structs.replace(facts, latency=None),
             latency=None if facts.latency is None else latency_of(facts.latency),
         )
 
-    def _drift_of(self, station: Station) -> str:
+    def _is_shared(self, station: Station, other: Station) -> bool:
+        modalities = (self._boards[one.name].modality.name for one in (station, other))
+        return other.predictor is station.predictor and len(set(modalities)) == 1
+
+    def _drift_of(self, station: Station, board: Board) -> str:
         """The verdict on the inputs; it takes milliseconds, and is asked for every tenth time."""
         if self._drift_age >= 10:
-            verdicts = [model.drift.verdict for model in station.predictor.health().models]
-            self._drift, self._drift_age = verdicts[0] if verdicts else "", 0
+            names = [one.name for one in station.predictor.entries if one.modality.name == board.modality.name]
+            models = station.predictor.health().models
+            self._drift = next((model.drift.verdict for model in models if model.model in names), "")
+            self._drift_age = 0
         self._drift_age += 1
         return self._drift
 

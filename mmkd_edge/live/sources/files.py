@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmkd_edge.bundle.files import open_file
+from mmkd_edge.errors import UsageError
 from mmkd_edge.live.intake import Delivery, Listener
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.replay import paced
@@ -89,11 +90,16 @@ class StdinSource:
 
     Args:
         wanted: the columns to find.
+
+    Raises:
+        UsageError: the process has no standard input.
     """
 
     live = True
 
     def __init__(self, wanted: Wanted) -> None:
+        if sys.stdin is None:
+            raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
         self._wanted = wanted
 
     def deliveries(self, listener: Listener) -> Iterator[Delivery]:

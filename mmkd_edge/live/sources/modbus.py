@@ -6,6 +6,7 @@ A column is a register: `h100:int16` is holding register 100, `i7:float32` input
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -19,12 +20,18 @@ from mmkd_edge.live.links.place import Place, place_of
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.polling import asked_again
 
+logger = logging.getLogger(__name__)
+
 _OPTIONS = ("unit", "every", "words")
 _PORT = 502
 _REGISTER = re.compile(r"(?P<kind>[hi])(?P<number>[0-9]{1,5})(?::(?P<type>[a-z0-9]+))?")
 _WORDS = {"int16": 1, "uint16": 1, "int32": 2, "uint32": 2, "int64": 4, "uint64": 4, "float32": 2, "float64": 4}
 _MOST_AT_ONCE = 125  # Modbus application protocol 1.1b3, section 6.3
+# Of its section 7: illegal data address, illegal data value.
+_REFUSALS = (2, 3)
 _TIMEOUT_S = 3.0
+Block = tuple[str, int, int]
+"""Kind, first number and count of registers that are read together."""
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,15 +105,30 @@ class _Connection:
 
     def sample(self) -> list[float]:
         read: dict[tuple[str, int], int] = {}
-        for kind, first, count in self._blocks:
-            ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
-            try:
-                answer = ask(first, count=count, device_id=self._unit)
-            except self._errors as error:
-                raise ConnectionError(first_line(error)) from error
-            if not answer.isError():  # else these are missing: the PLC is there, and lacks them
-                read |= {(kind, first + place): word for place, word in enumerate(answer.registers)}
+        for block in list(self._blocks):
+            words, is_refused = self._read(block)
+            parts = _parts_of(block, self._registers) if is_refused else []
+            if len(parts) > 1:
+                kind, first, count = block
+                logger.warning("the PLC refuses %s%d to %d at once; read one by one", kind, first, first + count - 1)
+                place = self._blocks.index(block)
+                self._blocks[place : place + 1] = parts
+                for part in parts:
+                    words |= self._read(part)[0]
+            read |= words
         return [self._value(register, read) for register in self._registers]
+
+    def _read(self, block: Block) -> tuple[dict[tuple[str, int], int], bool]:
+        """The words of a block, none where the PLC gives an error, and whether it refuses these registers."""
+        kind, first, count = block
+        ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
+        try:
+            answer = ask(first, count=count, device_id=self._unit)
+        except self._errors as error:
+            raise ConnectionError(first_line(error)) from error
+        if answer.isError():  # these are missing: the PLC is there, and lacks them
+            return {}, getattr(answer, "exception_code", None) in _REFUSALS
+        return {(kind, first + place): word for place, word in enumerate(answer.registers)}, False
 
     def _value(self, register: Register, read: dict[tuple[str, int], int]) -> float:
         words = [read.get((register.kind, number)) for number in range(register.number, register.end)]
@@ -122,7 +144,14 @@ class _Connection:
         self._client.close()
 
 
-def blocks_of(registers: list[Register]) -> Iterator[tuple[str, int, int]]:
+def _parts_of(block: Block, registers: list[Register]) -> list[Block]:
+    """What of a block is asked for, a value at a time."""
+    kind, first, count = block
+    inside = {(one.number, one.end) for one in registers if one.kind == kind and first <= one.number}
+    return [(kind, start, end - start) for start, end in sorted(inside) if end <= first + count]
+
+
+def blocks_of(registers: list[Register]) -> Iterator[Block]:
     """The fewest readings that give all registers: kind, first number and count; small gaps are read along."""
     for kind in ("h", "i"):
         spans = sorted({(one.number, one.end) for one in registers if one.kind == kind})

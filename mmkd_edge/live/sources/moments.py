@@ -11,7 +11,10 @@ def seconds_of(value: object, *, unit_s: float) -> float:
     if isinstance(value, bool) or value is None:
         raise ValueError(f"expected a time, got {value!r}")
     if isinstance(value, int | float):
-        seconds = float(value) * unit_s
+        try:
+            seconds = float(value) * unit_s
+        except OverflowError as error:
+            raise ValueError("expected a time, got a whole number beyond any") from error
     else:
         text = str(value).strip()
         try:

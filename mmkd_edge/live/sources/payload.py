@@ -104,6 +104,6 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):  # infinite is missing
             array = np.array(values, dtype=np.float64).astype(np.float32)  # null becomes NaN
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # a whole number of 400 digits overflows
         raise ValueError(f"{what}: expected numbers, got something else") from error
     return array

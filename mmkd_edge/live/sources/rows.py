@@ -17,7 +17,7 @@ from mmkd_edge.live.sources.base import SECONDS, Wanted, missing_columns
 from mmkd_edge.live.sources.moments import seconds_of
 from mmkd_edge.live.sources.payload import rows_of
 
-_SEPARATORS = ",;\t"
+_SEPARATORS = "\t;"
 _MISSING = ("", "nan", "na", "null", "none", "-")
 # A line that never ends is no line.
 MOST_LINE_BYTES = 1 << 20
@@ -40,11 +40,6 @@ class LineReader:
         self._places: list[int] = []
         self._time_place: int | None = None
         self._width = 0
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the first line was read."""
-        return self._is_json is not None
 
     def read(self, lines: Iterable[str], listener: Listener, *, arrived_s: float) -> Delivery | None:
         """The samples of some lines together; what is none is told to the listener. None where there is none.
@@ -87,7 +82,9 @@ class LineReader:
         self._is_json = first[0] in "{["
         if self._is_json:
             return False
-        self._separator = max(_SEPARATORS, key=first.count)
+        # Beside one of these a comma is that of a number.
+        separator = max(_SEPARATORS, key=first.count)
+        self._separator = separator if separator in first else ","
         names = [
             name.strip().strip('"').lstrip("\ufeff") for name in next(csv.reader([first], delimiter=self._separator))
         ]

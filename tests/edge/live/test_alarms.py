@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.commands.tuning import next_line
 from mmkd_edge.live.alarms import AlarmRule, Episodes
 from mmkd_edge.live.records import AlarmRecord, ResultRecord
 from mmkd_edge.live.sources.base import Recorded
@@ -155,6 +156,14 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     assert tuned.on_test.false_alarms_per_day is None
     with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
         tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
+
+
+def test_the_next_line_runs_what_was_tuned() -> None:
+    rule = AlarmRule(label="worn", confirm="2/3", release=4, cooldown_s=30.0, min_probability=0.7)
+    line = "mmkd-run a.edge --source SOURCE --alarm worn --confirm 2/3 --release 4 --cooldown 30s --min-probability 0.7"
+    assert next_line(rule, Path("a.edge"), hop=None, reference=None) == line
+    found = next_line(rule, Path("a.edge"), hop=50, reference=Path("my press.json"))
+    assert found == f"{line} --hop 50 --reference 'my press.json'"
 
 
 @pytest.mark.slow

@@ -112,6 +112,13 @@ def answered(
     return sink.results, station.facts(), station
 
 
+def test_results_of_what_was_recorded_are_never_stale() -> None:
+    # All in one delivery: the newest sample is 1 s younger than the first window's.
+    results, _, _ = answered(Texts([good(0, 120)]), rules=StationRules(hop=10, stale_s=0.05))
+    assert {one.status for one in results} <= {"ok", "warming_up"}
+    assert len(results) == 12
+
+
 OF_SOURCES: dict[str, tuple[list[str], dict[str, int]]] = {
     "random bytes": (["\x80\x01\x02zzz"], {"garbage": 1}),
     "half a document": (['{"time": 1, "x": '], {"garbage": 1}),

@@ -105,15 +105,17 @@ class InLoop:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def plc(port: int) -> InLoop:
-    """A PLC with 16 registers in all tables: 1.5 as float32 in 2 and 3, -7 in 5."""
+def plc(port: int, *, far: int | None = None) -> InLoop:
+    """A PLC with 8 registers in all tables: 1.5 as float32 in 2 and 3, -7 in 5; 42 in a far one, none between."""
     pytest.importorskip("pymodbus")
     from pymodbus.server import ModbusTcpServer
     from pymodbus.simulator import DataType, SimData, SimDevice
 
     async def start() -> Any:
         words = [1000, 0, 0x3FC0, 0, 0, 0xFFF9, 0, 0]
-        device = SimDevice(id=1, simdata=[SimData(0, values=words, datatype=DataType.REGISTERS)])
+        data = [SimData(0, values=words, datatype=DataType.REGISTERS)]
+        data += [] if far is None else [SimData(far, values=[42], datatype=DataType.REGISTERS)]
+        device = SimDevice(id=1, simdata=data)
         server = ModbusTcpServer(device, address=("127.0.0.1", port))
         await server.serve_forever(background=True)
         return server
@@ -132,6 +134,18 @@ def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missi
     reading.close()
     assert reading.intake.notes() == [(True, f"127.0.0.1:{port}")]
     np.testing.assert_array_equal(reading.rows()[0], [1000, 1.5, -7, 65529, NAN])
+    server.close()
+
+
+def test_a_plc_that_refuses_what_lies_between_is_read_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    server = plc(port := free_port(), far=50)
+    columns = ("h0", "h2:float32", "h50", "h60")
+    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}?every=0.02", wanted(*columns)))
+    until(lambda: reading.intake.facts().samples >= 3)
+    reading.close()
+    np.testing.assert_array_equal(reading.rows()[:3], [[1000, 1.5, 42, NAN]] * 3)
+    told = [one.message for one in caplog.records if one.name == "mmkd_edge.live.sources.modbus"]
+    assert told == ["the PLC refuses h0 to 60 at once; read one by one"]
     server.close()
 
 

@@ -18,11 +18,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
-from mmkd_edge.live.monitor.access import Access, Bucket, address_of, token_from
+from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.live.channels import columns_of
+from mmkd_edge.live.intake import Intake
+from mmkd_edge.live.monitor.access import Access, Bucket, address_of, origin_of, token_from
 from mmkd_edge.live.monitor.board import Board
-from mmkd_edge.live.monitor.view import latency_of
+from mmkd_edge.live.monitor.metrics import service_metrics
+from mmkd_edge.live.monitor.view import Follower, latency_of
 from mmkd_edge.live.records import AlarmRecord
+from mmkd_edge.live.service import Service
+from mmkd_edge.live.sources.base import Wanted
+from mmkd_edge.live.sources.files import StdinSource
+from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.testing import fake_predictor
 from mmkd_edge.watch.timing import Histogram
 
 pytest.importorskip("starlette")
@@ -33,8 +41,8 @@ Answer = tuple[int, str]
 
 
 @contextlib.contextmanager
-def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A station with a page; gives its address."""
+def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+    """A station with a page; gives its address, and what is said of its token."""
     child = subprocess.Popen(
         [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()", example_bundle(), "--source", "stdin",
          "--name", "press 1", "--backend", "ort", *arguments],
@@ -47,8 +55,8 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     assert child.stderr is not None
     try:
         for line in child.stderr:
-            if found := re.match(r"page: (\S+) \(", line):
-                yield found[1], child
+            if found := re.match(r"page: (\S+) \((.*)\)", line):
+                yield found[1], child, found[2]
                 break
         else:
             raise AssertionError("it ended without a page")
@@ -67,9 +75,8 @@ def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
         return error.code, error.read().decode()
 
 
-def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("a token of the plant\n")
-    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token", "--serve-predict") as (url, child):
+def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
+    with running("--monitor", "127.0.0.1:0", "--serve-predict") as (url, child, token):
         assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
 
         assert child.stdin is not None
@@ -95,6 +102,10 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
             b"[[1, 2, 3]]": (422, "modality 'acc': expected shape (T, C)=(200, 3), got (1, 3)"),
             b"{": (422, "expected JSON, got something else: "),
             b'["a"]': (422, "expected rows of numbers, one for each sample, got something else; null is missing"),
+            b"[[" + b"9" * 400 + b", 2, 3]]": (
+                422,
+                "expected rows of numbers, one for each sample, got something else; null is missing",
+            ),
             b"1" * 30_000: (413, "expected at most 23,296 bytes"),
         }
         for body, (code, said) in wrong.items():
@@ -114,7 +125,7 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
         needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
         noted = json.dumps({"station": "press 1", "episode": 1}).encode()
         assert ask(f"{url}acknowledge", noted, content_type="application/json") == needs
-        bearer = "Bearer a token of the plant"
+        bearer = "Bearer " + token.removeprefix("its token: ")
         found = ask(f"{url}acknowledge", noted, content_type="application/json", authorization=bearer)
         assert found == (404, '{"error":"there is no such episode that waits"}')
         assert ask(f"{url}static/../app.py")[0] == 404
@@ -124,7 +135,7 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine(tmp_path: P
 
 def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token of the plant\n")
-    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, _):
+    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
         here = url.replace("0.0.0.0", "127.0.0.1")
         for path in ("events", "healthz", "metrics"):
             assert ask(here + path)[0] == 401, path
@@ -135,10 +146,65 @@ def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> No
             404,
             '{"error":"mmkd-run was started without --serve-predict"}',
         )
-        assert 'id="stations"' in ask(here, cookie=f"mmkd_session={Access('a token of the plant', ANY).session}")[1]
+        assert (
+            'id="stations"'
+            in ask(here, cookie=f"mmkd_session={Access('a token of the plant', ANY, is_open=False).session}")[1]
+        )
 
 
 ANY = address_of("127.0.0.1:1")
+
+
+def test_behind_a_proxy_everything_asks_for_the_token_and_works_with_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    options = ("--monitor-token", f"{tmp_path}/token", "--monitor-origin", "https://plant.example")
+    with running("--monitor", "127.0.0.1:0", *options) as (url, *_):
+        # nginx as it comes, with the Host of the page; then with `proxy_set_header Host $host`.
+        for host in (url.split("/")[2], "plant.example"):
+            sent = {"host": host, "origin": "https://plant.example", "sec_fetch_site": "same-origin"}
+            assert [ask(url + path, **sent)[0] for path in ("events", "healthz", "metrics")] == [401] * 3
+            assert 'id="login"' in ask(url, host=host)[1]
+            body = b'{"token": "a token of the plant"}'
+            assert ask(f"{url}login", body, content_type="application/json", **sent) == (200, '{"ok":true}')
+            session = f"mmkd_session={Access('a token of the plant', ANY, is_open=False).session}"
+            noted = b'{"station": "press 1", "episode": 1}'
+            found = ask(f"{url}acknowledge", noted, content_type="application/json", cookie=session, **sent)
+            assert found == (404, '{"error":"there is no such episode that waits"}')
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{url}healthz", host="evil.example", authorization=bearer)[0] == 403
+        assert ask(f"{url}healthz", origin="http://plant.example", authorization=bearer)[0] == 403
+
+
+def may_look(address: str, headers: dict[str, str], *, is_open: bool = True) -> bool:
+    access = Access("a token of the plant", address_of(address), is_open=is_open)
+    return access.is_from_here(headers) and access.may_look(headers, {})
+
+
+def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_too() -> None:
+    here = {"host": "127.0.0.1:1"}
+    bearer = {"authorization": "Bearer a token of the plant"}
+    assert may_look("127.0.0.1:1", here)
+    for name in ("forwarded", "x-forwarded-for"):
+        assert not may_look("127.0.0.1:1", here | {name: ""})
+        assert may_look("127.0.0.1:1", here | {name: "10.0.0.7"} | bearer)
+    assert not may_look("127.0.0.1:1", here, is_open=False)
+    assert may_look("127.0.0.1:1", here | bearer, is_open=False)
+
+
+def test_every_address_of_the_loopback_interface_is_a_name_of_this_machine() -> None:
+    assert may_look("127.0.0.2:1", {"host": "127.0.0.2:1"})
+    assert not may_look("127.0.0.2:1", {"host": "127.0.0.3:1"})
+
+
+def test_an_origin_is_what_a_browser_writes() -> None:
+    assert origin_of("https://Plant.example:443/") == "https://plant.example"
+    assert origin_of("http://[::1]:80") == "http://[::1]"
+    assert origin_of("http://plant.example:8443") == "http://plant.example:8443"
+    for wrong in ("plant.example", "https://plant.example/line", "ftp://plant", "https://a@plant", "http://plant:x"):
+        with pytest.raises(UsageError) as refused:
+            origin_of(wrong)
+        expected = f"--monitor-origin {wrong}: expected what the browser shows before the path, such as "
+        assert str(refused.value) == f"{expected}https://plant.example; write it so"
 
 
 def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None:
@@ -154,6 +220,8 @@ def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None
         address_of("localhost")
     expected = "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
     assert str(refused.value) == expected
+    with pytest.raises(UsageError, match="--monitor :\u00b2: expected HOST:PORT, "):
+        address_of(":\u00b2")
     (tmp_path / "token").write_text("short")
     with pytest.raises(UsageError, match="expected a token of 16 characters or more, got 5; make it longer"):
         token_from(tmp_path / "token")
@@ -165,10 +233,54 @@ def test_a_bucket_lets_a_few_through_at_once() -> None:
     assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]
 
 
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
+GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
+
+
+def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
+    return Station(
+        name,
+        predictor=predictor,
+        source=StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0)),
+        source_text="stdin",
+        intake=Intake(most=1, on_full="block"),
+        outlets=[],
+        rules=StationRules(hop=10, modality=modality),
+    )
+
+
+def test_inputs_of_stations_with_one_bundle_are_those_of_the_bundle() -> None:
+    with (
+        EdgePredictor.open(example_bundle(), backend="ort") as one,
+        EdgePredictor.open(example_bundle(), backend="ort") as other,
+    ):
+        one.predict(np.zeros((200, 3)))
+        stations = [station_of("press 1", one), station_of("press 2", one), station_of("press 3", other)]
+        text = service_metrics(Service(stations=stations, outlets=[], predictors=[]))
+    bundle = str(example_bundle())
+    found = re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} ', text)
+    assert found == [bundle, f"{bundle} 2"]
+    shares = re.findall(r'mmkd_input_missing_share\{.*predictor="(.*?)"\}', text)
+    assert set(shares) <= {bundle, f"{bundle} 2"}
+    assert set(re.findall(r'mmkd_predictions_total\{predictor="(.*?)"', text)) == {"press 1", "press 2", "press 3"}
+
+
+def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_they_are() -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
+    stations = [station_of(name, predictor) for name in ("press 1", "press 2")]
+    stations.append(station_of("press 3", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))))
+    service = Service(stations=stations, outlets=[], predictors=[])
+    boards = {one.name: Board(ACC, TaskSpec(labels=("ok", "worn"))) for one in stations}
+    assert [Follower(service, boards, one.name).update().station.sharing for one in stations] == [2, 2, 1]
+    boards["press 2"] = Board(GYRO, TaskSpec(labels=("ok", "worn")))
+    details = [Follower(service, boards, one.name).update().station for one in stations]
+    assert [one.sharing for one in details] == [1, 1, 1]
+    assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
+
+
 @pytest.fixture
 def board() -> Board:
-    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
-    return Board(acc, TaskSpec(labels=("ok", "worn")))
+    return Board(ACC, TaskSpec(labels=("ok", "worn")))
 
 
 def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board: Board) -> None:
@@ -187,8 +299,19 @@ def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> N
     times = np.arange(0, 300, 0.01)
     board.samples(times, np.zeros((len(times), 2), dtype=np.float32))
     assert len(board.seen(after_bin=-1, after_result=-1).bins) == 600
-    board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32))  # the clock was set
+    for _ in range(5):  # the clock was set
+        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32))
     assert [one.time_s for one in board.seen(after_bin=2999, after_result=-1).bins] == [5.0]
+
+
+def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
+    board.samples(np.array([10.01, 10.11, 10.31]), np.zeros((3, 2), dtype=np.float32))
+    for late_s in (10.05, 10.25, 3.0):  # of a bin, of a gap, and of long ago
+        board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32))
+    board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32))
+    found = board.seen(after_bin=-1, after_result=-1).bins
+    assert [one.number for one in found] == [100, 101, 103, 104]
+    assert (found[0].lowest, found[0].highest) == ((-1.0, 0.0), (0.0, 2.0))
 
 
 def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:

@@ -275,6 +275,19 @@ def test_a_file_that_grows_is_followed_over_its_rotation(bundle_path: Path, tmp_
     assert (child.returncode, "40 samples" in errors) == (0, True), errors
 
 
+def test_a_followed_file_loses_none_of_the_lines_that_it_has(bundle_path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("x,y,z\n" + "1,0,0\n" * 5120)  # 20 deliveries for a queue of one
+    child = started(bundle_path, "--source", f"csv:{log}", "--follow", "--queue", "1", "--sink", "-", "--hop", "64")
+    assert child.stdout is not None
+    records = [next_record(child.stdout, "result") for _ in range(80)]
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    assert sum(one["dropped"] for one in records) == 0
+    assert "  5,120 samples\n" in errors, errors
+
+
 def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("x,y\n1,2\n")
     lacking = (
@@ -285,10 +298,25 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         ("--source", "csv:none.csv"): "none.csv: expected a file of samples, CSV or JSON lines, "
         "found no such file; check the path\n",
         ("--source", f"csv:{tmp_path}/log.csv"): lacking,
+        (
+            "--source",
+            f"csv:{tmp_path}/log.csv",
+            "--stale",
+            "5",
+        ): "station 'student': --stale: expected a live source, got "
+        f"csv:{tmp_path}/log.csv, whose samples have no age; leave it out, or add --follow for a file that grows\n",
         ("--source", "opc:x"): "--source opc:x: expected one of csv:FILE, stdin, ",
         ("--source", "stdin", "--sink", "jsonl:no/such.jsonl"): "no/such.jsonl: cannot write it: ",
         ("--source", "stdin", "--map", "q=1"): "--map q=1: modality 'acc' has no channel 'q'; "
         "expected one of x, y, z\n",
+        (
+            "--source",
+            "csv:log.csv",
+            "--follow",
+            "--replay-speed",
+            "2",
+        ): "'stations[0].replay_speed': expected none beside "
+        "'follow', for a file that grows has a pace of its own; leave one out\n",
         ("--source", "stdin", "--json"): "--json: expected the standard output for the summary, "
         "got --sink - there too; leave one out\n",
     }
@@ -298,6 +326,18 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         with pytest.raises(UsageError) as refused:
             run_mmkd([str(bundle_path), *arguments, "--backend", "ort"])
         assert str(refused.value).startswith(expected.removesuffix("\n"))
+
+
+def test_a_closed_standard_input_is_said_at_once(bundle_path: Path) -> None:
+    line = 'exec "$@" <&-'
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", *MMKD_RUN, str(bundle_path), "--source", "stdin", "--backend", "ort"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "--source stdin: expected an open standard input, got a closed one; pipe samples into it"
+    assert (done.returncode, done.stderr) == (2, f"mmkd-run: {said}\n")
 
 
 def test_an_option_that_would_do_nothing_is_refused(bundle_path: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mmkd_edge.live.sources.payload import rows_of
 from mmkd_edge.live.sources.rows import LineReader
 
 NAN = float("nan")
+HUGE = "9" * 400  # beyond float64
 
 
 def wanted(*names: str, factors: tuple[float, ...] = (), rate_hz: float = 10.0) -> Wanted:
@@ -86,6 +87,10 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
         ('{"time": [1], "a": [1, 2], "b": [1, 2]}', "expected a time for each of 2 samples, got 1"),
         ("true", "expected samples, got bool"),
         ("[" * 5000, "expected JSON, got "),
+        (f"[{HUGE}, 1]", "samples: expected numbers, got something else"),
+        (f'{{"a": 1, "b": {HUGE}}}', "column b: expected numbers, got something else"),
+        (f'{{"time": {HUGE}, "a": 1, "b": 2}}', "expected a time, got a whole number beyond any"),
+        (f'{{"time": [-{HUGE}], "a": [1], "b": [2]}}', "expected a time, got a whole number beyond any"),
     ],
 )
 def test_what_is_no_sample_says_why(text: str, said: str) -> None:
@@ -111,6 +116,16 @@ def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
     np.testing.assert_array_equal(found.rows, np.array([[2, 1.25], [NAN, NAN]], dtype=np.float32))
     assert (found.times.tolist(), found.arrived_s) == ([1.5, 2.5], 7.0)
     assert (intake.facts().garbage, intake.last_garbage) == (2, "could not convert string to float: 'much'")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_beside_another_separator_are_of_numbers(separator: str) -> None:
+    intake = Intake(most=1, on_full="block")
+    lines = [separator.join(values) for values in (("0,1", "1,25", "2,5"), ("0,2", "3", "4,5"))]
+    found = LineReader("log.csv", wanted("a", "b")).read(lines, intake, arrived_s=0.0)
+    assert found is not None
+    assert found.times is not None
+    assert (found.times.tolist(), found.rows.tolist()) == ([0.1, 0.2], [[1.25, 2.5], [3.0, 4.5]])
 
 
 def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> None:
@@ -183,6 +198,27 @@ def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:
     assert clock.times_of(delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
     assert len(clock.missing_times(1e6, silence_s=0.1)) == 0
     assert clock.now_s() is None
+
+
+def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    monkeypatch.setattr(time, "monotonic", lambda: 20.0)
+    clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
+
+    def now_after(times: list[float], arrived_s: float) -> float | None:
+        clock.times_of(delivery(len(times), arrived_s=arrived_s, times=times))
+        return clock.now_s()
+
+    assert now_after([499.9, 500.0], 18.0) == 502.0  # seconds since it was switched on
+    assert now_after([499.0], 19.0) == 502.0  # a late sample
+    assert now_after([500.5], 19.0) == 501.5
+    assert clock.silent_s() == 1.0
+    assert now_after([5e9], 19.5) == 501.5  # a stray
+    assert now_after([501.0], 19.5) == 501.5
+    assert [now_after([1.0], 19.5), now_after([1.5], 20.0)] == [501.5, 1.5]  # switched on anew
+    assert [now_after([1.7e9 - 80_000], 20.0), now_after([1.7e9 - 79_999], 20.0)] == [1.5, 1.7e9]  # UTC, set badly
 
 
 def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:

@@ -219,7 +219,7 @@ function showHealth(station, last) {
     ["not answered", faults, faults > 0],
     ["queue", intake.queued, intake.queued > 100],
     ["running", duration(station.facts.running_s), false],
-    ["inputs", station.drift.replaceAll("_", " ") || "unknown", station.drift === "drifting"],
+    [station.sharing > 1 ? `inputs of ${station.sharing} stations` : "inputs", station.drift.replaceAll("_", " ") || "unknown", station.drift === "drifting"],
   ];
   if (intake.connects) facts.push(["connects", intake.connects, intake.connects > 1]);
   replace("facts", facts.map(([name, value, bad]) => {
