@@ -99,7 +99,8 @@ def adapt(
     from mmkd_models.adapt.run import run_adaptation, task_of
 
     if not gate.dry_run:
-        hold_output(context, output, teachers=[student, *([knowledge.teacher] if knowledge.teacher else [])])
+        teachers = [knowledge.teacher] if knowledge.teacher else []
+        hold_output(context, output, students=[student], teachers=teachers)
     asked = _asked(student, data, knowledge, gate, learning)
     with training_shown(f"{asked.student.modality.name} student", output) as show:
         folder = None if gate.dry_run else run_dir_of(output)

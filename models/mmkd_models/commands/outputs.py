@@ -147,16 +147,21 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def hold_output(context: typer.Context, output: Path, *, teachers: Sequence[Path] = ()) -> None:
+def hold_output(
+    context: typer.Context, output: Path, *, students: Sequence[Path] = (), teachers: Sequence[Path] = ()
+) -> None:
     """Keeps the output to this command until it ends.
 
     Refuses, before anything is trained, one that could not be written, is written by another command, or would replace
-    the teacher.
+    a student or a teacher that the command reads.
     """
     if output.is_dir():
         raise UsageError(f"--out {output}: expected the name of a checkpoint, got a directory; name a file in it")
-    if any(output.exists() and teacher.exists() and output.samefile(teacher) for teacher in teachers):
-        raise UsageError(f"--out {output}: expected another file than the teacher's, got the same; choose another name")
+    for whose, files in (("student", students), ("teacher", teachers)):
+        if any(output.exists() and file.exists() and output.samefile(file) for file in files):
+            raise UsageError(
+                f"--out {output}: expected another file than the {whose}'s, got the same; choose another name"
+            )
     check_name(output, ".ckpt")
     if is_first_process():
         context.with_resource(held(output))

@@ -220,6 +220,19 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_what_is_read_is_not_replaced(site, whose):
+    files = {"student": site / "transformer.ckpt", "teacher": site / "teacher.ckpt"}
+    before = files[whose].read_bytes()
+    line = [files["student"], site / "moved", "--teacher", files["teacher"], "-o", files[whose]]
+    with pytest.raises(UsageError) as raised:
+        run_adapt([str(word) for word in line])
+    assert str(raised.value) == (
+        f"--out {files[whose]}: expected another file than the {whose}'s, got the same; choose another name"
+    )
+    assert files[whose].read_bytes() == before
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named(site, tmp_path, case):
     arguments, data, message = BAD[case]
