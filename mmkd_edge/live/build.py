@@ -153,31 +153,39 @@ def _station(
     )
     load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
     source: Source = open_source(spec.source, wanted, load_recordings=load, pause_s=2 * modality.duration_s)
-    # The file keeps what waits: nothing is lost by reading it later.
     if spec.stale_s is not None and not source.live:
         source.close()
         raise UsageError(
             f"station {spec.name!r}: --stale: expected a live source, got {spec.source}, whose samples have no age; "
             "leave it out, or add --follow for a file that grows"
         )
-    on_full = spec.on_full or ("drop-oldest" if source.live and not isinstance(source, FileSource) else "block")
     return Station(
         spec.name,
         predictor=predictor,
         source=source,
         source_text=spec.source,
-        intake=Intake(most=spec.queue, on_full=on_full),
+        intake=_intake(spec, source),
         outlets=outlets,
-        rules=StationRules(
-            hop=usual_hop(entry) if spec.hop is None else spec.hop,
-            time_from=spec.time,
-            gap_s=spec.gap_s,
-            reorder=spec.reorder,
-            stale_s=spec.stale_s,
-            silence_s=spec.silence_s,
-            modality=spec.modality,
-        ),
+        rules=_rules(spec, entry),
         alarms=Episodes(spec.alarms, entry.task) if spec.alarms else None,
         ring=_ring(spec, run, entry),
         onlooker=None if onlooker_of is None else onlooker_of(spec.name, entry),
+    )
+
+
+def _intake(spec: StationSpec, source: Source) -> Intake:
+    # A file keeps what waits: nothing is lost by reading it later.
+    may_drop = source.live and not isinstance(source, FileSource)
+    return Intake(most=spec.queue, on_full=spec.on_full or ("drop-oldest" if may_drop else "block"))
+
+
+def _rules(spec: StationSpec, entry: ModelEntry) -> StationRules:
+    return StationRules(
+        hop=usual_hop(entry) if spec.hop is None else spec.hop,
+        time_from=spec.time,
+        gap_s=spec.gap_s,
+        reorder=spec.reorder,
+        stale_s=spec.stale_s,
+        silence_s=spec.silence_s,
+        modality=spec.modality,
     )
