@@ -269,3 +269,20 @@ def test_a_full_disk_leaves_no_half_line_and_records_wait(tmp_path: Path) -> Non
     assert "No space left on device" in facts.fault
     outlet.close(drain_s=0.1)
     assert outlet.facts().dropped == 1
+
+
+def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run() -> None:
+    class Broken(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            if not self.there.is_set():
+                raise BrokenPipeError(32, "Broken pipe")
+            super().write(records)
+
+    sink = Broken()
+    outlet = Outlet("broken", sink, backoff=quick)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures >= 2)
+    assert not outlet.is_gone
+    sink.there.set()
+    outlet.close()
+    assert sink.taken == [1]
