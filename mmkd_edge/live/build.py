@@ -19,7 +19,7 @@ from mmkd_edge.live.intake import Intake
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
-from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.live.sinks.table import open_sink, shown_names
 from mmkd_edge.live.sources.base import Source, Wanted
 from mmkd_edge.live.sources.files import FileSource
 from mmkd_edge.live.sources.table import LoadRecordings, open_source
@@ -57,13 +57,13 @@ def service_of(spec: RunSpec, *, load_recordings: Load, onlooker_of: OnlookerOf 
             if key not in predictors:
                 predictors[key] = Path(station.bundle), stack.enter_context(_opened(station))
             stations.append((station, predictors[key][1]))
-        for text in dict.fromkeys([*spec.sinks, *(text for one in spec.stations for text in one.sinks)]):
-            outlets[text] = outlet_of(text, spec)
+        texts = list(dict.fromkeys([*spec.sinks, *(text for one in spec.stations for text in one.sinks)]))
+        for text, name in shown_names(texts).items():
+            outlets[text] = outlet_of(text, spec, name=name)
             stack.callback(outlets[text].close, drain_s=0.0)
         built = []
         for station, predictor in stations:
-            texts = dict.fromkeys([*spec.sinks, *station.sinks])
-            given = [outlets[text] for text in texts]
+            given = [outlets[text] for text in dict.fromkeys([*spec.sinks, *station.sinks])]
             built.append(_station(station, predictor, given, spec, load_recordings, onlooker_of))
         yield Service(
             stations=built,
@@ -101,7 +101,7 @@ def _opened(spec: StationSpec) -> EdgePredictor:
     )
 
 
-def outlet_of(text: str, spec: RunSpec) -> Outlet:
+def outlet_of(text: str, spec: RunSpec, *, name: str) -> Outlet:
     """Opens a sink, with its folder in the store where there is one.
 
     Raises:
@@ -114,12 +114,13 @@ def outlet_of(text: str, spec: RunSpec) -> Outlet:
     except BaseException:
         sink.close()
         raise
-    return Outlet(text, sink, store=store)
+    return Outlet(name, sink, store=store)
 
 
 def _folder(store: Path, text: str) -> Path:
     """Where the records of a sink wait: two texts never share a folder."""
-    readable = "".join(char if char.isalnum() else "_" for char in text)[:_READABLE]
+    name = shown_names([text])[text]
+    readable = "".join(char if char.isalnum() else "_" for char in name)[:_READABLE]
     return store / f"{readable}-{new_sha256(text.encode()).hexdigest()[:8]}"
 
 

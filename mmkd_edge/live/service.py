@@ -18,6 +18,7 @@ from mmkd_edge.live.notify import notify, watchdog_s
 from mmkd_edge.live.sinks.outlet import Outlet, OutletFacts
 from mmkd_edge.live.station import DRAIN_S, Station, StationFacts
 from mmkd_edge.predictor import EdgePredictor
+from mmkd_edge.trust.slots import read_slots
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Service:
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
         looked_s = time.monotonic()
         while not self._is_over() and not stop.wait(tick_s):
-            if reload.is_set():
+            if reload.is_set() and not self._is_swapping:  # else it waits for the end of that swap
                 reload.clear()
                 self.swap([path for path, _ in self._predictors])
             if self._watch_bundle and time.monotonic() - looked_s >= _LOOKS_S:
@@ -107,10 +108,14 @@ class Service:
 
     def swap(self, paths: Sequence[Path]) -> None:
         """Let what is in these files take over, in a thread of its own; one that is refused changes nothing."""
-        if not paths or (self._swapping is not None and self._swapping.is_alive()):
+        if not paths or self._is_swapping:
             return
         self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
         self._swapping.start()
+
+    @property
+    def _is_swapping(self) -> bool:
+        return self._swapping is not None and self._swapping.is_alive()
 
     def _swap(self, paths: Sequence[Path]) -> None:
         for path, predictor in self._predictors:
@@ -120,7 +125,7 @@ class Service:
             concerned = [station for station in self.stations if station.predictor is predictor]
             try:
                 info = predictor.swap(path)
-            except (MmkdError, OSError) as error:
+            except Exception as error:  # whatever a new bundle or a library raises, the earlier one answers on
                 for station in concerned:
                     station.say("refused", first_line(error))
             else:
@@ -130,6 +135,9 @@ class Service:
     def _changed(self) -> list[Path]:
         """Bundles that are other files than those in use, and have not changed since the last look."""
         now = {path: _stamp(path) for path in self._seen}
+        for path, predictor in self._predictors:
+            if isinstance(now[path], str) and now[path] == predictor.info().bundle_sha256:
+                self._taken[path] = now[path]
         changed = [
             path for path, stamp in now.items() if stamp and stamp == self._seen[path] and stamp != self._taken[path]
         ]
@@ -159,10 +167,15 @@ class Service:
         return self.facts()
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
+def _stamp(path: Path) -> tuple[int, int, int] | str | None:
+    """What changes when a file is replaced, or another bundle is installed in a state folder; None where there is none.
+
+    Of a state folder the hash of the bundle: a start changes its files, and it stays the same bundle.
+    """
     try:
+        if path.is_dir():
+            return read_slots(path).current.sha256
         found = path.stat()
-    except OSError:
+    except (MmkdError, OSError):
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

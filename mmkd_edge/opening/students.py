@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -38,8 +38,15 @@ from mmkd_edge.trust.slots import Started, confirm, fail, forget, start
 _KEEPING_S = 0.05  # of a contest, kept for remembering it
 
 
-def open_students(path: str | os.PathLike[str], asked: Asked) -> Students:
+def open_students(
+    path: str | os.PathLike[str], asked: Asked, *, check: Callable[[Students], None] | None = None
+) -> Students:
     """Verify a bundle, open its students, and run them until they are warm; of a state folder what is installed there.
+
+    Args:
+        path: of a bundle, or a state folder.
+        asked: how they are opened.
+        check: raises where they must not answer here; the first start of an installed bundle has then failed.
 
     Raises:
         UsageError: a file is absent, or what was asked does not fit this bundle.
@@ -51,15 +58,25 @@ def open_students(path: str | os.PathLike[str], asked: Asked) -> Students:
     """
     state = Path(path)
     if state.is_dir():
-        return _open_installed(state, msgspec.structs.replace(asked, trust="installed"))
+        return _open_installed(state, msgspec.structs.replace(asked, trust="installed"), check)
     if asked.trust == "installed":
         raise UsageError(
             f"{state}: trust='installed': expected the state folder that mmkd-edge install keeps, got something else"
         )
-    return _open_bundle(state, asked)
+    return _checked(_open_bundle(state, asked), check)
 
 
-def _open_installed(state: Path, asked: Asked) -> Students:
+def _checked(students: Students, check: Callable[[Students], None] | None) -> Students:
+    try:
+        if check is not None:
+            check(students)
+    except BaseException:
+        students.close()
+        raise
+    return students
+
+
+def _open_installed(state: Path, asked: Asked, check: Callable[[Students], None] | None) -> Students:
     """What is installed; where its first start fails, what was installed before."""
     with start(state) as started:
         try:
@@ -68,7 +85,17 @@ def _open_installed(state: Path, asked: Asked) -> Students:
             instead = fail(state, started, first_line(error)) if started.on_probation else None
             if instead is None:
                 raise
-            return _open_bundle(instead.path, asked, started=instead)
+            return _checked(_open_bundle(instead.path, asked, started=instead), check)
+        except BaseException:
+            if started.on_probation:
+                forget(state, started)
+            raise
+        try:
+            _checked(students, check)
+        except MmkdError as error:  # who asks has another that answers, and keeps it
+            if started.on_probation:
+                fail(state, started, first_line(error))
+            raise
         except BaseException:
             if started.on_probation:
                 forget(state, started)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -89,14 +89,16 @@ class _Lines:
     def next(self, *, limit_s: float) -> bytes | None:
         """The next line; None where the process has ended, or takes longer."""
         until = time.monotonic() + limit_s
-        while b"\n" not in self._seen:
-            left_s = until - time.monotonic()
-            if left_s <= 0 or not select.select([self._descriptor], [], [], left_s)[0]:
-                return None
-            part = os.read(self._descriptor, 1 << 16)
-            if not part:
-                return None
-            self._seen += part
+        with selectors.DefaultSelector() as selector:  # `select` itself knows no descriptor above 1,023
+            selector.register(self._descriptor, selectors.EVENT_READ)
+            while b"\n" not in self._seen:
+                left_s = until - time.monotonic()
+                if left_s <= 0 or not selector.select(left_s):
+                    return None
+                part = os.read(self._descriptor, 1 << 16)
+                if not part:
+                    return None
+                self._seen += part
         line, _, self._seen = self._seen.partition(b"\n")
         return line
 

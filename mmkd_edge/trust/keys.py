@@ -108,7 +108,15 @@ def check_keys(keys: Sequence[Path]) -> None:
 
 
 def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of public keys that counts: the one that is named, else `MMKD_KEYS`; None where there is none."""
+    """The folder of public keys that counts: the one that is named, else `MMKD_KEYS`; None where there is none.
+
+    Raises:
+        UsageError: the one that is named is an empty text.
+    """
+    if keys is not None and not os.fspath(keys):
+        raise UsageError(
+            f"keys: expected a folder of public keys, got an empty text; name it, or leave keys out for {KEYS_VARIABLE}"
+        )
     named = os.environ.get(KEYS_VARIABLE, "") if keys is None else os.fspath(keys)
     return Path(named) if named else None
 

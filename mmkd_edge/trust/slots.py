@@ -104,7 +104,10 @@ def read_slots(state: Path) -> Slots:
         raise UsageError(f"{state}: nothing is installed in this state folder; mmkd-edge install does that") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot read it: {fault_of(error)}") from error
-    again = "install a bundle again"
+    again = (
+        "remove this file and install a bundle again; the earlier bundle, and which releases are too early, "
+        "are then forgotten"
+    )
     try:
         slots = convert_object(parse_object(data), Slots)
     except JsonError as error:

@@ -104,9 +104,8 @@ class InService:
         if self._asked is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
-            students = open_students(path, self._asked)
+            students = open_students(path, self._asked, check=self._check_successor)
             try:
-                self._check_successor(students)
                 with self._changing:
                     self.check_usable()
                     dropped, self._earlier, self.students = self._earlier, self.students, students

@@ -12,6 +12,10 @@ class RefusedError(Exception):
     """The other side will never take these records; they are dropped and counted."""
 
 
+class GoneError(Exception):
+    """Nobody will ever read there again, and the run has no sense without it."""
+
+
 class Sink(Protocol):
     """Takes records in the order in which they were made. Used by one thread."""
 

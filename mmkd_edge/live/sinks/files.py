@@ -14,6 +14,7 @@ import msgspec
 from mmkd_edge.bundle.files import fault_of
 from mmkd_edge.errors import UsageError
 from mmkd_edge.live.records import Record, ResultRecord, line_of
+from mmkd_edge.live.sinks.base import GoneError
 
 _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
 
@@ -22,9 +23,12 @@ class StdoutSink:
     """Every record as a line of JSON on the standard output."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write and flush. Raises OSError where nobody reads any more."""
-        sys.stdout.write(b"".join(map(line_of, records)).decode())
-        sys.stdout.flush()
+        """Write and flush. Raises GoneError where nobody reads any more, OSError where it cannot be written."""
+        try:
+            sys.stdout.write(b"".join(map(line_of, records)).decode())
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise GoneError(str(error)) from error
 
     def close(self) -> None:
         """It stays open: it is the process's."""

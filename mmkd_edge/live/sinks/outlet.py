@@ -17,7 +17,7 @@ import msgspec
 from mmkd_edge.errors import first_line
 from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.records import Record
-from mmkd_edge.live.sinks.base import RefusedError, Sink
+from mmkd_edge.live.sinks.base import GoneError, RefusedError, Sink
 from mmkd_edge.live.sinks.store import Store
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Outlet:
 
     Attributes:
         name: of the sink, as it was named.
-        is_gone: whether nobody will ever read there again: the end of a pipe was closed.
+        is_gone: whether nobody will ever read there again: the standard output was closed.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Outlet:
         """Whether the sink took them."""
         try:
             self._sink.write(batch)
-        except BrokenPipeError as error:
+        except GoneError as error:
             self.is_gone, self._fault = True, first_line(error)
             return False
         except RefusedError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ from mmkd_edge.live.sinks.base import Sink
 from mmkd_edge.live.sinks.files import CsvSink, JsonLinesSink, StdoutSink
 from mmkd_edge.live.sinks.modbus import ModbusWriteSink
 from mmkd_edge.live.sinks.mqtt import MqttSink
-from mmkd_edge.live.sinks.webhook import WebhookSink
+from mmkd_edge.live.sinks.webhook import WebhookSink, host_of
 
 
 class SinkKind(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,17 @@ SINKS: dict[str, SinkKind] = {
     ),
 }
 """By prefix; the text behind it is the place."""
+
+
+def shown_names(texts: Sequence[str]) -> dict[str, str]:
+    """How sinks are called where others read it, by their texts: without the secret of a URL, and no two alike."""
+    shown: dict[str, str] = {}
+    for text in texts:
+        prefix, _, url = text.partition(":")
+        name = f"webhook:{host_of(url)}" if prefix == "webhook" else text
+        count = sum(known == name or known.startswith(f"{name} (") for known in shown.values())
+        shown[text] = f"{name} ({count + 1})" if count else name
+    return shown
 
 
 def open_sink(text: str) -> Sink:

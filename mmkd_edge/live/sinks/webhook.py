@@ -6,6 +6,7 @@ line of a file, for instance `Authorization`.
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -32,6 +33,12 @@ class _Unmoved(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER = urllib.request.build_opener(_Unmoved)
+
+
+def host_of(url: str) -> str:
+    """The URL up to its host: what follows is a secret with many services, and a page and a log are read by others."""
+    scheme, mark, rest = url.partition("://")
+    return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
 
 class WebhookSink:
@@ -78,10 +85,12 @@ class WebhookSink:
             error.close()
             if 300 <= error.code < 400:
                 there = error.headers.get("Location", "an address it does not name")
-                raise RefusedError(f"{self._url}: {error.code}, moved to {there}; name that address") from error
+                raise RefusedError(
+                    f"{host_of(self._url)}: {error.code}, moved to {there}; name that address"
+                ) from error
             if 400 <= error.code < 500 and error.code not in _TRANSIENT:
-                raise RefusedError(f"{self._url}: {error.code} {error.reason}") from error
-            raise ConnectionError(f"{self._url}: {error.code} {error.reason}") from error
+                raise RefusedError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
+            raise ConnectionError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
 
     def close(self) -> None:
         """Nothing is held."""

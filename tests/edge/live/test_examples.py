@@ -40,11 +40,17 @@ def test_the_unit_watches_the_program_reloads_it_and_gives_it_little() -> None:
         "Type=notify",
         "WatchdogSec=30",
         "Restart=on-failure",
+        "OOMPolicy=continue",
         "ExecReload=/bin/kill -HUP $MAINPID",
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "CapabilityBoundingSet=",
     } <= set(lines)
+
+
+def test_a_trial_that_needs_too_much_memory_does_not_end_the_program_of_a_station() -> None:
+    lines = (EXAMPLES / "systemd" / "mmkd-station.service").read_text(encoding="utf-8").splitlines()
+    assert "OOMPolicy=continue" in lines
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from mmkd_edge.live.build import outlet_of
 from mmkd_edge.live.records import Record, StateRecord, line_of, record_from_line, result_record
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.store import Store
-from mmkd_edge.live.sinks.table import open_sink
+from mmkd_edge.live.sinks.table import open_sink, shown_names
 from mmkd_edge.live.spec import RunSpec, StationSpec
 from mmkd_edge.testing import fake_predictor
 
@@ -242,7 +242,7 @@ def test_sinks_whose_names_differ_in_a_sign_alone_have_folders_of_their_own(tmp_
     texts = [f"jsonl:{tmp_path}/a-b", f"jsonl:{tmp_path}/a_b"]
     station = StationSpec(name="press 1", bundle="none.edge", source="stdin")
     spec = RunSpec(stations=(station,), store=str(tmp_path / "store"))
-    outlets = [outlet_of(text, spec) for text in texts]
+    outlets = [outlet_of(text, spec, name=text) for text in texts]
     assert len(list((tmp_path / "store").iterdir())) == 2
     for outlet in outlets:
         outlet.close()
@@ -269,3 +269,30 @@ def test_a_full_disk_leaves_no_half_line_and_records_wait(tmp_path: Path) -> Non
     assert "No space left on device" in facts.fault
     outlet.close(drain_s=0.1)
     assert outlet.facts().dropped == 1
+
+
+def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run() -> None:
+    class Broken(Flaky):
+        def write(self, records: Sequence[Record]) -> None:
+            if not self.there.is_set():
+                raise BrokenPipeError(32, "Broken pipe")
+            super().write(records)
+
+    sink = Broken()
+    outlet = Outlet("broken", sink, backoff=quick)
+    outlet.put(state(1))
+    until(lambda: outlet.facts().failures >= 2)
+    assert not outlet.is_gone
+    sink.there.set()
+    outlet.close()
+    assert sink.taken == [1]
+
+
+def test_a_webhook_is_shown_without_its_secret_and_no_two_sinks_alike() -> None:
+    hook = "webhook:https://user:pw@hooks.example.com"
+    texts = [f"{hook}/services/T0/secret", f"{hook}/services/T1/other#kinds=alarm", "jsonl:a/b.jsonl"]
+    assert list(shown_names(texts).values()) == [
+        "webhook:https://hooks.example.com",
+        "webhook:https://hooks.example.com (2)",
+        "jsonl:a/b.jsonl",
+    ]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from mmkd_edge import ModalitySpec
 from mmkd_edge.commands.run import run_mmkd
 from mmkd_edge.errors import UsageError
+from mmkd_edge.trust.slots import install, read_slots
 from mmkd_models.data import shipped_dataset
 
 MMKD_RUN = [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()"]
@@ -222,6 +224,28 @@ def test_sighup_and_a_changed_bundle_take_over_and_a_damaged_one_is_refused(
     child.send_signal(signal.SIGTERM)
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 0, errors
+
+
+def test_what_is_installed_in_a_watched_state_folder_takes_over_once(
+    kit: Kit, acc: ModalitySpec, tmp_path: Path
+) -> None:
+    state, parts = tmp_path / "state", kit.parts(acc)
+    for number in (1, 2):
+        manifest = msgspec.structs.replace(parts.manifest, release=number)
+        type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
+    install(state, tmp_path / "1.edge", prove=lambda _: None)
+    child = started(state, "--source", "stdin", "--sink", "-", "--watch-bundle")
+    assert child.stdout is not None
+    assert next_record(child.stdout, "state")["state"] == "started"
+    slots = install(state, tmp_path / "2.edge", prove=lambda _: None)
+    record = next_record(child.stdout, "state")
+    assert (record["state"], record["reason"]) == ("swapped", f"made-up-acc, {slots.current.sha256[:12]}")
+    time.sleep(3.5)  # three looks at the folder
+    child.send_signal(signal.SIGTERM)
+    output, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
+    assert [one["state"] for one in records_in(output, "state")] == ["stopped"]
+    assert read_slots(state).current.condition == "good"
 
 
 def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path: Path, tmp_path: Path) -> None:

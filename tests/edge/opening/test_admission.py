@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +82,20 @@ def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, starte
     assert trial_of(bundle_path) == "passed at an earlier start"
     assert trial_of(bundle_path, selftest=False) == "passed at an earlier start"
     assert started == [sys.executable]
+
+
+def test_a_trial_is_listened_to_with_many_files_open(bundle_path: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("this system lets a process have fewer than 2,048 files open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+    try:
+        with contextlib.ExitStack() as held:
+            for _ in range(1024):
+                held.callback(os.close, os.open(tmp_path, os.O_RDONLY))
+            assert trial_of(bundle_path) == "passed now"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_what_opened_without_answering_must_still_answer(bundle_path: Path, started: list[str]) -> None:

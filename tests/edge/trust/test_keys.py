@@ -15,7 +15,7 @@ from mmkd_edge import Bundle, BundleError, EdgePredictor, SignatureError, Unavai
 from mmkd_edge.bundle.digest import new_sha256
 from mmkd_edge.bundle.manifest import encode_manifest
 from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument
-from mmkd_edge.trust.keys import check_signed, make_keys, read_keys, sign
+from mmkd_edge.trust.keys import check_signed, keys_folder, make_keys, read_keys, sign
 
 pytest.importorskip("cryptography")
 
@@ -235,3 +235,13 @@ def test_without_cryptography_the_extra_is_named(
     assert str(caught.value) == (
         "signatures need cryptography, which is not installed; install it with pip install 'mmkd-edge[sign]'"
     )
+
+
+def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMKD_KEYS", "/etc/mmkd/keys")
+    with pytest.raises(UsageError) as refused:
+        keys_folder("")
+    assert str(refused.value) == (
+        "keys: expected a folder of public keys, got an empty text; name it, or leave keys out for MMKD_KEYS"
+    )
+    assert keys_folder() == Path("/etc/mmkd/keys")

@@ -169,6 +169,34 @@ def test_an_interrupted_first_start_says_nothing_of_the_bundle(
     assert answer(state)[0] == "ok"
 
 
+def test_what_may_not_follow_a_running_bundle_has_not_started_well(
+    state: Path, releases: dict[int, Path], kit: Any, tmp_path: Path
+) -> None:
+    longer = msgspec.structs.replace(kit.modality, samples=21)
+    parts = kit.parts(longer, model=kit.model(longer), golden=kit.golden(longer))
+    foreign = with_manifest(parts, msgspec.structs.replace(parts.manifest, release=2)).write(tmp_path / "foreign.edge")
+    install(state, releases[1], prove=whole)
+    with EdgePredictor.open(state, backend="ort") as predictor:
+        install(state, foreign, prove=whole)
+        with pytest.raises(UsageError, match="swap: expected a bundle that takes and answers"):
+            predictor.swap(state)
+    assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
+
+
+def test_a_damaged_record_of_the_slots_says_the_way_out_and_it_works(state: Path, releases: dict[int, Path]) -> None:
+    install(state, releases[1], prove=whole)
+    (state / "slots.json").write_text("{")
+    with pytest.raises(BundleError) as caught:
+        install(state, releases[2], prove=whole)
+    assert str(caught.value).startswith(f"{state / 'slots.json'}: ")
+    assert str(caught.value).endswith(
+        "; remove this file and install a bundle again; the earlier bundle, and which releases are too early, are then "
+        "forgotten"
+    )
+    (state / "slots.json").unlink()
+    assert conditions(install(state, releases[2], prove=whole)) == [(2, "new")]
+
+
 def test_with_nothing_to_return_to_the_failure_is_told(state: Path, releases: dict[int, Path]) -> None:
     install(state, releases[1], prove=whole)
     path_of(state, read_slots(state).current).write_bytes(b"")
