@@ -109,6 +109,7 @@ def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them(tmp
     assert best_methods(read_seeds(tmp_path), 2) == ("dist", "crd")
 
 
+@pytest.mark.slow
 def test_stages_are_run_once_whatever_is_left_of_the_build_folder(machines: Dataset, tmp_path: Path) -> None:
     build, results = tmp_path / "build", tmp_path / "results"
     told: list[Portion] = []
