@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.live.links.prefixes import kind_and_place
 from mmkd_edge.live.sinks.base import Sink
 from mmkd_edge.live.sinks.files import CsvSink, JsonLinesSink, StdoutSink
 from mmkd_edge.live.sinks.modbus import ModbusWriteSink
@@ -71,11 +71,5 @@ def open_sink(text: str) -> Sink:
         UsageError: there is no such sink, or it cannot be written.
         UnavailableError: a library is missing.
     """
-    for prefix, kind in SINKS.items():
-        if text == prefix or (text.startswith(prefix) and prefix[-1] in ":/"):
-            place = text[len(prefix) :]
-            if not place and prefix[-1] in ":/":
-                raise UsageError(f"--sink {text}: expected {kind.form}, got nothing behind the prefix; name it")
-            return kind.open(place)
-    forms = ", ".join(kind.form for kind in SINKS.values())
-    raise UsageError(f"--sink {text}: expected one of {forms}; write it like one of them")
+    kind, place = kind_and_place(text, SINKS, option="--sink")
+    return kind.open(place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.live.links.prefixes import kind_and_place
 from mmkd_edge.live.sources.base import Recorded, Source, Wanted
 from mmkd_edge.live.sources.files import FileSource, StdinSource
 from mmkd_edge.live.sources.modbus import ModbusSource
@@ -97,12 +97,5 @@ def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, p
         UsageError: there is no such source, or its place does not exist.
         UnavailableError: a library is missing.
     """
-    for prefix, kind in SOURCES.items():
-        if text == prefix or (text.startswith(prefix) and len(prefix) < len(text) and prefix[-1] in ":/"):
-            place = text[len(prefix) :]
-            if not place and prefix[-1] in ":/":
-                raise UsageError(f"--source {text}: expected {kind.form}, got nothing behind the prefix; name it")
-            asked = Opening(text=text, place=place, wanted=wanted, load_recordings=load_recordings, pause_s=pause_s)
-            return kind.open(asked)
-    forms = ", ".join(kind.form for kind in SOURCES.values())
-    raise UsageError(f"--source {text}: expected one of {forms}; write it like one of them")
+    kind, place = kind_and_place(text, SOURCES, option="--source")
+    return kind.open(Opening(text=text, place=place, wanted=wanted, load_recordings=load_recordings, pause_s=pause_s))

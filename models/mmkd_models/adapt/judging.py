@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Groups, Windows
+from mmkd_models.metrics.jackknife import jackknife_error
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.predict import embeddings_of, logits_of
@@ -23,7 +24,6 @@ from mmkd_report.documents.adaptation import EstimateKind, WayJudgement
 
 Floats = NDArray[np.float64]
 
-_BLOCKS = 10  # of neighbouring windows, in place of groups where there are too few
 _FEWEST_GROUPS = 5
 _CHANCE = 0.05  # that any of the ways passes where none gains anything
 _MOST_WEIGHT = 10.0  # of one old window, so that no single one decides
@@ -148,14 +148,9 @@ def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats
 
 
 def _standard_error(gains: Floats, groups: Groups | None) -> float:
-    """Of the mean, by leaving out each group in turn (jackknife over clusters); blocks where groups are few."""
-    if groups is None or len(np.unique(groups)) < _FEWEST_GROUPS:
-        groups = np.arange(len(gains)) * min(_BLOCKS, len(gains)) // len(gains)
-    _, number = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(number, weights=gains), np.bincount(number)
-    left = (gains.sum() - sums) / (len(gains) - counts)
-    count = len(sums)
-    return float(np.sqrt((count - 1) / count * np.square(left - left.mean()).sum()))
+    """Of the mean, by leaving out each group in turn; blocks where groups are few."""
+    known = np.zeros(len(gains)) if groups is None else groups
+    return jackknife_error(lambda rows: float(gains[rows].mean()), known, fewest_groups=_FEWEST_GROUPS)
 
 
 def _vanished(court: Court, before: Heard, after: Heard) -> tuple[str, ...]:

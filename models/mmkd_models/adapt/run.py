@@ -19,10 +19,10 @@ from mmkd_models.adapt.judging import Court, Heard, heard, importance, judged
 from mmkd_models.adapt.ways import Floats, Task, Way, adapted
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import Adapted, StudentCheckpoint
-from mmkd_models.training.predict import answers_to, logits_of
+from mmkd_models.training.closed_form.targets import teachers_answers
+from mmkd_models.training.predict import logits_of
 from mmkd_models.training.teacher_set import TaughtBy
 from mmkd_report.documents.adaptation import AdaptationDocument, DomainFacts, EstimateKind, WayJudgement
 
@@ -106,7 +106,7 @@ def task_of(asked: Asked) -> Task:
             f"mmkd-adapt: expected a student of a series or of sound, got video, {student.modality.name!r}; train"
             " it anew with mmkd-distill"
         )
-    answers = None if asked.teacher is None else _teacher_says(asked.teacher, asked.new.learn)
+    answers = None if asked.teacher is None else _answers(asked.teacher, asked.new.learn, asked.new)
     return Task(student=student, new=_for_student(asked), old=asked.old, answers=answers, train=asked.train)
 
 
@@ -116,11 +116,8 @@ def _for_student(asked: Asked) -> Domain:
     return replace(new, learn=new.learn.with_modalities(name), judge=new.judge.with_modalities(name))
 
 
-def _teacher_says(teacher: TaughtBy, windows: Windows) -> Floats:
-    names = [modality.name for modality in teacher.checkpoint.modalities]
-    network = teacher.checkpoint.network()  # type: ignore[union-attr]
-    logits = answers_to(network, windows.with_modalities(names)).numpy()
-    return probabilities_of(logits, kind=windows.spec.task.kind)
+def _answers(teacher: TaughtBy, windows: Windows, domain: Domain) -> Floats:
+    return teachers_answers([teacher], windows, np.arange(len(windows)), dataset_sha256=domain.sha256 or "")
 
 
 def _ways(asked: Asked) -> tuple[Way, ...]:
@@ -146,7 +143,7 @@ def _court(asked: Asked, base: Task, labelled: NDArray[np.int64] | None) -> Cour
         new, estimated_by = base.new.learn.subset(labelled), "labels"
         truth = new.labels.astype(np.int64)
     elif asked.teacher is not None:
-        truth, estimated_by = _teacher_says(asked.teacher, asked.new.judge).argmax(axis=1), "agreement"
+        truth, estimated_by = _answers(asked.teacher, asked.new.judge, asked.new).argmax(axis=1), "agreement"
     weights = importance(asked.student, base.new.judge, asked.old.judge) if estimated_by == "weighted" else None
     return Court(
         new=new,

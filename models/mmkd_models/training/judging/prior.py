@@ -7,7 +7,7 @@ Whether it pays is told by validation, and only beyond a standard error: validat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Groups, Windows
 from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.jackknife import jackknife_error
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.networks.student import AnyStudent, Student
@@ -26,9 +27,6 @@ from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import logits_of, scores_of
 
 TAUS = (0.5, 1.0)
-
-_BLOCKS = 10
-"""Of neighbouring windows, in place of groups where there are too few."""
 
 _FEWEST_GROUPS = 3
 
@@ -129,19 +127,6 @@ def chosen_tau(
             return after - before
 
         here = gain(np.ones(len(labels), dtype=np.bool_))
-        if here > found and here > _jackknife_error(gain, groups):
+        if here > found and here > jackknife_error(gain, groups, fewest_groups=_FEWEST_GROUPS):
             best, found = tau, here
     return best
-
-
-def _jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: Groups) -> float:
-    """The standard error of a figure of the windows that rows (N,) choose."""
-    names, member = np.unique(groups, return_inverse=True)
-    count = len(names)
-    if count < _FEWEST_GROUPS:
-        count = min(_BLOCKS, len(groups))
-        member = np.arange(len(groups)) * count // len(groups)
-    if count < 2:
-        return np.inf
-    without = np.array([figure(member != number) for number in range(count)])
-    return float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
