@@ -116,7 +116,14 @@ def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+SLOW_EXAMPLES = {"examples/own_networks.py"}  # it trains from the first step
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if name_of(path) in SLOW_EXAMPLES else ()) for path in EXAMPLES],
+    ids=name_of,
+)
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     arguments = ["--help"] if "argparse" in path.read_text(encoding="utf-8") else []
     done = run([sys.executable, path, *arguments], tmp_path)

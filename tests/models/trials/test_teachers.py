@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_a_setting_that_makes_no_sense_is_refused(machines: Dataset, setting: st
 def test_a_committee_is_named_and_not_cross_fitted(machines: Dataset) -> None:
     (one,) = teachers_from_text(["acc:tiny,committee"], machines)
     assert one.name == "acc:tiny,committee"
-    assert one.committee is not None and one.committee[0] == "transformer"
+    assert one.committee is not msgspec.UNSET
+    assert one.committee[0] == "transformer"
     with pytest.raises(UsageError) as caught:
         teachers_from_text(["acc:tiny,committee,out-of-fold=2"], machines)
     assert str(caught.value) == (
