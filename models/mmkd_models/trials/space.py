@@ -57,7 +57,7 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def name(self) -> str:
-        """Gives `acc+gyro:small`, `acc:small,committee`, `acc:small,out-of-fold=5`, or members with `/` between them."""
+        """Gives `acc:small`, `acc:small,committee`, `acc:small,out-of-fold=5`, or members with `/` between them."""
         families = Counter(msgspec.structs.replace(one, number=msgspec.UNSET) for one in self.members)
         return "/".join(
             f"{'+'.join(one.modalities)}:{one.preset}"
