@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from mmkd_edge.command.run import require_modules
+from mmkd_edge.command.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.spec import SPLIT_NAMES
 
@@ -32,7 +33,7 @@ def run_recipe(file: Path, out: Path | None) -> list[str]:
         if out is None:
             report = try_recipe(recipe, file.parent, tell=tell)
         else:
-            report = import_recipe(recipe, file.parent, out, tell=tell)
+            report = import_recipe(recipe, file.parent, out, tell=tell, note=say)
     return [*clock_lines(report), *offset_lines(report), *window_lines(report)]
 
 

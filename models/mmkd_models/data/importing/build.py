@@ -1,7 +1,7 @@
 """Recordings become a dataset directory: onto grids, cut into windows, split, written. All or nothing.
 
-Owns the order of these steps. The grids lie in a scratch folder beside the directory, so that memory holds one
-recording and one block of windows, whatever the size of the whole.
+Owns the order of these steps. The grids lie in a scratch folder beside the directory, so that memory holds one block
+of samples and one of windows, whatever the size of the whole.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.cut import Cut, cut
-from mmkd_models.data.importing.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
+from mmkd_models.data.files import AnyArray, release_pages
+from mmkd_models.data.importing.cutting.cut import Cut, cut
+from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
+from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.recipe import (
     DatasetFacts,
     LabelRule,
@@ -32,7 +33,6 @@ from mmkd_models.data.importing.recipe import (
     window_problems,
 )
 from mmkd_models.data.importing.recorded import Recorded, Sensor
-from mmkd_models.data.importing.regular import Grids
 from mmkd_models.data.importing.series import SECOND_NS
 from mmkd_models.data.kinds import (
     FULL_SCALE,
@@ -71,12 +71,9 @@ class BuiltReport:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _OnGrid:
-    """One recording whose samples lie in the scratch files."""
+    """One recording whose samples lie in the scratch files, and its windows."""
 
-    name: str
-    origin_ns: int
-    is_utc: bool
-    lengths: tuple[int, ...]
+    placed: Placed
     cut: Cut
 
 
@@ -136,44 +133,59 @@ def import_recordings(
         ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
-        made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
-        dataset = write_dataset(
-            path,
-            name=(facts.name if facts else "") or path.name,
-            labels=TaskSpec(labels=made.classes),
-            modalities=made.modalities,
-            splits=_arrays(Path(name), made),
-            source=facts.source if facts else "",
-            licence=facts.licence if facts else "",
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
+        Grids(Path(name), sensors, cover=windows.cover) as grids,
+    ):
+        placed = (grids.add(recorded) for recorded in recordings)
+        return build_dataset(
+            path, placed, grids, scratch=Path(name), windows=windows, labels=labels, split=split, facts=facts
         )
+
+
+def build_dataset(
+    path: Path,
+    recordings: Iterable[Placed],
+    grids: Grids,
+    *,
+    scratch: Path,
+    windows: WindowRule,
+    labels: LabelRule,
+    split: SplitRule,
+    facts: DatasetFacts | None,
+) -> BuiltReport:
+    """Makes a dataset directory of recordings on their grids; arguments and errors as of `import_recordings`.
+
+    Args:
+        recordings: asked for one after the other; each puts its samples on the grids before it comes.
+        scratch: a folder for the windows, which takes as much as the dataset.
+    """
+    made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
+    dataset = write_dataset(
+        path,
+        name=(facts.name if facts else "") or path.name,
+        labels=TaskSpec(labels=made.classes),
+        modalities=made.modalities,
+        splits=_arrays(scratch, made),
+        source=facts.source if facts else "",
+        licence=facts.licence if facts else "",
+    )
     return BuiltReport(
         dataset=dataset,
         recordings=len(made.done),
         left_out={reason: count for reason, count in made.left_out.items() if count},
-        absent=made.absent,
+        absent=tuple(f"{one.placed.recorded.name}: {name}" for one in made.done for name in one.placed.absent),
         has_times=made.is_utc,
         classes=_class_counts(made.plan, made.classes),
     )
 
 
 def training_recordings(
-    recordings: Iterable[Recorded],
-    *,
-    sensors: Sequence[Sensor],
-    windows: WindowRule,
-    labels: LabelRule,
-    split: SplitRule,
-    scratch: Path,
+    recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
 ) -> list[int]:
-    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import.
-
-    Args:
-        scratch: a folder for the grids, which takes as much as the dataset; they are gone afterwards.
-    """
-    with tempfile.TemporaryDirectory(dir=scratch) as name:
-        made = _prepared(Path(name), recordings, sensors=sensors, windows=windows, labels=labels, split=split)
-        found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
+    """Gives the numbers of the recordings that windows of train come from; arguments and errors of the import."""
+    made = _prepared(recordings, grids, windows=windows, labels=labels, split=split)
+    found: list[int] = np.unique(made.plan.recording[made.plan.dealt.splits == 0]).tolist()
     return found
 
 
@@ -187,30 +199,21 @@ class _Prepared:
     plan: _Plan
     source: CutWindows
     left_out: Counter[str]
-    absent: tuple[str, ...]
 
     @property
     def is_utc(self) -> bool:
-        return all(one.is_utc for one in self.done)
+        return all(one.placed.recorded.is_utc for one in self.done)
 
 
 def _prepared(
-    scratch: Path,
-    recordings: Iterable[Recorded],
-    *,
-    sensors: Sequence[Sensor],
-    windows: WindowRule,
-    labels: LabelRule,
-    split: SplitRule,
+    recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
 ) -> _Prepared:
-    modalities = [sensor.modality(windows.length_s) for sensor in sensors]
+    modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors]
     refuse("windows", [text for modality in modalities for text in _window_faults(modality)])
-    absent: list[str] = []
-    with Grids(scratch, sensors, windows) as grids:
-        done = [
-            _gridded(recorded, grids, modalities, labels=labels, windows=windows, split=split, absent=absent)
-            for recorded in recordings
-        ]
+    done = [
+        _OnGrid(placed=placed, cut=cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
+        for placed in recordings
+    ]
     left_out: Counter[str] = Counter()
     for one in done:
         left_out.update(one.cut.left_out)
@@ -226,7 +229,6 @@ def _prepared(
         plan=plan,
         source=source,
         left_out=left_out,
-        absent=tuple(absent),
     )
 
 
@@ -234,35 +236,6 @@ def _window_faults(modality: ModalitySpec) -> Iterator[str]:
     """What no dataset may have, told before hours of recordings are read."""
     size = size_problem(modality)
     yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
-
-
-def _gridded(
-    recorded: Recorded,
-    grids: Grids,
-    modalities: Sequence[ModalitySpec],
-    *,
-    labels: LabelRule,
-    windows: WindowRule,
-    split: SplitRule,
-    absent: list[str],
-) -> _OnGrid:
-    for name in recorded.series:
-        if name not in {sensor.name for sensor in grids.sensors}:
-            raise UsageError(
-                f"{recorded.name}: sensor {name!r}: expected one of 'sensors', got another; describe it there"
-            )
-    first_ns, last_ns = grids.span_ns(recorded)
-    placed = grids.place(recorded, first_ns, last_ns)
-    absent += [f"{recorded.name}: {sensor.name}" for sensor in grids.sensors if not recorded.series.get(sensor.name)]
-    found = cut(recorded, placed, modalities, origin_ns=first_ns, labels=labels, windows=windows, split=split)
-    grids.append(placed)
-    return _OnGrid(
-        name=recorded.name,
-        origin_ns=first_ns,
-        is_utc=recorded.is_utc,
-        lengths=tuple(len(placed[modality.name]) for modality in modalities),
-        cut=found,
-    )
 
 
 def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) -> _Plan:
@@ -301,24 +274,24 @@ def _dealt(
 ) -> Dealt:
     if split.column:
         named = [name for one in done for name in (one.cut.splits if one.cut.splits is not None else ())]
-        return deal_as_named(named, [done[number].name for number in recording.tolist()], column=split.column)
+        return deal_as_named(
+            named, [done[number].placed.recorded.name for number in recording.tolist()], column=split.column
+        )
     return deal_by_time(recording, labels, split) if groups is None else deal_groups(groups, labels, split)
 
 
 def _source(
     grids: Grids, done: Sequence[_OnGrid], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
 ) -> CutWindows:
-    lengths = np.array([one.lengths for one in done], dtype=np.int64)  # (R, M)
+    names = [modality.name for modality in modalities]
+    lengths = np.array([[one.placed.lengths[name] for name in names] for one in done], dtype=np.int64)  # (R, M)
     samples, present = grids.mapped()
     return CutWindows(
         samples=samples,
         present=present,
         scale={},
-        offsets={
-            modality.name: np.cumsum(lengths[:, number]) - lengths[:, number]
-            for number, modality in enumerate(modalities)
-        },
-        lengths={modality.name: lengths[:, number] for number, modality in enumerate(modalities)},
+        offsets={name: np.array([one.placed.first[name] for one in done], dtype=np.int64) for name in names},
+        lengths={name: lengths[:, number] for number, name in enumerate(names)},
         recording=plan.recording,
         start_s=plan.starts_s,
         latest_start_s=np.array([latest_start_s(row, modalities) for row in lengths.tolist()]),
@@ -384,7 +357,7 @@ def _partly_unlabelled_removed(plan: _Plan, source: CutWindows, left_out: Counte
 
 def _arrays(scratch: Path, made: _Prepared) -> dict[str, dict[str, AnyArray | dict[str, AnyArray]]]:
     plan = made.plan
-    origins_s = np.array([one.origin_ns for one in made.done], dtype=np.float64) / SECOND_NS
+    origins_s = np.array([one.placed.origin_ns for one in made.done], dtype=np.float64) / SECOND_NS
     found: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
     for number, split in enumerate(SPLIT_NAMES):
         rows = np.flatnonzero(plan.dealt.splits == number)
@@ -420,6 +393,7 @@ def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) 
             if there is not None:
                 present[first : first + block] = there
             opened.write(np.ascontiguousarray(_as_stored(values.view(np.ndarray), modality)).data)
+            release_pages(source.samples[modality.name])
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
     return with_present(stored, present) if modality.kind == "video" else stored
 

@@ -149,9 +149,15 @@ def refuse_overlaps(intervals: Sequence[Interval]) -> None:
 class RunCollector:
     """Makes intervals of a column that comes block by block: one as long as the value stays."""
 
-    def __init__(self) -> None:
-        self._open: tuple[int, str, str] | None = None
-        self._closed: list[Interval] = []
+    def __init__(self, *, still_open: tuple[int, str, str] | None = None, ended: Sequence[Interval] = ()) -> None:
+        """Goes on where another one was: `still_open` and `ended` are its own."""
+        self._open = still_open
+        self._closed = list(ended)
+
+    @property
+    def still_open(self) -> tuple[int, str, str] | None:
+        """Start, value and place of the interval that is open."""
+        return self._open
 
     def add(self, times: Times, values: Sequence[str], places: Mapping[int, str]) -> None:
         """Adds rows in order of time.

@@ -14,14 +14,16 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.files import AnyArray, release_pages
 from mmkd_models.data.importing.clocks.clock import time_text
+from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.intervals import known_labels, majority, refuse_overlaps
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
 from mmkd_models.data.importing.recorded import Interval, Recorded
 from mmkd_models.data.importing.series import SECOND_NS, Times
-from mmkd_models.data.kinds import Values, present_of
-from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.sources import Rows, first_sample, latest_start_s, window_starts_s
 
+_BLOCK_ROWS = 1 << 16
 _HARDLY = 1e-6  # of a sample
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
@@ -48,11 +50,10 @@ class Cut:
 
 
 def cut(
-    recorded: Recorded,
-    grids: Mapping[str, Values],
+    placed: Placed,
+    grids: Grids,
     modalities: Sequence[ModalitySpec],
     *,
-    origin_ns: int,
     labels: LabelRule,
     windows: WindowRule,
     split: SplitRule,
@@ -61,7 +62,8 @@ def cut(
 
     Raises DatasetError where labels overlap or are unknown, or a window has no group.
     """
-    lengths = [len(grids[modality.name]) for modality in modalities]
+    recorded, origin_ns = placed.recorded, placed.origin_ns
+    lengths = [placed.lengths[modality.name] for modality in modalities]
     left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
     if windows.at == "intervals":
@@ -76,7 +78,7 @@ def cut(
     group = split.group
     names = dict.fromkeys(name for name in (*windows.columns, group, split.column) if name)
     facts = {name: _fact(recorded, name, starts_ns, length_ns) for name in names}
-    reasons = {"without any value": ~_filled(grids, modalities, starts_s)}
+    reasons = {"without any value": ~_filled(placed, grids, modalities, starts_s)}
     if group:
         groups, at_start = facts[group], _fact(recorded, group, starts_ns, 2)
         reasons[f"with more than one {group}"] = (groups == "") & (at_start != "")
@@ -167,20 +169,30 @@ def _refuse_no_group(recorded: Recorded, group: str, at_start: npt.NDArray[np.ob
 
 
 def _filled(
-    grids: Mapping[str, Values], modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
+    placed: Placed, grids: Grids, modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
     """(W,) whether any sensor has a value in the window."""
     filled = np.zeros(len(starts_s), dtype=bool)
+    samples, present = grids.mapped()
     for modality in modalities:
-        there = np.concatenate([[0], np.cumsum(_has_value(grids[modality.name]))])
+        begin, length = placed.first[modality.name], placed.lengths[modality.name]
+        grid = present[modality.name] if modality.kind == "video" else samples[modality.name]
         first = first_sample(starts_s, modality.rate_hz)
-        filled |= there[first + modality.samples] > there[first]
+        before = _filled_before(grid[begin : begin + length], np.concatenate([first, first + modality.samples]))
+        filled |= before[len(first) :] > before[: len(first)]
     return filled
 
 
-def _has_value(grid: Values) -> npt.NDArray[np.bool_]:
-    """(L,) whether any channel has a value; of video whether the frame is there."""
-    if grid.dtype != np.uint8:
-        return np.asarray((~np.isnan(grid)).any(axis=1))
-    present = present_of(grid)
-    return np.ones(len(grid), dtype=bool) if present is None else present == 1
+def _filled_before(grid: AnyArray, rows: Rows) -> Rows:
+    """How many of the rows before each of these have a value, of (L, C) or of presence (L,)."""
+    found = np.zeros(len(rows), dtype=np.int64)
+    count = 0
+    for start in range(0, len(grid), _BLOCK_ROWS):
+        block = grid[start : start + _BLOCK_ROWS]
+        there = block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1)
+        sums = np.concatenate([[count], count + np.cumsum(there)])
+        count = int(sums[-1])
+        here = (rows > start) & (rows <= start + len(block))
+        found[here] = sums[rows[here] - start]
+        release_pages(grid)
+    return found
