@@ -19,7 +19,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.files import AnyArray, release_pages
+from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.cut import Cut, cut
 from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
 from mmkd_models.data.importing.grids.grids import Grids, Placed
@@ -44,7 +44,7 @@ from mmkd_models.data.kinds import (
     windows_at_once,
     with_present,
 )
-from mmkd_models.data.sources import CutWindows, Rows, latest_start_s
+from mmkd_models.data.sources import CutWindows, Rows, latest_start_s, release
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.data.writer import check_absent, write_dataset
@@ -393,7 +393,7 @@ def _stored(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) 
             if there is not None:
                 present[first : first + block] = there
             opened.write(np.ascontiguousarray(_as_stored(values.view(np.ndarray), modality)).data)
-            release_pages(source.samples[modality.name])
+            release(source)
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
     return with_present(stored, present) if modality.kind == "video" else stored
 
