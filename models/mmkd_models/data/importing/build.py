@@ -22,8 +22,10 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.cut import Cut, cut
 from mmkd_models.data.importing.cutting.deal import Dealt, apart, deal_as_named, deal_by_time, deal_groups
+from mmkd_models.data.importing.cutting.labels import encoded, task_of
 from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.recipe import (
+    TARGET,
     DatasetFacts,
     LabelRule,
     SplitRule,
@@ -44,6 +46,7 @@ from mmkd_models.data.kinds import (
     windows_at_once,
     with_present,
 )
+from mmkd_models.data.labels import Labels, is_labelled, strata_of
 from mmkd_models.data.sources import CutWindows, Rows, latest_start_s, release
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import Windows
@@ -59,6 +62,8 @@ class BuiltReport:
         left_out: how many windows are not in it, by reason.
         absent: sensors that were not there, as `recording: sensor`.
         has_times: whether windows know when they start.
+        classes: by split, how many windows are of each class; of several labels how many have it.
+        targets: by split, the lowest, mean and highest number of a regression; empty where there is none.
     """
 
     dataset: Dataset
@@ -67,6 +72,7 @@ class BuiltReport:
     absent: tuple[str, ...]
     has_times: bool
     classes: Mapping[str, Mapping[str, int]]
+    targets: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +89,7 @@ class _Plan:
 
     recording: Rows
     starts_s: npt.NDArray[np.float64]
-    labels: Rows
+    labels: Labels
     groups: npt.NDArray[np.str_] | None
     columns: Mapping[str, npt.NDArray[np.str_]]
     dealt: Dealt
@@ -164,7 +170,7 @@ def build_dataset(
     dataset = write_dataset(
         path,
         name=(facts.name if facts else "") or path.name,
-        labels=TaskSpec(labels=made.classes),
+        labels=made.task,
         modalities=made.modalities,
         splits=_arrays(scratch, made),
         source=facts.source if facts else "",
@@ -174,9 +180,12 @@ def build_dataset(
         dataset=dataset,
         recordings=len(made.done),
         left_out={reason: count for reason, count in made.left_out.items() if count},
-        absent=tuple(f"{one.placed.recorded.name}: {name}" for one in made.done for name in one.placed.absent),
+        absent=tuple(
+            f"{one.placed.recorded.name}: {name}" for one in made.done for name in one.placed.absent if name != TARGET
+        ),
         has_times=made.is_utc,
-        classes=_class_counts(made.plan, made.classes),
+        classes=_class_counts(made.plan, made.task),
+        targets=_targets(made.plan, made.task),
     )
 
 
@@ -195,7 +204,7 @@ class _Prepared:
 
     modalities: Sequence[ModalitySpec]
     done: Sequence[_OnGrid]
-    classes: tuple[str, ...]
+    task: TaskSpec
     plan: _Plan
     source: CutWindows
     left_out: Counter[str]
@@ -208,7 +217,7 @@ class _Prepared:
 def _prepared(
     recordings: Iterable[Placed], grids: Grids, *, windows: WindowRule, labels: LabelRule, split: SplitRule
 ) -> _Prepared:
-    modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors]
+    modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     refuse("windows", [text for modality in modalities for text in _window_faults(modality)])
     done = [
         _OnGrid(placed=placed, cut=cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
@@ -217,15 +226,16 @@ def _prepared(
     left_out: Counter[str] = Counter()
     for one in done:
         left_out.update(one.cut.left_out)
-    classes = labels.classes or tuple(sorted({label for one in done for label in one.cut.labels if label}))
-    plan = _planned(done, classes, split)
+    answers = [answer for one in done for answer in one.cut.answers]
+    task = task_of(answers, labels)
+    plan = _planned(done, encoded(answers, task), split)
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
     plan, source = _leaks_removed(plan, source, modalities, windows, split, left_out)
     plan, source = _partly_unlabelled_removed(plan, source, left_out)
     return _Prepared(
         modalities=modalities,
         done=done,
-        classes=classes,
+        task=task,
         plan=plan,
         source=source,
         left_out=left_out,
@@ -238,7 +248,7 @@ def _window_faults(modality: ModalitySpec) -> Iterator[str]:
     yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
 
 
-def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) -> _Plan:
+def _planned(done: Sequence[_OnGrid], labels: Labels, split: SplitRule) -> _Plan:
     if not any(len(one.cut.starts_s) for one in done):
         reasons = Counter[str]()
         for one in done:
@@ -248,8 +258,6 @@ def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) 
             f"'windows': expected windows, got none{f' ({told})' if told else ''};"
             " shorten 'length_s', or look at the times of sensors and labels"
         )
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers.get(label, -1) for one in done for label in one.cut.labels], dtype=np.int64)
     recording = np.repeat(np.arange(len(done)), [len(one.cut.starts_s) for one in done])
     groups = None
     if split.group:
@@ -265,19 +273,19 @@ def _planned(done: Sequence[_OnGrid], classes: Sequence[str], split: SplitRule) 
             name: np.array([value for one in done for value in one.cut.columns[name]], dtype=np.str_)
             for name in done[0].cut.columns
         },
-        dealt=_dealt(done, recording, labels, groups, split),
+        dealt=_dealt(done, recording, strata_of(labels), groups, split),
     )
 
 
 def _dealt(
-    done: Sequence[_OnGrid], recording: Rows, labels: Rows, groups: npt.NDArray[np.str_] | None, split: SplitRule
+    done: Sequence[_OnGrid], recording: Rows, strata: Rows, groups: npt.NDArray[np.str_] | None, split: SplitRule
 ) -> Dealt:
     if split.column:
         named = [name for one in done for name in (one.cut.splits if one.cut.splits is not None else ())]
         return deal_as_named(
             named, [done[number].placed.recorded.name for number in recording.tolist()], column=split.column
         )
-    return deal_by_time(recording, labels, split) if groups is None else deal_groups(groups, labels, split)
+    return deal_by_time(recording, strata, split) if groups is None else deal_groups(groups, strata, split)
 
 
 def _source(
@@ -349,8 +357,9 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
 
 def _partly_unlabelled_removed(plan: _Plan, source: CutWindows, left_out: Counter[str]) -> tuple[_Plan, CutWindows]:
     # A split without any label is one that nobody has labelled yet, as of a new machine.
-    labelled_splits = np.unique(plan.dealt.splits[plan.labels >= 0])
-    keep = (plan.labels >= 0) | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
+    known = is_labelled(plan.labels)
+    labelled_splits = np.unique(plan.dealt.splits[known])
+    keep = known | (plan.dealt.splits == 0) | ~np.isin(plan.dealt.splits, labelled_splits)
     left_out["without a label in valid or test"] += int((~keep).sum())
     return plan.subset(keep), _rows_of(source, keep)
 
@@ -406,11 +415,28 @@ def _as_stored(values: Values, modality: ModalitySpec) -> Values:
     return np.where(np.isnan(values), MISSING_COUNT, counts)
 
 
-def _class_counts(plan: _Plan, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+def _class_counts(plan: _Plan, task: TaskSpec) -> dict[str, dict[str, int]]:
+    if task.kind == "regression":
+        return {split: {} for split in SPLIT_NAMES}
+    labels = plan.labels
     return {
         split: {
-            name: int(((plan.labels == label) & (plan.dealt.splits == number)).sum())
-            for label, name in enumerate(classes)
+            name: int(((labels[:, label] == 1 if labels.ndim == 2 else labels == label) & here).sum())
+            for label, name in enumerate(task.labels)
         }
-        for number, split in enumerate(SPLIT_NAMES)
+        for split, here in _by_split(plan).items()
     }
+
+
+def _targets(plan: _Plan, task: TaskSpec) -> dict[str, tuple[float, ...]]:
+    if task.kind != "regression":
+        return {}
+    known = {split: plan.labels[here & is_labelled(plan.labels)] for split, here in _by_split(plan).items()}
+    return {
+        split: (float(one.min()), float(one.mean()), float(one.max())) if len(one) else ()
+        for split, one in known.items()
+    }
+
+
+def _by_split(plan: _Plan) -> dict[str, npt.NDArray[np.bool_]]:
+    return {split: plan.dealt.splits == number for number, split in enumerate(SPLIT_NAMES)}

@@ -6,7 +6,7 @@ Opens no recording.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmkd_edge.errors import DatasetError
@@ -30,6 +30,16 @@ class Found:
     facts: Mapping[tuple[str, ...], Mapping[str, str]]
     files: Mapping[str, int]
     total_bytes: int
+
+    def read_twice(self, source: str, name: str) -> Found:
+        """Gives the same files, and those of a source under another name too."""
+        return replace(
+            self,
+            recordings={
+                key: {**files, name: files[source]} if source in files else files
+                for key, files in self.recordings.items()
+            },
+        )
 
 
 def find_recordings(recipe: Recipe, folder: Path) -> Found:
@@ -99,6 +109,8 @@ def _facts_of(
 
 def facts_wanted(recipe: Recipe, found: Found) -> list[str]:
     """Gives columns that are asked for, and are no part of the path and not in the table of labels."""
-    wanted = [recipe.labels.column, recipe.split.group, recipe.split.column, *recipe.windows.columns]
+    labels = recipe.labels
+    label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
+    wanted = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.columns]
     known = {*found.parts, *(name for facts in found.facts.values() for name in facts)}
     return list(dict.fromkeys(name for name in wanted if name and name not in known))

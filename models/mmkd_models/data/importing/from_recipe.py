@@ -21,9 +21,9 @@ from mmkd_models.data.importing.found import Found, facts_wanted, find_recording
 from mmkd_models.data.importing.grids.grids import Grids, Placed
 from mmkd_models.data.importing.intervals import Labelled, read_intervals
 from mmkd_models.data.importing.kept import Kept, Marks, Piece, key_of_parts, marks_of, work_folder
-from mmkd_models.data.importing.patterns import found_files
+from mmkd_models.data.importing.patterns import FoundFile, found_files
 from mmkd_models.data.importing.read_source import ReadSource, SourceReader
-from mmkd_models.data.importing.recipe import Recipe, Region, Source, refuse
+from mmkd_models.data.importing.recipe import TARGET, Recipe, Region, Source, refuse
 from mmkd_models.data.importing.recorded import FileClock, Interval, ReadingState, Recorded, Sensor
 from mmkd_models.data.importing.series import Samples
 from mmkd_models.data.importing.video.read_camera import CameraReader
@@ -71,7 +71,7 @@ def import_recipe(
     """
     found = find_recordings(recipe, folder)
     with work_folder(path, note or (lambda _: None)) as kept:
-        readers = [_reader(source, recipe, found) for source in recipe.source]
+        readers, found = _readers(recipe, found)
         intervals = read_intervals(folder, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, found, readers, intervals)
         work = _Work(folder=folder, found=found, intervals=intervals, tell=tell)
@@ -94,7 +94,7 @@ def import_recipe(
             )
     return RecipeReport(
         built=built,
-        sensors=tuple(sensors),
+        sensors=tuple(sensor for sensor in sensors if sensor.name != TARGET),
         clocks=tuple(work.clocks),
         proposals=tuple(work.proposals),
         files=found.files,
@@ -109,11 +109,32 @@ def try_recipe(recipe: Recipe, folder: Path, *, tell: Tell | None = None) -> Rec
         return import_recipe(recipe, folder, Path(scratch) / (recipe.dataset.name or "dataset"), tell=tell)
 
 
+def _readers(recipe: Recipe, found: Found) -> tuple[list[Reader], Found]:
+    """A reader for each source, and one more, of the same files, for the column of a regression's number."""
+    readers = [_reader(source, recipe, found) for source in recipe.source]
+    column = recipe.labels.column if recipe.labels.task == "regression" else ""
+    if not column:
+        return readers, found
+    series = [reader for reader in readers if isinstance(reader, SourceReader)]
+    targets = ((reader, reader.with_target(_first_file(reader.source, found), column)) for reader in series)
+    beside, target = next(((reader, target) for reader, target in targets if target is not None), (None, None))
+    if beside is None or target is None:
+        raise DatasetError(
+            f"'labels.column': expected a column of a source, got {column!r}, which none has; correct it (the value of"
+            " a tag of a tall table can be no label)"
+        )
+    return [*readers, target], found.read_twice(beside.source.modality, TARGET)
+
+
 def _reader(source: Source, recipe: Recipe, found: Found) -> Reader:
-    first = next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
+    first = _first_file(source, found)
     if source.modality_kind == "video":
         return CameraReader.opened(source, first)
-    return SourceReader.opened(source, first, facts=facts_wanted(recipe, found))
+    return SourceReader.opened(source, first, facts=facts_wanted(recipe, found), apart=recipe.labels.column)
+
+
+def _first_file(source: Source, found: Found) -> FoundFile:
+    return next(files[source.modality][0] for files in found.recordings.values() if source.modality in files)
 
 
 def _key(recipe: Recipe, found: Found, readers: Sequence[Reader]) -> str:
@@ -312,7 +333,8 @@ class _Work:
                 read = reader.read(chosen, place, stack, told=self._told)
                 self.clocks += _checked_clocks(reader, read, known.name, chosen[0].path)
             except DatasetError as error:
-                problems.append(str(error))
+                if str(error) not in problems:  # the same line twice, where a file is read for a target too
+                    problems.append(str(error))
                 continue
             series[source] = read.series
             runs.update({column: found for column, found in read.runs.items() if column not in runs})

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
@@ -18,7 +19,7 @@ from mmkd_models.data.importing.intervals import RunCollector, changes
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.readers.block import Block, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.formats import Reader, reader_of
-from mmkd_models.data.importing.recipe import SUFFIXES, Format, Resample, Source
+from mmkd_models.data.importing.recipe import SUFFIXES, TARGET, Format, Resample, Source
 from mmkd_models.data.importing.recorded import Interval, ReadingPlace, ReadingState, Sensor
 from mmkd_models.data.importing.series import (
     SECOND_NS,
@@ -68,14 +69,21 @@ class SourceReader:
     rate_origin: str
 
     @staticmethod
-    def opened(source: Source, first: FoundFile, *, facts: Sequence[str]) -> SourceReader:
-        """Looks into the first file. Raises DatasetError where a column is missing."""
+    def opened(source: Source, first: FoundFile, *, facts: Sequence[str], apart: str = "") -> SourceReader:
+        """Looks into the first file.
+
+        Args:
+            facts: columns that are wanted beside the samples, where this source has them.
+            apart: a column that is no channel, unless 'channels' names it.
+
+        Raises DatasetError where a column is missing.
+        """
         names = _file_reader(source, first.path).names(first.path)
         found = tuple(name for name in facts if name in names)
         place = f"{first.path}:1" if _format(source, first.path) == "csv" else str(first.path)
         used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
         require_columns(place, names, used)
-        channels = _channels(source, [name for name in names if name not in {*used, *found}])
+        channels = _channels(source, [name for name in names if name not in {*used, *found, apart}])
         if not channels:
             raise DatasetError(
                 f"{place}: expected channels beside {', '.join(used)}, got none; name them in 'channels'"
@@ -104,6 +112,30 @@ class SourceReader:
             first_file=first.path,
             rate_origin=origin,
         )
+
+    def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
+        """Gives a reader of one column of the same files, a number to be predicted; None where they have no such.
+
+        Args:
+            first: the first file.
+        """
+        source = self.source
+        if source.tag or column not in _file_reader(source, first.path).names(first.path):
+            return None
+        apart = msgspec.structs.replace(
+            source,
+            modality=TARGET,
+            kind="series",
+            channels={column: column},
+            unit="",
+            scale=1.0,
+            range=None,
+            normalise="none",
+            resample_hz=None,
+            align_on=None,
+            resample="linear" if source.resample == "polyphase" else source.resample,
+        )
+        return SourceReader.opened(apart, first, facts=())
 
     @property
     def has_clock(self) -> bool:
