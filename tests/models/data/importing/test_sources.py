@@ -365,3 +365,12 @@ def test_the_check_takes_a_regression_without_any_number(plant, recipe):
     report = check_dataset(plant / "out")
     assert not report.has_labels
     assert "target wear, no window has a label; 60 unlabelled windows" in report.facts
+
+
+def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):
+    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]'))
+    states = plant / "M5" / "states.csv"
+    states.write_text(states.read_text().replace("worn", "ok"))
+    assert window_lines(run(plant))[-1] == (
+        "warning: test has no window of worn; choose other groups or another 'seed'"
+    )
