@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import ArraysError, check_whole
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.files import AnyArray
+from mmkd_models.data.files import AnyArray, release_pages
 from mmkd_models.data.kinds import Values, decoded, with_present
 
 Floats = npt.NDArray[np.float32]
@@ -122,6 +122,15 @@ class CutWindows:
         stored = _windows_at(self.samples[modality.name], first, modality.samples)
         values = decoded(stored, kind=modality.kind, scale=self.scale.get(modality.name))
         return values if present is None else with_present(values, _windows_at(present, first, modality.samples))
+
+
+def release(source: WindowSource) -> None:
+    """Takes what was read of mapped files out of memory; the next gather reads on from the files."""
+    stored = source.parts.values() if isinstance(source, StoredWindows) else ()
+    cut = [source.samples.values()] if isinstance(source, CutWindows) else ()
+    for arrays in (*stored, *cut):
+        for array in arrays:
+            release_pages(array)
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
