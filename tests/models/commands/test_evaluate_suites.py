@@ -17,10 +17,12 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_edge.trust.keys import make_keys
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
+from mmkd_models.evaluate.faults.table import NAMES
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
 from mmkd_report import render_judging
+from tests.models.kinds_rig import kinds_dataset
 
 Ran = tuple[object, str, str]
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
@@ -125,6 +127,36 @@ def test_what_does_not_fit_a_suite_is_refused_whole(
     code, out, err = run(student, rigs["multi_label"].path, "--suite", "faults")
     assert (code, out) == (2, "")
     assert "expected" in err
+
+
+@pytest.mark.parametrize("name", ["mic", "cam"])
+def test_every_suite_takes_what_hears_and_what_sees(
+    run: Callable[..., Ran], student_checkpoint: StudentCheckpoint, tmp_path: Path, name: str
+) -> None:
+    data = kinds_dataset(tmp_path / "kinds")
+    spec = data.spec.modality(name)
+    facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=data.sha256, fold=None)
+    state = Student(spec, 3, student_checkpoint.config).state_dict()
+    student, file = tmp_path / "student.ckpt", tmp_path / "cost.toml"
+    made = replace(student_checkpoint, modality=spec, task=data.spec.task, facts=facts, state=state, carried=None)
+    write_student(student, made)
+    file.write_text("version = 1\n[student]\n")
+    code, out, err = run(student, data.path, "--suite", "all", "--cost", file, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert all(document[part] for part in ("faults", "groups", "confidence", "cost"))
+    practised = {one["name"]: one["practised"]["student.ckpt"] for one in document["faults"]["faults"]}
+    if name == "cam":  # what training varies: light, frames and the picture's place
+        assert practised == {"dark": True, "blur": False, "dropped frames": True, "shifted camera": True}
+        assert document["faults"]["left_out"] == []
+    else:
+        assert {fault for fault, is_practised in practised.items() if is_practised} == {
+            "added noise", "treble lost", "bass lost", "gain up", "gain down", "gap",
+        }  # fmt: skip
+        assert document["faults"]["left_out"] == ["channel swap"]
+    assert [one["condition"] for one in document["confidence"]["models"]["student.ckpt"]["rows"]] == [
+        "sound", *(fault for fault in NAMES if fault in practised),
+    ]  # fmt: skip
 
 
 def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., Ran], tmp_path: Path) -> None:
