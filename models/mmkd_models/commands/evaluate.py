@@ -112,6 +112,7 @@ def evaluate(
         return
     _refuse({"--by": suites.by}, "expected --suite groups beside it, whose column it is; add it")
     _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
+    _refuse({"--rival": suites.rival}, "expected --suite beside it, by which it is judged; add one")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
         _refuse(
