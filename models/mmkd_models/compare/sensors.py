@@ -35,7 +35,7 @@ from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
 from mmkd_models.evaluate.suites.suite import SuiteName, judge
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
-from mmkd_report.documents.demo import Contest, DemoDocument, Network, Rival
+from mmkd_report.documents.demo import LABELS_ALONE, Contest, DemoDocument, Network, Rival
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import Competitor, JudgingDocument, SensorRow
 from mmkd_report.documents.study import PairLatency
@@ -218,6 +218,7 @@ def _row(
         low=gain.low,
         high=gain.high,
         valid_score=valid["distilled"],
+        is_taught=not contest.student.shipped or any(one != LABELS_ALONE for one in contest.student.shipped),
         ahead=tuple(key for key in _WITHOUT_TEACHER if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(one.errors[first]) / len(one.errors[first]) for one in faults.faults) / len(faults.faults),
         relative=faults.relative.get(first),

@@ -224,6 +224,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
         scores: of who was judged; `teacher` is of all sensors, and in a row of several of these alone.
         gain: distilled beside labels alone, with its 95 % interval; None of several.
         valid_score: of the distilled student, by which sensors are chosen.
+        is_taught: whether validation shipped a student that the teacher taught, of one seed or more.
         ahead: the competitors of one sensor that validate better than the student.
         under_faults: the student's error, mean over faults and severities; of a number the RMSE.
         relative: that error as a share of that of labels alone.
@@ -241,6 +242,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     valid_score: float | None = None
+    is_taught: bool = True
     ahead: tuple[Competitor, ...] = ()
     under_faults: float | None = None
     relative: RelativeError | None = None

@@ -84,6 +84,9 @@ def test_a_claim_on_teaching_needs_its_whole_interval_on_one_side() -> None:
     assert with_gain(-2.0, -3.0, -1.0) == (
         "Teaching hurts on gyro: -2.0 points beside labels alone (95 % interval -3.0 to -1.0)"
     )
+    assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_taught=False),))[1] == (
+        "Teaching buys nothing on gyro: validation preferred labels alone, and they are shipped"
+    )
     assert with_gain(1.0, None, None) == "Teaching changed gyro by +1.0 points; there is no interval"
 
 

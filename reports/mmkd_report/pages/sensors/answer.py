@@ -42,6 +42,8 @@ def verdict(found: SensorsDocument) -> Iterator[str]:
 
 def _of_gain(row: SensorRow, found: SensorsDocument) -> str:
     name = row.sensors[0]
+    if not row.is_taught:
+        return f"Teaching buys nothing on {name}: validation preferred labels alone, and they are shipped"
     gain = with_gain_unit(difference(row.gain, found.measure), found.measure)
     if not (is_figure(row.low) and is_figure(row.high)):
         return f"Teaching changed {name} by {gain}; there is no interval"
