@@ -46,7 +46,15 @@ def main() -> NoReturn:
 
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Runs `mmkd-evaluate` with these arguments."""
-    epilog = "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
+    if "--sensors" in arguments:
+        from mmkd_export.commands.sensors import run_sensors
+
+        run_sensors([one for one in arguments if one != "--sensors"])
+        return
+    epilog = (
+        "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html. Before there "
+        "is a model, mmkd-evaluate --sensors mydata asks which sensor is enough; mmkd-evaluate --sensors --help."
+    )
     run_line("mmkd-evaluate", arguments, [Command(function=evaluate, epilog=epilog)])
 
 
@@ -112,6 +120,7 @@ def evaluate(
         return
     _refuse({"--by": suites.by}, "expected --suite groups beside it, whose column it is; add it")
     _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
+    _refuse({"--rival": suites.rival}, "expected --suite beside it, by which it is judged; add one")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
         _refuse(
