@@ -199,7 +199,7 @@ def _compare(
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
     from mmkd_export.demo.chain import fold_folder
-    from mmkd_export.demo.pool import Pool, one_thread
+    from mmkd_models.compare.pool import Pool, one_thread
     from mmkd_export.demo.watch import Watch, shown
     from mmkd_models.compare.comparison import choose_teacher, compare_fold
 

@@ -19,6 +19,7 @@ with loading("mmkd-evaluate"):
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.evaluation import show_bundle, show_evaluation, show_kind
     from mmkd_models.commands.options import Data
+    from mmkd_models.commands.shift import ShiftOptions
     from mmkd_models.commands.suites import SuiteOptions, chosen_suites, run_suites
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import fold_indices
@@ -80,6 +81,7 @@ def evaluate(
         ),
     ] = None,
     suites: SuiteOptions,
+    anew: ShiftOptions,
     judged: JudgedOptions,
     metric: Annotated[
         str | None,
@@ -108,9 +110,10 @@ def evaluate(
             {"--missing": missing, "--metric": metric, "--error-level": error_levels},
             "expected no --suite beside it, whose figures are its own; leave one of them out",
         )
-        _judge_by_suites([model, *(against or ())], data, judged, suites, seed=seed, page=page, as_json=as_json)
+        _judge_by_suites([model, *(against or ())], data, judged, suites, anew, seed=seed, page=page, as_json=as_json)
         return
-    _refuse({"--by": suites.by}, "expected --suite groups beside it, whose column it is; add it")
+    _refuse({"--by": suites.by}, "expected --suite groups or shift beside it, whose column it is; add it")
+    _refuse({"--out": anew.out, "--time": anew.time}, "expected --suite shift beside it; add it")
     _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
@@ -172,6 +175,7 @@ def _judge_by_suites(
     data: Path,
     judged: JudgedOptions,
     suites: SuiteOptions,
+    anew: ShiftOptions,
     *,
     seed: int,
     page: Path | None,
@@ -196,6 +200,8 @@ def _judge_by_suites(
         calibration=_other_windows(dataset, judged, "valid"),
         data=_data_facts(dataset, windows, part, judged, seen=seen),
         options=suites,
+        dataset=dataset,
+        anew=anew,
         seed=seed,
         page=page,
         as_json=as_json,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -11,17 +11,28 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 
 from mmkd_edge.command.options import Option
+from mmkd_edge.command.outputs import held
 from mmkd_edge.command.run import shell_line
 from mmkd_edge.command.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
+from mmkd_models.commands.shift import ShiftOptions, shift_order, show_shift
+from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
 from mmkd_models.networks.config import choice
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import FaultsFacts, GroupMeasure, GroupsFacts, JudgingDocument, TrustFacts
+from mmkd_report.documents.judging import (
+    FaultsFacts,
+    GroupMeasure,
+    GroupsFacts,
+    JudgingDocument,
+    ShiftFacts,
+    TrustFacts,
+)
 
 if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.compare.domains import ShiftOrder
     from mmkd_models.evaluate.report import Contestant
     from mmkd_models.evaluate.suites.answering import Answering
 
@@ -46,7 +57,9 @@ class SuiteOptions:
     ] = None
     by: Annotated[
         str | None,
-        Option("Of groups: compare the values of this column.", metavar="COLUMN", shown="group"),
+        Option(
+            "Of groups and shift: compare, or leave out, the values of this column.", metavar="COLUMN", shown="group"
+        ),
     ] = None
     cost: Annotated[
         Path | None, Option("Of cost: the assumptions, as --print-cost prints them.", metavar="FILE.toml")
@@ -77,6 +90,8 @@ def run_suites(
     calibration: Windows,
     data: DataFacts,
     options: SuiteOptions,
+    dataset: Dataset,
+    anew: ShiftOptions,
     seed: int,
     page: Path | None,
     as_json: bool,
@@ -85,15 +100,19 @@ def run_suites(
     from mmkd_models.evaluate.suites.suite import judge
 
     suites = chosen_suites(options.suite or ())
-    if options.by is not None and "groups" not in suites:
-        raise UsageError("--by: expected --suite groups beside it, whose column it is; add it")
+    if options.by is not None and not {"groups", "shift"} & set(suites):
+        raise UsageError("--by: expected --suite groups or shift beside it, whose column it is; add it")
     if options.cost is not None and "cost" not in suites:
         raise UsageError("--cost: expected --suite cost beside it; add it")
     if options.cost is None and "cost" in (options.suite or ()):
         raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
     with ExitStack() as stack:
+        models = _models(stack, judged, windows, data)
+        shift = None
+        if "shift" in (options.suite or ()) or (anew.out is not None and "shift" in suites):
+            shift = _shift(stack, shift_order(judged[0], models[0].facts.modalities, dataset, anew, options.by))
         document = judge(
-            _models(stack, judged, windows, data),
+            models,
             windows,
             train=train,
             calibration=calibration,
@@ -101,6 +120,7 @@ def run_suites(
             suites=suites,
             by=options.by,
             cost=options.cost,
+            shift=shift,
             seed=seed,
             on_part=say,
         )
@@ -116,6 +136,24 @@ def run_suites(
     print(f"{wrote}next: {_next_command(document)}")
 
 
+def _shift(stack: ExitStack, order: ShiftOrder) -> Callable[[Callable[[str], None]], ShiftFacts]:
+    """Keeps the folder to this command, and gives what trains and judges in it."""
+    from mmkd_models.compare.domains import judge_shift
+
+    stack.enter_context(held(order.out.parent, is_folder=True))
+    stack.enter_context(_saying_how_to_go_on())
+    return lambda on_part: judge_shift(order, on_part=on_part)
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("the same command continues")
+        raise
+
+
 def show_judging(document: JudgingDocument) -> None:
     """Prints the verdict, and a table for each suite."""
     data = document.data
@@ -126,6 +164,8 @@ def show_judging(document: JudgingDocument) -> None:
         print(f"{sentence}.")
     if document.faults is not None:
         _show_faults(document, document.faults)
+    if document.shift is not None:
+        show_shift(document.shift)
     if document.groups is not None:
         _show_groups(document, document.groups)
     if document.confidence is not None:

@@ -16,9 +16,9 @@ from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
 from mmkd_models.evaluate.suites.under_faults import check_breakable, judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
-from mmkd_report.documents.judging import JudgingDocument
+from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
 
-SuiteName = Literal["faults", "groups", "confidence", "cost"]
+SuiteName = Literal["faults", "shift", "groups", "confidence", "cost"]
 SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 
 
@@ -32,6 +32,7 @@ def judge(
     suites: Collection[SuiteName],
     by: str | None,
     cost: Path | None,
+    shift: Callable[[Callable[[str], None]], ShiftFacts] | None,
     seed: int,
     on_part: Callable[[str], None],
 ) -> JudgingDocument:
@@ -43,6 +44,7 @@ def judge(
         calibration: labelled, that chose, for label sets.
         by: the column that groups are judged by; None is the groups themselves.
         cost: the file of assumptions; None reckons no cost.
+        shift: trains and judges without each domain, and tells the call that it is given; None leaves none out.
 
     Raises UsageError before anything is judged where one of the suites cannot be.
     """
@@ -61,6 +63,8 @@ def judge(
     if "faults" in suites:
         faults = judge_faults(models, windows, train=train, baseline=baseline, seed=seed, on_part=on_part)
         document = msgspec.structs.replace(document, faults=faults)
+    if "shift" in suites and shift is not None:
+        document = msgspec.structs.replace(document, shift=shift(on_part))
     if "groups" in suites:
         on_part("groups")
         groups = judge_groups(models, windows, by=by, baseline=baseline, seed=seed)

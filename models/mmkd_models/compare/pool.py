@@ -1,4 +1,4 @@
-"""Makes the parts of a demo side by side, each with one thread, in processes of their own or one after the other here.
+"""Makes the parts of folds side by side, each with one thread, in processes of their own or one after the other here.
 
 One thread each makes figures the same however many processes there are, and small networks train little faster with
 more. Owns the life of the processes; what a part is, and its files, are the comparison's.
@@ -120,7 +120,7 @@ class Pool:
             process = self._workers[pipe]
             process.join()
             raise MmkdError(
-                f"demo: expected processes that end their work, one died (exit code {process.exitcode}); the same "
+                f"workers: expected processes that end their work, one died (exit code {process.exitcode}); the same "
                 "command continues; where memory is short give --workers 1"
             ) from error
         if isinstance(said, Exception):
