@@ -199,9 +199,9 @@ def _compare(
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
     from mmkd_export.demo.chain import fold_folder
-    from mmkd_models.compare.pool import Pool, one_thread
     from mmkd_export.demo.watch import Watch, shown
     from mmkd_models.compare.comparison import choose_teacher, compare_fold
+    from mmkd_models.compare.pool import Pool, one_thread
 
     sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
     folder = partial(fold_folder, out)

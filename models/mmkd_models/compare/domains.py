@@ -81,15 +81,18 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
     windows = order.dataset.everything()
     domains = domains_of(windows, order.by)
     folds: list[FoldResult] = []
+    named = [f"{order.by} {name}" for name in domains.names]
     with Pool(order.dataset, order.workers) as pool:
         numbers = list(range(len(domains.names)))
         for first in range(0, len(numbers), order.workers):
             some = {number: order.out / "domains" / str(number) for number in numbers[first : first + order.workers]}
-            folds += _made(pool, order, order.config, some, lambda number: domains.names[number], on_part)
+            folds += _made(
+                pool, order, order.config, some, lambda number: f"{order.by} {domains.names[number]}", on_part
+            )
         in_time = None
         if order.in_time:
             config = msgspec.structs.replace(order.config, left_out=LeftOut(by=None))
-            (in_time,) = _made(pool, order, config, {0: order.out / "time"}, lambda number: "the end", on_part)
+            (in_time,) = _made(pool, order, config, {0: order.out / "time"}, ["the end"], on_part)
     return facts_of_domains(order.dataset.spec, domains, folds, in_time, by=order.by, shared=_shared(order, domains))
 
 
@@ -98,7 +101,7 @@ def _made(
     order: ShiftOrder,
     config: ComparisonConfig,
     folders: Mapping[int, Path],
-    name_of: Callable[[int], str],
+    named: Sequence[str],
     on_part: OnPart,
 ) -> list[FoldResult]:
     missing = [parts_of(order.dataset, seed=number, config=config, out=out) for number, out in folders.items()]
@@ -106,7 +109,7 @@ def _made(
         parts = [part for parts in phase for part in parts]
 
         def say(number: int, parts: Sequence[Part] = parts) -> None:
-            on_part(f"shift: without {name_of(parts[number].seed)}: {parts[number].stage}")
+            on_part(f"shift: without {named[parts[number].seed]}: {parts[number].stage}")
 
         pool.make(parts, on_step=lambda number, step: None, on_end=say)
     with one_thread():

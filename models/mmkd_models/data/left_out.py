@@ -87,8 +87,8 @@ def domains_of(windows: Windows, by: str) -> Domains:
     for name, size in zip(found.names, sizes, strict=True):
         if size < FEWEST_WINDOWS:
             raise UsageError(
-                f"--by {by}: expected {FEWEST_WINDOWS} labelled windows or more of every domain, got {size} of {name}; "
-                "record more, or write a column that pools domains"
+                f"--by {by}: expected {FEWEST_WINDOWS} labelled windows or more of every domain, got {size} of {by} "
+                f"{name}; record more, or write a column that pools domains"
             )
     return found
 
@@ -104,16 +104,16 @@ def _pooled(windows: Windows, by: str, names: npt.NDArray[Any], number: Rows) ->
         by_value = replace(windows, groups=number, has_groups=True)
         pool = np.unique(part_of_windows(by_value, parts=MOST_DOMAINS, seed=0), return_inverse=True)[1]
         pool = pool.reshape(-1).astype(np.int64)
-    words = tuple(_words(by, names[np.unique(number[pool == one])]) for one in range(int(pool.max()) + 1))
+    words = tuple(_words(names[np.unique(number[pool == one])]) for one in range(int(pool.max()) + 1))
     return Domains(names=words, of_window=pool)
 
 
-def _words(by: str, values: npt.NDArray[Any]) -> str:
+def _words(values: npt.NDArray[Any]) -> str:
     if values.dtype.kind == "f":
-        return f"{by} {values[0]:g} to {values[-1]:g}"
+        return f"{values[0]:g} to {values[-1]:g}"
     few = [str(value) for value in values[:_MOST_NAMED].tolist()]
     more = len(values) - len(few)
-    return f"{by} {', '.join(few)}" + (f" and {more} more" if more else "")
+    return ", ".join(few) + (f" and {more} more" if more else "")
 
 
 def fold_without(windows: Windows, left_out: LeftOut, *, fold: int) -> Fold:

@@ -64,7 +64,7 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     assert figures[found.worst["student"]] == min(figures.values())
     assert found.time is not None
     assert found.time.windows == (90, 30, 30)
-    assert "shift: without east: teacher" in said
+    assert "shift: without site east: teacher" in said
     student = read_student(tmp_path / "domains" / "0" / "acc" / "student.ckpt")
     assert student.facts.fold is msgspec.UNSET
     other = order(sites, comparison, tmp_path / "two", in_time=True, workers=2)

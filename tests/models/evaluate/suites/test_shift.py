@@ -89,8 +89,8 @@ def test_groups_that_are_in_training_too_and_the_end_of_the_campaign_are_told() 
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN, domains=(first, shared), time=time)
     assert list(of_shift(found))[-2:] == [
         (
-            "3 groups of left-out domains have windows in training too, in other domains: what a new group costs is not "
-            "in these figures"
+            "3 groups of left-out domains have windows in training too, in other domains: what a new group costs is "
+            "not in these figures"
         ),
         (
             "At the end of the campaign, trained on its beginning, it is not known whether distillation helps: the "
