@@ -86,9 +86,7 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
         numbers = list(range(len(domains.names)))
         for first in range(0, len(numbers), order.workers):
             some = {number: order.out / "domains" / str(number) for number in numbers[first : first + order.workers]}
-            folds += _made(
-                pool, order, order.config, some, lambda number: f"{order.by} {domains.names[number]}", on_part
-            )
+            folds += _made(pool, order, order.config, some, named, on_part)
         in_time = None
         if order.in_time:
             config = msgspec.structs.replace(order.config, left_out=LeftOut(by=None))

@@ -140,8 +140,8 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     assert (code, err) == (
         2,
         (
-            f"{NAME}--suite shift: expected a student or a bundle first, for whose sensor others are trained anew, got a "
-            "teacher of acc and gyro; name it by --against\n"
+            f"{NAME}--suite shift: expected a student or a bundle first, for whose sensor others are trained anew, got "
+            "a teacher of acc and gyro; name it by --against\n"
         ),
     )
     assert not (tmp_path / "eval").exists()
