@@ -113,8 +113,10 @@ def evaluate(
         _judge_by_suites([model, *(against or ())], data, judged, suites, anew, seed=seed, page=page, as_json=as_json)
         return
     _refuse({"--by": suites.by}, "expected --suite groups or shift beside it, whose column it is; add it")
-    _refuse({"--out": anew.out, "--time": anew.time}, "expected --suite shift beside it; add it")
+    _refuse({"--out": anew.out}, "expected --suite beside it, whose work it keeps; add one")
+    _refuse({"--time": anew.time}, "expected --suite shift beside it; add it")
     _refuse({"--cost": suites.cost}, "expected --suite cost beside it; add it")
+    _refuse({"--rival": suites.rival}, "expected --suite beside it, by which it is judged; add one")
     of_classes = {"--missing": missing, "--metric": metric, "--page": page}
     if is_bundle(model):
         _refuse(

@@ -34,7 +34,7 @@ class ShiftOptions:
     out: Annotated[
         Path | None,
         Option(
-            "Of shift: folder that keeps what is trained; an interrupted run goes on from it.",
+            "Folder that keeps what a suite trained and what models answered; an interrupted run goes on from it.",
             ("-o", "--out"),
             "DIR",
             shown=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -12,13 +13,14 @@ import msgspec
 
 from mmkd_edge.command.options import Option
 from mmkd_edge.command.outputs import held
-from mmkd_edge.command.run import shell_line
+from mmkd_edge.command.run import require_modules, shell_line
 from mmkd_edge.command.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.shift import ShiftOptions, shift_order, show_shift
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluate.suites.suite import SUITES, SuiteName
+from mmkd_models.metrics.scores import default_metric, metrics_of
 from mmkd_models.networks.config import choice
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.evaluation import DataFacts
@@ -54,6 +56,14 @@ class SuiteOptions:
     suite: Annotated[
         list[str] | None,
         Option(f"Judge by a suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME"),
+    ] = None
+    rival: Annotated[
+        list[str] | None,
+        Option(
+            "Judge beside the first model what learns from the same labels of its sensor: extra_trees, mini_rocket, "
+            "rocket_and_trees, multi_rocket_hydra. Repeatable.",
+            metavar="NAME",
+        ),
     ] = None
     by: Annotated[
         str | None,
@@ -108,9 +118,17 @@ def run_suites(
         raise UsageError("--suite cost: expected assumptions, got none; --print-cost prints a file to give to --cost")
     with ExitStack() as stack:
         models = _models(stack, judged, windows, data)
+        models += _rivals(
+            options.rival or (), judged[0], models[0], train=train, valid=calibration, data=data, seed=seed
+        )
         shift = None
         if "shift" in (options.suite or ()) or (anew.out is not None and "shift" in suites):
-            shift = _shift(stack, shift_order(judged[0], models[0].facts.modalities, dataset, anew, options.by))
+            order = shift_order(judged[0], models[0].facts.modalities, dataset, anew, options.by)
+            shift = partial(_shift, order)
+        if anew.out is not None:
+            stack.enter_context(held(anew.out, is_folder=True))
+            stack.enter_context(_saying_how_to_go_on())
+            models = kept(models, anew.out, data)
         document = judge(
             models,
             windows,
@@ -136,13 +154,17 @@ def run_suites(
     print(f"{wrote}next: {_next_command(document)}")
 
 
-def _shift(stack: ExitStack, order: ShiftOrder) -> Callable[[Callable[[str], None]], ShiftFacts]:
-    """Keeps the folder to this command, and gives what trains and judges in it."""
+def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
     from mmkd_models.compare.domains import judge_shift
 
-    stack.enter_context(held(order.out.parent, is_folder=True))
-    stack.enter_context(_saying_how_to_go_on())
-    return lambda on_part: judge_shift(order, on_part=on_part)
+    return judge_shift(order, on_part=on_part)
+
+
+def kept(models: Sequence[Answering], out: Path, data: DataFacts) -> list[Answering]:
+    """Gives the same models, whose answers are kept in the folder."""
+    from mmkd_models.evaluate.suites.kept import with_kept_answers
+
+    return list(with_kept_answers(models, out / "answers", data.sha256))
 
 
 @contextmanager
@@ -263,6 +285,39 @@ def _models(
         else:
             found.append(answering_checkpoint(one, windows, data))
     return named_apart(found)
+
+
+def _rivals(
+    names: Sequence[str],
+    judged: Contestant | Path,
+    first: Answering,
+    *,
+    train: Windows,
+    valid: Windows,
+    data: DataFacts,
+    seed: int,
+) -> list[Answering]:
+    """Rivals that see the labels that the first checkpoint's training saw; of a bundle nobody knows: then all."""
+    if not names:
+        return []
+    require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
+    from mmkd_models.evaluate.rivals import RIVALS
+    from mmkd_models.evaluate.suites.beside import answering_rivals
+    from mmkd_models.training.trainings import visible_labels
+
+    untaught = tuple(name for name in RIVALS if name != "taught_rocket")
+    chosen = [choice(name, untaught, option="--rival") for name in dict.fromkeys(names)]
+    if set(chosen) != {"extra_trees"}:
+        require_modules(("aeon",), by="--rival with convolutional features", extra="rivals")
+    metric = default_metric(train.spec.task.kind)
+    if not isinstance(judged, Path):
+        facts = judged.checkpoint.facts
+        metric = choice(facts.metric, metrics_of(train.spec.task.kind), option="--rival")
+        if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == data.sha256:
+            share, groups = facts.labelled.share, facts.labelled.groups
+            train = train.with_labels(visible_labels(train, share=share, groups=groups, seed=facts.training.seed))
+    say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(chosen)}")
+    return list(answering_rivals(chosen, first, train=train, valid=valid, metric=metric, seed=seed))
 
 
 def _next_command(document: JudgingDocument) -> str:

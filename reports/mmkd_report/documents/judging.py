@@ -18,7 +18,7 @@ from mmkd_report.documents.reading import typed
 
 FORMAT_VERSION = 1
 
-ModelRole = Literal["teacher", "distilled", "labels alone"]
+ModelRole = Literal["teacher", "distilled", "labels alone", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,9 +27,10 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: unique in the document.
         sha256: of the file.
-        role: `labels alone` of a student that no teacher taught.
+        role: `labels alone` of a student that no teacher taught; a `rival` learnt beside it and has no file.
         artifact: of a bundle, its file there; empty of a checkpoint.
         modalities: that it sees.
+        parameters: None of a rival.
     """
 
     name: str
@@ -37,7 +38,7 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     role: ModelRole
     modalities: tuple[str, ...]
-    parameters: int
+    parameters: int | None
     artifact: str = ""
 
 

@@ -129,7 +129,7 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     assert run(student, sites.path, *folder) == (
         2,
         "",
-        f"{NAME}--out: expected --suite shift beside it; add it\n",
+        f"{NAME}--out: expected --suite beside it, whose work it keeps; add one\n",
     )
     assert run(student, sites.path, "--time")[2] == f"{NAME}--time: expected --suite shift beside it; add it\n"
     path = tmp_path / "teacher.ckpt"

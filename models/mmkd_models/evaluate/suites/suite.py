@@ -13,7 +13,7 @@ from mmkd_models.evaluate.suites.answering import Answering
 from mmkd_models.evaluate.suites.confidence import check_trust, judge_confidence
 from mmkd_models.evaluate.suites.groups import judge_groups, values_of
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
-from mmkd_models.evaluate.suites.under_faults import check_breakable, judge_faults
+from mmkd_models.evaluate.suites.under_faults import judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
@@ -48,8 +48,7 @@ def judge(
 
     Raises UsageError before anything is judged where one of the suites cannot be.
     """
-    names = models[0].facts.modalities
-    _check(windows, calibration=calibration, names=names, suites=suites, by=by, cost=cost)
+    _check(windows, calibration=calibration, suites=suites, by=by, cost=cost)
     baseline = baseline_of(models)
     document = JudgingDocument(
         data=data,
@@ -83,18 +82,15 @@ def _check(
     windows: Windows,
     *,
     calibration: Windows,
-    names: Sequence[str],
     suites: Collection[SuiteName],
     by: str | None,
     cost: Path | None,
 ) -> None:
     """Raises UsageError where one of the suites cannot be judged, so that no other's figures are lost."""
-    if "faults" in suites:
-        check_breakable(windows.spec, names, suite="faults")
     if "groups" in suites:
         values_of(windows, by)
     if "confidence" in suites:
-        check_trust(windows, calibration, names)
+        check_trust(windows, calibration)
     if "cost" in suites and cost is not None:
         check_cost(windows, cost)
 

@@ -137,6 +137,27 @@ def _of_faults(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
         if lost:
             yield f"Do not rely on it where a sensor may show {_listed(lost)}: half of what it knew is lost there"
     yield from _beside(document, found)
+    yield from _of_rivals(document, found)
+
+
+def _of_rivals(document: JudgingDocument, found: FaultsFacts) -> Iterator[str]:
+    """Where a rival errs less, with sound sensors or over all faults."""
+    first = document.models[0].name
+    for one in document.models:
+        if one.role != "rival":
+            continue
+        summed = {name: sum(sum(fault.errors[name]) for fault in found.faults) for name in (first, one.name)}
+        better = [
+            words
+            for words, is_better in (
+                ("with sound sensors", found.sound[one.name] < found.sound[first]),
+                ("over all faults", summed[one.name] < summed[first]),
+            )
+            if is_better
+        ]
+        if better:
+            told = _listed(better, "and")
+            yield f"{one.name}, which needs no teacher, errs less than {first} {told}: look at it first"
 
 
 def _lost(one: FaultFigures, found: FaultsFacts, name: str) -> float:

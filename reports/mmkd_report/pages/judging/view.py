@@ -61,6 +61,13 @@ def roles_of(found: JudgingDocument) -> dict[str, str]:
 
 
 def _about(one: JudgedModel) -> str:
-    taught = {"teacher": "teacher", "distilled": "taught by a teacher", "labels alone": "taught by labels alone"}
+    taught = {
+        "teacher": "teacher",
+        "distilled": "taught by a teacher",
+        "labels alone": "taught by labels alone",
+        "rival": "a rival that learnt from the same labels",
+    }
     what = f"artifact of a bundle, {taught[one.role]}" if one.artifact else taught[one.role]
-    return f"{what}, {' + '.join(one.modalities)}, {magnitude(one.parameters)} parameters"
+    size = "" if one.parameters is None else f", {magnitude(one.parameters)} parameters"
+    file = f"; {one.path}, SHA-256 {one.sha256}" if one.path else ""
+    return f"{what}, {' + '.join(one.modalities)}{size}{file}"
