@@ -55,7 +55,9 @@ class ShiftOptions:
     steps: Annotated[
         int | None, Option("Of shift: training steps of every network; default as shipped.", min=1, metavar="N")
     ] = None
-    workers: Annotated[int, Option("Of shift: trainings at a time, one thread each.", min=1, metavar="N")] = 1
+    workers: Annotated[
+        int, Option("Processes that share what -o keeps: trainings and answers, one thread each.", min=1, metavar="N")
+    ] = 1
 
 
 def shift_order(

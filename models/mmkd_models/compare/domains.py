@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd_models.compare.comparison import Part, compare_fold, parts_of
 from mmkd_models.compare.fold_result import ComparisonConfig, FoldResult, FoldRival
-from mmkd_models.compare.pool import Pool, one_thread
+from mmkd_models.compare.pool import Pool, fold_pool, one_thread
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.left_out import Domains, LeftOut, domains_of, fold_without, shared_groups
@@ -82,7 +82,7 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
     domains = domains_of(windows, order.by)
     folds: list[FoldResult] = []
     named = [f"{order.by} {name}" for name in domains.names]
-    with Pool(order.dataset, order.workers) as pool:
+    with fold_pool(order.dataset, order.workers) as pool:
         numbers = list(range(len(domains.names)))
         for first in range(0, len(numbers), order.workers):
             some = {number: order.out / "domains" / str(number) for number in numbers[first : first + order.workers]}
@@ -95,7 +95,7 @@ def judge_shift(order: ShiftOrder, *, on_part: OnPart) -> ShiftFacts:
 
 
 def _made(
-    pool: Pool,
+    pool: Pool[Part],
     order: ShiftOrder,
     config: ComparisonConfig,
     folders: Mapping[int, Path],

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 import msgspec
 
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluate.faults.table import SEVERITIES
 from mmkd_models.evaluate.suites.answering import Answering
-from mmkd_models.evaluate.suites.confidence import check_trust, judge_confidence
+from mmkd_models.evaluate.suites.confidence import SEVERITY, check_trust, judge_confidence
 from mmkd_models.evaluate.suites.groups import judge_groups, values_of
 from mmkd_models.evaluate.suites.reckoning import check_cost, judge_cost
-from mmkd_models.evaluate.suites.under_faults import judge_faults
+from mmkd_models.evaluate.suites.under_faults import broken_windows, judge_faults
 from mmkd_models.evaluate.suites.verdict import verdict_of
 from mmkd_report.documents.evaluation import DataFacts
 from mmkd_report.documents.judging import JudgingDocument, ShiftFacts
@@ -48,7 +49,7 @@ def judge(
 
     Raises UsageError before anything is judged where one of the suites cannot be.
     """
-    _check(windows, calibration=calibration, suites=suites, by=by, cost=cost)
+    check(windows, calibration=calibration, suites=suites, by=by, cost=cost)
     baseline = baseline_of(models)
     document = JudgingDocument(
         data=data,
@@ -78,7 +79,20 @@ def judge(
     return msgspec.structs.replace(document, verdict=tuple(verdict_of(document)))
 
 
-def _check(
+def portions(
+    models: Sequence[Answering], windows: Windows, *, train: Windows, suites: Collection[SuiteName], seed: int
+) -> list[tuple[Answering, Windows]]:
+    """Gives what the suites will ask of the models, each a portion that needs no other."""
+    found = [(one, windows) for one in models]
+    if "faults" in suites or "confidence" in suites:
+        severities = SEVERITIES if "faults" in suites else (SEVERITY,)
+        names = models[0].facts.modalities
+        parts = broken_windows(windows, names, train=train, severities=severities, seed=seed)
+        found += [(one, part) for part in parts for one in models]
+    return found
+
+
+def check(
     windows: Windows,
     *,
     calibration: Windows,
