@@ -103,6 +103,22 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     assert "the end of the campaign (30 windows, trained on the first 90, chosen by the 30 between)" in table
 
 
+@pytest.mark.slow
+def test_two_workers_and_kept_answers_give_the_figures_of_one(
+    run: Callable[..., Ran], student: Path, sites: Dataset, tmp_path: Path
+) -> None:
+    asked = (student, sites.path, "--suite", "faults", "--suite", "confidence", "--json")
+    code, alone, err = run(*asked)
+    assert code == 0, err
+    code, both, err = run(*asked, "-o", tmp_path / "eval", "--workers", "2")
+    assert code == 0, err
+    assert json.loads(both) == json.loads(alone)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval" / "answers").iterdir()}
+    code, again, err = run(*asked, "-o", tmp_path / "eval")
+    assert json.loads(again) == json.loads(alone)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "eval" / "answers").iterdir()} == kept
+
+
 def test_what_the_suite_cannot_take_is_refused_whole(
     run: Callable[..., Ran],
     student: Path,
@@ -132,6 +148,8 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         f"{NAME}--out: expected --suite beside it, whose work it keeps; add one\n",
     )
     assert run(student, sites.path, "--time")[2] == f"{NAME}--time: expected --suite shift beside it; add it\n"
+    alone = "--workers: expected -o DIR, by which workers share their work, got none; name a folder\n"
+    assert run(student, sites.path, "--suite", "faults", "--workers", "2")[2] == f"{NAME}{alone}"
     path = tmp_path / "teacher.ckpt"
     state = Teacher(sites.spec.modalities, 3, teacher_checkpoint.config).state_dict()
     made = replace(teacher_checkpoint, modalities=sites.spec.modalities, task=sites.spec.task, state=state)
