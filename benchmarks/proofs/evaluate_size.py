@@ -83,7 +83,7 @@ def write(path: Path, windows: int) -> None:
         np.save(path / split / "labels.npy", np.arange(count) % CLASSES)
         np.save(path / split / "groups.npy", 1000 * number + np.arange(count) * 12 // count)
         shape = (count, SAMPLES, CHANNELS)
-        values = np.lib.format.open_memmap(path / split / "vib.npy", mode="w+", dtype=np.float32, shape=shape)
+        values = np.lib.format.open_memmap(path / split / "vib.npy", mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
         for start, block in blocks(count, seed=number):
             values[start : start + len(block)] = block
         values.flush()
