@@ -26,9 +26,9 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.spec import SPEC_FILE, DatasetSpec
 from proofs.script import head, parser_of, row
 
-SAMPLES, CHANNELS, CLASSES = 4096, 8, 3
+SAMPLES, CHANNELS, CLASSES = 4096, 64, 3
 _SMALL = 96  # windows of train and of valid
-_BLOCK = 256
+_BLOCK = 32
 _EVERY_S = 0.05
 _WINDOW_BYTES = SAMPLES * CHANNELS * 4
 
