@@ -76,6 +76,10 @@ def shift_order(
             f"--suite shift: expected a student or a bundle first, for whose sensor others are trained anew, got a "
             f"teacher of {' and '.join(modalities)}; name it by --against"
         )
+    if not 0 < options.label_share <= 1:
+        raise UsageError(
+            f"--label-share {options.label_share:g}: expected above 0 and up to 1; 0.1 keeps a tenth of the labels"
+        )
     require_modules(NEEDS, by="--suite shift", extra="train")
     from mmkd_models.compare.domains import ShiftOrder, check_shift
     from mmkd_models.compare.fold_result import ComparisonConfig

@@ -153,7 +153,7 @@ def facts_of_domains(
             DomainFigures(name=name, windows=fold.windows["test"], shared_groups=of, figures=one)
             for name, fold, one, of in zip(names, folds, found, shared, strict=True)
         ),
-        models={name: spread_of(values) for name, values in figures.items()},
+        models={name: _possible(spread_of(values), measure) for name, values in figures.items()},
         worst={
             name: names[min(range(len(values)), key=lambda row: measure.rank(values[row]))]
             for name, values in figures.items()
@@ -177,6 +177,14 @@ def spread_of(values: Sequence[float]) -> DomainSpread:
         return DomainSpread(mean=mean, low=None, high=None)
     reach = _T_975[len(values) - 2] * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return DomainSpread(mean=mean, low=mean - reach, high=mean + reach)
+
+
+def _possible(one: DomainSpread, measure: Measure) -> DomainSpread:
+    """The same with an interval that ends where the measure does."""
+    if one.low is None or one.high is None:
+        return one
+    low, high = max(one.low, measure.floor), min(one.high, measure.ceiling)
+    return msgspec.structs.replace(one, low=low, high=high)
 
 
 def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:

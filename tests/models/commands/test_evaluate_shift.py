@@ -142,6 +142,11 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         2,
         f"{NAME}--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them\n",
     )
+    code, _, err = run(*asked, *folder, "--by", "site", "--label-share", "0")
+    assert (code, err) == (
+        2,
+        f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 keeps a tenth of the labels\n",
+    )
     assert run(student, sites.path, *folder) == (
         2,
         "",

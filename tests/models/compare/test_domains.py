@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.compare.comparison import compare_fold, fold_data
 from mmkd_models.compare.domains import ShiftOrder, check_shift, judge_shift, spread_of
 from mmkd_models.compare.fold_result import ComparisonConfig
-from mmkd_models.data import Dataset
+from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.left_out import LeftOut, fold_without
+from mmkd_models.distil.methods import default_recipe
+from mmkd_models.evaluate.suites.shift import of_shift
+from mmkd_models.metrics.scores import default_metric
 from mmkd_models.training.checkpoint import read_student
 
 Make = Callable[..., ComparisonConfig]
@@ -62,6 +67,7 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     assert found.gains["labels alone"] == spread_of(gains)
     figures = {one.name: one.figures["student"] for one in found.domains}
     assert figures[found.worst["student"]] == min(figures.values())
+    assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
     assert found.time is not None
     assert found.time.windows == (90, 30, 30)
     assert "shift: without site east: teacher" in said
@@ -69,6 +75,44 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     assert student.facts.fold is msgspec.UNSET
     other = order(sites, comparison, tmp_path / "two", in_time=True, workers=2)
     assert judge_shift(other, on_part=lambda text: None) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "measure"), [("regression", "mae"), ("multi_label", "macro_f1")])
+def test_numbers_and_several_labels_are_judged_too(
+    sites: Dataset, comparison: Make, tmp_path: Path, kind: TaskKind, measure: str
+) -> None:
+    task = TaskSpec(kind=kind, labels=("speed",) if kind == "regression" else ("hot", "loud"))
+    splits = {}
+    for name in ("train", "valid", "test"):
+        windows = sites.split(name)
+        number = windows.labels
+        several = np.stack([number > 0, number == 2], axis=1)
+        splits[name] = {
+            **windows.take(np.arange(len(windows))),
+            "labels": number.astype(np.float32) if kind == "regression" else several,
+            "groups": windows.groups,
+            "columns": {"site": windows.columns["site"]},
+        }
+    dataset = write_dataset(tmp_path / kind, name=kind, labels=task, modalities=sites.spec.modalities, splits=splits)
+    asked = order(dataset, comparison, tmp_path / "out")
+    metric = default_metric(kind)
+    trains = {
+        name: msgspec.structs.replace(getattr(asked.config, name), metric=metric)
+        for name in ("teacher_train", "student_train")
+    }
+    config = msgspec.structs.replace(asked.config, recipe=default_recipe(task), **trains)
+    found = judge_shift(replace(asked, config=config), on_part=lambda text: None)
+    assert found.measure.name == measure
+    errors = [one.figures["student"] for one in found.domains]
+    worst = max(errors) if kind == "regression" else min(errors)
+    assert found.worst["student"] == found.domains[errors.index(worst)].name
+    scale = -1 if kind == "regression" else 100
+    first = found.domains[0].figures
+    gains = [scale * (one.figures["student"] - one.figures["labels alone"]) for one in found.domains]
+    assert found.gains["labels alone"].mean == pytest.approx(np.mean(gains))
+    assert set(first) >= {"teacher", "student", "labels alone", "extra-trees"}
+    assert next(iter(of_shift(found))).startswith("On a site never seen ")
 
 
 def test_a_folder_of_other_trainings_is_refused(sites: Dataset, comparison: Make, tmp_path: Path) -> None:

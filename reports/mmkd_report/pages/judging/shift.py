@@ -55,7 +55,7 @@ def shift_section(found: ShiftFacts) -> ShiftSection:
             " too. Intervals are 95 % over domains, by Student's t."
         ),
         by=found.by,
-        measure=found.measure.heading,
+        measure=_title(found.measure),
         names=names,
         rows=(
             *rows,
@@ -75,8 +75,12 @@ def _time(found: ShiftFacts) -> str:
     figures = ", ".join(f"{name} {_figure(value, measure)}" for name, value in found.time.figures.items())
     return (
         f"Trained on the first {train} windows of the campaign, chosen by the {valid} after them, judged on the last "
-        f"{test}: {measure.heading} {figures}."
+        f"{test}: {_title(measure)} {figures}."
     )
+
+
+def _title(measure: Measure) -> str:
+    return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
 
 
 def _figure(value: float, measure: Measure) -> str:
