@@ -199,14 +199,14 @@ def made_folds(
 ) -> tuple[tuple[TriedSize, ...], list[FoldResult]]:
     """Makes what is not there yet, phase by phase, chooses the teacher's size, and reads every fold together."""
     from mmkd_export.demo.chain import fold_folder
-    from mmkd_export.demo.pool import Pool, one_thread
     from mmkd_export.demo.watch import Watch, shown
     from mmkd_models.compare.comparison import choose_teacher, compare_fold
+    from mmkd_models.compare.pool import fold_pool, one_thread
 
     sized = [msgspec.structs.replace(config, teacher=preset) for preset in presets]
     folder = partial(fold_folder, out)
     phases = _phases(data, sized, seeds, folder)
-    with _saying_how_to_go_on(), shown() as tell, Pool(data, workers) as pool:
+    with _saying_how_to_go_on(), shown() as tell, fold_pool(data, workers) as pool:
         watch = Watch(phases, workers=workers, afterwards_s=afterwards_s, tell=tell)
         pool.make(phases[0], on_step=partial(watch.on_step, 0), on_end=partial(watch.on_end, 0))
         tried = choose_teacher(data, seeds=seeds, presets=presets, config=config, folder=folder)

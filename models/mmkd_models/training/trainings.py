@@ -24,7 +24,7 @@ from mmkd_models.carried import MOST_WINDOWS, carried_windows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labelled import ALL, Labelled, seen_labels
-from mmkd_models.data.labels import Labels, hide_labels
+from mmkd_models.data.labels import Labels, absent_labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distil.answers import AnswerMemory, memory_of
 from mmkd_models.distil.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
@@ -430,11 +430,7 @@ def _adjusted(
 def check_labels(data: TrainingData) -> None:
     """Raises UsageError where a class or a label has no example; numbers are looked at where they are scaled."""
     task, known = data.train.spec.task, data.train.labels[data.train.labelled]
-    if task.kind == "regression":
-        return
-    several = task.kind == "multi_label"
-    counts = known.sum(axis=0, dtype=np.int64) if several else np.bincount(known, minlength=len(task.labels))
-    absent = [name for name, count in zip(task.labels, counts, strict=True) if count == 0]
+    several, absent = task.kind == "multi_label", absent_labels(task, known)
     if absent:
         wanted, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(

@@ -12,7 +12,7 @@ import msgspec
 
 from mmkd_report.documents.confidence import Coverage
 from mmkd_report.documents.cost import CostFacts
-from mmkd_report.documents.evaluation import DataFacts
+from mmkd_report.documents.evaluation import DataFacts, WindowGain
 from mmkd_report.documents.figures import Measure, Spread
 from mmkd_report.documents.reading import typed
 
@@ -142,6 +142,76 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[GapChange, ...]
 
 
+class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure or a gain over domains, with the 95 % interval of its mean; without one where there is no second."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One domain that was left out: figures by contestant, that never saw it.
+
+    Attributes:
+        windows: that judge.
+        shared_groups: groups of the domain that have windows in training too, in other domains.
+    """
+
+    name: str
+    windows: int
+    shared_groups: int
+    figures: dict[str, float]
+
+
+class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the campaign left out.
+
+    Attributes:
+        measure: of all figures here.
+        windows: to train on, to choose by and to judge with.
+        gain: of the student over labels alone; its interval resamples groups.
+    """
+
+    measure: Measure
+    windows: tuple[int, int, int]
+    figures: dict[str, float]
+    gain: WindowGain
+
+
+class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything trained anew without one domain at a time, and judged on it.
+
+    Attributes:
+        by: `group` or the column whose values are the domains.
+        sensor: that students and rivals see.
+        teacher: its size, and `student` that of the students.
+        labels: what of the training windows was labelled, in words.
+        steps: of training, of the teacher and of each student.
+        models: by contestant, over domains; `student` is the one that the teacher taught.
+        worst: by contestant, the domain that it serves worst.
+        gains: by contestant, what the student is better by, domain by domain.
+        teacher_gain: what the teacher is better by than labels alone.
+        absent: by rival that could not be run, why.
+        time: None where nobody asked.
+    """
+
+    by: str
+    sensor: str
+    teacher: str
+    student: str
+    labels: str
+    steps: tuple[int, int]
+    measure: Measure
+    domains: tuple[DomainFigures, ...]
+    models: dict[str, DomainSpread]
+    worst: dict[str, str]
+    gains: dict[str, DomainSpread]
+    teacher_gain: DomainSpread
+    absent: dict[str, str]
+    time: TimeFigures | None
+
+
 class ConfidenceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One condition, `sound` or a fault: accuracy as estimated without labels, and as it is."""
 
@@ -191,6 +261,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     cautions: tuple[str, ...]
     verdict: tuple[str, ...]
     faults: FaultsFacts | None = None
+    shift: ShiftFacts | None = None
     groups: GroupsFacts | None = None
     confidence: TrustFacts | None = None
     cost: CostFacts | None = None

@@ -230,3 +230,45 @@ def as_shown(plant: Plant, ways: dict[Any, Equipment]) -> Document:
         for name, way in ways.items()
         for figure, value in msgspec.to_builtins(result_of(plant, way)).items()
     }
+
+
+def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: Document) -> None:
+    spread = {"mean": 0.7, "low": 0.61, "high": 0.79}
+    share = {"name": "accuracy", "words": "accuracy", "short": "Accuracy", "unit": "%", "gain_unit": "points"}
+    measure = {**share, "scale": 100.0}
+    names = ["teacher", "student", "labels alone"]
+    domain = {"windows": 30, "figures": dict.fromkeys(names, 0.7)}
+    shift = {
+        "by": "press <b>",
+        "sensor": "acc",
+        "teacher": "tiny",
+        "student": "small",
+        "labels": "10% of the windows labelled",
+        "steps": [300, 400],
+        "measure": measure,
+        "domains": [
+            {**domain, "name": "north", "shared_groups": 0},
+            {**domain, "name": "south", "shared_groups": 2},
+        ],
+        "models": dict.fromkeys(names, spread),
+        "worst": dict.fromkeys(names, "north"),
+        "gains": {key: {"mean": -1.5, "low": -4.0, "high": 1.0} for key in ["teacher", "labels alone"]},
+        "teacher_gain": spread,
+        "absent": {"MiniRocket": "aeon is not installed"},
+        "time": {
+            "measure": measure,
+            "windows": [90, 30, 30],
+            "figures": dict.fromkeys(names, 0.65),
+            "gain": {"points": 0.0, "low": None, "high": None},
+        },
+    }
+    page = render_judging({**document, "shift": shift})
+    assert "On what training never saw" in page
+    assert "press &lt;b&gt;" in page
+    assert "press <b>" not in page
+    assert "2 groups in training too" in page
+    assert page.count("70.0 (61.0 to 79.0)") == 3
+    assert page.count("−1.5 (−4.0 to 1.0)") == 2
+    assert "MiniRocket: aeon is not installed" in page
+    assert "Trained on the first 90 windows of the campaign" in page
+    assert "Accuracy, % teacher 65.0, student 65.0, labels alone 65.0" in page

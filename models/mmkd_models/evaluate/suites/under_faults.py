@@ -6,7 +6,7 @@ window has the same fault for every model, whatever else is judged: its generato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,6 +113,16 @@ def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, Sensor]:
 def faults_for(sensors: Sequence[ModalitySpec]) -> tuple[FaultName, ...]:
     """Gives the faults that one of these sensors or more can have."""
     return tuple(name for name in NAMES if any(FAULTS[name].can_hit(one) for one in sensors))
+
+
+def broken_windows(
+    windows: Windows, names: Sequence[str], *, train: Windows, severities: Sequence[float], seed: int
+) -> Iterator[Windows]:
+    """Gives the windows under every fault that sensors of these names can have, at each severity."""
+    sensors = sensors_of(train, names)
+    for name in faults_for([windows.spec.modality(one) for one in names]):
+        for severity in severities:
+            yield with_fault(windows, name, severity, seed=seed, sensors=sensors)
 
 
 def judge_faults(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_models.evaluate.suites.shift import next_of_shift, of_shift
 from mmkd_report.documents.cost import CostFacts
 from mmkd_report.documents.judging import FaultFigures, FaultsFacts, GroupsFacts, JudgingDocument, TrustFacts
 
@@ -16,6 +17,8 @@ def verdict_of(document: JudgingDocument) -> Iterator[str]:
     """Gives the verdict on the first model."""
     if document.faults is not None:
         yield from _of_faults(document, document.faults)
+    if document.shift is not None:
+        yield from of_shift(document.shift)
     if document.groups is not None:
         yield from _of_groups(document, document.groups)
     if document.confidence is not None:
@@ -55,6 +58,8 @@ def _of_groups(document: JudgingDocument, found: GroupsFacts) -> Iterator[str]:
 def _to_record(document: JudgingDocument) -> Iterator[str]:
     """What recordings would mend most of what was found."""
     name = document.models[0].name
+    if document.shift is not None:
+        yield next_of_shift(document.shift)
     if document.groups is not None:
         gap = document.groups.gaps.get("accuracy", {}).get(name)
         if gap is not None and gap.gap > gap.chance:

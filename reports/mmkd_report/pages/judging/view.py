@@ -13,6 +13,7 @@ from mmkd_report.pages.judging.confidence import confidence_section
 from mmkd_report.pages.judging.cost import cost_section
 from mmkd_report.pages.judging.faults import faults_section
 from mmkd_report.pages.judging.groups import groups_section
+from mmkd_report.pages.judging.shift import shift_section
 from mmkd_report.pages.page import render_page
 from mmkd_report.words.formats import magnitude
 
@@ -39,6 +40,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
             "models": [(one, _about(one)) for one in found.models],
             "confidence": None if found.confidence is None else confidence_section(found, found.confidence),
             "cost": None if found.cost is None else cost_section(found.cost),
+            "shift": None if found.shift is None else shift_section(found.shift),
             "groups": None if found.groups is None else groups_section(found, found.groups),
             "faults": None if found.faults is None else faults_section(found, found.faults, roles),
         },
