@@ -216,7 +216,10 @@ def column_of(prediction: Prediction, right: set[Told]) -> int:
         return 1
     if right and is_failure(prediction):
         return 3
-    tell_bad(f"answered {prediction.status} {prediction.reason}, expected {sorted({status for status, _ in right})}")
+    answer = prediction.probabilities
+    away = [float(np.abs(np.frombuffer(told, dtype=answer.dtype) - answer).max()) for _, told in right]
+    expected = sorted({status for status, _ in right})
+    tell_bad(f"answered {prediction.status} {prediction.reason}, expected {expected}, which is {away} away")
     return 4
 
 
