@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, write_bundle
-from mmkd_edge.opening import admission, trial_process
+from mmkd_edge.opening import trial_process
 from mmkd_edge.trust.slots import install
 
 FAILED = "the trial of backend 'ort' in a process of its own failed: "
