@@ -97,6 +97,14 @@ def test_an_engine_that_cannot_be_opened_again_leaves_the_first_failure() -> Non
     assert model(failing(), reopen=reopen).predict(window()).reason == "the engine failed: device lost"
 
 
+def test_whatever_opening_an_engine_of_ones_own_again_raises_there_is_an_answer() -> None:
+    def gone() -> FakeBackend:
+        raise OSError("no such device")
+
+    prediction = model(failing(), reopen=gone).predict(window())
+    assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: device lost")
+
+
 def test_after_a_good_answer_the_next_failure_gets_its_own_attempt() -> None:
     opened: list[FakeBackend] = []
 
