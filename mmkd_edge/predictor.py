@@ -288,6 +288,7 @@ class EdgePredictor:
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
             on_window=on_window,
+            answering=lambda: self._service.students.engines[number].modality,
         )
 
     def health(self) -> Health:

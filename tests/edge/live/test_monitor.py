@@ -152,6 +152,17 @@ def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> No
         )
 
 
+def test_a_probe_on_this_machine_learns_without_the_token_that_all_is_well_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a token of the plant\n")
+    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
+        assert ask(f"{url}healthz") == (200, '{"well":true}')
+        bearer = "Bearer a token of the plant"
+        assert ask(f"{url}healthz", authorization=bearer) == (200, '{"well":true,"stations":{"press 1":"started"}}')
+        assert ask(f"{url}healthz", x_forwarded_for="10.0.0.9")[0] == 401
+        assert ask(f"{url}healthz", host="evil.example")[0] == 403
+        assert ask(f"{url}events")[0] == 401
+
+
 ANY = address_of("127.0.0.1:1")
 
 
