@@ -21,7 +21,8 @@ from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import Source, read_recipe
 from mmkd_models.data.importing.video.read_camera import CameraReader
-from mmkd_models.data.importing.video.region import Motion, cut_out, moving_box
+from mmkd_edge.frames import cut_out
+from mmkd_models.data.importing.video.region import Motion, moving_box
 
 pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")
