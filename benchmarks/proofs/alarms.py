@@ -162,8 +162,8 @@ def exported(folder: Path, data: Path, modality: str, fold: int) -> Path:
     bundle = folder / f"{data.name}-{modality}-{fold}.edge"
     if not bundle.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        train = ["train", "student", data, "--modality", modality, "--kind", "rocket", "--fold", fold]
-        run(*train, "-o", bundle.with_suffix(".ckpt"), "--force")
+        options = ["--modality", modality, "--kind", "rocket", "--fold", fold, "--force"]
+        run("train", "student", data, *options, "-o", bundle.with_suffix(".ckpt"))
         run("export", bundle.with_suffix(".ckpt"), "-o", bundle)
     return bundle
 

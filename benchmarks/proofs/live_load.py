@@ -148,7 +148,8 @@ def cells(name: str, minutes: float, found: Carried) -> str:
 
 def latencies(facts: RunFacts) -> np.ndarray:
     """How many results took at most as long as each of `EDGES`, of all stations."""
-    return np.sum([one.latency.counts for one in facts.stations if one.latency is not None], axis=0)
+    counts: np.ndarray = np.sum([one.latency.counts for one in facts.stations if one.latency is not None], axis=0)
+    return counts
 
 
 def quantile(counts: np.ndarray, share: float) -> float:

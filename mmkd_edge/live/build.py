@@ -134,10 +134,10 @@ def _station(
 ) -> Station:
     entry = next((one for one in predictor.entries if one.modality.name == spec.modality), predictor.entry)
     modality = entry.modality
-    if modality.kind == "video":
+    if modality.kind == "video" and (spec.map or run.keep_uncertain_bytes is not None):
+        option = "--map" if spec.map else "--keep-uncertain"
         raise UsageError(
-            f"station {spec.name!r}: modality {modality.name!r} is video, which no source gives; open the bundle in a "
-            "program of your own, and push frames to predictor.stream(hop=...)"
+            f"station {spec.name!r}: {option}: expected none for {modality.name!r}, which is video; leave it out"
         )
     if modality.normalise == "per_group" and spec.reference is None:
         raise UsageError(
@@ -151,6 +151,7 @@ def _station(
         time_unit=spec.time_unit,
         follow=spec.follow,
         replay_speed=spec.replay_speed,
+        frame=modality.shape[1:] if modality.kind == "video" else None,  # type: ignore[arg-type]
     )
     load: LoadRecordings = lambda place: load_recordings(place, modality)  # noqa: E731
     source: Source = open_source(spec.source, wanted, load_recordings=load, pause_s=2 * modality.duration_s)

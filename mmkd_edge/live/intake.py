@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -23,12 +23,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """Samples as a source gave them together.
 
     Attributes:
-        rows: float32 (n, C) in the channels' order and the modality's unit; NaN = missing.
+        rows: float32 (n, C) in the channels' order and the modality's unit, NaN = missing; of video uint8 (n, H, W, C).
         times: float64 (n,) seconds on the source's clock, or None where it gives none.
         arrived_s: a moment of `time.monotonic()`.
     """
 
-    rows: NDArray[np.float32]
+    rows: NDArray[Any]
     times: NDArray[np.float64] | None
     arrived_s: float
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -43,7 +43,7 @@ class Onlooker(Protocol):
     """Sees what passes, for a page. It must return at once."""
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """What goes into the stream: (n,) seconds and float32 (n, C)."""
+        """What goes into the stream: (n,) seconds and float32 (n, C), of video the brightness of each channel."""
         ...
 
     def record(self, record: Record) -> None:
@@ -207,7 +207,11 @@ class Station:
             until_s: a moment of `time.monotonic()`: what is not answered then is left; None gives it five seconds.
         """
         self.stop()
-        self._answering.join(DRAIN_S if until_s is None else max(0.0, until_s - time.monotonic()))
+        until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
+        # A reader inside of a library, as of a camera's next frame, must be out of it when the process ends.
+        for thread in (self._answering, self._reading):
+            if thread.ident is not None:
+                thread.join(max(0.0, until_s - time.monotonic()))
         self._source.close()
         if self._ring is not None:
             self._ring.close()
@@ -288,7 +292,7 @@ class Station:
     def _take(self, delivery: Delivery) -> None:
         times = self._clock.times_of(delivery)
         if self._onlooker is not None:
-            self._onlooker.samples(times, delivery.rows)
+            self._onlooker.samples(times, _levels(delivery.rows))
         now_s = self._clock.now_s()
         self._now_s = float(times[-1]) if now_s is None else now_s
         found = self._stream.push(delivery.rows, times, now_s=self._now_s)
@@ -315,7 +319,11 @@ class Station:
         if self._onlooker is not None:
             self._onlooker.samples(times, rows)
         silent_s = self._clock.silent_s()
-        found = self._stream.push(rows, times, now_s=now_s)
+        if self._modality.kind == "video":  # of a long silence a window of missing frames says as much
+            times = times[-self._modality.samples :]
+            found = self._stream.push([None] * len(times), times, now_s=now_s)
+        else:
+            found = self._stream.push(rows, times, now_s=now_s)
         self._say_all([self._silent(prediction, silent_s) for prediction in found])
 
     def _silent(self, prediction: Prediction, silent_s: float) -> Prediction:
@@ -396,6 +404,12 @@ class Station:
         if now_s - self._logged_s >= _LOGS_EVERY_S and text != self._logged:
             logger.warning("%s: %s", self.name, text)
             self._logged_s, self._logged = now_s, text
+
+
+def _levels(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """What is drawn of samples (n, C): they themselves, and of frames (n, H, W, C) the mean brightness of channels."""
+    levels: NDArray[np.float32] = rows if rows.ndim == 2 else rows.mean(axis=(1, 2), dtype=np.float32)
+    return levels
 
 
 def _numbered(record: AlarmRecord, number: int) -> AlarmRecord:

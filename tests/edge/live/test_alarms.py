@@ -244,15 +244,15 @@ def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Pa
         labels=("ok", "worn"),
         modalities=[acc],
         splits={
+            # Three windows, one every 30 samples, and one that shares nothing with them.
             name: {
-                # three windows, one every 30 samples; the second recording of a group follows without sharing anything
-                "acc": np.concatenate([[signals[place, start : start + 40] for start in (0, 30, 60)], -signals[place:place + 1, :40]]),
+                "acc": [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]],
                 "labels": [0, 0, 0, 1],
-                "groups": [place] * 4,
+                "groups": [name] * 4,
             }
-            for place, name in enumerate(("train", "valid", "test"))
+            for name, signal in zip(("train", "valid", "test"), signals, strict=True)
         },
-    )  # fmt: skip
+    )
     found = replayed(tmp_path / "data", acc)
     assert [(one.name, len(one.rows)) for one in found[:2]] == [("windows 0 to 2", 100), ("windows 3 to 3", 40)]
     np.testing.assert_array_equal(found[0].rows, signals[0])

@@ -316,6 +316,10 @@ def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_p
             child.stdin.flush()
             time.sleep(0.02)
 
+    end_s = time.monotonic() + 30
+    while not path.exists() or not path.stat().st_size:  # it is not there yet
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
     feed(40)
     child.send_signal(signal.SIGSTOP)
     time.sleep(2)
