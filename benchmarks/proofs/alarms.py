@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the students")
     parser.add_argument("--modality", required=True, help="the one sensor that is left")
     parser.add_argument("--normal", required=True, help="the class that is taken as normal operation")
+    parser.add_argument("--hop", type=int, help="samples from one result to the next; else as of mmkd-run")
     parser.add_argument("--most", type=float, default=1.0, help="false alarms an hour on the validation groups")
     parser.add_argument("-o", "--out", type=Path, help="JSON document to write")
     options = parser.parse_args()
@@ -89,7 +90,7 @@ def main() -> None:
                         label=label,
                         normal=[options.normal],
                         most_per_hour=options.most,
-                        hop=usual_hop(predictor.entry),
+                        hop=options.hop or usual_hop(predictor.entry),
                         cooldown_s=COOLDOWN_S,
                     )
                 )

@@ -26,10 +26,11 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import RunFacts, Service
 from mmkd_edge.live.sinks.outlet import Outlet
 from mmkd_edge.live.sinks.table import open_sink
-from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.live.station import Station
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.watch.timing import EDGES
@@ -96,15 +97,14 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
     seen: list[RunFacts] = []  # at half of the time and at its end: what an end leaves unanswered is no part of a load
     outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
+        rules = StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival")
         stations = [
             Station(
                 f"station {number}",
                 predictor=predictor,
-                source=Noise(factor * options.rate_hz),
-                source_text="noise",
+                sensors=[Sensor(Noise(factor * options.rate_hz), "noise", predictor=predictor, rules=rules)],
                 intake=Intake(most=QUEUE, on_full="drop-oldest"),
                 outlets=[outlet],
-                rules=StationRules(hop=round(HOP_S * options.rate_hz), time_from="arrival"),
             )
             for number in range(options.stations)
         ]

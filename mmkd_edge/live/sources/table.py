@@ -113,6 +113,11 @@ SOURCES: dict[str, SourceKind] = {
 """By prefix; the text behind it is the place."""
 
 
+def grows(text: str) -> bool:
+    """Whether `--follow` means something to the source that a text names. Raises UsageError where there is none."""
+    return kind_and_place(text, SOURCES, option="--source")[0].grows
+
+
 def open_source(text: str, wanted: Wanted, *, load_recordings: LoadRecordings, pause_s: float) -> Source:
     """Opens the source that a text names.
 
