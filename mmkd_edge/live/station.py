@@ -73,6 +73,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         latency: from the arrival of samples to the records that they made due.
         uncertain: windows that were kept; None where none are.
         state: as of the last `StateRecord`.
+        adaptation: why a student should be adapted, as of the last look; empty where none should.
     """
 
     station: str
@@ -86,6 +87,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency: Timing | None
     uncertain: RingFacts | None
     state: StationState
+    adaptation: str
 
 
 class Station:
@@ -128,6 +130,7 @@ class Station:
         self._missed = self._faults = 0
         self._seen_dropped = self._seen_late = 0
         self._state: StationState = "started"
+        self._adaptation = ""
         self._logged, self._logged_s = "", -_LOGS_EVERY_S
         self._filled_s = 0.0
         self._busy_since_s: float | None = None
@@ -218,7 +221,20 @@ class Station:
                 latency=self._latency.timing(),
                 uncertain=None if (ring := self._sensors[0].ring) is None else ring.facts(),
                 state=self._state,
+                adaptation=self._adaptation,
             )
+
+    def look(self) -> None:
+        """See whether a student should be adapted; says so once, until it no longer should. Takes milliseconds."""
+        names = {sensor.modality.name for sensor in self._sensors}
+        health = self.predictor.health()
+        pairs = zip(self.predictor.entries, health.models, strict=False)  # a swap may come between
+        found = [model.adaptation for entry, model in pairs if entry.modality.name in names]
+        reason = "; ".join(one.reason for one in found if one.due)
+        is_new = bool(reason) and not self._adaptation
+        self._adaptation = reason
+        if is_new:
+            self.say("adaptation_due", reason)
 
     # ---- the threads that read
 
@@ -344,8 +360,8 @@ class Station:
                     self._results[record.status] = self._results.get(record.status, 0) + 1
                 case AlarmRecord(event="raised"):
                     self._raised[record.label] = self._raised.get(record.label, 0) + 1
-                case StateRecord():
-                    self._state = record.state
+                case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
+                    self._state = state
             for outlet in self._outlets:
                 outlet.put(record)
         if self._onlooker is not None:
