@@ -15,7 +15,14 @@ from mmkd_edge.errors import UsageError
 class SourceOptions:
     """Where samples come from, and how they are read."""
 
-    source: Annotated[str | None, Option("Where samples come from; see below.", metavar="SOURCE")] = None
+    source: Annotated[
+        list[str] | None,
+        Option(
+            "Where samples come from; see below. Of a bundle with several students repeatable, with the modality: the "
+            "first in the bundle's order whose sensor lives answers.",
+            metavar="[MODALITY=]SOURCE",
+        ),
+    ] = None
     columns: Annotated[
         list[str] | None,
         Option(

@@ -13,7 +13,9 @@ import msgspec
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import Status
 
-StationState = Literal["started", "connected", "disconnected", "swapped", "refused", "failed", "stopped"]
+StationState = Literal[
+    "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"
+]
 AlarmEvent = Literal["raised", "cleared", "acknowledged"]
 
 
@@ -85,8 +87,8 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
         station: its name.
         number: as of `ResultRecord`.
         decided_s: when it was noticed.
-        state: what happened: it runs, its source is there or gone, another bundle took over or was refused, it failed,
-            it stopped.
+        state: what happened: it runs, its source is there or gone, another bundle took over or was refused, its student
+            should be adapted, it failed, it stopped.
         reason: in words, for people.
     """
 

@@ -191,8 +191,15 @@ def engine_of(
             task=entry.task,
             expected=statistics or entry.statistics,
             group_reference=entry.group_reference,
+            true_probability=_true_probability(artifact),
         ),
     )
+
+
+def _true_probability(artifact: Artifact | None) -> float | None:
+    if artifact is None or artifact.confidence is None:
+        return None
+    return float(np.mean(artifact.confidence.true_probabilities))
 
 
 def _with_plausible_range(entry: ModelEntry, reference: Reference) -> ModelEntry:

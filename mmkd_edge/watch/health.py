@@ -50,6 +50,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         drifting = [model for model in self.models if model.drift.verdict == "drifting"]
         return tuple(f"{model.model}/{channel}" for model in drifting for channel in model.drift.channels)
 
+    @property
+    def adaptation_due(self) -> tuple[str, ...]:
+        """`model: reason` of the students that should be adapted; see `mmkd_edge.drift.adaptation` for the rule."""
+        return tuple(f"{one.model}: {one.adaptation.reason}" for one in self.models if one.adaptation.due)
+
 
 class HasHealth(Protocol):
     """A predictor, or what watches one."""
@@ -110,6 +115,8 @@ class Monitor:
             statistics, prediction = self._answers.popleft()
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
+                if prediction.status == "ok":  # a window that misses values is less sure for another reason
+                    statistics.sure.add(prediction.probabilities)
         for _ in range(len(self._given)):
             prediction = self._given.popleft()
             self._predictions[prediction.status] += 1

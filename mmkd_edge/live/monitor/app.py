@@ -155,7 +155,9 @@ class Monitor:
         self._station(name)
         if self._pages >= _MOST_PAGES:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
-        return StreamingResponse(self._updates(request, name), media_type="text/event-stream")
+        # nginx would hold events back until some kilobytes are there.
+        unheld = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._updates(request, name), media_type="text/event-stream", headers=unheld)
 
     async def _updates(self, request: Request, name: str) -> AsyncIterator[bytes]:
         follower = Follower(self._service, self._boards, name)

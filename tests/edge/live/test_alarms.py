@@ -235,6 +235,29 @@ def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
     assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
 
 
+def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=40)
+    signals = np.random.default_rng(4).normal(size=(3, 100, 1)).astype(np.float32)
+    write_dataset(
+        tmp_path / "data",
+        name="made_up",
+        labels=("ok", "worn"),
+        modalities=[acc],
+        splits={
+            # Three windows, one every 30 samples, and one that shares nothing with them.
+            name: {
+                "acc": [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]],
+                "labels": [0, 0, 0, 1],
+                "groups": [name] * 4,
+            }
+            for name, signal in zip(("train", "valid", "test"), signals, strict=True)
+        },
+    )
+    found = replayed(tmp_path / "data", acc)
+    assert [(one.name, len(one.rows)) for one in found[:2]] == [("windows 0 to 2", 100), ("windows 3 to 3", 40)]
+    np.testing.assert_array_equal(found[0].rows, signals[0])
+
+
 def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> None:
     mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8.0, samples=4)
     counts = np.array([-32767, -16384, -32768, 8192, 16384, 1, 2, 3], dtype=np.int16)[:, None]

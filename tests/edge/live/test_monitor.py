@@ -26,10 +26,11 @@ from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.metrics import service_metrics
 from mmkd_edge.live.monitor.view import Follower, latency_of
 from mmkd_edge.live.records import AlarmRecord
+from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.files import StdinSource
-from mmkd_edge.live.station import Station, StationRules
+from mmkd_edge.live.station import Station
 from mmkd_edge.testing import fake_predictor
 from mmkd_edge.watch.timing import Histogram
 
@@ -249,14 +250,13 @@ GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
 def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
+    source = StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0))
     return Station(
         name,
         predictor=predictor,
-        source=StdinSource(Wanted(columns=columns_of(ACC, {}), rate_hz=100.0)),
-        source_text="stdin",
+        sensors=[Sensor(source, "stdin", predictor=predictor, rules=StationRules(hop=10, modality=modality))],
         intake=Intake(most=1, on_full="block"),
         outlets=[],
-        rules=StationRules(hop=10, modality=modality),
     )
 
 

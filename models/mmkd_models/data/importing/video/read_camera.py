@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
+from mmkd_edge.frames import cut_out
 from mmkd_models.data.importing.clocks.clock import start_ns
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.read_source import ReadSource
@@ -21,7 +22,7 @@ from mmkd_models.data.importing.readers.video_file import video_facts, video_fra
 from mmkd_models.data.importing.recipe import Region, Source
 from mmkd_models.data.importing.recorded import ReadingPlace, Sensor
 from mmkd_models.data.importing.series import SECOND_NS, ClockFacts, Frames, Pixels, Samples, Spool, clock_facts
-from mmkd_models.data.importing.video.region import Motion, MotionMeter, cut_out, moving_box
+from mmkd_models.data.importing.video.region import Motion, MotionMeter, moving_box
 
 _RATE_TOLERANCE = 0.01
 _LATE_PERIODS = 0.5  # a frame this far from where the rate puts it was not taken at that rate
