@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo study test test-all test-pythons check release-check audit fuzz bench bundle clean
+.PHONY: help setup demo docs study test test-all test-pythons check release-check audit fuzz bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ setup: $(READY)  ## make .venv with everything a developer needs
 
 demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordings; writes demo/report.html
 	$(BIN)/mmkd-demo --out demo
+
+docs: $(READY)  ## the documents as a site, checked strictly: build/docs/site/index.html (needs Python 3.11)
+	@$(BIN)/zensical --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python docs/site/stage.py build/docs
+	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 
 # A set and a student's sensor each, with a teacher of another size than small where it is named; sets of your own
 # beside the shipped one: make study STUDY_SETS="mydata:imu other:acc:tiny"

@@ -119,11 +119,13 @@ def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
 SLOW_EXAMPLES = {"examples/own_networks.py"}  # it trains from the first step
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=pytest.mark.slow if name_of(path) in SLOW_EXAMPLES else ()) for path in EXAMPLES],
-    ids=name_of,
-)
+def with_marks(path: Path) -> Any:
+    """An example; those that train and export take half a minute and are slow."""
+    slow = name_of(path) in SLOW_EXAMPLES or "mmkd_export" in path.read_text(encoding="utf-8")
+    return pytest.param(path, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("path", [with_marks(path) for path in EXAMPLES], ids=map(name_of, EXAMPLES))
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     arguments = ["--help"] if "argparse" in path.read_text(encoding="utf-8") else []
     done = run([sys.executable, path, *arguments], tmp_path)
@@ -133,7 +135,7 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
 
 def test_examples_are_short_enough_to_copy() -> None:
     long = [path.name for path in EXAMPLES if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
-    assert [name for name in long if name != "distillation_study.py"] == []  # it leaves with the study
+    assert long == []
 
 
 def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: Path) -> None:
@@ -393,14 +395,14 @@ def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
     assert [name for name in struct.__struct_fields__ if name not in named] == []
 
 
-def test_the_training_page_names_every_loss() -> None:
-    rows = table_rows((DOCS / "training.md").read_text(encoding="utf-8"), "term")
+def test_the_page_of_losses_names_every_loss() -> None:
+    rows = table_rows((DOCS / "losses.md").read_text(encoding="utf-8"), "term")
     tags: list[Any] = [term.__struct_config__.tag for term in get_args(Term)]
     assert [row[0] for row in rows] == tags
 
 
-def test_the_recipe_of_the_training_page_is_one() -> None:
-    (recipe,) = blocks_of((DOCS / "training.md").read_text(encoding="utf-8"), "json")
+def test_the_recipe_of_the_page_of_losses_is_one() -> None:
+    (recipe,) = blocks_of((DOCS / "losses.md").read_text(encoding="utf-8"), "json")
     check_recipe(msgspec.json.decode(recipe, type=Recipe), student_layers=2, teacher_layers=2)
 
 

@@ -133,5 +133,5 @@ def _method(name: str, *terms: Term) -> Method:
 
 
 def _edam(layers: Layers) -> EdamTerm:
-    # Attention teaches where to look first; the outputs decide the end (docs/training.md, Recipes).
+    # Attention teaches where to look first; the outputs decide the end (docs/losses.md, Recipes).
     return EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), layers=layers)

@@ -1,0 +1,183 @@
+"""The documents as a site: every page has its place, the strict build finds nothing, and no link leads nowhere.
+
+The build needs the extra `docs`: its programs on PATH, or a package registry.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SETTINGS = (DOCS / "site" / "zensical.toml").read_text(encoding="utf-8")
+NAVIGATION = re.findall(r'"([\w./-]+\.md)"', SETTINGS)
+PAGES = sorted([*DOCS.glob("*.md"), *(DOCS / "results").glob("*.md")])
+MOST_LINES = 300
+NEAR_THE_TOP = 40
+
+
+@pytest.fixture(scope="module")
+def stage() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("stage", DOCS / "site" / "stage.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_navigation_has_every_page_once_and_no_other(stage: ModuleType, tmp_path: Path) -> None:
+    stage.stage(tmp_path / "docs")
+    assert len(set(NAVIGATION)) == len(NAVIGATION)
+    assert {page.relative_to(DOCS).as_posix() for page in PAGES} - set(NAVIGATION) == set()
+    assert [name for name in NAVIGATION if not (tmp_path / "docs" / "pages" / name).is_file()] == []
+
+
+def test_what_a_page_links_to_becomes_a_page(stage: ModuleType, tmp_path: Path) -> None:
+    stage.stage(tmp_path / "docs")
+    pages = tmp_path / "docs" / "pages"
+    start = (pages / "index.md").read_text(encoding="utf-8")
+    assert "](start.md)" in start
+    assert "](docs/" not in start
+    example = (pages / "repository" / "examples" / "plain_threads.py.md").read_text(encoding="utf-8")
+    assert example.startswith("# `examples/plain_threads.py`\n\n```python\n")
+
+
+def test_a_link_in_code_stays_as_it_is(stage: ModuleType) -> None:
+    pieces = list(stage.parts_of("a `b` c\n```\n[d](e)\n```\nf\n"))
+    assert [text for text, is_prose in pieces if not is_prose] == ["`b`", "```\n[d](e)\n```"]
+    assert "".join(text for text, _ in pieces) == "a `b` c\n```\n[d](e)\n```\nf\n"
+
+
+def test_figures_come_from_the_page_of_results(stage: ModuleType) -> None:
+    page = DOCS / "any.md"
+    text = "before\n<!-- figures: results/streaming.md#%s -->\nafter\n"
+    headings = re.findall(r"^#+ (.*)$", (DOCS / "results" / "streaming.md").read_text("utf-8"), flags=re.MULTILINE)
+    anchors = [stage.heading_anchor(heading) for heading in headings]
+    shown = stage.with_figures(page, text % anchors[0]).splitlines()
+    assert (shown[0], shown[-1]) == ("before", "after")
+    assert all(line.startswith("|") for line in shown[1:-1])
+    with pytest.raises(SystemExit) as refused:
+        stage.with_figures(page, text % "nowhere")
+    assert str(refused.value) == (
+        "docs/any.md: expected a table at results/streaming.md#nowhere, found none; correct it"
+    )
+
+
+def test_a_link_out_of_the_repository_is_refused(stage: ModuleType) -> None:
+    with pytest.raises(SystemExit) as refused:
+        stage.target_of(DOCS / "any.md", "../../elsewhere.md")
+    assert str(refused.value) == (
+        "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
+    )
+
+
+class _Page(HTMLParser):
+    """What a page of HTML can be linked to, links to, and loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = {""}
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.anchors.update(filter(None, (given.get("id"), given.get("name"))))
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
+        if given.get("src") or (tag == "link" and given.get("rel") != "canonical" and given.get("href")):
+            self.loaded.append(str(given.get("src") or given["href"]))
+
+
+def broken_links(site: Path) -> list[str]:
+    """One entry for each link and each loaded file of a site that is not there."""
+    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
+    broken = []
+    for path, page in pages.items():
+        for link in [*page.links, *page.loaded]:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                if link in page.loaded:
+                    broken.append(f"{path.relative_to(site)} loads {link}")
+                continue
+            target = path if not parts.path else Path(os.path.normpath(path.parent / unquote(parts.path)))
+            target = target / "index.html" if target.is_dir() else target
+            is_there = target.is_file()
+            if is_there and target in pages:
+                is_there = unquote(parts.fragment) in pages[target].anchors
+            if not is_there:
+                broken.append(f"{path.relative_to(site)}: {link}")
+    return broken
+
+
+def test_broken_links_of_a_site_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<h1 id="here"></h1><a href="#here"></a><a href="b.html#no"></a><a href="c.html"></a>'
+        '<script src="//x/y"></script>'
+    )
+    (tmp_path / "b.html").write_text('<a href="a.html#here"></a><a href="https://example.com/"></a>')
+    assert sorted(broken_links(tmp_path)) == ["a.html loads //x/y", "a.html: b.html#no", "a.html: c.html"]
+
+
+@pytest.fixture(scope="session")
+def zensical(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program that builds the site, from PATH, or installed as the extra `docs` says."""
+    if found := shutil.which("zensical"):
+        return found
+    (extra,) = re.findall(r"^docs = \[(.*)\]$", (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE)
+    folder = tmp_path_factory.mktemp("docs-tools")
+    venv.create(folder, with_pip=True, symlinks=True)
+    needs = re.findall(r'"([^"]+)"', extra)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *needs], check=True)
+    return str(folder / "bin" / "zensical")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="zensical needs Python 3.11")
+def test_the_site_is_built_strictly_and_no_link_leads_nowhere(stage: ModuleType, zensical: str) -> None:
+    folder = ROOT / "build" / "docs"  # the settings name the packages from there
+    stage.stage(folder)
+    done = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = folder / "site"
+    assert broken_links(site) == []
+    assert len(list(site.rglob("*.html"))) > len(NAVIGATION)
+    reference = (site / "reference" / "mmkd_edge.html").read_text(encoding="utf-8")
+    assert 'id="mmkd_edge.EdgePredictor.open"' in reference
+    assert "<blockquote>" not in reference  # what `>>>` becomes where it is no code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_a_page_is_short_and_can_be_tried_near_its_top(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MOST_LINES
+    if page.parent == DOCS:  # results name their commands where the figures are
+        top = "\n".join(lines[:NEAR_THE_TOP])
+        assert re.search(r"^```|^    |`(make|mmkd-\w+) ", top, flags=re.MULTILINE)
+
+
+def test_the_figures_of_the_first_page_stand_in_the_results() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    results = (DOCS / "results" / "demo.md").read_text(encoding="utf-8").splitlines()
+    assert rows
+    assert [row for row in rows if row not in results] == []
+
+
+def test_the_picture_of_the_first_page_is_small() -> None:
+    assert (DOCS / "demo.webp").stat().st_size < 150_000
