@@ -2,6 +2,7 @@
 
     python benchmarks/proofs/novelty.py fit watch_exercises --modality acc --folds 2 --keep FOLDER
     python benchmarks/proofs/novelty.py score FOLDER
+    python benchmarks/proofs/novelty.py graphs student.ckpt --keep FOLDER --precision fp32 int8
 
 `fit` trains one student for each class and fold, without the class, and keeps embeddings, logits and statistics of the
 windows; what is there already is not computed again, so that a run that was stopped goes on. `score` judges all that a
@@ -12,14 +13,16 @@ bootstrap over the classes left out, within folds (2,000 draws). Beside it: Maha
 shared covariance (K. Lee, K. Lee, H. Lee, J. Shin, NeurIPS 2018, arXiv 1807.03888, equation 2; shrunk as O. Ledoit, M.
 Wolf, Journal of Multivariate Analysis 88, 2004), the largest softmax probability (D. Hendrycks, K. Gimpel, ICLR 2017),
 the energy of the logits (W. Liu et al., NeurIPS 2020), and an isolation forest on means, deviations, extremes and mean
-steps of the channels (scikit-learn).
+steps of the channels (scikit-learn). `graphs` writes a student's graphs with the output and without it, so that
+`mmkd-bench pair FOLDER/without.fp32.onnx FOLDER/with.fp32.onnx` says what it costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import Precision
+from mmkd_export.plan import ExportPlan
+from mmkd_export.run import export
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.windows import Windows
@@ -36,6 +43,7 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import StudentKind, student_config
 from mmkd_models.novelty import NoveltyScore
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.closed_form.students import labelled_student
 from mmkd_models.training.judging.novelty import seen_of
 from mmkd_models.training.predict import embeddings_of, logits_of, series_values
@@ -54,9 +62,12 @@ def main() -> None:
     if options.do == "score":
         _score(options.folder, options.json)
         return
+    options.keep.mkdir(parents=True, exist_ok=True)
+    if options.do == "graphs":
+        _write_graphs(options.student, options.keep, options.precision)
+        return
     windows = open_dataset(options.dataset).everything().with_modalities([options.modality])
     sha256 = open_dataset(options.dataset).sha256
-    options.keep.mkdir(parents=True, exist_ok=True)
     for fold in range(options.folds):
         for left_out in range(len(windows.spec.task.labels)):
             name = f"{windows.spec.name}-{options.modality}-{fold}-{options.kind}-{left_out}.npz"
@@ -209,6 +220,22 @@ def _summary(rows: list[tuple[int, tuple[float, ...]]]) -> dict[str, tuple[float
     return {name: (float(means[n]), float(low[n]), float(high[n])) for n, name in enumerate(FIGURES)}
 
 
+def _write_graphs(path: Path, folder: Path, precisions: Sequence[Precision]) -> None:
+    """`with.<precision>.onnx` and `without.<precision>.onnx`, each as an export writes it into a bundle."""
+    student = read_student(path)
+    for name, one in (("with", student), ("without", replace(student, seen=None))):
+        with tempfile.TemporaryDirectory() as there:
+            source, output = Path(there) / "student.ckpt", Path(there) / "student.edge"
+            write_student(source, one)
+            several = len(precisions) > 1
+            export(ExportPlan(source=source, output=output, precisions=tuple(precisions), accept_unjudged=several))
+            with Bundle.open(output) as bundle:
+                for artifact in bundle.manifest.models[0].artifacts:
+                    target = folder / f"{name}.{artifact.precision}.onnx"
+                    target.write_bytes(bundle.read(artifact.file))
+                    print(target)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     doing = parser.add_subparsers(dest="do", required=True)
@@ -219,6 +246,10 @@ def _options() -> argparse.Namespace:
     fit.add_argument("--kind", default="rocket", choices=["rocket", "transformer", "hybrid"])
     fit.add_argument("--steps", type=int, default=200, help="of a transformer's training")
     fit.add_argument("--keep", type=Path, required=True)
+    graphs = doing.add_parser("graphs")
+    graphs.add_argument("student", type=Path)
+    graphs.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "fp16", "int8"])
+    graphs.add_argument("--keep", type=Path, required=True)
     score = doing.add_parser("score")
     score.add_argument("folder", type=Path)
     score.add_argument("--json", type=Path)
