@@ -56,6 +56,7 @@ def spec_of(
         threads=engine.threads,
         reference=None if engine.reference is None else str(engine.reference),
         error_level=engine.error_level,
+        unknown_level=engine.unknown_level,
         alarms=rules_of(alarms),
         uncertain_below=sinks.uncertain_below,
     )

@@ -131,6 +131,9 @@ class EngineOptions:
     threads: Annotated[int | None, Option("Of one prediction.", shown="tuned, else 1", min=1)] = None
     reference: Annotated[Path | None, Option("Statistics for a modality normalised per group.", metavar="FILE")] = None
     error_level: Annotated[float | None, Option("Also name label sets at it.", metavar="SHARE")] = None
+    unknown_level: Annotated[
+        float | None, Option("Say unknown where a window is unlike what training saw.", metavar="SHARE", shown="never")
+    ] = None
     watch_bundle: Annotated[
         bool, Option("Let a bundle that changes take over; SIGHUP does so too.", ("--watch-bundle",))
     ] = False
@@ -174,7 +177,7 @@ _NEEDS = {
 
 
 # What is chosen by `--tune-alarm`, or has no meaning for it.
-NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--watch-bundle")
+NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--unknown-level", "--watch-bundle")
 
 
 def given(*groups: Any) -> list[str]:

@@ -88,7 +88,8 @@ def usual_hop(entry: ModelEntry) -> int:
 
 
 def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
-    return spec.bundle, spec.backend, spec.precision, spec.threads, spec.reference, spec.error_level
+    levels = spec.error_level, spec.unknown_level
+    return spec.bundle, spec.backend, spec.precision, spec.threads, spec.reference, levels
 
 
 def _opened(spec: StationSpec) -> EdgePredictor:
@@ -99,6 +100,7 @@ def _opened(spec: StationSpec) -> EdgePredictor:
         threads=spec.threads,
         reference=spec.reference,
         error_level=spec.error_level,
+        unknown_level=spec.unknown_level,
     )
 
 

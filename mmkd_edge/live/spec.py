@@ -74,6 +74,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int | None = None
     reference: str | None = None
     error_level: float | None = None
+    unknown_level: float | None = None
     alarms: tuple[AlarmRule, ...] = ()
     uncertain_below: float = 0.6
 

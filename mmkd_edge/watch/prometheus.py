@@ -27,7 +27,7 @@ class HealthCollector:
     """What Prometheus asks for the health of predictors; register it, or give it to `metrics_text`.
 
     Nothing is counted here: each collection reads `EdgePredictor.health`. The number of series depends on the bundle
-    alone: channels, labels and the five words of the status.
+    alone: channels, labels and the words of the status.
 
     Args:
         predictors: name to predictor, or to what watches it, which knows its latency as well; the name becomes the

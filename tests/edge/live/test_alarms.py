@@ -57,6 +57,15 @@ def alarms(rule: AlarmRule, probabilities: Sequence[float | None]) -> list[Alarm
     ]
 
 
+def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one() -> None:
+    rule = AlarmRule(label="worn", confirm="2/3", release=2)
+    episodes = Episodes([rule], TASK)
+    assert not [one for number in range(1, 9) for one in episodes.see(result(number, 0.99, status="unknown"))]
+    raised = [one for number in range(9, 11) for one in episodes.see(result(number, 0.99))]
+    assert [one.event for one in raised] == ["raised"]
+    assert not [one for number in range(11, 20) for one in episodes.see(result(number, 0.01, status="unknown"))]
+
+
 def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it() -> None:
     rule = AlarmRule(label="worn", confirm="3/5", release=2, cooldown_s=0.0, min_probability=0.8)
     #        1    2    3    4    5    6     7    8    9    10

@@ -215,6 +215,15 @@ def test_an_engine_that_answers_no_distribution_is_invalid() -> None:
     assert station.is_well(within_s=10)
 
 
+def test_windows_that_training_never_saw_are_unknown_and_counted_so() -> None:
+    predictor = fake_predictor([0.25, 0.75], modality=ACC, labels=("ok", "worn"), novelty=2.0)
+    results, facts, station = answered(Texts([good(0, 40)]), predictor=predictor)
+    last = results[-1]
+    assert (last.status, last.label, last.novelty) == ("unknown", "worn", 0.5)
+    assert facts.results["unknown"] == sum(one.status == "unknown" for one in results) > 0
+    assert station.is_well(within_s=10)
+
+
 def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
     hung, entered = threading.Event(), threading.Event()
 

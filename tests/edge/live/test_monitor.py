@@ -25,13 +25,14 @@ from mmkd_edge.live.monitor.access import Access, Bucket, address_of, origin_of,
 from mmkd_edge.live.monitor.board import Board
 from mmkd_edge.live.monitor.metrics import service_metrics
 from mmkd_edge.live.monitor.view import Follower, latency_of
-from mmkd_edge.live.records import AlarmRecord
+from mmkd_edge.live.records import AlarmRecord, result_record
 from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.service import Service
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.files import StdinSource
 from mmkd_edge.live.station import Station
 from mmkd_edge.testing import fake_predictor
+from mmkd_edge.watch.prometheus import metrics_text
 from mmkd_edge.watch.timing import Histogram
 
 pytest.importorskip("starlette")
@@ -304,6 +305,15 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
     np.testing.assert_array_equal(found[0].highest, [5, np.nan])
     assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
     assert [one.number for one in board.seen(after_bin=101, after_result=-1).bins] == [101]
+
+
+def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
+    prediction = predictor.predict(np.zeros(ACC.shape))
+    board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
+    (shown,) = board.seen(after_bin=-1, after_result=-1).results
+    assert (shown.status, shown.novelty) == ("unknown", 0.5)
+    assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
 
 
 def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:

@@ -324,7 +324,7 @@ def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
         assert (nobody.status, nobody.label) == ("invalid", "")
         assert nobody.reason == "acc: modality 'acc' is absent; gyro: modality 'gyro' is absent"
         assert predictor.health().predictions == {
-            "ok": 1, "warming_up": 0, "degraded": 3, "stale": 0, "invalid": 1
+            "ok": 1, "warming_up": 0, "degraded": 3, "unknown": 0, "stale": 0, "invalid": 1
         }  # fmt: skip
         assert [p.modality for p in predictor.predict_batch([{"acc": acc}, {"gyro": gyro}])] == ["acc", "gyro"]
 

@@ -106,6 +106,9 @@ function showNow(station, last) {
   $("status").textContent = last ? last[2].replace("_", " ") : "waiting";
   $("status").dataset.status = last ? last[2] : "";
   $("reason").textContent = last ? last[6] : "";
+  const novelty = last ? last[7] : null;
+  $("novelty").hidden = novelty === null;
+  $("novelty").textContent = novelty === null ? "" : `novelty: p-value ${novelty.toPrecision(2)}`;
   const spoken = `${station.name}: ${said}, ${last ? last[2] : "waiting"}`;
   if (spoken !== kept.spoken) $("spoken").textContent = kept.spoken = spoken;
 }
