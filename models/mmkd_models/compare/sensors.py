@@ -131,6 +131,7 @@ def judge_sensor(order: SensorsOrder, name: str, *, on_part: OnPart = lambda par
             suites=_SUITES,
             by=None,
             cost=None,
+            shift=None,
             seed=order.seed,
             on_part=lambda part: on_part(f"{name}: {part}"),
         )
