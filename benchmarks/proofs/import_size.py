@@ -8,7 +8,7 @@ windows of a second of them, in a process of its own, and another process has po
 columns, streaming. Of both the largest memory is sampled ten times a second: anonymous, which is the process's own, and
 all that is resident, in which pages of files count that the system may take back at any time. Seconds of the processor
 are those of all threads; they say more than the clock where others work on the machine. Prints Markdown. FOLDER
-takes about two and a half times the logs; `--kept` leaves them there. Needs `mmkd-edge[train,import]`.
+takes about twice the logs; `--kept` leaves them there. Needs `mmkd-edge[train,import]`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _write_log(file: Path, begin_ms: int, size_bytes: float, *, seed: int) -> in
 
 
 def measured(command: list[str]) -> tuple[float, float, float, float]:
-    """Runs a command; gives its seconds, those of the processor, and its largest anonymous and resident memory in MB."""
+    """Runs a command; gives its seconds, those of the processor, and the most of both memories in MB."""
     begun_s, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     anonymous = resident = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
