@@ -6,12 +6,14 @@
 Writes one CSV of 1 kHz and three channels for each machine, and intervals of two states. Then `mmkd-data import` makes
 windows of a second of them, in a process of its own, and another process has polars read each file and add up its
 columns, streaming. Of both the largest memory is sampled ten times a second: anonymous, which is the process's own, and
-all that is resident, in which pages of files count that the system may take back at any time. Prints Markdown. FOLDER
-takes about two and a half times the logs; `--kept` leaves them there. Needs `mmkd-edge[train,import]`.
+all that is resident, in which pages of files count that the system may take back at any time. Seconds of the processor
+are those of all threads; they say more than the clock where others work on the machine. Prints Markdown. FOLDER
+takes about twice the logs; `--kept` leaves them there. Needs `mmkd-edge[train,import]`.
 """
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -62,15 +64,15 @@ def main() -> None:
     files = sorted(logs.glob("*/acc.csv"))
     size_mb = sum(file.stat().st_size for file in files) / 1e6
     print(f"{size_mb / 1e3:.2f} GB in {len(files)} files, {RATE_HZ} Hz, {len(CHANNELS)} channels\n")
-    print(head("read by", "s", "MB/s", "anonymous, MB", "resident, MB"))
+    print(head("read by", "s", "MB/s", "processor, s", "anonymous, MB", "resident, MB"))
     ways = {
         "`mmkd-data import`": [sys.executable, "-c", _IMPORT, "import", str(logs / "recipe.toml"), "-o", str(out)],
         "polars alone": [sys.executable, "-c", _POLARS, *map(str, files)],
     }
     for name, command in ways.items():
-        taken_s, anonymous_mb, resident_mb = measured(command)
-        cells = (f"{taken_s:.1f}", f"{size_mb / taken_s:.0f}", f"{anonymous_mb:.0f}", f"{resident_mb:.0f}")
-        print(row(name, *cells), flush=True)
+        taken_s, busy_s, anonymous_mb, resident_mb = measured(command)
+        speed = (f"{taken_s:.1f}", f"{size_mb / taken_s:.0f}", f"{busy_s:.1f}")
+        print(row(name, *speed, f"{anonymous_mb:.0f}", f"{resident_mb:.0f}"), flush=True)
     shutil.rmtree(out)
     if not options.kept:
         shutil.rmtree(logs)
@@ -106,9 +108,9 @@ def _write_log(file: Path, begin_ms: int, size_bytes: float, *, seed: int) -> in
     return rows
 
 
-def measured(command: list[str]) -> tuple[float, float, float]:
-    """Runs a command and gives its seconds, and the most of its anonymous and its resident memory in MB."""
-    begun_s = time.monotonic()
+def measured(command: list[str]) -> tuple[float, float, float, float]:
+    """Runs a command; gives its seconds, those of the processor, and the most of both memories in MB."""
+    begun_s, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     anonymous = resident = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -119,7 +121,9 @@ def measured(command: list[str]) -> tuple[float, float, float]:
         assert process.stderr is not None
         if process.returncode:
             raise SystemExit(process.stderr.read())
-    return time.monotonic() - begun_s, anonymous / 1000, resident / 1000
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - begun_s, busy_s, anonymous * 1.024e-3, resident * 1.024e-3
 
 
 def memory_kb(process: int) -> dict[str, int]:

@@ -35,12 +35,16 @@ COLUMNS = "columns.npz"
 
 
 def release_pages(array: AnyArray) -> None:
-    """Takes what was read of a mapped file out of this process's memory; whoever reads on loads it again."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    """Takes what was read of a mapped file out of this process's memory; whoever reads on loads it again.
+
+    Only of a map that cannot be written: what was changed in a private one lies in these pages alone.
+    """
+    owner: AnyArray = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
+    if is_read_only and isinstance(owner.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.base.madvise(mmap.MADV_DONTNEED)
 
 
 def is_cut_from_recordings(path: Path, spec: DatasetSpec) -> bool:

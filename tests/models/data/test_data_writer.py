@@ -57,6 +57,14 @@ def test_missing_values_and_unlabelled_windows_survive(write, splits):
     assert windows.labels[5] == -1
 
 
+def test_what_was_changed_in_a_private_map_is_what_is_written(write, splits, tmp_path):
+    np.save(tmp_path / "vib.npy", splits["train"]["vib"])
+    mapped = np.load(tmp_path / "vib.npy", mmap_mode="c")
+    mapped[3, 0, 0] = 42.5
+    splits["train"]["vib"] = mapped
+    assert write(splits).split("train").take(np.array([3]))["vib"][0, 0, 0] == 42.5
+
+
 def test_source_and_licence_are_kept(write, splits):
     spec = write(splits, source="our line", licence="internal").spec
     assert (spec.name, spec.source, spec.licence) == ("rig", "our line", "internal")

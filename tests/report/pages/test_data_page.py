@@ -113,3 +113,12 @@ def test_a_document_of_another_version_is_refused(document: Document) -> None:
     assert str(error.value) == (
         "data report document: expected format_version 1, got 2; make the page with the release that made the document"
     )
+
+
+def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document: Document) -> None:
+    one = {"split": "valid", "group": "g", "label": "ok", "likely": "worn"}
+    suspects = [one | {"window": number, "likely_probability": 0.8, "label_probability": 0.05} for number in range(51)]
+    page = render_data_report(document | {"label_suspects": suspects[:2]})
+    assert "the votes for another class are farthest ahead.</caption>" in page
+    page = render_data_report(document | {"label_suspects": suspects})
+    assert "farthest ahead. These are the 50 surest of 51.</caption>" in page

@@ -99,7 +99,8 @@ class Kept:
         if self._content.key and self._content.key != key:
             self.note("the sources of the recipe have changed since: nothing of what was kept is used")
         if self._content.key != key:
-            self._content = _Content(key=key)
+            found = self._content
+            self._content = _Content(key=key, regions=found.regions, regions_of=found.regions_of)
         return self
 
     @property

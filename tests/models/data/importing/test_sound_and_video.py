@@ -130,6 +130,30 @@ def test_the_region_is_found_where_things_move_in_the_recordings_that_train(clip
     assert made(clips, "again").regions == report.regions
 
 
+def test_a_region_that_was_found_is_not_looked_for_again(clips, change):
+    change(("width = 20", 'width = 20\nregion = "auto"'))
+    read: list[int] = []
+
+    def tell(done: int, total: int) -> None:
+        read.append(done)
+        if len(read) == stop_after:
+            raise KeyboardInterrupt
+
+    def run() -> RecipeReport:
+        read.clear()
+        return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / "talk", tell=tell)
+
+    stop_after = 2 * CLIPS + 1  # film and sound of each once, to find the region, and the first film of all again
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    stop_after = -1
+    report = run()
+    assert len(read) == 2 * CLIPS
+    shutil.rmtree(clips / "talk")
+    assert report.regions == run().regions
+    assert len(read) == 4 * CLIPS
+
+
 def test_a_box_is_widened_to_the_proportions_of_the_frames_inside_the_recorded_ones():
     cells = np.zeros((30, 40))
     cells[10:14, 36:40] = 5.0
