@@ -9,9 +9,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mmkd_edge.errors import first_line
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.channels import Columns
 from mmkd_edge.live.intake import Delivery, Listener
+from mmkd_edge.live.links.backoff import Backoff
 
 
 class Connection(Protocol):

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec
-from mmkd_edge.live.backoff import Backoff
 from mmkd_edge.live.channels import columns_of
 from mmkd_edge.live.intake import Delivery, Intake, Listener
+from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.records import Record, ResultRecord, StateRecord, record_from_line
 from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.sinks.files import JsonLinesSink
