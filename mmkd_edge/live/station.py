@@ -266,17 +266,17 @@ class Station:
         while not self._intake.is_over:
             delivery = self._intake.take(timeout_s=_WAITS_S)
             self._tell_notes()
+            began_s = self._busy_since_s = time.monotonic()
             try:
-                self._busy_since_s = time.monotonic()
                 if delivery is not None:
                     self._take(delivery)
-                if delivery is None or (self._order is not None and self._busy_since_s - self._filled_s > _WAITS_S):
-                    self._filled_s = self._busy_since_s
+                if delivery is None or (self._order is not None and began_s - self._filled_s > _WAITS_S):
+                    self._filled_s = began_s
                     self._fill_silence()
             except Exception as error:  # whatever a sample brings about, the next one is answered
                 self._fault(error)
             finally:
-                self._longest_hold_s = max(self._longest_hold_s, time.monotonic() - self._busy_since_s)
+                self._longest_hold_s = max(self._longest_hold_s, time.monotonic() - began_s)
                 self._busy_since_s = None
         for number in range(len(self._sensors)):
             self._flush(number)
