@@ -68,6 +68,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
         alarms: episodes that were raised, by label.
         missed: samples that were filled in as missing while the source was silent.
         faults: deliveries that could not be answered, and why not is in the log.
+        longest_hold_s: the longest that one delivery, or filling in what a silent source owes, held up the next.
         intake: what happened before the stream.
         stream: what happened in it.
         latency: from the arrival of samples to the records that they made due.
@@ -82,6 +83,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     alarms: dict[str, int]
     missed: int
     faults: int
+    longest_hold_s: float
     intake: IntakeFacts
     stream: StreamFacts
     latency: Timing | None
@@ -132,7 +134,7 @@ class Station:
         self._state: StationState = "started"
         self._adaptation = ""
         self._logged, self._logged_s = "", -_LOGS_EVERY_S
-        self._filled_s = 0.0
+        self._filled_s = self._longest_hold_s = 0.0
         self._busy_since_s: float | None = None
         self._answers = True
         self._error: Exception | None = None
@@ -216,6 +218,7 @@ class Station:
                 alarms=dict(self._raised),
                 missed=self._missed,
                 faults=self._faults,
+                longest_hold_s=self._longest_hold_s,
                 intake=self._intake.facts(),
                 stream=_added([sensor.stream.facts for sensor in self._sensors]),
                 latency=self._latency.timing(),
@@ -263,16 +266,17 @@ class Station:
         while not self._intake.is_over:
             delivery = self._intake.take(timeout_s=_WAITS_S)
             self._tell_notes()
+            began_s = self._busy_since_s = time.monotonic()
             try:
-                self._busy_since_s = time.monotonic()
                 if delivery is not None:
                     self._take(delivery)
-                if delivery is None or (self._order is not None and self._busy_since_s - self._filled_s > _WAITS_S):
-                    self._filled_s = self._busy_since_s
+                if delivery is None or (self._order is not None and began_s - self._filled_s > _WAITS_S):
+                    self._filled_s = began_s
                     self._fill_silence()
             except Exception as error:  # whatever a sample brings about, the next one is answered
                 self._fault(error)
             finally:
+                self._longest_hold_s = max(self._longest_hold_s, time.monotonic() - began_s)
                 self._busy_since_s = None
         for number in range(len(self._sensors)):
             self._flush(number)

@@ -10,11 +10,12 @@ import os
 import threading
 import weakref
 from functools import cache
+from pathlib import Path
 
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.handlers import let_handlers_through
-from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.bundle.manifest import ModelEntry, release_of
+from mmkd_edge.errors import BackendError, MmkdError, UsageError
 from mmkd_edge.opening.students import open_students
 from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest
@@ -106,7 +107,11 @@ class InService:
         if self._asked is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
-            students = open_students(path, self._asked, check=self._check_successor)
+            # What a state folder lets in, it has judged by the releases that were ever installed there.
+            may_be_earlier = Path(path).is_dir()
+            students = open_students(
+                path, self._asked, check=lambda found: self._check_successor(found, may_be_earlier=may_be_earlier)
+            )
             try:
                 with self._changing:
                     self.check_usable()
@@ -169,7 +174,7 @@ class InService:
         self._monitor.event("rollbacks")
         return failed
 
-    def _check_successor(self, students: Students) -> None:
+    def _check_successor(self, students: Students, *, may_be_earlier: bool) -> None:
         """Refuse a bundle that takes or answers something else, or that does not compute here what it did at export."""
         wanted = [_contract(engine.entry) for engine in self.students.engines]
         found = [_contract(engine.entry) for engine in students.engines]
@@ -178,6 +183,13 @@ class InService:
             raise UsageError(
                 f"{students.bundle.path}: swap: expected a bundle that takes and answers {'; '.join(wanted)}, "
                 f"got {'; '.join(found)}; open it with a predictor of its own"
+            )
+        now = self.students.bundle
+        release, least = release_of(students.bundle.manifest), 0 if now is None else release_of(now.manifest)
+        if release < least and not may_be_earlier:
+            raise UsageError(
+                f"{students.bundle.path}: swap: expected release {least} or later, got {release}; rollback() returns "
+                "to the bundle before, and mmkd-edge install --allow-downgrade takes any"
             )
         for engine in students.engines:
             run_selftest(engine, students.bundle, most=_MOST_GOLDEN)

@@ -1,11 +1,12 @@
-"""Thirty faults, each with what happens: nothing crashes, what is lost is counted, and answers go on.
+"""Thirty-two faults, each with what happens: nothing crashes, what is lost is counted, and answers go on.
 
 A station answers good samples, then meets the fault, then good samples again. Twenty faults are of what a source sends,
-ten of everything else.
+twelve of everything else. `--junitxml FILE` has how long each held up the loop: docs/results/live.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from mmkd_edge.live.links.backoff import Backoff
 from mmkd_edge.live.records import Record, ResultRecord, StateRecord, record_from_line
 from mmkd_edge.live.sensor import Sensor, StationRules
 from mmkd_edge.live.sinks.files import JsonLinesSink
-from mmkd_edge.live.sinks.outlet import Outlet
+from mmkd_edge.live.sinks.outlet import Outlet, OutletFacts
 from mmkd_edge.live.sources.base import Wanted
 from mmkd_edge.live.sources.rows import LineReader
 from mmkd_edge.live.station import Station
@@ -34,6 +35,7 @@ from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 T0 = 1_700_000_000.0
+MOST_HOLD_S = 0.1
 MMKD_RUN = [sys.executable, "-c", "from mmkd_edge.commands.run import main; main()"]
 
 
@@ -149,11 +151,27 @@ OF_SOURCES: dict[str, tuple[list[str], dict[str, int]]] = {
 }  # fmt: skip
 
 
+def check_hold(facts: Any, tell: Callable[[str, object], None], again: Callable[[], Any]) -> None:
+    """Nothing holds up the loop for more than 100 ms; a machine that is busy elsewhere may hold up one try in two."""
+    longest_s = facts.longest_hold_s
+    for _ in range(3):
+        if longest_s < MOST_HOLD_S:
+            break
+        longest_s = min(longest_s, again().longest_hold_s)
+    tell("longest_hold_ms", round(1000 * longest_s, 2))
+    assert longest_s < MOST_HOLD_S
+
+
 @pytest.mark.parametrize("fault", OF_SOURCES)
-def test_what_a_source_sends(fault: str) -> None:
+def test_what_a_source_sends(fault: str, record_property: Callable[[str, object], None]) -> None:
     lines, expected = OF_SOURCES[fault]
-    # The lines of the fault come in the chunk of good ones: what is good in it is not lost with the rest.
-    results, facts, station = answered(Texts([good(0, 40), [*lines, *good(40, 1)], good(41, 60)]))
+
+    def run() -> tuple[list[ResultRecord], Any, Station]:
+        # The lines of the fault come in the chunk of good ones: what is good in it is not lost with the rest.
+        return answered(Texts([good(0, 40), [*lines, *good(40, 1)], good(41, 60)]))
+
+    results, facts, station = run()
+    check_hold(facts, record_property, lambda: run()[1])
     counted = {"garbage": facts.intake.garbage, **{
         name: getattr(facts.stream, name) for name in ("duplicates", "late", "strays", "restarts")
     }}  # fmt: skip
@@ -173,11 +191,17 @@ def test_a_source_that_fails_for_good_ends_its_station_and_says_why() -> None:
     assert (len(results), str(station.error), facts.state) == (4, "the driver is gone", "stopped")
 
 
-def test_a_sensor_that_falls_silent_is_answered_for_as_missing() -> None:
+def test_a_sensor_that_falls_silent_is_answered_for_as_missing(
+    record_property: Callable[[str, object], None],
+) -> None:
     chunks = [good(0, 40), *[[""]] * 12]
-    source = Texts(chunks, live=True, pause_s=0.05)
     rules = StationRules(hop=10, time_from="arrival", silence_s=0.1, stale_s=0.3)
-    results, facts, _ = answered(source, rules=rules)
+
+    def run() -> tuple[list[ResultRecord], Any, Station]:
+        return answered(Texts(chunks, live=True, pause_s=0.05), rules=rules)
+
+    results, facts, _ = run()
+    check_hold(facts, record_property, lambda: run()[1])
     assert facts.missed > 20
     assert "stale" in {one.status for one in results}
     assert results[-1].index == -1
@@ -246,7 +270,9 @@ def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
     station.close()
 
 
-def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer() -> None:
+def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer(
+    record_property: Callable[[str, object], None],
+) -> None:
     released = threading.Event()
 
     def fail() -> None:
@@ -257,12 +283,60 @@ def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer() -> None:
     chunks = [good(number, 10) for number in range(0, 300, 10)]
     results, facts, _ = answered(Texts(chunks), others=[hanging, failing])
     assert len(results) == 30
-    assert facts.latency is not None
-    assert facts.latency.p99_s < 0.1  # from a delivery's turn to its record; a tenth of a second is the limit
+    check_hold(facts, record_property, lambda: answered(Texts(chunks), others=[hanging, failing])[1])
     hanging.close(drain_s=0.05)
     failing.close(drain_s=0.05)
     assert failing.facts().dropped + failing.facts().waiting >= 20
     released.set()
+
+
+def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    real = time.time
+
+    class SetBack(Texts):
+        """After its first chunk the clock is an hour earlier."""
+
+        def deliveries(self, listener: Listener) -> Iterator[Delivery]:
+            for number, delivery in enumerate(super().deliveries(listener)):
+                if number == 1:
+                    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+                yield delivery
+
+    def run() -> tuple[list[ResultRecord], Any, Station]:
+        monkeypatch.setattr(time, "time", real)
+        chunks = [[json.dumps([1, 2, 3])] * 10] * 12
+        rules = StationRules(hop=10, time_from="arrival", stale_s=5.0)
+        return answered(SetBack(chunks, live=True, pause_s=0.1), rules=rules)
+
+    results, facts, _ = run()
+    check_hold(facts, record_property, lambda: run()[1])
+    assert {one.status for one in results} <= {"ok", "warming_up"}
+    assert (facts.stream.restarts, facts.stream.strays, facts.faults) == (0, 0, 0)
+    times = [one.time_s for one in results if one.time_s is not None]
+    assert all(0 < later - sooner < 1 for sooner, later in itertools.pairwise(times))
+    assert results[-1].decided_s < results[0].decided_s  # what this machine's clock says now
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_holds_up_no_answer_and_what_it_cost_is_counted(
+    record_property: Callable[[str, object], None],
+) -> None:
+    def run() -> tuple[int, Any, OutletFacts]:
+        full = Outlet(
+            "full", JsonLinesSink(Path("/dev/full")), most=10, backoff=lambda: Backoff(first_s=0.01, most_s=0.02)
+        )
+        chunks = [good(number, 10) for number in range(0, 300, 10)]
+        results, facts, _ = answered(Texts(chunks), others=[full])
+        full.close(drain_s=0.1)
+        return len(results), facts, full.facts()
+
+    count, facts, lost = run()
+    assert count == 30
+    assert (lost.written, lost.dropped + lost.waiting >= 30) == (0, True)
+    assert "No space left on device" in lost.fault
+    check_hold(facts, record_property, lambda: run()[1])
 
 
 def test_a_folder_that_is_gone_is_written_to_when_it_is_back(tmp_path: Path) -> None:

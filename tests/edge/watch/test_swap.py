@@ -211,6 +211,24 @@ def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
 
 
+def test_an_earlier_release_takes_over_from_none(kit: Any, other_path: Path, tmp_path: Path) -> None:
+    def released(number: int) -> Path:
+        parts = kit.parts(kit.modality)
+        manifest = msgspec.structs.replace(parts.manifest, release=number)
+        written: Path = type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
+        return written
+
+    with EdgePredictor.open(released(3)) as predictor:
+        for path, number in ((released(2), 2), (other_path, 0)):  # the other has no number
+            assert said(UsageError, lambda path=path: predictor.swap(path)) == (
+                f"{path}: swap: expected release 3 or later, got {number}; rollback() returns to the bundle before, "
+                "and mmkd-edge install --allow-downgrade takes any"
+            )
+        assert predictor.swap(released(4)).bundle == str(tmp_path / "4.edge")
+        predictor.rollback()
+        assert predictor.info().bundle == str(tmp_path / "3.edge")
+
+
 def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
