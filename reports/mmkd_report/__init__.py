@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmkd_report.pages.export.view import render_export
     from mmkd_report.pages.judging.view import render_judging
     from mmkd_report.pages.page import write_page
+    from mmkd_report.pages.sensors.view import render_sensors
     from mmkd_report.pages.study.view import render_study
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "render_evaluation",
     "render_export",
     "render_judging",
+    "render_sensors",
     "render_study",
     "write_page",
 ]

@@ -48,7 +48,15 @@ def main() -> NoReturn:
 
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Runs `mmkd-evaluate` with these arguments."""
-    epilog = "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html"
+    if "--sensors" in arguments:
+        from mmkd_export.commands.sensors import run_sensors
+
+        run_sensors([one for one in arguments if one != "--sensors"])
+        return
+    epilog = (
+        "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html. Before there "
+        "is a model, mmkd-evaluate --sensors mydata asks which sensor is enough; mmkd-evaluate --sensors --help."
+    )
     run_line("mmkd-evaluate", arguments, [Command(function=evaluate, epilog=epilog)])
 
 
