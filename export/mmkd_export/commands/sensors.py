@@ -79,8 +79,8 @@ def sensors(
     """
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
     from mmkd_export.demo.chain import fold_folder
-    from mmkd_export.demo.pool import one_thread
     from mmkd_models.commands.study import latency_meter
+    from mmkd_models.compare.pool import one_thread
     from mmkd_models.compare.sensors import SensorsOrder, check_costs, judge_sensors, latencies_of
     from mmkd_models.compare.summary import demo_document
 
