@@ -107,7 +107,8 @@ def _made(
         parts = [part for parts in phase for part in parts]
 
         def say(number: int, parts: Sequence[Part] = parts) -> None:
-            on_part(f"shift: without {named[parts[number].seed]}: {parts[number].stage}")
+            if parts[number].block is None:  # answers come in blocks
+                on_part(f"shift: without {named[parts[number].seed]}: {parts[number].stage}")
 
         pool.make(parts, on_step=lambda number, step: None, on_end=say)
     with one_thread():

@@ -255,7 +255,7 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert run(*given) == (2, "", f"mmkd-evaluate: {needs}\n")
     beside = "--cost: expected --suite cost beside it; add it"
     assert run(models["student"], machines.path, "--cost", file) == (2, "", f"mmkd-evaluate: {beside}\n")
-    by = "--by: expected --suite groups beside it, whose column it is; add it"
+    by = "--by: expected --suite groups or shift beside it, whose column it is; add it"
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
 
 

@@ -33,7 +33,7 @@ def judge(
     suites: Collection[SuiteName],
     by: str | None,
     cost: Path | None,
-    shift: Callable[[Callable[[str], None]], ShiftFacts] | None,
+    shift: Callable[[Callable[[str], None]], ShiftFacts] | None = None,
     seed: int,
     on_part: Callable[[str], None],
 ) -> JudgingDocument:
