@@ -139,7 +139,8 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
     out = ("-o", tmp_path / "out")
 
     def refused(*arguments: object) -> str:
-        code, text, err = run("--sensors", *arguments, "--no-latency", *out)
+        data_path, *others = arguments
+        code, text, err = run(f"--sensors={data_path}", *others, "--no-latency", *out)
         assert (code, text) == (2, "")
         assert not (tmp_path / "out").exists()
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
@@ -174,6 +175,7 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
     )
 
 
+@pytest.mark.slow
 def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
     run: Callable[..., Ran], data: Dataset, tmp_path: Path
 ) -> None:
