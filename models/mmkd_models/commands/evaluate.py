@@ -48,10 +48,12 @@ def main() -> NoReturn:
 
 def run_evaluate(arguments: Sequence[str]) -> None:
     """Runs `mmkd-evaluate` with these arguments."""
-    if "--sensors" in arguments:
+    asked = next((one for one in arguments if one.partition("=")[0] == "--sensors"), None)
+    if asked is not None:
         from mmkd_export.commands.sensors import run_sensors
 
-        run_sensors([one for one in arguments if one != "--sensors"])
+        data = [asked.partition("=")[2]] if "=" in asked else []
+        run_sensors([*data, *(one for one in arguments if one != asked)])
         return
     epilog = (
         "Example: mmkd-evaluate student.ckpt mydata --missing --against baseline.ckpt --page page.html. Before there "

@@ -108,6 +108,21 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
 
 
 @pytest.mark.slow
+def test_a_camera_and_a_microphone_are_chosen_among_on_the_words_that_are_shipped(
+    run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    line = ("--sensors", "grid_words", *QUICK, "--teacher", "tiny", "--modality", "lips", "--workers", 1, "--pairs")
+    code, text, err = run(*line, "-o", tmp_path / "out", "--json")
+    assert code == 0, err
+    document = json.loads(text)
+    (lips,) = document["rows"]
+    assert lips["worst_fault"] in ("dark", "blur", "dropped frames", "shifted camera")
+    assert 0.1 < lips["scores"]["extra_trees"]["mean"] < 0.7
+    assert [sorted(one["sensors"]) for one in document["pairs"]] == [["lips", "voice"]]
+    assert document["judged_on"] == "people and machines never seen"
+
+
+@pytest.mark.slow
 def test_two_workers_find_what_one_finds(run: Callable[..., Ran], data: Dataset, tmp_path: Path) -> None:
     found = []
     for workers in (1, 2):
@@ -139,7 +154,8 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
     out = ("-o", tmp_path / "out")
 
     def refused(*arguments: object) -> str:
-        code, text, err = run("--sensors", *arguments, "--no-latency", *out)
+        data_path, *others = arguments
+        code, text, err = run(f"--sensors={data_path}", *others, "--no-latency", *out)
         assert (code, text) == (2, "")
         assert not (tmp_path / "out").exists()
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
@@ -174,6 +190,7 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
     )
 
 
+@pytest.mark.slow
 def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
     run: Callable[..., Ran], data: Dataset, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
     )
     assert others == [
         "Teaching pays on gyro: +4.0 points over labels alone (95 % interval +1.5 to +6.0)",
-        "The next is acc, with 75.0 %; acc errs least under faults, gyro loses most to stuck",
+        "The next is acc, with 75.0 %; acc errs least under faults, and the worst fault of gyro is stuck",
         "With the costs entered gyro is worth most: 12 500 EUR",
     ]
 
@@ -135,6 +135,7 @@ def test_the_page_leads_to_the_page_of_every_sensor() -> None:
     assert re.findall(r'<a href="(\w+\.html)">(\w+)</a>', page) == [("gyro.html", "gyro"), ("acc.html", "acc")]
     assert page.index("validates best") < page.index("Sensor by sensor")
     assert "Two sensors" not in page
+    assert all(f'class="number">{words}</th>' in page for words in ("Extra-trees", "MiniRocket", "ms", "Worth, EUR"))
     assert "<script" not in page
 
 

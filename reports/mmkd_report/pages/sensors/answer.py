@@ -27,7 +27,7 @@ def verdict(found: SensorsDocument) -> Iterator[str]:
         after = others[0]
         yield (
             f"The next is {after.sensors[0]}, with {told(after.scores['distilled'].mean, measure)}; "
-            f"{_hardiest(found)} errs least under faults, {name} loses most to {best.worst_fault}"
+            f"{_hardiest(found)} errs least under faults, and the worst fault of {name} is {best.worst_fault}"
         )
     if found.pairs:
         pair = found.pairs[0]
