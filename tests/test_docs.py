@@ -387,7 +387,8 @@ def test_the_runtime_page_names_every_argument_and_every_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "struct", [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, ModalitySpec]
+    "struct",
+    [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, manifest.Novelty, ModalitySpec],
 )
 def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
     prose = [line.text for line in lines_of((DOCS / "bundle.md").read_text(encoding="utf-8")) if line.language is None]

@@ -193,6 +193,8 @@ def _checkpoint_facts(path: Path) -> Iterator[tuple[str, str]]:
             yield "teacher", ", ".join(one for one in hashes if one) or "none: labels alone taught"
             carried = header.get("carried/windows", {}).get("shape", [0])
             yield "carried_windows", str(carried[0])
+            novelty = header.get("novelty/scores", {}).get("shape")
+            yield "novelty", f"scores of {novelty[0]} validation windows" if novelty else "none"
         for name, version in sorted(facts["versions"].items()):
             yield f"made_with.{name}", version
     except (KeyError, TypeError, ValueError, AttributeError) as error:
